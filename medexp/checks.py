@@ -1,0 +1,82 @@
+"""Checks of a phase and the verdict that follows from them. Pure: nothing here reads, writes or logs."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from enum import StrEnum
+from typing import Any
+
+
+class Severity(StrEnum):
+    """BLOCKING: its failure stops promotion and fails the run. DIAGNOSTIC: it informs.
+
+    A specification's CRITICAL and INFORMATIONAL are these two.
+    """
+
+    BLOCKING = "BLOCKING"
+    DIAGNOSTIC = "DIAGNOSTIC"
+
+
+@dataclass(frozen=True)
+class Check:
+    """One verification with what it demanded and what was measured.
+
+    Attributes:
+        id: The specification's own id, such as `TEST_2.5`.
+        title: What is checked, in a few words.
+        severity: What a failure does.
+        passed: Whether every demand held. A demand on NaN does not hold.
+        threshold: The demand in words, such as `Dice WT > 0.80`.
+        measured: Each figure that the demand was held against.
+        advice: What to do when it failed (the specification's recovery).
+    """
+
+    id: str
+    title: str
+    severity: Severity
+    passed: bool
+    threshold: str
+    measured: Mapping[str, float | int | str | bool | None] = field(default_factory=dict)
+    advice: str = ""
+
+    @property
+    def blocks(self) -> bool:
+        return self.severity is Severity.BLOCKING and not self.passed
+
+    @property
+    def outcome(self) -> str:
+        return "PASSED" if self.passed else "FAILED"
+
+
+def verdict(checks: Sequence[Check]) -> str:
+    """`PASSED` when no BLOCKING check failed, else `FAILED`. No check at all is a failure."""
+    return "FAILED" if not checks or any(check.blocks for check in checks) else "PASSED"
+
+
+def as_records(checks: Sequence[Check]) -> list[dict[str, Any]]:
+    """The checks as `checks.json` holds them; NaN and infinities become strings, which JSON can carry."""
+    return [asdict(check) | {"measured": {k: _plain(v) for k, v in check.measured.items()}} for check in checks]
+
+
+def as_markdown(checks: Sequence[Check]) -> str:
+    """The verification report: a table of all checks, then what to do about those that failed."""
+    rows = "\n".join(
+        f"| {check.id} | {check.title} | {check.severity} | {check.outcome} | {check.threshold} | "
+        f"{', '.join(f'{k} = {_shown(v)}' for k, v in check.measured.items())} |"
+        for check in checks
+    )
+    failed = [check for check in checks if not check.passed]
+    advice = "\n".join(f"- **{check.id}** ({check.severity}): {check.advice}" for check in failed if check.advice)
+    return (
+        f"# Verification report\n\nVerdict: **{verdict(checks)}**\n\n"
+        "| check | what | severity | outcome | demand | measured |\n|---|---|---|---|---|---|\n"
+        f"{rows}\n" + (f"\n## What to do\n\n{advice}\n" if advice else "")
+    )
+
+
+def _plain(value: float | int | str | bool | None) -> float | int | str | bool | None:
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _shown(value: float | int | str | bool | None) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

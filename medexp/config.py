@@ -1,0 +1,358 @@
+"""Configuration of the phases: frozen dataclasses whose values come from `configs/<phase>/<profile>.yaml`.
+
+A field without a default must stand in the profile: nothing is filled in silently. Each class lists what is wrong with its
+values in `problems()`, with the dotted key as a user writes it; `problems_of` collects them over a whole configuration.
+"""
+
+import dataclasses
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+
+@dataclass(frozen=True)
+class PhantomConfig:
+    """The embedded data, used when `data_dir` is not given.
+
+    Args:
+        glioma_patients: Patients of the domain that the demo base is pretrained on.
+        meningioma_patients: Patients of the domain that is adapted to.
+        seed: Seed of the phantoms, apart from the training's.
+    """
+
+    glioma_patients: int
+    meningioma_patients: int
+    seed: int
+
+    def problems(self) -> Iterator[str]:
+        for key in ("glioma_patients", "meningioma_patients"):
+            if getattr(self, key) < 4:
+                yield f"{key}: found {getattr(self, key)}; at least 4 patients are needed to fill the splits"
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """How cases are read, split and sampled.
+
+    Args:
+        label_map: From the labels in the segmentation files to 0 background, 1 necrotic or non-enhancing core, 2 edema,
+            3 enhancing tumour. BraTS 2021 and older write 4 for the last. 0 is always background.
+        patient_pattern: Regular expression on a case's folder name; its first group is the patient. A case that it does not
+            match is a patient of its own.
+        exclude: Cases to leave out, by folder name.
+        spacing: Voxel spacing that volumes are resampled to, in mm, along R, A, S.
+        input_size: Size of the network's input in voxels; multiples of 32.
+        val_fraction: Share of the patients that is validated on, 0 to 1.
+        test_fraction: Share of the patients that is held back, 0 to 1.
+        jobs: Cases read in parallel.
+    """
+
+    label_map: dict[int, int]
+    patient_pattern: str
+    exclude: tuple[str, ...]
+    spacing: tuple[float, float, float]
+    input_size: tuple[int, int, int]
+    val_fraction: float
+    test_fraction: float
+    jobs: int
+
+    def problems(self) -> Iterator[str]:
+        if bad := sorted(set(self.label_map.values()) - {0, 1, 2, 3}):
+            yield f"label_map: maps to {bad}; allowed are 0, 1, 2 and 3"
+        if min(self.spacing) <= 0:
+            yield f"spacing: found {self.spacing}; give three lengths in mm above 0"
+        if any(size <= 0 or size % 32 for size in self.input_size) or self.input_size == (32, 32, 32):
+            yield f"input_size: found {self.input_size}; give three multiples of 32, at least one of them above 32"
+        if self.val_fraction <= 0 or self.test_fraction < 0 or self.val_fraction + self.test_fraction >= 1:
+            yield (
+                f"val_fraction and test_fraction: found {self.val_fraction} and {self.test_fraction}; the first must be above 0 "
+                "and their sum below 1"
+            )
+        if self.jobs < 1:
+            yield f"jobs: found {self.jobs}; at least 1"
+
+
+@dataclass(frozen=True)
+class NetworkConfig:
+    """The SwinUNETR. BrainSegFounder-Tiny is feature_size 48, window_size 7.
+
+    Args:
+        feature_size: Channels after patch embedding; a multiple of 12. The bottleneck has 16 times as many.
+        window_size: Edge of an attention window in tokens.
+    """
+
+    feature_size: int
+    window_size: int
+
+    def problems(self) -> Iterator[str]:
+        if self.feature_size < 12 or self.feature_size % 12:
+            yield f"feature_size: found {self.feature_size}; give a multiple of 12"
+        if self.window_size < 2:
+            yield f"window_size: found {self.window_size}; at least 2 tokens"
+
+
+@dataclass(frozen=True)
+class LoraConfig:
+    """Low-rank adapters in the SwinViT: W0 + (alpha / rank) B A.
+
+    Args:
+        rank: Rank of the update; at least 1.
+        alpha: Scale of the update, as alpha / rank.
+        target_stages: Stages of the SwinViT that are adapted, 1 to 4.
+        target_modules: Linear layers of a block that are adapted: qkv and proj of the attention, linear1 and linear2 of the MLP.
+        lora_dropout: Dropout on the adapter's input, 0 to below 1.
+        mode: lora, or dora for weight-decomposed adapters.
+    """
+
+    rank: int
+    alpha: float
+    target_stages: tuple[int, ...]
+    target_modules: tuple[Literal["qkv", "proj", "linear1", "linear2"], ...]
+    lora_dropout: float
+    mode: Literal["lora", "dora"]
+
+    def problems(self) -> Iterator[str]:
+        if self.rank < 1:
+            yield f"rank: found {self.rank}; at least 1"
+        if self.alpha <= 0:
+            yield f"alpha: found {self.alpha}; above 0"
+        if not self.target_stages or set(self.target_stages) - {1, 2, 3, 4}:
+            yield f"target_stages: found {list(self.target_stages)}; one or more of 1, 2, 3, 4"
+        if not self.target_modules:
+            yield "target_modules: none given; one or more of qkv, proj, linear1, linear2"
+        if not 0 <= self.lora_dropout < 1:
+            yield f"lora_dropout: found {self.lora_dropout}; 0 to below 1"
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """One training of the fit loop.
+
+    Args:
+        epochs: Passes over the training cases.
+        lr_lora: Learning rate of the adapters.
+        lr_decoder: Learning rate of the segmentation decoder.
+        lr_aux: Learning rate of the auxiliary heads.
+        optimizer: adamw.
+        weight_decay: Decoupled weight decay.
+        batch_size: Cases a step and process.
+        accumulate: Steps whose gradients are summed before the optimiser moves.
+        scheduler: cosine, down to 0, after the warm-up.
+        warmup_epochs: Epochs of linear warm-up of the learning rates.
+        grad_clip: Largest norm of all gradients together.
+        precision: fp32 or bf16-mixed.
+        loss: dice_bce, or dice_ce for the specification's literal DiceCELoss (a softmax over overlapping regions).
+        validate_every: Epochs between validations; the last epoch is always validated.
+        patience: Epochs without a better validation Dice after which training stops; 0 never stops early.
+        workers: Processes that load data; 0 loads in the training process.
+    """
+
+    epochs: int
+    lr_lora: float
+    lr_decoder: float
+    lr_aux: float
+    optimizer: Literal["adamw"]
+    weight_decay: float
+    batch_size: int
+    accumulate: int
+    scheduler: Literal["cosine"]
+    warmup_epochs: int
+    grad_clip: float
+    precision: Literal["fp32", "bf16-mixed"]
+    loss: Literal["dice_bce", "dice_ce"]
+    validate_every: int
+    patience: int
+    workers: int
+
+    def problems(self) -> Iterator[str]:
+        for key in ("epochs", "batch_size", "accumulate", "validate_every"):
+            if getattr(self, key) < 1:
+                yield f"{key}: found {getattr(self, key)}; at least 1"
+        for key in ("weight_decay", "warmup_epochs", "patience", "workers"):
+            if getattr(self, key) < 0:
+                yield f"{key}: found {getattr(self, key)}; at least 0"
+        for key in ("lr_lora", "lr_decoder", "lr_aux", "grad_clip"):
+            if not getattr(self, key) > 0:
+                yield f"{key}: found {getattr(self, key)}; above 0"
+        if self.warmup_epochs >= self.epochs:
+            yield f"warmup_epochs: found {self.warmup_epochs}; below epochs ({self.epochs})"
+
+
+@dataclass(frozen=True)
+class AuxHeadsConfig:
+    """Auxiliary regression of volume, location and shape from the bottleneck.
+
+    Args:
+        enabled: Whether the heads are trained.
+        lambda_aux: Weight of their loss after the warm-up.
+        warmup_start_epoch: Epoch before which the weight is 0.
+        warmup_duration: Epochs over which it then rises to lambda_aux.
+    """
+
+    enabled: bool
+    lambda_aux: float
+    warmup_start_epoch: int
+    warmup_duration: int
+
+    def problems(self) -> Iterator[str]:
+        for key in ("lambda_aux", "warmup_start_epoch", "warmup_duration"):
+            if getattr(self, key) < 0:
+                yield f"{key}: found {getattr(self, key)}; at least 0"
+
+
+@dataclass(frozen=True)
+class ValidationConfig:
+    """How a network is judged.
+
+    Args:
+        overlap: Overlap of neighbouring windows of the sliding window, 0 to below 1.
+        overlays: Cases drawn at each validation, prediction against truth.
+        bootstrap_samples: Resamples of an interval.
+        confidence: Coverage of an interval, 0 to 1.
+        min_dice_wt: TEST_2.5's bar for the validation Dice of the whole tumour.
+        min_dice_gain: TEST_2.5's bar for the gain over the frozen baseline.
+    """
+
+    overlap: float
+    overlays: int
+    bootstrap_samples: int
+    confidence: float
+    min_dice_wt: float
+    min_dice_gain: float
+
+    def problems(self) -> Iterator[str]:
+        if not 0 <= self.overlap < 1:
+            yield f"overlap: found {self.overlap}; 0 to below 1"
+        if self.overlays < 0:
+            yield f"overlays: found {self.overlays}; at least 0"
+        if self.bootstrap_samples < 100:
+            yield f"bootstrap_samples: found {self.bootstrap_samples}; at least 100"
+        if not 0 < self.confidence < 1:
+            yield f"confidence: found {self.confidence}; above 0 and below 1"
+
+
+@dataclass(frozen=True)
+class BaseConfig:
+    """The embedded base: a SwinUNETR pretrained on glioma phantoms when `checkpoint` is not given.
+
+    Args:
+        epochs: Passes over the glioma phantoms.
+        lr: Learning rate.
+        batch_size: Cases a step.
+    """
+
+    epochs: int
+    lr: float
+    batch_size: int
+
+    def problems(self) -> Iterator[str]:
+        for key in ("epochs", "batch_size"):
+            if getattr(self, key) < 1:
+                yield f"{key}: found {getattr(self, key)}; at least 1"
+        if not self.lr > 0:
+            yield f"lr: found {self.lr}; above 0"
+
+
+@dataclass(frozen=True)
+class PrepareConfig:
+    """Check a data folder, split it by patient, cache semantic features and write the manifest (Module 0).
+
+    Args:
+        profile: demo (embedded phantoms, minutes on two cores) or full (the specification's numbers).
+        data_dir: Folder of BraTS-MEN cases; without it the embedded phantoms are used (demo only).
+        splits: A data_splits.json to use as it stands; without it patients are split by `seed`.
+        output_dir: Folder that gets one folder a run, named by its run id.
+        cache_dir: Folder for what is computed once; without it $XDG_CACHE_HOME/medexp or ~/.cache/medexp.
+        seed: Seed of the split.
+        data: How cases are read, split and sampled.
+        phantoms: The embedded data.
+    """
+
+    profile: str
+    data_dir: str | None
+    splits: str | None
+    output_dir: str
+    cache_dir: str | None
+    seed: int
+    data: DataConfig
+    phantoms: PhantomConfig
+
+    def problems(self) -> Iterator[str]:
+        yield from _needs_data(self.profile, self.data_dir)
+
+
+@dataclass(frozen=True)
+class Phase1Config:
+    """Adapt a SwinUNETR encoder with LoRA, merge it, check it and register it (specification 000).
+
+    Args:
+        profile: demo (embedded phantoms, minutes on two cores) or full (the specification's numbers).
+        data_dir: Folder of BraTS-MEN cases; without it the embedded phantoms are used (demo only).
+        splits: A data_splits.json to use as it stands; without it patients are split by `seed`.
+        checkpoint: The base: a BrainSegFounder checkpoint file or models:/NAME@alias; without it a small base is pretrained on
+            glioma phantoms (demo only).
+        resume: Run id of an interrupted run to go on from.
+        output_dir: Folder that gets one folder a run, named by its run id.
+        cache_dir: Folder for what is computed once; without it $XDG_CACHE_HOME/medexp or ~/.cache/medexp.
+        seed: Seed of the split, the initial weights, sampling and dropout.
+        device: auto, cpu, cuda or mps.
+        threads: Threads of torch a process; without it torch decides.
+        data: How cases are read, split and sampled.
+        phantoms: The embedded data.
+        network: The SwinUNETR.
+        base: The embedded base.
+        lora: The adapters.
+        training: The training of the adapted arm and of the decoder-only control.
+        aux_heads: Auxiliary regression heads.
+        validation: How a network is judged.
+    """
+
+    profile: str
+    data_dir: str | None
+    splits: str | None
+    checkpoint: str | None
+    resume: str | None
+    output_dir: str
+    cache_dir: str | None
+    seed: int
+    device: Literal["auto", "cpu", "cuda", "mps"]
+    threads: int | None
+    data: DataConfig
+    phantoms: PhantomConfig
+    network: NetworkConfig
+    base: BaseConfig
+    lora: LoraConfig
+    training: TrainingConfig
+    aux_heads: AuxHeadsConfig
+    validation: ValidationConfig
+
+    def problems(self) -> Iterator[str]:
+        yield from _needs_data(self.profile, self.data_dir)
+        if self.profile == "full" and self.checkpoint is None:
+            yield "checkpoint: profile=full needs the base; give checkpoint=FILE or checkpoint=models:/NAME@alias"
+        if self.threads is not None and self.threads < 1:
+            yield f"threads: found {self.threads}; at least 1"
+
+
+def problems_of(config: Any, prefix: str = "") -> list[str]:
+    """All problems of a configuration and of the blocks in it, each with its dotted key first."""
+    found = [f"{prefix}{problem}" for problem in config.problems()]
+    for field in dataclasses.fields(config):
+        block = getattr(config, field.name)
+        if dataclasses.is_dataclass(block):
+            found += problems_of(block, f"{prefix}{field.name}.")
+    return found
+
+
+def cache_root(cache_dir: str | None) -> Path:
+    """The folder for what is computed once: `cache_dir`, else $XDG_CACHE_HOME/medexp, else ~/.cache/medexp."""
+    if cache_dir is not None:
+        return Path(cache_dir).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "medexp"
+
+
+def _needs_data(profile: str, data_dir: str | None) -> Iterator[str]:
+    if profile == "full" and data_dir is None:
+        yield "data_dir: profile=full needs real data; give data_dir=FOLDER of BraTS-MEN cases"
