@@ -1,0 +1,1 @@
+"""Networks, safe loading of their weights, and adapters on them."""

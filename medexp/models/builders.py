@@ -1,0 +1,33 @@
+"""Networks by the name that a registered package gives them: the one place that turns an architecture into a module."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import nn
+
+from medexp.errors import RegistryError
+from medexp.models.swin import SwinEncoder, SwinSegmenter
+
+BUILDERS: dict[str, Callable[..., nn.Module]] = {
+    "swin_encoder": SwinEncoder,
+    "swin_unetr": SwinSegmenter,
+}
+
+
+def build(architecture: Mapping[str, Any]) -> nn.Module:
+    """The network that an architecture describes, with initial weights.
+
+    Args:
+        architecture: `kind` (a key of BUILDERS) and the arguments of that network.
+
+    Raises:
+        RegistryError: The kind is unknown, or its arguments do not fit.
+    """
+    arguments = dict(architecture)
+    kind = arguments.pop("kind", None)
+    if kind not in BUILDERS:
+        raise RegistryError(f"architecture kind: found {kind!r}; this version of medexp builds {', '.join(sorted(BUILDERS))}")
+    try:
+        return BUILDERS[kind](**arguments)
+    except TypeError as error:
+        raise RegistryError(f"architecture {kind}: {error}") from error

@@ -1,0 +1,129 @@
+"""Weights in and out: nothing is unpickled beyond tensors and numbers, and every key is accounted for."""
+
+import hashlib
+import os
+import pickle
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from medexp.errors import CheckpointError, StorageError, all_problems
+
+# A numpy scalar, such as BrainSegFounder's best_acc, needs these to be rebuilt, under the names of numpy 1 and 2. Each makes
+# a number from bytes and calls nothing else.
+_NUMPY_SCALARS: list[Any] = [
+    (np._core.multiarray.scalar, "numpy.core.multiarray.scalar"),  # type: ignore[attr-defined]
+    (np._core.multiarray.scalar, "numpy._core.multiarray.scalar"),  # type: ignore[attr-defined]
+    np.dtype,
+    *(type(np.dtype(name)) for name in ("float64", "float32", "int64", "int32", "bool")),
+]
+_NESTS = ("state_dict", "model_state_dict")
+_SHOWN = 12
+
+
+def load_state(path: Path) -> dict[str, Tensor]:
+    """The weights in a checkpoint file, on the CPU.
+
+    Reads safetensors, and PyTorch files under `weights_only`: a plain mapping or one nested under `state_dict` (as
+    BrainSegFounder writes it, with `epoch` and `best_acc` beside it) or `model_state_dict`; the prefix `module.` is taken off.
+
+    Raises:
+        CheckpointError: There is no such file, it cannot be read, it would run code, or it holds no weights.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"checkpoint: no file {path}; give the path of a .pt, .pth or .safetensors file")
+    try:
+        content = load_file(path) if path.suffix == ".safetensors" else _load_pytorch(path)
+    except pickle.UnpicklingError as error:
+        unsafe = re.search(r"GLOBAL (\S+)", str(error))
+        found = f"it would run {unsafe[1]}" if unsafe else "it is damaged or holds more than weights"
+        raise CheckpointError(
+            f"checkpoint {path}: refused, {found}; only tensors and numbers are loaded. Save the state dict alone, "
+            "as safetensors if you can."
+        ) from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, SafetensorError) as error:
+        raise CheckpointError(f"checkpoint {path}: cannot be read ({_first_line(error)}); is the file complete?") from error
+    state = next((content[nest] for nest in _NESTS if isinstance(content, dict) and nest in content), content)
+    if not isinstance(state, dict) or not state or not all(isinstance(value, Tensor) for value in state.values()):
+        keys = ", ".join(map(str, list(content)[:_SHOWN])) if isinstance(content, dict) else type(content).__name__
+        raise CheckpointError(
+            f"checkpoint {path}: no mapping of names to tensors, neither at the top nor under {' or '.join(_NESTS)}; found {keys}"
+        )
+    return {str(key).removeprefix("module."): value for key, value in state.items()}
+
+
+def load_weights(net: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
+    """Load weights into a network, accounting for every key.
+
+    Args:
+        net: The network; unchanged when an error is raised.
+        state: Weights by key.
+        source: Where the weights come from, for the message.
+
+    Raises:
+        CheckpointError: Keys are missing, unexpected or of another shape; the message lists them.
+    """
+    wanted = net.state_dict()
+    missing = sorted(set(wanted) - set(state))
+    unexpected = sorted(set(state) - set(wanted))
+    misshapen = [
+        f"{key} is {tuple(state[key].shape)}, the network's is {tuple(wanted[key].shape)}"
+        for key in sorted(set(wanted) & set(state))
+        if state[key].shape != wanted[key].shape
+    ]
+    problems = [
+        f"{len(keys)} {name}: {'; '.join(keys[:_SHOWN])}{'; …' if len(keys) > _SHOWN else ''}"
+        for name, keys in (("missing keys", missing), ("unexpected keys", unexpected), ("misshapen keys", misshapen))
+        if keys
+    ]
+    if problems:
+        raise CheckpointError(
+            all_problems(
+                f"checkpoint {source} ({len(state)} keys) does not fit {type(net).__name__} ({len(wanted)} keys)",
+                problems,
+                "Check network.feature_size and that the file is for this network.",
+            )
+        )
+    net.load_state_dict(dict(state))
+
+
+def save_checkpoint(content: Mapping[str, Any], path: Path) -> None:
+    """Write a PyTorch file whole or not at all: to a temporary name first, then renamed.
+
+    Raises:
+        StorageError: The file cannot be written; what stood under `path` before stands there still.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.save(dict(content), temporary)
+        os.replace(temporary, path)
+    except (OSError, RuntimeError) as error:  # torch's zip writer reports a full disk as RuntimeError
+        temporary.unlink(missing_ok=True)
+        raise StorageError(f"{path}: cannot be written ({_first_line(error)}); free space or choose another folder") from error
+
+
+def weights_digest(state: Mapping[str, Tensor]) -> str:
+    """sha256 over names, dtypes, shapes and bytes of all tensors, in the order of their names."""
+    digest = hashlib.sha256()
+    for key in sorted(state):
+        tensor = state[key].detach().cpu().contiguous()
+        digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def _load_pytorch(path: Path) -> Any:
+    with torch.serialization.safe_globals(_NUMPY_SCALARS):
+        return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]

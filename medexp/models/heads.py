@@ -1,0 +1,45 @@
+"""Heads on frozen or adapted encoders."""
+
+import torch
+from torch import Tensor, nn
+
+
+class SemanticHeads(nn.Module):
+    """Linear regression of volume, location and shape from GAP(encoder10) (specification 000, SemanticHeads).
+
+    Features and targets are standardised with statistics of the training cases, kept as buffers: after instance norm the
+    pooled features are almost constant over cases, and log-volumes and centroids have different scales.
+
+    Args:
+        features: Features of the training cases under the base encoder (N, 16 feature_size).
+        targets: Their semantic features (N, 10): 4 log-volumes, 3 centroid coordinates, 3 shape features.
+    """
+
+    def __init__(self, features: Tensor, targets: Tensor) -> None:
+        super().__init__()
+        for name, values in (("feature", features), ("target", targets)):
+            self.register_buffer(f"{name}_mean", values.mean(0))
+            self.register_buffer(f"{name}_scale", _scale(values))
+        width = features.shape[1]
+        self.vol_head = nn.Linear(width, 4)
+        self.loc_head = nn.Linear(width, 3)
+        self.shape_head = nn.Linear(width, 3)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Standardised predictions (B, 10) from features (B, 16 feature_size)."""
+        standard = (features - self.feature_mean) / self.feature_scale
+        return torch.cat([head(standard) for head in (self.vol_head, self.loc_head, self.shape_head)], dim=1)
+
+    def loss(self, features: Tensor, targets: Tensor) -> Tensor:
+        """Mean squared error over the ten standardised targets."""
+        return nn.functional.mse_loss(self(features), (targets - self.target_mean) / self.target_scale)
+
+    def predict(self, features: Tensor) -> Tensor:
+        """Predictions (B, 10) in the units of the targets."""
+        return self(features) * self.target_scale + self.target_mean
+
+
+def _scale(values: Tensor) -> Tensor:
+    """Standard deviation per column; 1 where a column does not vary or has a single row."""
+    deviation = values.std(0, correction=0)
+    return torch.where(deviation > 0, deviation, torch.ones_like(deviation))
