@@ -32,6 +32,12 @@ class StorageError(MedexpError):
     """A folder that cannot be written, a full disk, or a tracking store that does not answer."""
 
 
+class TrainingDiverged(MedexpError):
+    """A loss that is not finite: the settings, not the input, are at fault."""
+
+    exit_code = 3
+
+
 class CheckFailed(MedexpError):
     """A BLOCKING check failed: the run is kept with all it logged, and nothing is promoted."""
 

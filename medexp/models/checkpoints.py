@@ -110,6 +110,18 @@ def save_checkpoint(content: Mapping[str, Any], path: Path) -> None:
         raise StorageError(f"{path}: cannot be written ({_first_line(error)}); free space or choose another folder") from error
 
 
+def load_training_state(path: Path) -> dict[str, Any]:
+    """What `save_checkpoint` wrote: tensors, numbers, strings and containers of them.
+
+    Raises:
+        CheckpointError: The file cannot be read.
+    """
+    try:
+        return dict(_load_pytorch(path))
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
+        raise CheckpointError(f"training state {path}: cannot be read ({_first_line(error)}); start without resume") from error
+
+
 def weights_digest(state: Mapping[str, Tensor]) -> str:
     """sha256 over names, dtypes, shapes and bytes of all tensors, in the order of their names."""
     digest = hashlib.sha256()

@@ -1,0 +1,1 @@
+"""Judging networks: metrics per case, features of frozen encoders, probes on them, and intervals by patient."""

@@ -1,0 +1,70 @@
+"""Features of encoders and what can be read from them by a linear probe."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from monai.transforms import DivisiblePad
+from numpy.typing import NDArray
+from sklearn.linear_model import RidgeCV
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from torch import nn
+from torch.utils.data import Dataset
+
+from medexp.evaluation.cases import map_cases
+from medexp.models.swin import DIVISOR, embed
+
+Array = NDArray[np.floating[Any]]
+
+
+@torch.inference_mode()
+def embed_cases(net: nn.Module, cases: Dataset[Any], accelerator: Accelerator, title: str) -> Array:
+    """GAP(encoder10) of each whole volume, padded to multiples of 32.
+
+    Args:
+        net: A SwinSegmenter or SwinEncoder in eval mode.
+        cases: `evaluation_dataset`.
+        accelerator: Device, precision and processes.
+        title: Name in the progress bar.
+
+    Returns:
+        Features (cases, 16 feature_size), float32.
+    """
+    pad = DivisiblePad(k=DIVISOR)
+
+    def features(item: Any) -> Array:
+        image = torch.as_tensor(pad(item["image"])).unsqueeze(0).to(accelerator.device)
+        with accelerator.autocast():
+            return np.asarray(embed(net, image).float().cpu()[0])
+
+    return np.stack(map_cases(features, cases, accelerator, title))
+
+
+def probe(train: Array, train_targets: Array, held_out: Array) -> Array:
+    """Predictions of ridge regressions on standardised features, the penalty chosen by leave-one-out on the training cases.
+
+    Args:
+        train: Features (N, D).
+        train_targets: Targets (N, T).
+        held_out: Features (M, D).
+
+    Returns:
+        Predictions (M, T).
+    """
+    penalties = np.logspace(-1, 5, 13)
+    columns = [
+        make_pipeline(StandardScaler(), RidgeCV(alphas=penalties)).fit(train, target).predict(held_out) for target in train_targets.T
+    ]
+    return np.stack(columns, axis=1)
+
+
+def r2(targets: Array, predictions: Array) -> Array:
+    """Coefficient of determination per column (T,), against the mean of `targets`.
+
+    NaN where it is not defined: fewer than two rows, or a target that does not vary.
+    """
+    residual = ((targets - predictions) ** 2).sum(axis=0)
+    total = ((targets - targets.mean(axis=0)) ** 2).sum(axis=0)
+    return np.where(total > 0, 1 - residual / np.where(total > 0, total, 1), np.nan)

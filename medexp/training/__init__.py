@@ -1,0 +1,1 @@
+"""Losses and the one fit loop that all phases train with."""

@@ -1,0 +1,258 @@
+"""The one fit loop, on accelerate: one process or many, CPU, CUDA or MPS, fp32 or bf16.
+
+Everything random in an epoch follows from (seed, epoch) and from a case's index, so a training that goes on after a kill
+does the rest of its epochs exactly as it would have done: no random state is saved, and none can be forgotten.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from accelerate import Accelerator
+from monai.optimizers import WarmupCosineSchedule
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from medexp.config import TrainingConfig
+from medexp.errors import TrainingDiverged
+from medexp.models.checkpoints import load_training_state, save_checkpoint
+from medexp.reporting import Reporter
+
+Batch = Mapping[str, Any]
+_STEPS_PER_READING = 10  # reading a loss waits for the device; once in ten steps costs nothing
+
+
+@dataclass(frozen=True)
+class Group:
+    """Parameters that share a learning rate; the name appears in the metric `train/lr_<name>`."""
+
+    name: str
+    lr: float
+    parameters: Sequence[nn.Parameter]
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What a training minimises and how it is judged.
+
+    Attributes:
+        loss: From (module, batch, epoch) to scalars; `loss` is minimised, all are reported under `train/`.
+        validate: From (module in eval mode, epoch) to scalars, reported under `val/`. Called in every process.
+        monitor: The validation scalar whose largest value is the best epoch's.
+    """
+
+    loss: Callable[[nn.Module, Batch, int], dict[str, Tensor]]
+    validate: Callable[[nn.Module, int], dict[str, float]]
+    monitor: str
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """A finished training; the module holds the best epoch's weights.
+
+    Attributes:
+        history: One row an epoch: `epoch`, `step`, the mean of each training scalar, and the validation's where there was one.
+        best_epoch: Epoch of the largest monitored value, from 0.
+        best_value: That value.
+    """
+
+    history: pd.DataFrame
+    best_epoch: int
+    best_value: float
+
+
+@dataclass
+class _Progress:
+    """How far a training has come, as `last.pt` holds it beside the weights."""
+
+    epoch: int = 0
+    best_epoch: int = -1
+    best_value: float = -math.inf
+    history: list[dict[str, float]] = field(default_factory=list)
+    reported: list[tuple[int, dict[str, float]]] = field(default_factory=list)
+
+
+class EpochSampler(Sampler[tuple[int, int]]):
+    """A permutation of the cases that follows from (seed, epoch); yields (epoch, index), so the data set knows the epoch too."""
+
+    def __init__(self, size: int, seed: int) -> None:
+        self.size, self.seed, self.epoch = size, seed, 0
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        order = np.random.default_rng([self.seed, self.epoch]).permutation(self.size)
+        return iter([(self.epoch, int(index)) for index in order])
+
+
+def fit(
+    module: nn.Module,
+    groups: Sequence[Group],
+    data: Dataset[Any],
+    objective: Objective,
+    training: TrainingConfig,
+    *,
+    seed: int,
+    accelerator: Accelerator,
+    reporter: Reporter,
+    folder: Path,
+    title: str,
+    prefix: str = "",
+) -> FitResult:
+    """Train a module, or go on from where `folder` says that an earlier call stopped.
+
+    Args:
+        module: The network; the parameters that require gradients are trained and saved.
+        groups: The same parameters with their learning rates.
+        data: Takes (epoch, index); see `medexp.data.datasets.training_dataset`.
+        objective: Loss, validation and what makes an epoch the best.
+        training: Epochs, batch, schedule, clipping.
+        seed: Seed of the order of cases and of dropout.
+        accelerator: Device, precision, processes and accumulation.
+        reporter: Takes the metrics.
+        folder: Gets `last.pt` (after every epoch, to go on from) and `best.pt`.
+        title: Name in the progress bar.
+        prefix: Put before the names of metrics, such as `control/`.
+
+    Raises:
+        TrainingDiverged: A loss is not finite.
+        StorageError: The state cannot be written; the state of the epoch before is kept.
+    """
+    sampler = EpochSampler(len(data), seed)  # type: ignore[arg-type]
+    loader = DataLoader(
+        data,
+        batch_size=training.batch_size,
+        sampler=sampler,
+        num_workers=training.workers,
+        persistent_workers=training.workers > 0,
+        pin_memory=accelerator.device.type == "cuda",
+    )
+    adamw = torch.optim.AdamW(
+        [{"params": list(group.parameters), "lr": group.lr, "name": group.name} for group in groups],
+        weight_decay=training.weight_decay,
+        fused=accelerator.device.type == "cuda",
+    )
+    wrapped, optimizer, loader = accelerator.prepare(module, adamw, loader)
+    updates = math.ceil(len(loader) / training.accumulate)
+    schedule = WarmupCosineSchedule(adamw, training.warmup_epochs * updates, training.epochs * updates)
+    parameters = [parameter for group in groups for parameter in group.parameters]
+
+    done = _Progress()
+    if (folder / "last.pt").is_file():
+        saved = load_training_state(folder / "last.pt")
+        _restore(module, saved.pop("weights"))
+        adamw.load_state_dict(saved.pop("optimizer"))
+        schedule.load_state_dict(saved.pop("schedule"))
+        done = _Progress(**saved)
+        for step, metrics in done.reported:
+            reporter.metrics(metrics, step)
+
+    def report(metrics: Mapping[str, float], step: int) -> None:
+        named = {f"{prefix}{name}": float(value) for name, value in metrics.items()}
+        done.reported.append((step, named))
+        reporter.metrics(named, step)
+
+    def losses(batches: Iterable[Batch], epoch: int) -> Iterator[dict[str, Tensor]]:
+        for batch in batches:
+            with accelerator.accumulate(wrapped):
+                parts = objective.loss(wrapped, batch, epoch)
+                accelerator.backward(parts["loss"])
+                if accelerator.sync_gradients:
+                    parts["grad_norm"] = accelerator.clip_grad_norm_(parameters, training.grad_clip)
+                optimizer.step()
+                optimizer.zero_grad()
+            if accelerator.sync_gradients:
+                schedule.step()
+            yield {name: value.detach() for name, value in parts.items()}
+
+    with _progress_bar(accelerator.is_main_process) as progress:
+        bar = progress.add_task(title, total=training.epochs * len(loader), completed=done.epoch * len(loader))
+        for epoch in range(done.epoch, training.epochs):
+            if training.patience and done.best_epoch >= 0 and epoch - done.best_epoch > training.patience:
+                break
+            sampler.epoch = epoch
+            torch.manual_seed(int(np.random.SeedSequence([seed, epoch, accelerator.process_index]).generate_state(1)[0]))
+            module.train()
+            readings: list[dict[str, float]] = []
+            for reading in _read(losses(loader, epoch)):
+                _demand_finite(reading, title, epoch)
+                report({f"train/{name}": value for name, value in reading.items()}, epoch * len(loader) + len(readings))
+                readings.append(reading)
+                progress.advance(bar)
+            step = (epoch + 1) * len(loader)
+            row = {"epoch": epoch, "step": step} | {f"train/{k}": float(v) for k, v in pd.DataFrame(readings).mean().items()}
+            row |= {f"train/lr_{group['name']}": group["lr"] for group in adamw.param_groups}
+            if (epoch + 1) % training.validate_every == 0 or epoch + 1 == training.epochs:
+                module.eval()
+                row |= {f"val/{name}": value for name, value in objective.validate(module, epoch).items()}
+            report({k: v for k, v in row.items() if k == "epoch" or k.startswith(("val/", "train/lr_"))}, step)
+            value = row.get(f"val/{objective.monitor}")
+            done.epoch = epoch + 1
+            done.history.append(row)
+            if value is not None and not value <= done.best_value:
+                done.best_epoch, done.best_value = epoch, value
+                if accelerator.is_main_process:
+                    save_checkpoint(_trained(module), folder / "best.pt")
+            if accelerator.is_main_process:
+                content = {"weights": _trained(module), "optimizer": adamw.state_dict(), "schedule": schedule.state_dict()}
+                save_checkpoint(vars(done) | content, folder / "last.pt")
+            reporter.flush()
+            shown = "" if value is None else f", validation {objective.monitor} {value:.3f}"
+            progress.console.print(f"  {title}: epoch {epoch + 1}/{training.epochs}, loss {row['train/loss']:.3f}{shown}")
+    accelerator.wait_for_everyone()
+    _restore(module, load_training_state(folder / "best.pt"))
+    module.eval()
+    accelerator.free_memory()
+    return FitResult(pd.DataFrame(done.history), done.best_epoch, done.best_value)
+
+
+def _read(losses: Iterator[dict[str, Tensor]]) -> Iterator[dict[str, float]]:
+    """The scalars of each step as numbers, read from the device a few steps at a time."""
+    waiting: list[dict[str, Tensor]] = []
+
+    def drain() -> Iterator[dict[str, float]]:
+        numbers = torch.stack([value.float() for parts in waiting for value in parts.values()]).tolist()
+        for parts in waiting:
+            yield {name: numbers.pop(0) for name in parts}
+        waiting.clear()
+
+    for parts in losses:
+        waiting.append(parts)
+        if len(waiting) == _STEPS_PER_READING:
+            yield from drain()
+    if waiting:
+        yield from drain()
+
+
+def _demand_finite(reading: Mapping[str, float], title: str, epoch: int) -> None:
+    bad = [name for name, value in reading.items() if not math.isfinite(value)]
+    if bad:
+        raise TrainingDiverged(
+            f"{title}: {', '.join(bad)} is not finite in epoch {epoch + 1}; lower training.lr_lora and training.lr_decoder, "
+            "or set training.precision=fp32"
+        )
+
+
+def _trained(module: nn.Module) -> dict[str, Tensor]:
+    return {name: parameter.detach() for name, parameter in module.named_parameters() if parameter.requires_grad}
+
+
+def _restore(module: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    trained = _trained(module)
+    if trained.keys() != weights.keys():
+        raise ValueError(f"training state is of another network: {sorted(trained.keys() ^ weights.keys())[:5]}")
+    with torch.no_grad():
+        for name, parameter in trained.items():
+            parameter.copy_(weights[name])
+
+
+def _progress_bar(shown: bool) -> Progress:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    return Progress(*columns, disable=not shown)
