@@ -1,0 +1,100 @@
+"""What a run was made with: the configuration, the environment and the state of the code."""
+
+import importlib.metadata
+import os
+import platform
+import subprocess
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+import medexp
+
+
+def config_yaml(config: Any) -> str:
+    """A configuration (a dataclass) as YAML that `--config` reads back."""
+    return yaml.safe_dump(_plain(asdict(config)), sort_keys=False, allow_unicode=True)
+
+
+def flat_params(config: Any) -> dict[str, str]:
+    """A configuration as MLflow params: dotted keys, each value at most 500 characters (config.yaml holds all of it)."""
+    return dict(_flatten(_plain(asdict(config))))
+
+
+def environment(config: Any) -> dict[str, Any]:
+    """The machine and what runs on it, as `environment.json` holds it."""
+    accelerators = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    if torch.backends.mps.is_available():
+        accelerators.append("Apple MPS")
+    return {
+        "medexp": medexp.__version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "processor": platform.processor() or platform.machine(),
+        "cpu_count": os.cpu_count(),
+        "accelerators": accelerators,
+        "device": getattr(config, "device", "cpu"),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "cuda": torch.version.cuda,
+        "seed": config.seed,
+    }
+
+
+def installed_packages() -> str:
+    """All installed distributions with their versions, as a requirements file."""
+    found = {dist.name: dist.version for dist in importlib.metadata.distributions() if dist.name}
+    return "".join(f"{name}=={found[name]}\n" for name in sorted(found, key=str.lower))
+
+
+def git_state() -> tuple[str, str] | None:
+    """Commit of the checkout that medexp runs from and what is not committed in it; None where medexp is no part of a checkout.
+
+    Returns:
+        The commit's hash, and `git status --short` followed by the difference to the commit, empty when all is committed.
+    """
+    package = Path(medexp.__file__).parent
+    # An environment inside somebody else's checkout is not that checkout's code: the package itself has to be tracked.
+    if (
+        _git(package, "ls-files", "--error-unmatch", "__init__.py") is None
+        or (commit := _git(package, "rev-parse", "HEAD")) is None
+    ):
+        return None
+    status, changes = _git(package, "status", "--short"), _git(package, "diff", "HEAD")
+    return commit.strip(), f"{status}\n{changes}" if status else ""
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(folder), *arguments], capture_output=True, text=True, errors="replace", check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None  # no git on this machine, or no checkout
+    return done.stdout
+
+
+def _plain(value: Any) -> Any:
+    match value:
+        case dict():
+            return {key: _plain(item) for key, item in value.items()}
+        case list() | tuple() | set() | frozenset():
+            return [_plain(item) for item in value]
+        case bool() | int() | float() | None:
+            return value
+        case _:
+            return str(value)
+
+
+def _flatten(block: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    found: list[tuple[str, str]] = []
+    for key, value in block.items():
+        # A mapping of numbers, such as label_map, is one value; a block of the configuration has names for keys.
+        if isinstance(value, dict) and all(isinstance(name, str) for name in value):
+            found += _flatten(value, f"{prefix}{key}.")
+        else:
+            found.append((f"{prefix}{key}", str(value)[:500]))
+    return found

@@ -1,0 +1,265 @@
+"""A phase's run in MLflow, from its first line to how it ended."""
+
+import errno
+import json
+import logging
+import os
+import re
+import signal
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import mlflow
+import sqlalchemy
+from mlflow import MlflowClient
+from mlflow.entities import Param, RunTag
+from mlflow.exceptions import MlflowException
+from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+from sqlalchemy.exc import SQLAlchemyError
+
+from medexp.errors import MedexpError, StorageError
+from medexp.reporting import NullReporter, Reporter
+from medexp.tracking.provenance import config_yaml, environment, flat_params, git_state, installed_packages
+from medexp.tracking.reporter import MlflowReporter
+
+_log = logging.getLogger(__name__)
+_RETRIES = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"
+
+
+@dataclass(frozen=True)
+class TrackedRun:
+    """A run that is going on.
+
+    Attributes:
+        id: MLflow's run id.
+        folder: The run's folder on this machine, `output_dir/<id>`; it exists.
+        reporter: Where training and evaluation report to.
+        client: Writes to the run; None in processes other than the first, which write nothing.
+    """
+
+    id: str
+    folder: Path
+    reporter: Reporter
+    client: MlflowClient | None = None
+
+    def tag(self, values: Mapping[str, str]) -> None:
+        """Set tags of the run."""
+        if self.client:
+            self.client.log_batch(self.id, tags=[RunTag(key, value) for key, value in values.items()])
+
+
+class Terminated(SystemExit):
+    """SIGTERM came. The run ends KILLED, and the process with the code that a shell gives it: 143."""
+
+
+@contextmanager
+def tracked_run(
+    phase: str, config: Any, *, resumed_from: str | None = None, is_main: bool = True, run_id: str | None = None
+) -> Iterator[TrackedRun]:
+    """One run of a phase: starts it, logs what it is made with, and ends it as what it came to.
+
+    The run ends FINISHED; FAILED after an error, whose message becomes the tag `medexp.error`; KILLED after Ctrl-C or SIGTERM. What
+    the reporter still holds is written in each case. Inside `mlflow run` it is the run that MLflow created; outside, a new one in
+    the experiment named by `phase`.
+
+    Args:
+        phase: Name of the phase, such as `phase1`.
+        config: Its configuration, a frozen dataclass with at least `profile`, `seed` and `output_dir`.
+        resumed_from: Id of the interrupted run that this one goes on from; that one ends KILLED if it still counts as running.
+        is_main: False in the processes of a launch other than the first: nothing is written to MLflow there.
+        run_id: The first process's run id, where `is_main` is False.
+
+    Raises:
+        StorageError: The output folder cannot be written or the tracking store does not answer: before anything else is done, or
+            later, when the disk is full or the store went away.
+    """
+    if not is_main:
+        if run_id is None:
+            raise ValueError("a process other than the first needs the first one's run id")
+        yield TrackedRun(run_id, Path(config.output_dir) / run_id, NullReporter())
+        return
+    output_dir = Path(config.output_dir)
+    _check_writable(output_dir)
+    store = _check_store()
+    with _storage_failures(store, output_dir, "Nothing was trained yet: start again when the cause is gone."):
+        if "MLFLOW_RUN_ID" not in os.environ:  # inside `mlflow run` the experiment is chosen, and choosing another one raises
+            mlflow.set_experiment(phase)
+        # MLflow's own monitor is left running when the store is gone at the end, so ours is started below.
+        started = mlflow.start_run(log_system_metrics=False).info.run_id
+    client = MlflowClient()
+    run = TrackedRun(started, output_dir / started, MlflowReporter(client, started), client)
+    logging.getLogger("mlflow.system_metrics").setLevel(logging.WARNING)
+    monitor = SystemMetricsMonitor(run.id, resume_logging=True)
+    kept = f"What was trained is kept in {run.folder}: when the cause is gone, go on from there with -P resume={run.id}"
+    with _on_sigterm(signal.SIG_IGN):  # a second SIGTERM does not interrupt the ending
+        try:
+            with _on_sigterm(_terminate), _storage_failures(store, run.folder, kept):
+                monitor.start()
+                _log_provenance(run, phase, config)
+                if resumed_from is not None:
+                    _take_over(run, resumed_from)
+                yield run
+                run.reporter.flush()
+        except BaseException as error:
+            killed = isinstance(error, KeyboardInterrupt | Terminated)
+            told = str(error) if isinstance(error, MedexpError) else f"{type(error).__name__}: {error}"
+            # The store may be what failed: it gets one try each, and the error that ended the run goes on.
+            with _retries(0):
+                try:
+                    monitor.finish()
+                    run.reporter.flush()
+                    run.tag({} if killed else {"medexp.error": _without_secrets(told)[:5000]})
+                except Exception as second:
+                    _log.warning("What run %s measured last could not be written: %s", run.id, _without_secrets(str(second)))
+                try:
+                    mlflow.end_run("KILLED" if killed else "FAILED")
+                except Exception as second:
+                    _log.warning("Run %s still counts as running: %s", run.id, _without_secrets(str(second)))
+            raise
+        with _storage_failures(store, run.folder, kept):
+            monitor.finish()
+            mlflow.end_run("FINISHED")
+
+
+def _log_provenance(run: TrackedRun, phase: str, config: Any) -> None:
+    assert run.client is not None
+    run.folder.mkdir(exist_ok=True)
+    resolved = config_yaml(config)
+    (run.folder / "config.yaml").write_text(resolved)
+    run.reporter.text(resolved, "config.yaml")
+    run.reporter.text(json.dumps(environment(config), indent=2), "environment/environment.json")
+    run.reporter.text(installed_packages(), "environment/requirements.txt")
+    tags = {"medexp.phase": phase, "medexp.profile": str(config.profile), "medexp.seed": str(config.seed)}
+    if state := git_state():
+        commit, uncommitted = state
+        tags |= {"medexp.git_commit": commit, "medexp.git_dirty": str(bool(uncommitted)).lower()}
+        if uncommitted:
+            run.reporter.text(uncommitted, "environment/uncommitted.diff")
+    # `mlflow run` has logged its -P parameters, quoted for the shell, and a param is written once.
+    present = run.client.get_run(run.id).data.params
+    params = [Param(key, value) for key, value in flat_params(config).items() if key not in present]
+    run.client.log_batch(run.id, params=params, tags=[RunTag(key, value) for key, value in tags.items()])
+
+
+def _take_over(run: TrackedRun, interrupted: str) -> None:
+    assert run.client is not None
+    run.tag({"medexp.resumed_from": interrupted})
+    try:
+        status = run.client.get_run(interrupted).info.status
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        return  # it ran on another store; what it trained is in its folder
+    if status == "RUNNING":
+        run.client.set_terminated(interrupted, "KILLED")
+
+
+def _check_writable(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise StorageError(
+            f"output_dir {folder}: cannot be written ({error.strerror}). Give a folder that can: -P output_dir=FOLDER"
+        ) from error
+
+
+def _check_store() -> str:
+    """The tracking URI without its credentials, once the store behind it has answered."""
+    uri = mlflow.get_tracking_uri()
+    shown = _without_secrets(uri)
+    try:
+        if not uri.startswith(("http", "file:", "databricks", "/", ".")):  # MLflow would try a database for two minutes
+            url = sqlalchemy.make_url(uri)
+            if url.get_backend_name() == "sqlite" and url.database:
+                Path(url.database).parent.mkdir(parents=True, exist_ok=True)
+            sqlalchemy.create_engine(url).connect().close()
+        with _retries(1):
+            MlflowClient().search_experiments(max_results=1)
+    except (MlflowException, SQLAlchemyError, ImportError, OSError) as error:
+        raise StorageError(
+            f"tracking store {shown}: does not answer ({_reason(error)}). Start it, or name another one with MLFLOW_TRACKING_URI "
+            "(unset, it is mlflow.db in this folder)"
+        ) from error
+    return shown
+
+
+@contextmanager
+def _storage_failures(store: str, folder: Path, advice: str) -> Iterator[None]:
+    """Makes a StorageError of a full disk and of a store that went away; every other error passes as it is."""
+    try:
+        yield
+    except MedexpError:
+        raise
+    except Exception as error:
+        link: BaseException | None = error
+        while link is not None:
+            if _is_full_disk(link):
+                raise StorageError(f"{getattr(link, 'filename', None) or folder}: the disk is full. {advice}") from error
+            package = type(link).__module__.partition(".")[0]
+            if package in ("requests", "urllib3", "botocore", "boto3") or isinstance(link, sqlalchemy.exc.OperationalError):
+                raise StorageError(f"tracking store {store}: does not answer ({_reason(link)}). {advice}") from error
+            link = link.__cause__ or link.__context__
+        raise
+
+
+def _is_full_disk(error: BaseException) -> bool:
+    if isinstance(error, OSError):
+        return error.errno in (errno.ENOSPC, errno.EDQUOT)
+    # safetensors and torch write from Rust and C++, which report the same without an errno
+    return "No space left on device" in str(error) or "StorageFull" in str(error)
+
+
+@contextmanager
+def _retries(count: int) -> Iterator[None]:
+    before = os.environ[_RETRIES]
+    os.environ[_RETRIES] = str(count)
+    try:
+        yield
+    finally:
+        os.environ[_RETRIES] = before
+
+
+@contextmanager
+def _on_sigterm(handler: Callable[[int, FrameType | None], Any] | signal.Handlers) -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():  # only the main thread may set a handler
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, _in_this_process(handler) if callable(handler) else handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _in_this_process(handler: Callable[[int, FrameType | None], Any]) -> Callable[[int, FrameType | None], Any]:
+    """`handler` for this process alone: a worker that is forked from it dies of SIGTERM as usual."""
+    owner = os.getpid()
+
+    def handle(signum: int, frame: FrameType | None) -> None:
+        if os.getpid() != owner:
+            signal.signal(signum, signal.SIG_DFL)
+            os.kill(os.getpid(), signum)
+        handler(signum, frame)
+
+    return handle
+
+
+def _terminate(signum: int, frame: FrameType | None) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    raise Terminated(128 + signum)
+
+
+def _reason(error: BaseException) -> str:
+    return _without_secrets(str(error)).strip().partition("\n")[0][:300]
+
+
+def _without_secrets(text: str) -> str:
+    return re.sub(r"://[^/@\s]+@", "://***@", text)
