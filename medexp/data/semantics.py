@@ -1,0 +1,62 @@
+"""Semantic features of a tumour (specification 000: volume 4, location 3, shape 3) and statistics of raw intensities."""
+
+import numpy as np
+from nibabel.orientations import apply_orientation, io_orientation
+from numpy.typing import NDArray
+from scipy import ndimage
+from skimage.measure import marching_cubes, mesh_surface_area, regionprops
+
+from medexp.data.cases import CHANNELS, Volume
+
+SEMANTIC_FEATURES = (
+    "log_volume_whole",
+    "log_volume_core",
+    "log_volume_edema",
+    "log_volume_enhancing",
+    "centroid_r",
+    "centroid_a",
+    "centroid_s",
+    "sphericity",
+    "log_surface_area",
+    "solidity",
+)
+INTENSITY_STATISTICS = tuple(f"{channel}_{name}" for channel in CHANNELS for name in ("mean", "sd", "p99"))
+
+
+def semantic_features(volume: Volume) -> NDArray[np.float64]:
+    """The ten features of SEMANTIC_FEATURES.
+
+    Log volumes are log(1 + mm^3) of the whole tumour and of labels 1, 2 and 3. The centroid of the whole tumour is a fraction,
+    0 to 1, of the volume's extent from left to right, posterior to anterior and inferior to superior, in the closest canonical
+    orientation. Shape is of the whole tumour: sphericity (0 to 1) and log(1 + mm^2) of the surface from marching cubes, and
+    solidity, its share of its convex hull. All are finite also for a single voxel.
+
+    Args:
+        volume: With at least one tumour voxel.
+    """
+    orientation = io_orientation(volume.affine)
+    label = apply_orientation(volume.label, orientation)
+    spacing = np.linalg.norm(volume.affine[:3, :3], axis=0)[np.argsort(orientation[:, 0])]
+    voxel = abs(np.linalg.det(volume.affine[:3, :3]))
+    whole = label > 0
+    log_volumes = [np.log1p(voxel * np.count_nonzero(mask)) for mask in (whole, label == 1, label == 2, label == 3)]
+    centroid = (np.asarray(ndimage.center_of_mass(whole)) + 0.5) / whole.shape
+    return np.array([*log_volumes, *centroid, *_shape(whole, spacing)], np.float64)
+
+
+def intensity_statistics(volume: Volume) -> NDArray[np.float64]:
+    """The twelve numbers of INTENSITY_STATISTICS: mean, SD and 99th percentile of each channel's nonzero voxels."""
+    nonzero = [channel[channel != 0].astype(np.float64) for channel in volume.image]
+    return np.array([figure for v in nonzero for figure in (v.mean(), v.std(), np.percentile(v, 99))], np.float64)
+
+
+def _shape(mask: NDArray[np.bool_], spacing: NDArray[np.float64]) -> tuple[float, float, float]:
+    """Sphericity, log(1 + surface in mm^2) and solidity. Volume and surface are of the same mesh, so that sphericity stays below 1."""
+    box = np.pad(mask[ndimage.find_objects(mask.astype(np.uint8))[0]], 1)
+    vertices, faces, *_ = marching_cubes(box.astype(np.float32), 0.5, spacing=tuple(spacing))
+    surface = float(mesh_surface_area(vertices, faces))
+    a, b, c = (vertices[faces[:, corner]].astype(np.float64) for corner in range(3))
+    volume = abs(float(np.einsum("ij,ij->", a, np.cross(b, c)))) / 6
+    sphericity = np.pi ** (1 / 3) * (6 * volume) ** (2 / 3) / surface
+    solidity = regionprops(box.astype(np.uint8))[0].solidity
+    return float(sphericity), float(np.log1p(surface)), float(min(solidity, 1.0))

@@ -1,0 +1,162 @@
+"""Splits by patient: a patient's cases, and exact duplicates under another name, never straddle two splits."""
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from medexp.config import DataConfig
+from medexp.data.cases import Case
+from medexp.data.facts import CaseFacts
+from medexp.data.files import replacing
+from medexp.errors import DataError, all_problems
+
+SPLITS = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class Splits:
+    """Case ids, sorted. `train` and `val` have at least one; `test` may be empty."""
+
+    train: tuple[str, ...]
+    val: tuple[str, ...]
+    test: tuple[str, ...]
+
+    def of(self, case_id: str) -> str:
+        """The split of a case.
+
+        Raises:
+            KeyError: When it is in none.
+        """
+        for name in SPLITS:
+            if case_id in getattr(self, name):
+                return name
+        raise KeyError(case_id)
+
+
+def make_splits(cases: Sequence[Case], facts: Iterable[CaseFacts], data: DataConfig, seed: int) -> Splits:
+    """Draws validation, test and training patients, in this order. The same cases in another order give the same splits.
+
+    Patients that share an exact duplicate are drawn together. Each fraction of the number of such groups is rounded;
+    validation gets at least one group and training the rest, at least one; test goes empty before either of them does.
+
+    Raises:
+        DataError: When all cases are of one patient.
+    """
+    groups = _groups(cases, facts)
+    if len(groups) < 2:
+        patients = sorted({case.patient for case in cases})
+        found = (
+            f"a single patient ({patients[0]})"
+            if len(patients) == 1
+            else f"{len(patients)} patients who share exact duplicates"
+        )
+        raise DataError(
+            f"data: {found} in {len(cases)} cases; training and validation need a patient each. Add patients, or correct "
+            f"data.patient_pattern ({data.patient_pattern!r}) if these are several"
+        )
+    validated = min(max(1, round(len(groups) * data.val_fraction)), len(groups) - 1)
+    held_back = min(round(len(groups) * data.test_fraction), len(groups) - validated - 1)
+    drawn = [groups[index] for index in np.random.default_rng(seed).permutation(len(groups))]
+    val, test, train = drawn[:validated], drawn[validated : validated + held_back], drawn[validated + held_back :]
+    return Splits(*(tuple(sorted(case for group in part for case in group)) for part in (train, val, test)))
+
+
+def load_splits(path: Path, cases: Sequence[Case], facts: Iterable[CaseFacts]) -> Splits:
+    """Reads and checks a data_splits.json: {"train": [ID, ...], "val": [...], "test": [...]}; `test` may be absent.
+
+    Raises:
+        DataError: All problems at once: unreadable JSON, unknown keys, unknown cases, a case twice or in no split, a patient
+            or an exact duplicate in two splits, an empty train or val.
+    """
+    listed = _read(path)
+    problems = []
+    splits_of: dict[str, list[str]] = defaultdict(list)
+    for name in SPLITS:
+        for case_id in listed[name]:
+            splits_of[case_id].append(name)
+    known = {case.id for case in cases}
+    if unknown := sorted(set(splits_of) - known):
+        problems.append(f"unknown cases {_some(unknown)}; the data folder has no such case, or data.exclude leaves it out")
+    if absent := sorted(known - set(splits_of)):
+        problems.append(f"in no split: {_some(absent)}; add them to one, or leave them out with data.exclude")
+    for case_id, names in sorted(splits_of.items()):
+        if len(names) > 1:
+            problems.append(f"case {case_id} is listed {len(names)} times ({', '.join(names)}); keep one")
+    problems += _straddling(splits_of, cases, facts)
+    problems += [f"{name} is empty; at least one case is needed" for name in ("train", "val") if not listed[name]]
+    if problems:
+        raise DataError(all_problems(f"splits {path}", problems, "Correct the file, or leave splits out to split by seed."))
+    return Splits(**{name: tuple(sorted(listed[name])) for name in SPLITS})
+
+
+def save_splits(splits: Splits, path: Path) -> None:
+    """Writes a data_splits.json that `load_splits` reads."""
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(asdict(splits), indent=2) + "\n")
+
+
+def _groups(cases: Sequence[Case], facts: Iterable[CaseFacts]) -> list[list[str]]:
+    """Case ids by group: patients joined through exact duplicates. Both levels sorted."""
+    patients = sorted({case.patient for case in cases})
+    position = {patient: index for index, patient in enumerate(patients)}
+    first: dict[str, int] = {}
+    voxels = {fact.case: fact.voxels_sha256 for fact in facts}
+    edges = [(position[case.patient], first.setdefault(voxels[case.id], position[case.patient])) for case in cases]
+    rows, columns = np.array(edges, dtype=np.intp).reshape(-1, 2).T
+    graph = coo_array((np.ones(len(edges)), (rows, columns)), shape=(len(patients), len(patients)))
+    component = connected_components(graph, directed=False)[1]
+    groups: dict[int, list[str]] = defaultdict(list)
+    for case in cases:
+        groups[component[position[case.patient]]].append(case.id)
+    return sorted(sorted(group) for group in groups.values())
+
+
+def _read(path: Path) -> dict[str, list[str]]:
+    try:
+        content = json.loads(path.read_text())
+    except OSError as error:
+        raise DataError(f"splits {path}: cannot be read ({error.strerror}). Give splits=FILE") from error
+    except ValueError as error:
+        raise DataError(f"splits {path}: no JSON ({error})") from error
+    form = 'expected {"train": [ID, ...], "val": [ID, ...], "test": [ID, ...]}'
+    if not isinstance(content, dict):
+        raise DataError(f"splits {path}: found a {type(content).__name__}; {form}")
+    problems = [f"unknown key {key!r}; {form}" for key in content if key not in SPLITS]
+    problems += [f"no key {key!r}; {form}" for key in ("train", "val") if key not in content]
+    for key, ids in content.items():
+        if not isinstance(ids, list) or not all(isinstance(case_id, str) for case_id in ids):
+            problems.append(f"{key!r} is no list of case names; {form}")
+    if problems:
+        raise DataError(all_problems(f"splits {path}", problems))
+    return {name: content.get(name, []) for name in SPLITS}
+
+
+def _straddling(splits_of: dict[str, list[str]], cases: Sequence[Case], facts: Iterable[CaseFacts]) -> list[str]:
+    """Patients and exact duplicates that lie in more than one split."""
+    by_patient: dict[str, list[str]] = defaultdict(list)
+    by_voxels: dict[str, list[str]] = defaultdict(list)
+    for case in cases:
+        by_patient[case.patient].append(case.id)
+    for fact in facts:
+        by_voxels[fact.voxels_sha256].append(fact.case)
+    problems = []
+    for what, members in (
+        *((f"patient {patient}", ids) for patient, ids in sorted(by_patient.items())),
+        *(("exact duplicates", ids) for ids in sorted(by_voxels.values())),
+    ):
+        if len({name for case_id in members for name in splits_of.get(case_id, [])}) > 1:
+            where = ", ".join(
+                f"{case_id} in {'/'.join(splits_of[case_id])}" for case_id in sorted(members) if case_id in splits_of
+            )
+            problems.append(f"{what} in two splits: {where}")
+    return problems
+
+
+def _some(names: Sequence[str], most: int = 8) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
