@@ -122,9 +122,10 @@ def _anatomy(
     x, y, z = np.abs(points[:, 0]), points[:, 1], points[:, 2]
     depth = _ellipsoid(points, np.zeros(3), radii) + 1.5 * Waves.draw(rng, 45, 12)(points)
     depth = np.minimum(depth, z + np.float32(radii[2] * 0.72))  # the base of the skull is flat
-    folds = Waves.draw(rng, 24, 24)(points)
-    cortex = _soft(6.5 + 4.5 * folds - depth, 1.5)
-    sulci = _soft(5.0 * (folds - 0.9), 1.0) * _soft(13 - depth, 2.0)
+    # Sulci are sheets, the zero level of a random field, down to some 16 mm; the cortex lines them and the surface.
+    sheet = 5.5 * np.abs(Waves.draw(rng, 38, 24)(points))
+    sulci = 0.85 * _soft(1.1 - sheet, 0.6) * _soft(rng.uniform(11, 17) - depth, 2.0)
+    cortex = _soft(4.2 - np.minimum(depth, sheet + 4 * np.maximum(depth - 14, 0)))
     fissure = _soft(1.8 - x) * _soft(30 - depth, 2.0) * _soft(z - 5, 2.0)
     size = rng.uniform(0.75, 1.35)
     bent = np.stack([x - 0.18 * np.abs(y), y, z - 0.004 * y * y], axis=1).astype(np.float32)
