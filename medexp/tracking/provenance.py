@@ -51,7 +51,7 @@ def installed_packages() -> str:
 
 
 def git_state() -> tuple[str, str] | None:
-    """Commit of the checkout that medexp runs from and what is not committed in it; None where medexp is no part of a checkout.
+    """Commit of the checkout that medexp runs from and what is not committed in it; None where there is no such checkout.
 
     Returns:
         The commit's hash, and `git status --short` followed by the difference to the commit, empty when all is committed.
@@ -68,10 +68,9 @@ def git_state() -> tuple[str, str] | None:
 
 
 def _git(folder: Path, *arguments: str) -> str | None:
+    command = ["git", "-C", str(folder), *arguments]
     try:
-        done = subprocess.run(
-            ["git", "-C", str(folder), *arguments], capture_output=True, text=True, errors="replace", check=True
-        )
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=True)  # noqa: S603  fixed arguments
     except (OSError, subprocess.CalledProcessError):
         return None  # no git on this machine, or no checkout
     return done.stdout

@@ -16,7 +16,7 @@ _BATCH = 1000  # the most metrics that MLflow takes in one call
 
 
 class MlflowReporter:
-    """Implements `medexp.reporting.Reporter`. Metrics wait with the time they were measured at, everything else is written at once.
+    """Implements `medexp.reporting.Reporter`: metrics wait with the time they were measured at, the rest is written at once.
 
     One call of MLflow for 100 steps costs a hundredth of a call a step; what waits is written at `flush`, and as soon as there
     is a full batch of it.

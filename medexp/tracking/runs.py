@@ -21,7 +21,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Param, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
 from medexp.errors import MedexpError, StorageError
 from medexp.reporting import NullReporter, Reporter
@@ -29,6 +29,7 @@ from medexp.tracking.provenance import config_yaml, environment, flat_params, gi
 from medexp.tracking.reporter import MlflowReporter
 
 _log = logging.getLogger(__name__)
+_STORE_ERRORS = (MlflowException, SQLAlchemyError, OSError)  # those of requests are OSErrors
 _RETRIES = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"
 
 
@@ -64,9 +65,9 @@ def tracked_run(
 ) -> Iterator[TrackedRun]:
     """One run of a phase: starts it, logs what it is made with, and ends it as what it came to.
 
-    The run ends FINISHED; FAILED after an error, whose message becomes the tag `medexp.error`; KILLED after Ctrl-C or SIGTERM. What
-    the reporter still holds is written in each case. Inside `mlflow run` it is the run that MLflow created; outside, a new one in
-    the experiment named by `phase`.
+    The run ends FINISHED; FAILED after an error, whose message becomes the tag `medexp.error`; KILLED after Ctrl-C or SIGTERM.
+    What the reporter still holds is written in each case. Inside `mlflow run` it is the run that MLflow created; outside, a
+    new one in the experiment named by `phase`.
 
     Args:
         phase: Name of the phase, such as `phase1`.
@@ -76,8 +77,8 @@ def tracked_run(
         run_id: The first process's run id, where `is_main` is False.
 
     Raises:
-        StorageError: The output folder cannot be written or the tracking store does not answer: before anything else is done, or
-            later, when the disk is full or the store went away.
+        StorageError: The output folder cannot be written or the tracking store does not answer: before anything else is done,
+            or later, when the disk is full or the store went away.
     """
     if not is_main:
         if run_id is None:
@@ -94,16 +95,16 @@ def tracked_run(
         started = mlflow.start_run(log_system_metrics=False).info.run_id
     client = MlflowClient()
     run = TrackedRun(started, output_dir / started, MlflowReporter(client, started), client)
-    logging.getLogger("mlflow.system_metrics").setLevel(logging.WARNING)
+    logging.getLogger("mlflow.system_metrics").setLevel(logging.ERROR)  # its warnings show the URI with its password
     monitor = SystemMetricsMonitor(run.id, resume_logging=True)
     kept = f"What was trained is kept in {run.folder}: when the cause is gone, go on from there with -P resume={run.id}"
     with _on_sigterm(signal.SIG_IGN):  # a second SIGTERM does not interrupt the ending
         try:
             with _on_sigterm(_terminate), _storage_failures(store, run.folder, kept):
                 monitor.start()
-                _log_provenance(run, phase, config)
+                _log_provenance(run, client, phase, config)
                 if resumed_from is not None:
-                    _take_over(run, resumed_from)
+                    _take_over(run, client, resumed_from)
                 yield run
                 run.reporter.flush()
         except BaseException as error:
@@ -115,20 +116,19 @@ def tracked_run(
                     monitor.finish()
                     run.reporter.flush()
                     run.tag({} if killed else {"medexp.error": _without_secrets(told)[:5000]})
-                except Exception as second:
-                    _log.warning("What run %s measured last could not be written: %s", run.id, _without_secrets(str(second)))
+                except _STORE_ERRORS as second:
+                    _log.warning("What run %s measured last could not be written: %s", run.id, _reason(second))
                 try:
                     mlflow.end_run("KILLED" if killed else "FAILED")
-                except Exception as second:
-                    _log.warning("Run %s still counts as running: %s", run.id, _without_secrets(str(second)))
+                except _STORE_ERRORS as second:
+                    _log.warning("Run %s still counts as running: %s", run.id, _reason(second))
             raise
         with _storage_failures(store, run.folder, kept):
             monitor.finish()
             mlflow.end_run("FINISHED")
 
 
-def _log_provenance(run: TrackedRun, phase: str, config: Any) -> None:
-    assert run.client is not None
+def _log_provenance(run: TrackedRun, client: MlflowClient, phase: str, config: Any) -> None:
     run.folder.mkdir(exist_ok=True)
     resolved = config_yaml(config)
     (run.folder / "config.yaml").write_text(resolved)
@@ -142,22 +142,21 @@ def _log_provenance(run: TrackedRun, phase: str, config: Any) -> None:
         if uncommitted:
             run.reporter.text(uncommitted, "environment/uncommitted.diff")
     # `mlflow run` has logged its -P parameters, quoted for the shell, and a param is written once.
-    present = run.client.get_run(run.id).data.params
+    present = client.get_run(run.id).data.params
     params = [Param(key, value) for key, value in flat_params(config).items() if key not in present]
-    run.client.log_batch(run.id, params=params, tags=[RunTag(key, value) for key, value in tags.items()])
+    client.log_batch(run.id, params=params, tags=[RunTag(key, value) for key, value in tags.items()])
 
 
-def _take_over(run: TrackedRun, interrupted: str) -> None:
-    assert run.client is not None
+def _take_over(run: TrackedRun, client: MlflowClient, interrupted: str) -> None:
     run.tag({"medexp.resumed_from": interrupted})
     try:
-        status = run.client.get_run(interrupted).info.status
+        status = client.get_run(interrupted).info.status
     except MlflowException as error:
         if error.error_code != "RESOURCE_DOES_NOT_EXIST":
             raise
         return  # it ran on another store; what it trained is in its folder
     if status == "RUNNING":
-        run.client.set_terminated(interrupted, "KILLED")
+        client.set_terminated(interrupted, "KILLED")
 
 
 def _check_writable(folder: Path) -> None:
@@ -183,19 +182,21 @@ def _check_store() -> str:
             sqlalchemy.create_engine(url).connect().close()
         with _retries(1):
             MlflowClient().search_experiments(max_results=1)
-    except (MlflowException, SQLAlchemyError, ImportError, OSError) as error:
+    except (*_STORE_ERRORS, ImportError) as error:
         raise StorageError(
-            f"tracking store {shown}: does not answer ({_reason(error)}). Start it, or name another one with MLFLOW_TRACKING_URI "
-            "(unset, it is mlflow.db in this folder)"
+            f"tracking store {shown}: does not answer ({_reason(error)}). Start it, or name another one with "
+            "MLFLOW_TRACKING_URI (unset, it is mlflow.db in this folder)"
         ) from error
     return shown
 
 
 @contextmanager
 def _storage_failures(store: str, folder: Path, advice: str) -> Iterator[None]:
-    """Makes a StorageError of a full disk and of a store that went away; every other error passes as it is."""
+    """Makes a StorageError with advice of a full disk and of a store that went away; every other error passes as it is."""
     try:
         yield
+    except StorageError as error:
+        raise StorageError(f"{error}. {advice}") from error
     except MedexpError:
         raise
     except Exception as error:
@@ -204,8 +205,8 @@ def _storage_failures(store: str, folder: Path, advice: str) -> Iterator[None]:
             if _is_full_disk(link):
                 raise StorageError(f"{getattr(link, 'filename', None) or folder}: the disk is full. {advice}") from error
             package = type(link).__module__.partition(".")[0]
-            if package in ("requests", "urllib3", "botocore", "boto3") or isinstance(link, sqlalchemy.exc.OperationalError):
-                raise StorageError(f"tracking store {store}: does not answer ({_reason(link)}). {advice}") from error
+            if package in ("requests", "urllib3", "botocore", "boto3") or isinstance(link, OperationalError):
+                raise StorageError(f"tracking store {store}: does not answer ({_reason(error)}). {advice}") from error
             link = link.__cause__ or link.__context__
         raise
 
@@ -252,13 +253,16 @@ def _in_this_process(handler: Callable[[int, FrameType | None], Any]) -> Callabl
     return handle
 
 
-def _terminate(signum: int, frame: FrameType | None) -> None:
+def _terminate(signum: int, _frame: FrameType | None) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     raise Terminated(128 + signum)
 
 
 def _reason(error: BaseException) -> str:
-    return _without_secrets(str(error)).strip().partition("\n")[0][:300]
+    """The innermost error of a chain: the refused connection, and not all that was tried on top of it."""
+    while inner := error.__cause__ or error.__context__:
+        error = inner
+    return _without_secrets(str(error) or type(error).__name__).partition("\n")[0][:300]
 
 
 def _without_secrets(text: str) -> str:

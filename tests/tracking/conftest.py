@@ -1,0 +1,1 @@
+from tests.mlflow_store import empty_database, store  # noqa: F401

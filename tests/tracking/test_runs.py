@@ -1,0 +1,293 @@
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import mlflow
+import pytest
+import yaml
+from mlflow import MlflowClient
+
+from medexp.errors import CheckFailed, StorageError
+from medexp.tracking.runs import tracked_run
+
+
+@dataclass(frozen=True)
+class Lora:
+    rank: int = 8
+    target_stages: tuple[int, ...] = (3, 4)
+
+
+@dataclass(frozen=True)
+class Config:
+    output_dir: str
+    profile: str = "demo"
+    seed: int = 3
+    label_map: dict[int, int] = field(default_factory=lambda: {1: 1, 4: 3})
+    note: str = "x" * 900
+    data_dir: str | None = None
+    lora: Lora = Lora()
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Config:
+    return Config(str(tmp_path / "outputs"))
+
+
+@pytest.fixture
+def unprivileged() -> Iterator[None]:
+    """Permissions mean nothing to root."""
+    if os.geteuid() != 0:
+        yield
+        return
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+def artifacts(store: MlflowClient, run_id: str, folder: str = "") -> set[str]:
+    return {item.path for item in store.list_artifacts(run_id, folder)}
+
+
+def test_a_run_says_what_it_was_made_with(store: MlflowClient, config: Config) -> None:
+    with tracked_run("phase1", config) as run:
+        run.reporter.metrics({"train/loss": 0.5, "val/dice": float("nan")}, step=4)
+    found = store.get_run(run.id)
+    assert found.info.status == "FINISHED"
+    assert store.get_experiment(found.info.experiment_id).name == "phase1"
+    assert found.data.metrics["train/loss"] == 0.5
+    assert found.data.metrics["val/dice"] != found.data.metrics["val/dice"]
+    assert found.data.tags | {"medexp.phase": "phase1", "medexp.profile": "demo", "medexp.seed": "3"} == found.data.tags
+    assert found.data.params["lora.rank"] == "8"
+    assert found.data.params["label_map"] == "{1: 1, 4: 3}"
+    assert len(found.data.params["note"]) == 500
+    assert artifacts(store, run.id) >= {"config.yaml", "environment"}
+    assert artifacts(store, run.id, "environment") >= {"environment/environment.json", "environment/requirements.txt"}
+    written = yaml.safe_load((run.folder / "config.yaml").read_text())
+    assert written["lora"] == {"rank": 8, "target_stages": [3, 4]}
+    assert written["note"] == config.note
+    assert written["data_dir"] is None
+    assert run.folder == Path(config.output_dir) / run.id
+
+
+def test_no_thread_outlives_a_run(store: MlflowClient, config: Config) -> None:
+    with tracked_run("phase1", config):
+        assert any(thread.name == "SystemMetricsMonitor" for thread in threading.enumerate())
+    assert not any(thread.name == "SystemMetricsMonitor" for thread in threading.enumerate())
+
+
+def test_inside_a_project_the_run_of_mlflow_is_used_and_its_params_stand(
+    store: MlflowClient, config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    experiment = store.create_experiment("chosen")
+    given = store.create_run(experiment).info.run_id
+    store.log_param(given, "lora.rank", "'8'")
+    monkeypatch.setenv("MLFLOW_RUN_ID", given)
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", experiment)
+    with tracked_run("phase1", config) as run:
+        pass
+    found = store.get_run(given)
+    assert run.id == given
+    assert found.info.status == "FINISHED"
+    assert found.data.params["lora.rank"] == "'8'"
+    assert found.data.params["seed"] == "3"
+    assert store.get_experiment_by_name("phase1") is None
+
+
+def train(config: Config, error: BaseException) -> None:
+    with tracked_run("phase1", config) as run:
+        run.reporter.metrics({"train/loss": 0.25})
+        raise error
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "told"),
+    [
+        (CheckFailed("TEST_2.5: Dice WT 0.4"), "FAILED", "TEST_2.5: Dice WT 0.4"),
+        (KeyError("fold"), "FAILED", "KeyError: 'fold'"),
+        (StorageError("http://me:secret@host/x does not answer"), "FAILED", "http://***@host/x does not answer"),
+        (KeyboardInterrupt(), "KILLED", None),
+    ],
+)
+def test_a_run_ends_as_what_it_came_to(
+    store: MlflowClient, config: Config, error: BaseException, status: str, told: str | None
+) -> None:
+    with pytest.raises(type(error)):
+        train(config, error)
+    (found,) = store.search_runs([store.get_experiment_by_name("phase1").experiment_id])
+    assert found.info.status == status
+    assert found.data.metrics["train/loss"] == 0.25
+    assert (told is None) == ("medexp.error" not in found.data.tags)
+    assert found.data.tags.get("medexp.error", "").startswith(told or "")
+    assert mlflow.active_run() is None
+
+
+def test_an_interrupted_run_is_closed_by_the_one_that_goes_on_from_it(store: MlflowClient, config: Config) -> None:
+    interrupted = store.create_run("0").info.run_id
+    with tracked_run("phase1", config, resumed_from=interrupted) as run:
+        pass
+    assert store.get_run(interrupted).info.status == "KILLED"
+    assert store.get_run(run.id).data.tags["medexp.resumed_from"] == interrupted
+
+
+def test_a_run_that_ended_or_that_this_store_never_saw_is_left_alone(store: MlflowClient, config: Config) -> None:
+    ended = store.create_run("0").info.run_id
+    store.set_terminated(ended, "FAILED")
+    for before in (ended, "0" * 32):
+        with tracked_run("phase1", config, resumed_from=before):
+            pass
+    assert store.get_run(ended).info.status == "FAILED"
+
+
+def test_processes_other_than_the_first_write_nothing(store: MlflowClient, config: Config) -> None:
+    with tracked_run("phase1", config, is_main=False, run_id="abc") as run:
+        run.reporter.metrics({"train/loss": 1.0})
+        run.tag({"a": "b"})
+    assert (run.id, run.folder) == ("abc", Path(config.output_dir) / "abc")
+    assert store.get_experiment_by_name("phase1") is None
+
+
+@pytest.mark.parametrize("below", ["locked/outputs", "a_file/outputs"])
+def test_an_output_folder_that_cannot_be_written_is_named_before_anything_starts(
+    store: MlflowClient, tmp_path: Path, below: str, unprivileged: None
+) -> None:
+    with contextlib.suppress(PermissionError):
+        (tmp_path / "locked").mkdir(mode=0o555)
+        (tmp_path / "a_file").touch()
+    message = r"output_dir .*outputs: cannot be written .*output_dir=FOLDER"
+    with pytest.raises(StorageError, match=message), tracked_run("phase1", Config(str(tmp_path / below))):
+        raise AssertionError("started")
+
+
+def closed_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "http://me:secret@127.0.0.1:{port}",
+        "sqlite:////dev/null/mlflow.db",
+        "postgresql://me:secret@127.0.0.1:{port}/mlflow",
+        "files",
+    ],
+)
+def test_a_store_that_does_not_answer_is_named_before_anything_starts(
+    store: MlflowClient, config: Config, monkeypatch: pytest.MonkeyPatch, uri: str
+) -> None:
+    uri = uri.format(port=closed_port())
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    with pytest.raises(StorageError, match=r"tracking store .*MLFLOW_TRACKING_URI") as caught, tracked_run("phase1", config):
+        raise AssertionError("started")
+    assert uri.rpartition("@")[2] in str(caught.value)
+    assert "secret" not in str(caught.value)
+
+
+def test_a_full_disk_names_the_path_and_how_to_go_on(store: MlflowClient, config: Config) -> None:
+    with (
+        pytest.raises(StorageError, match=r"the disk is full.*kept in .*-P resume=") as caught,
+        tracked_run("phase1", config) as run,
+    ):
+        Path("/dev/full").write_text("state")
+    assert str(run.folder) in str(caught.value)
+    assert store.get_run(run.id).info.status == "FAILED"
+
+
+def test_what_a_lower_floor_says_of_storage_gets_the_way_to_go_on(store: MlflowClient, config: Config) -> None:
+    with pytest.raises(StorageError, match=r"last.pt: cannot be written.*-P resume="), tracked_run("phase1", config):
+        raise StorageError("last.pt: cannot be written")
+
+
+def test_a_server_that_goes_away_while_training(
+    store: MlflowClient, config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    port = str(closed_port())
+    stored = ["--backend-store-uri", os.environ["MLFLOW_TRACKING_URI"], "--artifacts-destination", str(tmp_path / "artifacts")]
+    server = subprocess.Popen(
+        [sys.executable, "-m", "mlflow", "server", "--port", port, "--workers", "1", *stored],
+        env=os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{port}")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    try:
+        assert any("startup complete" in line for line in server.stdout or ())
+        with pytest.raises(StorageError, match=rf"127.0.0.1:{port}: does not answer .*refused.*-P resume=") as caught:
+            train_until_the_server_dies(config, server)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(server.pid, signal.SIGKILL)
+        server.communicate()
+    (folder,) = Path(config.output_dir).iterdir()
+    assert f"resume={folder.name}" in str(caught.value)
+    assert (folder / "last.pt").read_text() == "state"
+    assert mlflow.active_run() is None
+    # What the store knew last: the run that goes on from this one closes it.
+    assert MlflowClient(tracking_uri=f"sqlite:///{tmp_path / 'mlflow.db'}").get_run(folder.name).info.status == "RUNNING"
+
+
+def train_until_the_server_dies(config: Config, server: subprocess.Popen[str]) -> None:
+    with tracked_run("phase1", config) as run:
+        (run.folder / "last.pt").write_text("state")
+        os.killpg(server.pid, signal.SIGKILL)
+        server.wait()
+        run.reporter.metrics({"train/loss": 1.0})
+        run.reporter.flush()
+
+
+TRAINING = """
+import os
+from dataclasses import dataclass
+from medexp.tracking.runs import tracked_run
+
+@dataclass(frozen=True)
+class Config:
+    output_dir: str = "outputs"
+    profile: str = "demo"
+    seed: int = 0
+
+with tracked_run("phase1", Config()) as run:
+    run.reporter.metrics({"train/loss": 0.125}, step=7)
+    if worker := os.fork():  # a data loader's worker
+        print(run.id, worker, flush=True)
+    while True:
+        sum(range(1000))
+"""
+
+
+@pytest.mark.parametrize(
+    ("sent", "code", "status", "kept"),
+    [(signal.SIGTERM, 143, "KILLED", {"train/loss": 0.125}), (signal.SIGKILL, -9, "RUNNING", {})],
+)
+def test_a_process_that_is_ended_from_outside(
+    store: MlflowClient, sent: signal.Signals, code: int, status: str, kept: dict[str, float]
+) -> None:
+    root = str(Path(__file__).parents[2])
+    environment = os.environ | {"PYTHONPATH": root}
+    process = subprocess.Popen(
+        [sys.executable, "-c", TRAINING], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    )
+    assert process.stdout is not None
+    run_id, worker = process.stdout.readline().split()
+    os.kill(int(worker), signal.SIGTERM)  # ends the worker alone
+    with contextlib.suppress(ProcessLookupError):
+        process.send_signal(sent)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == code, errors
+    assert "Traceback" not in errors
+    found = store.get_run(run_id)
+    assert found.info.status == status
+    assert found.data.metrics == kept
