@@ -22,7 +22,7 @@ from medexp.config import DataConfig
 from medexp.data.brats import read_case
 from medexp.data.cases import Case
 from medexp.data.facts import CaseFacts
-from medexp.data.files import replacing
+from medexp.files import replacing
 from medexp.data.prepared import Prepared
 from medexp.data.semantics import SEMANTIC_FEATURES
 from medexp.data.transforms import VERSION, augmentation, preprocess

@@ -15,7 +15,7 @@ from rich.progress import track
 from medexp.config import DataConfig
 from medexp.data.brats import read_case
 from medexp.data.cases import Case, Volume
-from medexp.data.files import replacing
+from medexp.files import replacing
 from medexp.data.semantics import INTENSITY_STATISTICS, SEMANTIC_FEATURES, intensity_statistics, semantic_features
 from medexp.errors import DataError
 

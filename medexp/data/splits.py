@@ -13,7 +13,7 @@ from scipy.sparse.csgraph import connected_components
 from medexp.config import DataConfig
 from medexp.data.cases import Case
 from medexp.data.facts import CaseFacts
-from medexp.data.files import replacing
+from medexp.files import replacing
 from medexp.errors import DataError, all_problems
 
 SPLITS = ("train", "val", "test")

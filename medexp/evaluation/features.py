@@ -51,8 +51,10 @@ def probe(train: Array, train_targets: Array, held_out: Array) -> Array:
         held_out: Features (M, D).
 
     Returns:
-        Predictions (M, T).
+        Predictions (M, T); NaN with fewer than two training cases, which no penalty can be chosen on.
     """
+    if len(train) < 2:
+        return np.full((len(held_out), train_targets.shape[1]), np.nan)
     penalties = np.logspace(-1, 5, 13)
     columns = [
         make_pipeline(StandardScaler(), RidgeCV(alphas=penalties)).fit(train, target).predict(held_out) for target in train_targets.T
@@ -68,3 +70,9 @@ def r2(targets: Array, predictions: Array) -> Array:
     residual = ((targets - predictions) ** 2).sum(axis=0)
     total = ((targets - targets.mean(axis=0)) ** 2).sum(axis=0)
     return np.where(total > 0, 1 - residual / np.where(total > 0, total, 1), np.nan)
+
+
+def mean_r2(targets: Array, predictions: Array) -> float:
+    """Mean of `r2` over the columns where it is defined; NaN where it is defined in none."""
+    values = r2(targets, predictions)
+    return float(values[~np.isnan(values)].mean()) if not np.isnan(values).all() else float("nan")

@@ -1,7 +1,6 @@
 """Weights in and out: nothing is unpickled beyond tensors and numbers, and every key is accounted for."""
 
 import hashlib
-import os
 import pickle
 import re
 from collections.abc import Mapping
@@ -14,7 +13,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from medexp.errors import CheckpointError, StorageError, all_problems
+from medexp.errors import CheckpointError, all_problems
+from medexp.files import replacing
 
 # A numpy scalar, such as BrainSegFounder's best_acc, needs these to be rebuilt, under the names of numpy 1 and 2. Each makes
 # a number from bytes and calls nothing else.
@@ -100,14 +100,11 @@ def save_checkpoint(content: Mapping[str, Any], path: Path) -> None:
     Raises:
         StorageError: The file cannot be written; what stood under `path` before stands there still.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        torch.save(dict(content), temporary)
-        os.replace(temporary, path)
-    except (OSError, RuntimeError) as error:  # torch's zip writer reports a full disk as RuntimeError
-        temporary.unlink(missing_ok=True)
-        raise StorageError(f"{path}: cannot be written ({_first_line(error)}); free space or choose another folder") from error
+    with replacing(path) as temporary:
+        try:
+            torch.save(dict(content), temporary)
+        except RuntimeError as error:  # torch's zip writer reports a full disk so
+            raise OSError(_first_line(error)) from error
 
 
 def load_training_state(path: Path) -> dict[str, Any]:

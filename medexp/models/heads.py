@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+from medexp.models.swin import SwinSegmenter
+
 
 class SemanticHeads(nn.Module):
     """Linear regression of volume, location and shape from GAP(encoder10) (specification 000, SemanticHeads).
@@ -30,9 +32,9 @@ class SemanticHeads(nn.Module):
         standard = (features - self.feature_mean) / self.feature_scale
         return torch.cat([head(standard) for head in (self.vol_head, self.loc_head, self.shape_head)], dim=1)
 
-    def loss(self, features: Tensor, targets: Tensor) -> Tensor:
-        """Mean squared error over the ten standardised targets."""
-        return nn.functional.mse_loss(self(features), (targets - self.target_mean) / self.target_scale)
+    def loss(self, predictions: Tensor, targets: Tensor) -> Tensor:
+        """Mean squared error of standardised predictions (B, 10) against targets (B, 10) in their own units."""
+        return nn.functional.mse_loss(predictions.float(), (targets - self.target_mean) / self.target_scale)
 
     def predict(self, features: Tensor) -> Tensor:
         """Predictions (B, 10) in the units of the targets."""
@@ -43,3 +45,22 @@ def _scale(values: Tensor) -> Tensor:
     """Standard deviation per column; 1 where a column does not vary or has a single row."""
     deviation = values.std(0, correction=0)
     return torch.where(deviation > 0, deviation, torch.ones_like(deviation))
+
+
+class SegmenterWithHeads(nn.Module):
+    """A SwinSegmenter and, where they train, its semantic heads: one forward pass for both, as distributed training needs.
+
+    Args:
+        net: The network, adapted or not.
+        heads: Heads on its pooled bottleneck, or None.
+    """
+
+    def __init__(self, net: SwinSegmenter, heads: SemanticHeads | None = None) -> None:
+        super().__init__()
+        self.net = net
+        self.heads = heads
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Logits (B, 3, X, Y, Z) and standardised semantic predictions (B, 10), or None without heads."""
+        logits, bottleneck = self.net.with_bottleneck(x)
+        return logits, None if self.heads is None else self.heads(bottleneck.mean(dim=(2, 3, 4)))

@@ -139,6 +139,7 @@ def fit(
         weight_decay=training.weight_decay,
         fused=accelerator.device.type == "cuda",
     )
+    accelerator.gradient_accumulation_steps = training.accumulate
     wrapped, optimizer, loader = accelerator.prepare(module, adamw, loader)
     updates = math.ceil(len(loader) / training.accumulate)
     schedule = WarmupCosineSchedule(adamw, training.warmup_epochs * updates, training.epochs * updates)

@@ -1,0 +1,1 @@
+"""One module a phase: a recipe that reads from top to bottom."""

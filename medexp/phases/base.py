@@ -1,0 +1,155 @@
+"""The base that phase 1 adapts: a checkpoint file, a registered model, or a small network pretrained on glioma phantoms."""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from medexp import registry
+from medexp.config import Phase1Config, TrainingConfig
+from medexp.data.datasets import evaluation_dataset, training_dataset
+from medexp.data.phantoms import ensure_phantoms
+from medexp.data.prepared import prepare
+from medexp.data.regions import REGIONS, to_regions
+from medexp.evaluation.segmentation import evaluate_segmentation, mean_scores
+from medexp.models.builders import build
+from medexp.models.checkpoints import load_state, load_weights, save_checkpoint, weights_digest
+from medexp.models.heads import SegmenterWithHeads
+from medexp.models.swin import SwinSegmenter
+from medexp.reporting import Reporter
+from medexp.training.loop import Batch, Group, Objective, fit
+from medexp.training.losses import segmentation_loss
+
+BASE_MODEL = "bsf_base"
+_VERSION = 1  # of the pretraining below: raise it when its outcome changes, so that cached bases are made anew
+
+
+@dataclass(frozen=True)
+class Base:
+    """The weights that are adapted, and where they come from.
+
+    Attributes:
+        state: Weights of the whole SwinUNETR.
+        source: The file or the models:/ reference.
+        digest: sha256 of the weights.
+        registered: Name and version in the registry, where it has one.
+    """
+
+    state: dict[str, Tensor]
+    source: str
+    digest: str
+    registered: tuple[str, str] | None = None
+
+
+def architecture(config: Phase1Config) -> dict[str, int | str]:
+    """The SwinUNETR of a configuration, as registered packages describe it."""
+    shape = asdict(config.network)
+    return {"kind": "swin_unetr", "in_channels": 4, "out_channels": len(REGIONS), **shape}
+
+
+def network(config: Phase1Config, base: Base) -> SwinSegmenter:
+    """A fresh SwinUNETR with the base's weights.
+
+    Raises:
+        CheckpointError: The weights do not fit, key by key.
+    """
+    net = build(architecture(config))
+    assert isinstance(net, SwinSegmenter)
+    load_weights(net, base.state, base.source)
+    return net
+
+
+def load_base(config: Phase1Config, accelerator: Accelerator, reporter: Reporter, cache: Path) -> Base:
+    """The base that the configuration names; without a `checkpoint` it is pretrained once and cached.
+
+    Raises:
+        CheckpointError: The file is unsafe, unreadable or does not fit.
+        RegistryError: There is no such registered model.
+    """
+    if config.checkpoint is not None and config.checkpoint.startswith("models:/"):
+        pulled = registry.pull(config.checkpoint)
+        state = load_state(pulled.folder / "weights.safetensors")
+        base = Base(state, config.checkpoint, weights_digest(state), (pulled.name, pulled.version))
+    else:
+        file = Path(config.checkpoint) if config.checkpoint else pretrained(config, accelerator, reporter, cache)
+        state = load_state(file)
+        base = Base(state, str(file), weights_digest(state))
+    network(config, base)  # a base that does not fit is refused before anything is trained
+    return base
+
+
+def pretrained(config: Phase1Config, accelerator: Accelerator, reporter: Reporter, cache: Path) -> Path:
+    """The embedded base, in BrainSegFounder's own file layout: trained on first use, then read from the cache."""
+    training = TrainingConfig(
+        epochs=config.base.epochs,
+        lr_lora=config.base.lr,
+        lr_decoder=config.base.lr,
+        lr_aux=config.base.lr,
+        optimizer="adamw",
+        weight_decay=0.01,
+        batch_size=config.base.batch_size,
+        accumulate=1,
+        scheduler="cosine",
+        warmup_epochs=1,
+        grad_clip=1.0,
+        precision=config.training.precision,
+        loss="dice_bce",
+        validate_every=config.base.epochs,
+        patience=0,
+        workers=config.training.workers,
+    )
+    grid = [config.data.spacing, config.data.input_size, config.data.val_fraction, config.data.test_fraction]
+    settings = [asdict(replace(training, workers=0)), asdict(config.network), asdict(config.phantoms)]
+    parts = [_VERSION, *settings, *grid, config.seed]
+    key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+    folder = cache / "bases" / key
+    file = folder / "finetuned_model_fold_0.pt"
+    if file.is_file():
+        return file
+    with accelerator.main_process_first():
+        phantoms = ensure_phantoms("glioma", config.phantoms.glioma_patients, config.phantoms.seed, cache)
+        data = prepare(str(phantoms), None, config.data, config.phantoms, config.seed, cache)
+    torch.manual_seed(config.seed)
+    net = build(architecture(config))
+    module = SegmenterWithHeads(net)  # type: ignore[arg-type]
+    held_out = evaluation_dataset(data, "val", config.data, cache)
+
+    def loss(module: torch.nn.Module, batch: Batch, epoch: int) -> dict[str, Tensor]:
+        losses = segmentation_loss(module(batch["image"])[0], to_regions(batch["label"]), training.loss)
+        return {"loss": losses.pop("segmentation")} | losses
+
+    def validate(module: torch.nn.Module, epoch: int) -> dict[str, float]:
+        scores = evaluate_segmentation(
+            net,
+            held_out,
+            window=config.data.input_size,
+            overlap=config.validation.overlap,
+            spacing=config.data.spacing,
+            accelerator=accelerator,
+            hd95=False,
+        )
+        return mean_scores(scores)
+
+    result = fit(
+        module,
+        [Group("network", config.base.lr, list(net.parameters()))],
+        training_dataset(data, "train", config.data, cache, config.seed),
+        Objective(loss, validate, "dice_WT"),
+        training,
+        seed=config.seed,
+        accelerator=accelerator,
+        reporter=reporter,
+        folder=folder / "state",
+        title="pretraining the base on glioma phantoms",
+        prefix="base/",
+    )
+    if accelerator.is_main_process:
+        content = {"epoch": config.base.epochs, "best_acc": np.float64(result.best_value), "state_dict": net.state_dict()}
+        save_checkpoint(content, file)
+    accelerator.wait_for_everyone()
+    return file

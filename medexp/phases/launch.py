@@ -1,0 +1,47 @@
+"""How a phase starts: its processes, device and precision, and the one tracked run that they share."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
+
+from medexp.config import Phase1Config
+from medexp.errors import ConfigError
+from medexp.tracking.runs import TrackedRun, tracked_run
+
+_PRECISION = {"fp32": "no", "bf16-mixed": "bf16"}
+
+
+def start_accelerator(config: Phase1Config) -> Accelerator:
+    """Processes, device and precision as the configuration asks for them.
+
+    Raises:
+        ConfigError: The device is not there.
+    """
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    there = {"cpu": True, "auto": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not there[config.device]:
+        found = ", ".join(device for device, present in there.items() if present)
+        raise ConfigError(f"device={config.device}: this machine has none; found {found}. Leave device=auto to take what there is")
+    return Accelerator(
+        cpu=config.device == "cpu",
+        mixed_precision=_PRECISION[config.training.precision],
+        step_scheduler_with_optimizer=False,
+    )
+
+
+@contextmanager
+def launched_run(phase: str, config: Phase1Config, accelerator: Accelerator) -> Iterator[TrackedRun]:
+    """The tracked run of a phase; the first process writes it, and all share its id and folder."""
+    if accelerator.is_main_process:
+        with tracked_run(phase, config, resumed_from=config.resume) as run:
+            broadcast_object_list([run.id])
+            yield run
+    else:
+        received: list[str] = [""]
+        broadcast_object_list(received)
+        with tracked_run(phase, config, is_main=False, run_id=received[0]) as run:
+            yield run

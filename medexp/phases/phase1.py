@@ -1,0 +1,332 @@
+"""Phase 1 (specification 000): adapt a SwinUNETR encoder with LoRA, judge what that brought, merge it and register it.
+
+Three arms see the same cases in the same order: the frozen baseline, the decoder trained alone, and LoRA with the decoder. The
+second is there because the decoder, which is thrown away afterwards, can bring all of a gain in Dice by itself.
+"""
+
+import json
+import shutil
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from accelerate import Accelerator
+from peft import PeftModel
+from torch import Tensor, nn
+
+from medexp.checks import Check, verdict
+from medexp.config import Phase1Config, cache_root
+from medexp.data.datasets import evaluation_dataset, training_dataset
+from medexp.data.prepared import Prepared, prepare
+from medexp.data.regions import REGIONS, to_regions
+from medexp.data.semantics import INTENSITY_STATISTICS, SEMANTIC_FEATURES
+from medexp.errors import CheckFailed, all_problems
+from medexp.evaluation.features import Array, embed_cases, mean_r2, probe
+from medexp.evaluation.intervals import by_patient
+from medexp.evaluation.segmentation import OnPrediction, evaluate_segmentation, mean_scores
+from medexp.models.builders import build
+from medexp.models.checkpoints import save_checkpoint
+from medexp.models.heads import SegmenterWithHeads, SemanticHeads
+from medexp.models.lora import add_lora, decoder_parameters, freeze_encoder, lora_parameters, merge_lora
+from medexp.models.swin import SwinSegmenter, encoder_state
+from medexp.phases import phase1_checks
+from medexp.phases.base import Base, architecture, load_base, network
+from medexp.phases.launch import launched_run, start_accelerator
+from medexp.phases.phase1_results import Results, publish, show
+from medexp.tracking.datasets import log_datasets
+from medexp.tracking.figures import curves, dice_bars, overlay
+from medexp.tracking.results import log_checks
+from medexp.tracking.runs import TrackedRun
+from medexp.training.loop import Batch, FitResult, Group, Objective, fit
+from medexp.training.losses import aux_weight, segmentation_loss
+
+
+@dataclass(frozen=True)
+class Study:
+    """What the arms share."""
+
+    config: Phase1Config
+    data: Prepared
+    accelerator: Accelerator
+    run: TrackedRun
+    cache: Path
+    base: Base
+
+    def fresh(self) -> SwinSegmenter:
+        """The base network, unadapted, on the device."""
+        return network(self.config, self.base).to(self.accelerator.device).eval()
+
+
+def run(config: Phase1Config) -> None:
+    """The whole phase; `Phase1Config` says what can be set.
+
+    Raises:
+        CheckFailed: A BLOCKING check failed: the run holds all that was logged, and nothing is promoted.
+    """
+    accelerator = start_accelerator(config)
+    with launched_run("phase1", config, accelerator) as tracked:
+        cache = cache_root(config.cache_dir)
+        with accelerator.main_process_first():
+            data = prepare(config.data_dir, config.splits, config.data, config.phantoms, config.seed, cache)
+            _take_over_state(config, tracked)
+        log_datasets(tracked, data.manifest, data.digests, data.source, "phase1")
+        base = load_base(config, accelerator, tracked.reporter, cache)
+        study = Study(config, data, accelerator, tracked, cache, base)
+
+        checks = check_adapters(study)
+        _stop_if_blocked(study, checks)
+        baseline = judge(study, study.fresh(), "baseline")
+        features = {"unadapted": embed(study, study.fresh()), "random": embed(study, random_network(study))}
+
+        control_fit, control_net = train_decoder(study)
+        control = judge(study, control_net, "control")
+        lora_fit, adapter, heads = train_lora(study, features["unadapted"])
+        lora = judge(study, _adapted(adapter), "lora")
+
+        net, merge_check = merge(study, adapter)
+        features["adapted"] = embed(study, net)
+        per_case = pd.concat([baseline, control, lora], ignore_index=True)
+        means = {str(arm): mean_scores(rows) for arm, rows in per_case.groupby("arm", sort=False)}
+        semantic = {name: semantic_r2(study, heads, features[name]) for name in ("adapted", "unadapted")}
+        attribution, in_words = attribute(study, per_case, features)
+        checks += [
+            merge_check,
+            phase1_checks.segmentation(means["lora"], means["baseline"], config.validation),
+            phase1_checks.semantic_heads(semantic["adapted"]),
+            attribution,
+        ]
+        results = Results(per_case, means, semantic, checks, in_words, {"lora": lora_fit, "control": control_fit})
+        if accelerator.is_main_process:
+            report(study, results)
+            published = publish(config, data, base, tracked, results, encoder_state(net), tracked.folder / "adapter")
+            show(config, tracked, results, published)
+        _stop_if_blocked(study, checks)
+
+
+def check_adapters(study: Study) -> list[Check]:
+    """TEST_2.1 to TEST_2.3, before anything is trained, on the first batch."""
+    config, device = study.config, study.accelerator.device
+    cases = training_dataset(study.data, "train", config.data, study.cache, config.seed)
+    items = [cases[0, index] for index in range(min(config.training.batch_size, len(cases)))]
+    image = torch.stack([item["image"] for item in items]).to(device)
+    regions = to_regions(torch.stack([item["label"] for item in items])).to(device)
+    torch.manual_seed(config.seed)
+    return [
+        phase1_checks.injection(study.fresh(), config.lora, config.network.feature_size, image, regions),
+        phase1_checks.initialisation(study.fresh(), config.lora, image),
+        phase1_checks.training_step(study.fresh(), config.lora, config.training.lr_lora, image, regions),
+    ]
+
+
+def train_decoder(study: Study) -> tuple[FitResult, SwinSegmenter]:
+    """The control: the decoder trains as in the adapted arm, the encoder does not change."""
+    net = study.fresh()
+    freeze_encoder(net)
+    groups = [Group("decoder", study.config.training.lr_decoder, list(decoder_parameters(net).values()))]
+    return _train(study, SegmenterWithHeads(net), groups, "control"), net
+
+
+def train_lora(study: Study, unadapted: "Features") -> tuple[FitResult, PeftModel, SemanticHeads]:
+    """The adapted arm: LoRA in the encoder, the decoder, and the semantic heads on top of the bottleneck."""
+    config = study.config
+    net = study.fresh()
+    torch.manual_seed(config.seed)  # of the A matrices and the heads
+    adapter = add_lora(net, config.lora)
+    heads = SemanticHeads(torch.from_numpy(unadapted.train), torch.from_numpy(study_targets(study, "train")))
+    heads.to(study.accelerator.device)
+    rates = config.training
+    groups = [
+        Group("lora", rates.lr_lora, list(lora_parameters(net).values())),
+        Group("decoder", rates.lr_decoder, list(decoder_parameters(net).values())),
+    ]
+    study.run.reporter.metrics({f"params/{group.name}_trainable": sum(p.numel() for p in group.parameters) for group in groups})
+    if not config.aux_heads.enabled:
+        return _train(study, SegmenterWithHeads(net), groups, "lora"), adapter, heads
+    groups.append(Group("aux", rates.lr_aux, list(heads.parameters())))
+    return _train(study, SegmenterWithHeads(net, heads), groups, "lora"), adapter, heads
+
+
+def _train(study: Study, module: SegmenterWithHeads, groups: list[Group], arm: str) -> FitResult:
+    config = study.config
+
+    def loss(wrapped: nn.Module, batch: Batch, epoch: int) -> dict[str, Tensor]:
+        logits, semantic = wrapped(batch["image"])
+        parts = segmentation_loss(logits, to_regions(batch["label"]), config.training.loss)
+        total = parts["segmentation"]
+        if module.heads is not None:
+            parts["semantic"] = module.heads.loss(semantic, batch["semantic"])
+            total = total + aux_weight(epoch, config.aux_heads) * parts["semantic"]
+        return {"loss": total} | parts
+
+    def validate(_: nn.Module, epoch: int) -> dict[str, float]:
+        draw = partial(_draw, study, arm, f"epoch_{epoch + 1:03d}")
+        return mean_scores(_evaluate(study, module.net, hd95=False, on_prediction=draw))
+
+    return fit(
+        module,
+        groups,
+        training_dataset(study.data, "train", config.data, study.cache, config.seed),
+        Objective(loss, validate, "dice_WT"),
+        config.training,
+        seed=config.seed,
+        accelerator=study.accelerator,
+        reporter=study.run.reporter,
+        folder=study.run.folder / "state" / arm,
+        title={"control": "training the decoder alone", "lora": "training LoRA and the decoder"}[arm],
+        prefix={"control": "control/", "lora": ""}[arm],
+    )
+
+
+def judge(study: Study, net: SwinSegmenter, arm: str) -> pd.DataFrame:
+    """Dice, HD95 and cross-entropy per validation case, with the arm, patient and split in each row."""
+    scores = _evaluate(study, net, hd95=True, on_prediction=partial(_draw, study, arm, "best"))
+    patients = [study.data.cases[case].patient for case in scores["case"]]
+    return scores.assign(arm=arm, patient=patients, split="val")
+
+
+def _evaluate(study: Study, net: SwinSegmenter, *, hd95: bool, on_prediction: OnPrediction) -> pd.DataFrame:
+    config = study.config
+    return evaluate_segmentation(
+        net.eval(),
+        evaluation_dataset(study.data, "val", config.data, study.cache),
+        window=config.data.input_size,
+        overlap=config.validation.overlap,
+        spacing=config.data.spacing,
+        accelerator=study.accelerator,
+        hd95=hd95,
+        on_prediction=on_prediction,
+    )
+
+
+def _draw(study: Study, arm: str, when: str, case: str, image: Tensor, label: Tensor, predicted: Tensor) -> None:
+    if case in study.data.splits.val[: study.config.validation.overlays]:
+        figure = overlay(np.asarray(image), np.asarray(label), np.asarray(predicted), f"{case}, {arm}, {when.replace('_', ' ')}")
+        study.run.reporter.figure(figure, f"overlays/{arm}/{case}/{when}.png")
+
+
+def merge(study: Study, adapter: PeftModel) -> tuple[SwinSegmenter, Check]:
+    """Save the adapter, absorb it into the weights, and TEST_2.4: the same outputs on a validation case, in fp32."""
+    if study.accelerator.is_main_process:
+        adapter.save_pretrained(str(study.run.folder / "adapter"))
+    item = training_dataset(study.data, "val", study.config.data, study.cache, study.config.seed)[0, 0]
+    image = item["image"].unsqueeze(0).to(study.accelerator.device)
+    with torch.no_grad():
+        before = _adapted(adapter).eval()(image)
+        net, certificate = merge_lora(adapter)
+        return net, phase1_checks.merge(certificate, before, net.eval()(image))
+
+
+@dataclass(frozen=True)
+class Features:
+    """Features (cases, D) from one source, of the training and of the validation cases."""
+
+    train: Array
+    held_out: Array
+
+
+def embed(study: Study, net: SwinSegmenter) -> Features:
+    """GAP(encoder10) of all training and validation cases."""
+    of = {
+        split: embed_cases(
+            net, evaluation_dataset(study.data, split, study.config.data, study.cache), study.accelerator, "  embedding"
+        )
+        for split in ("train", "val")
+    }
+    return Features(of["train"], of["val"])
+
+
+def random_network(study: Study) -> SwinSegmenter:
+    """A network with initial weights: what an encoder's architecture gives without any training."""
+    torch.manual_seed(study.config.seed)
+    net = build(architecture(study.config))
+    assert isinstance(net, SwinSegmenter)
+    return net.to(study.accelerator.device).eval()
+
+
+def study_targets(study: Study, split: str) -> Array:
+    """Semantic features (cases, 10) of a split, float32."""
+    return np.array([study.data.facts[case].semantic for case in study.data.ids(split)], dtype=np.float32)
+
+
+@torch.inference_mode()
+def semantic_r2(study: Study, heads: SemanticHeads, features: Features) -> dict[str, float]:
+    """R2 on validation cases of the trained heads over the features of an encoder: `r2_vol`, `r2_loc`, `r2_shape`."""
+    predicted = heads.predict(torch.from_numpy(features.held_out).to(study.accelerator.device)).cpu().numpy()
+    truth = study_targets(study, "val")
+    return {
+        f"r2_{name}": mean_r2(truth[:, columns], predicted[:, columns])
+        for name, columns in (("vol", slice(0, 4)), ("loc", slice(4, 7)), ("shape", slice(7, 10)))
+    }
+
+
+def attribute(study: Study, per_case: pd.DataFrame, features: dict[str, Features]) -> tuple[Check, str]:
+    """ATTRIBUTION: gains of LoRA over the control in Dice, and of the adapted encoder over the base in linear probes."""
+    config = study.config
+    arms = per_case.set_index(["arm", "case"])[[f"dice_{region}" for region in REGIONS]].mean(axis=1)
+    gains = (arms["lora"] - arms["control"]).sort_index()
+    patients = [study.data.cases[str(case)].patient for case in gains.index]
+    dice = by_patient(lambda rows: float(gains.to_numpy()[rows].mean()), patients, config.validation, config.seed)
+
+    intensity = [
+        np.array([study.data.facts[case].intensity for case in study.data.ids(split)], dtype=np.float32) for split in ("train", "val")
+    ]
+    sources = features | {"intensity": Features(*intensity)}
+    targets = {split: study_targets(study, split) for split in ("train", "val")}
+    predicted = {name: probe(source.train, targets["train"], source.held_out) for name, source in sources.items()}
+
+    def gain(rows: np.ndarray) -> float:
+        truth = targets["val"][rows]
+        return mean_r2(truth, predicted["adapted"][rows]) - mean_r2(truth, predicted["unadapted"][rows])
+
+    patients = [study.data.cases[case].patient for case in study.data.ids("val")]
+    probes = by_patient(gain, patients, config.validation, config.seed)
+    means = {name: mean_r2(targets["val"], values) for name, values in predicted.items()}
+    table = pd.DataFrame(
+        {name: [mean_r2(targets["val"][:, [i]], values[:, [i]]) for i in range(10)] for name, values in predicted.items()},
+        index=pd.Index(SEMANTIC_FEATURES, name="target"),
+    )
+    study.run.reporter.table(table.reset_index(), "probe_r2.csv")
+    return phase1_checks.attribution(dice, probes, means), phase1_checks.in_words(dice, probes)
+
+
+def report(study: Study, results: Results) -> None:
+    """Metrics, tables, pictures and the output files of specification 000."""
+    reporter, folder = study.run.reporter, study.run.folder
+    for arm, prefix in (("baseline", "baseline/"), ("control", "control/best/"), ("lora", "val/best/")):
+        reporter.metrics({f"{prefix}{name}": value for name, value in results.means[arm].items()})
+    reporter.metrics({f"val/aux_{name}": value for name, value in results.semantic["adapted"].items()})
+    reporter.metrics({f"baseline/aux_{name}": value for name, value in results.semantic["unadapted"].items()})
+    reporter.table(results.per_case, "per_case.csv")
+    reporter.figure(dice_bars(results.per_case), "figures/dice_by_arm.png")
+    for arm, trained in results.fits.items():
+        reporter.figure(curves(trained.history), f"figures/curves_{arm}.png")
+        reporter.table(trained.history, "phase1_training_log.csv" if arm == "lora" else f"{arm}_training_log.csv")
+    best = {region: results.means["lora"][f"dice_{region}"] for region in REGIONS}
+    reporter.text(json.dumps(best, indent=2), "phase1_best_dice.json")
+    log_checks(study.run, results.checks)
+    reporter.file(folder / "adapter", "adapter")
+
+
+def _adapted(adapter: PeftModel) -> SwinSegmenter:
+    net = adapter.get_base_model()
+    assert isinstance(net, SwinSegmenter)
+    return net
+
+
+def _take_over_state(config: Phase1Config, tracked: TrackedRun) -> None:
+    """Start from what an interrupted run had trained."""
+    interrupted = Path(config.output_dir) / str(config.resume) / "state"
+    if config.resume is not None and interrupted.is_dir() and not (tracked.folder / "state").exists():
+        shutil.copytree(interrupted, tracked.folder / "state")
+
+
+def _stop_if_blocked(study: Study, checks: list[Check]) -> None:
+    if verdict(checks) == "PASSED":
+        return
+    if "TEST_2.5" not in {check.id for check in checks}:
+        log_checks(study.run, checks)  # stopped early: the report of a whole run is logged with its results
+    failed = [f"{check.id} ({check.title}): {check.threshold}; {check.advice}" for check in checks if check.blocks]
+    raise CheckFailed(all_problems("BLOCKING check failed", failed, f"The run {study.run.id} holds the report; nothing is promoted."))

@@ -1,0 +1,171 @@
+"""The fit loop: exact resume, accumulation, divergence, and what it reports."""
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate import Accelerator
+from torch import nn
+from torch.utils.data import Dataset
+
+from medexp.config import TrainingConfig
+from medexp.errors import StorageError, TrainingDiverged
+from medexp.reporting import NullReporter
+from medexp.training.loop import FitResult, Group, Objective, fit
+
+TRAINING = TrainingConfig(
+    epochs=4,
+    lr_lora=1e-2,
+    lr_decoder=1e-2,
+    lr_aux=1e-2,
+    optimizer="adamw",
+    weight_decay=0.01,
+    batch_size=2,
+    accumulate=1,
+    scheduler="cosine",
+    warmup_epochs=1,
+    grad_clip=1.0,
+    precision="fp32",
+    loss="dice_bce",
+    validate_every=1,
+    patience=0,
+    workers=0,
+)
+
+
+class Points(Dataset[dict[str, torch.Tensor]]):
+    """Noisy points of a line; the noise follows from epoch and index, as augmentation does."""
+
+    def __len__(self) -> int:
+        return 7
+
+    def __getitem__(self, key: tuple[int, int]) -> dict[str, torch.Tensor]:
+        epoch, index = key
+        noise = torch.randn(3, generator=torch.Generator().manual_seed(epoch * 100 + index))
+        return {"x": index + noise, "y": torch.tensor([2.0 * index])}
+
+
+class Recorder(NullReporter):
+    """Keeps metrics, and raises Interrupted when a given epoch begins to be flushed: a kill at the worst moment."""
+
+    def __init__(self, stop_after: int | None = None) -> None:
+        self.values: list[tuple[int, dict[str, float]]] = []
+        self.flushes, self.stop_after = 0, stop_after
+
+    def metrics(self, values: dict[str, float], step: int = 0) -> None:  # type: ignore[override]
+        self.values.append((step, dict(values)))
+        if self.stop_after is not None and self.flushes == self.stop_after and "train/loss" in values:
+            raise KeyboardInterrupt
+
+    def flush(self) -> None:
+        self.flushes += 1
+
+
+def network() -> nn.Sequential:
+    torch.manual_seed(1)
+    return nn.Sequential(nn.Linear(3, 8), nn.Dropout(0.5), nn.Linear(8, 1))
+
+
+def train(folder: Path, reporter: NullReporter, training: TrainingConfig = TRAINING, scale: float = 1.0) -> FitResult:
+    net = network()
+
+    def loss(module: nn.Module, batch: dict[str, torch.Tensor], epoch: int) -> dict[str, torch.Tensor]:
+        return {"loss": scale * nn.functional.mse_loss(module(batch["x"]), batch["y"])}
+
+    def validate(module: nn.Module, epoch: int) -> dict[str, float]:
+        assert not module.training
+        return {"score": float(sum(p.detach().sum() for p in module.parameters())), "epoch_seen": epoch}
+
+    return fit(
+        net,
+        [Group("all", 1e-2, list(net.parameters()))],
+        Points(),
+        Objective(loss, validate, "score"),  # type: ignore[arg-type]
+        training,
+        seed=5,
+        accelerator=Accelerator(cpu=True),
+        reporter=reporter,
+        folder=folder,
+        title="points",
+    )
+
+
+@pytest.mark.parametrize("stop_after", [0, 1, 3])
+def test_an_interrupted_training_ends_in_the_same_metrics_to_the_bit(tmp_path: Path, stop_after: int) -> None:
+    whole, resumed = Recorder(), Recorder()
+    expected = train(tmp_path / "whole", whole)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "cut", Recorder(stop_after))
+    found = train(tmp_path / "cut", resumed)
+    assert resumed.values == whole.values
+    assert found.history.equals(expected.history)
+    one, other = (torch.load(tmp_path / name / "last.pt", weights_only=True)["weights"] for name in ("whole", "cut"))
+    assert all(torch.equal(one[key], other[key]) for key in one)
+
+
+def test_a_finished_training_is_not_trained_again(tmp_path: Path) -> None:
+    first, second = Recorder(), Recorder()
+    expected = train(tmp_path, first)
+    before = (tmp_path / "last.pt").stat().st_mtime_ns
+    found = train(tmp_path, second)
+    assert second.values == first.values
+    assert found.history.equals(expected.history)
+    assert (tmp_path / "last.pt").stat().st_mtime_ns == before
+
+
+def test_two_seeded_runs_are_identical_and_the_seed_matters(tmp_path: Path) -> None:
+    one, other = Recorder(), Recorder()
+    train(tmp_path / "one", one)
+    train(tmp_path / "other", other)
+    assert one.values == other.values
+
+
+def test_every_case_is_seen_once_an_epoch_and_each_step_is_reported(tmp_path: Path) -> None:
+    recorder = Recorder()
+    result = train(tmp_path, recorder)
+    steps = [step for step, values in recorder.values if "train/loss" in values]
+    assert steps == list(range(16))  # 4 epochs of ceil(7 / 2) batches
+    assert list(result.history["epoch"]) == [0, 1, 2, 3]
+    assert list(result.history["step"]) == [4, 8, 12, 16]
+
+
+def test_the_best_epoch_is_the_one_with_the_largest_monitored_value(tmp_path: Path) -> None:
+    result = train(tmp_path, Recorder())
+    row = result.history["val/score"]
+    assert result.best_epoch == int(row.idxmax())
+    assert result.best_value == row.max()
+
+
+def test_the_schedule_warms_up_and_ends_at_zero(tmp_path: Path) -> None:
+    rates = train(tmp_path, Recorder()).history["train/lr_all"]
+    assert rates[0] == pytest.approx(1e-2)
+    assert rates[3] == pytest.approx(0, abs=1e-9)
+
+
+def test_accumulation_moves_the_weights_once_in_n_steps(tmp_path: Path) -> None:
+    recorder = Recorder()
+    train(tmp_path, recorder, replace(TRAINING, accumulate=2, epochs=2))
+    norms = [step for step, values in recorder.values if "train/grad_norm" in values]
+    assert norms == [1, 3, 5, 7]
+
+
+def test_early_stopping_waits_for_patience(tmp_path: Path) -> None:
+    result = train(tmp_path, Recorder(), replace(TRAINING, patience=1, epochs=30, warmup_epochs=1))
+    last = int(result.history["epoch"].iloc[-1])
+    assert last < 29
+    assert last - result.best_epoch == 1
+
+
+def test_a_loss_that_is_not_finite_stops_training_and_keeps_the_epochs_before(tmp_path: Path) -> None:
+    with pytest.raises(TrainingDiverged, match=r"points: loss.* not finite in epoch 1; lower training.lr_lora"):
+        train(tmp_path, Recorder(), scale=math.nan)
+    assert not (tmp_path / "last.pt").exists()
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    with pytest.raises(StorageError, match=str(blocked)):
+        train(blocked, Recorder())
