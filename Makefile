@@ -1,0 +1,45 @@
+# Needs git, make and Python 3.11 or 3.12. `make` alone lists what there is.
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3)
+VENV := .venv
+READY := $(VENV)/.ready
+
+export MLFLOW_DISABLE_TELEMETRY := true
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: help run test lint ui lock clean
+
+help:  ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile | expand -t 14
+
+run: $(READY)  ## adapt the encoder on the embedded data, check it, register it
+	@echo "mlflow run . -e phase1 -P rank=8"
+	@. $(VENV)/bin/activate && mlflow run . -e phase1 -P rank=8
+
+test: lint  ## lint, types, import contracts, all tests
+	@echo "pytest"
+	@. $(VENV)/bin/activate && OMP_NUM_THREADS=1 pytest -q -n 2
+
+lint: $(READY)  ## ruff, mypy, import contracts
+	@echo "ruff, mypy, lint-imports"
+	@. $(VENV)/bin/activate && ruff check --quiet && ruff format --check --quiet && mypy && lint-imports
+
+ui: $(READY)  ## browse the runs and the registered models
+	@. $(VENV)/bin/activate && mlflow ui
+
+lock:  ## renew requirements.lock from pyproject.toml
+	$(PYTHON) -m venv --clear build/lock
+	build/lock/bin/pip install --quiet -e '.[dev]'
+	build/lock/bin/pip freeze --exclude-editable | sed 's/+.*//' > build/pins
+	{ grep '^#' requirements.lock; cat build/pins; } > build/requirements.lock
+	mv build/requirements.lock requirements.lock
+
+clean:  ## remove the environment and all caches; runs and models stay
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(READY): pyproject.toml requirements.lock
+	@echo "installing what requirements.lock pins into $(VENV) with $(PYTHON)"
+	@$(PYTHON) -m venv --clear $(VENV)
+	@$(VENV)/bin/pip install --quiet -c requirements.lock -e '.[dev]'
+	@touch $@

@@ -1,0 +1,360 @@
+"""The command line of every phase: profiles, flags, one-line errors and exit codes.
+
+A configuration is made of layers, later ones win: the profile (or, with `--resume`, the configuration of the interrupted run),
+then `--config FILE`, then flags. Everything wrong with it is told at once, before torch is imported or a file is written.
+"""
+
+import dataclasses
+import difflib
+import functools
+import importlib
+import math
+import os
+import sys
+import traceback
+import types
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+import yaml
+from docstring_parser import parse as parse_docstring
+from jsonargparse import ArgumentError, ArgumentParser, DefaultHelpFormatter
+
+from medexp.config import problems_of
+from medexp.errors import ConfigError, MedexpError, all_problems
+
+_CONFIGS = Path(__file__).parents[1] / "configs"
+_NOT_PROFILES = {"sweep", "recovery"}
+_SHORT = {"rank": "lora.rank"}
+_MAY_DIFFER_ON_RESUME = {"resume", "output_dir", "cache_dir", "device", "threads"}
+_THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+
+_Value = tuple[Any, str]  # a value as it was given, and the file that gives it, "" for a flag
+
+
+def main(phase: str, config_class: type, run: str, argv: Sequence[str] | None = None) -> int:
+    """Resolve the configuration of a phase from the command line and run the phase.
+
+    Args:
+        phase: Name of the phase: of its entry point and of its folder under configs/.
+        config_class: The frozen dataclass that describes the phase's configuration.
+        run: `module:function`, imported when the configuration holds; called with it.
+        argv: The command line; without it, the process's own.
+
+    Returns:
+        The exit code: 0; 2 for bad input; 3 for a failed BLOCKING check; 130 or 143 when interrupted. A defect keeps its
+        traceback.
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    run_id = os.environ.get("MLFLOW_RUN_ID", "RUN_ID")  # set by `mlflow run`
+    debug = os.environ.get("MEDEXP_DEBUG") == "1"
+    try:
+        flags = _flags(argv, config_class)
+        debug = debug or flags.pop("debug", None) == "true"
+        if "help" in flags:
+            _print_help(phase, config_class, flags.get("profile", "demo"))
+            return 0
+        config = _resolve(phase, config_class, flags)
+        _announce(phase, config)
+        module, _, function = run.partition(":")
+        getattr(importlib.import_module(module), function)(config)
+    except MedexpError as error:
+        if debug:
+            traceback.print_exc()
+        print(f"medexp {phase}: error: {error}", file=sys.stderr)
+        return error.exit_code
+    except (KeyboardInterrupt, SystemExit) as stop:
+        # tracking/runs.py turns SIGTERM into SystemExit(143), so that the run ends KILLED and not RUNNING
+        code = 130 if isinstance(stop, KeyboardInterrupt) else stop.code
+        if code not in (130, 143):
+            raise
+        how = f"; go on with -P resume={run_id} (--resume {run_id})" if _has(config_class, "resume") else ""
+        print(f"medexp {phase}: interrupted{how}", file=sys.stderr)
+        return code
+    return 0
+
+
+def _resolve(phase: str, config_class: type, flags: Mapping[str, str]) -> Any:
+    """The configuration of the layers.
+
+    Raises:
+        ConfigError: For all that is wrong with them: unknown keys, values of a wrong type, values out of range.
+    """
+    given = _from_file(Path(flags["config"]), config_class) if "config" in flags else {}
+    given |= {key: (value, "") for key, value in flags.items() if key not in ("config", "profile")}
+    profile = flags.get("profile", "demo")
+    layer = _profile(phase, profile, config_class)
+    run_id = given.get("resume", layer.get("resume", (None, "")))[0]
+    if resumes := run_id not in (None, "null"):
+        output_dir = given.get("output_dir", layer["output_dir"])
+        layer = _saved(str(run_id), Path(str(output_dir[0])), config_class) | {"output_dir": output_dir}
+        if profile != "demo":  # `mlflow run` always hands a profile on: the default says nothing
+            given["profile"] = profile, ""
+    values, problems = _typed(layer, config_class)
+    changes, misfits = _typed(given, config_class)
+    problems += misfits
+    if not problems and resumes:
+        changed = [
+            f"{key}: the run has {values[key]!r}, given is {value!r}"
+            for key, value in changes.items()
+            if key not in _MAY_DIFFER_ON_RESUME and value != values[key]
+        ]
+        if changed:
+            advice = "Leave them out, or start a new run without resume."
+            raise ConfigError(all_problems(f"resume continues run {run_id} as it was started", changed, advice))
+    if values.keys() == _keys(config_class).keys():
+        config = _built(config_class, values | changes)  # a key that does not fit has its layer's value here
+        problems += [f"{problem}{_in(given.get(problem.partition(':')[0]))}" for problem in problems_of(config)]
+    if problems:
+        raise ConfigError(_told(problems))
+    return config
+
+
+def _flags(argv: Sequence[str], config_class: type) -> dict[str, str]:
+    """`--key value` and `--key=value` as key to value; `help` and `debug` stand without one.
+
+    Raises:
+        ConfigError: For unknown, repeated, valueless and stray words, all at once. No flag may be abbreviated.
+    """
+    known = [*_keys(config_class), *_shorts(config_class), "config", "profile", "debug", "help"]
+    flags: dict[str, str] = {}
+    problems: list[str] = []
+    words = list(argv)
+    while words:
+        word = words.pop(0)
+        name, equals, value = word.removeprefix("--").partition("=")
+        if word == "-h":
+            name = "help"
+        elif not word.startswith("--"):
+            problems.append(f"{word}: found on its own; flags are --key value or --key=value")
+            continue
+        key = _shorts(config_class).get(name, name)
+        follows = bool(words) and not words[0].startswith("--")
+        if name in ("help", "debug") and not equals and not (follows and words[0] in ("true", "false")):
+            value = "true"
+        elif not equals and follows:
+            value = words.pop(0)
+        elif not equals:
+            problems.append(f"--{name}: needs a value")
+        if name not in known:
+            problems.append(f"--{name}: no such flag{_nearest(name, known, '--')}")
+        elif key in flags:
+            problems.append(f"--{name}: given twice")
+        flags[key] = value
+    if problems:
+        raise ConfigError(_told(problems, "All flags: --help"))
+    return flags
+
+
+def _profile(phase: str, profile: str, config_class: type) -> dict[str, _Value]:
+    file = _CONFIGS / phase / f"{profile}.yaml"
+    profiles = sorted(path.stem for path in file.parent.glob("*.yaml") if path.stem not in _NOT_PROFILES)
+    if profile not in profiles:
+        raise ConfigError(f"--profile: found {profile!r}; {phase} has {', '.join(profiles)}")
+    return _whole(file, {"profile": (profile, "")} | _from_file(file, config_class), config_class)
+
+
+def _saved(run_id: str, output_dir: Path, config_class: type) -> dict[str, _Value]:
+    """The configuration that a run was started with."""
+    runs = sorted(path.parent.name for path in output_dir.glob("*/config.yaml"))
+    if run_id not in runs:
+        there = f"it has {', '.join(runs)}" if runs else "it has none"
+        raise ConfigError(f"--resume: no run {run_id!r} in output_dir {output_dir}; {there}")
+    file = output_dir / run_id / "config.yaml"
+    return _whole(file, _from_file(file, config_class), config_class)
+
+
+def _whole(file: Path, values: dict[str, _Value], config_class: type) -> dict[str, _Value]:
+    if missing := sorted(_keys(config_class).keys() - values.keys()):
+        raise ConfigError(all_problems(str(file), [f"{key}: missing" for key in missing]))
+    return values
+
+
+def _from_file(file: Path, config_class: type) -> dict[str, _Value]:
+    """The keys that a YAML file gives, dotted, with the file as their source."""
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{file}: cannot be read ({error.strerror})") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{file}: is no text file") from error
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
+        raise ConfigError(f"{file}: {where}is no valid YAML ({getattr(error, 'problem', None) or error})") from error
+    known = _keys(config_class)
+    blocks = {key.rpartition(".")[0] for key in known} - {""}
+    values: dict[str, _Value] = {}
+    problems: list[str] = []
+
+    def walk(block: Mapping[Any, Any], prefix: str) -> None:
+        for name, value in block.items():
+            key = _shorts(config_class).get(f"{prefix}{name}", f"{prefix}{name}")
+            if key in known:
+                values[key] = value, str(file)
+            elif key in blocks and isinstance(value, Mapping):
+                walk(value, f"{key}.")
+            elif key in blocks:
+                problems.append(f"{key}: found {_shown(value)}; expected a block of keys")
+            else:
+                problems.append(f"{key}: no such key{_nearest(key, [*known, *blocks])}")
+
+    if not isinstance(content, Mapping):
+        raise ConfigError(f"{file}: holds {'nothing' if content is None else _shown(content)}; expected keys with values")
+    walk(content, "")
+    if problems:
+        raise ConfigError(all_problems(str(file), problems))
+    return values
+
+
+def _typed(given: Mapping[str, _Value], config_class: type) -> tuple[dict[str, Any], list[str]]:
+    """The values that fit the types of their keys, in these types, and a problem for each that does not or is not finite."""
+    parser = _parser(config_class)
+    keys = _keys(config_class)
+    values: dict[str, Any] = {}
+    problems: list[str] = []
+    for key, (value, source) in given.items():
+        kind, _ = keys[key]
+        try:
+            if value is None and types.NoneType not in get_args(kind):
+                raise ArgumentError(None, "null")  # jsonargparse takes null as "not given"
+            values[key] = parser.parse_object({key: value}, defaults=False)[key]
+            fits = all(math.isfinite(number) for number in _floats(values[key]))
+        except ArgumentError:
+            fits = False
+        if not fits:
+            values.pop(key, None)
+            problems.append(f"{key}: found {_shown(value)}; expected {_described(kind)}{_in((value, source))}")
+    return values, problems
+
+
+def _built(config_class: Any, values: Mapping[str, Any], prefix: str = "") -> Any:
+    hints = get_type_hints(config_class)
+    return config_class(
+        **{
+            field.name: _built(hints[field.name], values, f"{prefix}{field.name}.")
+            if dataclasses.is_dataclass(hints[field.name])
+            else values[prefix + field.name]
+            for field in dataclasses.fields(config_class)
+        }
+    )
+
+
+def _announce(phase: str, config: Any) -> None:
+    """Say what starts and set the threads, both before torch is imported."""
+    if (threads := getattr(config, "threads", None)) is not None:
+        os.environ.update(dict.fromkeys(_THREAD_VARIABLES, str(threads)))
+    if os.environ.get("RANK", "0") == "0":  # the first process of a launch
+        resumed = f", going on from run {config.resume}" if getattr(config, "resume", None) else ""
+        print(f"medexp {phase}: profile {config.profile}, seed {config.seed}{resumed}", flush=True)
+
+
+def _print_help(phase: str, config_class: type, profile: str) -> None:
+    parser = _parser(config_class, {key: value for key, (value, _) in _profile(phase, profile, config_class).items()})
+    parser.prog = f"python -m entry_points.{phase}"
+    parser.usage = f"%(prog)s [--KEY VALUE ...]\n       mlflow run . -e {phase} [-P KEY=VALUE ...]"
+    parser.print_help()
+
+
+def _parser(config_class: type, defaults: Mapping[str, Any] | None = None) -> ArgumentParser:
+    """The library's parser with a typed argument for each key; it shows `defaults` in its help."""
+    parser = ArgumentParser(
+        description=(parse_docstring(config_class.__doc__ or "").short_description or ""),
+        exit_on_error=False,
+        formatter_class=_HelpFormatter,
+    )
+    general = parser.add_argument_group("where values come from; later ones win")
+    general.add_argument("--config", metavar="FILE", help="YAML file with some of the keys below, on top of the profile.")
+    general.add_argument("--debug", metavar="", help="Show the traceback of an error. Also MEDEXP_DEBUG=1.")
+    groups: dict[str, Any] = {}
+    hints = get_type_hints(config_class)
+    for key, (kind, text) in _keys(config_class).items():
+        block = key.rpartition(".")[0]
+        if block not in groups:
+            about = parse_docstring(hints[block].__doc__ or "").short_description if block else None
+            groups[block] = parser.add_argument_group(block or "the run", about)
+        names = [f"--{name}" for name, long in _SHORT.items() if long == key]
+        default = f"; default: {_shown(defaults[key])}" if defaults else ""
+        groups[block].add_argument(f"--{key}", *names, type=kind, metavar="", help=f"{text} ({_described(kind)}{default})")
+    return parser
+
+
+class _HelpFormatter(DefaultHelpFormatter):
+    """The library's own, but each key's text is told as it stands."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=28)
+
+    def _get_help_string(self, action: Any) -> str:
+        return str(action.help)
+
+
+@functools.cache
+def _keys(config_class: type, prefix: str = "") -> dict[str, tuple[Any, str]]:
+    """The dotted keys of a configuration, in order, each with its type and what its docstring says of it."""
+    hints = get_type_hints(config_class)
+    texts = {param.arg_name: param.description or "" for param in parse_docstring(config_class.__doc__ or "").params}
+    keys: dict[str, tuple[Any, str]] = {}
+    for field in dataclasses.fields(config_class):
+        kind = hints[field.name]
+        if dataclasses.is_dataclass(kind):
+            keys |= _keys(hints[field.name], f"{prefix}{field.name}.")
+        else:
+            keys[f"{prefix}{field.name}"] = kind, " ".join(texts.get(field.name, "").split())
+    return keys
+
+
+def _shorts(config_class: type) -> dict[str, str]:
+    return {short: key for short, key in _SHORT.items() if _has(config_class, key)}
+
+
+def _has(config_class: type, key: str) -> bool:
+    return key in _keys(config_class)
+
+
+def _shown(value: Any) -> str:
+    """A value as YAML writes it in one line."""
+    return value if isinstance(value, str) else yaml.safe_dump(value, default_flow_style=True, width=math.inf).split("\n")[0]
+
+
+def _in(given: _Value | None) -> str:
+    return f" (in {given[1]})" if given and given[1] else ""
+
+
+def _floats(value: Any) -> Iterator[float]:
+    if isinstance(value, float):
+        yield value
+    elif isinstance(value, tuple):
+        for part in value:
+            yield from _floats(part)
+
+
+def _described(kind: Any) -> str:
+    """A type in words."""
+    names = {int: "a whole number", float: "a number", str: "text", bool: "true or false", types.NoneType: "null"}
+    parts = get_args(kind)
+    if kind in names:
+        return names[kind]
+    if get_origin(kind) is Literal:
+        return f"one of {', '.join(parts)}"
+    if get_origin(kind) is tuple:
+        many = "any number of values" if parts[-1] is ... else f"{len(parts)} values"
+        return f"a list [...] of {many}, each {_described(parts[0])}"
+    if get_origin(kind) is dict:
+        return f"a mapping {{...}} from {_described(parts[0])} to {_described(parts[1])}"
+    return " or ".join(map(_described, parts))
+
+
+def _nearest(name: str, known: Sequence[str], prefix: str = "") -> str:
+    """The known name that a misspelt one may mean: by the whole of it, else by its last part."""
+    ends = {key.rpartition(".")[2]: key for key in known}
+    close = difflib.get_close_matches(name, known, n=1) or [ends[end] for end in difflib.get_close_matches(name, ends, n=1)]
+    return f"; did you mean {prefix}{close[0]}?" if close else ""
+
+
+def _told(problems: Sequence[str], advice: str = "") -> str:
+    """One problem as its own line, several as a list."""
+    if len(problems) == 1:
+        return problems[0]
+    return all_problems("configuration", problems, advice)
