@@ -1,6 +1,7 @@
 """Reader of BraTS folders: one folder a case, one NIfTI file a modality, one for the segmentation.
 
-Takes the suffixes of BraTS 2023 (t1c t1n t2w t2f seg) and the older ones (t1ce t1 t2 flair seg), after `-` or `_`, as .nii.gz or .nii.
+Takes the suffixes of BraTS 2023 (t1c t1n t2w t2f seg) and the older ones (t1ce t1 t2 flair seg), after `-` or `_`, as .nii.gz
+or .nii.
 """
 
 import re
@@ -190,23 +191,22 @@ def _image_problems(path: Path, array: NDArray[np.float32]) -> list[str]:
 
 def _mapped(path: Path, array: NDArray[np.float32], label_map: Mapping[int, int]) -> NDArray[np.uint8]:
     """The label in classes 0..3."""
-    values, counts = np.unique(array, return_counts=True)
+    values, counts = np.unique(array[array != 0], return_counts=True)
     if not np.isfinite(values).all():
         raise DataError(f"{path.name}: NaN or infinite labels")
     if broken := [value for value in values if value != round(value)]:
         raise DataError(
             f"{path.name}: labels that are no integers, such as {broken[0]:g}; was it resampled with interpolation?"
         )
-    known = {**label_map, 0: 0}
-    if unknown := {int(value): int(count) for value, count in zip(values, counts, strict=True) if int(value) not in known}:
+    unknown = {int(value): int(count) for value, count in zip(values, counts, strict=True) if int(value) not in label_map}
+    if unknown:
         listed = ", ".join(f"{value} ({count} voxels)" for value, count in unknown.items())
         raise DataError(
-            f"{path.name}: labels outside the map: {listed}; allowed are {sorted(known)}. Add them to data.label_map"
+            f"{path.name}: labels outside the map: {listed}; allowed are {sorted({0, *label_map})}. Add them to data.label_map"
         )
     label = np.zeros(array.shape, np.uint8)
     for value in values:
-        if known[int(value)]:
-            label[array == value] = known[int(value)]
+        label[array == value] = label_map[int(value)]
     if not label.any():
         raise DataError(f"{path.name}: an empty mask, no tumour voxel after data.label_map")
     return label

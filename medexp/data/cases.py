@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 CHANNELS = ("t2f", "t1c", "t1n", "t2w")
-"""The network's channel order, that of BrainSegFounder: FLAIR, contrast-enhanced T1, native T1, T2. Another order gives Dice near 0."""
+"""The network's channel order, BrainSegFounder's: FLAIR, contrast-enhanced T1, native T1, T2. In another, Dice is near 0."""
 
 
 @dataclass(frozen=True)

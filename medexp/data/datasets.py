@@ -1,7 +1,7 @@
 """The cases of a split as torch data sets. Preprocessed volumes are computed once and cached as safetensors.
 
-MONAI's PersistentDataset is not used: it moves its files from the system's temporary folder, which is a copy where that is another
-file system, so that a killed process can leave half a file, and it raises on half a file for ever after. Training resumes here.
+MONAI's PersistentDataset is not used: it moves its files from the system's temporary folder, which is a copy where that is
+another file system, so that a killed process can leave half a file, on which it then raises for ever. Training resumes here.
 """
 
 import hashlib
@@ -22,10 +22,10 @@ from medexp.config import DataConfig
 from medexp.data.brats import read_case
 from medexp.data.cases import Case
 from medexp.data.facts import CaseFacts
-from medexp.files import replacing
 from medexp.data.prepared import Prepared
 from medexp.data.semantics import SEMANTIC_FEATURES
 from medexp.data.transforms import VERSION, augmentation, preprocess
+from medexp.files import replacing
 
 _CENTROID = slice(SEMANTIC_FEATURES.index("centroid_r"), SEMANTIC_FEATURES.index("centroid_s") + 1)
 

@@ -5,6 +5,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -15,11 +16,11 @@ from rich.progress import track
 from medexp.config import DataConfig
 from medexp.data.brats import read_case
 from medexp.data.cases import Case, Volume
-from medexp.files import replacing
 from medexp.data.semantics import INTENSITY_STATISTICS, SEMANTIC_FEATURES, intensity_statistics, semantic_features
 from medexp.errors import DataError
+from medexp.files import replacing
 
-VERSION = 1
+VERSION = 2
 """Part of the cache key: raise it when what is computed here, in `semantics` or in `brats` changes."""
 
 
@@ -120,7 +121,8 @@ def _cached(entry: Path) -> CaseFacts | None:
     """The cached facts; None when there are none or the file is damaged."""
     try:
         record = json.loads(entry.read_text())
-        facts = CaseFacts(**{key: tuple(value) if isinstance(value, list) else value for key, value in record.items()})
+        fields: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in record.items()}
+        facts = CaseFacts(**fields)
     except (OSError, ValueError, TypeError, AttributeError):
         return None
     complete = len(facts.semantic) == len(SEMANTIC_FEATURES) and len(facts.intensity) == len(INTENSITY_STATISTICS)

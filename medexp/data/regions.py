@@ -9,7 +9,8 @@ REGIONS = ("TC", "WT", "ET")
 def to_regions(label: Tensor) -> Tensor:
     """Tumour core (1 and 3), whole tumour (1, 2 and 3) and enhancing tumour (3) from labels.
 
-    MONAI's ConvertToMultiChannelBasedOnBratsClasses takes one case, and a batch of one for a channel to squeeze; this takes batches.
+    MONAI's ConvertToMultiChannelBasedOnBratsClasses takes one case, and a batch of one for a channel to squeeze; this takes
+    batches.
 
     Args:
         label: Labels 0 to 3 (B, X, Y, Z).

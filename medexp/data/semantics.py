@@ -4,7 +4,8 @@ import numpy as np
 from nibabel.orientations import apply_orientation, io_orientation
 from numpy.typing import NDArray
 from scipy import ndimage
-from skimage.measure import marching_cubes, mesh_surface_area, regionprops
+from scipy.spatial import ConvexHull
+from skimage.measure import marching_cubes, mesh_surface_area
 
 from medexp.data.cases import CHANNELS, Volume
 
@@ -51,12 +52,13 @@ def intensity_statistics(volume: Volume) -> NDArray[np.float64]:
 
 
 def _shape(mask: NDArray[np.bool_], spacing: NDArray[np.float64]) -> tuple[float, float, float]:
-    """Sphericity, log(1 + surface in mm^2) and solidity. Volume and surface are of the same mesh, so that sphericity stays below 1."""
-    box = np.pad(mask[ndimage.find_objects(mask.astype(np.uint8))[0]], 1)
-    vertices, faces, *_ = marching_cubes(box.astype(np.float32), 0.5, spacing=tuple(spacing))
+    """Sphericity, log(1 + surface in mm^2) and solidity, all of one mesh: neither ratio exceeds 1, and a single voxel, an
+    octahedron in the mesh, has both. scikit-image's own solidity has no hull for a flat mask and warns."""
+    box = np.pad(mask[ndimage.find_objects(mask.astype(np.uint8))[0]], 1).astype(np.float32)
+    vertices, faces, *_ = marching_cubes(box, 0.5, spacing=tuple(spacing))
     surface = float(mesh_surface_area(vertices, faces))
     a, b, c = (vertices[faces[:, corner]].astype(np.float64) for corner in range(3))
     volume = abs(float(np.einsum("ij,ij->", a, np.cross(b, c)))) / 6
     sphericity = np.pi ** (1 / 3) * (6 * volume) ** (2 / 3) / surface
-    solidity = regionprops(box.astype(np.uint8))[0].solidity
-    return float(sphericity), float(np.log1p(surface)), float(min(solidity, 1.0))
+    solidity = min(volume / ConvexHull(vertices).volume, 1.0)  # 1 may be missed by rounding
+    return float(sphericity), float(np.log1p(surface)), float(solidity)

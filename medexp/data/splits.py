@@ -13,8 +13,8 @@ from scipy.sparse.csgraph import connected_components
 from medexp.config import DataConfig
 from medexp.data.cases import Case
 from medexp.data.facts import CaseFacts
-from medexp.files import replacing
 from medexp.errors import DataError, all_problems
+from medexp.files import replacing
 
 SPLITS = ("train", "val", "test")
 

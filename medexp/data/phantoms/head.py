@@ -4,14 +4,14 @@ Positions are RAS+ millimetres from the brain's centre. Boundaries are soft over
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit
 
 Domain = Literal["glioma", "meningioma"]
-Field = NDArray[np.float32]
+Field = NDArray[np.floating[Any]]
 
 # Intensity of a tissue in t2f, t1c, t1n, t2w; white matter in T1 is about 0.65. Relative contrasts are those of clinical MRI.
 TISSUES = {

@@ -1,0 +1,259 @@
+import gzip
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from medexp.data.brats import find_cases, read_case
+from medexp.errors import ConfigError, DataError
+from tests.data.small_cases import AFFINE, SHAPE, blob, save, write_case
+
+
+def only(root, config):
+    (case,) = find_cases(root, config)
+    return case
+
+
+def test_cases_are_sorted_and_time_points_share_a_patient(tmp_path, data_config):
+    for name in ("BraTS-MEN-00002-000", "BraTS-MEN-00001-001", "BraTS-MEN-00001-000", "elsewhere"):
+        write_case(tmp_path, name)
+    cases = find_cases(tmp_path, data_config())
+    assert [case.id for case in cases] == ["BraTS-MEN-00001-000", "BraTS-MEN-00001-001", "BraTS-MEN-00002-000", "elsewhere"]
+    assert [case.patient for case in cases] == ["BraTS-MEN-00001", "BraTS-MEN-00001", "BraTS-MEN-00002", "elsewhere"]
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("c-t2f.nii.gz", "c-t1c.nii.gz", "c-t1n.nii.gz", "c-t2w.nii.gz", "c-seg.nii.gz"),
+        ("c_flair.nii.gz", "c_t1ce.nii.gz", "c_t1.nii.gz", "c_t2.nii.gz", "c_seg.nii.gz"),
+        ("c_flair.nii", "c-t1c.nii", "c_t1.nii.gz", "c-t2w.nii", "c_seg.nii"),
+    ],
+)
+def test_both_generations_of_names_give_the_channel_order(tmp_path, data_config, names):
+    for brightness, name in enumerate(names[:4], start=1):
+        voxels = np.zeros(SHAPE, np.int16)
+        voxels[2:-2] = brightness * 100
+        save(tmp_path / "c" / name, voxels)
+    save(tmp_path / "c" / names[4], blob())
+    (tmp_path / "c" / "._c-t2f.nii.gz").write_bytes(b"a resource fork")
+    (tmp_path / "c" / "notes.txt").write_text("no image")
+    volume = read_case(only(tmp_path, data_config()), {2: 2, 3: 3})
+    assert volume.image.max(axis=(1, 2, 3)).tolist() == [100, 200, 300, 400]
+    assert volume.image.dtype == np.float32 and volume.image.shape == (4, *SHAPE)
+    assert volume.label.dtype == np.uint8 and volume.affine.dtype == np.float64
+    np.testing.assert_allclose(volume.affine, AFFINE)
+
+
+def test_excluded_cases_are_left_out_whatever_is_wrong_with_them(tmp_path, data_config):
+    write_case(tmp_path, "good")
+    write_case(tmp_path, "bad", t1c=None)
+    assert only(tmp_path, data_config(exclude=("bad",))).id == "good"
+
+
+def missing_modality(root):
+    write_case(root, "bad", t1c=None)
+    return ["bad: no t1c", "*-t1c.nii.gz", "*-t1ce.nii.gz", "data.exclude"]
+
+
+def missing_segmentation(root):
+    write_case(root, "bad", seg=None)
+    return ["bad: no seg"]
+
+
+def two_files_for_one_modality(root):
+    write_case(root, "bad")
+    save(root / "bad" / "bad_t1ce.nii", np.ones(SHAPE, np.int16))
+    return ["2 files for t1c", "bad-t1c.nii.gz", "bad_t1ce.nii"]
+
+
+def folder_without_images(root):
+    (root / "bad").mkdir()
+    return ["bad: no NIfTI file"]
+
+
+def everything_at_once(root):
+    return ["4 problems", *missing_modality(root), *(found.replace("bad", "worse") for found in missing_worse(root))]
+
+
+def missing_worse(root):
+    write_case(root, "worse", t1n=None, t2w=None)
+    (root / "empty").mkdir()
+    return ["worse: no t1n", "worse: no t2w", "empty: no NIfTI file"]
+
+
+@pytest.mark.parametrize(
+    "spoil", [missing_modality, missing_segmentation, two_files_for_one_modality, folder_without_images, everything_at_once]
+)
+def test_an_incomplete_folder_is_one_error_that_names_case_and_files(tmp_path, data_config, spoil):
+    write_case(tmp_path, "good")
+    expected = spoil(tmp_path)
+    with pytest.raises(DataError) as error:
+        find_cases(tmp_path, data_config())
+    for words in (str(tmp_path), *expected):
+        assert words in str(error.value)
+    assert "good" not in str(error.value)
+
+
+def test_no_such_folder(tmp_path, data_config):
+    with pytest.raises(DataError, match=re.escape(f"{tmp_path / 'nowhere'}: no such folder")):
+        find_cases(tmp_path / "nowhere", data_config())
+
+
+def test_a_folder_without_cases(tmp_path, data_config):
+    with pytest.raises(DataError, match="no case in it"):
+        find_cases(tmp_path, data_config())
+
+
+def test_the_folder_of_one_case_points_to_the_folder_above(tmp_path, data_config):
+    with pytest.raises(DataError, match="give the folder above"):
+        find_cases(write_case(tmp_path, "good"), data_config())
+
+
+@pytest.mark.parametrize("exclude", [("nobody",), ("good", "nobody")])
+def test_an_excluded_case_that_is_not_there(tmp_path, data_config, exclude):
+    write_case(tmp_path, "good")
+    with pytest.raises(DataError, match="data.exclude: no case nobody"):
+        find_cases(tmp_path, data_config(exclude=exclude))
+
+
+def test_excluding_every_case(tmp_path, data_config):
+    write_case(tmp_path, "good")
+    with pytest.raises(DataError, match="leaves out all 1"):
+        find_cases(tmp_path, data_config(exclude=("good",)))
+
+
+@pytest.mark.parametrize("pattern", ["(", "BraTS"])
+def test_a_patient_pattern_that_cannot_be_used(tmp_path, data_config, pattern):
+    write_case(tmp_path, "good")
+    with pytest.raises(ConfigError, match="data.patient_pattern"):
+        find_cases(tmp_path, data_config(patient_pattern=pattern))
+
+
+def truncated(folder):
+    path = folder / "c-t1c.nii.gz"
+    path.write_bytes(path.read_bytes()[:-2000])
+
+
+def truncated_without_compression(folder):
+    path = folder / "c-t1c.nii"
+    path.write_bytes(gzip.decompress((folder / "c-t1c.nii.gz").read_bytes())[:-500])
+    (folder / "c-t1c.nii.gz").unlink()
+
+
+def damaged_inside(folder):
+    path = folder / "c-t1c.nii.gz"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    path.write_bytes(content)
+
+
+def voxels(**values):
+    """Spoils one modality: its first voxels of the brain become the values given."""
+
+    def spoil(folder):
+        ((name, value),) = values.items()
+        array = np.random.default_rng(1).normal(100, 10, SHAPE).astype(np.float32)
+        array[5, 5, 5] = value
+        save(folder / f"c-{name}.nii.gz", array)
+
+    return spoil
+
+
+def replaced(name, array, affine=AFFINE):
+    return lambda folder: save(folder / f"c-{name}.nii.gz", array, affine)
+
+
+def singular_affine(folder):
+    path = folder / "c-t1c.nii.gz"
+    content = bytearray(gzip.decompress(path.read_bytes()))
+    content[280:328] = bytes(48)  # srow_x, srow_y, srow_z
+    path.write_bytes(gzip.compress(content))
+
+
+NOISE = np.random.default_rng(0).integers(1, 99, SHAPE).astype(np.int16)
+TURNED = AFFINE @ np.diag([1, 1, 1.1, 1])
+COLOURS = np.zeros(SHAPE, dtype=[("R", "u1"), ("G", "u1"), ("B", "u1")])
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (truncated, ["c-t1c.nii.gz: unreadable or truncated"]),
+        (truncated_without_compression, ["c-t1c.nii: unreadable or truncated"]),
+        (damaged_inside, ["c-t1c.nii.gz: unreadable or truncated"]),
+        (lambda folder: (folder / "c-t1c.nii.gz").write_bytes(b""), ["c-t1c.nii.gz: unreadable or truncated"]),
+        (lambda folder: (folder / "c-seg.nii.gz").write_text("no image"), ["c-seg.nii.gz: unreadable or truncated"]),
+        (replaced("t1n", NOISE[:-1]), ["c-t1n.nii.gz: shape (13, 12, 10) differs from (14, 12, 10)", "c-t2f.nii.gz"]),
+        (replaced("seg", blob(), TURNED), ["c-seg.nii.gz: affine differs by up to 0.3"]),
+        (replaced("t1n", NOISE[..., None]), ["c-t1n.nii.gz: not 3D, its shape is (14, 12, 10, 1)"]),
+        (replaced("t1n", COLOURS), ["c-t1n.nii.gz: voxels of type", "allowed are integers and floats"]),
+        (singular_affine, ["c-t1c.nii.gz: its affine has no inverse"]),
+        (voxels(t2w=np.nan), ["c-t2w.nii.gz: 1 NaN or infinite voxels"]),
+        (voxels(t2w=np.inf), ["c-t2w.nii.gz: 1 NaN or infinite voxels"]),
+        (replaced("t2f", np.full(SHAPE, 7, np.int16)), ["c-t2f.nii.gz: a constant channel", "7"]),
+        (
+            replaced("seg", blob(9)),
+            ["c-seg.nii.gz: labels outside the map: 9 (27 voxels)", "[0, 1, 2, 3, 4]", "data.label_map"],
+        ),
+        (replaced("seg", blob() * np.float32(0.5)), ["c-seg.nii.gz: labels that are no integers, such as 1.5"]),
+        (replaced("seg", blob() * np.float32(np.nan)), ["c-seg.nii.gz: NaN or infinite labels"]),
+        (replaced("seg", -blob().astype(np.int16)), ["labels outside the map: -3"]),
+        (replaced("seg", np.zeros(SHAPE, np.uint8)), ["c-seg.nii.gz: an empty mask"]),
+    ],
+)
+def test_a_bad_file_is_named_with_what_is_wrong_and_what_to_do(tmp_path, data_config, spoil, words):
+    spoil(write_case(tmp_path, "c"))
+    config = data_config()
+    with pytest.raises(DataError) as error:
+        read_case(only(tmp_path, config), config.label_map)
+    for expected in ("case c", "data.exclude=[c]", *words):
+        assert expected in str(error.value)
+
+
+def test_all_problems_of_a_case_come_at_once(tmp_path, data_config):
+    folder = write_case(tmp_path, "c", t1n=NOISE[:-1], t2w=np.full(SHAPE, 7, np.int16), seg=blob(9))
+    truncated(folder)
+    config = data_config()
+    with pytest.raises(DataError) as error:
+        read_case(only(tmp_path, config), config.label_map)
+    for words in (
+        "4 problems",
+        "c-t1c.nii.gz: unreadable",
+        "c-t1n.nii.gz: shape",
+        "c-t2w.nii.gz: a constant",
+        "outside the map: 9",
+    ):
+        assert words in str(error.value)
+
+
+def test_a_map_may_drop_labels_but_not_the_whole_mask(tmp_path, data_config):
+    write_case(tmp_path, "c")
+    case = only(tmp_path, data_config())
+    assert np.unique(read_case(case, {2: 0, 3: 3}).label).tolist() == [0, 3]
+    with pytest.raises(DataError, match="an empty mask"):
+        read_case(case, {2: 0, 3: 0})
+
+
+def test_background_stays_background_whatever_the_map_says(tmp_path, data_config):
+    write_case(tmp_path, "c")
+    np.testing.assert_array_equal(read_case(only(tmp_path, data_config()), {0: 1, 2: 2, 3: 3}).label, blob())
+
+
+def test_older_labels_are_mapped(tmp_path, data_config):
+    write_case(tmp_path, "c", seg=blob(4))
+    config = data_config()
+    np.testing.assert_array_equal(read_case(only(tmp_path, config), config.label_map).label, blob(3))
+
+
+def test_small_differences_between_affines_are_rounding(tmp_path, data_config):
+    save(write_case(tmp_path, "c") / "c-seg.nii.gz", blob(), AFFINE + 1e-5)
+    config = data_config()
+    assert read_case(only(tmp_path, config), config.label_map).label.any()
+
+
+def test_reading_imports_neither_torch_nor_mlflow():
+    code = "import sys, medexp.data.prepared; sys.exit(bool({'torch', 'mlflow', 'monai'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
