@@ -1,5 +1,6 @@
 """The Reporter that writes to an MLflow run."""
 
+import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -34,10 +35,10 @@ class MlflowReporter:
             self.flush()
 
     def figure(self, figure: "Figure", path: str) -> None:
-        import matplotlib.pyplot as plt  # only where a figure was made
-
         self._client.log_figure(self._run_id, figure, path)
-        plt.close(figure)
+        figure.clear()
+        if pyplot := sys.modules.get("matplotlib.pyplot"):  # it holds on to the figures that it made
+            pyplot.close(figure)
 
     def table(self, table: "pd.DataFrame", path: str) -> None:
         self.text(table.to_csv(index=False), path)

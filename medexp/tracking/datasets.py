@@ -1,0 +1,44 @@
+"""The data that a run used, as dataset inputs of MLflow."""
+
+import json
+from collections.abc import Mapping
+from urllib.parse import urlparse
+
+import pandas as pd
+from mlflow.entities import Dataset, DatasetInput, InputTag
+from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
+
+from medexp.data.manifest import data_digest
+from medexp.tracking.runs import TrackedRun
+
+
+def log_datasets(run: TrackedRun, manifest: pd.DataFrame, digests: Mapping[str, str], source: str, name: str) -> None:
+    """Log one dataset input a split, `manifest.csv`, and the tag `medexp.data_digest` of all cases together.
+
+    MLflow's own digests cover names and a first few values, and were the same for two different volumes: these are the data
+    floor's, of all voxels. Nothing is hashed here again.
+
+    Args:
+        run: The run.
+        manifest: Output of `medexp.data.manifest.manifest`; its `split` says which input a case belongs to.
+        digests: Digest of each split that is an input, at most 36 characters, keyed train, val, test.
+        source: Where the data came from: a folder, a URI, or words.
+        name: Name of the data set; an input is called `<name>_<split>`.
+    """
+    if run.client is None:
+        return
+    inputs = []
+    for split, digest in digests.items():
+        rows = manifest[manifest["split"] == split]
+        profile = {"num_rows": len(rows), "patients": int(rows["patient"].nunique())}
+        dataset = Dataset(
+            name=f"{name}_{split}",
+            digest=digest,
+            source_type=urlparse(source).scheme or "local",
+            source=json.dumps({"uri": source}),
+            profile=json.dumps(profile),
+        )
+        inputs.append(DatasetInput(dataset, tags=[InputTag(MLFLOW_DATASET_CONTEXT, split)]))
+    run.client.log_inputs(run.id, datasets=inputs)
+    run.reporter.table(manifest, "manifest.csv")
+    run.tag({"medexp.data_digest": data_digest(manifest)})

@@ -1,0 +1,172 @@
+"""Pictures of a run. Figures are made without pyplot, so nothing is shared between them and nothing stays open."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.colors import to_rgba
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+
+from medexp.data.regions import REGIONS
+
+_COLOURS = {"TC": "#ff5a5f", "WT": "#3ddbd9", "ET": "#ffd23f"}  # told apart on grey and by colour-blind eyes
+_WIDTHS = {"TC": 3.0, "WT": 1.6, "ET": 1.2}  # ET often ends where TC does: both lines stay visible
+_ARMS = ("#8c8c8c", "#4c78a8", "#f58518", "#54a24b", "#b279a2", "#e45756")
+_PLANES = (("axial", 2, "R", "L", "A", "P"), ("coronal", 1, "R", "L", "S", "I"), ("sagittal", 0, "A", "P", "S", "I"))
+# Per channel of the input: its name and the regions that a reader looks for in it.
+_ROWS = ((0, "FLAIR", ("WT",)), (1, "T1c", ("TC", "ET")))
+
+
+def overlay(
+    image: np.ndarray,
+    truth: np.ndarray,
+    prediction: np.ndarray,
+    title: str,
+    spacing: Sequence[float] = (1.0, 1.0, 1.0),
+) -> Figure:
+    """Prediction (filled) against truth (outlined), in the three planes through the largest cut of the tumour.
+
+    Shown as radiologists look at it: the patient's left is on the right.
+
+    Args:
+        image: FLAIR, t1c, t1n, t2w (4, X, Y, Z) along R, A, S; any intensity scale.
+        truth: Labels 0 to 3 (X, Y, Z), or regions TC, WT, ET (3, X, Y, Z).
+        prediction: Regions TC, WT, ET (3, X, Y, Z), 0 or 1.
+        title: Written above.
+        spacing: Voxel spacing in mm along R, A, S.
+    """
+    true = dict(zip(REGIONS, truth.astype(bool) if truth.ndim == 4 else _regions(truth), strict=True))
+    predicted = dict(zip(REGIONS, prediction.astype(bool), strict=True))
+    shown = next((mask for mask in (true["WT"], predicted["WT"]) if mask.any()), None)
+    size = np.array(image.shape[1:]) * np.asarray(spacing)
+    widths, heights = (size[0], size[0], size[1]), (size[1], size[2], size[2])
+    figure = Figure(figsize=(11, 2 * 11 * max(heights) / sum(widths) + 1.1), dpi=110, layout="constrained", facecolor="black")
+    axes = figure.subplots(2, 3, width_ratios=widths, squeeze=False)
+    for row, (channel, name, regions) in zip(axes, _ROWS, strict=True):
+        low, high = np.percentile(image[channel], (1, 99.5))
+        for panel, (plane, axis, left, right, top, bottom) in zip(row, _PLANES, strict=True):
+            index = _largest_cut(shown, axis) if shown is not None else image.shape[axis + 1] // 2
+            across, up = (other for other in range(3) if other != axis)
+            look: dict[str, Any] = {"origin": "lower", "aspect": spacing[up] / spacing[across]}
+            panel.imshow(_cut(image[channel], axis, index), cmap="gray", vmin=low, vmax=high, **look)
+            for region in regions:
+                filled = _cut(predicted[region], axis, index)
+                panel.imshow(filled[..., None] * np.array(to_rgba(_COLOURS[region], 0.35)), interpolation="nearest", **look)
+                if (outlined := _cut(true[region], axis, index)).any():
+                    panel.contour(outlined, levels=[0.5], colors=[_COLOURS[region]], linewidths=_WIDTHS[region])
+            _letter(panel, left, right, top, bottom)
+            panel.set_title(f"{name}, {plane} {index}", color="white", fontsize=10)
+            panel.set_axis_off()
+    handles: list[Any] = [Patch(color=to_rgba(_COLOURS[region], 0.6), label=f"{region} predicted") for region in REGIONS]
+    handles += [
+        Line2D([], [], color=_COLOURS[region], linewidth=_WIDTHS[region], label=f"{region} truth") for region in REGIONS
+    ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=6, frameon=False, labelcolor="white", fontsize=9)
+    figure.suptitle(title, color="white", fontsize=12)
+    return figure
+
+
+def curves(history: pd.DataFrame, columns: Sequence[str] | None = None) -> Figure:
+    """Metrics over epochs: losses in one panel, scores from 0 to 1 in another, all others in a third.
+
+    Args:
+        history: One row an epoch; a column `epoch`, counted from 0, and one column a metric, NaN where it was not measured.
+        columns: The metrics to draw; without them all but `epoch`, `step` and learning rates.
+    """
+    if columns is None:
+        columns = [
+            name for name in map(str, history.select_dtypes("number")) if name not in ("epoch", "step") and "/lr_" not in name
+        ]
+    panels = {
+        "loss": [name for name in columns if name.startswith("train/") or name.rsplit("/")[-1] in ("ce", "loss")],
+        "Dice": [name for name in columns if "dice" in name],
+    }
+    panels["other"] = [name for name in columns if name not in panels["loss"] + panels["Dice"]]
+    panels = {label: names for label, names in panels.items() if names} or {"nothing measured": []}
+    figure = Figure(figsize=(1 + 4.6 * len(panels), 3.8), dpi=110, layout="constrained")
+    for axes, (label, names) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
+        for colour, name in zip(_colours(len(names) + 1)[1:], names, strict=True):
+            measured = history[["epoch", name]].dropna()
+            axes.plot(measured["epoch"] + 1, measured[name], marker="o", markersize=3, linewidth=1.6, color=colour, label=name)
+        axes.set(xlabel="epoch", title=label)
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        if label == "Dice":
+            axes.set_ylim(0, 1)
+        _plain_frame(axes)
+        if names:
+            axes.legend(frameon=False, fontsize=8)
+    return figure
+
+
+def dice_bars(per_case: pd.DataFrame) -> Figure:
+    """Dice per case, compared between arms in each region: box of the quartiles, a point a case, the mean as a diamond.
+
+    Args:
+        per_case: One row a case and arm; columns `arm` and `dice_<region>`, 0 to 1. Arms are drawn in the order they come in.
+    """
+    arms = list(per_case["arm"].unique())
+    figure = Figure(figsize=(9, 4.4), dpi=110, layout="constrained")
+    axes = figure.subplots()
+    width = 0.8 / len(arms)
+    jitter = np.random.default_rng(0)
+    for place, (arm, colour) in enumerate(zip(arms, _colours(len(arms)), strict=True)):
+        for index, region in enumerate(REGIONS):
+            values = per_case.loc[per_case["arm"] == arm, f"dice_{region}"].dropna().to_numpy()
+            if not values.size:
+                continue
+            at = index + (place - (len(arms) - 1) / 2) * width
+            axes.boxplot(
+                values,
+                positions=[at],
+                widths=width * 0.8,
+                showfliers=False,
+                patch_artist=True,
+                boxprops={"facecolor": to_rgba(colour, 0.25), "edgecolor": colour},
+                medianprops={"color": colour, "linewidth": 2},
+                whiskerprops={"color": colour},
+                capprops={"color": colour},
+            )
+            spread = at + jitter.uniform(-0.25, 0.25, values.size) * width
+            axes.scatter(spread, values, s=12, color=colour, alpha=0.7, linewidths=0, zorder=3)
+            axes.scatter([at], [values.mean()], marker="D", s=34, color="white", edgecolors=colour, linewidths=1.5, zorder=4)
+    cases = per_case.groupby("arm").size().max()
+    axes.set(ylim=(-0.02, 1.02), ylabel="Dice", title=f"Dice per case ({cases} cases; diamond: mean, line: median)")
+    axes.set_xticks(range(len(REGIONS)), REGIONS)
+    _plain_frame(axes)
+    handles = [
+        Patch(facecolor=to_rgba(c, 0.25), edgecolor=c, label=arm) for arm, c in zip(arms, _colours(len(arms)), strict=True)
+    ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(arms), frameon=False)
+    return figure
+
+
+def _regions(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    return (labels == 1) | (labels == 3), labels > 0, labels == 3
+
+
+def _largest_cut(mask: np.ndarray, axis: int) -> int:
+    return int(mask.sum(axis=tuple(other for other in range(3) if other != axis)).argmax())
+
+
+def _cut(volume: np.ndarray, axis: int, index: int) -> np.ndarray:
+    """A plane with the higher axis up. The other one is mirrored: R or A on the left."""
+    return np.take(volume, index, axis=axis).T[:, ::-1]
+
+
+def _letter(axes: Axes, left: str, right: str, top: str, bottom: str) -> None:
+    for x, y, letter in ((0.03, 0.5, left), (0.97, 0.5, right), (0.5, 0.96, top), (0.5, 0.04, bottom)):
+        axes.text(x, y, letter, transform=axes.transAxes, color="#bbbbbb", fontsize=8, ha="center", va="center")
+
+
+def _colours(count: int) -> list[Any]:
+    return list(_ARMS[:count]) if count <= len(_ARMS) else list(mpl.colormaps["tab20"](np.linspace(0, 1, count)))
+
+
+def _plain_frame(axes: Axes) -> None:
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="y", alpha=0.25)

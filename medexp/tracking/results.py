@@ -1,0 +1,35 @@
+"""What a run came to: its checks, its summary and what it was built on."""
+
+import json
+from collections.abc import Sequence
+
+from medexp.checks import Check, as_markdown, as_records, verdict
+from medexp.tracking.runs import TrackedRun
+
+_LONGEST_TAG = 8000
+
+
+def log_checks(run: TrackedRun, checks: Sequence[Check]) -> None:
+    """Log `checks.json`, `verification_report.md`, a metric `checks/<id>` of 1 or 0 each, and the tag `medexp.verdict`."""
+    run.reporter.text(json.dumps(as_records(checks), indent=2), "checks.json")
+    run.reporter.text(as_markdown(checks), "verification_report.md")
+    run.reporter.metrics({f"checks/{check.id}": float(check.passed) for check in checks})
+    run.tag({"medexp.verdict": verdict(checks)})
+
+
+def log_summary(run: TrackedRun, markdown: str) -> None:
+    """Log `summary.md` and show it as the run's description, which MLflow cuts at 8000 characters."""
+    run.reporter.text(markdown, "summary.md")
+    run.tag({"mlflow.note.content": markdown[:_LONGEST_TAG]})
+
+
+def log_upstream(run: TrackedRun, name: str, version: str | None, digest: str) -> None:
+    """Tag the run with a model that it was built on.
+
+    Args:
+        run: The run.
+        name: Name of the model, registered or not.
+        version: Its version; None where it has none.
+        digest: sha256 of its weights.
+    """
+    run.tag({f"medexp.upstream.{name}": f"{version or 'unregistered'} {digest}"})

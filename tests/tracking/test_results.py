@@ -1,0 +1,98 @@
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import mlflow
+import pandas as pd
+import pytest
+from mlflow import MlflowClient
+
+from medexp.checks import Check, Severity
+from medexp.data.manifest import data_digest, split_digest
+from medexp.tracking.datasets import log_datasets
+from medexp.tracking.results import log_checks, log_summary, log_upstream
+from medexp.tracking.runs import TrackedRun, tracked_run
+
+
+@dataclass(frozen=True)
+class Config:
+    output_dir: str = "outputs"
+    profile: str = "demo"
+    seed: int = 0
+
+
+@pytest.fixture
+def run(store: MlflowClient) -> Iterator[TrackedRun]:
+    with tracked_run("prepare", Config()) as run:
+        yield run
+
+
+@pytest.fixture
+def manifest() -> pd.DataFrame:
+    cases = pd.DataFrame(
+        {"case": ["a-0", "a-1", "b-0", "c-0"], "patient": list("aabc"), "split": ["train", "train", "val", "test"]}
+    )
+    return cases.assign(sha256=[letter * 64 for letter in "abcd"])
+
+
+def read(run: TrackedRun, path: str) -> str:
+    return Path(mlflow.artifacts.download_artifacts(run_id=run.id, artifact_path=path)).read_text()
+
+
+@pytest.mark.parametrize("source", ["meningioma phantoms", "/data/BraTS-MEN", "s3://bucket/BraTS-MEN"])
+def test_each_split_is_a_dataset_input_with_the_digest_of_its_voxels(
+    store: MlflowClient, run: TrackedRun, manifest: pd.DataFrame, source: str
+) -> None:
+    digests = {split: split_digest(manifest, split) for split in ("train", "val", "test")}
+    log_datasets(run, manifest, digests, source, "phase1")
+    inputs = {item.tags[0].value: item.dataset for item in store.get_run(run.id).inputs.dataset_inputs}
+    assert {split: dataset.digest for split, dataset in inputs.items()} == digests
+    assert inputs["train"].name == "phase1_train"
+    assert json.loads(inputs["train"].profile) == {"num_rows": 2, "patients": 1}
+    assert source in inputs["val"].source
+    assert store.get_run(run.id).data.tags["medexp.data_digest"] == data_digest(manifest)
+    assert pd.read_csv(mlflow.artifacts.download_artifacts(run_id=run.id, artifact_path="manifest.csv")).equals(manifest)
+
+
+def test_checks_are_a_table_a_report_metrics_and_a_verdict(store: MlflowClient, run: TrackedRun) -> None:
+    log_checks(
+        run,
+        [
+            Check("TEST_2.1", "injection", Severity.BLOCKING, True, "36864 parameters", {"trainable": 36864}),
+            Check(
+                "TEST_2.5", "quality", Severity.BLOCKING, False, "Dice WT > 0.80", {"dice_WT": float("nan")}, "train longer"
+            ),
+        ],
+    )
+    run.reporter.flush()
+    data = store.get_run(run.id).data
+    assert data.metrics["checks/TEST_2.1"] == 1
+    assert data.metrics["checks/TEST_2.5"] == 0
+    assert data.tags["medexp.verdict"] == "FAILED"
+    assert json.loads(read(run, "checks.json"))[1]["measured"] == {"dice_WT": "nan"}
+    assert "train longer" in read(run, "verification_report.md")
+
+
+def test_a_summary_of_any_length_is_the_description(store: MlflowClient, run: TrackedRun) -> None:
+    summary = "# Phase 1\n" + "LoRA added nothing. " * 1000
+    log_summary(run, summary)
+    assert store.get_run(run.id).data.tags["mlflow.note.content"] == summary[:8000]
+    assert read(run, "summary.md") == summary
+
+
+def test_upstream_models_are_tagged(store: MlflowClient, run: TrackedRun) -> None:
+    log_upstream(run, "bsf_base", "3", "abc")
+    log_upstream(run, "other", None, "def")
+    tags = store.get_run(run.id).data.tags
+    assert tags["medexp.upstream.bsf_base"] == "3 abc"
+    assert tags["medexp.upstream.other"] == "unregistered def"
+
+
+def test_files_and_folders_keep_their_names(store: MlflowClient, run: TrackedRun) -> None:
+    folder = run.folder / "adapter"
+    folder.mkdir()
+    (folder / "weights").write_text("1")
+    run.reporter.file(folder)
+    run.reporter.file(folder / "weights", "copies")
+    assert read(run, "adapter/weights") == read(run, "copies/weights") == "1"
