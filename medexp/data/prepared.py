@@ -9,9 +9,9 @@ from medexp.config import DataConfig, PhantomConfig
 from medexp.data.brats import find_cases
 from medexp.data.cases import Case
 from medexp.data.facts import CaseFacts, describe_cases
-from medexp.data.manifest import data_digest, manifest
+from medexp.data.manifest import data_digest, manifest, split_digest
 from medexp.data.phantoms import ensure_phantoms
-from medexp.data.splits import Splits, load_splits, make_splits
+from medexp.data.splits import SPLITS, Splits, load_splits, make_splits
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,11 @@ class Prepared:
         """The case ids of train, val or test, sorted."""
         ids: tuple[str, ...] = getattr(self.splits, split)
         return ids
+
+    @property
+    def digests(self) -> dict[str, str]:
+        """The digest of each split that has cases."""
+        return {split: split_digest(self.manifest, split) for split in SPLITS if self.ids(split)}
 
 
 def prepare(

@@ -82,4 +82,4 @@ def is_encoder_key(key: str) -> bool:
 
 def encoder_state(net: nn.Module) -> dict[str, Tensor]:
     """The encoder's weights of a SwinSegmenter, under the keys of the merged checkpoint (specification 000, output contract)."""
-    return {key: value.detach().cpu() for key, value in net.state_dict().items() if is_encoder_key(key)}
+    return {key: value.detach().cpu().contiguous() for key, value in net.state_dict().items() if is_encoder_key(key)}
