@@ -1,0 +1,85 @@
+"""Dice, HD95 and cross-entropy per case, against values known by hand."""
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from medexp.data.regions import to_regions
+from medexp.evaluation.segmentation import evaluate_segmentation, mean_scores
+
+SIZE = (32, 32, 32)
+
+
+class Oracle(nn.Module):
+    """Answers the regions hidden in its input, as logits."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x[:, :3] - 0.5) * 20
+
+
+class Cases(Dataset[dict[str, Any]]):
+    def __init__(self, pairs: list[tuple[Tensor, Tensor]]) -> None:
+        self.pairs = pairs
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        label, answer = self.pairs[index]
+        image = torch.cat([to_regions(answer.unsqueeze(0))[0], torch.zeros(1, *SIZE)])
+        return {"image": image, "label": label, "case": f"case-{index}"}
+
+
+def cube(start: int, stop: int, value: int, shift: int = 0) -> Tensor:
+    label = torch.zeros(SIZE, dtype=torch.uint8)
+    label[start + shift : stop + shift, start:stop, start:stop] = value
+    return label
+
+
+def scores(*pairs: tuple[Tensor, Tensor], **settings: Any) -> Any:
+    accelerator = Accelerator(cpu=True)
+    fixed = {"window": SIZE, "overlap": 0.5, "spacing": (2.0, 1.0, 1.0), "accelerator": accelerator}
+    return evaluate_segmentation(Oracle(), Cases(list(pairs)), **(fixed | settings))
+
+
+def test_a_perfect_prediction() -> None:
+    row = scores((cube(8, 16, 3), cube(8, 16, 3))).iloc[0]
+    assert [row[f"dice_{r}"] for r in ("TC", "WT", "ET")] == [1, 1, 1]
+    assert [row[f"hd95_{r}"] for r in ("TC", "WT", "ET")] == [0, 0, 0]
+    assert 0 < row["ce"] < 1e-3
+
+
+def test_regions_overlap_as_brats_defines_them() -> None:
+    row = scores((cube(8, 16, 2), cube(8, 16, 1))).iloc[0]
+    assert row["dice_WT"] == 1
+    assert row["dice_TC"] == 0  # edema is no core
+    assert row["dice_ET"] == 1  # neither has any
+
+
+def test_hd95_is_in_millimetres() -> None:
+    row = scores((cube(8, 16, 3), cube(8, 16, 3, shift=2))).iloc[0]
+    assert row["hd95_WT"] == pytest.approx(4.0)  # two voxels of 2 mm
+    assert row["dice_WT"] == pytest.approx(6 / 8)
+
+
+def test_hd95_of_a_missing_region_is_nan_and_is_left_out_of_the_mean() -> None:
+    empty = torch.zeros(SIZE, dtype=torch.uint8)
+    table = scores((cube(8, 16, 3), empty), (cube(8, 16, 3), cube(8, 16, 3)))
+    assert math.isnan(table["hd95_WT"][0])
+    assert mean_scores(table)["hd95_WT"] == 0
+    assert mean_scores(table)["dice_WT"] == 0.5
+
+
+def test_cases_keep_their_order_and_predictions_are_handed_on() -> None:
+    seen = []
+    table = scores(
+        *[(cube(8, 16, 3), cube(8, 16, 3))] * 3, hd95=False, on_prediction=lambda case, image, label, predicted: seen.append((case, predicted.shape))
+    )
+    assert list(table["case"]) == ["case-0", "case-1", "case-2"]
+    assert seen == [(f"case-{i}", (3, *SIZE)) for i in range(3)]
+    assert "hd95_WT" not in table
