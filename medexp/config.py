@@ -67,8 +67,8 @@ class DataConfig:
             yield f"input_size: found {self.input_size}; give three multiples of 32, at least one of them above 32"
         if self.val_fraction <= 0 or self.test_fraction < 0 or self.val_fraction + self.test_fraction >= 1:
             yield (
-                f"val_fraction and test_fraction: found {self.val_fraction} and {self.test_fraction}; the first must be above 0 "
-                "and their sum below 1"
+                f"val_fraction and test_fraction: found {self.val_fraction} and {self.test_fraction}; the first is above 0, "
+                "their sum below 1"
             )
         if self.jobs < 1:
             yield f"jobs: found {self.jobs}; at least 1"
@@ -101,7 +101,7 @@ class LoraConfig:
         rank: Rank of the update; at least 1.
         alpha: Scale of the update, as alpha / rank.
         target_stages: Stages of the SwinViT that are adapted, 1 to 4.
-        target_modules: Linear layers of a block that are adapted: qkv and proj of the attention, linear1 and linear2 of the MLP.
+        target_modules: Linear layers of a block that are adapted: qkv and proj of the attention, linear1, linear2 of the MLP.
         lora_dropout: Dropout on the adapter's input, 0 to below 1.
         mode: lora, or dora for weight-decomposed adapters.
     """

@@ -1,0 +1,110 @@
+"""Configuration: what its values may be."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from medexp.cli import main
+from medexp.config import Phase1Config, PrepareConfig, cache_root, problems_of
+
+held: list = []
+
+
+def hold(config):
+    held.append(config)
+
+
+@pytest.fixture(scope="module")
+def demo() -> Phase1Config:
+    assert main("phase1", Phase1Config, f"{__name__}:hold", []) == 0
+    return held[-1]
+
+
+def changed(config, key: str, value):
+    name, _, rest = key.partition(".")
+    return dataclasses.replace(config, **{name: changed(getattr(config, name), rest, value) if rest else value})
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("threads", 0),
+        ("phantoms.glioma_patients", 3),
+        ("phantoms.meningioma_patients", 0),
+        ("data.label_map", {1: 4}),
+        ("data.spacing", (1.0, 0.0, 1.0)),
+        ("data.spacing", (1.0, -1.0, 1.0)),
+        ("data.input_size", (64, 64, 48)),
+        ("data.input_size", (0, 64, 64)),
+        ("data.input_size", (32, 32, 32)),
+        ("data.jobs", 0),
+        ("network.feature_size", 20),
+        ("network.feature_size", 0),
+        ("network.window_size", 1),
+        ("base.epochs", 0),
+        ("base.batch_size", 0),
+        ("base.lr", 0.0),
+        ("lora.rank", 0),
+        ("lora.rank", -1),
+        ("lora.alpha", 0.0),
+        ("lora.target_stages", ()),
+        ("lora.target_stages", (0, 1)),
+        ("lora.target_stages", (5,)),
+        ("lora.target_modules", ()),
+        ("lora.lora_dropout", 1.0),
+        ("lora.lora_dropout", -0.1),
+        ("training.epochs", 0),
+        ("training.batch_size", 0),
+        ("training.accumulate", 0),
+        ("training.validate_every", 0),
+        ("training.weight_decay", -0.1),
+        ("training.warmup_epochs", -1),
+        ("training.warmup_epochs", 6),
+        ("training.patience", -1),
+        ("training.workers", -1),
+        ("training.lr_lora", 0.0),
+        ("training.lr_decoder", float("nan")),
+        ("training.lr_aux", -1.0),
+        ("training.grad_clip", 0.0),
+        ("aux_heads.lambda_aux", -0.1),
+        ("aux_heads.warmup_start_epoch", -1),
+        ("aux_heads.warmup_duration", -1),
+        ("validation.overlap", 1.0),
+        ("validation.overlays", -1),
+        ("validation.bootstrap_samples", 99),
+        ("validation.confidence", 0.0),
+        ("validation.confidence", 1.0),
+    ],
+)
+def test_a_value_out_of_range_is_named_by_its_key_with_what_is_allowed(demo, key, value):
+    assert problems_of(demo) == []
+    problems = problems_of(changed(demo, key, value))
+    assert any(problem.startswith(f"{key}: ") for problem in problems), problems
+
+
+@pytest.mark.parametrize(("val", "test"), [(0.0, 0.2), (0.5, 0.5), (0.9, 0.2), (0.3, -0.1)])
+def test_the_shares_of_the_splits(demo, val, test):
+    (problem,) = problems_of(changed(changed(demo, "data.val_fraction", val), "data.test_fraction", test))
+    assert problem.startswith("data.val_fraction and test_fraction: ")
+
+
+def test_the_full_profile_needs_real_data_and_a_base(demo):
+    full = dataclasses.replace(demo, profile="full")
+    assert [problem.partition(":")[0] for problem in problems_of(full)] == ["data_dir", "checkpoint"]
+    assert problems_of(dataclasses.replace(full, data_dir="d", checkpoint="c")) == []
+
+
+def test_prepare_of_the_full_profile_needs_real_data():
+    assert main("prepare", PrepareConfig, f"{__name__}:hold", ["--profile", "full"]) == 2
+    assert main("prepare", PrepareConfig, f"{__name__}:hold", ["--profile", "full", "--data_dir", "d"]) == 0
+
+
+def test_where_the_cache_is(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/user")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    assert cache_root(None) == Path("/home/user/.cache/medexp")
+    assert cache_root("~/elsewhere") == Path("/home/user/elsewhere")
+    monkeypatch.setenv("XDG_CACHE_HOME", "/cache")
+    assert cache_root(None) == Path("/cache/medexp")
+    assert cache_root("here") == Path("here")

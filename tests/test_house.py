@@ -1,0 +1,146 @@
+"""The parts of the house that say the same thing in several places say the same thing."""
+
+import ast
+import importlib.metadata
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+from mlflow.utils.environment import _PythonEnv
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
+
+import medexp
+import medexp.config
+from medexp.cli import main
+
+ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+CONDA = yaml.safe_load((ROOT / "conda.yaml").read_text())
+ENTRY_POINTS = yaml.safe_load((ROOT / "MLproject").read_text())["entry_points"]
+LOCK = [line for line in (ROOT / "requirements.lock").read_text().splitlines() if line and not line.startswith("#")]
+PINS = {canonicalize_name(name): version for name, _, version in (line.partition("==") for line in LOCK)}
+DEPENDENCIES = [Requirement(text) for text in PROJECT["dependencies"]]
+DEVELOPMENT = [Requirement(text) for text in PROJECT["optional-dependencies"]["dev"]]
+ACCELERATOR = ("nvidia-", "cuda-", "triton")  # what torch brings for a GPU, on machines that have one
+held: list = []
+
+
+def hold(config):
+    held.append(config)
+
+
+def main_call(phase: str) -> list:
+    """The arguments that an entry point hands to `main`: phase, class name, run."""
+    tree = ast.parse((ROOT / "entry_points" / f"{phase}.py").read_text())
+    (call,) = (node for node in ast.walk(tree) if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "main")
+    return [getattr(argument, "id", None) or argument.value for argument in call.args]  # type: ignore[attr-defined]
+
+
+def test_every_phase_has_all_its_parts_and_no_part_lacks_its_phase():
+    phases = set(ENTRY_POINTS)
+    assert {path.stem for path in (ROOT / "entry_points").glob("*.py")} - {"__init__"} == phases
+    assert {path.name for path in (ROOT / "configs").iterdir()} == phases
+    for phase in phases:
+        module = ROOT / "medexp" / "phases" / f"{phase}.py"
+        functions = [node.name for node in ast.parse(module.read_text()).body if isinstance(node, ast.FunctionDef)]
+        assert "run" in functions, module
+
+
+@pytest.mark.parametrize("phase", ENTRY_POINTS)
+def test_an_entry_point_starts_its_own_phase(phase):
+    assert ENTRY_POINTS[phase] == {
+        "parameters": {"profile": {"type": "string", "default": "demo"}},
+        "command": f"python -m entry_points.{phase} --profile {{profile}}",  # unquoted: MLflow quotes
+    }
+    assert main_call(phase)[0::2] == [phase, f"medexp.phases.{phase}:run"]
+
+
+@pytest.mark.parametrize("phase", ENTRY_POINTS)
+def test_every_shipped_configuration_holds(phase):
+    config_class = getattr(medexp.config, main_call(phase)[1])
+    given = {"data_dir": "d", "checkpoint": "c"}
+    flags = [f"--{key}={value}" for key, value in given.items() if key in config_class.__dataclass_fields__]
+    assert main(phase, config_class, f"{__name__}:hold", []) == 0
+    assert main(phase, config_class, f"{__name__}:hold", ["--profile", "full", *flags]) == 0
+    assert [config.profile for config in held[-2:]] == ["demo", "full"]
+
+
+@pytest.mark.parametrize("requirement", [*DEPENDENCIES, *DEVELOPMENT], ids=lambda requirement: requirement.name)
+def test_the_lock_pins_what_the_project_asks_for(requirement):
+    assert requirement.specifier.contains(PINS[canonicalize_name(requirement.name)])
+
+
+def test_the_lock_pins_all_that_is_brought_along():
+    wanted, seen, unpinned = [*DEPENDENCIES, *DEVELOPMENT], set(), set()
+    while wanted:
+        requirement = wanted.pop()
+        name = canonicalize_name(requirement.name)
+        if (name, *requirement.extras) in seen or name.startswith(ACCELERATOR):
+            continue
+        seen.add((name, *requirement.extras))
+        if name not in PINS:
+            unpinned.add(name)
+            continue
+        for text in importlib.metadata.requires(name) or []:
+            needed = Requirement(text)
+            extras = [{"extra": extra} for extra in requirement.extras or [""]]
+            if not needed.marker or any(needed.marker.evaluate(extra) for extra in extras):
+                wanted.append(needed)
+    assert not unpinned
+
+
+def test_the_lock_installs_anywhere():
+    assert [line for line in LOCK if not re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9.]+", line)] == []
+
+
+def test_conda_yaml_is_the_projects_environment():
+    python, pip, packages = CONDA["dependencies"]
+    assert pip == "pip"
+    assert SpecifierSet(PROJECT["requires-python"]).contains(python.removeprefix("python="))
+    constraint, *pins = packages["pip"]
+    assert constraint == "-c requirements.lock"
+    assert pins == [f"{requirement.name}=={PINS[canonicalize_name(requirement.name)]}" for requirement in DEPENDENCIES]
+    assert CONDA["channels"] == ["conda-forge"]
+
+
+def test_conda_yaml_reads_as_mlflow_reads_it_for_virtualenv_and_uv():
+    environment = _PythonEnv.from_conda_yaml(ROOT / "conda.yaml")
+    assert environment.python == "3.11"
+    assert environment.build_dependencies == ["pip"]
+    assert len(environment.dependencies) == len(DEPENDENCIES) + 1
+
+
+def test_every_library_that_is_imported_is_a_dependency():
+    declared = {canonicalize_name(requirement.name) for requirement in DEPENDENCIES}
+    known = importlib.metadata.packages_distributions()
+    missing = {}
+    for path in [*ROOT.glob("medexp/**/*.py"), *ROOT.glob("entry_points/*.py")]:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom) and not node.level:
+                names = [node.module or ""]
+            else:
+                continue
+            for name in (name.partition(".")[0] for name in names):
+                owners = {canonicalize_name(owner) for owner in known.get(name, [])}
+                if owners and not owners & {*declared, "medexp"}:
+                    missing[name] = path.name
+    assert not missing
+
+
+def test_versions_agree():
+    assert PROJECT["version"] == medexp.__version__
+    (mlflow,) = (requirement for requirement in DEPENDENCIES if requirement.name == "mlflow")
+    assert mlflow.specifier == SpecifierSet(">=3.17,<3.18")  # tracking/project_backend.py rests on it
+
+
+@pytest.mark.parametrize(
+    "name", ["pyproject.toml", "requirements.lock", "conda.yaml", "Makefile", ".ci/run", ".pre-commit-config.yaml"]
+)
+def test_what_is_installed_comes_from_wherever_the_user_gets_packages(name):
+    assert not re.search(r"://|index-url|find-links|trusted-host", (ROOT / name).read_text())

@@ -1,0 +1,170 @@
+"""The project plug-in, on real `mlflow run`s of small projects, with a stand-in for conda and without."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import mlflow
+import pytest
+from click.testing import CliRunner, Result
+from mlflow import MlflowClient
+from mlflow.cli import cli
+from mlflow.exceptions import ExecutionException
+
+MLPROJECT = """
+name: {name}
+conda_env: conda.yaml
+entry_points:
+  job:
+    parameters: {{profile: {{type: string, default: demo}}}}
+    command: python job.py --profile {{profile}}
+"""
+JOB = """
+import os, sys
+with open("told", "w") as told:
+    for line in (sys.prefix, " ".join(sys.argv[1:]), os.environ["MLFLOW_TRACKING_URI"], os.environ["MLFLOW_RUN_ID"]):
+        print(line, file=told)
+if "--code" in sys.argv:
+    sys.exit(int(sys.argv[sys.argv.index("--code") + 1]))
+if "--signal" in sys.argv:
+    os.kill(os.getpid(), int(sys.argv[sys.argv.index("--signal") + 1]))
+"""
+# What MLflow asks of conda: the list of environments, a new environment, and its activation.
+FAKE_CONDA = """#!/bin/sh
+echo "$*" >> {log}
+[ "$*" = "env list --json" ] && echo '{{"envs": []}}'
+exit 0
+"""
+
+
+@pytest.fixture
+def bare_path(store: MlflowClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A PATH with no python and no conda on it."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    for name in ("bash", "git"):
+        (folder / name).symlink_to(shutil.which(name) or "")
+    monkeypatch.setenv("PATH", str(folder))
+    for name in ("CONDA_EXE", "MLFLOW_CONDA_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    return folder
+
+
+@pytest.fixture
+def conda(bare_path: Path, tmp_path: Path) -> Path:
+    """A conda installation of scripts; what it was asked for is in `log`."""
+    home = tmp_path / "conda"
+    (home / "bin").mkdir(parents=True)
+    (home / "etc" / "profile.d").mkdir(parents=True)
+    (home / "bin" / "conda").write_text(FAKE_CONDA.format(log=home / "log"))
+    (home / "bin" / "conda").chmod(0o755)
+    (home / "bin" / "activate").write_text("")
+    (home / "etc" / "profile.d" / "conda.sh").write_text("conda() { :; }\n")
+    (home / "bin" / "python").symlink_to(sys.executable)
+    return home
+
+
+def project(folder: Path, name: str = "medexp") -> Path:
+    folder.mkdir()
+    (folder / "MLproject").write_text(MLPROJECT.format(name=name))
+    (folder / "conda.yaml").write_text("dependencies: [python=3.11]")
+    (folder / "job.py").write_text(JOB)
+    return folder
+
+
+def mlflow_run(folder: Path, *options: str) -> Result:
+    return CliRunner().invoke(cli, ["run", str(folder), "-e", "job", *options])
+
+
+def told(folder: Path) -> list[str]:
+    return (folder / "told").read_text().splitlines()
+
+
+def test_without_conda_the_current_environment_runs_the_command(bare_path, store, tmp_path):
+    folder = project(tmp_path / "project")
+    result = mlflow_run(folder, "-P", "rank=8", "-P", "data_dir=a b")
+    assert result.exit_code == 0, result.output
+    prefix, flags, uri, run_id = told(folder)
+    assert prefix == sys.prefix  # though there is no python on PATH
+    assert flags == "--profile demo --rank 8 --data_dir a b"
+    assert uri == f"sqlite:///{tmp_path / 'mlflow.db'}"
+    assert store.get_run(run_id).info.status == "FINISHED"
+    assert os.environ["PATH"] == str(bare_path)
+
+
+@pytest.mark.parametrize("found_by", ["PATH", "MLFLOW_CONDA_HOME", "CONDA_EXE"])
+def test_with_conda_the_command_runs_in_its_environment(found_by, conda, bare_path, tmp_path, monkeypatch):
+    value = {
+        "PATH": f"{bare_path}{os.pathsep}{conda / 'bin'}",
+        "MLFLOW_CONDA_HOME": conda,
+        "CONDA_EXE": conda / "bin" / "conda",
+    }
+    monkeypatch.setenv(found_by, str(value[found_by]))
+    if found_by != "PATH":  # an activated environment has its python there
+        (bare_path / "python").symlink_to(sys.executable)
+    folder = project(tmp_path / "project")
+    result = mlflow_run(folder)
+    assert result.exit_code == 0, result.output
+    assert any(line.startswith("env create ") for line in (conda / "log").read_text().splitlines())
+    assert told(folder)[1] == "--profile demo"
+
+
+def test_an_explicit_environment_manager_stands(conda, tmp_path, monkeypatch):
+    monkeypatch.setenv("MLFLOW_CONDA_HOME", str(conda))
+    folder = project(tmp_path / "project")
+    assert mlflow_run(folder, "--env-manager", "local").exit_code == 0
+    assert not (conda / "log").exists()
+    assert told(folder)[0] == sys.prefix
+
+
+def test_other_projects_are_left_to_mlflow(bare_path, tmp_path):
+    folder = project(tmp_path / "project", name="another")
+    result = mlflow_run(folder)
+    assert result.exit_code == 1
+    assert not (folder / "told").exists()
+    (bare_path / "python").symlink_to(sys.executable)
+    assert mlflow_run(folder, "--env-manager", "local", "-P", "code=3").exit_code == 1
+
+
+@pytest.mark.parametrize(
+    ("cause", "code"), [("code=2", 2), ("code=3", 3), ("code=1", 1), ("signal=15", 143), ("signal=9", 137)]
+)
+def test_the_exit_code_of_the_command_is_handed_on(cause, code, bare_path, store, tmp_path):
+    folder = project(tmp_path / "project")
+    assert mlflow_run(folder, "-P", cause).exit_code == code
+    assert store.get_run(told(folder)[3]).info.status == "FAILED"
+
+
+def test_from_python_a_failure_is_mlflows_exception(bare_path, tmp_path):
+    with pytest.raises(ExecutionException):
+        mlflow.run(str(project(tmp_path / "project")), "job", parameters={"code": 3})
+
+
+def test_import_mlflow_brings_the_plug_in_and_nothing_heavy():
+    program = """
+import sys, mlflow
+from mlflow.projects.backend.loader import load_backend
+print(type(load_backend("local")).__module__, {"torch", "monai", "medexp.tracking.runs"} & sys.modules.keys())
+"""
+    done = subprocess.run(
+        [sys.executable, "-W", "error::UserWarning", "-c", program], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "medexp.tracking.project_backend set()\n"
+    assert "medexp" not in done.stderr
+
+
+def test_called_by_its_path_from_another_folder(bare_path, tmp_path, monkeypatch):
+    """The command and MLflow write to one store, the caller's, though the command runs in the project's folder."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    folder = project(tmp_path / "project")
+    caller = tmp_path / "caller"
+    caller.mkdir()
+    shutil.copy(tmp_path / "mlflow.db", caller)
+    done = subprocess.run(
+        [Path(sys.executable).with_name("mlflow"), "run", "../project", "-e", "job", "-P", "code=3"], cwd=caller, check=False
+    )
+    assert done.returncode == 3
+    assert told(folder)[2] == f"sqlite:///{caller / 'mlflow.db'}"
+    assert not (folder / "mlflow.db").exists()
