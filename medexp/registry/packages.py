@@ -1,0 +1,175 @@
+"""A model as a folder whose every file is accounted for.
+
+weights.safetensors   the weights; an adapter has adapter/adapter_model.safetensors instead
+contract.json         the architecture, and what goes in and comes out
+checks.json           the checks that the model was judged by
+per_case.csv          its scores, a row a case
+parents.json          what it was made from: names, versions and digests
+README.md             the model card
+manifest.json         size and sha256 of each of these, and one digest over them all
+"""
+
+import hashlib
+import json
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from medexp.checks import Check, as_records
+from medexp.errors import RegistryError, StorageError, all_problems
+from medexp.models.checkpoints import weights_digest
+
+WEIGHTS = "weights.safetensors"
+ADAPTER = "adapter"
+ADAPTER_WEIGHTS = "adapter/adapter_model.safetensors"
+MANIFEST = "manifest.json"
+_FORMAT = 1  # of the folder: raise it when an older medexp can no longer read what is written
+_AGAIN = "Pull it again; if that does not help, register the model anew from its run."
+
+
+@dataclass(frozen=True)
+class Package:
+    """What is written.
+
+    Attributes:
+        name: Name that the model is registered under.
+        architecture: `kind` and arguments of `medexp.models.builders.build`; an adapter is
+            `{"kind": "lora_adapter", "base": <architecture of its base>}`.
+        contract: What goes in (shape, spacing in mm, channel order, normalisation) and what comes out.
+        weights: The weights by key; empty for an adapter.
+        parents: What it was made from; an adapter's `base` is `{"name", "version" or None, "digest"}`, the digest being
+            `weights_digest` of the base.
+        checks: The checks that it was judged by.
+        per_case: Its scores, a row a case.
+        card: The model card, in markdown.
+        extra: Further files and folders by their path in the package, such as `adapter`, as peft saves it.
+    """
+
+    name: str
+    architecture: Mapping[str, Any]
+    contract: Mapping[str, Any]
+    weights: Mapping[str, Tensor]
+    parents: Mapping[str, Any]
+    checks: Sequence[Check]
+    per_case: pd.DataFrame
+    card: str
+    extra: Mapping[str, Path] = field(default_factory=dict)
+
+
+def write_package(package: Package, folder: Path) -> str:
+    """Write a package whole or not at all.
+
+    Args:
+        package: What to write.
+        folder: Where to; there must be nothing yet.
+
+    Returns:
+        The package's digest, sha256 over the sha256 of its files.
+
+    Raises:
+        RegistryError: There is something at `folder`, or an adapter's files are missing.
+        StorageError: The folder cannot be written.
+    """
+    if folder.exists():
+        raise RegistryError(f"package {folder}: exists already; a package is written once. Give another folder")
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as temporary:
+            made = Path(temporary) / folder.name
+            made.mkdir()
+            for name, source in package.extra.items():
+                (made / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copytree(source, made / name) if source.is_dir() else shutil.copyfile(source, made / name)
+            if package.weights:
+                weights = {key: value.detach().cpu().contiguous() for key, value in package.weights.items()}
+                save_file(weights, made / WEIGHTS)
+            digest_of_weights = weights_digest(load_file(weights_file(made)))
+            contract = {
+                "format": _FORMAT,
+                "name": package.name,
+                "architecture": dict(package.architecture),
+                **package.contract,
+            }
+            _write_json(made / "contract.json", contract)
+            _write_json(made / "checks.json", as_records(package.checks))
+            _write_json(made / "parents.json", package.parents)
+            package.per_case.to_csv(made / "per_case.csv", index=False)
+            (made / "README.md").write_text(package.card)
+            files = _files(made)
+            content = {"format": _FORMAT, "digest": _digest(files), "weights_digest": digest_of_weights, "files": files}
+            _write_json(made / MANIFEST, content)
+            made.replace(folder)
+    except OSError as error:
+        raise StorageError(
+            f"package {folder}: cannot be written ({error.strerror or error}); free space or choose another folder"
+        ) from error
+    return str(content["digest"])
+
+
+def verify_package(folder: Path) -> str:
+    """The digest of a package, once every file in it was found to be the one that was written.
+
+    Raises:
+        RegistryError: Files are missing, altered or extra; the message names each.
+    """
+    manifest = read_json(folder, MANIFEST)
+    listed, found = manifest.get("files"), _files(folder)
+    if not isinstance(listed, dict) or manifest.get("digest") != _digest(listed):
+        raise RegistryError(f"package {folder}: {MANIFEST} was altered. {_AGAIN}")
+    problems = [f"{name} is missing" for name in sorted(set(listed) - set(found))]
+    problems += [f"{name} was altered" for name in sorted(set(listed) & set(found)) if listed[name] != found[name]]
+    problems += [f"{name} does not belong to it" for name in sorted(set(found) - set(listed))]
+    if problems:
+        raise RegistryError(all_problems(f"package {folder}", problems, _AGAIN))
+    return str(manifest["digest"])
+
+
+def read_json(folder: Path, name: str) -> Any:
+    """A JSON file of a package.
+
+    Raises:
+        RegistryError: The file is missing or is no JSON.
+    """
+    try:
+        return json.loads((folder / name).read_text())
+    except FileNotFoundError:
+        raise RegistryError(f"package {folder}: {name} is missing. {_AGAIN}") from None
+    except ValueError as error:
+        raise RegistryError(f"package {folder}: {name} is no JSON ({error}). {_AGAIN}") from error
+
+
+def weights_file(folder: Path) -> Path:
+    """The file with a package's weights.
+
+    Raises:
+        RegistryError: There is none.
+    """
+    for name in (WEIGHTS, ADAPTER_WEIGHTS):
+        if (folder / name).is_file():
+            return folder / name
+    raise RegistryError(f"package {folder}: has no weights, neither {WEIGHTS} nor {ADAPTER_WEIGHTS}")
+
+
+def _files(folder: Path) -> dict[str, dict[str, Any]]:
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if path.is_file() and name != MANIFEST:
+            with path.open("rb") as file:
+                found[name] = {"size": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+    return found
+
+
+def _digest(files: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
+
+
+def _write_json(path: Path, content: Any) -> None:
+    path.write_text(json.dumps(content, indent=2) + "\n")
