@@ -4,6 +4,7 @@ Takes the suffixes of BraTS 2023 (t1c t1n t2w t2f seg) and the older ones (t1ce 
 or .nii.
 """
 
+import gzip
 import re
 import zlib
 from collections.abc import Mapping
@@ -12,7 +13,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 from nibabel.filebasedimages import ImageFileError
-from nibabel.spatialimages import HeaderDataError, SpatialImage
+from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 
 from medexp.config import DataConfig
@@ -146,9 +147,15 @@ def _looked_for(*modalities: str) -> str:
 
 def _read(path: Path) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
     try:
-        image = nib.load(path)
-        if not isinstance(image, SpatialImage):
-            raise ImageFileError(f"{type(image).__name__} holds no volume")
+        content = path.read_bytes()
+        if path.name.lower().endswith(".gz"):
+            content = gzip.decompress(
+                content
+            )  # whole, so that the checksum at its end is held against it; nib.load stops before
+        kinds = [kind for kind in (nib.Nifti1Image, nib.Nifti2Image) if kind.header_class.may_contain_header(content)]
+        if not kinds:
+            raise ImageFileError("no NIfTI header")
+        image = kinds[0].from_bytes(content)
         if image.get_data_dtype().kind not in "iuf":
             raise DataError(f"{path.name}: voxels of type {image.get_data_dtype()}; allowed are integers and floats")
         if len(image.shape) != 3:

@@ -5,6 +5,8 @@ import sys
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from medexp.data.brats import find_cases, read_case
 from medexp.errors import ConfigError, DataError
@@ -143,11 +145,9 @@ def truncated_without_compression(folder):
     (folder / "c-t1c.nii.gz").unlink()
 
 
-def damaged_inside(folder):
+def without_checksum(folder):
     path = folder / "c-t1c.nii.gz"
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 0xFF
-    path.write_bytes(content)
+    path.write_bytes(path.read_bytes()[:-1])
 
 
 def voxels(**values):
@@ -183,7 +183,7 @@ COLOURS = np.zeros(SHAPE, dtype=[("R", "u1"), ("G", "u1"), ("B", "u1")])
     [
         (truncated, ["c-t1c.nii.gz: unreadable or truncated"]),
         (truncated_without_compression, ["c-t1c.nii: unreadable or truncated"]),
-        (damaged_inside, ["c-t1c.nii.gz: unreadable or truncated"]),
+        (without_checksum, ["c-t1c.nii.gz: unreadable or truncated"]),
         (lambda folder: (folder / "c-t1c.nii.gz").write_bytes(b""), ["c-t1c.nii.gz: unreadable or truncated"]),
         (lambda folder: (folder / "c-seg.nii.gz").write_text("no image"), ["c-seg.nii.gz: unreadable or truncated"]),
         (replaced("t1n", NOISE[:-1]), ["c-t1n.nii.gz: shape (13, 12, 10) differs from (14, 12, 10)", "c-t2f.nii.gz"]),
@@ -211,6 +211,35 @@ def test_a_bad_file_is_named_with_what_is_wrong_and_what_to_do(tmp_path, data_co
         read_case(only(tmp_path, config), config.label_map)
     for expected in ("case c", "data.exclude=[c]", *words):
         assert expected in str(error.value)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(where=st.floats(0, 1, exclude_max=True), flip=st.integers(1, 255))
+def test_no_damaged_byte_of_a_compressed_image_goes_unseen(tmp_path, data_config, where, flip):
+    path = write_case(tmp_path, "c") / "c-t1c.nii.gz"
+    content = bytearray(path.read_bytes())
+    payload = 10 + len(path.name.removesuffix(".gz")) + 1  # gzip's own header holds a time and a name, which do not matter
+    content[payload + int(where * (len(content) - payload))] ^= flip
+    path.write_bytes(content)
+    config = data_config()
+    with pytest.raises(DataError, match=re.escape("c-t1c.nii.gz: ")):
+        read_case(only(tmp_path, config), config.label_map)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(where=st.floats(0, 1, exclude_max=True), name=st.sampled_from(["c-t1c.nii.gz", "c-t1c.nii"]))
+def test_no_truncated_image_goes_unseen(tmp_path, data_config, where, name):
+    content = (write_case(tmp_path, "c") / "c-t1c.nii.gz").read_bytes()
+    (tmp_path / "c" / "c-t1c.nii.gz").unlink()
+    (tmp_path / "c" / "c-t1c.nii").unlink(missing_ok=True)
+    content = content if name.endswith(".gz") else gzip.decompress(content)
+    (tmp_path / "c" / name).write_bytes(content[: int(where * len(content))])
+    config = data_config()
+    try:
+        with pytest.raises(DataError, match=re.escape(f"{name}: unreadable or truncated")):
+            read_case(only(tmp_path, config), config.label_map)
+    finally:
+        (tmp_path / "c" / name).unlink()
 
 
 def test_all_problems_of_a_case_come_at_once(tmp_path, data_config):

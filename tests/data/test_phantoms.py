@@ -1,3 +1,5 @@
+import subprocess
+import sys
 from collections import Counter
 
 import nibabel as nib
@@ -118,6 +120,19 @@ def test_phantoms_are_written_once_and_whole(tmp_path):
     assert ensure_phantoms("glioma", 4, 0, tmp_path) == folder
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == written
     assert [path.name for path in folder.parent.iterdir()] == [folder.name]
+
+
+def test_a_disk_that_fills_up_leaves_nothing(tmp_path):
+    code = (
+        "import resource, sys, pathlib; from medexp.data.phantoms import ensure_phantoms\n"
+        "from medexp.errors import StorageError\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, 30_000))\n"
+        "try: ensure_phantoms('glioma', 4, 0, pathlib.Path(sys.argv[1]))\n"
+        "except StorageError as error: print(error)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True)
+    assert "glioma-4" in done.stdout and "cannot be written (File too large)" in done.stdout
+    assert not list((tmp_path / "phantoms").iterdir())
 
 
 def test_a_cache_that_cannot_be_written_is_named(tmp_path):
