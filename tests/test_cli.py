@@ -195,6 +195,7 @@ BAD_FILES = {
     "a value for a block": ("lora: 8", "mine.yaml: lora: found 8; expected a block of keys"),
     "an empty block": ("lora:", "mine.yaml: lora: found null; expected a block of keys"),
     "a wrong type": ("lora: {rank: many}", "lora.rank: found many; expected a whole number (in mine.yaml)"),
+    "null where there must be a value": ("seed: null", "seed: found null; expected a whole number (in mine.yaml)"),
     "a truth for a number": ("lora: {rank: true}", "lora.rank: found true; expected a whole number (in mine.yaml)"),
     "out of range": ("lora: {rank: 0}", "lora.rank: found 0; at least 1 (in mine.yaml)"),
     "a list": ("[1, 2]", "mine.yaml: holds [1, 2]; expected keys with values"),
@@ -302,8 +303,8 @@ def test_resume_takes_the_runs_own_configuration(saved):
 
 
 def test_resume_finds_a_folder_that_was_moved(saved, tmp_path):
-    (tmp_path / "runs").rename(tmp_path / "moved")
-    assert resolved("--resume", "r1", "--output_dir", "moved").output_dir == "moved"
+    (tmp_path / "runs").rename(tmp_path / "outputs")  # where the profile looks
+    assert resolved("--resume", "r1").output_dir == "outputs"
 
 
 def test_resume_refuses_a_changed_key_and_says_both_values(saved, capsys):
