@@ -1,0 +1,103 @@
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from medexp.errors import MedexpError, RegistryError, StorageError
+from medexp.registry.loading import load_package
+from medexp.registry.packages import Package, verify_package, write_package
+
+FILES = ("weights.safetensors", "contract.json", "checks.json", "parents.json", "per_case.csv", "README.md")
+
+
+def test_a_package_gives_back_the_network(package: Callable[..., Package], tmp_path: Path) -> None:
+    made = package()
+    digest = write_package(made, tmp_path / "p")
+    assert verify_package(tmp_path / "p") == digest
+    assert {path.name for path in (tmp_path / "p").iterdir()} == {*FILES, "manifest.json"}
+    net = load_package(tmp_path / "p")
+    assert not net.training
+    assert all(torch.equal(value, made.weights[key]) for key, value in net.state_dict().items())
+
+
+def test_the_digest_follows_from_the_content(package: Callable[..., Package], tmp_path: Path) -> None:
+    digests = [write_package(package(seed=seed), tmp_path / str(place)) for place, seed in enumerate((0, 0, 1))]
+    assert digests[0] == digests[1] != digests[2]
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
+@given(name=st.sampled_from((*FILES, "manifest.json")), where=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
+def test_any_flipped_bit_is_found(written: Callable[..., Path], name: str, where: float, bit: int) -> None:
+    folder = written()
+    content = bytearray((folder / name).read_bytes())
+    content[int(where * len(content))] ^= 1 << bit
+    (folder / name).write_bytes(content)
+    with pytest.raises((RegistryError, UnicodeDecodeError), match=name):
+        verify_package(folder)
+
+
+def test_all_that_is_wrong_is_named_at_once(written: Callable[..., Path]) -> None:
+    folder = written()
+    (folder / "parents.json").unlink()
+    (folder / "README.md").write_text("another")
+    (folder / "extra").mkdir()
+    (folder / "extra" / "payload.pkl").touch()
+    with pytest.raises(RegistryError) as caught:
+        verify_package(folder)
+    for problem in (
+        "parents.json is missing",
+        "README.md was altered",
+        "extra/payload.pkl does not belong to it",
+        "Pull it again",
+    ):
+        assert problem in str(caught.value)
+
+
+def test_a_manifest_that_fits_altered_files_has_another_digest(written: Callable[..., Path]) -> None:
+    one, other = written(), written(seed=1)
+    assert verify_package(one) != verify_package(other)
+    manifest = json.loads((one / "manifest.json").read_text())
+    (one / "manifest.json").write_text(json.dumps({**manifest, "digest": verify_package(other)}))
+    with pytest.raises(RegistryError, match=r"manifest\.json was altered"):
+        verify_package(one)
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "weights.safetensors"])
+def test_a_folder_without_the_essential_is_no_package(written: Callable[..., Path], name: str) -> None:
+    folder = written()
+    (folder / name).unlink()
+    with pytest.raises(RegistryError, match=name):
+        load_package(folder)
+
+
+@pytest.mark.parametrize(
+    ("given_", "error"),
+    [
+        ({"extra": {"adapter": Path("nowhere")}}, StorageError),
+        ({"weights": {}}, RegistryError),
+    ],
+    ids=["missing file", "no weights"],
+)
+def test_what_cannot_be_written_whole_leaves_nothing(
+    package: Callable[..., Package], tmp_path: Path, given_: dict[str, object], error: type[MedexpError]
+) -> None:
+    with pytest.raises(error):
+        write_package(package(**given_), tmp_path / "new" / "p")
+    assert list((tmp_path / "new").iterdir()) == []
+
+
+def test_a_package_is_written_once(package: Callable[..., Package], written: Callable[..., Path]) -> None:
+    folder = written()
+    with pytest.raises(RegistryError, match="exists already"):
+        write_package(package(seed=1), folder)
+    verify_package(folder)
+
+
+def test_a_folder_that_cannot_be_written_is_named(package: Callable[..., Package], tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(StorageError, match=r"file/p: cannot be written"):
+        write_package(package(), tmp_path / "file" / "p")
