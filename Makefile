@@ -29,7 +29,7 @@ ui: $(READY)  ## browse the runs and the registered models
 
 lock:  ## renew requirements.lock from pyproject.toml
 	$(PYTHON) -m venv --clear build/lock
-	build/lock/bin/pip install --quiet -e '.[dev]'
+	build/lock/bin/pip install -qq -e '.[dev]'
 	build/lock/bin/pip freeze --exclude-editable | sed 's/+.*//' > build/pins
 	{ grep '^#' requirements.lock; cat build/pins; } > build/requirements.lock
 	mv build/requirements.lock requirements.lock
@@ -41,5 +41,5 @@ clean:  ## remove the environment and all caches; runs and models stay
 $(READY): pyproject.toml requirements.lock
 	@echo "installing what requirements.lock pins into $(VENV) with $(PYTHON)"
 	@$(PYTHON) -m venv --clear $(VENV)
-	@$(VENV)/bin/pip install --quiet -c requirements.lock -e '.[dev]'
+	@$(VENV)/bin/pip install -qq -c requirements.lock -e '.[dev]'
 	@touch $@

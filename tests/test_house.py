@@ -109,7 +109,7 @@ def test_conda_yaml_is_the_projects_environment():
 
 def test_conda_yaml_reads_as_mlflow_reads_it_for_virtualenv_and_uv():
     environment = _PythonEnv.from_conda_yaml(ROOT / "conda.yaml")
-    assert environment.python == "3.11"
+    assert environment.python == "3.11.7"
     assert environment.build_dependencies == ["pip"]
     assert len(environment.dependencies) == len(DEPENDENCIES) + 1
 
