@@ -10,17 +10,16 @@ from numpy.typing import NDArray
 from sklearn.linear_model import RidgeCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
-from torch import nn
 from torch.utils.data import Dataset
 
 from medexp.evaluation.cases import map_cases
-from medexp.models.swin import DIVISOR, embed
+from medexp.models.swin import DIVISOR, SwinEncoder, SwinSegmenter, embed
 
 Array = NDArray[np.floating[Any]]
 
 
 @torch.inference_mode()
-def embed_cases(net: nn.Module, cases: Dataset[Any], accelerator: Accelerator, title: str) -> Array:
+def embed_cases(net: SwinSegmenter | SwinEncoder, cases: Dataset[Any], accelerator: Accelerator, title: str) -> Array:
     """GAP(encoder10) of each whole volume, padded to multiples of 32.
 
     Args:
@@ -57,7 +56,8 @@ def probe(train: Array, train_targets: Array, held_out: Array) -> Array:
         return np.full((len(held_out), train_targets.shape[1]), np.nan)
     penalties = np.logspace(-1, 5, 13)
     columns = [
-        make_pipeline(StandardScaler(), RidgeCV(alphas=penalties)).fit(train, target).predict(held_out) for target in train_targets.T
+        make_pipeline(StandardScaler(), RidgeCV(alphas=penalties)).fit(train, target).predict(held_out)
+        for target in train_targets.T
     ]
     return np.stack(columns, axis=1)
 

@@ -1,6 +1,7 @@
 """Segmentation of whole volumes, judged per case and region."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import pandas as pd
@@ -40,8 +41,8 @@ def evaluate_segmentation(
         spacing: Voxel spacing in mm, for HD95.
         accelerator: Device, precision and processes.
         hd95: Whether to compute HD95, which takes longer than the rest.
-        on_prediction: Called in the process that predicted with the case, image (4, X, Y, Z), labels (X, Y, Z) and predicted regions
-            (3, X, Y, Z).
+        on_prediction: Called where the case was predicted with its id, image (4, X, Y, Z), labels (X, Y, Z) and predicted
+            regions (3, X, Y, Z).
 
     Returns:
         One row a case: `case`, `ce` (binary cross-entropy over voxels and regions), `dice_<region>` (0 to 1; 1 where neither
@@ -52,7 +53,9 @@ def evaluate_segmentation(
         image = item["image"].unsqueeze(0).to(accelerator.device)
         truth = to_regions(item["label"].unsqueeze(0).to(accelerator.device))
         with accelerator.autocast():
-            logits = sliding_window_inference(image, tuple(window), 1, net, overlap=overlap, mode="gaussian").float()
+            logits = sliding_window_inference(image, tuple(window), 1, net, overlap=overlap, mode="gaussian")
+        assert isinstance(logits, Tensor)
+        logits = logits.float()
         predicted = (logits > 0).float()
         dice = compute_dice(predicted, truth, include_background=True, ignore_empty=False)[0]
         row = {"case": item["case"], "ce": float(binary_cross_entropy_with_logits(logits, truth))}
@@ -77,6 +80,6 @@ def _hd95(predicted: Tensor, truth: Tensor, spacing: Sequence[float]) -> list[fl
     for region in range(predicted.shape[1]):
         one, other = predicted[:, [region]], truth[:, [region]]
         both = bool(one.any() and other.any())
-        pair = {"percentile": 95, "include_background": True, "spacing": list(spacing)}
-        values.append(float(compute_hausdorff_distance(one, other, **pair)) if both else float("nan"))
+        distance = partial(compute_hausdorff_distance, include_background=True, percentile=95, spacing=list(spacing))
+        values.append(float(distance(one, other)) if both else float("nan"))
     return values

@@ -54,7 +54,7 @@ def load_state(path: Path) -> dict[str, Tensor]:
     if not isinstance(state, dict) or not state or not all(isinstance(value, Tensor) for value in state.values()):
         keys = ", ".join(map(str, list(content)[:_SHOWN])) if isinstance(content, dict) else type(content).__name__
         raise CheckpointError(
-            f"checkpoint {path}: no mapping of names to tensors, neither at the top nor under {' or '.join(_NESTS)}; found {keys}"
+            f"checkpoint {path}: found {keys}, but no mapping of names to tensors, at the top or under {' or '.join(_NESTS)}"
         )
     return {str(key).removeprefix("module."): value for key, value in state.items()}
 
@@ -125,7 +125,7 @@ def weights_digest(state: Mapping[str, Tensor]) -> str:
     for key in sorted(state):
         tensor = state[key].detach().cpu().contiguous()
         digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.flatten().view(torch.uint8).numpy())
+        digest.update(tensor.flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

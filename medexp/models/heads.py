@@ -17,6 +17,11 @@ class SemanticHeads(nn.Module):
         targets: Their semantic features (N, 10): 4 log-volumes, 3 centroid coordinates, 3 shape features.
     """
 
+    feature_mean: Tensor
+    feature_scale: Tensor
+    target_mean: Tensor
+    target_scale: Tensor
+
     def __init__(self, features: Tensor, targets: Tensor) -> None:
         super().__init__()
         for name, values in (("feature", features), ("target", targets)):

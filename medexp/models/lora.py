@@ -37,7 +37,7 @@ class MergeCertificate:
 
 
 def add_lora(net: SwinSegmenter, lora: LoraConfig) -> PeftModel:
-    """Put adapters into the named stages, in place; afterwards adapters and decoder train, and the encoder's own weights do not.
+    """Put adapters into the named stages, in place; afterwards adapters and decoder train, the encoder's own weights do not.
 
     B starts at zero, so the network's output does not change.
 
@@ -51,7 +51,7 @@ def add_lora(net: SwinSegmenter, lora: LoraConfig) -> PeftModel:
     stages = "".join(str(stage) for stage in sorted(set(lora.target_stages)))
     paths = "|".join(_PATHS[module] for module in lora.target_modules)
     peft = get_peft_model(
-        net,  # type: ignore[arg-type]  # peft adapts any nn.Module
+        net,
         PeftLoraConfig(
             r=lora.rank,
             lora_alpha=lora.alpha,  # type: ignore[arg-type]
@@ -112,13 +112,15 @@ def merge_lora(peft: PeftModel) -> tuple[SwinSegmenter, MergeCertificate]:
     layers = {name: layer for name, layer in net.named_modules() if isinstance(layer, LoraLayer)}
     expected = {f"{name}.weight": _merged_weight(layer) for name, layer in layers.items()}
     before = {key.replace(".base_layer.", "."): value.clone() for key, value in net.state_dict().items() if "lora_" not in key}
-    merged = peft.merge_and_unload()  # type: ignore[operator]
+    merged = peft.merge_and_unload()
     after = merged.state_dict()
     certificate = MergeCertificate(
         tensors={key: float((after[key] - value).abs().max()) for key, value in expected.items()},
         left_over=tuple(key for key in after if "lora_" in key or "base_layer" in key),
         changed_elsewhere=tuple(
-            key for key, value in before.items() if key not in expected and not (key in after and torch.equal(after[key], value))
+            key
+            for key, value in before.items()
+            if key not in expected and not (key in after and torch.equal(after[key], value))
         ),
     )
     return merged, certificate
@@ -126,10 +128,10 @@ def merge_lora(peft: PeftModel) -> tuple[SwinSegmenter, MergeCertificate]:
 
 def _merged_weight(layer: LoraLayer) -> Tensor:
     """W0 + (alpha / r) B A, and for DoRA its rows rescaled to the learned magnitudes."""
-    base = layer.get_base_layer().weight.detach()
-    down, up = layer.lora_A[_ADAPTER].weight.detach(), layer.lora_B[_ADAPTER].weight.detach()
+    base = layer.get_base_layer().get_parameter("weight").detach()
+    down, up = (matrix[_ADAPTER].get_parameter("weight").detach() for matrix in (layer.lora_A, layer.lora_B))
     weight = base + layer.scaling[_ADAPTER] * (up @ down)
     if _ADAPTER not in layer.lora_magnitude_vector:
         return weight
-    magnitude = layer.lora_magnitude_vector[_ADAPTER].weight.detach()
+    magnitude = layer.lora_magnitude_vector[_ADAPTER].get_parameter("weight").detach()
     return magnitude.unsqueeze(1) * weight / torch.linalg.norm(weight, dim=1, keepdim=True)

@@ -5,7 +5,7 @@ BrainSegFounder-Tiny is this network with feature_size 48 (62,191,941 parameters
 """
 
 import torch
-from monai.networks.nets.swin_unetr import SwinUNETR
+from monai.networks.nets.swin_unetr import SwinTransformer, SwinUNETR
 from torch import Tensor, nn
 
 ENCODER_MODULES = ("swinViT", "encoder1", "encoder2", "encoder3", "encoder4", "encoder10")
@@ -42,6 +42,13 @@ class SwinEncoder(nn.Module):
         window_size: Edge of an attention window in tokens.
     """
 
+    swinViT: SwinTransformer
+    encoder1: nn.Module
+    encoder2: nn.Module
+    encoder3: nn.Module
+    encoder4: nn.Module
+    encoder10: nn.Module
+
     def __init__(self, in_channels: int, feature_size: int, window_size: int) -> None:
         super().__init__()
         net = SwinUNETR(in_channels=in_channels, out_channels=1, feature_size=feature_size, window_size=window_size)
@@ -61,7 +68,7 @@ class SwinEncoder(nn.Module):
         return tuple(block(value) for block, value in zip(blocks, inputs, strict=True))
 
 
-def embed(net: nn.Module, x: Tensor) -> Tensor:
+def embed(net: SwinSegmenter | SwinEncoder, x: Tensor) -> Tensor:
     """Global average of the bottleneck, GAP(encoder10).
 
     Args:
@@ -81,5 +88,5 @@ def is_encoder_key(key: str) -> bool:
 
 
 def encoder_state(net: nn.Module) -> dict[str, Tensor]:
-    """The encoder's weights of a SwinSegmenter, under the keys of the merged checkpoint (specification 000, output contract)."""
+    """The encoder's weights of a SwinSegmenter, under the keys that specification 000 asks of the merged checkpoint."""
     return {key: value.detach().cpu().contiguous() for key, value in net.state_dict().items() if is_encoder_key(key)}

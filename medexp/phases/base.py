@@ -52,16 +52,23 @@ def architecture(config: Phase1Config) -> dict[str, int | str]:
     return {"kind": "swin_unetr", "in_channels": 4, "out_channels": len(REGIONS), **shape}
 
 
+def initial(config: Phase1Config) -> SwinSegmenter:
+    """The SwinUNETR of a configuration with initial weights, channels last: its convolutions are faster so."""
+    net = build(architecture(config))
+    assert isinstance(net, SwinSegmenter)
+    net.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]  # torch's stubs lack this argument alone
+    return net
+
+
 def network(config: Phase1Config, base: Base) -> SwinSegmenter:
-    """A fresh SwinUNETR with the base's weights, laid out with channels last, in which its convolutions run faster.
+    """The SwinUNETR with the base's weights.
 
     Raises:
         CheckpointError: The weights do not fit, key by key.
     """
-    net = build(architecture(config))
-    assert isinstance(net, SwinSegmenter)
+    net = initial(config)
     load_weights(net, base.state, base.source)
-    return net.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload, no-any-return]
+    return net
 
 
 def load_base(config: Phase1Config, accelerator: Accelerator, reporter: Reporter, cache: Path) -> Base:
@@ -116,8 +123,8 @@ def pretrained(config: Phase1Config, accelerator: Accelerator, reporter: Reporte
         phantoms = ensure_phantoms("glioma", config.phantoms.glioma_patients, config.phantoms.seed, cache)
         data = prepare(str(phantoms), None, config.data, config.phantoms, config.seed, cache)
     torch.manual_seed(config.seed)
-    net = build(architecture(config)).to(memory_format=torch.channels_last_3d)
-    module = SegmenterWithHeads(net)  # type: ignore[arg-type]
+    net = initial(config)
+    module = SegmenterWithHeads(net)
     held_out = evaluation_dataset(data, "val", config.data, cache)
 
     def loss(module: torch.nn.Module, batch: Batch, epoch: int) -> dict[str, Tensor]:

@@ -25,7 +25,7 @@ def start_accelerator(config: Phase1Config) -> Accelerator:
     there = {"cpu": True, "auto": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if not there[config.device]:
         found = ", ".join(device for device, present in there.items() if present)
-        raise ConfigError(f"device={config.device}: this machine has none; found {found}. Leave device=auto to take what there is")
+        raise ConfigError(f"device={config.device}: not on this machine, which has {found}. device=auto takes what there is")
     return Accelerator(
         cpu=config.device == "cpu",
         mixed_precision=_PRECISION[config.training.precision],

@@ -9,6 +9,7 @@ import shutil
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -16,24 +17,24 @@ import torch
 from accelerate import Accelerator
 from peft import PeftModel
 from torch import Tensor, nn
+from torch.utils.data import Dataset, Subset
 
 from medexp.checks import Check, verdict
 from medexp.config import Phase1Config, cache_root
 from medexp.data.datasets import evaluation_dataset, training_dataset
 from medexp.data.prepared import Prepared, prepare
 from medexp.data.regions import REGIONS, to_regions
-from medexp.data.semantics import INTENSITY_STATISTICS, SEMANTIC_FEATURES
+from medexp.data.semantics import SEMANTIC_FEATURES
 from medexp.errors import CheckFailed, all_problems
 from medexp.evaluation.features import Array, embed_cases, mean_r2, probe
 from medexp.evaluation.intervals import by_patient
 from medexp.evaluation.segmentation import OnPrediction, evaluate_segmentation, mean_scores
-from medexp.models.builders import build
 from medexp.models.checkpoints import save_checkpoint
 from medexp.models.heads import SegmenterWithHeads, SemanticHeads
 from medexp.models.lora import add_lora, decoder_parameters, freeze_encoder, lora_parameters, merge_lora
 from medexp.models.swin import SwinSegmenter, encoder_state
 from medexp.phases import phase1_checks
-from medexp.phases.base import Base, architecture, load_base, network
+from medexp.phases.base import Base, initial, load_base, network
 from medexp.phases.launch import launched_run, start_accelerator
 from medexp.phases.phase1_results import Results, publish, show
 from medexp.tracking.datasets import log_datasets
@@ -83,7 +84,7 @@ def run(config: Phase1Config) -> None:
 
         control_fit, control_net = train_decoder(study)
         control = judge(study, control_net, "control")
-        lora_fit, adapter, heads = train_lora(study, features["unadapted"])
+        lora_fit, adapter, heads = train_lora(study)
         lora = judge(study, _adapted(adapter), "lora")
 
         net, merge_check = merge(study, adapter)
@@ -100,8 +101,10 @@ def run(config: Phase1Config) -> None:
         ]
         results = Results(per_case, means, semantic, checks, in_words, {"lora": lora_fit, "control": control_fit})
         if accelerator.is_main_process:
+            encoder = encoder_state(net)
+            save_checkpoint(encoder, tracked.folder / "phase1_encoder_merged.pt")
             report(study, results)
-            published = publish(config, data, base, tracked, results, encoder_state(net), tracked.folder / "adapter")
+            published = publish(config, data, base, tracked, results, encoder)
             show(config, tracked, results, published)
         _stop_if_blocked(study, checks)
 
@@ -110,7 +113,7 @@ def check_adapters(study: Study) -> list[Check]:
     """TEST_2.1 to TEST_2.3, before anything is trained, on the first batch."""
     config, device = study.config, study.accelerator.device
     cases = training_dataset(study.data, "train", config.data, study.cache, config.seed)
-    items = [cases[0, index] for index in range(min(config.training.batch_size, len(cases)))]
+    items = [cases[0, index] for index in range(min(config.training.batch_size, len(study.data.ids("train"))))]
     image = torch.stack([item["image"] for item in items]).to(device)
     regions = to_regions(torch.stack([item["label"] for item in items])).to(device)
     torch.manual_seed(config.seed)
@@ -129,24 +132,33 @@ def train_decoder(study: Study) -> tuple[FitResult, SwinSegmenter]:
     return _train(study, SegmenterWithHeads(net), groups, "control"), net
 
 
-def train_lora(study: Study, unadapted: "Features") -> tuple[FitResult, PeftModel, SemanticHeads]:
+def train_lora(study: Study) -> tuple[FitResult, PeftModel, SemanticHeads]:
     """The adapted arm: LoRA in the encoder, the decoder, and the semantic heads on top of the bottleneck."""
     config = study.config
     net = study.fresh()
     torch.manual_seed(config.seed)  # of the A matrices and the heads
     adapter = add_lora(net, config.lora)
-    heads = SemanticHeads(torch.from_numpy(unadapted.train), torch.from_numpy(study_targets(study, "train")))
+    heads = SemanticHeads(torch.from_numpy(_features_of_crops(study)), torch.from_numpy(semantics(study, "train")))
     heads.to(study.accelerator.device)
     rates = config.training
     groups = [
         Group("lora", rates.lr_lora, list(lora_parameters(net).values())),
         Group("decoder", rates.lr_decoder, list(decoder_parameters(net).values())),
     ]
-    study.run.reporter.metrics({f"params/{group.name}_trainable": sum(p.numel() for p in group.parameters) for group in groups})
+    study.run.reporter.metrics(
+        {f"params/{group.name}_trainable": sum(p.numel() for p in group.parameters) for group in groups}
+    )
     if not config.aux_heads.enabled:
         return _train(study, SegmenterWithHeads(net), groups, "lora"), adapter, heads
     groups.append(Group("aux", rates.lr_aux, list(heads.parameters())))
     return _train(study, SegmenterWithHeads(net, heads), groups, "lora"), adapter, heads
+
+
+def _features_of_crops(study: Study) -> Array:
+    """Features that the base gives for augmented training crops, whose spread is what the heads meet in training."""
+    crops = training_dataset(study.data, "train", study.config.data, study.cache, study.config.seed)
+    first_epoch: Dataset[Any] = Subset(crops, [(0, index) for index in range(len(study.data.ids("train")))])  # type: ignore[misc]
+    return embed_cases(study.fresh(), first_epoch, study.accelerator, "  embedding crops")
 
 
 def _train(study: Study, module: SegmenterWithHeads, groups: list[Group], arm: str) -> FitResult:
@@ -203,7 +215,13 @@ def _evaluate(study: Study, net: SwinSegmenter, *, hd95: bool, on_prediction: On
 
 def _draw(study: Study, arm: str, when: str, case: str, image: Tensor, label: Tensor, predicted: Tensor) -> None:
     if case in study.data.splits.val[: study.config.validation.overlays]:
-        figure = overlay(np.asarray(image), np.asarray(label), np.asarray(predicted), f"{case}, {arm}, {when.replace('_', ' ')}")
+        figure = overlay(
+            np.asarray(image),
+            np.asarray(label),
+            np.asarray(predicted),
+            f"{case}, {arm}, {when.replace('_', ' ')}",
+            study.config.data.spacing,
+        )
         study.run.reporter.figure(figure, f"overlays/{arm}/{case}/{when}.png")
 
 
@@ -241,21 +259,23 @@ def embed(study: Study, net: SwinSegmenter) -> Features:
 def random_network(study: Study) -> SwinSegmenter:
     """A network with initial weights: what an encoder's architecture gives without any training."""
     torch.manual_seed(study.config.seed)
-    net = build(architecture(study.config))
-    assert isinstance(net, SwinSegmenter)
-    return net.to(study.accelerator.device).eval()
+    return initial(study.config).to(study.accelerator.device).eval()
 
 
-def study_targets(study: Study, split: str) -> Array:
+def semantics(study: Study, split: str) -> Array:
     """Semantic features (cases, 10) of a split, float32."""
-    return np.array([study.data.facts[case].semantic for case in study.data.ids(split)], dtype=np.float32)
+    return _of_facts(study, split, "semantic")
+
+
+def _of_facts(study: Study, split: str, kind: Literal["semantic", "intensity"]) -> Array:
+    return np.array([getattr(study.data.facts[case], kind) for case in study.data.ids(split)], dtype=np.float32)
 
 
 @torch.inference_mode()
 def semantic_r2(study: Study, heads: SemanticHeads, features: Features) -> dict[str, float]:
     """R2 on validation cases of the trained heads over the features of an encoder: `r2_vol`, `r2_loc`, `r2_shape`."""
     predicted = heads.predict(torch.from_numpy(features.held_out).to(study.accelerator.device)).cpu().numpy()
-    truth = study_targets(study, "val")
+    truth = semantics(study, "val")
     return {
         f"r2_{name}": mean_r2(truth[:, columns], predicted[:, columns])
         for name, columns in (("vol", slice(0, 4)), ("loc", slice(4, 7)), ("shape", slice(7, 10)))
@@ -271,10 +291,11 @@ def attribute(study: Study, per_case: pd.DataFrame, features: dict[str, Features
     dice = by_patient(lambda rows: float(gains.to_numpy()[rows].mean()), patients, config.validation, config.seed)
 
     intensity = [
-        np.array([study.data.facts[case].intensity for case in study.data.ids(split)], dtype=np.float32) for split in ("train", "val")
+        np.array([study.data.facts[case].intensity for case in study.data.ids(split)], dtype=np.float32)
+        for split in ("train", "val")
     ]
     sources = features | {"intensity": Features(*intensity)}
-    targets = {split: study_targets(study, split) for split in ("train", "val")}
+    targets = {split: semantics(study, split) for split in ("train", "val")}
     predicted = {name: probe(source.train, targets["train"], source.held_out) for name, source in sources.items()}
 
     def gain(rows: np.ndarray) -> float:
@@ -307,7 +328,8 @@ def report(study: Study, results: Results) -> None:
     best = {region: results.means["lora"][f"dice_{region}"] for region in REGIONS}
     reporter.text(json.dumps(best, indent=2), "phase1_best_dice.json")
     log_checks(study.run, results.checks)
-    reporter.file(folder / "adapter", "adapter")
+    reporter.file(folder / "adapter")
+    reporter.file(folder / "phase1_encoder_merged.pt")
 
 
 def _adapted(adapter: PeftModel) -> SwinSegmenter:
@@ -329,4 +351,6 @@ def _stop_if_blocked(study: Study, checks: list[Check]) -> None:
     if "TEST_2.5" not in {check.id for check in checks}:
         log_checks(study.run, checks)  # stopped early: the report of a whole run is logged with its results
     failed = [f"{check.id} ({check.title}): {check.threshold}; {check.advice}" for check in checks if check.blocks]
-    raise CheckFailed(all_problems("BLOCKING check failed", failed, f"The run {study.run.id} holds the report; nothing is promoted."))
+    raise CheckFailed(
+        all_problems("BLOCKING check failed", failed, f"The run {study.run.id} holds the report; nothing is promoted.")
+    )

@@ -124,8 +124,11 @@ def merge(certificate: MergeCertificate, lora_logits: Tensor, merged_logits: Ten
         "TEST_2.4",
         "LoRA merge",
         Severity.BLOCKING,
-        passed=difference < TOLERANCE and worst < TOLERANCE and not certificate.left_over and not certificate.changed_elsewhere,
-        threshold=f"largest |y_merged - y_lora| and |W - (W0 + (alpha/r) B A)| < {TOLERANCE:g}, no adapter left, nothing else changed",
+        passed=difference < TOLERANCE
+        and worst < TOLERANCE
+        and not certificate.left_over
+        and not certificate.changed_elsewhere,
+        threshold=f"largest |y_merged - y_lora| and |W - (W0 + (alpha/r) B A)| < {TOLERANCE:g}, no other weight changed",
         measured={
             "difference": difference,
             "weights_difference": worst,
@@ -145,9 +148,9 @@ def segmentation(lora: Mapping[str, float], baseline: Mapping[str, float], valid
         "Segmentation quality",
         Severity.BLOCKING,
         passed=dice > validation.min_dice_wt and gain > validation.min_dice_gain,
-        threshold=f"validation Dice WT > {validation.min_dice_wt:g}, gain over the frozen baseline > {validation.min_dice_gain:g}",
+        threshold=f"Dice WT > {validation.min_dice_wt:g}, gain over the frozen baseline > {validation.min_dice_gain:g}",
         measured={"dice_WT": dice, "baseline_dice_WT": baseline["dice_WT"], "gain": gain},
-        advice="In this order: training.epochs=150; training.lr_lora=5e-5; lora.target_stages=[2,3,4]; then report diagnostics and stop.",
+        advice="In this order: training.epochs=150; training.lr_lora=5e-5; lora.target_stages=[2,3,4].",
     )
 
 

@@ -1,6 +1,6 @@
 """Module 0 (specification 000): check a data folder, split it by patient, cache semantic features and write the manifest."""
 
-from rich import print
+from rich.console import Console
 from rich.table import Table
 
 from medexp.config import PrepareConfig, cache_root
@@ -25,11 +25,13 @@ def run(config: PrepareConfig) -> None:
         table = Table("split", "patients", "cases", "digest", title=data.source)
         for split in SPLITS:
             rows = data.manifest[data.manifest["split"] == split]
-            tracked.reporter.metrics({f"params/{split}_cases": len(rows), f"params/{split}_patients": rows["patient"].nunique()})
+            tracked.reporter.metrics(
+                {f"params/{split}_cases": len(rows), f"params/{split}_patients": rows["patient"].nunique()}
+            )
             table.add_row(split, str(rows["patient"].nunique()), str(len(rows)), data.digests.get(split, "")[:12])
         tracked.reporter.metrics({"params/duplicates": duplicates})
-        print(table)
-        print(f"{duplicates} exact duplicates, each kept in one split with its original")
+        Console().print(table)
+        print(f"Exact duplicates, each in one split with its original: {duplicates}")
         print(f"Splits: {tracked.folder / 'data_splits.json'}")
         print(f"Next: mlflow run . -e phase1 -P splits={tracked.folder / 'data_splits.json'}" + _data_dir(config))
 

@@ -79,7 +79,7 @@ class _Progress:
 
 
 class EpochSampler(Sampler[tuple[int, int]]):
-    """A permutation of the cases that follows from (seed, epoch); yields (epoch, index), so the data set knows the epoch too."""
+    """A permutation of the cases that follows from (seed, epoch); yields (epoch, index): the data set needs both."""
 
     def __init__(self, size: int, seed: int) -> None:
         self.size, self.seed, self.epoch = size, seed, 0

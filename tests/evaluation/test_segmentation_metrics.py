@@ -78,7 +78,9 @@ def test_hd95_of_a_missing_region_is_nan_and_is_left_out_of_the_mean() -> None:
 def test_cases_keep_their_order_and_predictions_are_handed_on() -> None:
     seen = []
     table = scores(
-        *[(cube(8, 16, 3), cube(8, 16, 3))] * 3, hd95=False, on_prediction=lambda case, image, label, predicted: seen.append((case, predicted.shape))
+        *[(cube(8, 16, 3), cube(8, 16, 3))] * 3,
+        hd95=False,
+        on_prediction=lambda case, image, label, predicted: seen.append((case, predicted.shape)),
     )
     assert list(table["case"]) == ["case-0", "case-1", "case-2"]
     assert seen == [(f"case-{i}", (3, *SIZE)) for i in range(3)]

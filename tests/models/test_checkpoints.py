@@ -47,7 +47,9 @@ def test_scalars_written_under_numpy_1_load(tmp_path: Path) -> None:
     with zipfile.ZipFile(buffer, "w") as target:
         for name in source.namelist():
             data = source.read(name)
-            target.writestr(name, data.replace(b"numpy._core.multiarray", b"numpy.core.multiarray") if name.endswith(".pkl") else data)
+            target.writestr(
+                name, data.replace(b"numpy._core.multiarray", b"numpy.core.multiarray") if name.endswith(".pkl") else data
+            )
     (tmp_path / "old.pt").write_bytes(buffer.getvalue())
     assert load_state(tmp_path / "old.pt").keys() == network().state_dict().keys()
 
@@ -101,7 +103,7 @@ def test_a_truncated_checkpoint(tmp_path: Path) -> None:
 
 def test_a_checkpoint_without_weights_says_what_it_holds(tmp_path: Path) -> None:
     torch.save({"epoch": 3, "optimizer": {"lr": 0.1}}, tmp_path / "a.pt")
-    with pytest.raises(CheckpointError, match="no mapping of names to tensors.*found epoch, optimizer"):
+    with pytest.raises(CheckpointError, match="found epoch, optimizer, but no mapping of names to tensors"):
         load_state(tmp_path / "a.pt")
 
 
@@ -115,7 +117,12 @@ def test_every_key_is_accounted_for_in_one_error_and_the_network_is_unchanged() 
     with pytest.raises(CheckpointError) as caught:
         load_weights(net, state, "file.pt")
     message = str(caught.value)
-    for part in ("file.pt", "1 missing keys: 1.bias", "1 unexpected keys: extra", "0.weight is (3, 5), the network's is (3, 4)"):
+    for part in (
+        "file.pt",
+        "1 missing keys: 1.bias",
+        "1 unexpected keys: extra",
+        "0.weight is (3, 5), the network's is (3, 4)",
+    ):
         assert part in message
     assert weights_digest(net.state_dict()) == before
 
@@ -139,7 +146,18 @@ def test_the_digest_sees_a_flipped_bit_a_name_and_a_type() -> None:
     digest = weights_digest(state)
     assert weights_digest(dict(reversed(state.items()))) == digest
     flipped = {"a": torch.tensor([0.0, 0.0, 0.0, 1e-45]), "b": torch.ones(2)}
-    assert len({digest, *(weights_digest(s) for s in (flipped, {"a": state["a"], "c": state["b"]}, {**state, "b": torch.ones(2).int()}))}) == 4
+    assert (
+        len(
+            {
+                digest,
+                *(
+                    weights_digest(s)
+                    for s in (flipped, {"a": state["a"], "c": state["b"]}, {**state, "b": torch.ones(2).int()})
+                ),
+            }
+        )
+        == 4
+    )
 
 
 def test_a_file_that_cannot_be_written_whole_leaves_the_old_one(tmp_path: Path) -> None:

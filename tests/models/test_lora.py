@@ -7,7 +7,14 @@ import torch
 
 from medexp.config import LoraConfig
 from medexp.models.builders import build
-from medexp.models.lora import add_lora, decoder_parameters, expected_lora_parameters, freeze_encoder, lora_parameters, merge_lora
+from medexp.models.lora import (
+    add_lora,
+    decoder_parameters,
+    expected_lora_parameters,
+    freeze_encoder,
+    lora_parameters,
+    merge_lora,
+)
 from medexp.models.swin import SwinEncoder, SwinSegmenter, embed, encoder_state, is_encoder_key
 
 ARCHITECTURE = {"kind": "swin_unetr", "in_channels": 4, "out_channels": 3, "feature_size": 12, "window_size": 2}
