@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -106,10 +107,8 @@ def write_package(package: Package, folder: Path) -> str:
             content = {"format": _FORMAT, "digest": _digest(files), "weights_digest": digest_of_weights, "files": files}
             _write_json(made / MANIFEST, content)
             made.replace(folder)
-    except OSError as error:
-        raise StorageError(
-            f"package {folder}: cannot be written ({error.strerror or error}); free space or choose another folder"
-        ) from error
+    except (OSError, SafetensorError) as error:  # safetensors reports a full disk as its own
+        raise StorageError(f"package {folder}: cannot be written ({error}); free space or choose another folder") from error
     return str(content["digest"])
 
 

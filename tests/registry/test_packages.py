@@ -1,4 +1,5 @@
 import json
+import resource
 from collections.abc import Callable
 from pathlib import Path
 
@@ -87,6 +88,18 @@ def test_what_cannot_be_written_whole_leaves_nothing(
 ) -> None:
     with pytest.raises(error):
         write_package(package(**given_), tmp_path / "new" / "p")
+    assert list((tmp_path / "new").iterdir()) == []
+
+
+def test_a_disk_that_fills_up_leaves_nothing(package: Callable[..., Package], tmp_path: Path) -> None:
+    made = package()
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (65536, before[1]))
+    try:
+        with pytest.raises(StorageError, match=r"new/p: cannot be written"):
+            write_package(made, tmp_path / "new" / "p")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert list((tmp_path / "new").iterdir()) == []
 
 
