@@ -5,6 +5,7 @@ from typing import Any, TypeVar
 
 from accelerate import Accelerator
 from accelerate.utils import gather_object
+from rich import get_console
 from rich.progress import track
 from torch.utils.data import Dataset
 
@@ -22,6 +23,7 @@ def map_cases(work: Callable[[Mapping[str, Any]], T], cases: Dataset[Any], accel
     """
     size = len(cases)  # type: ignore[arg-type]
     mine = range(accelerator.process_index, size, accelerator.num_processes)
-    shown = track(mine, title, disable=not accelerator.is_main_process, transient=True)
+    hidden = not (accelerator.is_main_process and get_console().is_terminal)  # in a log file it would leave empty lines
+    shown = track(mine, title, disable=hidden, transient=True)
     results = gather_object([(index, work(cases[index])) for index in shown])
     return [result for _, result in sorted(results, key=lambda item: item[0])]

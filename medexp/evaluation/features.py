@@ -72,6 +72,20 @@ def r2(targets: Array, predictions: Array) -> Array:
     return np.where(total > 0, 1 - residual / np.where(total > 0, total, 1), np.nan)
 
 
+def r2_gains(targets: Array, predictions: Array, reference: Array) -> Array:
+    """What each row adds to the gain in mean R2 of predictions over a reference: the mean over the rows is that gain.
+
+    Resampling these, with the targets' variance held at the whole set's, is stable where resampling R2 itself divides by the
+    variance of a few rows.
+
+    Returns:
+        (rows,), over the columns where R2 is defined; NaN where it is defined in none.
+    """
+    variance = targets.var(axis=0)
+    gains = ((targets - reference) ** 2 - (targets - predictions) ** 2)[:, variance > 0] / variance[variance > 0]
+    return gains.mean(axis=1) if gains.shape[1] else np.full(len(targets), np.nan)
+
+
 def mean_r2(targets: Array, predictions: Array) -> float:
     """Mean of `r2` over the columns where it is defined; NaN where it is defined in none."""
     values = r2(targets, predictions)

@@ -1,6 +1,6 @@
 """Bootstrap intervals whose unit is the patient: scans of one patient are not independent."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,32 +31,30 @@ class Interval:
         return f"{self.estimate:+.3f} [{self.low:+.3f}, {self.high:+.3f}]"
 
 
-def by_patient(
-    statistic: Callable[[NDArray[np.intp]], float], patients: Sequence[str], validation: ValidationConfig, seed: int
+def mean_by_patient(
+    values: NDArray[np.floating[Any]], patients: Sequence[str], validation: ValidationConfig, seed: int
 ) -> Interval:
-    """Percentile bootstrap of a statistic of rows, resampling patients with all their rows.
+    """Percentile bootstrap of the mean over rows, resampling patients with all their rows.
+
+    For a paired comparison the values are differences, row by row.
 
     Args:
-        statistic: From row numbers, a resample in which rows occur repeatedly, to a number.
+        values: One number a row.
         patients: Patient of each row.
         validation: Number of resamples and confidence.
         seed: Seed of the resamples.
     """
-    rows = [np.flatnonzero(np.asarray(patients) == patient) for patient in sorted(set(patients))]
-    estimate = statistic(np.concatenate(rows))
-    if len(rows) < 2:
-        return Interval(estimate, float("nan"), float("nan"), len(rows))
-
-    def resampled(drawn: NDArray[np.intp]) -> Any:
-        return statistic(np.concatenate([rows[index] for index in drawn]))
-
-    result = bootstrap(
-        (np.arange(len(rows)),),
-        resampled,
+    groups = [values[np.asarray(patients) == patient] for patient in sorted(set(patients))]
+    sums, sizes = np.array([group.sum() for group in groups]), np.array([len(group) for group in groups])
+    if len(groups) < 2:
+        return Interval(float(values.mean()), float("nan"), float("nan"), len(groups))
+    bounds = bootstrap(
+        (sums, sizes),
+        lambda total, rows, axis: total.sum(axis=axis) / rows.sum(axis=axis),
+        paired=True,
         n_resamples=validation.bootstrap_samples,
         confidence_level=validation.confidence,
         method="percentile",
-        vectorized=False,
         rng=np.random.default_rng(seed),
-    )
-    return Interval(estimate, float(result.confidence_interval.low), float(result.confidence_interval.high), len(rows))
+    ).confidence_interval
+    return Interval(float(values.mean()), float(bounds.low), float(bounds.high), len(groups))

@@ -26,8 +26,8 @@ from medexp.data.prepared import Prepared, prepare
 from medexp.data.regions import REGIONS, to_regions
 from medexp.data.semantics import SEMANTIC_FEATURES
 from medexp.errors import CheckFailed, all_problems
-from medexp.evaluation.features import Array, embed_cases, mean_r2, probe
-from medexp.evaluation.intervals import by_patient
+from medexp.evaluation.features import Array, embed_cases, mean_r2, probe, r2_gains
+from medexp.evaluation.intervals import mean_by_patient
 from medexp.evaluation.segmentation import OnPrediction, evaluate_segmentation, mean_scores
 from medexp.models.checkpoints import save_checkpoint
 from medexp.models.heads import SegmenterWithHeads, SemanticHeads
@@ -288,7 +288,7 @@ def attribute(study: Study, per_case: pd.DataFrame, features: dict[str, Features
     arms = per_case.set_index(["arm", "case"])[[f"dice_{region}" for region in REGIONS]].mean(axis=1)
     gains = (arms["lora"] - arms["control"]).sort_index()
     patients = [study.data.cases[str(case)].patient for case in gains.index]
-    dice = by_patient(lambda rows: float(gains.to_numpy()[rows].mean()), patients, config.validation, config.seed)
+    dice = mean_by_patient(gains.to_numpy(), patients, config.validation, config.seed)
 
     intensity = [
         np.array([study.data.facts[case].intensity for case in study.data.ids(split)], dtype=np.float32)
@@ -297,13 +297,9 @@ def attribute(study: Study, per_case: pd.DataFrame, features: dict[str, Features
     sources = features | {"intensity": Features(*intensity)}
     targets = {split: semantics(study, split) for split in ("train", "val")}
     predicted = {name: probe(source.train, targets["train"], source.held_out) for name, source in sources.items()}
-
-    def gain(rows: np.ndarray) -> float:
-        truth = targets["val"][rows]
-        return mean_r2(truth, predicted["adapted"][rows]) - mean_r2(truth, predicted["unadapted"][rows])
-
+    rows = r2_gains(targets["val"], predicted["adapted"], predicted["unadapted"])
     patients = [study.data.cases[case].patient for case in study.data.ids("val")]
-    probes = by_patient(gain, patients, config.validation, config.seed)
+    probes = mean_by_patient(rows, patients, config.validation, config.seed)
     means = {name: mean_r2(targets["val"], values) for name, values in predicted.items()}
     table = pd.DataFrame(
         {name: [mean_r2(targets["val"][:, [i]], values[:, [i]]) for i in range(10)] for name, values in predicted.items()},

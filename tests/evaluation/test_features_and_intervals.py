@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medexp.config import ValidationConfig
-from medexp.evaluation.features import mean_r2, probe, r2
-from medexp.evaluation.intervals import by_patient
+from medexp.evaluation.features import mean_r2, probe, r2, r2_gains
+from medexp.evaluation.intervals import mean_by_patient
 
 VALIDATION = ValidationConfig(0.5, 2, 500, 0.95, 0.8, 0.05)
 
@@ -54,7 +54,7 @@ def test_the_interval_holds_the_estimate_and_covers_the_truth() -> None:
     covered = 0
     for _ in range(40):
         values = rng.normal(loc=0.3, size=40)
-        found = by_patient(lambda rows: float(values[rows].mean()), [f"p{i}" for i in range(40)], VALIDATION, seed=1)  # noqa: B023
+        found = mean_by_patient(values, [f"p{i}" for i in range(40)], VALIDATION, seed=1)
         assert found.low <= found.estimate <= found.high
         covered += found.low <= 0.3 <= found.high
     assert covered >= 34  # of 40 at 95 %
@@ -63,14 +63,14 @@ def test_the_interval_holds_the_estimate_and_covers_the_truth() -> None:
 def test_scans_of_one_patient_do_not_count_as_patients() -> None:
     rng = np.random.default_rng(0)
     values = np.repeat(rng.normal(size=6), 10)
-    apart = by_patient(lambda rows: float(values[rows].mean()), [str(i) for i in range(60)], VALIDATION, seed=0)
-    together = by_patient(lambda rows: float(values[rows].mean()), [str(i // 10) for i in range(60)], VALIDATION, seed=0)
+    apart = mean_by_patient(values, [str(i) for i in range(60)], VALIDATION, seed=0)
+    together = mean_by_patient(values, [str(i // 10) for i in range(60)], VALIDATION, seed=0)
     assert together.patients == 6
     assert together.high - together.low > 2 * (apart.high - apart.low)
 
 
 def test_one_patient_gives_no_interval() -> None:
-    found = by_patient(lambda rows: float(rows.mean()), ["a", "a"], VALIDATION, seed=0)
+    found = mean_by_patient(np.array([0.0, 1.0]), ["a", "a"], VALIDATION, seed=0)
     assert found.estimate == 0.5
     assert math.isnan(found.low)
     assert math.isnan(found.high)
@@ -81,8 +81,15 @@ def test_one_patient_gives_no_interval() -> None:
 def test_bounds_lie_within_the_values_and_follow_from_the_seed(values: list[float], seed: int) -> None:
     array = np.array(values)
     few = replace(VALIDATION, bootstrap_samples=100)
-    first, second = (
-        by_patient(lambda rows: float(array[rows].mean()), [str(i) for i in range(len(values))], few, seed) for _ in range(2)
-    )
+    first, second = (mean_by_patient(array, [str(i) for i in range(len(values))], few, seed) for _ in range(2))
     assert first == second
     assert array.min() - 1e-9 <= first.low <= first.high <= array.max() + 1e-9
+
+
+def test_rows_gains_average_to_the_difference_in_mean_r2() -> None:
+    rng = np.random.default_rng(0)
+    targets, one, other = rng.normal(size=(3, 20, 4))
+    targets[:, 2] = 7  # no R2 here
+    gains = r2_gains(targets, one, other)
+    assert gains.mean() == pytest.approx(mean_r2(targets, one) - mean_r2(targets, other))
+    assert np.isnan(r2_gains(targets[:1], one[:1], other[:1])).all()

@@ -1,0 +1,173 @@
+"""Each check of phase 1 passes on a sound network and fails on the defect that it is there to find."""
+
+import copy
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from medexp.checks import Check, Severity, verdict
+from medexp.config import LoraConfig, ValidationConfig
+from medexp.data.regions import to_regions
+from medexp.evaluation.intervals import Interval
+from medexp.models.builders import build
+from medexp.models.lora import MergeCertificate, add_lora, lora_parameters, merge_lora
+from medexp.models.swin import SwinSegmenter
+from medexp.phases import phase1_checks
+
+LORA = LoraConfig(rank=2, alpha=4, target_stages=(3, 4), target_modules=("qkv",), lora_dropout=0.0, mode="lora")
+VALIDATION = ValidationConfig(0.5, 2, 100, 0.95, 0.80, 0.05)
+
+
+@pytest.fixture(scope="module")
+def base() -> SwinSegmenter:
+    torch.manual_seed(0)
+    net = build({"kind": "swin_unetr", "in_channels": 4, "out_channels": 3, "feature_size": 12, "window_size": 2})
+    assert isinstance(net, SwinSegmenter)
+    return net
+
+
+@pytest.fixture(scope="module")
+def batch() -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    image = torch.randn(1, 4, 64, 32, 32, generator=generator)
+    return image, to_regions(torch.randint(0, 4, (1, 64, 32, 32), generator=generator))
+
+
+def defect(monkeypatch: pytest.MonkeyPatch, spoil: Callable[[SwinSegmenter], Any]) -> None:
+    """Let `add_lora`, as the checks call it, come out with a defect."""
+
+    def add(net: SwinSegmenter, lora: LoraConfig) -> Any:
+        adapter = add_lora(net, lora)
+        spoil(net)
+        return adapter
+
+    monkeypatch.setattr(phase1_checks, "add_lora", add)
+
+
+def test_a_sound_injection_passes_all_three(base: SwinSegmenter, batch: tuple[torch.Tensor, torch.Tensor]) -> None:
+    image, regions = batch
+    before = copy.deepcopy(base.state_dict())
+    checks = [
+        phase1_checks.injection(base, LORA, 12, image, regions),
+        phase1_checks.initialisation(base, LORA, image),
+        phase1_checks.training_step(base, LORA, 1e-3, image, regions),
+    ]
+    assert [check.outcome for check in checks] == ["PASSED"] * 3
+    assert checks[0].measured["lora_trainable"] == 96 * 2 * 12
+    assert checks[1].measured["difference"] == 0
+    assert all(torch.equal(value, base.state_dict()[key]) for key, value in before.items())  # copies were adapted
+
+
+def test_2_1_finds_a_wrong_number_of_adapters(base, batch, monkeypatch) -> None:
+    monkeypatch.setattr(phase1_checks, "add_lora", lambda net, lora: add_lora(net, replace(lora, target_stages=(4,))))
+    check = phase1_checks.injection(base, LORA, 12, *batch)
+    assert check.blocks
+    assert check.measured["lora_trainable"] != check.measured["expected"]
+
+
+def test_2_1_finds_an_encoder_weight_that_learns(base, batch, monkeypatch) -> None:
+    defect(monkeypatch, lambda net: net.swinViT.layers1[0].requires_grad_(True))
+    check = phase1_checks.injection(base, LORA, 12, *batch)
+    assert check.blocks
+    assert check.measured["frozen_gradient"] > 0
+
+
+def test_2_2_finds_adapters_that_change_the_output(base, batch, monkeypatch) -> None:
+    defect(
+        monkeypatch, lambda net: [torch.nn.init.ones_(p) for n, p in lora_parameters(net).items() if "lora_B" in n] and None
+    )
+    check = phase1_checks.initialisation(base, LORA, batch[0])
+    assert check.blocks
+    assert check.measured["difference"] > phase1_checks.TOLERANCE
+
+
+def test_2_3_finds_adapters_that_do_not_learn(base, batch, monkeypatch) -> None:
+    defect(monkeypatch, lambda net: next(iter(lora_parameters(net).values())).requires_grad_(False))
+    assert phase1_checks.training_step(base, LORA, 1e-3, *batch).blocks
+
+
+def test_2_3_finds_a_loss_that_is_not_finite(base, batch) -> None:
+    image, regions = batch
+    check = phase1_checks.training_step(base, LORA, 1e-3, image * math.nan, regions)
+    assert check.blocks
+    assert math.isnan(check.measured["loss"])
+
+
+def merged(base: SwinSegmenter, image: torch.Tensor) -> tuple[MergeCertificate, torch.Tensor, torch.Tensor]:
+    net = copy.deepcopy(base).eval()
+    adapter = add_lora(net, LORA)
+    for name, parameter in lora_parameters(net).items():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.05, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        before = net.eval()(image)
+        done, certificate = merge_lora(adapter)
+        return certificate, before, done.eval()(image)
+
+
+def test_2_4_passes_a_merge_and_finds_each_way_in_which_one_can_be_wrong(base, batch) -> None:
+    certificate, before, after = merged(base, batch[0])
+    assert phase1_checks.merge(certificate, before, after).passed
+    assert phase1_checks.merge(certificate, before, after + 1e-3).blocks
+    assert phase1_checks.merge(certificate, before, after * math.nan).blocks
+    for change in (
+        {"tensors": {"swinViT.x": 1e-3}},
+        {"tensors": {"swinViT.x": math.nan}},
+        {"tensors": {}},
+        {"left_over": ("lora_A",)},
+        {"changed_elsewhere": ("out.weight",)},
+    ):
+        assert phase1_checks.merge(replace(certificate, **change), before, after).blocks, change
+
+
+@pytest.mark.parametrize(
+    ("dice", "baseline", "passed"),
+    [
+        (0.81, 0.70, True),
+        (0.80, 0.70, False),
+        (0.81, 0.77, False),
+        (0.5, 0.1, False),
+        (math.nan, 0.5, False),
+        (0.9, math.nan, False),
+    ],
+)
+def test_2_5_holds_both_bars(dice: float, baseline: float, passed: bool) -> None:
+    check = phase1_checks.segmentation({"dice_WT": dice}, {"dice_WT": baseline}, VALIDATION)
+    assert check.passed is passed
+    assert check.severity is Severity.BLOCKING
+
+
+@pytest.mark.parametrize(
+    ("vol", "loc", "passed"), [(0.1, 0.1, True), (-0.1, 0.1, False), (0.1, 0.0, False), (math.nan, 1, False)]
+)
+def test_2_6_informs_and_never_blocks(vol: float, loc: float, passed: bool) -> None:
+    check = phase1_checks.semantic_heads({"r2_vol": vol, "r2_loc": loc})
+    assert check.passed is passed
+    assert not check.blocks
+    assert verdict([check]) == "PASSED"
+
+
+GAIN, LOSS, NOTHING = Interval(0.1, 0.05, 0.2, 9), Interval(-0.1, -0.2, -0.05, 9), Interval(0.01, -0.1, 0.1, 9)
+UNKNOWN = Interval(0.1, math.nan, math.nan, 1)
+
+
+@pytest.mark.parametrize(
+    ("dice", "features", "passed", "words"),
+    [
+        (GAIN, GAIN, True, "LoRA improved Dice"),
+        (NOTHING, GAIN, False, "LoRA changed nothing that could be measured in Dice"),
+        (GAIN, NOTHING, False, "LoRA changed nothing that could be measured in what a linear probe"),
+        (LOSS, GAIN, False, "LoRA made Dice over training the decoder alone worse"),
+        (UNKNOWN, UNKNOWN, False, "Too few patients"),
+    ],
+)
+def test_attribution_says_in_plain_words_what_was_found(dice: Interval, features: Interval, passed: bool, words: str) -> None:
+    check: Check = phase1_checks.attribution(dice, features, {"unadapted": 0.1, "random": 0.2})
+    assert check.passed is passed
+    assert not check.blocks
+    assert words in check.advice
+    assert check.measured["probe_r2_random"] == 0.2
