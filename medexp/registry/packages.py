@@ -72,7 +72,7 @@ def write_package(package: Package, folder: Path) -> str:
         folder: Where to; there must be nothing yet.
 
     Returns:
-        The package's digest, sha256 over the sha256 of its files.
+        The package's digest, sha256 over its manifest.
 
     Raises:
         RegistryError: There is something at `folder`, or an adapter's files are missing.
@@ -103,13 +103,13 @@ def write_package(package: Package, folder: Path) -> str:
             _write_json(made / "parents.json", package.parents)
             package.per_case.to_csv(made / "per_case.csv", index=False)
             (made / "README.md").write_text(package.card)
-            files = _files(made)
-            content = {"format": _FORMAT, "digest": _digest(files), "weights_digest": digest_of_weights, "files": files}
-            _write_json(made / MANIFEST, content)
+            content = {"format": _FORMAT, "weights_digest": digest_of_weights, "files": _files(made)}
+            digest = _digest(content)
+            _write_json(made / MANIFEST, {"digest": digest, **content})
             made.replace(folder)
     except (OSError, SafetensorError) as error:  # safetensors reports a full disk as its own
         raise StorageError(f"package {folder}: cannot be written ({error}); free space or choose another folder") from error
-    return str(content["digest"])
+    return digest
 
 
 def verify_package(folder: Path) -> str:
@@ -119,15 +119,16 @@ def verify_package(folder: Path) -> str:
         RegistryError: Files are missing, altered or extra; the message names each.
     """
     manifest = read_json(folder, MANIFEST)
-    listed, found = manifest.get("files"), _files(folder)
-    if not isinstance(listed, dict) or manifest.get("digest") != _digest(listed):
+    digest = manifest.pop("digest", None) if isinstance(manifest, dict) else None
+    if digest is None or digest != _digest(manifest):
         raise RegistryError(f"package {folder}: {MANIFEST} was altered. {_AGAIN}")
+    listed, found = manifest["files"], _files(folder)
     problems = [f"{name} is missing" for name in sorted(set(listed) - set(found))]
     problems += [f"{name} was altered" for name in sorted(set(listed) & set(found)) if listed[name] != found[name]]
     problems += [f"{name} does not belong to it" for name in sorted(set(found) - set(listed))]
     if problems:
         raise RegistryError(all_problems(f"package {folder}", problems, _AGAIN))
-    return str(manifest["digest"])
+    return str(digest)
 
 
 def read_json(folder: Path, name: str) -> Any:
@@ -166,8 +167,8 @@ def _files(folder: Path) -> dict[str, dict[str, Any]]:
     return found
 
 
-def _digest(files: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
+def _digest(manifest: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
 
 
 def _write_json(path: Path, content: Any) -> None:

@@ -24,10 +24,11 @@ class RegisteredModel(PythonModel):
 
         self._net = load_package(Path(context.artifacts["package"]))
 
-    def predict(self, context: Any, model_input: np.ndarray, params: dict[str, Any] | None = None) -> np.ndarray:  # noqa: ARG002
+    def predict(self, context: Any, model_input: np.ndarray, params: dict[str, Any] | None = None) -> np.ndarray:
         """Features (B, D) of an encoder, or logits (B, regions, X, Y, Z), of normalised volumes (B, C, X, Y, Z), float32."""
         import torch
 
+        del context, params  # MLflow hands them over
         with torch.inference_mode():
             return self._net(torch.as_tensor(model_input, dtype=torch.float32)).numpy()
 

@@ -224,7 +224,7 @@ def test_a_server_that_goes_away_while_training(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{port}")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     try:
-        assert any("startup complete" in line for line in server.stdout or ())
+        assert any("Uvicorn running" in line for line in server.stdout or ())
         with pytest.raises(StorageError, match=rf"127.0.0.1:{port}: does not answer .*refused.*-P resume=") as caught:
             train_until_the_server_dies(config, server)
     finally:
@@ -261,8 +261,12 @@ class Config:
 
 with tracked_run("phase1", Config()) as run:
     run.reporter.metrics({"train/loss": 0.125}, step=7)
+    started, tell = os.pipe()
     if worker := os.fork():  # a data loader's worker
+        os.read(started, 1)  # a signal that comes before the fork is complete is lost
         print(run.id, worker, flush=True)
+    else:
+        os.write(tell, b".")
     while True:
         sum(range(1000))
 """
