@@ -60,7 +60,7 @@ def changed(config, key: str, value):
         ("training.validate_every", 0),
         ("training.weight_decay", -0.1),
         ("training.warmup_epochs", -1),
-        ("training.warmup_epochs", 6),
+        ("training.warmup_epochs", 10_000),
         ("training.patience", -1),
         ("training.workers", -1),
         ("training.lr_lora", 0.0),
