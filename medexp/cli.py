@@ -57,6 +57,7 @@ def main(phase: str, config_class: type, run: str, argv: Sequence[str] | None = 
             return 0
         config = _resolve(phase, config_class, flags)
         _announce(phase, config)
+        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # read when mlflow is imported, which the phase does
         module, _, function = run.partition(":")
         getattr(importlib.import_module(module), function)(config)
     except MedexpError as error:
@@ -245,6 +246,8 @@ def _announce(phase: str, config: Any) -> None:
     """Say what starts and set the threads, both before torch is imported."""
     if (threads := getattr(config, "threads", None)) is not None:
         os.environ.update(dict.fromkeys(_THREAD_VARIABLES, str(threads)))
+        # Threads that wait by spinning take the core from those that work, on a machine that has other things to do.
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if os.environ.get("RANK", "0") == "0":  # the first process of a launch
         resumed = f", going on from run {config.resume}" if getattr(config, "resume", None) else ""
         print(f"medexp {phase}: profile {config.profile}, seed {config.seed}{resumed}", flush=True)
