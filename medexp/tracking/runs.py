@@ -31,7 +31,7 @@ from medexp.tracking.reporter import MlflowReporter
 _log = logging.getLogger(__name__)
 _STORE_ERRORS = (MlflowException, SQLAlchemyError, OSError)  # those of requests are OSErrors
 _RETRIES = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"
-# A tracking server that went away holds a run up for some 15 seconds, so that its restart is survived. What the user set stands.
+# A tracking server that went away holds a run up for some 15 seconds: its restart is survived. What the user set stands.
 for _name, _value in {_RETRIES: "4", "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "15"}.items():
     os.environ.setdefault(_name, _value)
 

@@ -205,10 +205,10 @@ def fit(
                 content = {"weights": _trained(module), "optimizer": adamw.state_dict(), "schedule": schedule.state_dict()}
                 save_checkpoint(vars(done) | content, folder / "last.pt")
             reporter.flush()
-            shown = "" if value is None else f", validation {objective.monitor} {value:.3f}"
-            progress.console.print(
-                f"  {title}: epoch {epoch + 1}/{training.epochs}, loss {row['train/loss']:.3f}{shown}", soft_wrap=True
-            )
+            said = f"  {title}: epoch {epoch + 1}/{training.epochs}, loss {row['train/loss']:.3f}"
+            if value is not None:
+                said += f", validation {objective.monitor} {value:.3f}"
+            progress.console.print(said, soft_wrap=True)
     accelerator.wait_for_everyone()
     _restore(module, load_training_state(folder / "best.pt"))
     module.eval()
