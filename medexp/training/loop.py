@@ -197,7 +197,7 @@ def fit(
             value = row.get(f"val/{objective.monitor}")
             done.epoch = epoch + 1
             done.history.append(row)
-            if value is not None and not value <= done.best_value:
+            if value is not None and (done.best_epoch < 0 or value > done.best_value):
                 done.best_epoch, done.best_value = epoch, value
                 if accelerator.is_main_process:
                     save_checkpoint(_trained(module), folder / "best.pt")

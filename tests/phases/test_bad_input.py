@@ -1,0 +1,170 @@
+"""Bad input to a phase, from the command line: exit code 2, a clear message that names file or flag, nothing half-written."""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from mlflow import MlflowClient
+
+from medexp.cli import main
+from medexp.config import Phase1Config, PrepareConfig
+from medexp.models.builders import build
+from tests.data.small_cases import AFFINE, SHAPE, blob, save, write_case
+from tests.mlflow_store import empty_database, store  # noqa: F401
+
+CASE = "BraTS-MEN-00001-000"
+PHASES = {"prepare": PrepareConfig, "phase1": Phase1Config}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Three good cases of three patients."""
+    for number in (1, 2, 3):
+        write_case(tmp_path / "data", f"BraTS-MEN-0000{number}-000", seed=number)
+    return tmp_path / "data"
+
+
+def run(phase: str, *flags: str) -> int:
+    return main(phase, PHASES[phase], f"medexp.phases.{phase}:run", ["--cache_dir", "cache", *flags])
+
+
+def voxels(**changed: Any) -> np.ndarray:
+    array = np.random.default_rng(0).integers(1, 900, SHAPE).astype(np.float32)
+    for key, value in changed.items():
+        array[5, 5, 5] = {"nan": np.nan, "inf": np.inf}[key] if value else 0
+    return array
+
+
+def image(name: str, content: Any = None, affine: Any = AFFINE) -> Callable[[Path], None]:
+    return lambda folder: save(folder / CASE / f"{CASE}-{name}.nii.gz", content, affine) and None
+
+
+def truncate(folder: Path) -> None:
+    path = folder / CASE / f"{CASE}-t2w.nii.gz"
+    path.write_bytes(path.read_bytes()[:-200])
+
+
+def overwrite(folder: Path) -> None:
+    (folder / CASE / f"{CASE}-t1n.nii.gz").write_bytes(b"this is no image")
+
+
+def splits(**content: list[str]) -> Callable[[Path], None]:
+    return lambda folder: (folder.parent / "splits.json").write_text(json.dumps(content)) and None
+
+
+def alone(folder: Path) -> None:
+    for number in (2, 3):
+        for path in (folder / f"BraTS-MEN-0000{number}-000").iterdir():
+            path.unlink()
+        (folder / f"BraTS-MEN-0000{number}-000").rmdir()
+
+
+ALL = [f"BraTS-MEN-0000{number}-000" for number in (1, 2, 3)]
+BAD_DATA: dict[str, tuple[Callable[[Path], None], list[str]]] = {
+    "no modality": (lambda folder: (folder / CASE / f"{CASE}-t2w.nii.gz").unlink(), [CASE, "t2w"]),
+    "shapes that differ": (image("t1c", np.ones((9, 9, 9), np.float32)), [f"{CASE}-t1c.nii.gz", "(9, 9, 9)"]),
+    "affines that differ": (image("t1n", voxels(), AFFINE @ np.diag([1, 1, 2, 1])), [f"{CASE}-t1n.nii.gz", "affine"]),
+    "unreadable": (overwrite, [f"{CASE}-t1n.nii.gz", "read"]),
+    "truncated": (truncate, [f"{CASE}-t2w.nii.gz"]),
+    "NaN": (image("t2f", voxels(nan=True)), [f"{CASE}-t2f.nii.gz", "NaN"]),
+    "infinite": (image("t2f", voxels(inf=True)), [f"{CASE}-t2f.nii.gz", "infinite"]),
+    "a constant channel": (image("t1c", np.full(SHAPE, 7.0, np.float32)), [f"{CASE}-t1c.nii.gz", "constant"]),
+    "labels outside the map": (image("seg", blob(7)), [f"{CASE}-seg.nii.gz", "7", "label_map"]),
+    "an empty mask": (image("seg", np.zeros(SHAPE, np.uint8)), [f"{CASE}-seg.nii.gz", "exclude"]),
+    "a single patient": (alone, ["a single patient", "BraTS-MEN-00001"]),
+    "a split file naming unknown cases": (splits(train=ALL[:2], val=[ALL[2], "nobody"]), ["splits.json", "nobody"]),
+}
+
+
+@pytest.mark.parametrize(("spoil", "words"), BAD_DATA.values(), ids=BAD_DATA.keys())
+def test_data_that_cannot_be_used(spoil, words, folder: Path, store: MlflowClient, capsys, tmp_path: Path) -> None:  # noqa: F811
+    spoil(folder)
+    flags = ["--splits", str(tmp_path / "splits.json")] if (tmp_path / "splits.json").exists() else []
+    assert run("prepare", "--data_dir", str(folder), *flags) == 2
+    assert_refused(capsys, store, "prepare", words)
+
+
+def test_phase1_refuses_the_same(folder: Path, store: MlflowClient, capsys) -> None:  # noqa: F811
+    truncate(folder)
+    assert run("phase1", "--data_dir", str(folder)) == 2
+    assert_refused(capsys, store, "phase1", [f"{CASE}-t2w.nii.gz"])
+
+
+def test_a_patient_in_two_splits(folder: Path, store: MlflowClient, capsys, tmp_path: Path) -> None:  # noqa: F811
+    write_case(folder, "BraTS-MEN-00001-001", seed=9)
+    splits(train=[*ALL[:2]], val=[ALL[2], "BraTS-MEN-00001-001"])(folder)
+    assert run("prepare", "--data_dir", str(folder), "--splits", str(tmp_path / "splits.json")) == 2
+    assert_refused(capsys, store, "prepare", ["splits.json", "BraTS-MEN-00001"])
+
+
+@pytest.mark.parametrize("phase", PHASES)
+def test_no_such_folder(phase, store: MlflowClient, capsys) -> None:  # noqa: F811
+    assert run(phase, "--data_dir", "nowhere") == 2
+    assert_refused(capsys, store, phase, ["nowhere"])
+
+
+@pytest.mark.parametrize("phase", PHASES)
+@pytest.mark.skipif(os.geteuid() != 0, reason="becoming another user, whom permissions bind, takes root")
+def test_a_read_only_output_folder(phase, folder: Path, store: MlflowClient, capsys, tmp_path: Path) -> None:  # noqa: F811
+    (tmp_path / "locked").mkdir(mode=0o555)
+    os.seteuid(65534)
+    try:
+        assert run(phase, "--data_dir", str(folder), "--output_dir", str(tmp_path / "locked")) == 2
+    finally:
+        os.seteuid(0)
+    assert "output_dir" in capsys.readouterr().err
+    assert not list((tmp_path / "locked").iterdir())
+    assert store.search_experiments(filter_string=f"name = '{phase}'") == []
+
+
+class Exploit:
+    def __reduce__(self) -> Any:
+        return os.system, ("touch ran",)
+
+
+def small(**changed: Any) -> dict[str, Any]:
+    arguments = {"in_channels": 4, "out_channels": 3, "feature_size": 12, "window_size": 4} | changed
+    return dict(build({"kind": "swin_unetr", **arguments}).state_dict())
+
+
+BAD_CHECKPOINTS: dict[str, tuple[Callable[[], Any], list[str]]] = {
+    "missing keys": (lambda: {k: v for k, v in small().items() if "layers4" not in k}, ["missing", "swinViT.layers4"]),
+    "extra keys": (lambda: small() | {"decoder9.weight": torch.zeros(1)}, ["unexpected", "decoder9.weight"]),
+    "misshapen keys": (lambda: small(out_channels=2), ["misshapen", "out.conv.conv.weight"]),
+    "a pickle that would run code": (lambda: {"state_dict": small(), "extra": Exploit()}, ["refused", "it would run"]),
+}
+
+
+@pytest.mark.parametrize(("content", "words"), BAD_CHECKPOINTS.values(), ids=BAD_CHECKPOINTS.keys())
+def test_a_checkpoint_that_cannot_be_used(content, words, folder: Path, store: MlflowClient, capsys, tmp_path: Path) -> None:  # noqa: F811
+    torch.save(content(), tmp_path / "base.pt")
+    assert run("phase1", "--data_dir", str(folder), "--checkpoint", str(tmp_path / "base.pt")) == 2
+    assert_refused(capsys, store, "phase1", ["base.pt", *words])
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "words"),
+    [("absent.pt", ["absent.pt"]), ("models:/nobody@champion", ["models:/nobody@champion", "no model nobody"])],
+)
+def test_a_checkpoint_that_is_not_there(checkpoint, words, folder: Path, store: MlflowClient, capsys) -> None:  # noqa: F811
+    assert run("phase1", "--data_dir", str(folder), "--checkpoint", checkpoint) == 2
+    assert_refused(capsys, store, "phase1", words)
+
+
+def assert_refused(capsys: pytest.CaptureFixture[str], store: MlflowClient, phase: str, words: list[str]) -> None:  # noqa: F811
+    _, _, told = capsys.readouterr().err.partition(f"medexp {phase}: error: ")
+    assert all(word in told for word in words), told
+    assert "Traceback" not in told
+    (experiment,) = store.search_experiments(filter_string=f"name = '{phase}'")
+    (ended,) = store.search_runs([experiment.experiment_id])
+    assert ended.info.status == "FAILED"
+    assert ended.data.tags["medexp.error"] == told.strip()
+    assert store.search_registered_models() == []
+    written = {path.name for path in (Path("outputs") / ended.info.run_id).iterdir()}
+    assert written == {"config.yaml"}
