@@ -21,7 +21,7 @@ from medexp.models.builders import build
 from medexp.models.checkpoints import load_state, load_weights, save_checkpoint, weights_digest
 from medexp.models.heads import SegmenterWithHeads
 from medexp.models.swin import SwinSegmenter
-from medexp.reporting import Reporter
+from medexp.reporting import NullReporter
 from medexp.training.loop import Batch, Group, Objective, fit
 from medexp.training.losses import segmentation_loss
 
@@ -71,7 +71,7 @@ def network(config: Phase1Config, base: Base) -> SwinSegmenter:
     return net
 
 
-def load_base(config: Phase1Config, accelerator: Accelerator, reporter: Reporter, cache: Path) -> Base:
+def load_base(config: Phase1Config, accelerator: Accelerator, cache: Path) -> Base:
     """The base that the configuration names; without a `checkpoint` it is pretrained once and cached.
 
     Raises:
@@ -83,14 +83,14 @@ def load_base(config: Phase1Config, accelerator: Accelerator, reporter: Reporter
         state = load_state(pulled.folder / "weights.safetensors")
         base = Base(state, config.checkpoint, weights_digest(state), (pulled.name, pulled.version))
     else:
-        file = Path(config.checkpoint) if config.checkpoint else pretrained(config, accelerator, reporter, cache)
+        file = Path(config.checkpoint) if config.checkpoint else pretrained(config, accelerator, cache)
         state = load_state(file)
         base = Base(state, str(file), weights_digest(state))
     network(config, base)  # a base that does not fit is refused before anything is trained
     return base
 
 
-def pretrained(config: Phase1Config, accelerator: Accelerator, reporter: Reporter, cache: Path) -> Path:
+def pretrained(config: Phase1Config, accelerator: Accelerator, cache: Path) -> Path:
     """The embedded base, in BrainSegFounder's own file layout: trained on first use, then read from the cache."""
     training = TrainingConfig(
         epochs=config.base.epochs,
@@ -151,10 +151,9 @@ def pretrained(config: Phase1Config, accelerator: Accelerator, reporter: Reporte
         training,
         seed=config.seed,
         accelerator=accelerator,
-        reporter=reporter,
+        reporter=NullReporter(),  # a run that finds the base in the cache has the same metrics as the one that made it
         folder=folder / "state",
         title="pretraining the base on glioma phantoms",
-        prefix="base/",
     )
     if accelerator.is_main_process:
         content = {"epoch": config.base.epochs, "best_acc": np.float64(result.best_value), "state_dict": net.state_dict()}

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list
+from accelerate.utils import broadcast_object_list, is_torch_xla_available
 
 from medexp.config import Phase1Config
 from medexp.errors import ConfigError
@@ -27,7 +27,8 @@ def start_accelerator(config: Phase1Config) -> Accelerator:
         found = ", ".join(device for device, present in there.items() if present)
         raise ConfigError(f"device={config.device}: not on this machine, which has {found}. device=auto takes what there is")
     return Accelerator(
-        cpu=config.device == "cpu",
+        # Said outright, or accelerate takes several processes without a GPU for as many separate runs.
+        cpu=config.device == "cpu" or not (torch.accelerator.is_available() or is_torch_xla_available()),
         mixed_precision=_PRECISION[config.training.precision],
         step_scheduler_with_optimizer=False,
     )

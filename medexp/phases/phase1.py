@@ -74,7 +74,7 @@ def run(config: Phase1Config) -> None:
             data = prepare(config.data_dir, config.splits, config.data, config.phantoms, config.seed, cache)
             _take_over_state(config, tracked)
         log_datasets(tracked, data.manifest, data.digests, data.source, "phase1")
-        base = load_base(config, accelerator, tracked.reporter, cache)
+        base = load_base(config, accelerator, cache)
         study = Study(config, data, accelerator, tracked, cache, base)
 
         checks = check_adapters(study)

@@ -1,0 +1,237 @@
+"""Phase 1 as a user runs it: `mlflow run`, a second run, a kill and a resume, two processes, a check that fails.
+
+The networks and phantoms are the demo's in kind and smaller in number, and the bar of TEST_2.5 is lowered: what is held
+here is that the machinery does what it says, not how well a few phantoms train.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+from mlflow.entities import Run
+from mlflow.entities.model_registry import ModelVersion
+
+ROOT = Path(__file__).parents[2]
+SMALL = {
+    "rank": "4",
+    "phantoms.meningioma_patients": "8",
+    "phantoms.glioma_patients": "4",
+    "network.window_size": "2",
+    "base.epochs": "2",
+    "training.epochs": "2",
+    "training.validate_every": "1",
+    "validation.overlays": "1",
+    "validation.min_dice_wt": "0",
+    "validation.min_dice_gain": "-1",
+    "threads": "1",
+}
+MINUTES = 8
+
+
+@dataclass(frozen=True)
+class Home:
+    """A user's folder, with MLflow's default store in it and an empty cache."""
+
+    folder: Path
+
+    @property
+    def client(self) -> MlflowClient:
+        return MlflowClient(f"sqlite:///{self.folder / 'mlflow.db'}")
+
+    @property
+    def environment(self) -> dict[str, str]:
+        kept = {key: value for key, value in os.environ.items() if not key.startswith("MLFLOW_")}
+        return kept | {"XDG_CACHE_HOME": str(self.folder / "cache"), "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
+
+    def call(self, *command: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            command, cwd=self.folder, env=self.environment, text=True, capture_output=True, timeout=60 * MINUTES, check=False
+        )
+
+    def mlflow_run(self, **changed: str) -> subprocess.CompletedProcess[str]:
+        settings = SMALL | {"output_dir": str(self.folder / "outputs")} | changed
+        parameters = [word for key, value in settings.items() for word in ("-P", f"{key}={value}")]
+        return self.call(sys.executable, "-m", "mlflow", "run", str(ROOT), "-e", "phase1", *parameters)
+
+    def runs(self) -> list[Run]:
+        """All runs, the newest first."""
+        experiments = [experiment.experiment_id for experiment in self.client.search_experiments()]
+        return list(self.client.search_runs(experiments, order_by=["attributes.start_time DESC"]))
+
+    def version(self, name: str, number: int) -> ModelVersion:
+        return self.client.get_model_version(name, str(number))
+
+    def artifacts(self, run: Run, folder: str = "") -> set[str]:
+        return {item.path for item in self.client.list_artifacts(run.info.run_id, folder)}
+
+
+def flags(settings: Mapping[str, str]) -> list[str]:
+    return [word for key, value in settings.items() for word in (f"--{key}", value)]
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
+    return Home(tmp_path_factory.mktemp("home"))
+
+
+@pytest.fixture(scope="module")
+def first(home: Home) -> tuple[Run, str]:
+    """The first run in an empty home, and what it printed."""
+    done = home.mlflow_run()
+    assert done.returncode == 0, done.stdout + done.stderr
+    return home.runs()[0], done.stdout
+
+
+def test_the_terminal_tells_the_result_and_what_to_do_next(first: tuple[Run, str]) -> None:
+    _, printed = first
+    for words in (
+        "frozen baseline",
+        "decoder only (control)",
+        "LoRA + decoder",
+        *(f"TEST_2.{number}" for number in range(1, 7)),
+        "ATTRIBUTION",
+        "phase1_encoder_merged version 1 (candidate, champion)",
+        "mlflow ui",
+        "models:/phase1_encoder_merged@champion",
+    ):
+        assert words in printed
+
+
+def test_the_run_holds_all_that_it_promises(home: Home, first: tuple[Run, str]) -> None:
+    run, _ = first
+    assert run.info.status == "FINISHED"
+    metrics, tags = run.data.metrics, run.data.tags
+    assert metrics["params/lora_trainable"] == 96 * 4 * 12
+    for name in ("train/loss", "val/dice_WT", "val/best/dice_WT", "val/best/hd95_WT", "val/best/ce", "baseline/dice_TC"):
+        assert name in metrics
+    for name in (
+        "control/train/loss",
+        "control/val/dice_ET",
+        "control/best/dice_WT",
+        "baseline/aux_r2_vol",
+        "checks/TEST_2.5",
+    ):
+        assert name in metrics
+    assert tags["medexp.phase"] == "phase1"
+    assert tags["medexp.profile"] == "demo"
+    assert tags["medexp.verdict"] == "PASSED"
+    assert len(tags["medexp.data_digest"]) <= 36
+    assert tags["medexp.upstream.bsf_base"].startswith("1 ")
+    assert "LoRA" in tags["mlflow.note.content"]
+    inputs = {item.dataset.name: item for item in run.inputs.dataset_inputs}
+    assert {"phase1_train", "phase1_val"} <= set(inputs)
+    expected = {"config.yaml", "manifest.csv", "per_case.csv", "probe_r2.csv", "checks.json", "verification_report.md"}
+    expected |= {
+        "phase1_encoder_merged.pt",
+        "phase1_training_log.csv",
+        "phase1_best_dice.json",
+        "adapter",
+        "overlays",
+        "figures",
+    }
+    assert expected <= home.artifacts(run)
+    assert {"adapter/adapter_config.json", "adapter/adapter_model.safetensors"} <= home.artifacts(run, "adapter")
+    overlays = home.artifacts(run, next(iter(home.artifacts(run, "overlays/lora"))))
+    assert {Path(path).name for path in overlays} == {"epoch_001.png", "epoch_002.png", "best.png"}
+    best = json.loads((home.folder / home.client.download_artifacts(run.info.run_id, "phase1_best_dice.json")).read_text())
+    assert best == pytest.approx({region: metrics[f"val/best/dice_{region}"] for region in ("TC", "WT", "ET")})
+
+
+def test_both_ways_of_loading_agree_in_a_fresh_process(home: Home, first: tuple[Run, str]) -> None:
+    script = """
+import mlflow, numpy, torch
+from medexp import registry
+uri = "models:/phase1_encoder_merged@champion"
+volumes = numpy.random.default_rng(0).normal(size=(2, 4, 64, 64, 32)).astype("float32")
+module = registry.load(uri)
+with torch.inference_mode():
+    features = module(torch.from_numpy(volumes)).numpy()
+other = mlflow.pyfunc.load_model(uri).predict(volumes)
+assert features.shape == (2, 192) and numpy.array_equal(features, other)
+kept = {key.split(".")[0] for key in module.state_dict()}
+assert kept == {"swinViT", "encoder1", "encoder2", "encoder3", "encoder4", "encoder10"}
+adapted = registry.load("models:/phase1_lora_adapter@champion")
+assert adapted(torch.from_numpy(volumes)).shape == (2, 3, 64, 64, 32)
+"""
+    done = home.call(sys.executable, "-c", script)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_second_run_is_version_2_with_identical_metrics_and_the_champion_stays(home: Home, first: tuple[Run, str]) -> None:
+    done = home.mlflow_run()
+    assert done.returncode == 0, done.stdout + done.stderr
+    run, metrics = home.runs()[0], first[0].data.metrics
+    assert measured(run.data.metrics) == measured(metrics)
+    assert home.version("phase1_encoder_merged", 2).tags["medexp.run"] == run.info.run_id
+    aliases = home.client.get_registered_model("phase1_encoder_merged").aliases
+    assert {alias: str(version) for alias, version in aliases.items()} == {"champion": "1", "candidate": "2"}
+    assert [str(version.version) for version in home.client.search_model_versions("name = 'bsf_base'")] == ["1"]
+
+
+def test_a_killed_run_goes_on_and_ends_in_the_same_metrics(home: Home, first: tuple[Run, str]) -> None:
+    settings = SMALL | {"output_dir": str(home.folder / "killed")}
+    command = [sys.executable, "-m", "entry_points.phase1", *flags(settings)]
+    process = subprocess.Popen(command, cwd=home.folder, env=home.environment, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60 * MINUTES
+    while not (trained := list((home.folder / "killed").glob("*/state/lora/last.pt"))):
+        assert process.poll() is None and time.monotonic() < deadline
+        os.sched_yield()
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    killed = trained[0].parents[2].name
+    assert home.client.get_run(killed).info.status == "RUNNING"
+    resume = flags({"resume": killed, "output_dir": settings["output_dir"]})
+    done = home.call(sys.executable, "-m", "entry_points.phase1", *resume)
+    assert done.returncode == 0, done.stdout + done.stderr
+    run = home.runs()[0]
+    assert run.data.tags["medexp.resumed_from"] == killed
+    assert home.client.get_run(killed).info.status == "KILLED"
+    assert measured(run.data.metrics) == measured(first[0].data.metrics)
+    for name in ("train/loss", "control/train/loss", "val/dice_WT"):
+        assert history(home, run, name) == history(home, first[0], name)
+
+
+def test_a_failed_blocking_check_ends_the_run_failed_with_exit_code_3_and_no_alias(home: Home, first: tuple[Run, str]) -> None:
+    before = home.client.get_registered_model("phase1_encoder_merged").aliases
+    done = home.mlflow_run(**{"validation.min_dice_wt": "0.999"})
+    assert done.returncode == 3
+    assert "BLOCKING check failed: TEST_2.5" in done.stderr
+    assert "Traceback" not in done.stderr
+    run = home.runs()[0]
+    assert run.info.status == "FAILED"
+    assert run.data.tags["medexp.verdict"] == "FAILED"
+    assert {"checks.json", "verification_report.md", "per_case.csv", "overlays"} <= home.artifacts(run)
+    assert home.client.get_registered_model("phase1_encoder_merged").aliases == before
+
+
+def test_two_processes_train_one_model(home: Home, first: tuple[Run, str]) -> None:
+    count = len(home.runs())
+    # Without a GPU accelerate starts several processes only when told that there are several.
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--module"]
+    done = home.call(*launch, "entry_points.phase1", *flags(SMALL | {"output_dir": str(home.folder / "two")}))
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    assert len(home.runs()) == count + 1
+    run = home.runs()[0]
+    assert run.info.status == "FINISHED"
+    steps = [metric.step for metric in home.client.get_metric_history(run.info.run_id, "train/loss")]
+    alone = [metric.step for metric in home.client.get_metric_history(first[0].info.run_id, "train/loss")]
+    batches = len(alone) // 2  # of an epoch, each of two cases
+    assert len(steps) == 2 * -(-batches // 2)
+    assert [path.name for path in (home.folder / "two").iterdir()] == [run.info.run_id]
+
+
+def measured(metrics: Mapping[str, float]) -> dict[str, str]:
+    """All but what the machine did meanwhile; as text, in which NaN equals itself."""
+    return {name: repr(value) for name, value in metrics.items() if not name.startswith("system/")}
+
+
+def history(home: Home, run: Run, name: str) -> list[tuple[int, float]]:
+    return sorted((metric.step, metric.value) for metric in home.client.get_metric_history(run.info.run_id, name))
