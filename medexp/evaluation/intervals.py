@@ -1,5 +1,6 @@
 """Bootstrap intervals whose unit is the patient: scans of one patient are not independent."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -28,6 +29,8 @@ class Interval:
     patients: int
 
     def __str__(self) -> str:
+        if math.isnan(self.low):
+            return f"{self.estimate:+.3f}, no interval"
         return f"{self.estimate:+.3f} [{self.low:+.3f}, {self.high:+.3f}]"
 
 

@@ -140,7 +140,7 @@ def show(config: Phase1Config, run: TrackedRun, results: Results, published: Seq
         for arm, label in ARMS.items()
     ]
     cases, patients = len(results.per_case["case"].unique()), results.per_case["patient"].nunique()
-    title = f"validation Dice, {cases} cases of {patients} patients"
+    title = f"validation Dice (cases: {cases}, patients: {patients})"
     versions = [
         f"{one.name} version {one.version}" + (f" ({', '.join(one.aliases)})" if one.aliases else "") for one in published
     ]
