@@ -1,5 +1,6 @@
 """What phase 1 leaves behind: registered models, the run's summary and the lines at the end."""
 
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,11 +92,12 @@ def publish(
             card=model_card(definition, shape, contract, parents, checks, figures if judged else {}, made_with),
             extra={} if weights else {"adapter": run.folder / "adapter"},
         )
-        folder = run.folder / "packages" / name
-        write_package(package, folder)
         tags = {f"medexp.upstream.{parent['name']}": f"{parent['version']} {parent['digest']}" for parent in parents.values()}
         tags |= {"medexp.data_digest": data.digest} if judged else {}
-        made = store.register(run.id, folder, definition, verdict(checks) if judged else "PASSED", tags)
+        with tempfile.TemporaryDirectory(dir=run.folder, prefix=".package.") as temporary:
+            folder = Path(temporary) / name
+            write_package(package, folder)
+            made = store.register(run.id, folder, definition, verdict(checks) if judged else "PASSED", tags)
         published.append(made)
         return made
 

@@ -83,8 +83,8 @@ def curves(history: pd.DataFrame, columns: Sequence[str] | None = None) -> Figur
             name for name in map(str, history.select_dtypes("number")) if name not in ("epoch", "step") and "/lr_" not in name
         ]
     panels = {
-        "loss": [name for name in columns if name.startswith("train/") or name.rsplit("/")[-1] in ("ce", "loss")],
-        "Dice": [name for name in columns if "dice" in name],
+        "loss": [name for name in columns if "loss" in name or name.rsplit("/")[-1] in ("ce", "segmentation", "semantic")],
+        "Dice": [name for name in columns if "dice" in name and "loss" not in name],
     }
     panels["other"] = [name for name in columns if name not in panels["loss"] + panels["Dice"]]
     panels = {label: names for label, names in panels.items() if names} or {"nothing measured": []}
