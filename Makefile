@@ -18,7 +18,7 @@ run: $(READY)  ## adapt the encoder on the embedded data, check it, register it
 
 test: lint  ## lint, types, import contracts, all tests
 	@echo "pytest"
-	@. $(VENV)/bin/activate && OMP_NUM_THREADS=1 pytest -q -n 2
+	@. $(VENV)/bin/activate && OMP_NUM_THREADS=1 pytest -q -n 2 --dist loadfile
 
 lint: $(READY)  ## ruff, mypy, import contracts
 	@echo "ruff, mypy, lint-imports"
