@@ -83,13 +83,15 @@ def _resolve(phase: str, config_class: type, flags: Mapping[str, str]) -> Any:
         ConfigError: For all that is wrong with them: unknown keys, values of a wrong type, values out of range.
     """
     given = _from_file(Path(flags["config"]), config_class) if "config" in flags else {}
+    if "profile" in given and _keys(config_class).keys() - given.keys():
+        raise ConfigError(f"{flags['config']}: profile: a file with some of the keys cannot choose it; say --profile")
     given |= {key: (value, "") for key, value in flags.items() if key not in ("config", "profile")}
     profile = flags.get("profile", "demo")
     layer = _profile(phase, profile, config_class)
     run_id = given.get("resume", layer.get("resume", (None, "")))[0]
     if resumes := run_id not in (None, "null"):
         output_dir = given.get("output_dir", layer["output_dir"])
-        layer = _saved(str(run_id), Path(str(output_dir[0])), config_class) | {"output_dir": output_dir}
+        layer = _saved(str(run_id), Path(str(output_dir[0])).expanduser(), config_class) | {"output_dir": output_dir}
         if profile != "demo":  # `mlflow run` always hands a profile on: the default says nothing
             given["profile"] = profile, ""
     values, problems = _typed(layer, config_class)

@@ -30,6 +30,8 @@ class PhantomConfig:
         for key in ("glioma_patients", "meningioma_patients"):
             if getattr(self, key) < 4:
                 yield f"{key}: found {getattr(self, key)}; at least 4 patients are needed to fill the splits"
+        if self.seed < 0:
+            yield f"seed: found {self.seed}; at least 0"
 
 
 @dataclass(frozen=True)
@@ -138,7 +140,7 @@ class TrainingConfig:
         optimizer: adamw.
         weight_decay: Decoupled weight decay.
         batch_size: Cases a step and process.
-        accumulate: Steps whose gradients are summed before the optimiser moves.
+        accumulate: Steps whose gradients are averaged before the optimiser moves.
         scheduler: cosine, down to 0, after the warm-up.
         warmup_epochs: Epochs of linear warm-up of the learning rates.
         grad_clip: Largest norm of all gradients together.
@@ -281,6 +283,8 @@ class PrepareConfig:
 
     def problems(self) -> Iterator[str]:
         yield from _needs_data(self.profile, self.data_dir)
+        if self.seed < 0:
+            yield f"seed: found {self.seed}; at least 0"
 
 
 @dataclass(frozen=True)
@@ -330,6 +334,8 @@ class Phase1Config:
 
     def problems(self) -> Iterator[str]:
         yield from _needs_data(self.profile, self.data_dir)
+        if self.seed < 0:
+            yield f"seed: found {self.seed}; at least 0"
         if self.profile == "full" and self.checkpoint is None:
             yield "checkpoint: profile=full needs the base; give checkpoint=FILE or checkpoint=models:/NAME@alias"
         if self.threads is not None and self.threads < 1:

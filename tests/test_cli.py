@@ -132,7 +132,7 @@ def test_the_full_profile_has_the_specifications_numbers(tmp_path):
         (["--training.lr_lora", "1e-4"], "training.lr_lora", 1e-4),
         (["--aux_heads.enabled", "false"], "aux_heads.enabled", False),
         (["--threads", "null"], "threads", None),
-        (["--seed", "-1"], "seed", -1),
+        (["--validation.min_dice_gain", "-1"], "validation.min_dice_gain", -1.0),
         (["--checkpoint", "models:/bsf_base@champion"], "checkpoint", "models:/bsf_base@champion"),
     ],
 )
@@ -202,6 +202,10 @@ BAD_FILES = {
     "null where there must be a value": ("seed: null", "seed: found null; expected a whole number (in mine.yaml)"),
     "a truth for a number": ("lora: {rank: true}", "lora.rank: found true; expected a whole number (in mine.yaml)"),
     "out of range": ("lora: {rank: 0}", "lora.rank: found 0; at least 1 (in mine.yaml)"),
+    "a profile beside a few keys": (
+        "profile: full\nseed: 3",
+        "mine.yaml: profile: a file with some of the keys cannot choose it",
+    ),
     "a list": ("[1, 2]", "mine.yaml: holds [1, 2]; expected keys with values"),
     "a word": ("lora", "mine.yaml: holds lora; expected keys with values"),
     "nothing": ("", "mine.yaml: holds nothing; expected keys with values"),

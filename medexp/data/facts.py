@@ -20,7 +20,7 @@ from medexp.data.semantics import INTENSITY_STATISTICS, SEMANTIC_FEATURES, inten
 from medexp.errors import DataError
 from medexp.files import replacing
 
-VERSION = 2
+VERSION = 3
 """Part of the cache key: raise it when what is computed here, in `semantics` or in `brats` changes."""
 
 
@@ -31,7 +31,7 @@ class CaseFacts:
     Args:
         case: Its id.
         sha256: Of the voxels of all channels, the mapped label, the shape and the affine.
-        voxels_sha256: The same without the affine: equal for exact duplicates.
+        voxels_sha256: Of the images alone: equal for exact duplicates, annotated or placed anew as they may be.
         shape: Voxels along the file's axes.
         spacing: Edge of a voxel along the file's axes, in mm.
         semantic: As named by SEMANTIC_FEATURES.
@@ -103,11 +103,11 @@ def _describe(case: Case, label_map: Mapping[int, int], entry: Path) -> CaseFact
 
 
 def _digests(volume: Volume) -> tuple[str, str]:
-    """sha256 with and without the affine. Adding 0 turns -0 into 0: the same voxels have the same bytes."""
+    """sha256 of all, and of the images alone. Adding 0 turns -0 into 0: the same voxels have the same bytes."""
     voxels = hashlib.sha256(repr(volume.label.shape).encode())
     voxels.update(np.ascontiguousarray(volume.image + np.float32(0), "<f4").data)
-    voxels.update(np.ascontiguousarray(volume.label).data)
     whole = voxels.copy()
+    whole.update(np.ascontiguousarray(volume.label).data)
     whole.update(np.ascontiguousarray(volume.affine + 0.0, "<f8").data)
     return whole.hexdigest(), voxels.hexdigest()
 

@@ -11,10 +11,13 @@ from scipy.stats import bootstrap
 
 from medexp.config import ValidationConfig
 
+# With n patients a percentile interval of 95 % is narrower than it says, and with a few it is hardly more than their range.
+MIN_PATIENTS = 6
+
 
 @dataclass(frozen=True)
 class Interval:
-    """An estimate with its bootstrap interval; the bounds are NaN when there are fewer than two patients.
+    """An estimate with its bootstrap interval; the bounds are NaN when there are fewer than MIN_PATIENTS.
 
     Attributes:
         estimate: The statistic on the data as they are.
@@ -49,7 +52,7 @@ def mean_by_patient(
     """
     groups = [values[np.asarray(patients) == patient] for patient in sorted(set(patients))]
     sums, sizes = np.array([group.sum() for group in groups]), np.array([len(group) for group in groups])
-    if len(groups) < 2:
+    if len(groups) < MIN_PATIENTS:
         return Interval(float(values.mean()), float("nan"), float("nan"), len(groups))
     bounds = bootstrap(
         (sums, sizes),

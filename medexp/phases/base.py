@@ -13,7 +13,7 @@ from torch import Tensor
 from medexp import registry
 from medexp.config import Phase1Config, TrainingConfig
 from medexp.data.datasets import evaluation_dataset, training_dataset
-from medexp.data.phantoms import ensure_phantoms
+from medexp.data.phantoms import PATIENT_PATTERN, ensure_phantoms
 from medexp.data.prepared import prepare
 from medexp.data.regions import REGIONS, to_regions
 from medexp.evaluation.segmentation import evaluate_segmentation, mean_scores
@@ -34,7 +34,7 @@ class Base:
     """The weights that are adapted, and where they come from.
 
     Attributes:
-        state: Weights of the whole SwinUNETR.
+        state: Weights of the whole SwinUNETR, float32.
         source: The file or the models:/ reference.
         digest: sha256 of the weights.
         registered: Name and version in the registry, where it has one.
@@ -78,16 +78,17 @@ def load_base(config: Phase1Config, accelerator: Accelerator, cache: Path) -> Ba
         CheckpointError: The file is unsafe, unreadable or does not fit.
         RegistryError: There is no such registered model.
     """
+    registered = None
     if config.checkpoint is not None and config.checkpoint.startswith("models:/"):
         pulled = registry.pull(config.checkpoint)
-        state = load_state(pulled.folder / "weights.safetensors")
-        base = Base(state, config.checkpoint, weights_digest(state), (pulled.name, pulled.version))
+        source, file = config.checkpoint, pulled.folder / "weights.safetensors"
+        registered = (pulled.name, pulled.version)
     else:
-        file = Path(config.checkpoint) if config.checkpoint else pretrained(config, accelerator, cache)
-        state = load_state(file)
-        base = Base(state, str(file), weights_digest(state))
-    network(config, base)  # a base that does not fit is refused before anything is trained
-    return base
+        file = Path(config.checkpoint).expanduser() if config.checkpoint else pretrained(config, accelerator, cache)
+        source = str(file)
+    net = initial(config)
+    load_weights(net, load_state(file), source)  # a base that does not fit is refused before anything is trained
+    return Base(net.state_dict(), source, weights_digest(net.state_dict()), registered)
 
 
 def pretrained(config: Phase1Config, accelerator: Accelerator, cache: Path) -> Path:
@@ -112,20 +113,22 @@ def pretrained(config: Phase1Config, accelerator: Accelerator, cache: Path) -> P
     )
     # What the pretraining depends on; weights that come from other settings have another key.
     grid = [config.data.spacing, config.data.input_size, config.data.val_fraction, config.data.test_fraction]
-    settings = [asdict(replace(training, workers=0)), asdict(config.network), asdict(config.phantoms)]
-    parts = [_VERSION, *settings, *grid, config.seed]
+    recipe = [asdict(replace(training, workers=0)), asdict(config.network), asdict(config.phantoms)]
+    parts = [_VERSION, *recipe, *grid, config.seed]
     key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
     folder = cache / "bases" / key
     file = folder / "finetuned_model_fold_0.pt"
     if file.is_file():
         return file
+    # The user's own cases are not among these.
+    settings = replace(config.data, label_map={1: 1, 2: 2, 3: 3}, patient_pattern=PATIENT_PATTERN, exclude=())
     with accelerator.main_process_first():
         phantoms = ensure_phantoms("glioma", config.phantoms.glioma_patients, config.phantoms.seed, cache)
-        data = prepare(str(phantoms), None, config.data, config.phantoms, config.seed, cache)
+        data = prepare(str(phantoms), None, settings, config.phantoms, config.seed, cache)
     torch.manual_seed(config.seed)
     net = initial(config)
     module = SegmenterWithHeads(net)
-    held_out = evaluation_dataset(data, "val", config.data, cache)
+    held_out = evaluation_dataset(data, "val", settings, cache)
 
     def loss(module: torch.nn.Module, batch: Batch, epoch: int) -> dict[str, Tensor]:
         losses = segmentation_loss(module(batch["image"])[0], to_regions(batch["label"]), training.loss)
@@ -146,7 +149,7 @@ def pretrained(config: Phase1Config, accelerator: Accelerator, cache: Path) -> P
     result = fit(
         module,
         [Group("network", config.base.lr, list(net.parameters()))],
-        training_dataset(data, "train", config.data, cache, config.seed),
+        training_dataset(data, "train", settings, cache, config.seed),
         Objective(loss, validate, "dice_WT"),
         training,
         seed=config.seed,

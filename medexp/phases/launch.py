@@ -2,15 +2,17 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list, is_torch_xla_available
+from accelerate.utils import InitProcessGroupKwargs, broadcast_object_list, is_torch_xla_available
 
 from medexp.config import Phase1Config
-from medexp.errors import ConfigError
+from medexp.errors import CheckFailed, ConfigError
 from medexp.tracking.runs import TrackedRun, tracked_run
 
+_PATIENCE = timedelta(hours=6)  # of the other processes while the first one reads a large data set
 _PRECISION = {"fp32": "no", "bf16-mixed": "bf16"}
 
 
@@ -20,6 +22,7 @@ def start_accelerator(config: Phase1Config) -> Accelerator:
     Raises:
         ConfigError: The device is not there.
     """
+    torch.backends.cudnn.allow_tf32 = False  # fp32 means fp32: the merge is held to 1e-5; bf16-mixed is not slowed by it
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     there = {"cpu": True, "auto": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
@@ -31,18 +34,23 @@ def start_accelerator(config: Phase1Config) -> Accelerator:
         cpu=config.device == "cpu" or not (torch.accelerator.is_available() or is_torch_xla_available()),
         mixed_precision=_PRECISION[config.training.precision],
         step_scheduler_with_optimizer=False,
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=_PATIENCE)],
     )
 
 
 @contextmanager
 def launched_run(phase: str, config: Phase1Config, accelerator: Accelerator) -> Iterator[TrackedRun]:
     """The tracked run of a phase; the first process writes it, and all share its id and folder."""
-    if accelerator.is_main_process:
-        with tracked_run(phase, config, resumed_from=config.resume) as run:
-            broadcast_object_list([run.id])
-            yield run
-    else:
-        received: list[str] = [""]
-        broadcast_object_list(received)
-        with tracked_run(phase, config, is_main=False, run_id=received[0]) as run:
-            yield run
+    try:
+        if accelerator.is_main_process:
+            with tracked_run(phase, config, resumed_from=config.resume) as run:
+                broadcast_object_list([run.id])
+                yield run
+        else:
+            received: list[str] = [""]
+            broadcast_object_list(received)
+            with tracked_run(phase, config, is_main=False, run_id=received[0]) as run:
+                yield run
+    except CheckFailed:
+        accelerator.wait_for_everyone()  # the first process that leaves with an error ends the others: the run is closed first
+        raise

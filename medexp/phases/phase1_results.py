@@ -27,6 +27,7 @@ from medexp.tracking.runs import TrackedRun
 from medexp.training.loop import FitResult
 
 ARMS = {"baseline": "frozen baseline", "control": "decoder only (control)", "lora": "LoRA + decoder"}
+CAVEAT = "The best epoch was chosen on these same validation cases; the test split was not read."
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,7 @@ def publish(
         What was registered; the merged encoder last.
     """
     published: list[Registered] = []
+    outcome = verdict(results.checks)
     facts = {
         "run": run.id,
         "profile": config.profile,
@@ -92,12 +94,15 @@ def publish(
             card=model_card(definition, shape, contract, parents, checks, figures if judged else {}, made_with),
             extra={} if weights else {"adapter": run.folder / "adapter"},
         )
-        tags = {f"medexp.upstream.{parent['name']}": f"{parent['version']} {parent['digest']}" for parent in parents.values()}
+        tags = {
+            f"medexp.upstream.{role}": f"{parent['name']} {parent['version']} {parent['digest']}"
+            for role, parent in parents.items()
+        }
         tags |= {"medexp.data_digest": data.digest} if judged else {}
         with tempfile.TemporaryDirectory(dir=run.folder, prefix=".package.") as temporary:
             folder = Path(temporary) / name
             write_package(package, folder)
-            made = store.register(run.id, folder, definition, verdict(checks) if judged else "PASSED", tags)
+            made = store.register(run.id, folder, definition, outcome, tags)
         published.append(made)
         return made
 
@@ -110,7 +115,7 @@ def publish(
         name, version = BASE_MODEL, store.find_by_digest(BASE_MODEL, base.digest)
         version = version or register(BASE_MODEL, segmenter, logits, base.state, {}).version
     parent = {"name": name, "version": version, "digest": base.digest}
-    log_upstream(run, name, version, base.digest)
+    log_upstream(run, name if version else BASE_MODEL, version, base.digest)  # a file's name may be no tag's
     adapter = register("phase1_lora_adapter", {"kind": "lora_adapter", "base": segmenter}, logits, {}, {"base": parent})
     shape = {key: value for key, value in segmenter.items() if key != "out_channels"} | {"kind": "swin_encoder"}
     features = f"features (B, {16 * config.network.feature_size}): GAP(encoder10)"
@@ -153,7 +158,7 @@ def show(config: Phase1Config, run: TrackedRun, results: Results, published: Seq
         run,
         f"**{verdict(results.checks)}**: phase 1, profile {config.profile}, rank {config.lora.rank}\n\n{title}:\n\n"
         + "\n".join(lines)
-        + f"\n\n{results.in_words}\n\n{verdicts}\n\nRegistered: {'; '.join(versions)}\n",
+        + f"\n\n{CAVEAT}\n\n{results.in_words}\n\n{verdicts}\n\nRegistered: {'; '.join(versions)}\n",
     )
 
     console = Console(soft_wrap=True)
@@ -168,6 +173,7 @@ def show(config: Phase1Config, run: TrackedRun, results: Results, published: Seq
             f"[{colour}]{check.outcome}[/] {check.id} {check.title} ({check.severity.lower()}): {measured}", highlight=False
         )
     console.print(results.in_words, highlight=False)
+    print(CAVEAT)
     for line in versions:
         console.print(f"Registered: {line}", highlight=False)
     print(f"Run: {run.id}, files in {run.folder}")

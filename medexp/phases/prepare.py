@@ -1,5 +1,7 @@
 """Module 0 (specification 000): check a data folder, split it by patient, cache semantic features and write the manifest."""
 
+import shlex
+
 from rich.console import Console
 from rich.table import Table
 
@@ -33,8 +35,6 @@ def run(config: PrepareConfig) -> None:
         Console().print(table)
         print(f"Exact duplicates, each in one split with its original: {duplicates}")
         print(f"Splits: {tracked.folder / 'data_splits.json'}")
-        print(f"Next: mlflow run . -e phase1 -P splits={tracked.folder / 'data_splits.json'}" + _data_dir(config))
-
-
-def _data_dir(config: PrepareConfig) -> str:
-    return f" -P data_dir={config.data_dir}" if config.data_dir else ""
+        settings = {"profile": config.profile, "data_dir": config.data_dir, "splits": tracked.folder / "data_splits.json"}
+        given = " ".join(f"-P {key}={shlex.quote(str(value))}" for key, value in settings.items() if value is not None)
+        print(f"Next: mlflow run . -e phase1 {given}, with the same data.* settings if you gave any")

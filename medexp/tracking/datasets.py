@@ -13,7 +13,8 @@ from medexp.tracking.runs import TrackedRun
 
 
 def log_datasets(run: TrackedRun, manifest: pd.DataFrame, digests: Mapping[str, str], source: str, name: str) -> None:
-    """Log one dataset input a split, `manifest.csv`, and the tag `medexp.data_digest` of all cases together.
+    """Log one dataset input a split, `manifest.csv`, and tags: `medexp.data_digest` of all cases together, and
+    `medexp.data_digest.<split>` of those that were trained, validated or tested on.
 
     MLflow's own digests cover names and a first few values, and were the same for two different volumes: these are the data
     floor's, of all voxels. Nothing is hashed here again.
@@ -41,4 +42,4 @@ def log_datasets(run: TrackedRun, manifest: pd.DataFrame, digests: Mapping[str, 
         inputs.append(DatasetInput(dataset, tags=[InputTag(MLFLOW_DATASET_CONTEXT, split)]))
     run.client.log_inputs(run.id, datasets=inputs)
     run.reporter.table(manifest, "manifest.csv")
-    run.tag({"medexp.data_digest": data_digest(manifest)})
+    run.tag({"medexp.data_digest": data_digest(manifest)} | {f"medexp.data_digest.{k}": v for k, v in digests.items()})

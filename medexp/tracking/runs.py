@@ -86,9 +86,9 @@ def tracked_run(
     if not is_main:
         if run_id is None:
             raise ValueError("a process other than the first needs the first one's run id")
-        yield TrackedRun(run_id, Path(config.output_dir) / run_id, NullReporter())
+        yield TrackedRun(run_id, Path(config.output_dir).expanduser() / run_id, NullReporter())
         return
-    output_dir = Path(config.output_dir)
+    output_dir = Path(config.output_dir).expanduser()
     _check_writable(output_dir)
     store = _check_store()
     with _storage_failures(store, output_dir, "Nothing was trained yet: start again when the cause is gone."):

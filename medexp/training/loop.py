@@ -133,6 +133,7 @@ def fit(
         num_workers=training.workers,
         persistent_workers=training.workers > 0,
         pin_memory=accelerator.device.type == "cuda",
+        generator=torch.Generator(),  # its own: starting workers would draw from the one that dropout draws from
     )
     adamw = torch.optim.AdamW(
         [{"params": list(group.parameters), "lr": group.lr, "name": group.name} for group in groups],
@@ -176,7 +177,8 @@ def fit(
     with _progress_bar(accelerator.is_main_process) as progress:
         bar = progress.add_task(title, total=training.epochs * len(loader), completed=done.epoch * len(loader))
         for epoch in range(done.epoch, training.epochs):
-            if training.patience and done.best_epoch >= 0 and epoch - done.best_epoch > training.patience:
+            judged = epoch % training.validate_every == 0 and done.best_epoch >= 0
+            if training.patience and judged and epoch - done.best_epoch > training.patience:
                 break
             sampler.epoch = epoch
             torch.manual_seed(int(np.random.SeedSequence([seed, epoch, accelerator.process_index]).generate_state(1)[0]))

@@ -41,7 +41,7 @@ def test_facts_come_in_the_order_of_the_cases(tmp_path, describe):
     ("spoil", "duplicate"),
     [
         (lambda folder: save(folder / "b-t1n.nii.gz", NOISE), False),
-        (lambda folder: save(folder / "b-seg.nii.gz", blob(1)), False),
+        (lambda folder: save(folder / "b-seg.nii.gz", blob(1)), True),  # the same images, annotated anew
         (
             lambda folder: [save(folder / f"b-{n}.nii.gz", np.asarray(v), AFFINE + np.eye(4, k=3)) for n, v in loaded(folder)],
             True,

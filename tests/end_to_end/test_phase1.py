@@ -5,7 +5,9 @@ here is that the machinery does what it says, not how well a few phantoms train.
 """
 
 import json
+import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -199,24 +201,43 @@ def test_a_killed_run_goes_on_and_ends_in_the_same_metrics(home: Home, first: tu
         assert history(home, run, name) == history(home, first[0], name)
 
 
-def test_a_failed_blocking_check_ends_the_run_failed_with_exit_code_3_and_no_alias(home: Home, first: tuple[Run, str]) -> None:
-    before = home.client.get_registered_model("phase1_encoder_merged").aliases
-    done = home.mlflow_run(**{"validation.min_dice_wt": "0.999"})
-    assert done.returncode == 3
+def test_a_failed_blocking_check_ends_the_run_failed_with_exit_code_3_and_no_alias(
+    home: Home, first: tuple[Run, str], tmp_path: Path
+) -> None:
+    """In a store of its own, on a folder of the user's with a case left out, without semantic heads."""
+    (data,) = (home.folder / "cache" / "medexp" / "phantoms").glob("meningioma*")
+    (tmp_path / "cache").symlink_to(home.folder / "cache")
+    other = Home(tmp_path)
+    cases = sorted(path.name for path in data.iterdir())
+    done = other.mlflow_run(
+        **{
+            "data_dir": str(data),
+            "data.exclude": f"[{cases[0]}]",
+            "aux_heads.enabled": "false",
+            "validation.min_dice_wt": "0.999",
+        }
+    )
+    assert done.returncode == 3, done.stdout + done.stderr
+    assert "pretraining" not in done.stdout  # the base does not depend on the user's cases
     assert "BLOCKING check failed: TEST_2.5" in done.stderr
     assert "Traceback" not in done.stderr
-    run = home.runs()[0]
+    run = other.runs()[0]
     assert run.info.status == "FAILED"
     assert run.data.tags["medexp.verdict"] == "FAILED"
-    assert {"checks.json", "verification_report.md", "per_case.csv", "overlays"} <= home.artifacts(run)
-    assert home.client.get_registered_model("phase1_encoder_merged").aliases == before
+    assert math.isnan(run.data.metrics["val/aux_r2_vol"])
+    assert {"checks.json", "verification_report.md", "per_case.csv", "overlays"} <= other.artifacts(run)
+    models = {model.name: model.aliases for model in other.client.search_registered_models()}
+    assert models == {"bsf_base": {}, "phase1_lora_adapter": {}, "phase1_encoder_merged": {}}
 
 
 def test_two_processes_train_one_model(home: Home, first: tuple[Run, str]) -> None:
     count = len(home.runs())
     # Without a GPU accelerate starts several processes only when told that there are several.
     launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--module"]
-    done = home.call(*launch, "entry_points.phase1", *flags(SMALL | {"output_dir": str(home.folder / "two")}))
+    (cached,) = (home.folder / "cache" / "medexp" / "bases").glob("*/finetuned_model_fold_0.pt")
+    checkpoint = shutil.copy(cached, home.folder / "epoch=1 (best).pt")  # a name that MLflow would take for no tag's
+    settings = SMALL | {"output_dir": str(home.folder / "two"), "checkpoint": str(checkpoint)}
+    done = home.call(*launch, "entry_points.phase1", *flags(settings))
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert len(home.runs()) == count + 1
     run = home.runs()[0]

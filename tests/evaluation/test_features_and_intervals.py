@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from medexp.config import ValidationConfig
 from medexp.evaluation.features import mean_r2, probe, r2, r2_gains
-from medexp.evaluation.intervals import mean_by_patient
+from medexp.evaluation.intervals import MIN_PATIENTS, mean_by_patient
 
 VALIDATION = ValidationConfig(0.5, 2, 500, 0.95, 0.8, 0.05)
 
@@ -69,15 +69,17 @@ def test_scans_of_one_patient_do_not_count_as_patients() -> None:
     assert together.high - together.low > 2 * (apart.high - apart.low)
 
 
-def test_one_patient_gives_no_interval() -> None:
-    found = mean_by_patient(np.array([0.0, 1.0]), ["a", "a"], VALIDATION, seed=0)
-    assert found.estimate == 0.5
+@pytest.mark.parametrize("patients", [1, MIN_PATIENTS - 1])
+def test_too_few_patients_give_no_interval(patients: int) -> None:
+    found = mean_by_patient(np.arange(10.0), [str(i % patients) for i in range(10)], VALIDATION, seed=0)
+    assert found.estimate == 4.5
     assert math.isnan(found.low)
     assert math.isnan(found.high)
+    assert str(found) == "+4.500, no interval"
 
 
 @settings(max_examples=20, deadline=None)
-@given(st.lists(st.floats(-1, 1), min_size=2, max_size=8), st.integers(0, 2**16))
+@given(st.lists(st.floats(-1, 1), min_size=MIN_PATIENTS, max_size=12), st.integers(0, 2**16))
 def test_bounds_lie_within_the_values_and_follow_from_the_seed(values: list[float], seed: int) -> None:
     array = np.array(values)
     few = replace(VALIDATION, bootstrap_samples=100)

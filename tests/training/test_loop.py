@@ -68,7 +68,9 @@ def network() -> nn.Sequential:
     return nn.Sequential(nn.Linear(3, 8), nn.Dropout(0.5), nn.Linear(8, 1))
 
 
-def train(folder: Path, reporter: NullReporter, training: TrainingConfig = TRAINING, scale: float = 1.0) -> FitResult:
+def train(
+    folder: Path, reporter: NullReporter, training: TrainingConfig = TRAINING, scale: float = 1.0, seed: int = 5
+) -> FitResult:
     net = network()
 
     def loss(module: nn.Module, batch: dict[str, torch.Tensor], epoch: int) -> dict[str, torch.Tensor]:
@@ -84,7 +86,7 @@ def train(folder: Path, reporter: NullReporter, training: TrainingConfig = TRAIN
         Points(),
         Objective(loss, validate, "score"),  # type: ignore[arg-type]
         training,
-        seed=5,
+        seed=seed,
         accelerator=Accelerator(cpu=True),
         reporter=reporter,
         folder=folder,
@@ -92,13 +94,20 @@ def train(folder: Path, reporter: NullReporter, training: TrainingConfig = TRAIN
     )
 
 
+@pytest.mark.parametrize(
+    "training",
+    [TRAINING, replace(TRAINING, workers=1), replace(TRAINING, accumulate=2)],
+    ids=["plain", "a worker", "accumulating"],
+)
 @pytest.mark.parametrize("stop_after", [0, 1, 3])
-def test_an_interrupted_training_ends_in_the_same_metrics_to_the_bit(tmp_path: Path, stop_after: int) -> None:
+def test_an_interrupted_training_ends_in_the_same_metrics_to_the_bit(
+    tmp_path: Path, stop_after: int, training: TrainingConfig
+) -> None:
     whole, resumed = Recorder(), Recorder()
-    expected = train(tmp_path / "whole", whole)
+    expected = train(tmp_path / "whole", whole, training)
     with pytest.raises(KeyboardInterrupt):
-        train(tmp_path / "cut", Recorder(stop_after))
-    found = train(tmp_path / "cut", resumed)
+        train(tmp_path / "cut", Recorder(stop_after), training)
+    found = train(tmp_path / "cut", resumed, training)
     assert resumed.values == whole.values
     assert found.history.equals(expected.history)
     one, other = (torch.load(tmp_path / name / "last.pt", weights_only=True)["weights"] for name in ("whole", "cut"))
@@ -120,6 +129,9 @@ def test_two_seeded_runs_are_identical_and_the_seed_matters(tmp_path: Path) -> N
     train(tmp_path / "one", one)
     train(tmp_path / "other", other)
     assert one.values == other.values
+    third = Recorder()
+    train(tmp_path / "third", third, seed=6)
+    assert third.values != one.values
 
 
 def test_every_case_is_seen_once_an_epoch_and_each_step_is_reported(tmp_path: Path) -> None:
@@ -156,6 +168,11 @@ def test_early_stopping_waits_for_patience(tmp_path: Path) -> None:
     last = int(result.history["epoch"].iloc[-1])
     assert last < 29
     assert last - result.best_epoch == 1
+
+
+def test_patience_looks_again_before_it_stops(tmp_path: Path) -> None:
+    result = train(tmp_path, Recorder(), replace(TRAINING, patience=1, validate_every=3, epochs=30))
+    assert result.history["val/score"].notna().sum() >= 2
 
 
 def test_a_loss_that_is_not_finite_stops_training_and_keeps_the_epochs_before(tmp_path: Path) -> None:

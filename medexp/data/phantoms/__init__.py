@@ -2,4 +2,6 @@
 
 from medexp.data.phantoms.write import ensure_phantoms
 
-__all__ = ["ensure_phantoms"]
+PATIENT_PATTERN = r"^(BraTS-[A-Za-z]+-\d+)-\d+$"  # of the folders' names: collection and patient, then the time point
+
+__all__ = ["PATIENT_PATTERN", "ensure_phantoms"]
