@@ -1,0 +1,49 @@
+"""How long does the demo take, and how much memory? `python -m benchmarks.demo`
+
+`mlflow run . -e phase1` as a user starts it, from start to result, with an empty store and an empty cache: phantoms are made and
+the base is pretrained. Targets: at most 4 minutes of wall time and 3 GB. Memory is that of mlflow and all the processes below it:
+their resident sets, added up five times a second; pages that processes share count in each of them, so it is an upper bound.
+It has no plain alternative to be compared with. It uses two threads, as the demo's profile says.
+"""
+
+import subprocess
+import sys
+import time
+from contextlib import suppress
+
+import psutil
+
+from benchmarks.sides import ROOT, empty_home, verdict
+
+
+def resident(root: psutil.Process) -> int:
+    """Bytes in the resident sets of a process and of all below it."""
+    total = 0
+    for process in [root, *root.children(recursive=True)]:
+        with suppress(psutil.NoSuchProcess):  # it ended between the list and the look
+            total += process.memory_info().rss
+    return total
+
+
+def main() -> None:
+    with empty_home() as folder:
+        output = folder / "output.txt"
+        command = [sys.executable, "-m", "mlflow", "run", str(ROOT), "-e", "phase1", "-P", f"output_dir={folder / 'outputs'}"]
+        peak, load = 0, psutil.getloadavg()[0]
+        with output.open("wb") as file:
+            started = time.perf_counter()
+            with psutil.Popen(command, stdout=file, stderr=subprocess.STDOUT) as process:
+                while process.poll() is None:
+                    peak = max(peak, resident(process))
+                    time.sleep(0.2)
+            seconds = time.perf_counter() - started
+        if process.returncode:
+            raise SystemExit(f"the demo ended with exit code {process.returncode}:\n{output.read_text()[-3000:]}")
+    held = f"{verdict(seconds <= 240)} in time, {verdict(peak <= 3e9)} in memory"
+    print(
+        f"demo: {seconds:.0f} s, target 240 s; {peak / 1e9:.2f} GB, target 3 GB (all processes); {held}; load before: {load:.1f}"
+    )
+
+
+if __name__ == "__main__":
+    main()
