@@ -355,8 +355,8 @@ def problems_of(config: Any, prefix: str = "") -> list[str]:
 def cache_root(cache_dir: str | None) -> Path:
     """The folder for what is computed once: `cache_dir`, else $XDG_CACHE_HOME/medexp, else ~/.cache/medexp."""
     if cache_dir is not None:
-        return Path(cache_dir).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "medexp"
+        return Path(cache_dir).expanduser().absolute()  # the processes that read cases may have another working directory
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").absolute() / "medexp"
 
 
 def _needs_data(profile: str, data_dir: str | None) -> Iterator[str]:

@@ -68,8 +68,8 @@ def prepare(
         folder = ensure_phantoms("meningioma", phantoms.meningioma_patients, phantoms.seed, cache)
         source = "meningioma phantoms"
     else:
-        folder = Path(data_dir).expanduser()
-        source = str(folder)
+        folder = Path(data_dir).expanduser().absolute()  # as for the cache: see `cache_root`
+        source = data_dir
     cases = find_cases(folder, data)
     facts = describe_cases(cases, data, cache)
     split = make_splits(cases, facts, data, seed) if splits is None else load_splits(Path(splits).expanduser(), cases, facts)
