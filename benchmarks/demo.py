@@ -1,9 +1,9 @@
 """How long does the demo take, and how much memory? `python -m benchmarks.demo`
 
-`mlflow run . -e phase1` as a user starts it, from start to result, with an empty store and an empty cache: phantoms are made and
-the base is pretrained. Targets: at most 4 minutes of wall time and 3 GB. Memory is that of mlflow and all the processes below it:
-their resident sets, added up five times a second; pages that processes share count in each of them, so it is an upper bound.
-It has no plain alternative to be compared with. It uses two threads, as the demo's profile says.
+`mlflow run . -e phase1` as a user starts it, from start to result, with an empty store and an empty cache: phantoms are made
+and the base is pretrained. Targets: at most 4 minutes of wall time and 3 GB. Memory is that of mlflow and all the processes
+below it: their resident sets, added up five times a second; pages that processes share count in each of them, so it is an
+upper bound. It has no plain alternative to be compared with. It uses two threads, as the demo's profile says.
 """
 
 import subprocess
@@ -38,10 +38,11 @@ def main() -> None:
                     time.sleep(0.2)
             seconds = time.perf_counter() - started
         if process.returncode:
-            raise SystemExit(f"the demo ended with exit code {process.returncode}:\n{output.read_text()[-3000:]}")
-    held = f"{verdict(seconds <= 240)} in time, {verdict(peak <= 3e9)} in memory"
+            print(f"demo: not measured, it ended with exit code {process.returncode}:\n{output.read_text()[-3000:]}")
+            return
     print(
-        f"demo: {seconds:.0f} s, target 240 s; {peak / 1e9:.2f} GB, target 3 GB (all processes); {held}; load before: {load:.1f}"
+        f"demo: {seconds:.0f} s, target 240 s: {verdict(seconds <= 240)}; {peak / 1e9:.2f} GB in all processes, target 3 GB: "
+        f"{verdict(peak <= 3e9)}; load average before it {load:.1f}"
     )
 
 

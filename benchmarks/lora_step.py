@@ -1,9 +1,11 @@
 """What does our training step cost at the real network's width? `python -m benchmarks.lora_step`
 
-BrainSegFounder's SwinUNETR (feature_size 48, window 7) at 64^3, one case a step, fp32 on one CPU thread: phase 1's step (channels
-last, LoRA through `add_lora`, semantic heads, accelerate) against MONAI's SwinUNETR with peft's get_peft_model, DiceLoss + BCE,
-clipping and AdamW. Both adapt the same layers and train the whole decoder. Target: at most 1.03 in time, and the same memory.
-Time is measured in turns in one process; the peak of the resident set (VmHWM, Linux) in a process of its own for each.
+BrainSegFounder's SwinUNETR (feature_size 48, window 7) at 64^3, one case a step, fp32 on one CPU thread: phase 1's step
+(channels last, LoRA through `add_lora`, semantic heads, accelerate) against MONAI's SwinUNETR with peft's get_peft_model,
+DiceLoss + BCE, clipping and AdamW. Both adapt the same layers and train the whole decoder. Target: at most 1.03 in time, and
+the same memory. Time is measured in turns in one process, as CPU time as well, which a busy machine disturbs less; the peak
+of the resident set (VmHWM, Linux) in a process of its own for each. A side's peak differs from itself by up to 2 % from
+process to process.
 """
 
 import argparse
@@ -12,6 +14,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from statistics import median
 
 from benchmarks.sides import told, verdict
 from medexp.cli import main as medexp
@@ -35,23 +38,28 @@ def compare(config: Phase1Config) -> None:
     from benchmarks.sides import in_turns
     from benchmarks.steps import Step, our_side, plain_side
 
-    def timed(step: Step) -> float:
-        started = time.perf_counter()
+    cpu: dict[str, list[float]] = {"ours": [], "plain": []}
+
+    def timed(name: str, step: Step) -> float:
+        started, used = time.perf_counter(), time.process_time()
         step()
+        cpu[name].append(time.process_time() - used)
         return time.perf_counter() - started
 
     peaks = peak_memory("ours", "plain")  # both at once: it is no timing
     ours, plain = our_side(config), plain_side(config, torch.device("cpu"))
     assert ours.trained == plain.trained, (ours.trained, plain.trained)
-    sides = {"ours": lambda: timed(ours.step), "plain": lambda: timed(plain.step)}
+    sides = {"ours": lambda: timed("ours", ours.step), "plain": lambda: timed("plain", plain.step)}
     in_turns(sides, 1)  # warms up
-    seconds = in_turns(sides, ROUNDS)
-    ratio = sorted(seconds["ours"])[ROUNDS // 2] / sorted(seconds["plain"])[ROUNDS // 2]
+    cpu["ours"].clear()
+    cpu["plain"].clear()
+    wall = in_turns(sides, ROUNDS)
+    worse = max(median(one["ours"]) / median(one["plain"]) for one in (wall, cpu))
     memory = peaks["ours"] / peaks["plain"]
     print(
-        f"lora_step: time {told(seconds['ours'], seconds['plain'])}, target 1.03: {verdict(ratio <= 1.03)}; memory ratio "
-        f"{memory:.3f}, {peaks['ours']:.2f} GB against {peaks['plain']:.2f} GB, target 1: {verdict(memory <= 1.01)}; "
-        f"both train {ours.trained:,} parameters"
+        f"lora_step: wall {told(wall['ours'], wall['plain'])}; CPU {told(cpu['ours'], cpu['plain'])}; target 1.03: "
+        f"{verdict(worse <= 1.03)}; memory ratio {memory:.3f}, {peaks['ours']:.2f} GB against {peaks['plain']:.2f} GB, target "
+        f"the same: {verdict(memory <= 1.02)}; both train {ours.trained:,} parameters"
     )
 
 

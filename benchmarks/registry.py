@@ -1,9 +1,10 @@
 """What does a verified package cost? `python -m benchmarks.registry`
 
-A SwinUNETR of BrainSegFounder's size (62 million parameters): writing, logging and registering it through medexp.registry (weights
-as safetensors, sha256 of every file, read back before it is registered) against mlflow.pytorch.log_model with its pickle and
-registered_model_name; and medexp.registry.load against building the network and reading the bare safetensors file. There is no
-target but to know the price. The plain sides verify nothing; log_model is spared the search for its requirements.
+A SwinUNETR of BrainSegFounder's size (62 million parameters): writing, logging and registering it through medexp.registry
+(weights as safetensors, sha256 of every file, read back before it is registered) against mlflow.pytorch.log_model with its
+pickle and registered_model_name; and medexp.registry.load against building the network and reading the bare safetensors
+file. There is no target but to know the price. The plain sides verify nothing; log_model is spared the search for its
+requirements.
 """
 
 import io

@@ -1,7 +1,8 @@
 """The two training steps that fit_loop, lora_step and gpu_step compare: phase 1's adapted arm, and the same written plainly.
 
-Both train the adapters and the decoder of one architecture, with the rates and the clipping of the configuration, on one batch
-of random volumes. Ours has the semantic heads on top, as the phase has them, and makes the regions from the labels in each step.
+Both train the adapters and the decoder of one architecture, with the rates and the clipping of the configuration, on one
+batch of random volumes. Ours has the semantic heads on top, as the phase has them, and makes the regions from the labels in
+each step.
 """
 
 from collections.abc import Callable
@@ -29,7 +30,7 @@ Step = Callable[[], Tensor]
 
 @dataclass(frozen=True)
 class Side:
-    """A step that can be repeated, the module that it trains and how many of its adapter and decoder parameters train."""
+    """A step that can be repeated, and how many parameters of adapters and decoder it trains."""
 
     step: Step
     trained: int
