@@ -107,4 +107,4 @@ def test_where_the_cache_is(monkeypatch):
     assert cache_root("~/elsewhere") == Path("/home/user/elsewhere")
     monkeypatch.setenv("XDG_CACHE_HOME", "/cache")
     assert cache_root(None) == Path("/cache/medexp")
-    assert cache_root("here") == Path("here")
+    assert cache_root("here") == Path.cwd() / "here"

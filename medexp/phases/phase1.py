@@ -176,13 +176,14 @@ def _train(study: Study, module: SegmenterWithHeads, groups: list[Group], arm: s
 
     def validate(_: nn.Module, epoch: int) -> dict[str, float]:
         draw = partial(_draw, study, arm, f"epoch_{epoch + 1:03d}")
-        return mean_scores(_evaluate(study, module.net, hd95=False, on_prediction=draw))
+        scores = mean_scores(_evaluate(study, module.net, hd95=False, on_prediction=draw))
+        return scores | {"dice": float(np.mean([scores[f"dice_{region}"] for region in REGIONS]))}
 
     return fit(
         module,
         groups,
         training_dataset(study.data, "train", config.data, study.cache, config.seed),
-        Objective(loss, validate, "dice_WT"),
+        Objective(loss, validate, "dice"),  # the mean over regions: one alone may be best in an untrained epoch
         config.training,
         seed=config.seed,
         accelerator=study.accelerator,
