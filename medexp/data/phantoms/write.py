@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
 from scipy.spatial.transform import Rotation
+from threadpoolctl import threadpool_limits
 
 from medexp.data.cases import CHANNELS
 from medexp.data.phantoms.head import Domain, Head, Waves
@@ -109,8 +110,9 @@ def _write(scan: _Scan, domain: Domain, seed: int, root: Path) -> None:
     shape, affine = _grid(scan.patient, np.random.default_rng((*entropy, 1)))
     indices = np.stack(np.meshgrid(*(np.arange(size) for size in shape), indexing="ij"), axis=-1).reshape(-1, 3)
     points = (indices @ affine[:3, :3].T + affine[:3, 3]).astype(np.float32)
-    clean, label, brain = Head(domain, (*entropy, 0)).scan(points, scan.time_point)
-    image = _acquired(clean, brain, points, np.random.default_rng((*entropy, 2, scan.time_point)))
+    with threadpool_limits(1):  # the processes share the cores already
+        clean, label, brain = Head(domain, (*entropy, 0)).scan(points, scan.time_point)
+        image = _acquired(clean, brain, points, np.random.default_rng((*entropy, 2, scan.time_point)))
     folder = root / scan.folder
     folder.mkdir()
     volumes = {channel: voxels.reshape(shape) for channel, voxels in zip(CHANNELS, image, strict=True)}
