@@ -6,7 +6,7 @@ compiled. For each the time against the plain step and the peak of the memory th
 as a target: ours should be below 1, and what measures as faster is to be kept.
 
 Each is built, warmed up, timed and dropped, twice in turns, so that none sits in another's memory. Where the step stands or
-fails without a GPU is seen with `--device cpu --size 64 --feature_size 12`; the figures then say nothing.
+fails without a GPU is seen, one step each, with `--device cpu --size 64 --feature_size 12`; the figures then say nothing.
 """
 
 import argparse
@@ -14,9 +14,15 @@ import time
 from collections.abc import Callable
 from functools import partial
 from statistics import median
+from typing import TYPE_CHECKING
 
 from medexp.cli import main as medexp
 from medexp.config import Phase1Config
+
+if TYPE_CHECKING:
+    import torch
+
+    from benchmarks.steps import Side
 
 TURNS, WARM_UP, STEPS = 2, 3, 10
 
@@ -24,7 +30,7 @@ TURNS, WARM_UP, STEPS = 2, 3, 10
 def compare(config: Phase1Config) -> None:
     import torch
 
-    from benchmarks.steps import Side, our_side, plain_side
+    from benchmarks.steps import our_side, plain_side
 
     device = torch.device(config.device)
     plain = partial(plain_side, config, device)
@@ -39,7 +45,8 @@ def compare(config: Phase1Config) -> None:
     seconds: dict[str, list[float]] = {}
     memory: dict[str, float] = {}
     failed: dict[str, str] = {}
-    for _ in range(TURNS):
+    on_gpu = device.type == "cuda"
+    for _ in range(TURNS if on_gpu else 1):
         for name, build in variants.items():
             try:
                 measured, memory[name] = measure(build, device)
@@ -47,17 +54,17 @@ def compare(config: Phase1Config) -> None:
             except Exception as error:  # compile may not work here: the others are still measured, and the line says so
                 failed[name] = str(error).partition("\n")[0][:100]
             torch.compiler.reset()
-    what = torch.cuda.get_device_name() if device.type == "cuda" else "the CPU, where the figures say nothing"
+    what = torch.cuda.get_device_name() if on_gpu else "the CPU, where the figures say nothing"
     base = median(seconds["plain"])
     for name, values in seconds.items():
-        gigabytes = f", {memory[name]:.2f} GB" if device.type == "cuda" else ""
+        gigabytes = f", {memory[name]:.2f} GB" if on_gpu else ""
         print(f"  {name:26} {median(values):.3f} s a step, ratio {median(values) / base:.3f}{gigabytes}")
     for name, reason in failed.items():
         print(f"  {name:26} does not work here: {reason}")
     print(f"gpu_step: ours against plain, ratio {median(seconds['ours']) / base:.3f}, no target but to be below 1, on {what}")
 
 
-def measure(build: Callable[[], "Side"], device: "torch.device") -> tuple[list[float], float]:  # noqa: F821  imported late
+def measure(build: Callable[[], "Side"], device: "torch.device") -> tuple[list[float], float]:
     """Seconds of each step after the warm-up, and the largest memory that torch held, in GB (0 on the CPU)."""
     import torch
 
@@ -67,14 +74,14 @@ def measure(build: Callable[[], "Side"], device: "torch.device") -> tuple[list[f
         torch.cuda.reset_peak_memory_stats()
     side = build()
     seconds = []
-    for number in range(WARM_UP + STEPS):
+    warm_up, steps = (WARM_UP, STEPS) if on_gpu else (1, 1)
+    for _ in range(warm_up + steps):
         started = time.perf_counter()
         side.step()
         if on_gpu:
             torch.cuda.synchronize()
-        if number >= WARM_UP:
-            seconds.append(time.perf_counter() - started)
-    return seconds, torch.cuda.max_memory_allocated() / 1e9 if on_gpu else 0.0
+        seconds.append(time.perf_counter() - started)
+    return seconds[warm_up:], torch.cuda.max_memory_allocated() / 1e9 if on_gpu else 0.0
 
 
 def main() -> None:

@@ -34,7 +34,8 @@ def seconds_to_lines(folder: Path) -> dict[str, float]:
     started = time.perf_counter()
     process = subprocess.Popen(command, stdout=terminal, stderr=terminal, start_new_session=True)  # noqa: S603  fixed arguments
     os.close(terminal)
-    seen, shown = b"", {}
+    seen = b""
+    shown: dict[str, float] = {}
     try:
         while len(shown) < len(LINES):
             seen += os.read(screen, 65536)

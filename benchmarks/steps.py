@@ -105,7 +105,7 @@ def plain_side(
         in_channels=4, out_channels=3, feature_size=config.network.feature_size, window_size=config.network.window_size
     ).to(device)
     if channels_last:
-        net.to(memory_format=torch.channels_last_3d)
+        net.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]  # torch's stubs lack this argument alone
     lora = PeftLoraConfig(
         r=config.lora.rank,
         lora_alpha=int(config.lora.alpha),
