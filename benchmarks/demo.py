@@ -3,8 +3,9 @@
 `mlflow run . -e phase1` as a user starts it, from start to result, with an empty store and an empty cache: phantoms are made
 and the base is pretrained. Targets: at most 4 minutes of wall time and 3 GB. Memory is that of mlflow and all the processes
 below it: their resident sets, added up five times a second; pages that processes share count in each of them, so it is an
-upper bound. It has no plain alternative to be compared with. It uses two threads, as the demo's profile says; CPU time that is well above
-half of the wall time on two cores, with a load average above zero before the start, says that others had the cores.
+upper bound. It has no plain alternative to be compared with. It uses two threads, as the demo's profile says; CPU time that
+is well above half of the wall time on two cores, with a load average above zero before the start, says that others had the
+cores.
 """
 
 import resource
