@@ -47,3 +47,25 @@ def data_digest(manifest: pd.DataFrame) -> str:
 def split_digest(manifest: pd.DataFrame, split: str) -> str:
     """`data_digest` of one split's rows."""
     return data_digest(manifest[manifest["split"] == split])
+
+
+def seen_cases(manifest: pd.DataFrame, facts: Iterable[CaseFacts]) -> pd.DataFrame:
+    """What a model has seen, for whoever tests a later model: patients as sha256 of their ids, so that a package tells whether
+    a patient whose id is known was among them and lists none. Ids from a short list can be guessed and tried.
+
+    Columns: split, patient_sha256, voxels_sha256 (images alone), in no order that tells of the patients.
+    """
+    voxels = {fact.case: fact.voxels_sha256 for fact in facts}
+    rows = pd.DataFrame(
+        {
+            "split": manifest["split"],
+            "patient_sha256": [patient_sha256(patient) for patient in manifest["patient"]],
+            "voxels_sha256": manifest["case"].map(voxels),
+        }
+    )
+    return rows.sort_values(["split", "patient_sha256", "voxels_sha256"], ignore_index=True)
+
+
+def patient_sha256(patient: str) -> str:
+    """64 hexadecimal digits that stand for a patient's id."""
+    return hashlib.sha256(patient.encode()).hexdigest()

@@ -90,3 +90,8 @@ def is_encoder_key(key: str) -> bool:
 def encoder_state(net: nn.Module) -> dict[str, Tensor]:
     """The encoder's weights of a SwinSegmenter, under the keys that specification 000 asks of the merged checkpoint."""
     return {key: value.detach().cpu().contiguous() for key, value in net.state_dict().items() if is_encoder_key(key)}
+
+
+def decoder_state(net: nn.Module) -> dict[str, Tensor]:
+    """The rest of a SwinSegmenter's weights: what turns the encoder's maps into logits."""
+    return {key: value.detach().cpu().contiguous() for key, value in net.state_dict().items() if not is_encoder_key(key)}

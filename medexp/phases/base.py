@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 from accelerate import Accelerator
 from torch import Tensor
@@ -13,14 +14,18 @@ from torch import Tensor
 from medexp import registry
 from medexp.config import Phase1Config, TrainingConfig
 from medexp.data.datasets import evaluation_dataset, training_dataset
+from medexp.data.manifest import seen_cases
 from medexp.data.phantoms import PATIENT_PATTERN, ensure_phantoms
 from medexp.data.prepared import prepare
 from medexp.data.regions import REGIONS, to_regions
 from medexp.evaluation.segmentation import evaluate_segmentation, mean_scores
+from medexp.files import replacing
 from medexp.models.builders import build
 from medexp.models.checkpoints import load_state, load_weights, save_checkpoint, weights_digest
 from medexp.models.heads import SegmenterWithHeads
 from medexp.models.swin import SwinSegmenter
+from medexp.registry.packages import CASES, weights_file
+from medexp.registry.store import Pulled
 from medexp.reporting import NullReporter
 from medexp.training.loop import Batch, Group, Objective, fit
 from medexp.training.losses import segmentation_loss
@@ -37,13 +42,15 @@ class Base:
         state: Weights of the whole SwinUNETR, float32.
         source: The file or the models:/ reference.
         digest: sha256 of the weights.
-        registered: Name and version in the registry, where it has one.
+        pulled: Its version in the registry, where it came from there.
+        cases: What it was trained and selected on (`medexp.data.manifest.seen_cases`); None where that is not known.
     """
 
     state: dict[str, Tensor]
     source: str
     digest: str
-    registered: tuple[str, str] | None = None
+    pulled: Pulled | None = None
+    cases: pd.DataFrame | None = None
 
 
 def architecture(config: Phase1Config) -> dict[str, int | str]:
@@ -78,17 +85,17 @@ def load_base(config: Phase1Config, accelerator: Accelerator, cache: Path) -> Ba
         CheckpointError: The file is unsafe, unreadable or does not fit.
         RegistryError: There is no such registered model.
     """
-    registered = None
+    pulled = None
     if config.checkpoint is not None and config.checkpoint.startswith("models:/"):
         pulled = registry.pull(config.checkpoint)
-        source, file = config.checkpoint, pulled.folder / "weights.safetensors"
-        registered = (pulled.name, pulled.version)
+        source, file, cases = config.checkpoint, weights_file(pulled.folder), pulled.folder / CASES
     else:
         file = Path(config.checkpoint).expanduser() if config.checkpoint else pretrained(config, accelerator, cache)
-        source = str(file)
+        source, cases = str(file), file.with_name(CASES)
     net = initial(config)
     load_weights(net, load_state(file), source)  # a base that does not fit is refused before anything is trained
-    return Base(net.state_dict(), source, weights_digest(net.state_dict()), registered)
+    seen = pd.read_csv(cases) if cases.is_file() else None
+    return Base(net.state_dict(), source, weights_digest(net.state_dict()), pulled, seen)
 
 
 def pretrained(config: Phase1Config, accelerator: Accelerator, cache: Path) -> Path:
@@ -118,7 +125,7 @@ def pretrained(config: Phase1Config, accelerator: Accelerator, cache: Path) -> P
     key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
     folder = cache / "bases" / key
     file = folder / "finetuned_model_fold_0.pt"
-    if file.is_file():
+    if file.is_file() and file.with_name(CASES).is_file():
         return file
     # The user's own cases are not among these.
     settings = replace(config.data, label_map={1: 1, 2: 2, 3: 3}, patient_pattern=PATIENT_PATTERN, exclude=())
@@ -159,6 +166,8 @@ def pretrained(config: Phase1Config, accelerator: Accelerator, cache: Path) -> P
         title="pretraining the base on glioma phantoms",
     )
     if accelerator.is_main_process:
+        with replacing(file.with_name(CASES)) as temporary:
+            seen_cases(data.manifest, data.facts.values()).to_csv(temporary, index=False)
         content = {"epoch": config.base.epochs, "best_acc": np.float64(result.best_value), "state_dict": net.state_dict()}
         save_checkpoint(content, file)
     accelerator.wait_for_everyone()

@@ -38,6 +38,7 @@ from medexp.phases import phase1_checks
 from medexp.phases.base import Base, initial, load_base, network
 from medexp.phases.launch import launched_run, start_accelerator
 from medexp.phases.phase1_results import Results, publish, show
+from medexp.registry.lineage import upstream_tag
 from medexp.tracking.datasets import log_datasets
 from medexp.tracking.figures import curves, dice_bars, overlay
 from medexp.tracking.results import log_checks
@@ -76,6 +77,7 @@ def run(config: Phase1Config) -> None:
             _take_over_state(config, tracked)
         log_datasets(tracked, data.manifest, data.digests, data.source, "phase1")
         base = load_base(config, accelerator, cache)
+        tracked.tag(upstream_tag(base.pulled.name, base.pulled.version, base.pulled.digest) if base.pulled else {})
         study = Study(config, data, accelerator, tracked, cache, base)
 
         checks = check_adapters(study)
@@ -103,10 +105,9 @@ def run(config: Phase1Config) -> None:
         ]
         results = Results(per_case, means, semantic, checks, in_words, {"lora": lora_fit, "control": control_fit})
         if accelerator.is_main_process:
-            encoder = encoder_state(net)
-            save_checkpoint(encoder, tracked.folder / "phase1_encoder_merged.pt")
+            save_checkpoint(encoder_state(net), tracked.folder / "phase1_encoder_merged.pt")
             report(study, results)
-            published = publish(config, data, base, tracked, results, encoder)
+            published = publish(config, data, base, tracked, results, net)
             show(config, tracked, results, published)
         _stop_if_blocked(tracked, checks)
 

@@ -2,27 +2,29 @@
 
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor
+from safetensors.torch import save_file
 
-from medexp.checks import Check, verdict
+from medexp.checks import PHASES, Check, verdict
 from medexp.config import Phase1Config
 from medexp.data.cases import CHANNELS
+from medexp.data.manifest import seen_cases
 from medexp.data.prepared import Prepared
 from medexp.data.regions import REGIONS
+from medexp.models.swin import SwinSegmenter, decoder_state, encoder_state
 from medexp.phases.base import BASE_MODEL, Base, architecture
 from medexp.registry import store
-from medexp.registry.card import model_card
 from medexp.registry.definitions import load_definition
-from medexp.registry.packages import Package, write_package
-from medexp.registry.store import Registered
-from medexp.tracking.results import log_summary, log_upstream
+from medexp.registry.lineage import upstream_tag
+from medexp.registry.packages import Package, Parent, write_package
+from medexp.registry.promotion import Nominated, nominate
+from medexp.tracking.results import log_summary
 from medexp.tracking.runs import TrackedRun
 from medexp.training.loop import FitResult
 
@@ -52,94 +54,121 @@ class Results:
 
 
 def publish(
-    config: Phase1Config, data: Prepared, base: Base, run: TrackedRun, results: Results, encoder: dict[str, Tensor]
-) -> list[Registered]:
+    config: Phase1Config, data: Prepared, base: Base, run: TrackedRun, results: Results, net: SwinSegmenter
+) -> list[Nominated]:
     """Register the adapter and the merged encoder, and the embedded base where this store does not have it yet.
 
     A version is registered whatever the verdict, with all that it was judged by; aliases are for those that passed.
 
-    Returns:
-        What was registered; the merged encoder last.
-    """
-    published: list[Registered] = []
-    outcome = verdict(results.checks)
-    facts = {
-        "run": run.id,
-        "profile": config.profile,
-        "data": data.source,
-        "data digest": data.digest,
-        "training cases": str(len(data.ids("train"))),
-        "validation cases": str(len(data.ids("val"))),
-        "license": None,
-    }
-    figures: dict[str, float | int | str | None] = {"what LoRA added": results.in_words}
-    for arm, label in ARMS.items():
-        figures |= {f"validation Dice {region}, {label}": results.means[arm][f"dice_{region}"] for region in REGIONS}
+    Args:
+        config: The configuration.
+        data: What was trained and validated on.
+        base: What was adapted.
+        run: The run.
+        results: What was measured.
+        net: The merged network.
 
-    def register(
-        name: str, shape: dict[str, Any], output: str, weights: dict[str, Tensor], parents: dict[str, Any]
-    ) -> Registered:
-        judged = name != BASE_MODEL
-        definition, contract = load_definition(name), _contract(config, output)
-        checks = results.checks if judged else ()
-        made_with = facts if judged else facts | {"data": f"{config.phantoms.glioma_patients} patients of glioma phantoms"}
-        package = Package(
+    Returns:
+        The versions with their aliases; the merged encoder last.
+    """
+    made_with = {"run": run.id, "profile": config.profile, "seed": str(config.seed), "license": None}
+    segmenter, logits = architecture(config), f"logits (B, {len(REGIONS)}, X, Y, Z) of {', '.join(REGIONS)}"
+    encoder = {key: value for key, value in segmenter.items() if key != "out_channels"} | {"kind": "swin_encoder"}
+    features = f"features (B, {16 * config.network.feature_size}): GAP(encoder10)"
+    published: list[Nominated] = []
+
+    def register(package: Package, outcome: str) -> Parent:
+        """Register a version, and give it the aliases that it has earned."""
+        definition = load_definition(package.name)
+        with tempfile.TemporaryDirectory(dir=run.folder, prefix=".package.") as temporary:
+            write_package(package, Path(temporary) / package.name)
+            made = store.register(run.id, Path(temporary) / package.name, definition, outcome)
+        published.append(nominate(made, definition, outcome, run.id))
+        return Parent(**asdict(made))
+
+    def judged(name: str, shape: dict[str, Any], output: str, **content: Any) -> Package:
+        return Package(
             name=name,
             architecture=shape,
-            contract=contract,
-            weights=weights,
-            parents=parents,
-            checks=checks,
-            per_case=results.per_case if judged else pd.DataFrame({"case": []}),
-            card=model_card(definition, shape, contract, parents, checks, figures if judged else {}, made_with),
-            extra={} if weights else {"adapter": run.folder / "adapter"},
+            contract=_contract(config, name, output),
+            checks=results.checks,
+            evaluation={
+                "phase": "phase1",
+                "revision": PHASES["phase1"].revision,
+                "split": "val",
+                "data_digest": data.digests["val"],
+                "made_on": data.digest,
+                "window": list(config.data.input_size),
+                "overlap": config.validation.overlap,
+            },
+            per_case=results.per_case[results.per_case["arm"] == "lora"].drop(columns="arm"),
+            cases=seen_cases(data.manifest, data.facts.values()),
+            facts=made_with | {"data": data.source, "data digest": data.digest},
+            figures=_figures(results),
+            **content,
         )
-        tags = {
-            f"medexp.upstream.{role}": f"{parent['name']} {parent['version']} {parent['digest']}"
-            for role, parent in parents.items()
-        }
-        tags |= {"medexp.data_digest": data.digest} if judged else {}
-        with tempfile.TemporaryDirectory(dir=run.folder, prefix=".package.") as temporary:
-            folder = Path(temporary) / name
-            write_package(package, folder)
-            made = store.register(run.id, folder, definition, outcome, tags)
-        published.append(made)
-        return made
 
-    segmenter, logits = architecture(config), f"logits (B, {len(REGIONS)}, X, Y, Z) of {', '.join(REGIONS)}"
-    name: str = Path(base.source).name
-    version: str | None = None
-    if base.registered:
-        name, version = base.registered
-    if config.checkpoint is None:
-        name, version = BASE_MODEL, store.find_by_digest(BASE_MODEL, base.digest)
-        version = version or register(BASE_MODEL, segmenter, logits, base.state, {}).version
-    parent = {"name": name, "version": version, "digest": base.digest}
-    log_upstream(run, name if version else BASE_MODEL, version, base.digest)  # a file's name may be no tag's
-    adapter = register("phase1_lora_adapter", {"kind": "lora_adapter", "base": segmenter}, logits, {}, {"base": parent})
-    shape = {key: value for key, value in segmenter.items() if key != "out_channels"} | {"kind": "swin_encoder"}
-    features = f"features (B, {16 * config.network.feature_size}): GAP(encoder10)"
-    adapted_by = {"name": adapter.name, "version": adapter.version, "digest": adapter.digest}
-    register("phase1_encoder_merged", shape, features, encoder, {"base": parent, "adapter": adapted_by})
+    def embedded() -> Package:
+        return Package(
+            name=BASE_MODEL,
+            architecture=segmenter,
+            contract=_contract(config, BASE_MODEL, logits),
+            weights=base.state,
+            cases=base.cases,
+            facts=made_with | {"data": f"{config.phantoms.glioma_patients} patients of glioma phantoms"},
+        )
+
+    parent = _parent(config, base) or register(embedded(), "PASSED")
+    name = parent.name if parent.version else BASE_MODEL  # a file's name may be no tag's
+    run.tag(upstream_tag(name, parent.version, parent.digest or parent.weights_digest))
+    adapter_files = {"adapter": run.folder / "adapter"}
+    shape = {"kind": "lora_adapter", "base": segmenter}
+    adapter = register(
+        judged("phase1_lora_adapter", shape, logits, weights={}, parents={"base": parent}, extra=adapter_files),
+        verdict(results.checks),
+    )
+    decoder = run.folder / "decoder.safetensors"
+    save_file(decoder_state(net), decoder)
+    register(
+        judged(
+            "phase1_encoder_merged",
+            encoder,
+            features,
+            weights=encoder_state(net),
+            parents={"base": parent, "adapter": adapter},
+            extra={"judge/decoder.safetensors": decoder},
+        ),
+        verdict(results.checks),
+    )
     return published
 
 
-def _contract(config: Phase1Config, output: str) -> dict[str, Any]:
-    return {
-        "input": {
-            "shape": ["B", len(CHANNELS), "X", "Y", "Z"],
-            "sizes": "X, Y and Z are multiples of 32",
-            "dtype": "float32",
-            "channels": list(CHANNELS),
-            "spacing_mm": list(config.data.spacing),
-            "orientation": "RAS",
-            "normalisation": "z-score of the non-zero voxels of each channel; background stays 0",
-        },
-        "output": output,
+def _parent(config: Phase1Config, base: Base) -> Parent | None:
+    """The base as its children name it; None for an embedded one that is not registered yet."""
+    if base.pulled:
+        return Parent(base.pulled.name, base.pulled.version, base.pulled.digest, base.digest)
+    if config.checkpoint:
+        return Parent(Path(base.source).name, None, None, base.digest)
+    found = store.find_by_weights(BASE_MODEL, base.digest)
+    return Parent(**asdict(found)) if found else None
+
+
+def _contract(config: Phase1Config, name: str, output: str) -> dict[str, Any]:
+    x, y, z = config.data.input_size
+    example = {"spacing_mm": list(config.data.spacing), "example_shape": [1, len(CHANNELS), x, y, z]}
+    return {"input": asdict(load_definition(name).input) | example, "output": output}
+
+
+def _figures(results: Results) -> dict[str, float | str]:
+    """What the card shows."""
+    return {"what LoRA added": results.in_words} | {
+        f"validation Dice {region}, {label}": results.means[arm][f"dice_{region}"]
+        for arm, label in ARMS.items()
+        for region in REGIONS
     }
 
 
-def show(config: Phase1Config, run: TrackedRun, results: Results, published: Sequence[Registered]) -> None:
+def show(config: Phase1Config, run: TrackedRun, results: Results, published: Sequence[Nominated]) -> None:
     """The run's description and the end of the terminal's output: arms, checks, versions, and what to do next."""
     best = {arm: fit.best_epoch + 1 for arm, fit in results.fits.items()}
     rows = [

@@ -1,44 +1,42 @@
 """The model card: what a person reads before using a model."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
 
-from medexp.checks import Check, as_markdown
+from medexp.checks import as_markdown
 from medexp.registry.definitions import Definition
+
+if TYPE_CHECKING:
+    from medexp.registry.packages import Package
 
 _UNKNOWN = "unknown"
 
 
-def model_card(
-    definition: Definition,
-    architecture: Mapping[str, Any],
-    contract: Mapping[str, Any],
-    parents: Mapping[str, Any],
-    checks: Sequence[Check],
-    figures: Mapping[str, float | int | str | None],
-    facts: Mapping[str, str | None],
-) -> str:
+def model_card(definition: Definition, package: "Package") -> str:
     """A model card in markdown. What is not known says so.
 
     Args:
         definition: What the model is for.
-        architecture: As in the package.
-        contract: As in the package.
-        parents: As in the package.
-        checks: The checks that it was judged by.
-        figures: What was measured, such as `val/dice_WT`.
-        facts: What was it made with, such as run, data, data digest and license; None is unknown.
+        package: What is registered.
     """
+    made_with = {
+        "phase": definition.producing_phase,
+        **package.facts,
+        "cases that it was judged on": len(package.per_case) or None,
+    }
+    parents = "\n\n".join(f"**{role}**\n\n{_table(asdict(parent))}" for role, parent in package.parents.items())
     sections = {
         "Intended use": definition.intended_use.strip(),
-        "Input and output": f"{definition.input.strip()}\n\n{definition.output.strip()}\n\n{_table(contract)}",
-        "Architecture": _table(architecture),
-        "Made from": "\n\n".join(f"**{role}**\n\n{_table(parent)}" for role, parent in parents.items()) or _UNKNOWN,
-        "Made with": _table({"phase": definition.producing_phase, **facts}),
-        "Measured": _table(figures),
+        "Input and output": f"{_table(package.contract.get('input', {}))}\n\n{definition.output.strip()}",
+        "Architecture": _table(package.architecture),
+        "Made from": parents or _UNKNOWN,
+        "Made with": _table(made_with),
+        "Measured": _table(package.figures),
         "Used by": ", ".join(definition.consumers) or "no phase yet",
     }
     body = "\n\n".join(f"## {title}\n\n{text}" for title, text in sections.items())
+    checks = package.checks
     report = as_markdown(checks).replace("\n## ", "\n### ").replace("# Verification", "## Verification", 1) if checks else ""
     return f"# {definition.name}: {definition.title}\n\n{definition.task.strip()}\n\n{body}\n\n{report}".rstrip() + "\n"
 

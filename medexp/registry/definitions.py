@@ -1,18 +1,76 @@
-"""What a registered model is for: `registry/<model>.yaml`, data only."""
+"""What a registered model is for, what it takes, and what it must show to become the champion: `registry/<model>.yaml`."""
 
-import dataclasses
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import yaml
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
 
+from medexp.checks import PHASES
 from medexp.errors import RegistryError, all_problems
 
 _FOLDER = Path(__file__).parents[2] / "registry"
+_STRICT = ConfigDict(extra="forbid")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=_STRICT)
+class InputContract:
+    """What goes in.
+
+    Attributes:
+        shape: Axes in order, such as B, 4, X, Y, Z; a number is a fixed size.
+        sizes: What the free axes may measure.
+        dtype: Type of the elements.
+        channels: Channels in order.
+        orientation: Anatomical directions of the axes.
+        units: Of the elements, after normalisation.
+        normalisation: How voxels are normalised.
+    """
+
+    shape: tuple[int | str, ...]
+    sizes: str
+    dtype: str
+    channels: tuple[str, ...]
+    orientation: str
+    units: str
+    normalisation: str
+
+
+@dataclass(frozen=True, config=_STRICT)
+class PromotionPolicy:
+    """When a version takes the champion's place: a paired comparison, case by case, resampling patients.
+
+    The gain is the mean over the regions of the metric's difference, in the direction that is better. A version is promoted
+    when the interval's lower bound is above `-margin` (it is not worse by more than that) and the gain is above 0: margins
+    alone would let a model decay step by step.
+
+    Attributes:
+        metric: Metric of `per_case.csv`, of which there is a column `<metric>_<region>`, or `<metric>` without regions.
+        direction: Which way is better.
+        regions: Regions that the metric is averaged over.
+        margin: Largest loss that counts as none, in units of the metric; at least 0.
+        confidence: Coverage of the two-sided interval, 0 to 1.
+        min_cases: Fewest cases that a comparison may rest on.
+        no_champion: promote: where there is no champion, a version becomes it when its checks passed; refuse: it needs
+            `first=true`.
+    """
+
+    metric: str
+    direction: Literal["maximise", "minimise"]
+    regions: tuple[str, ...]
+    margin: Annotated[float, Field(ge=0)]
+    confidence: Annotated[float, Field(gt=0, lt=1)]
+    min_cases: Annotated[int, Field(ge=1)]
+    no_champion: Literal["promote", "refuse"]
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns of `per_case.csv` that the comparison reads."""
+        return tuple(f"{self.metric}_{region}" for region in self.regions) or (self.metric,)
+
+
+@dataclass(frozen=True, config=_STRICT)
 class Definition:
     """A registered model as its file describes it.
 
@@ -24,8 +82,9 @@ class Definition:
         producing_phase: The phase that registers it.
         consumers: The phases that use it.
         required_checks: Checks that a version must have been judged by.
-        input: What goes in, in words.
+        input: What goes in.
         output: What comes out, in words.
+        promotion: When it becomes the champion; None for a model that is not compared, such as an embedded base.
     """
 
     name: str
@@ -35,8 +94,9 @@ class Definition:
     producing_phase: str
     consumers: tuple[str, ...]
     required_checks: tuple[str, ...]
-    input: str
+    input: InputContract
     output: str
+    promotion: PromotionPolicy | None
 
 
 def known_models() -> list[str]:
@@ -48,7 +108,7 @@ def load_definition(name: str) -> Definition:
     """The definition of a model.
 
     Raises:
-        RegistryError: There is none, or its file has keys that are unknown, missing or of the wrong type.
+        RegistryError: There is none, or its file does not hold.
     """
     path = _FOLDER / f"{name}.yaml"
     if name not in known_models():
@@ -62,24 +122,59 @@ def read_definition(path: Path) -> Definition:
     """A definition from its file.
 
     Raises:
-        RegistryError: The file is no YAML mapping, or has keys that are unknown, missing or of the wrong type.
+        RegistryError: The file is no YAML mapping, has keys that are unknown, missing or of the wrong type, or names phases or
+            checks that there are not. All problems at once, with the known names.
     """
     try:
-        content = yaml.safe_load(path.read_text())
-    except (OSError, yaml.YAMLError) as error:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise RegistryError(f"{path}: cannot be read ({str(error).splitlines()[0]})") from error
-    content = content if isinstance(content, dict) else {}
-    types: dict[str, Any] = {field.name: field.type for field in dataclasses.fields(Definition) if field.name != "name"}
-    problems = [f"unknown key {key}" for key in sorted(map(str, set(content) - set(types)))]
-    for key, wanted in types.items():
-        value = content.get(key)
-        if key not in content:
-            problems.append(f"{key} is missing")
-        elif wanted is str and not isinstance(value, str):
-            problems.append(f"{key}: found {value!r}; a text is wanted")
-        elif wanted is not str and not (isinstance(value, list) and all(isinstance(item, str) for item in value)):
-            problems.append(f"{key}: found {value!r}; a list of texts is wanted")
+    if not isinstance(content, dict):
+        raise RegistryError(f"{path}: holds no keys; known are {', '.join(_keys_at(()))}")
+    problems = _unknown_names(content)
+    if "name" in content:
+        problems.append("unknown key name; the file's name is the model's")
+    try:
+        definition = TypeAdapter(Definition).validate_python(content | {"name": path.stem})
+    except ValidationError as error:
+        problems += [_problem(dict(found)) for found in error.errors()]
     if problems:
-        raise RegistryError(all_problems(str(path), problems, f"Known keys are {', '.join(types)}."))
-    values: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in content.items()}
-    return Definition(path.stem, **values)
+        raise RegistryError(all_problems(str(path), problems))
+    return definition
+
+
+def _unknown_names(content: dict[Any, Any]) -> list[str]:
+    """Phases and checks that the definition names and that there are not."""
+    phases = [content.get("producing_phase"), *_list(content.get("consumers"))]
+    problems = [
+        f"unknown phase {phase!r}; known are {', '.join(PHASES)}"
+        for phase in phases
+        if isinstance(phase, str) and phase not in PHASES
+    ]
+    known = PHASES.get(str(content.get("producing_phase")))
+    if known is not None:
+        problems += [
+            f"required_checks: unknown check {check!r}; {content['producing_phase']} has {', '.join(known.ids) or 'none'}"
+            for check in _list(content.get("required_checks"))
+            if isinstance(check, str) and check not in known.ids
+        ]
+    return problems
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _problem(found: dict[str, Any]) -> str:
+    where = ".".join(map(str, found["loc"]))
+    if found["type"] == "missing":
+        return f"{where} is missing"
+    if found["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
+        return f"unknown key {where}; known are {', '.join(_keys_at(found['loc'][:-1]))}"
+    return f"{where}: found {found['input']!r}; {found['msg'][0].lower()}{found['msg'][1:]}"
+
+
+def _keys_at(where: tuple[int | str, ...]) -> list[str]:
+    blocks: dict[str, Any] = {"input": InputContract, "promotion": PromotionPolicy}
+    block = blocks[str(where[0])] if where else Definition
+    return [key for key in block.__dataclass_fields__ if key != "name"]

@@ -58,7 +58,7 @@ def _adapted(folder: Path, architecture: dict[str, Any], base: nn.Module | Path 
         net = build(architecture)
         load_weights(net, load_state(Path(base)), str(base))
     found = weights_digest(net.state_dict())
-    if found != parent["digest"]:
+    if found != parent["weights_digest"]:
         raise RegistryError(
             f"adapter {folder}: was trained on {called}, with weights {parent['digest'][:12]}; the base given has {found[:12]}"
             ". Give the base that it was trained on"

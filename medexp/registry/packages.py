@@ -3,8 +3,11 @@
 weights.safetensors   the weights; an adapter has adapter/adapter_model.safetensors instead
 contract.json         the architecture, and what goes in and comes out
 checks.json           the checks that the model was judged by
+evaluation.json       which cases it was judged on, by which revision of the phase's checks
 per_case.csv          its scores, a row a case
+cases.csv             what its weights were trained and selected on, patients as sha256; absent where it is not known
 parents.json          what it was made from: names, versions and digests
+judge/                what it takes to judge it again on other cases, such as the decoder of an encoder; not part of the model
 README.md             the model card
 manifest.json         size and sha256 of each of these, and one digest over them all
 """
@@ -14,7 +17,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +29,33 @@ from torch import Tensor
 from medexp.checks import Check, as_records
 from medexp.errors import RegistryError, StorageError, all_problems
 from medexp.models.checkpoints import weights_digest
+from medexp.registry.card import model_card
+from medexp.registry.definitions import load_definition
 
 WEIGHTS = "weights.safetensors"
 ADAPTER = "adapter"
 ADAPTER_WEIGHTS = "adapter/adapter_model.safetensors"
 MANIFEST = "manifest.json"
+CASES = "cases.csv"
 _FORMAT = 1  # of the folder: raise it when an older medexp can no longer read what is written
 _AGAIN = "Pull it again; if that does not help, register the model anew from its run."
+
+
+@dataclass(frozen=True)
+class Parent:
+    """A model that another one was made from.
+
+    Attributes:
+        name: Name of the model, or of a file.
+        version: Its version; None where it is not registered.
+        digest: Digest of its package; None where it is not registered.
+        weights_digest: `medexp.models.checkpoints.weights_digest` of its weights.
+    """
+
+    name: str
+    version: str | None
+    digest: str | None
+    weights_digest: str
 
 
 @dataclass(frozen=True)
@@ -43,13 +66,16 @@ class Package:
         name: Name that the model is registered under.
         architecture: `kind` and arguments of `medexp.models.builders.build`; an adapter is
             `{"kind": "lora_adapter", "base": <architecture of its base>}`.
-        contract: What goes in (shape, spacing in mm, channel order, normalisation) and what comes out.
+        contract: `input`, as the definition has it and with `spacing_mm` and `example_shape`, and `output`.
         weights: The weights by key; empty for an adapter.
-        parents: What it was made from; an adapter's `base` is `{"name", "version" or None, "digest"}`, the digest being
-            `weights_digest` of the base.
+        parents: What it was made from, by role; an adapter has a `base`.
         checks: The checks that it was judged by.
-        per_case: Its scores, a row a case.
-        card: The model card, in markdown.
+        evaluation: `phase`, `revision` of its checks, `split`, `data_digest` of the cases that it was judged on and `made_on`,
+            that of all data that the phase was given; empty for a model that was not judged.
+        per_case: Its scores, a row a case: `case`, `patient` and the metrics.
+        cases: Output of `medexp.data.manifest.seen_cases` of what its weights were trained and selected on; None: not known.
+        facts: What it was made with, for the card, such as run, data and license; None is unknown.
+        figures: What was measured, for the card.
         extra: Further files and folders by their path in the package, such as `adapter`, as peft saves it.
     """
 
@@ -57,10 +83,13 @@ class Package:
     architecture: Mapping[str, Any]
     contract: Mapping[str, Any]
     weights: Mapping[str, Tensor]
-    parents: Mapping[str, Any]
-    checks: Sequence[Check]
-    per_case: pd.DataFrame
-    card: str
+    parents: Mapping[str, Parent] = field(default_factory=dict)
+    checks: Sequence[Check] = ()
+    evaluation: Mapping[str, Any] = field(default_factory=dict)
+    per_case: pd.DataFrame = field(default_factory=lambda: pd.DataFrame({"case": [], "patient": []}))
+    cases: pd.DataFrame | None = None
+    facts: Mapping[str, str | None] = field(default_factory=dict)
+    figures: Mapping[str, float | str] = field(default_factory=dict)
     extra: Mapping[str, Path] = field(default_factory=dict)
 
 
@@ -75,7 +104,7 @@ def write_package(package: Package, folder: Path) -> str:
         The package's digest, sha256 over its manifest.
 
     Raises:
-        RegistryError: There is something at `folder`, or an adapter's files are missing.
+        RegistryError: There is something at `folder`, an adapter's files are missing, or the model has no definition.
         StorageError: The folder cannot be written.
     """
     if folder.exists():
@@ -100,9 +129,12 @@ def write_package(package: Package, folder: Path) -> str:
             }
             _write_json(made / "contract.json", contract)
             _write_json(made / "checks.json", as_records(package.checks))
-            _write_json(made / "parents.json", package.parents)
+            _write_json(made / "evaluation.json", dict(package.evaluation))
+            _write_json(made / "parents.json", {role: asdict(parent) for role, parent in package.parents.items()})
             package.per_case.to_csv(made / "per_case.csv", index=False)
-            (made / "README.md").write_text(package.card)
+            if package.cases is not None:
+                package.cases.to_csv(made / CASES, index=False)
+            (made / "README.md").write_text(model_card(load_definition(package.name), package))
             content = {"format": _FORMAT, "weights_digest": digest_of_weights, "files": _files(made)}
             digest = _digest(content)
             _write_json(made / MANIFEST, {"digest": digest, **content})

@@ -1,11 +1,12 @@
 """Packages in MLflow's model registry: in, and out again verified."""
 
+import json
 import logging
 import re
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.metadata import version as installed
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,9 @@ from mlflow.models import Model, ModelSignature, get_model_info
 from mlflow.types import Schema, TensorSpec
 
 import medexp
-from medexp.errors import RegistryError, StorageError
+from medexp.errors import RegistryError, StorageError, all_problems
 from medexp.registry.definitions import Definition
+from medexp.registry.lineage import upstream_tag
 from medexp.registry.packages import MANIFEST, read_json, verify_package
 
 _MODEL_FILE = Path(__file__).with_name("pyfunc_model.py")
@@ -31,19 +33,19 @@ _MISSING = "RESOURCE_DOES_NOT_EXIST"
 
 @dataclass(frozen=True)
 class Registered:
-    """A version that was registered.
+    """A registered version, as its children's `parents` name it.
 
     Attributes:
         name: Name of the model.
         version: Its version.
         digest: Digest of its package.
-        aliases: Aliases that it was given.
+        weights_digest: Digest of its weights.
     """
 
     name: str
     version: str
     digest: str
-    aliases: tuple[str, ...]
+    weights_digest: str
 
 
 @dataclass(frozen=True)
@@ -63,33 +65,25 @@ class Pulled:
     digest: str
 
 
-def register(
-    run_id: str, folder: Path, definition: Definition, verdict: str, tags: Mapping[str, str] | None = None
-) -> Registered:
+def register(run_id: str, folder: Path, definition: Definition, verdict: str) -> Registered:
     """Log a package to a run and make a version of it: nothing is registered that was not read back and verified.
 
-    The version gets the alias `candidate` when the verdict is PASSED, and `champion` too when the model has none yet.
+    The version has no alias yet: `medexp.registry.promotion.nominate` gives it those that it has earned.
 
     Args:
         run_id: The run that made the model.
         folder: Its package.
         definition: What the model is for.
         verdict: `medexp.checks.verdict` of the checks that it was judged by, PASSED or FAILED.
-        tags: Further tags of the version, such as `medexp.data_digest` and `medexp.upstream.<model>`.
 
     Raises:
-        RegistryError: The package was altered, here or on its way, is another model's, or lacks checks that the definition
-            requires.
+        RegistryError: The package was altered, here or on its way, is another model's, lacks checks that the definition
+            requires, or takes another input than the definition says.
         StorageError: The registry does not answer.
     """
     digest = verify_package(folder)
-    contract = read_json(folder, "contract.json")
-    if contract["name"] != definition.name:
-        raise RegistryError(f"package {folder}: is of {contract['name']}, not of {definition.name}")
-    if lacking := set(definition.required_checks) - {check["id"] for check in read_json(folder, "checks.json")}:
-        raise RegistryError(
-            f"package {folder}: {definition.name} requires the checks {', '.join(sorted(lacking))}; they were not run"
-        )
+    _check_fits(folder, definition)
+    contract, weights_digest = read_json(folder, "contract.json"), read_json(folder, MANIFEST)["weights_digest"]
     name, client = definition.name, MlflowClient()
     with _answering():
         logged = _log(run_id, folder, name, contract["architecture"])
@@ -105,21 +99,40 @@ def register(
             run_id=run_id,
             model_id=logged.model_id,
             description=(folder / "README.md").read_text(),
-            tags={
-                "medexp.digest": digest,
-                "medexp.weights_digest": read_json(folder, MANIFEST)["weights_digest"],
-                "medexp.verdict": verdict,
-                "medexp.run": run_id,
-                **(tags or {}),
-            },
+            tags={"medexp.digest": digest, "medexp.weights_digest": weights_digest, "medexp.verdict": verdict}
+            | {"medexp.run": run_id}
+            | _tags(folder),
         )
-        present = client.get_registered_model(name).aliases
-        aliases: tuple[str, ...] = ()
-        if verdict == "PASSED":
-            aliases = ("candidate",) if "champion" in present else ("candidate", "champion")
-        for alias in aliases:
-            client.set_registered_model_alias(name, alias, made.version)
-    return Registered(name, str(made.version), digest, aliases)
+    return Registered(name, str(made.version), digest, weights_digest)
+
+
+def _check_fits(folder: Path, definition: Definition) -> None:
+    contract = read_json(folder, "contract.json")
+    if contract["name"] != definition.name:
+        raise RegistryError(f"package {folder}: is of {contract['name']}, not of {definition.name}")
+    problems = []
+    if lacking := set(definition.required_checks) - {check["id"] for check in read_json(folder, "checks.json")}:
+        problems.append(f"{definition.name} requires the checks {', '.join(sorted(lacking))}; they were not run")
+    found, wanted = contract.get("input", {}), json.loads(json.dumps(asdict(definition.input)))
+    problems += [
+        f"contract.json: input.{key} is {found.get(key)!r}, the definition says {value!r}"
+        for key, value in wanted.items()
+        if found.get(key) != value
+    ]
+    if problems:
+        raise RegistryError(all_problems(f"package {folder}", problems))
+
+
+def _tags(folder: Path) -> dict[str, str]:
+    """What a version says of its package, so that it can be searched for."""
+    tags: dict[str, str] = {}
+    evaluation = read_json(folder, "evaluation.json")
+    if evaluation:
+        tags |= {"medexp.evaluation_digest": evaluation["data_digest"], "medexp.data_digest": evaluation["made_on"]}
+    for parent in read_json(folder, "parents.json").values():
+        if parent["version"]:  # the name of a file may be no tag's
+            tags |= upstream_tag(parent["name"], parent["version"], parent["digest"])
+    return tags
 
 
 def pull(uri: str) -> Pulled:
@@ -142,7 +155,7 @@ def pull(uri: str) -> Pulled:
     return Pulled(folder, found.name, str(found.version), digest)
 
 
-def find_by_digest(name: str, weights_digest: str) -> str | None:
+def find_by_weights(name: str, weights_digest: str) -> Registered | None:
     """The latest version of a model with these weights, None where there is none.
 
     Args:
@@ -151,7 +164,8 @@ def find_by_digest(name: str, weights_digest: str) -> str | None:
     """
     with _answering():
         found = MlflowClient().search_model_versions(f"name = '{name}' and tags.`medexp.weights_digest` = '{weights_digest}'")
-    return max((str(version.version) for version in found), key=int, default=None)
+    latest = max(found, key=lambda version: int(version.version), default=None)
+    return Registered(name, str(latest.version), latest.tags["medexp.digest"], weights_digest) if latest else None
 
 
 def _log(run_id: str, folder: Path, name: str, architecture: Mapping[str, Any]) -> Any:

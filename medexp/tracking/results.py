@@ -1,4 +1,4 @@
-"""What a run came to: its checks, its summary and what it was built on."""
+"""What a run came to: its checks and its summary."""
 
 import json
 from collections.abc import Sequence
@@ -21,15 +21,3 @@ def log_summary(run: TrackedRun, markdown: str) -> None:
     """Log `summary.md` and show it as the run's description, which MLflow cuts at 8000 characters."""
     run.reporter.text(markdown, "summary.md")
     run.tag({"mlflow.note.content": markdown[:_LONGEST_TAG]})
-
-
-def log_upstream(run: TrackedRun, name: str, version: str | None, digest: str) -> None:
-    """Tag the run with a model that it was built on.
-
-    Args:
-        run: The run.
-        name: Name of the model, registered or not.
-        version: Its version; None where it has none.
-        digest: sha256 of its weights.
-    """
-    run.tag({f"medexp.upstream.{name}": f"{version or 'unregistered'} {digest}"})

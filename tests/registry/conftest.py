@@ -1,7 +1,9 @@
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -16,6 +18,13 @@ ENCODER = {"kind": "swin_encoder", "in_channels": 4, "feature_size": 12, "window
 SEGMENTER = {**ENCODER, "kind": "swin_unetr", "out_channels": 3}
 
 
+def scores(cases: int = 12, dice: float = 0.8) -> pd.DataFrame:
+    """`per_case.csv` of one patient a case, whose Dice varies a little about `dice`."""
+    noise = np.random.default_rng(0).normal(0, 0.02, cases)
+    regions = {f"dice_{region}": dice + noise for region in ("TC", "WT", "ET")}
+    return pd.DataFrame({"case": [f"p{i}-0" for i in range(cases)], "patient": [f"p{i}" for i in range(cases)], **regions})
+
+
 @pytest.fixture
 def package(tmp_path: Path) -> Callable[..., Package]:
     """A package of `phase1_encoder_merged` with initial weights; any attribute can be given."""
@@ -24,14 +33,14 @@ def package(tmp_path: Path) -> Callable[..., Package]:
         torch.manual_seed(seed)
         architecture = given.get("architecture", ENCODER)
         checks = [Check(check, "", Severity.BLOCKING, True, "") for check in load_definition(name).required_checks]
+        contract = asdict(load_definition(name).input)
         content: dict[str, Any] = {
             "architecture": architecture,
-            "contract": {"spacing_mm": [1.0, 1.0, 1.0], "channels": ["t2f", "t1c", "t1n", "t2w"]},
+            "contract": {"input": contract | {"spacing_mm": [1.0, 1.0, 1.0], "example_shape": [1, 4, 64, 32, 32]}},
             "weights": build(architecture).state_dict() if "weights" not in given else {},
-            "parents": {},
             "checks": checks,
-            "per_case": pd.DataFrame({"case": ["a"], "dice_WT": [0.9]}),
-            "card": f"# {name}\n",
+            "evaluation": {"phase": "phase1", "revision": 1, "split": "val", "data_digest": "d1", "made_on": "d0"},
+            "per_case": scores(),
         }
         return Package(name, **{**content, **given})
 

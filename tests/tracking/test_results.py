@@ -11,7 +11,7 @@ from mlflow import MlflowClient
 from medexp.checks import Check, Severity
 from medexp.data.manifest import data_digest, split_digest
 from medexp.tracking.datasets import log_datasets
-from medexp.tracking.results import log_checks, log_summary, log_upstream
+from medexp.tracking.results import log_checks, log_summary
 from medexp.tracking.runs import TrackedRun, tracked_run
 
 
@@ -79,14 +79,6 @@ def test_a_summary_of_any_length_is_the_description(store: MlflowClient, run: Tr
     log_summary(run, summary)
     assert store.get_run(run.id).data.tags["mlflow.note.content"] == summary[:8000]
     assert read(run, "summary.md") == summary
-
-
-def test_upstream_models_are_tagged(store: MlflowClient, run: TrackedRun) -> None:
-    log_upstream(run, "bsf_base", "3", "abc")
-    log_upstream(run, "other", None, "def")
-    tags = store.get_run(run.id).data.tags
-    assert tags["medexp.upstream.bsf_base"] == "3 abc"
-    assert tags["medexp.upstream.other"] == "unregistered def"
 
 
 def test_files_and_folders_keep_their_names(store: MlflowClient, run: TrackedRun) -> None:
