@@ -9,8 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import bootstrap
 
-from medexp.config import ValidationConfig
-
 # With n patients a percentile interval of 95 % is narrower than it says, and with a few it is hardly more than their range.
 MIN_PATIENTS = 6
 
@@ -38,7 +36,7 @@ class Interval:
 
 
 def mean_by_patient(
-    values: NDArray[np.floating[Any]], patients: Sequence[str], validation: ValidationConfig, seed: int
+    values: NDArray[np.floating[Any]], patients: Sequence[str], *, samples: int, confidence: float, seed: int
 ) -> Interval:
     """Percentile bootstrap of the mean over rows, resampling patients with all their rows.
 
@@ -47,7 +45,8 @@ def mean_by_patient(
     Args:
         values: One number a row.
         patients: Patient of each row.
-        validation: Number of resamples and confidence.
+        samples: Number of resamples.
+        confidence: Coverage, 0 to 1.
         seed: Seed of the resamples.
     """
     groups = [values[np.asarray(patients) == patient] for patient in sorted(set(patients))]
@@ -58,8 +57,8 @@ def mean_by_patient(
         (sums, sizes),
         lambda total, rows, axis: total.sum(axis=axis) / rows.sum(axis=axis),
         paired=True,
-        n_resamples=validation.bootstrap_samples,
-        confidence_level=validation.confidence,
+        n_resamples=samples,
+        confidence_level=confidence,
         method="percentile",
         rng=np.random.default_rng(seed),
     ).confidence_interval

@@ -297,7 +297,15 @@ def attribute(study: Study, per_case: pd.DataFrame, features: dict[str, Features
     arms = per_case.set_index(["arm", "case"])[[f"dice_{region}" for region in REGIONS]].mean(axis=1)
     gains = (arms["lora"] - arms["control"]).loc[list(study.data.ids("val"))]
     patients = [study.data.cases[case].patient for case in study.data.ids("val")]
-    dice = mean_by_patient(gains.to_numpy(), patients, config.validation, config.seed)
+    settings = config.validation
+    interval = partial(
+        mean_by_patient,
+        patients=patients,
+        samples=settings.bootstrap_samples,
+        confidence=settings.confidence,
+        seed=config.seed,
+    )
+    dice = interval(gains.to_numpy())
 
     intensity = [
         np.array([study.data.facts[case].intensity for case in study.data.ids(split)], dtype=np.float32)
@@ -307,7 +315,7 @@ def attribute(study: Study, per_case: pd.DataFrame, features: dict[str, Features
     targets = {split: semantics(study, split) for split in ("train", "val")}
     predicted = {name: probe(source.train, targets["train"], source.held_out) for name, source in sources.items()}
     rows = r2_gains(targets["val"], predicted["adapted"], predicted["unadapted"])
-    probes = mean_by_patient(rows, patients, config.validation, config.seed)
+    probes = interval(rows)
     means = {name: mean_r2(targets["val"], values) for name, values in predicted.items()}
     table = pd.DataFrame(
         {name: [mean_r2(targets["val"][:, [i]], values[:, [i]]) for i in range(10)] for name, values in predicted.items()},
