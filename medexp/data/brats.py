@@ -1,4 +1,4 @@
-"""Reader of BraTS folders: one folder a case, one NIfTI file a modality, one for the segmentation.
+"""Reader of BraTS folders: one folder a case, one NIfTI file a modality, one for the segmentation where that is wanted.
 
 Takes the suffixes of BraTS 2023 (t1c t1n t2w t2f seg) and the older ones (t1ce t1 t2 flair seg), after `-` or `_`, as .nii.gz
 or .nii.
@@ -7,7 +7,7 @@ or .nii.
 import gzip
 import re
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import nibabel as nib
@@ -72,6 +72,31 @@ def find_cases(data_dir: Path, data: DataConfig) -> tuple[Case, ...]:
     return tuple(cases)
 
 
+def image_files(path: Path, channels: Sequence[str] = CHANNELS) -> tuple[Path, ...]:
+    """The images of a case that needs no segmentation. Reads names only.
+
+    Args:
+        path: A case's folder, or one 4D NIfTI file whose last axis is the channels.
+        channels: The channels in the order that is wanted, of CHANNELS.
+
+    Returns:
+        One file a channel; the 4D file alone.
+
+    Raises:
+        DataError: There is nothing at `path`, it is neither a folder nor a NIfTI file, or a channel is missing or ambiguous.
+    """
+    if path.is_dir():
+        files, problems = _files_of(path, channels)
+        if problems:
+            raise DataError("; ".join(problems))
+        return tuple(files[channel] for channel in channels)
+    if not path.exists():
+        raise DataError(f"{path}: no such file or folder")
+    if not path.name.lower().endswith((".nii", ".nii.gz")):
+        raise DataError(f"{path}: neither a case's folder nor a NIfTI file (.nii, .nii.gz)")
+    return (path,)
+
+
 def read_case(case: Case, label_map: Mapping[int, int]) -> Volume:
     """The volume of a case, checked.
 
@@ -80,35 +105,44 @@ def read_case(case: Case, label_map: Mapping[int, int]) -> Volume:
         label_map: From the file's labels to 0..3; 0 is always background.
 
     Raises:
-        DataError: All problems of the case at once: an unreadable or truncated file, one that is not 3D, shapes or affines
-            that differ within the case, NaN or infinite voxels, a constant channel, labels that are no integers or outside
-            the map, an empty mask.
+        DataError: All problems of the case at once: an unreadable or truncated file, one that is not 3D (4D for a case of one
+            file), shapes or affines that differ within the case, NaN or infinite voxels, a constant channel, labels that are
+            no integers or outside the map, an empty mask.
     """
     problems: list[str] = []
+    stacked = len(case.images) == 1
     arrays: dict[Path, NDArray[np.float32]] = {}
     affines: dict[Path, NDArray[np.float64]] = {}
     for path in case.files:
         try:
-            arrays[path], affines[path] = _read(path)
+            arrays[path], affines[path] = _read(path, dimensions=4 if stacked and path in case.images else 3)
         except DataError as error:
             problems.append(str(error))
-    problems += _geometry_problems(arrays, affines)
-    for path in case.images:
-        if path in arrays:
-            problems += _image_problems(path, arrays[path])
+    channels = {path.name: arrays[path] for path in case.images if path in arrays}
+    if stacked:
+        channels = {
+            f"{name}, channel {index}": part
+            for name, array in channels.items()
+            for index, part in enumerate(np.moveaxis(array, -1, 0), 1)
+        }
+        if channels and len(channels) != len(CHANNELS):
+            problems.append(f"{case.images[0].name}: {len(channels)} channels along its last axis; expected {len(CHANNELS)}")
+    else:
+        problems += _geometry_problems(arrays, affines)
+    for name, channel in channels.items():
+        problems += _image_problems(name, channel)
     label = None
-    if case.label in arrays:
+    if case.label is None:
+        label = np.zeros(next(iter(channels.values())).shape, np.uint8) if channels else None
+    elif case.label in arrays:
         try:
             label = _mapped(case.label, arrays[case.label], label_map)
         except DataError as error:
             problems.append(str(error))
     if problems or label is None:
-        raise DataError(
-            all_problems(
-                f"case {case.id}", problems, f"Repair the files, or leave the case out with data.exclude=[{case.id}]."
-            )
-        )
-    return Volume(np.stack([arrays[path] for path in case.images]), label, affines[case.label])
+        left_out = f"leave the case out with data.exclude=[{case.id}]" if case.label else "take the case out of the table"
+        raise DataError(all_problems(f"case {case.id}", problems, f"Repair the files, or {left_out}."))
+    return Volume(np.stack(list(channels.values())), label, affines[case.label or case.images[0]])
 
 
 def _patient_pattern(text: str) -> re.Pattern[str]:
@@ -121,17 +155,17 @@ def _patient_pattern(text: str) -> re.Pattern[str]:
     return pattern
 
 
-def _files_of(folder: Path) -> tuple[dict[str, Path], list[str]]:
+def _files_of(folder: Path, modalities: Iterable[str] = SUFFIXES) -> tuple[dict[str, Path], list[str]]:
     """The file of each modality, and what is missing or ambiguous."""
-    found: dict[str, list[Path]] = {modality: [] for modality in SUFFIXES}
+    found: dict[str, list[Path]] = {modality: [] for modality in modalities}
     for path in sorted(folder.iterdir()):
         match = _NAME.fullmatch(path.name)
         if match and path.is_file() and not path.name.startswith("."):
-            for modality, suffixes in SUFFIXES.items():
-                if match["suffix"].lower() in suffixes:
-                    found[modality].append(path)
+            for modality, paths in found.items():
+                if match["suffix"].lower() in SUFFIXES[modality]:
+                    paths.append(path)
     if not any(found.values()):
-        return {}, [f"{folder.name}: no NIfTI file of a case; looked for {_looked_for(*SUFFIXES)}"]
+        return {}, [f"{folder.name}: no NIfTI file of a case; looked for {_looked_for(*found)}"]
     problems = []
     for modality, paths in found.items():
         if not paths:
@@ -145,7 +179,7 @@ def _looked_for(*modalities: str) -> str:
     return " or ".join(f"*-{suffix}.nii.gz" for modality in modalities for suffix in SUFFIXES[modality]) + " (also _ and .nii)"
 
 
-def _read(path: Path) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+def _read(path: Path, dimensions: int = 3) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
     try:
         content = path.read_bytes()
         if path.name.lower().endswith(".gz"):
@@ -158,8 +192,8 @@ def _read(path: Path) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
         image = kinds[0].from_bytes(content)
         if image.get_data_dtype().kind not in "iuf":
             raise DataError(f"{path.name}: voxels of type {image.get_data_dtype()}; allowed are integers and floats")
-        if len(image.shape) != 3:
-            raise DataError(f"{path.name}: not 3D, its shape is {image.shape}")
+        if len(image.shape) != dimensions:
+            raise DataError(f"{path.name}: not {dimensions}D, its shape is {image.shape}")
         affine = np.asarray(image.affine, np.float64)
         if not np.isfinite(affine).all() or abs(np.linalg.det(affine)) < 1e-9:
             raise DataError(f"{path.name}: its affine has no inverse; the header's sform or qform is damaged")
@@ -188,11 +222,11 @@ def _geometry_problems(arrays: Mapping[Path, NDArray[np.float32]], affines: Mapp
     return problems
 
 
-def _image_problems(path: Path, array: NDArray[np.float32]) -> list[str]:
+def _image_problems(name: str, array: NDArray[np.float32]) -> list[str]:
     if bad := int(array.size - np.isfinite(array).sum()):
-        return [f"{path.name}: {bad} NaN or infinite voxels"]
+        return [f"{name}: {bad} NaN or infinite voxels"]
     if array.size == 0 or array.min() == array.max():
-        return [f"{path.name}: a constant channel, every voxel is {array.flat[0] if array.size else 'missing'}"]
+        return [f"{name}: a constant channel, every voxel is {array.flat[0] if array.size else 'missing'}"]
     return []
 
 

@@ -17,18 +17,18 @@ class Case:
     Args:
         id: The name of its folder, unique in a data folder.
         patient: Cases of one patient stay in one split.
-        images: One file a channel, in the order of CHANNELS.
-        label: The segmentation.
+        images: One file a channel, in the order of CHANNELS; or one 4D file whose last axis is the channels.
+        label: The segmentation; None where only the images are of interest.
     """
 
     id: str
     patient: str
     images: tuple[Path, ...]
-    label: Path
+    label: Path | None
 
     @property
     def files(self) -> tuple[Path, ...]:
-        return (*self.images, self.label)
+        return (*self.images, self.label) if self.label else self.images
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,8 @@ class Volume:
 
     Args:
         image: float32 (4, X, Y, Z), raw intensities in the order of CHANNELS.
-        label: uint8 (X, Y, Z): 0 background, 1 necrotic or non-enhancing core, 2 edema, 3 enhancing tumour.
+        label: uint8 (X, Y, Z): 0 background, 1 necrotic or non-enhancing core, 2 edema, 3 enhancing tumour; all 0 where the
+            case has no segmentation.
         affine: float64 (4, 4), from voxel indices to RAS+ millimetres.
     """
 

@@ -34,7 +34,7 @@ class CaseFacts:
         voxels_sha256: Of the images alone: equal for exact duplicates, annotated or placed anew as they may be.
         shape: Voxels along the file's axes.
         spacing: Edge of a voxel along the file's axes, in mm.
-        semantic: As named by SEMANTIC_FEATURES.
+        semantic: As named by SEMANTIC_FEATURES; empty for a case without a segmentation.
         intensity: As named by INTENSITY_STATISTICS.
     """
 
@@ -63,7 +63,7 @@ def describe_cases(cases: Sequence[Case], data: DataConfig, cache: Path) -> tupl
         DataError: All problems of all cases at once.
     """
     entries = [cache / "cases" / f"{_key(case, data.label_map)}.json" for case in cases]
-    facts = {case.id: cached for case, entry in zip(cases, entries, strict=True) if (cached := _cached(entry))}
+    facts = {case.id: cached for case, entry in zip(cases, entries, strict=True) if (cached := _cached(entry, case))}
     todo = [(case, entry) for case, entry in zip(cases, entries, strict=True) if case.id not in facts]
     if todo:
         results: Iterable[CaseFacts | str] = Parallel(n_jobs=data.jobs, return_as="generator")(
@@ -94,7 +94,7 @@ def _describe(case: Case, label_map: Mapping[int, int], entry: Path) -> CaseFact
         voxels_sha256=voxels_sha256,
         shape=volume.label.shape,
         spacing=tuple(float(edge) for edge in nib.affines.voxel_sizes(volume.affine)),
-        semantic=tuple(semantic_features(volume).tolist()),
+        semantic=tuple(semantic_features(volume).tolist()) if case.label else (),
         intensity=tuple(intensity_statistics(volume).tolist()),
     )
     with replacing(entry) as temporary:
@@ -117,7 +117,7 @@ def _key(case: Case, label_map: Mapping[int, int]) -> str:
     return hashlib.sha256(json.dumps([VERSION, case.id, stats, sorted(label_map.items())]).encode()).hexdigest()[:40]
 
 
-def _cached(entry: Path) -> CaseFacts | None:
+def _cached(entry: Path, case: Case) -> CaseFacts | None:
     """The cached facts; None when there are none or the file is damaged."""
     try:
         record = json.loads(entry.read_text())
@@ -125,5 +125,6 @@ def _cached(entry: Path) -> CaseFacts | None:
         facts = CaseFacts(**fields)
     except (OSError, ValueError, TypeError, AttributeError):
         return None
-    complete = len(facts.semantic) == len(SEMANTIC_FEATURES) and len(facts.intensity) == len(INTENSITY_STATISTICS)
+    semantic = len(SEMANTIC_FEATURES) if case.label else 0
+    complete = len(facts.semantic) == semantic and len(facts.intensity) == len(INTENSITY_STATISTICS)
     return facts if complete and len(facts.sha256) == len(facts.voxels_sha256) == 64 else None

@@ -21,7 +21,7 @@ SPLITS = ("train", "val", "test")
 
 @dataclass(frozen=True)
 class Splits:
-    """Case ids, sorted. `train` and `val` have at least one; `test` may be empty."""
+    """Case ids, sorted. `train` has at least one; `val` or `test` may be empty where nothing is validated or tested."""
 
     train: tuple[str, ...]
     val: tuple[str, ...]
@@ -48,7 +48,7 @@ def make_splits(cases: Sequence[Case], facts: Iterable[CaseFacts], data: DataCon
     Raises:
         DataError: When all cases are of one patient.
     """
-    groups = _groups(cases, facts)
+    groups = patient_groups(cases, facts)
     if len(groups) < 2:
         patients = sorted({case.patient for case in cases})
         found = (
@@ -88,7 +88,7 @@ def load_splits(path: Path, cases: Sequence[Case], facts: Iterable[CaseFacts]) -
     for case_id, names in sorted(splits_of.items()):
         if len(names) > 1:
             problems.append(f"case {case_id} is listed {len(names)} times ({', '.join(names)}); keep one")
-    problems += _straddling(splits_of, cases, facts)
+    problems += straddling(splits_of, cases, facts)
     problems += [f"{name} is empty; at least one case is needed" for name in ("train", "val") if not listed[name]]
     if problems:
         raise DataError(all_problems(f"splits {path}", problems, "Correct the file, or leave splits out to split by seed."))
@@ -101,7 +101,7 @@ def save_splits(splits: Splits, path: Path) -> None:
         temporary.write_text(json.dumps(asdict(splits), indent=2) + "\n")
 
 
-def _groups(cases: Sequence[Case], facts: Iterable[CaseFacts]) -> list[list[str]]:
+def patient_groups(cases: Sequence[Case], facts: Iterable[CaseFacts]) -> list[list[str]]:
     """Case ids by group: patients joined through exact duplicates. Both levels sorted."""
     patients = sorted({case.patient for case in cases})
     position = {patient: index for index, patient in enumerate(patients)}
@@ -137,7 +137,7 @@ def _read(path: Path) -> dict[str, list[str]]:
     return {name: content.get(name, []) for name in SPLITS}
 
 
-def _straddling(splits_of: dict[str, list[str]], cases: Sequence[Case], facts: Iterable[CaseFacts]) -> list[str]:
+def straddling(splits_of: dict[str, list[str]], cases: Sequence[Case], facts: Iterable[CaseFacts]) -> list[str]:
     """Patients and exact duplicates that lie in more than one split."""
     by_patient: dict[str, list[str]] = defaultdict(list)
     by_voxels: dict[str, list[str]] = defaultdict(list)

@@ -29,7 +29,7 @@ def test_readers_take_every_phantom(folder, cache, data_config):
     cases = find_cases(folder, config)
     facts = describe_cases(cases, config, cache)
     prefix = "BraTS-MEN" if "meningioma" in folder.name else "BraTS-GLI"
-    assert cases[0].id == f"{prefix}-00001-000" and cases[0].images[0].name == f"{prefix}-00001-000-t2f.nii.gz"
+    assert cases[0].id == f"{prefix}-300001-000" and cases[0].images[0].name == f"{prefix}-300001-000-t2f.nii.gz"
     scans = Counter(case.patient for case in cases)
     assert len(scans) == 12 and max(scans.values()) == 2, "twelve patients, some with two time points"
     voxels = Counter(fact.voxels_sha256 for fact in facts)
@@ -95,7 +95,7 @@ def test_meningiomas_enhance_at_the_surface(cache, data_config):
 
 def test_tumours_grow_between_time_points(cache, data_config):
     cases = {case.id: case for case in find_cases(ensure_phantoms("meningioma", 12, 3, cache), data_config())}
-    first, second = (read_case(cases[f"BraTS-MEN-00003-00{scan}"], LABELS) for scan in (0, 1))
+    first, second = (read_case(cases[f"BraTS-MEN-300003-00{scan}"], LABELS) for scan in (0, 1))
     assert np.count_nonzero(second.label) > np.count_nonzero(first.label)
     assert not np.array_equal(first.image, second.image)
 
@@ -107,10 +107,13 @@ def test_phantoms_follow_from_domain_and_seed_whatever_their_number(cache, tmp_p
         return {fact.case.split("-", 2)[2]: fact.voxels_sha256 for fact in facts}
 
     twelve, four = digests("meningioma", 12, 3, cache), digests("meningioma", 4, 3, tmp_path)
-    assert {name: twelve[name] for name in four if not name.startswith("00004")} == {
-        name: digest for name, digest in four.items() if not name.startswith("00004")
+    assert {name: twelve[name] for name in four if not name.startswith("300004")} == {
+        name: digest for name, digest in four.items() if not name.startswith("300004")
     }
-    assert set(four.values()).isdisjoint(digests("meningioma", 4, 4, tmp_path).values())
+    other_seed = digests("meningioma", 4, 4, tmp_path)
+    assert set(four.values()).isdisjoint(other_seed.values()) and set(four).isdisjoint(other_seed), (
+        "other patients, other names"
+    )
     assert set(four.values()).isdisjoint(digests("glioma", 4, 3, tmp_path).values())
 
 

@@ -19,7 +19,7 @@ from medexp.data.cases import CHANNELS
 from medexp.data.phantoms.head import Domain, Head, Waves
 from medexp.errors import StorageError
 
-VERSION = 3
+VERSION = 4
 """Part of the folder's name: raise it when what is written changes."""
 
 FIELD_OF_VIEW = {"L": 192.0, "R": 192.0, "P": 192.0, "A": 192.0, "S": 144.0, "I": 144.0}
@@ -41,9 +41,10 @@ class _Scan:
 def ensure_phantoms(domain: Domain, patients: int, seed: int, cache: Path) -> Path:
     """The folder of phantoms of a domain, written when it is not there yet.
 
-    Cases are named as in BraTS 2023 (`BraTS-MEN-00001-000`), 4 channels int16 and labels uint8. Most are LPS with voxels of
-    3.0 x 3.0 x 4.5 mm; some lie otherwise, are oblique or have thicker slices. Every eighth patient has two time points, and
-    the last patient's scan is an exact duplicate of the second's.
+    Cases are named as in BraTS 2023 (`BraTS-MEN-00001-000`), 4 channels int16 and labels uint8. A seed above 0 stands before
+    the patient's number (`BraTS-MEN-700001-000`): patients of different seeds are different patients. Most cases are LPS with
+    voxels of 3.0 x 3.0 x 4.5 mm; some lie otherwise, are oblique or have thicker slices. Every eighth patient has two time
+    points, and the last patient's scan is an exact duplicate of the second's.
 
     Args:
         domain: glioma (BraTS-GLI) or meningioma (BraTS-MEN).
@@ -60,7 +61,7 @@ def ensure_phantoms(domain: Domain, patients: int, seed: int, cache: Path) -> Pa
     partial = folder.with_name(f".{uuid.uuid4().hex}.{folder.name}")
     try:
         partial.mkdir(parents=True)
-        scans = _scans(domain, patients)
+        scans = _scans(domain, patients, seed)
         tasks = Parallel(n_jobs=min(os.cpu_count() or 1, 4), return_as="generator_unordered")(
             delayed(_write)(scan, domain, seed, partial) for scan in scans
         )
@@ -80,13 +81,13 @@ def ensure_phantoms(domain: Domain, patients: int, seed: int, cache: Path) -> Pa
     return folder
 
 
-def _scans(domain: Domain, patients: int) -> list[_Scan]:
-    collection = _COLLECTIONS[domain]
+def _scans(domain: Domain, patients: int, seed: int) -> list[_Scan]:
+    collection = f"{_COLLECTIONS[domain]}-{seed or ''}"
     scans = []
     for patient in range(1, patients):
         for time_point in range(2 if patient % 8 == 3 else 1):
-            scans.append(_Scan(f"{collection}-{patient:05d}-{time_point:03d}", patient, time_point))
-    scans.append(_Scan(f"{collection}-{patients:05d}-000", 2, 0))
+            scans.append(_Scan(f"{collection}{patient:05d}-{time_point:03d}", patient, time_point))
+    scans.append(_Scan(f"{collection}{patients:05d}-000", 2, 0))
     return scans
 
 
