@@ -1,14 +1,14 @@
 """Bootstrap intervals whose unit is the patient: scans of one patient are not independent."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import bootstrap
 
+Array = NDArray[np.floating[Any]]
 # With n patients a percentile interval of 95 % is narrower than it says, and with a few it is hardly more than their range.
 MIN_PATIENTS = 6
 
@@ -35,31 +35,45 @@ class Interval:
         return f"{self.estimate:+.3f} [{self.low:+.3f}, {self.high:+.3f}]"
 
 
-def mean_by_patient(
-    values: NDArray[np.floating[Any]], patients: Sequence[str], *, samples: int, confidence: float, seed: int
+def by_patient(
+    statistic: Callable[[Array], Array], patients: Sequence[str], *, samples: int, confidence: float, seed: int
 ) -> Interval:
-    """Percentile bootstrap of the mean over rows, resampling patients with all their rows.
+    """Percentile bootstrap of any statistic of weighted rows, resampling patients with all their rows.
 
-    For a paired comparison the values are differences, row by row.
+    Args:
+        statistic: From weights (S, rows), how often each row was drawn in each of S resamples, to the statistic of each (S,).
+            NaN where a resample does not define it, such as an AUROC without a case of one class: these are left out.
+        patients: Patient of each row.
+        samples: Resamples.
+        confidence: Coverage, 0 to 1.
+        seed: Seed of the resamples: the same patients and seed give the same resamples to every statistic.
+    """
+    names, patient = np.unique(np.asarray(patients), return_inverse=True)
+    estimate = float(statistic(np.ones((1, len(patients))))[0])
+    if len(names) < MIN_PATIENTS:
+        return Interval(estimate, math.nan, math.nan, len(names))
+    drawn = np.random.default_rng(seed).integers(0, len(names), (samples, len(names)))
+    times = np.stack([np.bincount(sample, minlength=len(names)) for sample in drawn]).astype(float)
+    values = statistic(times[:, patient])
+    values = values[~np.isnan(values)]
+    if not values.size:
+        return Interval(estimate, math.nan, math.nan, len(names))
+    low, high = np.quantile(values, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return Interval(estimate, float(low), float(high), len(names))
+
+
+def mean_by_patient(values: Array, patients: Sequence[str], *, samples: int, confidence: float, seed: int) -> Interval:
+    """`by_patient` of the mean over rows. For a paired comparison the values are differences, row by row.
 
     Args:
         values: One number a row.
         patients: Patient of each row.
-        samples: Number of resamples.
-        confidence: Coverage, 0 to 1.
+        samples: Resamples.
+        confidence: Coverage of the two-sided interval, 0 to 1.
         seed: Seed of the resamples.
     """
-    groups = [values[np.asarray(patients) == patient] for patient in sorted(set(patients))]
-    sums, sizes = np.array([group.sum() for group in groups]), np.array([len(group) for group in groups])
-    if len(groups) < MIN_PATIENTS:
-        return Interval(float(values.mean()), float("nan"), float("nan"), len(groups))
-    bounds = bootstrap(
-        (sums, sizes),
-        lambda total, rows, axis: total.sum(axis=axis) / rows.sum(axis=axis),
-        paired=True,
-        n_resamples=samples,
-        confidence_level=confidence,
-        method="percentile",
-        rng=np.random.default_rng(seed),
-    ).confidence_interval
-    return Interval(float(values.mean()), float(bounds.low), float(bounds.high), len(groups))
+
+    def mean(weights: Array) -> Array:
+        return weights @ values / weights.sum(axis=1)
+
+    return by_patient(mean, patients, samples=samples, confidence=confidence, seed=seed)
