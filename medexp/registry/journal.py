@@ -1,0 +1,304 @@
+"""Every move of an alias, in order and for good; aliases are moved here and nowhere else.
+
+An entry is an MLflow experiment `medexp.journal/<model>/<number>` whose tag holds it. A name of an experiment is taken once in
+every store, also by one that was deleted, and an experiment is created with its tags in one transaction: of several processes
+that write entry N exactly one does, and an entry is there whole or not at all. Nobody holds a lock, so nobody who is killed
+blocks another. The experiment is deleted at once, so that no list shows it.
+
+Then the alias follows its entry, and at last a tag of the registered model repeats the entry: the UI shows it there, it
+outlives `mlflow gc`, and it says that the move is finished. What a killed process left unfinished is finished by the next that
+moves an alias of the model (`settle`). Each entry carries the sha256 of the one before.
+"""
+
+import getpass
+import hashlib
+import json
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from mlflow import MlflowClient
+from mlflow.entities import Experiment, LifecycleStage, ViewType
+from mlflow.exceptions import MlflowException
+
+from medexp.errors import RegistryError
+
+_PREFIX = "medexp.journal"
+_TAG = "medexp.entry"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One move of an alias.
+
+    Attributes:
+        number: Its place in the model's journal, from 1.
+        model: Name of the model.
+        alias: The alias.
+        start: Version that it stood at; None where there was none.
+        to: Version that it stands at now; None: it was taken away.
+        digest: Digest of that version's package.
+        kind: nominate, promote, rollback, or undo of a promotion whose model did not load.
+        reason: Why, in words.
+        evidence: The figures that it rests on.
+        who: User and machine.
+        when: UTC, ISO 8601.
+        run: The run that holds the evidence; None where there is none.
+        previous: sha256 of the entry before, empty for the first.
+    """
+
+    number: int
+    model: str
+    alias: str
+    start: str | None
+    to: str | None
+    digest: str | None
+    kind: str
+    reason: str
+    evidence: Mapping[str, float | int | str | bool | None]
+    who: str
+    when: str
+    run: str | None
+    previous: str
+
+    def __str__(self) -> str:
+        move = f"{self.alias} {self.start or 'none'} -> {self.to or 'none'}"
+        return f"{self.number} {self.when} {self.kind} {move} by {self.who}: {self.reason}"
+
+    @property
+    def text(self) -> str:
+        """The entry as it is written, JSON."""
+        return json.dumps(asdict(self), sort_keys=True)
+
+    @property
+    def digest_of_entry(self) -> str:
+        return hashlib.sha256(self.text.encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Journal:
+    """A model's journal as it stands.
+
+    Attributes:
+        model: Name of the model.
+        entries: In order.
+        finished: Numbers of the entries whose alias has followed.
+        visible: Ids of the experiments that stand for an entry and that a killed process left in the list.
+        damaged: What is wrong with it, in words: edited entries, gaps, a broken chain.
+    """
+
+    model: str
+    entries: tuple[Entry, ...] = ()
+    finished: frozenset[int] = frozenset()
+    visible: tuple[str, ...] = ()
+    damaged: tuple[str, ...] = ()
+
+    @property
+    def head(self) -> int:
+        """Number of the last entry, 0 for none."""
+        return self.entries[-1].number if self.entries else 0
+
+    @property
+    def aliases(self) -> dict[str, str]:
+        """The version that each alias should stand at."""
+        last = {entry.alias: entry.to for entry in self.entries}
+        return {alias: version for alias, version in last.items() if version is not None}
+
+
+@dataclass(frozen=True)
+class Move:
+    """What is to be written.
+
+    Attributes:
+        alias: The alias.
+        to: Version that it goes to; None takes it away.
+        digest: Digest of that version's package.
+        kind: As in Entry.
+        reason: Why.
+        evidence: The figures that it rests on.
+        run: The run that holds the evidence.
+    """
+
+    alias: str
+    to: str | None
+    digest: str | None
+    kind: str
+    reason: str
+    evidence: Mapping[str, Any] = field(default_factory=dict)
+    run: str | None = None
+
+
+class Outrun(RegistryError):
+    """Another process moved the alias while this one was judging."""
+
+
+def read(model: str) -> Journal:
+    """The journal of a model; empty for one that has none.
+
+    Args:
+        model: Name of the model; it need not exist any more.
+    """
+    client = MlflowClient()
+    claims = [found for found in _search(client, f"{_PREFIX}/{model}/%") if _owner(found) == model]
+    return _assembled(model, claims, _tags(client, model))
+
+
+def read_all(models: Sequence[str]) -> dict[str, Journal]:
+    """The journals of several models, read at once."""
+    client = MlflowClient()
+    claims: dict[str, list[Experiment]] = {model: [] for model in models}
+    for found in _search(client, f"{_PREFIX}/%"):
+        claims.setdefault(_owner(found), []).append(found)
+    return {model: _assembled(model, found, _tags(client, model)) for model, found in claims.items()}
+
+
+def move(model: str, wanted: Move, after: int | None = None) -> Entry:
+    """Write an entry and let the alias follow it.
+
+    Args:
+        model: Name of the model.
+        wanted: What is to be written.
+        after: Number of the last entry when the decision was taken; None for a move that holds whatever the others did.
+
+    Raises:
+        Outrun: The journal has gone on since; the message says who moved what.
+    """
+    client = MlflowClient()
+    while True:
+        present = settle(model)
+        if after is not None and present.head != after:
+            raise Outrun(_outrun(model, present, after))
+        entry = Entry(
+            number=present.head + 1,
+            model=model,
+            alias=wanted.alias,
+            start=_standing(client, model).get(wanted.alias),
+            to=wanted.to,
+            digest=wanted.digest,
+            kind=wanted.kind,
+            reason=wanted.reason,
+            evidence=dict(wanted.evidence),
+            who=f"{getpass.getuser()}@{platform.node()}",
+            when=datetime.now(UTC).isoformat(timespec="seconds"),
+            run=wanted.run,
+            previous=present.entries[-1].digest_of_entry if present.entries else "",
+        )
+        try:
+            client.create_experiment(_name(model, entry.number), tags={_TAG: entry.text})
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+            continue  # taken by another process just now
+        settle(model)
+        return entry
+
+
+def settle(model: str) -> Journal:
+    """Finish what is unfinished: aliases follow their entries, entries are repeated as tags. Safe at any time, by anybody.
+
+    An alias that was moved by hand after its entry was finished is left alone: that is for `medexp audit` to say.
+
+    Returns:
+        The journal afterwards.
+    """
+    client = MlflowClient()
+    touched: set[str] = set()
+    while True:
+        journal = read(model)
+        for experiment in journal.visible:
+            _delete(client, experiment)
+        unfinished = [entry for entry in journal.entries if entry.number not in journal.finished]
+        standing, wanted = _standing(client, model), journal.aliases
+        # Who slept since reading may have set an alias to what an older entry said: what was touched is looked at again.
+        wrong = {alias for alias in touched if standing.get(alias) != wanted.get(alias)} | {e.alias for e in unfinished}
+        if not wrong:
+            return journal
+        for alias in sorted(wrong):
+            if alias in wanted:
+                client.set_registered_model_alias(model, alias, wanted[alias])
+            elif alias in standing:
+                client.delete_registered_model_alias(model, alias)
+        for entry in unfinished:
+            client.set_registered_model_tag(model, _tag(entry.number), entry.text)
+        touched |= wrong
+
+
+def _outrun(model: str, present: Journal, after: int) -> str:
+    since = [str(entry) for entry in present.entries if entry.number > after]
+    return (
+        f"{model}: another process moved an alias while this one was judging ({'; '.join(since)}). Nothing was changed here; "
+        "run the same again, to be judged against what stands now"
+    )
+
+
+def _search(client: MlflowClient, pattern: str) -> list[Experiment]:
+    found: list[Experiment] = []
+    token = None
+    while True:
+        page = client.search_experiments(
+            view_type=ViewType.ALL, filter_string=f"name LIKE '{pattern}'", max_results=1000, page_token=token
+        )
+        found += [experiment for experiment in page if _TAG in experiment.tags]
+        token = page.token
+        if not token:
+            return found
+
+
+def _assembled(model: str, claims: Sequence[Experiment], copies: Mapping[int, str]) -> Journal:
+    """Claims tell what was written; after `mlflow gc` has removed them, the copies do."""
+    written = {int(claim.name.rpartition("/")[2]): claim.tags[_TAG] for claim in claims}
+    damaged = [
+        f"entry {number}: its copy, tag {_tag(number)}, was edited"
+        for number in sorted(set(written) & set(copies))
+        if written[number] != copies[number]
+    ]
+    entries: list[Entry] = []
+    for number, text in sorted({**copies, **written}.items()):
+        try:
+            entry = Entry(**json.loads(text))
+        except (ValueError, TypeError):
+            damaged.append(f"entry {number}: is no entry any more; it was edited")
+            continue
+        before = entries[-1].digest_of_entry if entries else ""
+        if entry.number != number or entry.previous != before:
+            damaged.append(f"entry {number}: does not follow from the one before; one of them was edited or is lost")
+        entries.append(entry)
+    visible = tuple(claim.experiment_id for claim in claims if claim.lifecycle_stage == LifecycleStage.ACTIVE)
+    return Journal(model, tuple(entries), frozenset(copies), visible, tuple(damaged))
+
+
+def _tags(client: MlflowClient, model: str) -> dict[int, str]:
+    try:
+        tags = client.get_registered_model(model).tags
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        return {}
+    prefix = f"{_PREFIX}."
+    return {int(key.removeprefix(prefix)): value for key, value in tags.items() if key.removeprefix(prefix).isdecimal()}
+
+
+def _standing(client: MlflowClient, model: str) -> dict[str, str]:
+    return {alias: str(version) for alias, version in client.get_registered_model(model).aliases.items()}
+
+
+def _delete(client: MlflowClient, experiment: str) -> None:
+    try:
+        client.delete_experiment(experiment)
+    except MlflowException as error:  # another process did meanwhile
+        if client.get_experiment(experiment).lifecycle_stage == LifecycleStage.ACTIVE:
+            raise error from None
+
+
+def _name(model: str, number: int) -> str:
+    return f"{_PREFIX}/{model}/{number:06d}"
+
+
+def _owner(experiment: Experiment) -> str:
+    return str(experiment.name).removeprefix(f"{_PREFIX}/").rpartition("/")[0]
+
+
+def _tag(number: int) -> str:
+    return f"{_PREFIX}.{number:06d}"
