@@ -17,8 +17,8 @@ class PhantomConfig:
     """The embedded data, used when `data_dir` is not given.
 
     Args:
-        glioma_patients: Patients of the domain that the demo base is pretrained on.
-        meningioma_patients: Patients of the domain that is adapted to.
+        glioma_patients: Patients with a glioma, the domain that the demo base is pretrained on.
+        meningioma_patients: Patients with a meningioma, the domain that is adapted to.
         seed: Seed of the phantoms, apart from the training's.
     """
 
@@ -258,6 +258,36 @@ class BaseConfig:
 
 
 @dataclass(frozen=True)
+class SearchConfig:
+    """How a head's hyperparameter is chosen: the least log loss in cross-validation across training patients.
+
+    Args:
+        folds: Folds of the cross-validation, by patient; fewer where a class has fewer patients.
+        c: Candidates for C, the inverse penalty, of the logistic regression.
+        hidden_size: Candidates for the width of the MLP's hidden layer.
+        weight_decay: L2 penalty of the MLP's weights.
+        iterations: Most steps of the solver.
+    """
+
+    folds: int
+    c: tuple[float, ...]
+    hidden_size: tuple[int, ...]
+    weight_decay: float
+    iterations: int
+
+    def problems(self) -> Iterator[str]:
+        if self.folds < 2:
+            yield f"folds: found {self.folds}; at least 2"
+        for key in ("c", "hidden_size"):
+            if not getattr(self, key) or min(getattr(self, key)) <= 0:
+                yield f"{key}: found {list(getattr(self, key))}; one or more values above 0"
+        if self.weight_decay < 0:
+            yield f"weight_decay: found {self.weight_decay}; at least 0"
+        if self.iterations < 1:
+            yield f"iterations: found {self.iterations}; at least 1"
+
+
+@dataclass(frozen=True)
 class PrepareConfig:
     """Check a data folder, split it by patient, cache semantic features and write the manifest (Module 0).
 
@@ -338,6 +368,113 @@ class Phase1Config:
             yield f"seed: found {self.seed}; at least 0"
         if self.profile == "full" and self.checkpoint is None:
             yield "checkpoint: profile=full needs the base; give checkpoint=FILE or checkpoint=models:/NAME@alias"
+        if self.threads is not None and self.threads < 1:
+            yield f"threads: found {self.threads}; at least 1"
+
+
+@dataclass(frozen=True)
+class ProbeConfig:
+    """What a registered encoder's features tell about a labelled table, beside what simpler sources tell.
+
+    Args:
+        profile: demo (embedded phantoms, seconds on two cores) or full (a table of real data).
+        encoder: The encoder: models:/NAME@alias or models:/NAME/VERSION.
+        table: TSV with the columns id, path (a BraTS case folder or a 4D NIfTI file), label, patient and, where it is split,
+            split (train and val fit the head, test judges it). Without it phantoms of meningioma and glioma (demo only).
+        head: logistic (logistic regression) or mlp (one hidden layer).
+        test_fraction: Share of the patients of each label that is tested on, 0 to 1, where the table has no column split.
+        bootstrap_samples: Resamples of an interval.
+        confidence: Coverage of an interval, 0 to 1.
+        output_dir: Folder that gets one folder a run, named by its run id.
+        cache_dir: Folder for what is computed once; without it $XDG_CACHE_HOME/medexp or ~/.cache/medexp.
+        seed: Seed of the split, the folds, the random encoder, the MLP and the resamples.
+        device: auto, cpu, cuda or mps.
+        threads: Threads of torch; without it torch decides.
+        jobs: Cases read in parallel.
+        search: How the head's hyperparameter is chosen.
+        phantoms: The embedded data, of a seed that no encoder was trained on.
+    """
+
+    profile: str
+    encoder: str
+    table: str | None
+    head: Literal["logistic", "mlp"]
+    test_fraction: float
+    bootstrap_samples: int
+    confidence: float
+    output_dir: str
+    cache_dir: str | None
+    seed: int
+    device: Literal["auto", "cpu", "cuda", "mps"]
+    threads: int | None
+    jobs: int
+    search: SearchConfig
+    phantoms: PhantomConfig
+
+    def problems(self) -> Iterator[str]:
+        if self.profile == "full" and self.table is None:
+            yield "table: profile=full needs real data; give table=FILE.tsv"
+        for key in ("test_fraction", "confidence"):
+            if not 0 < getattr(self, key) < 1:
+                yield f"{key}: found {getattr(self, key)}; above 0 and below 1"
+        if self.bootstrap_samples < 100:
+            yield f"bootstrap_samples: found {self.bootstrap_samples}; at least 100"
+        if self.seed < 0:
+            yield f"seed: found {self.seed}; at least 0"
+        if self.threads is not None and self.threads < 1:
+            yield f"threads: found {self.threads}; at least 1"
+        if self.jobs < 1:
+            yield f"jobs: found {self.jobs}; at least 1"
+
+
+@dataclass(frozen=True)
+class PromoteConfig:
+    """Make a version the champion of its model, when the model's policy supports it (registry/<model>.yaml).
+
+    Args:
+        profile: demo or full; they say which data the champion is scored on with reevaluate=true.
+        model: Name of the registered model.
+        version: The version; without it the candidate.
+        reevaluate: Whether a champion that was judged on other cases is scored on the version's first; for that the data keys
+            below must be those of the run that made the version.
+        first: Whether the version becomes the first champion of a model whose policy does not give that by itself.
+        bootstrap_samples: Resamples of the interval.
+        data_dir: Folder of BraTS-MEN cases; without it the embedded phantoms are used (demo only).
+        splits: A data_splits.json to use as it stands; without it patients are split by `seed`.
+        output_dir: Folder that gets one folder a run, named by its run id.
+        cache_dir: Folder for what is computed once; without it $XDG_CACHE_HOME/medexp or ~/.cache/medexp.
+        seed: Seed of the split and of the resamples.
+        device: auto, cpu, cuda or mps.
+        threads: Threads of torch; without it torch decides.
+        data: How cases are read and split.
+        phantoms: The embedded data.
+    """
+
+    profile: str
+    model: str
+    version: int | None
+    reevaluate: bool
+    first: bool
+    bootstrap_samples: int
+    data_dir: str | None
+    splits: str | None
+    output_dir: str
+    cache_dir: str | None
+    seed: int
+    device: Literal["auto", "cpu", "cuda", "mps"]
+    threads: int | None
+    data: DataConfig
+    phantoms: PhantomConfig
+
+    def problems(self) -> Iterator[str]:
+        if self.reevaluate:
+            yield from _needs_data(self.profile, self.data_dir)
+        if self.version is not None and self.version < 1:
+            yield f"version: found {self.version}; at least 1"
+        if self.bootstrap_samples < 100:
+            yield f"bootstrap_samples: found {self.bootstrap_samples}; at least 100"
+        if self.seed < 0:
+            yield f"seed: found {self.seed}; at least 0"
         if self.threads is not None and self.threads < 1:
             yield f"threads: found {self.threads}; at least 1"
 

@@ -1,6 +1,6 @@
 """Pictures of a run. Figures are made without pyplot, so nothing is shared between them and nothing stays open."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib as mpl
@@ -142,6 +142,49 @@ def dice_bars(per_case: pd.DataFrame) -> Figure:
         Patch(facecolor=to_rgba(c, 0.25), edgecolor=c, label=arm) for arm, c in zip(arms, _colours(len(arms)), strict=True)
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=len(arms), frameon=False)
+    return figure
+
+
+def confusion_matrix(counts: np.ndarray, classes: Sequence[str], title: str) -> Figure:
+    """Cases by true and predicted class; the shade is the share of the true class.
+
+    Args:
+        counts: Cases (K, K), true class along the rows.
+        classes: Names of the classes.
+        title: Written above.
+    """
+    size = 2.6 + 0.7 * len(classes)
+    figure = Figure(figsize=(size + 0.8, size), dpi=110, layout="constrained")
+    axes = figure.subplots()
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    for row, column in np.ndindex(*counts.shape):
+        colour = "white" if shares[row, column] > 0.6 else "black"
+        shown = f"{counts[row, column]:.0f}\n{shares[row, column]:.0%}"
+        axes.text(column, row, shown, ha="center", va="center", color=colour)
+    axes.set(xlabel="predicted", ylabel="true", title=title)
+    axes.set_xticks(range(len(classes)), classes, rotation=30, ha="right", rotation_mode="anchor")
+    axes.set_yticks(range(len(classes)), classes)
+    return figure
+
+
+def roc(panels: Mapping[str, Mapping[str, tuple[np.ndarray, np.ndarray]]], title: str) -> Figure:
+    """ROC curves of several arms, a panel a class.
+
+    Args:
+        panels: By class, then by the arm's name as the legend shows it: false and true positive rates, from (0, 0) to (1, 1).
+        title: Written above.
+    """
+    figure = Figure(figsize=(1.4 + 4.2 * len(panels), 4.8), dpi=110, layout="constrained")
+    for axes, (label, arms) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
+        for colour, (arm, (false, true)) in zip(_colours(len(arms) + 1)[1:], arms.items(), strict=True):
+            axes.plot(false, true, linewidth=1.8, color=colour, label=arm, clip_on=False)
+        axes.plot([0, 1], [0, 1], linewidth=1, linestyle=":", color="#8c8c8c")
+        axes.set(xlim=(0, 1), ylim=(0, 1), aspect="equal", title=f"{label} against the rest")
+        axes.set(xlabel="false positive rate", ylabel="true positive rate")
+        _plain_frame(axes)
+        axes.legend(frameon=False, fontsize=8, loc="lower right")
+    figure.suptitle(title)
     return figure
 
 

@@ -4,6 +4,7 @@ import json
 from collections.abc import Sequence
 
 from medexp.checks import Check, as_markdown, as_records, verdict
+from medexp.errors import CheckFailed, all_problems
 from medexp.tracking.runs import TrackedRun
 
 _LONGEST_TAG = 8000
@@ -15,6 +16,18 @@ def log_checks(run: TrackedRun, checks: Sequence[Check]) -> None:
     run.reporter.text(as_markdown(checks), "verification_report.md")
     run.reporter.metrics({f"checks/{check.id}": float(check.passed) for check in checks})
     run.tag({"medexp.verdict": verdict(checks)})
+
+
+def stop_if_blocked(run: TrackedRun, checks: Sequence[Check]) -> None:
+    """End the run here if a BLOCKING check failed; log the checks first.
+
+    Raises:
+        CheckFailed: With each such check, its demand and its advice.
+    """
+    if verdict(checks) == "FAILED":
+        failed = [f"{check.id} ({check.title}): {check.threshold}; {check.advice}" for check in checks if check.blocks]
+        advice = f"Nothing is promoted; the report is in run {run.id}."
+        raise CheckFailed(all_problems("BLOCKING check failed", failed, advice))
 
 
 def log_summary(run: TrackedRun, markdown: str) -> None:

@@ -1,0 +1,61 @@
+"""The checks of the probe, from the figures that it measures."""
+
+import math
+
+from medexp.checks import Check, Severity
+from medexp.evaluation.intervals import Interval
+
+
+def better_than_majority(gain: Interval) -> Check:
+    """PROBE_MAJORITY: the encoder tells the classes apart better than always saying the most frequent one.
+
+    Args:
+        gain: Balanced accuracy on the test cases, minus the majority class's.
+    """
+    return Check(
+        "PROBE_MAJORITY",
+        "Better than the majority class",
+        Severity.DIAGNOSTIC,
+        passed=gain.low > 0,
+        threshold="interval above 0 for balanced accuracy minus that of the majority class",
+        measured=_figures(gain),
+        advice="Nothing on this table could be read from the features: look at labels and splits, or give more patients.",
+    )
+
+
+def attribution(gain: Interval | None, missing: str) -> Check:
+    """PROBE_ATTRIBUTION: what adapting the encoder added.
+
+    Args:
+        gain: Balanced accuracy on the test cases, minus the unadapted encoder's, paired; None where that one is missing.
+        missing: Why it is missing.
+    """
+    return Check(
+        "PROBE_ATTRIBUTION",
+        "What the adaptation added",
+        Severity.DIAGNOSTIC,
+        passed=gain is not None and gain.low > 0,
+        threshold="interval above 0 for balanced accuracy minus that of the unadapted encoder",
+        measured=_figures(gain) if gain else {"gain": math.nan},
+        advice=in_words(gain, "the unadapted encoder") if gain else missing,
+    )
+
+
+def in_words(gain: Interval, reference: str) -> str:
+    """What a paired difference in balanced accuracy says, plainly.
+
+    Args:
+        gain: The encoder's minus the reference's.
+        reference: What it is compared with, in words.
+    """
+    if math.isnan(gain.low) or math.isnan(gain.estimate):
+        return f"Too few test patients to tell what the encoder adds over {reference} ({gain})."
+    if gain.low > 0:
+        return f"The encoder does better than {reference}: {gain}."
+    if gain.high < 0:
+        return f"The encoder does worse than {reference}: {gain}."
+    return f"The encoder adds nothing that could be measured over {reference}: {gain}, an interval that holds 0."
+
+
+def _figures(gain: Interval) -> dict[str, float | int | str | bool | None]:
+    return {"gain": gain.estimate, "gain_low": gain.low, "gain_high": gain.high, "patients": gain.patients}
