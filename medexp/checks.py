@@ -97,6 +97,22 @@ def as_markdown(checks: Sequence[Check]) -> str:
     )
 
 
+def as_lines(checks: Sequence[Check]) -> list[str]:
+    """A line a check for the terminal, the outcome coloured in rich's markup."""
+    colours = {(True, False): "green", (False, False): "yellow", (False, True): "red"}
+    return [f"[{colours[check.passed, check.blocks]}]{check.outcome}[/] {in_a_line(check)}" for check in checks]
+
+
+def in_a_line(check: Check) -> str:
+    """What a check measured, without its outcome."""
+    measured = ", ".join(f"{name} {_brief(value)}" for name, value in check.measured.items())
+    return f"{check.id} {check.title} ({check.severity.lower()}): {measured}"
+
+
+def _brief(value: float | int | str | bool | None) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
 def _plain(value: float | int | str | bool | None) -> float | int | str | bool | None:
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 

@@ -16,23 +16,28 @@ _PATIENCE = timedelta(hours=6)  # of the other processes while the first one rea
 _PRECISION = {"fp32": "no", "bf16-mixed": "bf16"}
 
 
-def start_accelerator(config: Phase1Config) -> Accelerator:
-    """Processes, device and precision as the configuration asks for them.
+def start_accelerator(device: str, threads: int | None, precision: str = "fp32") -> Accelerator:
+    """Processes, device and precision.
+
+    Args:
+        device: auto, cpu, cuda or mps.
+        threads: Threads of torch a process; None: torch decides.
+        precision: fp32 or bf16-mixed.
 
     Raises:
         ConfigError: The device is not there.
     """
     torch.backends.cudnn.allow_tf32 = False  # fp32 means fp32: the merge is held to 1e-5; bf16-mixed is not slowed by it
-    if config.threads is not None:
-        torch.set_num_threads(config.threads)
+    if threads is not None:
+        torch.set_num_threads(threads)
     there = {"cpu": True, "auto": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if not there[config.device]:
-        found = ", ".join(device for device, present in there.items() if present)
-        raise ConfigError(f"device={config.device}: not on this machine, which has {found}. device=auto takes what there is")
+    if not there[device]:
+        found = ", ".join(name for name, present in there.items() if present)
+        raise ConfigError(f"device={device}: not on this machine, which has {found}. device=auto takes what there is")
     return Accelerator(
         # Said outright, or accelerate takes several processes without a GPU for as many separate runs.
-        cpu=config.device == "cpu" or not (torch.accelerator.is_available() or is_torch_xla_available()),
-        mixed_precision=_PRECISION[config.training.precision],
+        cpu=device == "cpu" or not (torch.accelerator.is_available() or is_torch_xla_available()),
+        mixed_precision=_PRECISION[precision],
         step_scheduler_with_optimizer=False,
         kwargs_handlers=[InitProcessGroupKwargs(timeout=_PATIENCE)],
     )

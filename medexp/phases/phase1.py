@@ -69,7 +69,7 @@ def run(config: Phase1Config) -> None:
     Raises:
         CheckFailed: A BLOCKING check failed: the run holds all that was logged, and nothing is promoted.
     """
-    accelerator = start_accelerator(config)
+    accelerator = start_accelerator(config.device, config.threads, config.training.precision)
     with launched_run("phase1", config, accelerator) as tracked:
         cache = cache_root(config.cache_dir)
         with accelerator.main_process_first():

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from safetensors.torch import save_file
 
-from medexp.checks import PHASES, Check, verdict
+from medexp.checks import PHASES, Check, as_lines, verdict
 from medexp.config import Phase1Config
 from medexp.data.cases import CHANNELS
 from medexp.data.manifest import seen_cases
@@ -195,12 +195,8 @@ def show(config: Phase1Config, run: TrackedRun, results: Results, published: Seq
     for row in rows:
         table.add_row(*row)
     console.print(table)
-    for check in results.checks:
-        colour = "green" if check.passed else "red" if check.blocks else "yellow"
-        measured = ", ".join(f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}" for k, v in check.measured.items())
-        console.print(
-            f"[{colour}]{check.outcome}[/] {check.id} {check.title} ({check.severity.lower()}): {measured}", highlight=False
-        )
+    for line in as_lines(results.checks):
+        console.print(line, highlight=False)
     console.print(results.in_words, highlight=False)
     print(CAVEAT)
     for line in versions:

@@ -174,7 +174,7 @@ def move(model: str, wanted: Move, after: int | None = None) -> Entry:
             number=present.head + 1,
             model=model,
             alias=wanted.alias,
-            start=_standing(client, model).get(wanted.alias),
+            start=standing(model).get(wanted.alias),
             to=wanted.to,
             digest=wanted.digest,
             kind=wanted.kind,
@@ -210,15 +210,15 @@ def settle(model: str) -> Journal:
         for experiment in journal.visible:
             _delete(client, experiment)
         unfinished = [entry for entry in journal.entries if entry.number not in journal.finished]
-        standing, wanted = _standing(client, model), journal.aliases
+        found, wanted = standing(model), journal.aliases
         # Who slept since reading may have set an alias to what an older entry said: what was touched is looked at again.
-        wrong = {alias for alias in touched if standing.get(alias) != wanted.get(alias)} | {e.alias for e in unfinished}
+        wrong = {alias for alias in touched if found.get(alias) != wanted.get(alias)} | {e.alias for e in unfinished}
         if not wrong:
             return journal
         for alias in sorted(wrong):
             if alias in wanted:
                 client.set_registered_model_alias(model, alias, wanted[alias])
-            elif alias in standing:
+            elif alias in found:
                 client.delete_registered_model_alias(model, alias)
         for entry in unfinished:
             client.set_registered_model_tag(model, _tag(entry.number), entry.text)
@@ -280,7 +280,9 @@ def _tags(client: MlflowClient, model: str) -> dict[int, str]:
     return {int(key.removeprefix(prefix)): value for key, value in tags.items() if key.removeprefix(prefix).isdecimal()}
 
 
-def _standing(client: MlflowClient, model: str) -> dict[str, str]:
+def standing(model: str) -> dict[str, str]:
+    """The version that each alias of a model stands at in the registry."""
+    client = MlflowClient()
     return {alias: str(version) for alias, version in client.get_registered_model(model).aliases.items()}
 
 

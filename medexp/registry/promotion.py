@@ -1,11 +1,24 @@
-"""Which version stands behind an alias, and why."""
+"""Which version stands behind an alias, and on what evidence."""
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
-from mlflow import MlflowClient
+import pandas as pd
+import torch
 
-from medexp.registry.definitions import Definition
-from medexp.registry.store import Registered
+from medexp import registry
+from medexp.checks import PHASES, Check, Severity
+from medexp.errors import RegistryError
+from medexp.evaluation.intervals import MIN_PATIENTS, Interval, mean_by_patient
+from medexp.registry import journal
+from medexp.registry.definitions import Definition, PromotionPolicy
+from medexp.registry.journal import Entry, Journal, Move, Outrun
+from medexp.registry.packages import read_json
+from medexp.registry.store import Pulled, Registered
+
+CHAMPION, CANDIDATE = "champion", "candidate"
 
 
 @dataclass(frozen=True)
@@ -19,13 +32,310 @@ class Nominated(Registered):
     aliases: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class Scores:
+    """What a version was measured to do, case by case.
+
+    Attributes:
+        per_case: Columns `case`, `patient` and the metrics.
+        data_digest: Of the cases.
+    """
+
+    per_case: pd.DataFrame
+    data_digest: str | None
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """Whether a version may take the champion's place.
+
+    Attributes:
+        checks: PROMOTE_CHECKS, PROMOTE_DATA, PROMOTE_CASES and PROMOTE_POLICY.
+        gains: A row a case that both were measured on: `case`, `patient`, `champion`, `candidate` and `gain`, positive where
+            the candidate is better; empty without a champion.
+        interval: Of the mean gain; None without a champion, and where there is nothing to compare.
+    """
+
+    checks: tuple[Check, ...]
+    gains: pd.DataFrame
+    interval: Interval | None
+
+    @property
+    def evidence(self) -> dict[str, Any]:
+        """The figures for the journal."""
+        figures = {f"{check.id}.{name}": value for check in self.checks for name, value in check.measured.items()}
+        return {
+            name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in figures.items()
+        }
+
+
 def nominate(made: Registered, definition: Definition, verdict: str, run_id: str) -> Nominated:
-    """Give a new version the aliases that it has earned."""
-    client = MlflowClient()
+    """Give a new version the aliases that it has earned.
+
+    Args:
+        made: The version.
+        definition: What the model is for.
+        verdict: Of the checks that it was judged by, PASSED or FAILED.
+        run_id: The run that made it.
+
+    Raises:
+        RegistryError: It became the champion, as the first one, and does not load; it is the champion no more.
+    """
     aliases: tuple[str, ...] = ()
     if verdict == "PASSED" and definition.promotion is not None:
-        present = client.get_registered_model(made.name).aliases
-        aliases = ("candidate",) if "champion" in present else ("candidate", "champion")
-    for alias in aliases:
-        client.set_registered_model_alias(made.name, alias, made.version)
+        reason = "all BLOCKING checks passed"
+        journal.move(made.name, Move(CANDIDATE, made.version, made.digest, "nominate", reason, run=run_id))
+        aliases = (CANDIDATE,)
+        present = journal.read(made.name)
+        if CHAMPION not in present.aliases and definition.promotion.no_champion == "promote":
+            try:
+                crown(made, "the first version to pass its checks", {}, run_id, present.head)
+                aliases = (CANDIDATE, CHAMPION)
+            except Outrun:
+                pass  # another version was the first
     return Nominated(made.name, made.version, made.digest, made.weights_digest, aliases)
+
+
+def champion_of(name: str) -> tuple[Journal, str | None]:
+    """The journal and the version that is the champion, None where there is none. Finishes what a killed process left.
+
+    Raises:
+        RegistryError: The alias stands elsewhere than the journal says: somebody moved it by hand.
+    """
+    present = journal.settle(name)
+    standing, wanted = journal.standing(name).get(CHAMPION), present.aliases.get(CHAMPION)
+    if standing != wanted:
+        put_back = f" --to {wanted}" if wanted else ""
+        raise RegistryError(
+            f"{name}@{CHAMPION}: stands at version {standing or 'none'}, the journal says {wanted or 'none'}: it was moved by "
+            f"hand. Put it back first: medexp rollback {name}{put_back} --reason TEXT"
+        )
+    return present, wanted
+
+
+def judge(
+    definition: Definition, candidate: Pulled, champion: Scores | None, *, samples: int, seed: int, first: bool = False
+) -> Judgement:
+    """Hold a version against the policy of its model.
+
+    Args:
+        definition: The model's definition.
+        candidate: The version's package.
+        champion: What the champion does on its cases, or on the candidate's when it was scored anew; None: there is none.
+        samples: Resamples of the interval.
+        seed: Seed of the resamples.
+        first: Whether the user asked for the first champion where the policy does not give it by itself.
+
+    Raises:
+        RegistryError: The model has no policy.
+    """
+    policy = definition.promotion
+    if policy is None:
+        raise RegistryError(f"{definition.name}: its definition has no promotion policy; its versions are named by number")
+    scores = scores_of(candidate)
+    if champion is None:
+        allowed = first or policy.no_champion == "promote"
+        return Judgement((_checks_check(definition, candidate), _first_check(policy, allowed)), pd.DataFrame(), None)
+    gains = _gains(policy, champion.per_case, scores.per_case)
+    comparable = len(gains) > 0 and bool(gains["gain"].notna().all())
+    interval = None
+    if comparable:
+        patients = gains["patient"].tolist()
+        interval = mean_by_patient(
+            gains["gain"].to_numpy(), patients, samples=samples, confidence=policy.confidence, seed=seed
+        )
+    checks = (
+        _checks_check(definition, candidate),
+        _data_check(scores.data_digest, champion.data_digest),
+        _cases_check(policy, gains, champion, scores),
+        _policy_check(policy, interval, comparable),
+    )
+    return Judgement(checks, gains, interval)
+
+
+def scores_of(pulled: Pulled) -> Scores:
+    """The scores that a version was registered with."""
+    per_case = pd.read_csv(pulled.folder / "per_case.csv", dtype={"case": str, "patient": str})
+    return Scores(per_case, read_json(pulled.folder, "evaluation.json").get("data_digest"))
+
+
+def crown(
+    version: Registered | Pulled, reason: str, evidence: Mapping[str, Any], run: str | None, after: int, kind: str = "promote"
+) -> Entry:
+    """Make a version the champion, load it as a user would, and move back when it does not load.
+
+    Args:
+        version: The version.
+        reason: Why, for the journal.
+        evidence: The figures, for the journal.
+        run: The run that holds the evidence.
+        after: Number of the journal's last entry when the decision was taken.
+        kind: promote or rollback.
+
+    Raises:
+        Outrun: Another process moved an alias of the model since.
+        RegistryError: The model does not load or run; the alias stands where it stood.
+    """
+    entry = journal.move(version.name, Move(CHAMPION, version.version, version.digest, kind, reason, evidence, run), after)
+    try:
+        probe(f"models:/{version.name}@{CHAMPION}")
+    except Exception as error:
+        told = f"version {version.version} does not load: {' '.join(str(error).split())[:500]}"
+        before = next((e.digest for e in reversed(journal.read(version.name).entries) if e.to == entry.start), None)
+        journal.move(version.name, Move(CHAMPION, entry.start, before, "undo", told, run=run), entry.number)
+        stands = f"version {entry.start}" if entry.start else "no version"
+        raise RegistryError(f"{version.name}: {told}. {stands} is the champion, as before; register it anew") from error
+    return entry
+
+
+@torch.inference_mode()
+def probe(uri: str) -> None:
+    """Load a registered model as a user would, and run it once on noise of the smallest size that it was made with.
+
+    An adapter whose base is not registered is verified byte by byte and not run.
+
+    Raises:
+        RegistryError: It does not load, or gives something else than finite numbers.
+    """
+    pulled = registry.pull(uri)
+    contract, parents = read_json(pulled.folder, "contract.json"), read_json(pulled.folder, "parents.json")
+    if "base" in contract["architecture"] and parents["base"]["version"] is None:
+        return
+    net = registry.load(uri)
+    volume = torch.randn(contract["input"]["example_shape"], generator=torch.Generator().manual_seed(0))
+    output = net(volume)
+    if not (isinstance(output, torch.Tensor) and len(output) == len(volume) and bool(output.isfinite().all())):
+        raise RegistryError(f"{uri}: its output is no tensor of finite numbers, one row a volume")
+
+
+def rollback(name: str, reason: str, to: str | None = None) -> Entry:
+    """Move the champion back to a version that it stood at before; a move like any other, with its reason in the journal.
+
+    Args:
+        name: Name of the model.
+        reason: Why, for whoever reads the journal.
+        to: The version; without it the one before, or, when the alias was moved by hand, the one that the journal says.
+
+    Raises:
+        RegistryError: There is no such version before, no reason is given, or the version does not load.
+    """
+    if not reason.strip():
+        raise RegistryError("--reason: is empty; say why, for whoever reads the journal")
+    present = journal.settle(name)
+    past = [entry for entry in present.entries if entry.alias == CHAMPION]
+    known = sorted({entry.to for entry in past if entry.to}, key=int)
+    standing = journal.standing(name).get(CHAMPION)
+    if to is None:
+        wanted = present.aliases.get(CHAMPION)
+        to = wanted if standing != wanted else _before(past)
+    if to is None or to not in known:
+        was = f"versions that were: {', '.join(known)}" if known else "it has had none"
+        what = f"version {to} of {name} was never the champion" if to else f"{name} has no champion before this one"
+        raise RegistryError(f"{what}; {was}. A version becomes it with: medexp promote --model {name} --version VERSION")
+    if to == standing:
+        raise RegistryError(f"{name}: version {to} is the champion already; versions that were: {', '.join(known)}")
+    return crown(registry.pull(f"models:/{name}/{to}"), reason, {}, None, present.head, "rollback")
+
+
+def _before(past: list[Entry]) -> str | None:
+    """The champion before the present one: what a rollback or an undo left behind does not count."""
+    stack: list[str | None] = []
+    for entry in past:
+        if entry.kind != "promote" and entry.to in stack:
+            while stack[-1] != entry.to:
+                stack.pop()
+        else:
+            stack.append(entry.to)
+    return stack[-2] if len(stack) > 1 else None
+
+
+def _checks_check(definition: Definition, candidate: Pulled) -> Check:
+    """The BLOCKING checks are there, passed, and are what the phase demands today."""
+    records = {record["id"]: record for record in read_json(candidate.folder, "checks.json")}
+    revision = read_json(candidate.folder, "evaluation.json").get("revision")
+    demanded = PHASES[definition.producing_phase].revision
+    missing = sorted(set(definition.required_checks) - set(records))
+    failed = sorted(check for check, record in records.items() if record["severity"] == "BLOCKING" and not record["passed"])
+    stale = revision != demanded
+    return Check(
+        "PROMOTE_CHECKS",
+        "BLOCKING checks of the version",
+        Severity.BLOCKING,
+        not (missing or failed or stale),
+        f"none missing, none failed, judged by revision {demanded} of {definition.producing_phase}'s checks",
+        {"missing": ", ".join(missing) or "none", "failed": ", ".join(failed) or "none", "revision": revision},
+        f"train and judge it anew: mlflow run . -e {definition.producing_phase}",
+    )
+
+
+def _first_check(policy: PromotionPolicy, allowed: bool) -> Check:
+    return Check(
+        "PROMOTE_POLICY",
+        "there is no champion to compare with",
+        Severity.BLOCKING,
+        allowed,
+        "the policy lets the first version in, or first=true" if policy.no_champion == "refuse" else "the policy lets it in",
+        {"no_champion": policy.no_champion},
+        "make it the first champion with -P first=true",
+    )
+
+
+def _data_check(candidate: str | None, champion: str | None) -> Check:
+    return Check(
+        "PROMOTE_DATA",
+        "both were judged on the same cases",
+        Severity.BLOCKING,
+        candidate is not None and candidate == champion,
+        "the data digests are equal",
+        {"candidate": candidate, "champion": champion},
+        "score the champion on the candidate's cases first: -P reevaluate=true, with that run's data_dir, splits and seed",
+    )
+
+
+def _cases_check(policy: PromotionPolicy, gains: pd.DataFrame, champion: Scores, candidate: Scores) -> Check:
+    lost = len(set(champion.per_case["case"]) ^ set(candidate.per_case["case"]))
+    patients = int(gains["patient"].nunique()) if len(gains) else 0
+    return Check(
+        "PROMOTE_CASES",
+        "enough cases to compare",
+        Severity.BLOCKING,
+        len(gains) >= policy.min_cases and patients >= MIN_PATIENTS and lost == 0,
+        f"at least {policy.min_cases} cases of {MIN_PATIENTS} patients, each with scores of both",
+        {"cases": len(gains), "patients": patients, "cases_of_one_alone": lost},
+        "judge both on a larger validation split",
+    )
+
+
+def _policy_check(policy: PromotionPolicy, interval: Interval | None, comparable: bool) -> Check:
+    supported = interval is not None and interval.low > -policy.margin and interval.estimate > 0
+    what = f"{policy.metric}, mean of {', '.join(policy.regions)}" if policy.regions else policy.metric
+    measured: dict[str, float | int | str | bool | None] = {}
+    if interval is not None:
+        measured = {"gain": interval.estimate, "low": interval.low, "high": interval.high, "patients": interval.patients}
+    elif not comparable:
+        measured = {"comparable": False}
+    return Check(
+        "PROMOTE_POLICY",
+        f"not worse than the champion in {what}",
+        Severity.BLOCKING,
+        supported,
+        f"gain above 0, and the lower bound of its {policy.confidence:.0%} interval above {-policy.margin:g}",
+        measured,
+        "the champion stays; train a better version, or judge both on more patients to narrow the interval",
+    )
+
+
+def _gains(policy: PromotionPolicy, champion: pd.DataFrame, candidate: pd.DataFrame) -> pd.DataFrame:
+    """The cases that both were measured on, and what the candidate gains in each."""
+    columns = list(policy.columns)
+    absent = [column for column in columns if column not in champion or column not in candidate]
+    if absent:
+        raise RegistryError(f"per_case.csv: has no column {', '.join(absent)}, which the promotion policy compares")
+    sign = 1 if policy.direction == "maximise" else -1
+    one, other = (
+        table.set_index("case")[columns].mean(axis=1, skipna=False).rename(name)
+        for name, table in (("champion", champion), ("candidate", candidate))
+    )
+    both = pd.concat([one, other], axis=1, join="inner").reset_index()
+    patients = candidate.set_index("case")["patient"]
+    return both.assign(patient=both["case"].map(patients), gain=sign * (both["candidate"] - both["champion"]))

@@ -145,6 +145,25 @@ def dice_bars(per_case: pd.DataFrame) -> Figure:
     return figure
 
 
+def gains(per_case: pd.DataFrame) -> Figure:
+    """What a version gains over the champion, case by case, sorted.
+
+    Args:
+        per_case: Columns `case` and `gain`, positive where the version is better.
+    """
+    rows = per_case.sort_values("gain")
+    better, worse, mean = "#0072B2", "#D55E00", float(rows["gain"].mean())
+    figure = Figure(figsize=(max(6.0, 0.3 * len(rows)), 4), dpi=110, layout="constrained")
+    axes = figure.subplots()
+    axes.bar(rows["case"], rows["gain"], color=[better if gain > 0 else worse for gain in rows["gain"]])
+    axes.axhline(mean, color="black", linestyle="--", linewidth=1, label=f"mean {mean:+.4f}")
+    axes.set(ylabel="gain over the champion", title=f"{(rows['gain'] > 0).sum()} of {len(rows)} cases better")
+    axes.tick_params(axis="x", labelrotation=90, labelsize=7)
+    _plain_frame(axes)
+    axes.legend(frameon=False)
+    return figure
+
+
 def confusion_matrix(counts: np.ndarray, classes: Sequence[str], title: str) -> Figure:
     """Cases by true and predicted class; the shade is the share of the true class.
 
