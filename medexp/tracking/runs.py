@@ -10,6 +10,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -29,6 +30,7 @@ from medexp.tracking.provenance import config_yaml, environment, flat_params, gi
 from medexp.tracking.reporter import MlflowReporter
 
 _log = logging.getLogger(__name__)
+_more_tags: ContextVar[Mapping[str, str]] = ContextVar("_more_tags", default={})  # noqa: B039  it is never changed
 _STORE_ERRORS = (MlflowException, SQLAlchemyError, OSError)  # those of requests are OSErrors
 _RETRIES = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"
 # A tracking server that went away holds a run up for some 15 seconds: its restart is survived. What the user set stands.
@@ -62,6 +64,20 @@ class Terminated(SystemExit):
     """SIGTERM came. The run ends KILLED, and the process with the code that a shell gives it: 143."""
 
 
+class _ToldWhatToDo(StorageError):
+    """A StorageError that says already where what was done is kept."""
+
+
+@contextmanager
+def runs_tagged(tags: Mapping[str, str]) -> Iterator[None]:
+    """Runs that are started within the block carry these tags from their first line on."""
+    before = _more_tags.set({**_more_tags.get(), **tags})
+    try:
+        yield
+    finally:
+        _more_tags.reset(before)
+
+
 @contextmanager
 def tracked_run(
     phase: str, config: Any, *, resumed_from: str | None = None, is_main: bool = True, run_id: str | None = None
@@ -70,7 +86,8 @@ def tracked_run(
 
     The run ends FINISHED; FAILED after an error, whose message becomes the tag `medexp.error`; KILLED after Ctrl-C or SIGTERM.
     What the reporter still holds is written in each case. Inside `mlflow run` it is the run that MLflow created; outside, a
-    new one in the experiment named by `phase`.
+    new one in the experiment named by `phase`. While another tracked run is going on, it is a new run nested in that one, in
+    the same experiment and named by `phase`; what ends it early ends the outer one as well.
 
     Args:
         phase: Name of the phase, such as `phase1`.
@@ -90,20 +107,27 @@ def tracked_run(
         return
     output_dir = Path(config.output_dir).expanduser()
     _check_writable(output_dir)
-    store = _check_store()
-    with _storage_failures(store, output_dir, "Nothing was trained yet: start again when the cause is gone."):
-        if "MLFLOW_RUN_ID" not in os.environ:  # inside `mlflow run` the experiment is chosen, and choosing another one raises
-            mlflow.set_experiment(phase)
-        # MLflow's own monitor is left running when the store is gone at the end, so ours is started below.
-        started = mlflow.start_run(log_system_metrics=False).info.run_id
-    client = MlflowClient()
-    run = TrackedRun(started, output_dir / started, MlflowReporter(client, started), client)
-    logging.getLogger("mlflow.system_metrics").setLevel(logging.ERROR)  # its warnings show the URI with its password
-    monitor = SystemMetricsMonitor(run.id, resume_logging=True)
-    kept = f"What was trained is kept in {run.folder}: when the cause is gone, go on from there with -P resume={run.id}"
-    with _on_sigterm(signal.SIG_IGN):  # a second SIGTERM does not interrupt the ending
+    store = check_store()
+    outer = mlflow.active_run()
+    with _sigterm_waits(then_raise=outer is not None) as waiting:
+        with _storage_failures(store, output_dir, "Nothing was trained yet: start again when the cause is gone."):
+            if outer is not None:
+                started = mlflow.start_run(None, outer.info.experiment_id, phase, nested=True, log_system_metrics=False)
+            else:
+                if "MLFLOW_RUN_ID" not in os.environ:  # inside `mlflow run` it is chosen, and choosing another one raises
+                    mlflow.set_experiment(phase)
+                # MLflow's own monitor is left running when the store is gone at the end, so ours is started below.
+                started = mlflow.start_run(log_system_metrics=False)
+        client, run_id = MlflowClient(), started.info.run_id
+        run = TrackedRun(run_id, output_dir / run_id, MlflowReporter(client, run_id), client)
+        logging.getLogger("mlflow.system_metrics").setLevel(logging.ERROR)  # its warnings show the URI with its password
+        monitor = SystemMetricsMonitor(run.id, resume_logging=True)
+        go_on = f"go on from there with -P resume={run.id}" if hasattr(config, "resume") else "run it again"
+        kept = f"What was done is kept in {run.folder}: when the cause is gone, {go_on}"
         try:
             with _on_sigterm(_terminate), _storage_failures(store, run.folder, kept):
+                if waiting:
+                    _terminate(signal.SIGTERM, None)
                 monitor.start()
                 _log_provenance(run, client, phase, config)
                 if resumed_from is not None:
@@ -139,6 +163,7 @@ def _log_provenance(run: TrackedRun, client: MlflowClient, phase: str, config: A
     run.reporter.text(json.dumps(environment(config), indent=2), "environment/environment.json")
     run.reporter.text(installed_packages(), "environment/requirements.txt")
     tags = {"medexp.phase": phase, "medexp.profile": str(config.profile), "medexp.seed": str(config.seed)}
+    tags |= _more_tags.get()
     if state := git_state():
         commit, uncommitted = state
         tags |= {"medexp.git_commit": commit, "medexp.git_dirty": str(bool(uncommitted)).lower()}
@@ -173,8 +198,12 @@ def _check_writable(folder: Path) -> None:
         ) from error
 
 
-def _check_store() -> str:
-    """The tracking URI without its credentials, once the store behind it has answered."""
+def check_store() -> str:
+    """The tracking URI without its credentials, once the store behind it has answered.
+
+    Raises:
+        StorageError: It does not answer.
+    """
     uri = mlflow.get_tracking_uri()
     shown = _without_secrets(uri)
     try:
@@ -198,18 +227,20 @@ def _storage_failures(store: str, folder: Path, advice: str) -> Iterator[None]:
     """Makes a StorageError with advice of a full disk and of a store that went away; every other error passes as it is."""
     try:
         yield
+    except _ToldWhatToDo:
+        raise
     except StorageError as error:
-        raise StorageError(f"{error}. {advice}") from error
+        raise _ToldWhatToDo(f"{error}. {advice}") from error
     except MedexpError:
         raise
     except Exception as error:
         link: BaseException | None = error
         while link is not None:
             if _is_full_disk(link):
-                raise StorageError(f"{getattr(link, 'filename', None) or folder}: the disk is full. {advice}") from error
+                raise _ToldWhatToDo(f"{getattr(link, 'filename', None) or folder}: the disk is full. {advice}") from error
             package = type(link).__module__.partition(".")[0]
             if package in ("requests", "urllib3", "botocore", "boto3") or isinstance(link, OperationalError):
-                raise StorageError(f"tracking store {store}: does not answer ({_reason(error)}). {advice}") from error
+                raise _ToldWhatToDo(f"tracking store {store}: does not answer ({_reason(error)}). {advice}") from error
             link = link.__cause__ or link.__context__
         raise
 
@@ -229,6 +260,20 @@ def _retries(count: int) -> Iterator[None]:
         yield
     finally:
         os.environ[_RETRIES] = before
+
+
+@contextmanager
+def _sigterm_waits(*, then_raise: bool) -> Iterator[list[int]]:
+    """SIGTERM does not interrupt the block, in which a run starts and ends; that it came is in the list that the block gets.
+
+    Args:
+        then_raise: Raise Terminated for it when the block has ended well: for a run in another one, which has to end too.
+    """
+    came: list[int] = []
+    with _on_sigterm(lambda signum, _: came.append(signum)):
+        yield came
+    if came and then_raise:
+        _terminate(came[0], None)
 
 
 @contextmanager

@@ -15,7 +15,7 @@ import yaml
 from mlflow import MlflowClient
 
 from medexp.errors import CheckFailed, StorageError
-from medexp.tracking.runs import tracked_run
+from medexp.tracking.runs import runs_tagged, tracked_run
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,7 @@ class Config:
     label_map: dict[int, int] = field(default_factory=lambda: {1: 1, 4: 3})
     note: str = "x" * 900
     data_dir: str | None = None
+    resume: str | None = None
     lora: Lora = Lora()
 
 
@@ -295,3 +296,81 @@ def test_a_process_that_is_ended_from_outside(
     found = store.get_run(run_id)
     assert found.info.status == status
     assert found.data.metrics == kept
+
+
+def nest(config: Config, error: BaseException | None = None) -> tuple[str, str]:
+    with tracked_run("main", config) as parent:
+        with runs_tagged({"medexp.step_key": "k"}), tracked_run("prepare", config) as child:
+            child.reporter.metrics({"train/loss": 0.5})
+            if error:
+                raise error
+        parent.tag({"after": "the child"})
+    return parent.id, child.id
+
+
+def test_a_run_in_a_run_is_its_child_in_the_same_experiment(store: MlflowClient, config: Config) -> None:
+    parent, child = (store.get_run(run_id) for run_id in nest(config))
+    assert [run.info.status for run in (parent, child)] == ["FINISHED", "FINISHED"]
+    assert child.data.tags["mlflow.parentRunId"] == parent.info.run_id
+    assert (child.info.run_name, child.data.tags["medexp.phase"]) == ("prepare", "prepare")
+    assert child.info.experiment_id == parent.info.experiment_id == store.get_experiment_by_name("main").experiment_id
+    assert (child.data.tags["medexp.step_key"], parent.data.tags.get("medexp.step_key")) == ("k", None)
+    assert parent.data.tags["after"] == "the child"
+    assert (child.data.metrics["train/loss"], "train/loss" in parent.data.metrics) == (0.5, False)
+    assert mlflow.active_run() is None
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [(CheckFailed("TEST_2.5: low"), "FAILED"), (StorageError("last.pt: full"), "FAILED"), (KeyboardInterrupt(), "KILLED")],
+)
+def test_what_ends_a_run_in_a_run_ends_both(store: MlflowClient, config: Config, error: BaseException, status: str) -> None:
+    with pytest.raises(type(error)) as caught:
+        nest(config, error)
+    runs = {run.info.run_name: run for run in store.search_runs([store.get_experiment_by_name("main").experiment_id])}
+    assert len(runs) == 2
+    assert {run.info.status for run in runs.values()} == {status}
+    assert str(caught.value).count("resume=") == isinstance(error, StorageError)  # how to go on is told once
+    assert mlflow.active_run() is None
+
+
+NESTED = """
+import os, signal, sys
+import mlflow
+from medexp.tracking.runs import tracked_run
+from dataclasses import dataclass
+
+@dataclass(frozen=True)
+class Config:
+    output_dir: str = "outputs"
+    profile: str = "demo"
+    seed: int = 0
+
+def terminate(*_, **__):
+    os.kill(os.getpid(), signal.SIGTERM)
+
+when = sys.argv[1]
+with tracked_run("main", Config()) as parent:
+    start, end = mlflow.start_run, mlflow.end_run
+    if when == "starting":
+        mlflow.start_run = lambda *a, **k: (start(*a, **k), terminate())[0]
+    with tracked_run("prepare", Config()) as child:
+        mlflow.start_run = start
+        if when == "ending":
+            mlflow.end_run = lambda *a: (terminate(), end(*a))
+        if when == "working":
+            terminate()
+    print("went on after SIGTERM")
+"""
+
+
+@pytest.mark.parametrize(("when", "child"), [("starting", "KILLED"), ("working", "KILLED"), ("ending", "FINISHED")])
+def test_sigterm_ends_a_run_in_a_run_whenever_it_comes(store: MlflowClient, when: str, child: str) -> None:
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run([sys.executable, "-c", NESTED, when], capture_output=True, text=True, env=environment, check=False)
+    assert (done.returncode, done.stdout) == (143, ""), done.stderr
+    assert "Traceback" not in done.stderr
+    runs = store.search_runs([store.get_experiment_by_name("main").experiment_id])
+    statuses = {run.data.tags["mlflow.parentRunId"] if "mlflow.parentRunId" in run.data.tags else "": run for run in runs}
+    assert statuses.pop("").info.status == "KILLED"
+    assert [run.info.status for run in statuses.values()] == [child]
