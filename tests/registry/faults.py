@@ -1,0 +1,42 @@
+"""Processes that are killed or stopped at a chosen call to the store."""
+
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from mlflow import MlflowClient
+
+# Started from a process that has imported all and holds no connection: a child begins in milliseconds.
+_CONTEXT = multiprocessing.get_context("forkserver")
+_CONTEXT.set_forkserver_preload(["medexp.registry.promotion", __name__])
+
+
+def start(work: Callable[..., Any], *arguments: Any) -> Any:
+    """A process that does `work(*arguments)`."""
+    process = _CONTEXT.Process(target=_run, args=(dict(os.environ), str(Path.cwd()), work, arguments), daemon=True)
+    process.start()
+    return process
+
+
+def at_call(method: str, number: int, signum: signal.Signals, work: Callable[..., Any], *arguments: Any) -> None:
+    """Do `work`, and get `signum` right before the client's `method` is called for the `number`-th time, from 1."""
+    original = getattr(MlflowClient, method)
+    calls = iter(range(1, 1000))
+
+    def interrupted(self: MlflowClient, *given: Any, **named: Any) -> Any:
+        if next(calls) == number:
+            os.kill(os.getpid(), signum)
+        return original(self, *given, **named)
+
+    setattr(MlflowClient, method, interrupted)
+    work(*arguments)
+
+
+def _run(environment: dict[str, str], folder: str, work: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+    os.environ.clear()
+    os.environ.update(environment)
+    os.chdir(folder)
+    work(*arguments)
