@@ -155,6 +155,20 @@ def pull(uri: str) -> Pulled:
     return Pulled(folder, found.name, str(found.version), digest)
 
 
+def resolve(uri: str) -> ModelVersion:
+    """The version that a reference stands for, as MLflow has it: tags, aliases and run, and nothing of the package.
+
+    Args:
+        uri: `models:/NAME@alias` or `models:/NAME/VERSION`.
+
+    Raises:
+        RegistryError: There is no such model, alias or version; the message lists those that there are.
+        StorageError: The registry does not answer.
+    """
+    with _answering():
+        return _resolve(MlflowClient(), uri)
+
+
 def find_by_weights(name: str, weights_digest: str) -> Registered | None:
     """The latest version of a model with these weights, None where there is none.
 
