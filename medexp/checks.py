@@ -70,6 +70,11 @@ class Check:
     def outcome(self) -> str:
         return "PASSED" if self.passed else "FAILED"
 
+    @property
+    def found(self) -> str:
+        """What was measured, in one line."""
+        return ", ".join(f"{key} = {_shown(value)}" for key, value in self.measured.items())
+
 
 def verdict(checks: Sequence[Check]) -> str:
     """`PASSED` when no BLOCKING check failed, else `FAILED`. No check at all is a failure."""
@@ -84,8 +89,7 @@ def as_records(checks: Sequence[Check]) -> list[dict[str, Any]]:
 def as_markdown(checks: Sequence[Check]) -> str:
     """The verification report: a table of all checks, then what to do about those that failed."""
     rows = "\n".join(
-        f"| {check.id} | {check.title} | {check.severity} | {check.outcome} | {check.threshold} | "
-        f"{', '.join(f'{k} = {_shown(v)}' for k, v in check.measured.items())} |"
+        f"| {check.id} | {check.title} | {check.severity} | {check.outcome} | {check.threshold} | {check.found} |"
         for check in checks
     )
     failed = [check for check in checks if not check.passed]

@@ -62,7 +62,7 @@ def test_an_entry_point_starts_its_own_phase(phase):
 @pytest.mark.parametrize("phase", ENTRY_POINTS)
 def test_every_shipped_configuration_holds(phase):
     config_class = getattr(medexp.config, main_call(phase)[1])
-    given = {"data_dir": "d", "checkpoint": "c"}
+    given = {"data_dir": "d", "checkpoint": "c", "table": "t"}
     flags = [f"--{key}={value}" for key, value in given.items() if key in config_class.__dataclass_fields__]
     assert main(phase, config_class, f"{__name__}:hold", []) == 0
     assert main(phase, config_class, f"{__name__}:hold", ["--profile", "full", *flags]) == 0

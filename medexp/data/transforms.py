@@ -24,6 +24,13 @@ from medexp.data.cases import Volume
 VERSION = 1
 """Part of the key of cached volumes: raise it when `preprocess` changes."""
 
+INPUT = {
+    "dtype": "float32",
+    "orientation": "RAS",
+    "normalisation": "zero mean and unit variance over the nonzero voxels of each channel; background stays 0",
+}
+"""What `preprocess` makes, in the words of input contracts."""
+
 _BOTH = ("image", "label")
 
 

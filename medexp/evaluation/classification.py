@@ -103,7 +103,7 @@ def scores(
 
 
 def gain(
-    metric: str,
+    metric: Callable[[Predictions, Array], Array],
     predictions: Predictions,
     reference: Predictions,
     patients: Sequence[str],
@@ -113,9 +113,8 @@ def gain(
     seed: int,
 ) -> Interval:
     """How much better a metric is than that of a reference on the same cases, paired: both are resampled together."""
-    of = METRICS[metric]
     return by_patient(
-        lambda weights: of(predictions, weights) - of(reference, weights),
+        lambda weights: metric(predictions, weights) - metric(reference, weights),
         patients,
         samples=samples,
         confidence=confidence,

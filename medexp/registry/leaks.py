@@ -94,7 +94,7 @@ def _seen_by(pulled: Pulled) -> _Seen:
             if (parent.name, str(parent.version)) in met:
                 continue
             met.add((parent.name, str(parent.version)))
-            found = _fetched(parent)
+            found = fetch_parent(parent)
             if isinstance(found, Pulled):
                 waiting.append(found)
             else:
@@ -102,7 +102,7 @@ def _seen_by(pulled: Pulled) -> _Seen:
     return seen
 
 
-def _fetched(parent: Parent) -> Pulled | str:
+def fetch_parent(parent: Parent) -> Pulled | str:
     """An ancestor's package, or what is to be said of one that there is not."""
     if parent.version is None:
         return f"{parent.name}, which is not registered,"

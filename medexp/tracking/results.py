@@ -22,10 +22,14 @@ def stop_if_blocked(run: TrackedRun, checks: Sequence[Check]) -> None:
     """End the run here if a BLOCKING check failed; log the checks first.
 
     Raises:
-        CheckFailed: With each such check, its demand and its advice.
+        CheckFailed: With each such check, its demand, what was measured and its advice.
     """
     if verdict(checks) == "FAILED":
-        failed = [f"{check.id} ({check.title}): {check.threshold}; {check.advice}" for check in checks if check.blocks]
+        failed = [
+            f"{check.id} ({check.title}): {check.threshold}; found {check.found}. {check.advice}"
+            for check in checks
+            if check.blocks
+        ]
         advice = f"Nothing is promoted; the report is in run {run.id}."
         raise CheckFailed(all_problems("BLOCKING check failed", failed, advice))
 
