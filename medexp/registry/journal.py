@@ -24,6 +24,7 @@ from mlflow.entities import Experiment, LifecycleStage, ViewType
 from mlflow.exceptions import MlflowException
 
 from medexp.errors import RegistryError
+from medexp.registry.client import pages
 
 _PREFIX = "medexp.journal"
 _TAG = "medexp.entry"
@@ -234,16 +235,8 @@ def _outrun(model: str, present: Journal, after: int) -> str:
 
 
 def _search(client: MlflowClient, pattern: str) -> list[Experiment]:
-    found: list[Experiment] = []
-    token = None
-    while True:
-        page = client.search_experiments(
-            view_type=ViewType.ALL, filter_string=f"name LIKE '{pattern}'", max_results=1000, page_token=token
-        )
-        found += [experiment for experiment in page if _TAG in experiment.tags]
-        token = page.token
-        if not token:
-            return found
+    found = pages(client.search_experiments, view_type=ViewType.ALL, filter_string=f"name LIKE '{pattern}'", max_results=1000)
+    return [experiment for experiment in found if _TAG in experiment.tags]
 
 
 def _assembled(model: str, claims: Sequence[Experiment], copies: Mapping[int, str]) -> Journal:

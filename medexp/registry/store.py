@@ -4,8 +4,7 @@ import json
 import logging
 import re
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from importlib.metadata import version as installed
 from pathlib import Path
@@ -20,7 +19,8 @@ from mlflow.models import Model, ModelSignature, get_model_info
 from mlflow.types import Schema, TensorSpec
 
 import medexp
-from medexp.errors import RegistryError, StorageError, all_problems
+from medexp.errors import RegistryError, all_problems
+from medexp.registry.client import answering
 from medexp.registry.definitions import Definition
 from medexp.registry.lineage import upstream_tag
 from medexp.registry.packages import MANIFEST, read_json, verify_package
@@ -85,7 +85,7 @@ def register(run_id: str, folder: Path, definition: Definition, verdict: str) ->
     _check_fits(folder, definition)
     contract, weights_digest = read_json(folder, "contract.json"), read_json(folder, MANIFEST)["weights_digest"]
     name, client = definition.name, MlflowClient()
-    with _answering():
+    with answering():
         logged = _log(run_id, folder, name, contract["architecture"])
         kept = _package_in(logged.artifact_path)
         if kept is None or verify_package(kept) != digest:
@@ -138,7 +138,7 @@ def _tags(folder: Path) -> dict[str, str]:
 def pull(uri: str) -> Pulled:
     """`medexp.registry.pull`."""
     client = MlflowClient()
-    with _answering():
+    with answering():
         found = _resolve(client, uri)
         folder = _package_in(f"models:/{found.name}/{found.version}")
     if folder is None:
@@ -165,8 +165,20 @@ def resolve(uri: str) -> ModelVersion:
         RegistryError: There is no such model, alias or version; the message lists those that there are.
         StorageError: The registry does not answer.
     """
-    with _answering():
+    with answering():
         return _resolve(MlflowClient(), uri)
+
+
+def stored_digest(version: ModelVersion) -> str:
+    """The digest of the package that the store holds of a version, once every file in it was found whole.
+
+    Raises:
+        RegistryError: It holds none, or files are missing, altered or extra.
+    """
+    folder = _package_in(f"models:/{version.name}/{version.version}")
+    if folder is None:
+        raise RegistryError(f"version {version.version} of {version.name}: the store holds no package of it any more")
+    return verify_package(folder)
 
 
 def find_by_weights(name: str, weights_digest: str) -> Registered | None:
@@ -176,7 +188,7 @@ def find_by_weights(name: str, weights_digest: str) -> Registered | None:
         name: Name of the model.
         weights_digest: `medexp.models.checkpoints.weights_digest` of its weights.
     """
-    with _answering():
+    with answering():
         found = MlflowClient().search_model_versions(f"name = '{name}' and tags.`medexp.weights_digest` = '{weights_digest}'")
     latest = max(found, key=lambda version: int(version.version), default=None)
     return Registered(name, str(latest.version), latest.tags["medexp.digest"], weights_digest) if latest else None
@@ -265,20 +277,3 @@ def _resolve(client: MlflowClient, uri: str) -> ModelVersion:
             or "none"
         )
         raise RegistryError(f"{uri}: {name} has no version {version}; it has: {known}") from None
-
-
-@contextmanager
-def _answering() -> Iterator[None]:
-    """Says in one line that the registry does not answer; the URI is left out, it may hold a password."""
-    try:
-        yield
-    except MlflowException as error:
-        if error.error_code != "TEMPORARILY_UNAVAILABLE" and not error.message.startswith("API request to"):
-            raise
-        inner: BaseException = error
-        while deeper := inner.__cause__ or inner.__context__:
-            inner = deeper
-        raise StorageError(
-            f"model registry: does not answer ({str(inner).partition(chr(10))[0][:300]}). Is MLFLOW_TRACKING_URI the store "
-            "that the model was registered in, and is it up?"
-        ) from error

@@ -1,0 +1,46 @@
+"""Asking MLflow's registry: every page of an answer, and one line when there is none."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from mlflow.exceptions import MlflowException
+
+from medexp.errors import StorageError
+
+
+def pages(search: Callable[..., Any], **arguments: Any) -> Iterator[Any]:
+    """All that a search of MLflow's client finds, page by page as it is asked for.
+
+    Args:
+        search: A method with `page_token`, such as `MlflowClient.search_experiments`.
+        arguments: Its other arguments; `max_results` is the size of a page.
+    """
+    token = None
+    while True:
+        page = search(**arguments, page_token=token)
+        yield from page
+        token = page.token
+        if not token:
+            return
+
+
+@contextmanager
+def answering() -> Iterator[None]:
+    """Says in one line that the registry does not answer; the URI is left out, it may hold a password.
+
+    Raises:
+        StorageError: It does not.
+    """
+    try:
+        yield
+    except MlflowException as error:
+        if error.error_code != "TEMPORARILY_UNAVAILABLE" and not error.message.startswith("API request to"):
+            raise
+        inner: BaseException = error
+        while deeper := inner.__cause__ or inner.__context__:
+            inner = deeper
+        raise StorageError(
+            f"model registry: does not answer ({str(inner).partition(chr(10))[0][:300]}). Is MLFLOW_TRACKING_URI the store "
+            "that the model was registered in, and is it up?"
+        ) from error
