@@ -1,0 +1,201 @@
+"""Labelled tables: what is read, what is refused, and how they are split."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from medexp.data.cases import Case
+from medexp.data.facts import describe_cases
+from medexp.data.tables import LabelledTable, read_table, split_table, table_manifest, write_table
+from medexp.errors import DataError
+from tests.data.small_cases import SHAPE, a_fact, save, write_case
+
+ROWS = [
+    ["a", "a", "glioma", "p1", "train"],
+    ["b", "b", "glioma", "p2", "test"],
+    ["c", "c", "meningioma", "p3", "train"],
+    ["d", "d", "meningioma", "p4", "test"],
+]
+HEADER = ["id", "path", "label", "patient", "split"]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for seed, name in enumerate("abcd"):
+        write_case(tmp_path, name, seed=seed, seg=None)
+    return tmp_path
+
+
+def tsv(folder: Path, rows: list[list[str]], header: list[str] = HEADER, end: str = "\n", mark: str = "") -> Path:
+    text = mark + "".join("\t".join(row) + end for row in [header, *rows])
+    (folder / "table.tsv").write_bytes(text.encode())
+    return folder / "table.tsv"
+
+
+def changed(row: int, column: str, value: str) -> list[list[str]]:
+    rows = [list(row) for row in ROWS]
+    rows[row][HEADER.index(column)] = value
+    return rows
+
+
+@pytest.mark.parametrize(("end", "mark"), [("\n", ""), ("\r\n", ""), ("\r\n", "\ufeff")])
+def test_a_table_of_any_line_ends_is_read(folder: Path, end: str, mark: str) -> None:
+    table = read_table(tsv(folder, [*ROWS, []], end=end, mark=mark))
+    assert [case.id for case in table.cases] == ["a", "b", "c", "d"]
+    assert [case.patient for case in table.cases] == ["p1", "p2", "p3", "p4"]
+    assert table.classes == ("glioma", "meningioma")
+    assert table.split_of == {"a": "train", "b": "test", "c": "train", "d": "test"}
+    assert all(len(case.images) == 4 and case.label is None for case in table.cases)
+
+
+def test_a_table_that_was_written_is_read_again(folder: Path) -> None:
+    frame = pd.DataFrame(ROWS, columns=HEADER)
+    write_table(frame, folder / "written.tsv")
+    assert read_table(folder / "written.tsv").labels == dict(zip("abcd", frame["label"], strict=True))
+
+
+def test_further_columns_are_not_read_and_absolute_paths_are_taken(folder: Path) -> None:
+    rows = [[*row, ""] for row in changed(0, "path", str(folder / "a"))]
+    assert len(read_table(tsv(folder, rows, [*HEADER, "notes"])).cases) == 4
+
+
+@pytest.mark.parametrize(
+    ("rows", "header", "words"),
+    [
+        ([row[:4] for row in ROWS], ["id", "path", "class", "patient"], ["no column label", "'class'"]),
+        ([["a,a,glioma,p1"]], ["id,path,label,patient"], ["no column id", "no column patient", "'id,path,label,patient'"]),
+        ([[*row, "x"] for row in ROWS], [*HEADER, "label"], ["column label stands 2 times"]),
+        (changed(1, "id", "a"), HEADER, ["id a stands 2 times"]),
+        (changed(1, "split", "testing"), HEADER, ["unknown split 'testing'", "train, val, test"]),
+        (changed(1, "patient", "p1"), HEADER, ["patient p1 in two splits: a in train, b in test"]),
+        (changed(1, "label", " "), HEADER, ["line 3: label is empty"]),
+        (changed(1, "split", ""), HEADER, ["line 3: split is empty"]),
+        (changed(1, "path", "nowhere"), HEADER, ["id b: ", "nowhere: no such file or folder"]),
+        (changed(1, "path", "table.tsv"), HEADER, ["neither a case's folder nor a NIfTI file"]),
+        ([ROWS[0][:4], *ROWS[1:]], HEADER, ["line 2: 4 values, the header has 5 columns"]),
+        ([[*ROWS[0], "x"], *ROWS[1:]], HEADER, ["line 2: 6 values"]),
+        ([ROWS[0], ROWS[1]], HEADER, ["one label only (glioma)"]),
+        (changed(2, "split", "test"), HEADER, ["labels without a case in train or val: meningioma"]),
+        ([[*row[:4], "train"] for row in ROWS], HEADER, ["split test has no case"]),
+        ([[*row[:4], "test"] for row in ROWS], HEADER, ["split train has no case"]),
+        ([], HEADER, ["holds no rows"]),
+    ],
+)
+def test_a_bad_table_is_refused_with_what_is_wrong(
+    folder: Path, rows: list[list[str]], header: list[str], words: list[str]
+) -> None:
+    path = tsv(folder, rows, header)
+    with pytest.raises(DataError) as error:
+        read_table(path)
+    for word in [str(path), *words]:
+        assert word in str(error.value)
+
+
+def test_all_problems_are_told_at_once(folder: Path) -> None:
+    (folder / "c" / "c-t1c.nii.gz").unlink()
+    rows = changed(0, "split", "testing")
+    rows[1][1], rows[3][0] = "nowhere", "c"
+    with pytest.raises(DataError) as error:
+        read_table(tsv(folder, rows))
+    for word in ("unknown split", "nowhere", "id c stands 2 times", "no t1c", "problems"):
+        assert word in str(error.value)
+
+
+@pytest.mark.parametrize(("content", "words"), [(None, "No such file"), (b"\xff\xfe\x00", "no text table"), (b"", "no rows")])
+def test_a_file_that_is_no_table(tmp_path: Path, content: bytes | None, words: str) -> None:
+    if content is not None:
+        (tmp_path / "t.tsv").write_bytes(content)
+    with pytest.raises(DataError, match=words) as error:
+        read_table(tmp_path / "t.tsv")
+    assert "t.tsv" in str(error.value) and "id, path, label, patient" in str(error.value)
+
+
+def test_a_4d_file_is_the_volume_of_its_folder(folder: Path, data_config: Callable, tmp_path: Path) -> None:
+    import nibabel as nib
+
+    channels = [nib.load(folder / "a" / f"a-{name}.nii.gz") for name in ("t2f", "t1c", "t1n", "t2w")]
+    stacked = np.stack([np.asanyarray(image.dataobj) for image in channels], axis=-1)
+    save(folder / "stacked.nii.gz", stacked, channels[0].affine)
+    save(folder / "three.nii.gz", stacked[..., :3])
+    save(folder / "flat.nii.gz", stacked[..., 0])
+    table = read_table(tsv(folder, [*ROWS, ["e", "stacked.nii.gz", "glioma", "p1", "train"]]))
+    facts = {fact.case: fact for fact in describe_cases(table.cases, data_config(), tmp_path / "cache")}
+    assert facts["e"].sha256 == facts["a"].sha256 != facts["b"].sha256
+    assert facts["e"].intensity == facts["a"].intensity
+    assert facts["a"].semantic == ()
+    assert facts["e"].shape == SHAPE
+    bad = read_table(
+        tsv(folder, [*ROWS, ["f", "three.nii.gz", "glioma", "p1", "train"], ["g", "flat.nii.gz", "glioma", "p1", "train"]])
+    )
+    with pytest.raises(DataError) as error:
+        describe_cases(bad.cases, data_config(), tmp_path / "cache")
+    for word in ("2 of 6 cases", "three.nii.gz: 3 channels", "expected 4", "flat.nii.gz: not 4D", "out of the table"):
+        assert word in str(error.value)
+
+
+def test_channels_are_read_in_the_order_that_is_wanted(folder: Path) -> None:
+    order = ("t1n", "t2w", "t2f", "t1c")
+    names = [path.name for path in read_table(tsv(folder, ROWS), order).cases[0].images]
+    assert names == [f"a-{name}.nii.gz" for name in order]
+
+
+def table_of(patients: dict[str, str], split_of: dict[str, str] | None = None) -> LabelledTable:
+    """One case a patient, named as the patient is; patients to labels."""
+    cases = tuple(Case(f"{name}-0", name, (), None) for name in patients)
+    return LabelledTable(Path("t.tsv"), cases, {f"{name}-0": label for name, label in patients.items()}, split_of or {})
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(2, 15), st.integers(2, 15), st.floats(0.01, 0.99), st.integers(0, 99), st.integers(0, 4))
+def test_patients_are_split_label_by_label(first: int, second: int, fraction: float, seed: int, twins: int) -> None:
+    table = table_of({f"a{i}": "a" for i in range(first)} | {f"b{i}": "b" for i in range(second)})
+    facts = [a_fact(case.id, case.id) for case in table.cases]
+    if first > twins + 1:  # the first patients share a scan
+        facts = [a_fact(f.case, "same") if f.case in {f"a{i}-0" for i in range(twins)} else f for f in facts]
+    splits = split_table(table, facts, fraction, seed)
+    assert sorted(splits.train + splits.test) == sorted(case.id for case in table.cases)
+    assert splits.val == ()
+    for part in (splits.train, splits.test):
+        assert {case[0] for case in part} == {"a", "b"}
+    together = {f"a{i}-0" for i in range(twins)} if first > twins + 1 else set()
+    assert together <= set(splits.train) or together <= set(splits.test)
+    assert splits == split_table(table, facts[::-1], fraction, seed)
+
+
+def test_the_share_of_the_patients_is_tested_and_the_seed_decides_whom() -> None:
+    table = table_of({f"{label}{i}": label for label in "ab" for i in range(10)})
+    facts = [a_fact(case.id, case.id) for case in table.cases]
+    drawn = [split_table(table, facts, 0.3, seed).test for seed in range(5)]
+    assert {len(test) for test in drawn} == {6}
+    assert len(set(drawn)) > 1
+
+
+def test_a_label_of_one_patient_cannot_be_split() -> None:
+    table = table_of({"a1": "a", "a2": "a", "b1": "b"})
+    with pytest.raises(DataError, match="label b: 1 patients"):
+        split_table(table, [a_fact(case.id, case.id) for case in table.cases], 0.5, 0)
+
+
+def test_exact_duplicates_lie_in_one_split_under_one_label() -> None:
+    split_of = {"a1-0": "train", "a2-0": "test", "b1-0": "train", "b2-0": "test"}
+    table = table_of({"a1": "a", "a2": "a", "b1": "b", "b2": "b"}, split_of)
+    with pytest.raises(DataError) as error:
+        split_table(table, [a_fact(case, "same" if case != "b1-0" else "other") for case in split_of], 0.5, 0)
+    assert "exact duplicates in two splits: a1-0 in train, a2-0 in test, b2-0 in test" in str(error.value)
+    assert "exact duplicates under different labels: a1-0 (a), a2-0 (a), b2-0 (b)" in str(error.value)
+
+
+def test_the_manifest_has_a_row_a_case(folder: Path, data_config: Callable, tmp_path: Path) -> None:
+    table = read_table(tsv(folder, ROWS[::-1]))
+    facts = describe_cases(table.cases, data_config(), tmp_path / "cache")
+    splits = split_table(table, facts, 0.5, 0)
+    manifest = table_manifest(table, facts, splits)
+    assert list(manifest) == ["case", "patient", "label", "split", "sha256", "voxels_sha256"]
+    assert list(manifest["case"]) == ["a", "b", "c", "d"]
+    assert list(manifest["split"]) == ["train", "test", "train", "test"]
+    assert manifest["sha256"].nunique() == 4
