@@ -2,6 +2,9 @@
 
 A configuration is made of layers, later ones win: the profile (or, with `--resume`, the configuration of the interrupted run),
 then `--config FILE`, then flags. Everything wrong with it is told at once, before torch is imported or a file is written.
+
+A pipeline's configuration has a block for each phase that it runs, filled from that phase's own profile. A key that is given
+without the phase's name goes to each of them that has it: `seed` to all, `lora.rank` to phase1.
 """
 
 import dataclasses
@@ -13,7 +16,8 @@ import os
 import sys
 import traceback
 import types
-from collections.abc import Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -48,30 +52,48 @@ def main(phase: str, config_class: type, run: str, argv: Sequence[str] | None = 
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     run_id = os.environ.get("MLFLOW_RUN_ID", "RUN_ID")  # set by `mlflow run`
-    debug = os.environ.get("MEDEXP_DEBUG") == "1"
-    try:
+
+    def work() -> None:
         flags = _flags(argv, config_class)
-        debug = debug or flags.pop("debug", None) == "true"
+        if flags.pop("debug", None) == "true":
+            os.environ["MEDEXP_DEBUG"] = "1"
         if "help" in flags:
             _print_help(phase, config_class, flags.get("profile", "demo"))
-            return 0
+            return
         config = _resolve(phase, config_class, flags)
         _announce(phase, config)
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # read when mlflow is imported, which the phase does
         module, _, function = run.partition(":")
         getattr(importlib.import_module(module), function)(config)
+
+    go_on = f"; go on with -P resume={run_id} (--resume {run_id})" if _has(config_class, "resume") else ""
+    return exit_code(phase, work, "; run it again, it goes on from there" if _steps(config_class) else go_on)
+
+
+def exit_code(command: str, work: Callable[[], object], go_on: str = "") -> int:
+    """Do what a command does and tell in one line why it ended early: what entry points and the console have in common.
+
+    Args:
+        command: Its name, for the line.
+        work: What it does.
+        go_on: What to do after an interruption; follows the word `interrupted`.
+
+    Returns:
+        The exit code, as of `main`. With MEDEXP_DEBUG=1 the traceback of an error stands above the line.
+    """
+    try:
+        work()
     except MedexpError as error:
-        if debug:
+        if os.environ.get("MEDEXP_DEBUG") == "1":
             traceback.print_exc()
-        print(f"medexp {phase}: error: {error}", file=sys.stderr)
+        print(f"medexp {command}: error: {error}", file=sys.stderr)
         return error.exit_code
     except (KeyboardInterrupt, SystemExit) as stop:
         # tracking/runs.py turns SIGTERM into SystemExit(143), so that the run ends KILLED and not RUNNING
         code = 130 if isinstance(stop, KeyboardInterrupt) else stop.code
         if code not in (130, 143):
             raise
-        how = f"; go on with -P resume={run_id} (--resume {run_id})" if _has(config_class, "resume") else ""
-        print(f"medexp {phase}: interrupted{how}", file=sys.stderr)
+        print(f"medexp {command}: interrupted{go_on}", file=sys.stderr)
         return code
     return 0
 
@@ -85,7 +107,7 @@ def _resolve(phase: str, config_class: type, flags: Mapping[str, str]) -> Any:
     given = _from_file(Path(flags["config"]), config_class) if "config" in flags else {}
     if "profile" in given and _keys(config_class).keys() - given.keys():
         raise ConfigError(f"{flags['config']}: profile: a file with some of the keys cannot choose it; say --profile")
-    given |= {key: (value, "") for key, value in flags.items() if key not in ("config", "profile")}
+    given |= _spread({key: (value, "") for key, value in flags.items() if key not in ("config", "profile")}, config_class)
     profile = flags.get("profile", "demo")
     layer = _profile(phase, profile, config_class)
     run_id = given.get("resume", layer.get("resume", (None, "")))[0]
@@ -120,7 +142,7 @@ def _flags(argv: Sequence[str], config_class: type) -> dict[str, str]:
     Raises:
         ConfigError: For unknown, repeated, valueless and stray words, all at once. No flag may be abbreviated.
     """
-    known = [*_keys(config_class), *_shorts(config_class), "config", "profile", "debug", "help"]
+    known = [*_given_as(config_class), *_shorts(config_class), "config", "profile", "debug", "help"]
     flags: dict[str, str] = {}
     problems: list[str] = []
     words = list(argv)
@@ -155,7 +177,11 @@ def _profile(phase: str, profile: str, config_class: type) -> dict[str, _Value]:
     profiles = sorted(path.stem for path in file.parent.glob("*.yaml") if path.stem not in _NOT_PROFILES)
     if profile not in profiles:
         raise ConfigError(f"--profile: found {profile!r}; {phase} has {', '.join(profiles)}")
-    return _whole(file, {"profile": (profile, "")} | _from_file(file, config_class), config_class)
+    layer: dict[str, _Value] = {}
+    for step, step_class in _steps(config_class).items():
+        layer |= {f"{step}.{key}": value for key, value in _profile(step, profile, step_class).items()}
+    layer |= _spread({"profile": (profile, "")}, config_class) | _from_file(file, config_class)
+    return _whole(file, layer, config_class)
 
 
 def _saved(run_id: str, output_dir: Path, config_class: type) -> dict[str, _Value]:
@@ -186,8 +212,8 @@ def _from_file(file: Path, config_class: type) -> dict[str, _Value]:
         mark = getattr(error, "problem_mark", None)
         where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
         raise ConfigError(f"{file}: {where}is no valid YAML ({getattr(error, 'problem', None) or error})") from error
-    known = _keys(config_class)
-    blocks = {key.rpartition(".")[0] for key in known} - {""}
+    known = _given_as(config_class)
+    blocks = {".".join(key.split(".")[:depth]) for key in known for depth in range(1, key.count(".") + 1)}
     values: dict[str, _Value] = {}
     problems: list[str] = []
 
@@ -208,6 +234,26 @@ def _from_file(file: Path, config_class: type) -> dict[str, _Value]:
     walk(content, "")
     if problems:
         raise ConfigError(all_problems(str(file), problems))
+    return _spread(values, config_class)
+
+
+def _spread(given: Mapping[str, _Value], config_class: type) -> dict[str, _Value]:
+    """A layer in which what was given for all steps of a pipeline stands in each of them.
+
+    Raises:
+        ConfigError: A step was given something else by its own name.
+    """
+    keys, reached = _keys(config_class), _reached(config_class)
+    values = {key: value for key, value in given.items() if key in keys}
+    problems = []
+    for key, (value, source) in given.items():
+        if key in keys and value in (None, "null"):
+            continue  # each step's own
+        for target in reached.get(key, ()):
+            if (other := values.setdefault(target, (value, source))[0]) != value:
+                problems.append(f"{key} and {target}: found {_shown(value)} and {_shown(other)}; give one of them")
+    if problems:
+        raise ConfigError(_told(problems))
     return values
 
 
@@ -246,7 +292,8 @@ def _built(config_class: Any, values: Mapping[str, Any], prefix: str = "") -> An
 
 def _announce(phase: str, config: Any) -> None:
     """Say what starts and set the threads, both before torch is imported."""
-    if (threads := getattr(config, "threads", None)) is not None:
+    phases = [config, *(getattr(config, step) for step in _steps(type(config)))]
+    if threads := max((getattr(phase, "threads", None) or 0 for phase in phases), default=0):
         os.environ.update(dict.fromkeys(_THREAD_VARIABLES, str(threads)))
         # Threads that wait by spinning take the core from those that work, on a machine that has other things to do.
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -274,10 +321,18 @@ def _parser(config_class: type, defaults: Mapping[str, Any] | None = None) -> Ar
     general.add_argument("--debug", metavar="", help="Show the traceback of an error. Also MEDEXP_DEBUG=1.")
     groups: dict[str, Any] = {}
     hints = get_type_hints(config_class)
+    steps = _steps(config_class)
+    if steps:
+        parser.epilog = (
+            f"Every key of a step can be set too, for one step ({next(iter(steps))}.KEY) or, as KEY, for all that have it. "
+            f"What there is: python -m entry_points.STEP --help for {', '.join(steps)}."
+        )
     for key, (kind, text) in _keys(config_class).items():
         block = key.rpartition(".")[0]
+        if defaults and key.partition(".")[0] in steps:
+            continue
         if block not in groups:
-            about = parse_docstring(hints[block].__doc__ or "").short_description if block else None
+            about = parse_docstring(hints[block].__doc__ or "").short_description if block in hints else None
             groups[block] = parser.add_argument_group(block or "the run", about)
         names = [f"--{name}" for name, long in _SHORT.items() if long == key]
         default = f"; default: {_shown(defaults[key])}" if defaults else ""
@@ -310,8 +365,31 @@ def _keys(config_class: type, prefix: str = "") -> dict[str, tuple[Any, str]]:
     return keys
 
 
+def _steps(config_class: Any) -> dict[str, type]:
+    """The blocks of a pipeline that are a phase's configuration, by the name of the phase."""
+    hints = get_type_hints(config_class)
+    blocks: dict[str, Any] = {field.name: hints[field.name] for field in dataclasses.fields(config_class)}
+    return {name: kind for name, kind in blocks.items() if dataclasses.is_dataclass(kind) and _has(kind, "profile")}
+
+
+@functools.cache
+def _reached(config_class: Any) -> dict[str, list[str]]:
+    """What a key that is given to a pipeline reaches: `seed` reaches prepare.seed, phase1.seed and so on."""
+    reached: dict[str, list[str]] = defaultdict(list)
+    for step, step_class in _steps(config_class).items():
+        for key in _keys(step_class):
+            if not f"{step}.{key}".startswith(config_class.apart):
+                reached[key].append(f"{step}.{key}")
+    return dict(reached)
+
+
+def _given_as(config_class: type) -> list[str]:
+    """All names of keys that may be given."""
+    return list(dict.fromkeys([*_keys(config_class), *_reached(config_class)]))
+
+
 def _shorts(config_class: type) -> dict[str, str]:
-    return {short: key for short, key in _SHORT.items() if _has(config_class, key)}
+    return {short: key for short, key in _SHORT.items() if key in _given_as(config_class)}
 
 
 def _has(config_class: type, key: str) -> bool:

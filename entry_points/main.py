@@ -1,0 +1,7 @@
+"""The pipeline: `mlflow run . -e main` or `python -m entry_points.main`."""
+
+from medexp.cli import main
+from medexp.config import MainConfig
+
+if __name__ == "__main__":
+    raise SystemExit(main("main", MainConfig, "medexp.phases.main:run"))

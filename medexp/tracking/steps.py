@@ -1,0 +1,120 @@
+"""Steps of a pipeline: what a step's outcome depends on, and the run that did the same before."""
+
+import hashlib
+import json
+import platform
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+from mlflow import MlflowClient
+from mlflow.entities import Run
+
+import medexp
+from medexp.tracking.runs import TrackedRun
+
+_KEY, _MADE, _PROCESS = "medexp.step_key", "medexp.registered", "medexp.process"
+_NO_MATTER = {"output_dir", "cache_dir", "device", "threads", "resume", "jobs"}
+
+
+@dataclass(frozen=True)
+class StepRun:
+    """A run of a step.
+
+    Attributes:
+        id: Its run id.
+        status: RUNNING, FINISHED, FAILED or KILLED.
+        verdict: `medexp.verdict`; None for a step that is not judged.
+        registered: The versions that it registered, as NAME/VERSION; None where it did not come to its end.
+    """
+
+    id: str
+    status: str
+    verdict: str | None
+    registered: tuple[str, ...] | None
+
+
+def step_key(step: str, config: Any, inputs: Mapping[str, str]) -> str:
+    """What the outcome of a step depends on, as 64 hexadecimal digits.
+
+    That is its configuration, without where it writes and what it runs on; the code; and the content of what it reads.
+
+    Args:
+        step: Name of the phase.
+        config: Its configuration.
+        inputs: Digests of data and of models, by name.
+    """
+    content = [step, code_digest(), _that_matter(asdict(config)), dict(inputs)]
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def code_digest() -> str:
+    """sha256 over medexp's source files and the definitions of its models."""
+    package = Path(medexp.__file__).parent
+    files = [*package.rglob("*.py"), *(package.parent / "registry").glob("*.yaml")]
+    digest = hashlib.sha256()
+    for path in sorted(files):
+        digest.update(f"{path.relative_to(package.parent)}\0{hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
+    return digest.hexdigest()
+
+
+def tags_of_step(key: str) -> dict[str, str]:
+    """The tags that a step's run carries from its start."""
+    process = psutil.Process()
+    return {_KEY: key, _PROCESS: f"{platform.node()} {process.pid} {process.create_time():.0f}"}
+
+
+def mark_done(run_id: str, registered: tuple[str, ...]) -> None:
+    """Say of a run that it came to its end and which versions it registered."""
+    MlflowClient().set_tag(run_id, _MADE, json.dumps(registered))
+
+
+def find_done(parent: TrackedRun, key: str) -> list[StepRun]:
+    """Runs of the same step with the same inputs that came to a good end, the newest first; deleted ones are none."""
+    found = _search(parent, f"tags.`{_KEY}` = '{key}' and attributes.status = 'FINISHED'")
+    return [run for run in map(_step_run, found) if run.registered is not None and run.verdict in (None, "PASSED")]
+
+
+def find_interrupted(parent: TrackedRun, key: str) -> list[StepRun]:
+    """Runs of the same step with the same inputs that were ended early, the newest first."""
+    found = _search(parent, f"tags.`{_KEY}` = '{key}' and attributes.status != 'FINISHED'")
+    return [_step_run(run) for run in found if run.info.status != "RUNNING" or _is_gone(run.data.tags.get(_PROCESS, ""))]
+
+
+def find_child(parent: TrackedRun, step: str) -> StepRun | None:
+    """The run of a step in this run of the pipeline; None where it did not start."""
+    found = _search(parent, f"tags.`mlflow.parentRunId` = '{parent.id}' and attributes.run_name = '{step}'")
+    return _step_run(found[0]) if found else None
+
+
+def _search(parent: TrackedRun, wanted: str) -> list[Run]:
+    client = MlflowClient()
+    experiment = client.get_run(parent.id).info.experiment_id
+    return list(client.search_runs([experiment], wanted, max_results=20, order_by=["attributes.start_time DESC"]))
+
+
+def _step_run(run: Run) -> StepRun:
+    tags = run.data.tags
+    registered = tuple(json.loads(tags[_MADE])) if _MADE in tags else None
+    return StepRun(run.info.run_id, run.info.status, tags.get("medexp.verdict"), registered)
+
+
+def _is_gone(process: str) -> bool:
+    """Whether a process of this machine, which a run says that it is in, is not there any more: it was killed."""
+    node, _, rest = process.rpartition(" ")[0].partition(" ")
+    if node != platform.node() or not rest.isdigit():
+        return False
+    try:
+        return f"{psutil.Process(int(rest)).create_time():.0f}" != process.rpartition(" ")[2]
+    except psutil.NoSuchProcess:
+        return True
+
+
+def _that_matter(block: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        key: _that_matter(value) if isinstance(value, dict) and key != "label_map" else value
+        for key, value in block.items()
+        if key not in _NO_MATTER
+    }
