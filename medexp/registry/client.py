@@ -4,9 +4,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import mlflow
+from mlflow import MlflowClient
+from mlflow.entities.model_registry import RegisteredModel
 from mlflow.exceptions import MlflowException
 
-from medexp.errors import StorageError
+from medexp.errors import RegistryError, StorageError
+
+MISSING = "RESOURCE_DOES_NOT_EXIST"
 
 
 def pages(search: Callable[..., Any], **arguments: Any) -> Iterator[Any]:
@@ -23,6 +28,22 @@ def pages(search: Callable[..., Any], **arguments: Any) -> Iterator[Any]:
         token = page.token
         if not token:
             return
+
+
+def registered_model(name: str) -> RegisteredModel:
+    """A registered model, with its aliases and tags.
+
+    Raises:
+        RegistryError: There is none; the message lists those that there are.
+    """
+    client = MlflowClient()
+    try:
+        return client.get_registered_model(name)
+    except MlflowException as error:
+        if error.error_code != MISSING:
+            raise
+        known = ", ".join(sorted(model.name for model in client.search_registered_models(max_results=50))) or "none yet"
+        raise RegistryError(f"{name}: no such model in {mlflow.get_registry_uri()}; registered are: {known}") from None
 
 
 @contextmanager

@@ -24,7 +24,7 @@ from mlflow.entities import Experiment, LifecycleStage, ViewType
 from mlflow.exceptions import MlflowException
 
 from medexp.errors import RegistryError
-from medexp.registry.client import pages
+from medexp.registry.client import MISSING, answering, pages, registered_model
 
 _PREFIX = "medexp.journal"
 _TAG = "medexp.entry"
@@ -135,6 +135,7 @@ class Outrun(RegistryError):
     """Another process moved the alias while this one was judging."""
 
 
+@answering()
 def read(model: str) -> Journal:
     """The journal of a model; empty for one that has none.
 
@@ -146,6 +147,7 @@ def read(model: str) -> Journal:
     return _assembled(model, claims, _tags(client, model))
 
 
+@answering()
 def read_all(models: Sequence[str]) -> dict[str, Journal]:
     """The journals of several models, read at once."""
     client = MlflowClient()
@@ -155,6 +157,7 @@ def read_all(models: Sequence[str]) -> dict[str, Journal]:
     return {model: _assembled(model, found, _tags(client, model)) for model, found in claims.items()}
 
 
+@answering()
 def move(model: str, wanted: Move, after: int | None = None) -> Entry:
     """Write an entry and let the alias follow it.
 
@@ -196,6 +199,7 @@ def move(model: str, wanted: Move, after: int | None = None) -> Entry:
         return entry
 
 
+@answering()
 def settle(model: str) -> Journal:
     """Finish what is unfinished: aliases follow their entries, entries are repeated as tags. Safe at any time, by anybody.
 
@@ -266,17 +270,21 @@ def _tags(client: MlflowClient, model: str) -> dict[int, str]:
     try:
         tags = client.get_registered_model(model).tags
     except MlflowException as error:
-        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+        if error.error_code != MISSING:
             raise
         return {}
     prefix = f"{_PREFIX}."
     return {int(key.removeprefix(prefix)): value for key, value in tags.items() if key.removeprefix(prefix).isdecimal()}
 
 
+@answering()
 def standing(model: str) -> dict[str, str]:
-    """The version that each alias of a model stands at in the registry."""
-    client = MlflowClient()
-    return {alias: str(version) for alias, version in client.get_registered_model(model).aliases.items()}
+    """The version that each alias of a model stands at in the registry.
+
+    Raises:
+        RegistryError: There is no such model.
+    """
+    return {alias: str(version) for alias, version in registered_model(model).aliases.items()}
 
 
 def _delete(client: MlflowClient, experiment: str) -> None:
