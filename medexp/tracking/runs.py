@@ -4,7 +4,6 @@ import errno
 import json
 import logging
 import os
-import re
 import signal
 import tempfile
 import threading
@@ -17,25 +16,20 @@ from types import FrameType
 from typing import Any
 
 import mlflow
-import sqlalchemy
 from mlflow import MlflowClient
 from mlflow.entities import Param, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
-from sqlalchemy.exc import OperationalError, SQLAlchemyError
+from sqlalchemy.exc import OperationalError
 
 from medexp.errors import MedexpError, StorageError
 from medexp.reporting import NullReporter, Reporter
 from medexp.tracking.provenance import config_yaml, environment, flat_params, git_state, installed_packages
 from medexp.tracking.reporter import MlflowReporter
+from medexp.tracking.stores import STORE_ERRORS, check_store, reason, retries, without_secrets
 
 _log = logging.getLogger(__name__)
 _more_tags: ContextVar[Mapping[str, str]] = ContextVar("_more_tags", default={})  # noqa: B039  it is never changed
-_STORE_ERRORS = (MlflowException, SQLAlchemyError, OSError)  # those of requests are OSErrors
-_RETRIES = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"
-# A tracking server that went away holds a run up for some 15 seconds: its restart is survived. What the user set stands.
-for _name, _value in {_RETRIES: "4", "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "15"}.items():
-    os.environ.setdefault(_name, _value)
 
 
 @dataclass(frozen=True)
@@ -138,17 +132,17 @@ def tracked_run(
             killed = isinstance(error, KeyboardInterrupt | Terminated)
             told = str(error) if isinstance(error, MedexpError) else f"{type(error).__name__}: {error}"
             # The store may be what failed: it gets one try each, and the error that ended the run goes on.
-            with _retries(0):
+            with retries(0):
                 try:
                     monitor.finish()
                     run.reporter.flush()
-                    run.tag({} if killed else {"medexp.error": _without_secrets(told)[:5000]})
-                except _STORE_ERRORS as second:
-                    _log.warning("What run %s measured last could not be written: %s", run.id, _reason(second))
+                    run.tag({} if killed else {"medexp.error": without_secrets(told)[:5000]})
+                except STORE_ERRORS as second:
+                    _log.warning("What run %s measured last could not be written: %s", run.id, reason(second))
                 try:
                     mlflow.end_run("KILLED" if killed else "FAILED")
-                except _STORE_ERRORS as second:
-                    _log.warning("Run %s still counts as running: %s", run.id, _reason(second))
+                except STORE_ERRORS as second:
+                    _log.warning("Run %s still counts as running: %s", run.id, reason(second))
             raise
         with _storage_failures(store, run.folder, kept):
             monitor.finish()
@@ -198,30 +192,6 @@ def _check_writable(folder: Path) -> None:
         ) from error
 
 
-def check_store() -> str:
-    """The tracking URI without its credentials, once the store behind it has answered.
-
-    Raises:
-        StorageError: It does not answer.
-    """
-    uri = mlflow.get_tracking_uri()
-    shown = _without_secrets(uri)
-    try:
-        if not uri.startswith(("http", "file:", "databricks", "/", ".")):  # MLflow would try a database for two minutes
-            url = sqlalchemy.make_url(uri)
-            if url.get_backend_name() == "sqlite" and url.database:
-                Path(url.database).parent.mkdir(parents=True, exist_ok=True)
-            sqlalchemy.create_engine(url).connect().close()
-        with _retries(1):
-            MlflowClient().search_experiments(max_results=1)
-    except (*_STORE_ERRORS, ImportError) as error:
-        raise StorageError(
-            f"tracking store {shown}: does not answer ({_reason(error)}). Start it, or name another one with "
-            "MLFLOW_TRACKING_URI (unset, it is mlflow.db in this folder)"
-        ) from error
-    return shown
-
-
 @contextmanager
 def _storage_failures(store: str, folder: Path, advice: str) -> Iterator[None]:
     """Makes a StorageError with advice of a full disk and of a store that went away; every other error passes as it is."""
@@ -240,7 +210,7 @@ def _storage_failures(store: str, folder: Path, advice: str) -> Iterator[None]:
                 raise _ToldWhatToDo(f"{getattr(link, 'filename', None) or folder}: the disk is full. {advice}") from error
             package = type(link).__module__.partition(".")[0]
             if package in ("requests", "urllib3", "botocore", "boto3") or isinstance(link, OperationalError):
-                raise _ToldWhatToDo(f"tracking store {store}: does not answer ({_reason(error)}). {advice}") from error
+                raise _ToldWhatToDo(f"tracking store {store}: does not answer ({reason(error)}). {advice}") from error
             link = link.__cause__ or link.__context__
         raise
 
@@ -250,16 +220,6 @@ def _is_full_disk(error: BaseException) -> bool:
         return error.errno in (errno.ENOSPC, errno.EDQUOT)
     # safetensors and torch write from Rust and C++, which report the same without an errno
     return "No space left on device" in str(error) or "StorageFull" in str(error)
-
-
-@contextmanager
-def _retries(count: int) -> Iterator[None]:
-    before = os.environ[_RETRIES]
-    os.environ[_RETRIES] = str(count)
-    try:
-        yield
-    finally:
-        os.environ[_RETRIES] = before
 
 
 @contextmanager
@@ -304,14 +264,3 @@ def _in_this_process(handler: Callable[[int, FrameType | None], Any]) -> Callabl
 def _terminate(signum: int, _frame: FrameType | None) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     raise Terminated(128 + signum)
-
-
-def _reason(error: BaseException) -> str:
-    """The innermost error of a chain: the refused connection, and not all that was tried on top of it."""
-    while inner := error.__cause__ or error.__context__:
-        error = inner
-    return _without_secrets(str(error) or type(error).__name__).partition("\n")[0][:300]
-
-
-def _without_secrets(text: str) -> str:
-    return re.sub(r"://[^/@\s]+@", "://***@", text)
