@@ -121,10 +121,8 @@ def _of_journal(found: Journal) -> Iterator[Drift]:
         yield Drift(found.model, None, f"journal, {damage}", "Find out who edits it; the registry's backups have the original")
     for entry in found.entries:
         if entry.number not in found.finished:
-            advice = "A process was killed; the next move of an alias of this model finishes it"
-            yield Drift(
-                found.model, entry.to, f"entry {entry.number} was written and {entry.alias} did not follow yet", advice
-            )
+            what = f"entry {entry.number} of the journal was written and {entry.alias} did not follow yet"
+            yield Drift(found.model, entry.to, what, "A process was killed; the next move of an alias finishes it")
 
 
 def _of_aliases(found: Journal, model: RegisteredModel) -> Iterator[Drift]:

@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import mlflow
 from mlflow import MlflowClient
 from mlflow.entities.model_registry import RegisteredModel
 from mlflow.exceptions import MlflowException
@@ -43,7 +42,7 @@ def registered_model(name: str) -> RegisteredModel:
         if error.error_code != MISSING:
             raise
         known = ", ".join(sorted(model.name for model in client.search_registered_models(max_results=50))) or "none yet"
-        raise RegistryError(f"{name}: no such model in {mlflow.get_registry_uri()}; registered are: {known}") from None
+        raise RegistryError(f"{name}: no such model in this registry; registered are: {known}") from None
 
 
 @contextmanager

@@ -1,0 +1,198 @@
+"""An audit of a real store, after things that no tool should do to it."""
+
+import json
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from urllib.parse import unquote, urlparse
+
+import pytest
+from mlflow import MlflowClient
+
+from medexp import registry
+from medexp.errors import RegistryError
+from medexp.registry import journal
+from medexp.registry.audit import audit
+from medexp.registry.definitions import load_definition
+from medexp.registry.journal import Move
+from medexp.registry.packages import Parent
+from medexp.registry.promotion import CHAMPION, Nominated, champion_of, crown, nominate
+from medexp.registry.store import register
+from tests.registry.conftest import SEGMENTER
+from tests.registry.faults import at_call, start
+
+NAME = "phase1_encoder_merged"
+Publish = Callable[..., Nominated]
+
+
+@pytest.fixture
+def publish(store: MlflowClient, written: Callable[..., Path]) -> Publish:
+    """Register a version as a phase does, in a run of its own."""
+
+    def make(name: str = NAME, **given: object) -> Nominated:
+        run = store.create_run("0").info.run_id
+        definition = load_definition(name)
+        return nominate(register(run, written(name=name, **given), definition, "PASSED"), definition, "PASSED", run)
+
+    return make
+
+
+def told(name: str | None = None, *, every_byte: bool = False) -> list[str]:
+    return [str(drift) for drift in audit(name, every_byte=every_byte).drifts]
+
+
+def run_of(store: MlflowClient, version: str, name: str = NAME) -> str:
+    return str(store.get_model_version(name, version).run_id)
+
+
+def file_in_store(store: MlflowClient, version: str, name: str) -> Path:
+    """A file of a version's package where the store keeps it."""
+    source = store.get_logged_model(store.get_model_version(NAME, version).source.rpartition("/")[2]).artifact_location
+    (path,) = Path(unquote(urlparse(source).path)).rglob(f"*/{name}")
+    return path
+
+
+def test_a_store_that_was_left_alone_has_no_drift(store: MlflowClient, publish: Publish) -> None:
+    publish(seed=0)
+    publish(seed=1)
+    crown(registry.pull(f"models:/{NAME}/2"), "better", {}, None, champion_of(NAME)[0].head)
+    found = audit()
+    assert (found.models, found.versions, found.drifts, found.foreign) == ((NAME,), 2, (), ())
+    assert found.verified == (f"{NAME} version 2",)
+    assert audit(every_byte=True).verified == (f"{NAME} version 1", f"{NAME} version 2")
+
+
+def test_an_empty_store_has_no_drift(store: MlflowClient) -> None:
+    assert audit().models == ()
+
+
+def test_an_alias_moved_by_hand_is_named_with_the_way_back(store: MlflowClient, publish: Publish) -> None:
+    publish(seed=0)
+    publish(seed=1)
+    store.set_registered_model_alias(NAME, CHAMPION, "2")
+    (drift,) = told()
+    assert "version 2: alias champion stands at version 2, the journal says 1: moved by hand" in drift
+    assert f"medexp rollback {NAME} --to 1 --reason TEXT" in drift
+
+
+@pytest.mark.parametrize("alias", ["champion", "candidate"])
+def test_an_alias_removed_by_hand_is_named(store: MlflowClient, publish: Publish, alias: str) -> None:
+    publish(seed=0)
+    store.delete_registered_model_alias(NAME, alias)
+    (drift,) = told()
+    assert f"alias {alias} stands at version none, the journal says 1" in drift
+
+
+def test_a_champion_that_no_journal_knows_is_named_and_aliases_of_others_are_not(store: MlflowClient) -> None:
+    store.create_registered_model("other")
+    store.create_model_version("other", source="nowhere")
+    store.set_registered_model_alias("other", "production", "1")
+    assert told() == []
+    store.set_registered_model_alias("other", CHAMPION, "1")
+    (drift,) = told()
+    assert "alias champion stands at version 1, the journal says none: moved by hand" in drift
+    assert audit().foreign == ("other version 1",)
+
+
+def test_a_flipped_bit_in_the_store_is_named_for_versions_in_use_and_on_request_for_all(
+    store: MlflowClient, publish: Publish
+) -> None:
+    for seed in range(3):
+        publish(seed=seed)
+    file = file_in_store(store, "2", "per_case.csv")
+    content = bytearray(file.read_bytes())
+    content[-3] ^= 1
+    file.write_bytes(content)
+    assert told() == []
+    (drift,) = told(every_byte=True)
+    assert "version 2: its package in the store does not verify" in drift and "per_case.csv was altered" in drift
+    crown_anyway = Move(CHAMPION, "2", store.get_model_version(NAME, "2").tags["medexp.digest"], "promote", "unseen")
+    journal.move(NAME, crown_anyway)
+    assert len(told()) == 1
+
+
+def test_a_package_that_was_replaced_whole_is_named(store: MlflowClient, publish: Publish) -> None:
+    """Every file agrees with its manifest, and the manifest is another one than was registered."""
+    publish(seed=0)
+    publish(seed=1)
+    theirs, mine = (file_in_store(store, version, "manifest.json").parent for version in ("2", "1"))
+    for file in theirs.rglob("*"):
+        if file.is_file():
+            (mine / file.relative_to(theirs)).write_bytes(file.read_bytes())
+    (drift,) = told()
+    assert "version 1: the store holds a package of digest" in drift
+
+
+def test_a_missing_package_is_named(store: MlflowClient, publish: Publish) -> None:
+    publish(seed=0)
+    file_in_store(store, "1", "weights.safetensors").unlink()
+    (drift,) = told()
+    assert "weights.safetensors is missing" in drift
+
+
+def test_an_edited_digest_is_named(store: MlflowClient, publish: Publish) -> None:
+    publish(seed=0)
+    store.set_model_version_tag(NAME, "1", "medexp.digest", "0" * 64)
+    assert any("its tag medexp.digest is 000" in drift for drift in told())
+
+
+def test_an_edited_journal_is_named(store: MlflowClient, publish: Publish) -> None:
+    publish(seed=0)
+    key, text = next(iter(store.get_registered_model(NAME).tags.items()))
+    store.set_registered_model_tag(NAME, key, json.dumps(json.loads(text) | {"who": "nobody"}))
+    (drift,) = told()
+    assert "journal, entry 1: its copy" in drift and "was edited" in drift
+
+
+def test_a_move_that_was_killed_is_named_as_unfinished_and_not_as_made_by_hand(store: MlflowClient, publish: Publish) -> None:
+    publish(seed=0)
+    publish(seed=1)
+    start(at_call, "set_registered_model_alias", 1, signal.SIGKILL, move_to_second).join()
+    (drift,) = told()
+    assert "entry 4 of the journal was written and champion did not follow yet" in drift
+    journal.settle(NAME)
+    assert told() == []
+
+
+def move_to_second() -> None:
+    journal.move(NAME, Move(CHAMPION, "2", registry.pull(f"models:/{NAME}/2").digest, "promote", "better"))
+
+
+def test_a_deleted_version_that_was_the_champion_is_named(store: MlflowClient, publish: Publish) -> None:
+    publish(seed=0)
+    publish(seed=1)
+    store.delete_model_version(NAME, "1")
+    assert any("version 1: was deleted; entry 2 of the journal moved champion to it" in drift for drift in told())
+
+
+def test_a_deleted_model_leaves_its_journal(store: MlflowClient, publish: Publish) -> None:
+    publish(seed=0)
+    store.delete_registered_model(NAME)
+    (drift,) = told()
+    assert f"{NAME}: was deleted; its journal has 2 entries" in drift
+
+
+def test_deleted_runs_and_runs_to_keep_are_named_up_to_the_base(store: MlflowClient, publish: Publish) -> None:
+    base = publish("bsf_base", architecture=SEGMENTER)
+    parent = Parent(base.name, base.version, base.digest, base.weights_digest)
+    publish(seed=0, parents={"base": parent})
+    publish(seed=1, parents={"base": parent})
+    keep = {kept.run: kept.why for kept in audit().runs_to_keep}
+    assert keep == {
+        run_of(store, "1"): (f"{NAME} version 1 (champion)",),
+        run_of(store, "2"): (f"{NAME} version 2 (candidate)",),
+        run_of(store, "1", "bsf_base"): ("bsf_base version 1",),
+    }
+    store.delete_run(run_of(store, "1"))
+    (drift,) = told()
+    assert f"version 1: its run {run_of(store, '1')} was deleted (champion)" in drift and "mlflow runs restore" in drift
+    store.delete_model_version("bsf_base", "1")
+    assert sum("was made from bsf_base version 1, which is deleted" in drift for drift in told()) == 2
+
+
+def test_one_model_can_be_looked_at_alone(store: MlflowClient, publish: Publish) -> None:
+    publish(seed=0)
+    store.create_registered_model("other")
+    assert audit(NAME).models == (NAME,)
+    with pytest.raises(RegistryError, match=f"nothing: no such model; registered are: other, {NAME}"):
+        audit("nothing")
