@@ -1,0 +1,218 @@
+"""`promote` from the command line: promoted, refused, scored anew, and input that cannot be used."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from mlflow import MlflowClient
+from safetensors.torch import save_file
+
+from medexp.cli import main
+from medexp.config import DataConfig, PromoteConfig
+from medexp.data.brats import find_cases
+from medexp.data.facts import describe_cases
+from medexp.data.manifest import data_digest, manifest
+from medexp.data.splits import make_splits
+from medexp.models.builders import build
+from medexp.models.swin import decoder_state, encoder_state
+from medexp.registry.definitions import load_definition
+from medexp.registry.promotion import Nominated, nominate
+from medexp.registry.store import register
+from tests.data.small_cases import write_case
+from tests.mlflow_store import empty_database, store  # noqa: F401
+from tests.registry.conftest import SEGMENTER, package, scores, written  # noqa: F401
+
+NAME = "phase1_encoder_merged"
+Publish = Callable[..., Nominated]
+DATA = {
+    "data.val_fraction": "0.7",
+    "data.test_fraction": "0",
+    "data.spacing": "[2,2,3]",
+    "data.input_size": "[64,32,32]",
+    "data.jobs": "1",
+}
+
+
+@pytest.fixture
+def publish(store: MlflowClient, written: Callable[..., Path]) -> Publish:  # noqa: F811
+    def make(name: str = NAME, **given: object) -> Nominated:
+        run = store.create_run("0").info.run_id
+        definition = load_definition(name)
+        return nominate(register(run, written(name=name, **given), definition, "PASSED"), definition, "PASSED", run)
+
+    return make
+
+
+def promote(*flags: str) -> int:
+    return main("promote", PromoteConfig, "medexp.phases.promote:run", ["--cache_dir", "cache", "--threads", "1", *flags])
+
+
+def the_run(store: MlflowClient) -> Any:  # noqa: F811
+    (run,) = store.search_runs([store.get_experiment_by_name("promote").experiment_id])
+    return run
+
+
+def champion(store: MlflowClient) -> str:  # noqa: F811
+    return str(store.get_registered_model(NAME).aliases["champion"])
+
+
+def evaluated_on(digest: str) -> dict[str, Any]:
+    return {"phase": "phase1", "revision": 1, "split": "val", "data_digest": digest, "made_on": "d0"}
+
+
+def test_a_better_candidate_is_promoted_and_the_run_is_the_record(
+    store: MlflowClient,  # noqa: F811
+    publish: Publish,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    publish(seed=0)
+    publish(seed=1, per_case=scores(dice=0.9))
+    assert promote() == 0
+    printed = capsys.readouterr().out
+    for words in ("PASSED PROMOTE_POLICY", f"{NAME} version 2 is the champion; before it: 1", "medexp rollback"):
+        assert words in printed
+    assert champion(store) == "2"
+    run = the_run(store)
+    assert (run.info.status, run.data.tags["medexp.verdict"]) == ("FINISHED", "PASSED")
+    assert run.data.metrics["gain"] == pytest.approx(0.1)
+    assert run.data.tags[f"medexp.upstream.{NAME}"].startswith("2 ")
+    assert "**Promoted**" in run.data.tags["mlflow.note.content"]
+    logged = {item.path for item in store.list_artifacts(run.info.run_id)}
+    assert {"checks.json", "verification_report.md", "gains.csv", "figures", "journal.txt", "config.yaml"} <= logged
+    entry = json.loads(store.get_registered_model(NAME).tags["medexp.journal.000004"])
+    assert (entry["run"], entry["evidence"]["PROMOTE_CASES.cases"]) == (run.info.run_id, 12)
+    assert promote() == 0
+    assert "version 2 is the champion already" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"per_case": scores(dice=0.7)}, ["PROMOTE_POLICY", "gain -0.1, low -0.1, high -0.1, patients 12", "-0.01"]),
+        ({"evaluation": evaluated_on("d2")}, ["PROMOTE_DATA", "candidate d2, champion d1", "-P reevaluate=true"]),
+        ({"per_case": scores(5)}, ["PROMOTE_CASES", "cases 5, patients 5, cases_of_one_alone 7", "at least 10 cases"]),
+    ],
+)
+def test_what_the_policy_does_not_support_is_refused_with_the_numbers(
+    store: MlflowClient,  # noqa: F811
+    publish: Publish,
+    capsys: pytest.CaptureFixture[str],
+    given: dict[str, Any],
+    told: list[str],
+) -> None:
+    publish(seed=0)
+    publish(seed=1, **given)
+    assert promote("--version", "2") == 3
+    error = capsys.readouterr().err
+    for words in ("is not promoted", "version 1 stays the champion", *told):
+        assert words in error
+    assert "Traceback" not in error
+    assert champion(store) == "1"
+    run = the_run(store)
+    assert (run.info.status, run.data.tags["medexp.verdict"]) == ("FAILED", "FAILED")
+    assert "**Refused**" in run.data.tags["mlflow.note.content"]
+
+
+# ------------------------------------------------------------------------------------------------ a champion on other cases
+
+
+@pytest.fixture
+def validation(tmp_path: Path) -> pd.DataFrame:
+    """The validation cases of a folder `data`, as `prepare` splits it with seed 0: `case`, `patient`, `sha256`."""
+    for number in range(1, 19):
+        write_case(tmp_path / "data", f"BraTS-MEN-{number:05d}-000", seed=number)
+    data = DataConfig({1: 1, 2: 2, 3: 3, 4: 3}, r"^(BraTS-[A-Za-z]+-\d+)-\d+$", (), (2, 2, 3), (64, 32, 32), 0.7, 0, 1)
+    cases = find_cases(tmp_path / "data", data)
+    facts = describe_cases(cases, data, tmp_path / "cache")
+    table = manifest(cases, facts, make_splits(cases, facts, data, 0))
+    return table.loc[table["split"] == "val", ["case", "patient", "sha256"]]
+
+
+@pytest.fixture
+def judged_elsewhere(publish: Publish, validation: pd.DataFrame, tmp_path: Path) -> None:
+    """A champion that was judged on other cases, with its decoder, and a candidate that was judged on those of `data`."""
+    net = build(SEGMENTER)
+    decoder = tmp_path / "decoder.safetensors"
+    save_file(decoder_state(net), decoder)
+    evaluation = evaluated_on("d1") | {"window": [64, 32, 32], "overlap": 0.5}
+    publish(weights=encoder_state(net), evaluation=evaluation, extra={"judge/decoder.safetensors": decoder})
+    mine = validation[["case", "patient"]].assign(dice_TC=0.9, dice_WT=0.9, dice_ET=0.9)
+    publish(seed=1, evaluation=evaluated_on(data_digest(validation)), per_case=mine)
+
+
+def data_flags(**changed: str) -> list[str]:
+    settings = DATA | {"data_dir": "data", "reevaluate": "true"} | changed
+    return [word for key, value in settings.items() for word in (f"--{key}", value)]
+
+
+@pytest.mark.usefixtures("judged_elsewhere")
+def test_a_champion_judged_on_other_cases_is_scored_on_the_candidates(
+    store: MlflowClient,  # noqa: F811
+    validation: pd.DataFrame,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """It has initial weights, so its Dice there is low whatever it was on its own cases."""
+    assert promote(*data_flags()) == 0, capsys.readouterr().err
+    assert champion(store) == "2"
+    run = the_run(store)
+    anew = pd.read_csv(store.download_artifacts(run.info.run_id, "champion_on_the_candidates_cases.csv"))
+    assert list(anew["case"]) == list(validation["case"])
+    assert list(anew["patient"]) == list(validation["patient"])
+    assert anew["dice_WT"].between(0, 1).all()
+    gain = 0.9 - anew[["dice_TC", "dice_WT", "dice_ET"]].mean(axis=1).mean()
+    assert run.data.metrics["gain"] == pytest.approx(gain)
+
+
+@pytest.mark.usefixtures("judged_elsewhere")
+def test_cases_that_are_not_those_of_the_candidate_are_refused(
+    store: MlflowClient,  # noqa: F811
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert promote(*data_flags(seed="1")) == 2
+    assert "the version was judged on" in capsys.readouterr().err
+    assert champion(store) == "1"
+
+
+# ------------------------------------------------------------------------------------------------------------------ bad input
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (["--model", "nothing"], "model 'nothing': has no definition; known are bsf_base, phase1_encoder_merged"),
+        (["--model", "bsf_base"], "bsf_base: no such model in this registry; registered are: phase1_encoder_merged"),
+        (["--version", "9"], "has no version 9; it has: 1, 2"),
+        (["--version", "0"], "version: found 0; at least 1"),
+        (["--version", "2"], "version 2 of phase1_encoder_merged holds no package; it was made by another program"),
+        (["--reevaluate", "perhaps"], "reevaluate: found perhaps; expected true or false"),
+        (["--profile", "full", "--reevaluate", "true"], "data_dir: profile=full needs real data"),
+    ],
+)
+def test_bad_input_is_told_in_a_line(
+    store: MlflowClient,  # noqa: F811
+    publish: Publish,
+    capsys: pytest.CaptureFixture[str],
+    flags: list[str],
+    told: str,
+) -> None:
+    publish(seed=0)
+    store.create_model_version(NAME, source="nowhere")
+    assert promote(*flags) == 2
+    error = capsys.readouterr().err
+    assert told in error and "Traceback" not in error
+    assert champion(store) == "1"
+
+
+def test_a_champion_that_was_moved_by_hand_is_not_overruled(
+    store: MlflowClient,  # noqa: F811
+    publish: Publish,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    publish(seed=0)
+    publish(seed=1, per_case=scores(dice=0.9))
+    store.set_registered_model_alias(NAME, "champion", "2")
+    assert promote() == 2
+    assert "it was moved by hand" in capsys.readouterr().err
