@@ -70,19 +70,19 @@ def main(phase: str, config_class: type, run: str, argv: Sequence[str] | None = 
     return exit_code(phase, work, "; run it again, it goes on from there" if _steps(config_class) else go_on)
 
 
-def exit_code(command: str, work: Callable[[], object], go_on: str = "") -> int:
+def exit_code(command: str, work: Callable[[], int | None], go_on: str = "") -> int:
     """Do what a command does and tell in one line why it ended early: what entry points and the console have in common.
 
     Args:
         command: Its name, for the line.
-        work: What it does.
+        work: What it does; it may return an exit code of its own.
         go_on: What to do after an interruption; follows the word `interrupted`.
 
     Returns:
         The exit code, as of `main`. With MEDEXP_DEBUG=1 the traceback of an error stands above the line.
     """
     try:
-        work()
+        return work() or 0
     except MedexpError as error:
         if os.environ.get("MEDEXP_DEBUG") == "1":
             traceback.print_exc()
@@ -95,7 +95,6 @@ def exit_code(command: str, work: Callable[[], object], go_on: str = "") -> int:
             raise
         print(f"medexp {command}: interrupted{go_on}", file=sys.stderr)
         return code
-    return 0
 
 
 def _resolve(phase: str, config_class: type, flags: Mapping[str, str]) -> Any:
@@ -369,7 +368,11 @@ def _steps(config_class: Any) -> dict[str, type]:
     """The blocks of a pipeline that are a phase's configuration, by the name of the phase."""
     hints = get_type_hints(config_class)
     blocks: dict[str, Any] = {field.name: hints[field.name] for field in dataclasses.fields(config_class)}
-    return {name: kind for name, kind in blocks.items() if dataclasses.is_dataclass(kind) and _has(kind, "profile")}
+    return {
+        name: kind
+        for name, kind in blocks.items()
+        if isinstance(kind, type) and dataclasses.is_dataclass(kind) and _has(kind, "profile")
+    }
 
 
 @functools.cache

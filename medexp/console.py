@@ -1,0 +1,236 @@
+"""The command `medexp`: the registry from a terminal, by the functions that the entry points use, imported when called."""
+
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import click
+
+from medexp.cli import exit_code
+from medexp.cli import main as phase_main
+from medexp.config import PromoteConfig
+
+_as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
+_PASS_ON = {"ignore_unknown_options": True, "help_option_names": []}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command.
+
+    Args:
+        argv: The command line; without it, the process's own.
+
+    Returns:
+        The exit code: 0; 2 for bad input and for what doctor finds wrong; 3 for a refused promotion and for drift that audit
+        finds; 130 or 143 when interrupted.
+    """
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # read when mlflow is imported, which the commands do
+    try:
+        return commands.main(args=argv, prog_name="medexp", standalone_mode=False) or 0
+    except click.ClickException as error:
+        context = getattr(error, "ctx", None)
+        print(f"{context.command_path if context else 'medexp'}: error: {error.format_message()}", file=sys.stderr)
+        return error.exit_code
+    except click.Abort:
+        print("medexp: interrupted", file=sys.stderr)
+        return 130
+
+
+@click.group("medexp", invoke_without_command=True)
+@click.pass_context
+def commands(context: click.Context) -> None:
+    """Registered models: fetch them verified, promote them, see where they come from.
+
+    A model is named as models:/NAME@alias or models:/NAME/VERSION. The store is MLflow's: MLFLOW_TRACKING_URI, else mlflow.db
+    in this folder. MEDEXP_DEBUG=1 shows the traceback of an error.
+    """
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help())
+
+
+@commands.command()
+@click.argument("uri")
+def pull(uri: str) -> int:
+    """Fetch a model's package, every byte verified."""
+
+    def work() -> None:
+        from medexp import registry
+
+        _find_store()
+        pulled = registry.pull(uri)
+        for key, value in (
+            ("folder", pulled.folder),
+            ("model", pulled.name),
+            ("version", pulled.version),
+            ("digest", pulled.digest),
+        ):
+            print(f"{key + ':':<9}{value}")
+
+    return exit_code("pull", work)
+
+
+@commands.command(context_settings=_PASS_ON)
+@click.argument("flags", nargs=-1, type=click.UNPROCESSED)
+def promote(flags: tuple[str, ...]) -> int:
+    """Make a version the champion, if its policy holds.
+
+    As `mlflow run . -e promote`: --model NAME --version VERSION; all flags: medexp promote --help.
+    """
+    return phase_main("promote", PromoteConfig, "medexp.phases.promote:run", flags)
+
+
+@commands.command()
+@click.argument("name")
+@click.option("--reason", required=True, help="Why, for whoever reads the journal.")
+@click.option("--to", metavar="VERSION", help="An earlier champion; without it the one before.")
+def rollback(name: str, reason: str, to: str | None) -> int:
+    """Move the champion back, with a reason."""
+
+    def work() -> None:
+        from medexp.registry.promotion import rollback
+
+        _find_store()
+        print(rollback(name, reason, to))
+
+    return exit_code("rollback", work)
+
+
+@commands.command()
+@click.argument("name", required=False)
+@click.option("--every-byte", is_flag=True, help="Read back every version's package, not only those behind an alias.")
+@_as_json
+def audit(name: str | None, every_byte: bool, as_json: bool) -> int:
+    """Compare journal, aliases, packages and runs."""
+
+    def work() -> int:
+        from dataclasses import asdict
+
+        from medexp.registry.audit import audit
+
+        _find_store()
+        found = audit(name, every_byte=every_byte)
+        if as_json:
+            _print_json(asdict(found))
+            return 3 if found.drifts else 0
+        for drift in found.drifts:
+            print(f"DRIFT {drift}")
+        for version in found.foreign:
+            print(f"note: {version} was made by another program; MLflow may load it, medexp promotes it not")
+        for kept in found.runs_to_keep:
+            print(f"keep run {kept.run}: it made {', '.join(kept.why)}")
+        read = f"{found.versions} versions of {len(found.models)} models, packages of {len(found.verified)} read back"
+        print(f"{read}: {len(found.drifts) or 'no'} drift{'s' if len(found.drifts) > 1 else ''}")
+        return 3 if found.drifts else 0
+
+    return exit_code("audit", work)
+
+
+@commands.command()
+@click.argument("uri")
+@_as_json
+def lineage(uri: str, as_json: bool) -> int:
+    """Show what a model was made from, and what was built on it."""
+
+    def work() -> None:
+        from medexp.registry.lineage import as_records, as_tree, lineage
+
+        _show(lambda: lineage(uri), as_tree, as_records, as_json)
+
+    return exit_code("lineage", work)
+
+
+@commands.command()
+@click.argument("name")
+@click.argument("version")
+@_as_json
+def impact(name: str, version: str, as_json: bool) -> int:
+    """Show what was built on a version."""
+
+    def work() -> None:
+        from medexp.registry.lineage import as_records, as_tree, impact
+
+        _show(lambda: impact(name, version), as_tree, as_records, as_json)
+
+    return exit_code("impact", work)
+
+
+@commands.command()
+@_as_json
+def models(as_json: bool) -> int:
+    """List the registered models."""
+
+    def work() -> None:
+        from dataclasses import asdict
+
+        from rich.table import Table
+
+        from medexp.registry.versions import list_models
+
+        store = _find_store()
+        found = list_models()
+        if as_json:
+            _print_json([asdict(model) for model in found])
+            return
+        if not found:
+            print(f"No model is registered in {store}. Next: mlflow run . -e main")
+            return
+        table = Table("model", "aliases", "latest", "verdict", "digest", "run", title=store)
+        for model in found:
+            aliases = ", ".join(f"{alias} {version}" for alias, version in model.aliases.items())
+            shown = (model.version, model.verdict, model.digest and model.digest[:12], model.run)
+            table.add_row(model.name, aliases or "-", *(value or "-" for value in shown))
+        _print(table)
+
+    return exit_code("models", work)
+
+
+@commands.command()
+@_as_json
+def doctor(as_json: bool) -> int:
+    """Say what is in use, and what is wrong with it."""
+
+    def work() -> int:
+        from dataclasses import asdict
+
+        from medexp.doctor import examine
+
+        found = examine()
+        if as_json:
+            _print_json(asdict(found))
+        else:
+            for topic, fact in found.facts.items():
+                print(f"{topic + ':':<18}{fact}")
+            for problem in found.problems:
+                print(f"WRONG  {problem}")
+            if not found.problems:
+                print("Nothing is wrong.")
+        return 2 if found.problems else 0
+
+    return exit_code("doctor", work)
+
+
+def _find_store() -> str:
+    from medexp.tracking.stores import find_store
+
+    return find_store()
+
+
+def _show(find: Callable[[], Any], as_tree: Callable[[Any], Any], as_records: Callable[[Any], Any], as_json: bool) -> None:
+    _find_store()
+    found = find()
+    if as_json:
+        _print_json(as_records(found))
+    else:
+        _print(as_tree(found))
+
+
+def _print(picture: Any) -> None:
+    from rich.console import Console
+
+    Console(width=None if sys.stdout.isatty() else 1000).print(picture)  # what goes to a file is not cut
+
+
+def _print_json(content: Any) -> None:
+    print(json.dumps(content, indent=2))

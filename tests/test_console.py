@@ -1,0 +1,197 @@
+"""The command `medexp` on a real store: what it prints, one line for what is wrong, exit codes."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+
+from medexp.console import main
+from medexp.registry import promotion
+from medexp.registry import store as registered
+from medexp.registry.definitions import load_definition
+from tests.mlflow_store import empty_database, store  # noqa: F401
+from tests.registry.conftest import package, written  # noqa: F401
+
+ROOT = Path(__file__).parents[1]
+NAME = "phase1_encoder_merged"
+
+
+@pytest.fixture(autouse=True)
+def _in_a_folder_of_its_own(store: MlflowClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("MEDEXP_DEBUG", "before")  # so that what the command line sets is undone
+    monkeypatch.delenv("MEDEXP_DEBUG")
+
+
+@pytest.fixture
+def register(store: MlflowClient, written: Callable[..., Path]) -> Callable[[int], str]:  # noqa: F811
+    """Register a version as its phase does; its number. The first one becomes the champion."""
+
+    def make(seed: int) -> str:
+        run = store.create_run("0").info.run_id
+        definition = load_definition(NAME)
+        made = registered.register(run, written(seed=seed), definition, "PASSED")
+        promotion.nominate(made, definition, "PASSED", run)
+        store.set_terminated(run)
+        return made.version
+
+    return make
+
+
+def printed(capsys: pytest.CaptureFixture[str], *argv: str, code: int = 0) -> str:
+    capsys.readouterr()
+    assert main(argv) == code
+    told = capsys.readouterr()
+    assert bool(told.out) != bool(told.err)
+    return told.out or told.err
+
+
+def test_help_imports_neither_torch_nor_mlflow() -> None:
+    program = """
+import sys
+from medexp.console import main
+for argv in (["--help"], [], ["audit", "--help"], ["promote", "--help"], ["pull"]):
+    print("exit code", main(argv))
+print("imported", {"torch", "mlflow", "monai", "numpy", "rich"} & sys.modules.keys())
+"""
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "imported set()"
+    assert [line[-1] for line in done.stdout.splitlines() if line.startswith("exit code")] == ["0", "0", "0", "0", "2"]
+    for command in ("pull", "promote", "rollback", "audit", "lineage", "impact", "models", "doctor"):
+        assert f"\n  {command} " in done.stdout
+
+
+BAD = {
+    "no such command": (["pul"], "medexp: error: No such command 'pul'."),
+    "no argument": (["pull"], "medexp pull: error: Missing argument 'URI'."),
+    "no reason": (["rollback", NAME], "medexp rollback: error: Missing option '--reason'."),
+    "an empty reason": (["rollback", NAME, "--reason", " "], "medexp rollback: error: --reason: is empty"),
+    "an unknown option": (["models", "--jsn"], "medexp models: error: No such option '--jsn'. Did you mean '--json'?"),
+    "no such model": (["pull", "models:/nobody@champion"], "medexp pull: error: models:/nobody@champion: no model nobody in"),
+    "no reference": (["lineage", "nobody"], "medexp lineage: error: nobody: is no reference to a registered model"),
+    "nothing built on it": (["impact", "nobody", "3"], "medexp impact: error: models:/nobody/3: no model nobody"),
+    "an unknown model": (["audit", "nobody"], "medexp audit: error: nobody: no such model"),
+    "no champion": (["rollback", "nobody", "--reason", "x"], "medexp rollback: error: nobody"),
+    "a flag of the phase": (["promote", "--modl", "x"], "medexp promote: error: --modl: no such flag; did you mean --model?"),
+    "no definition": (["promote", "--model", "nobody"], "medexp promote: error: model 'nobody': has no definition"),
+}
+
+
+@pytest.mark.parametrize(("argv", "message"), BAD.values(), ids=BAD.keys())
+def test_bad_input_is_one_line_and_exit_code_2(argv: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    told = printed(capsys, *argv, code=2)
+    assert told.startswith(message)
+    assert told.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", [["models"], ["audit"], ["pull", "models:/x@y"], ["impact", "x", "1"], ["doctor"]])
+def test_looking_makes_no_store(command: list[str], capsys: pytest.CaptureFixture[str], monkeypatch, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///mlflow.db")
+    capsys.readouterr()
+    assert main(command) == 2
+    told = capsys.readouterr()
+    assert "tracking store sqlite:///mlflow.db: there is none yet." in told.out + told.err
+    assert list((tmp_path / "empty").iterdir()) == []
+
+
+def test_debug_shows_the_traceback(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MEDEXP_DEBUG", "1")
+    assert "Traceback" in printed(capsys, "pull", "models:/nobody@champion", code=2)
+
+
+def test_models_lists_what_is_registered(register: Callable[[int], str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert "No model is registered" in printed(capsys, "models")
+    assert printed(capsys, "models", "--json") == "[]\n"
+    register(0), register(1)
+    (found,) = json.loads(printed(capsys, "models", "--json"))
+    assert (found["name"], found["aliases"], found["version"]) == (NAME, {"candidate": "2", "champion": "1"}, "2")
+    assert found["verdict"] == "PASSED"
+    shown = printed(capsys, "models")
+    for words in (NAME, "candidate 2, champion 1", found["digest"][:12], found["run"]):
+        assert words in shown
+
+
+def test_a_version_of_another_program_is_listed(store: MlflowClient, capsys: pytest.CaptureFixture[str]) -> None:  # noqa: F811
+    store.create_registered_model("theirs")
+    store.create_registered_model("empty")
+    store.create_model_version("theirs", "file:///nowhere")
+    found = json.loads(printed(capsys, "models", "--json"))
+    assert [(model["name"], model["version"], model["digest"]) for model in found] == [
+        ("empty", None, None),
+        ("theirs", "1", None),
+    ]
+    assert "theirs" in printed(capsys, "models")
+
+
+def test_pull_says_where_the_verified_package_is(register: Callable[[int], str], capsys: pytest.CaptureFixture[str]) -> None:
+    version = register(0)
+    told = dict(line.split(":", 1) for line in printed(capsys, "pull", f"models:/{NAME}@champion").splitlines())
+    told = {key: value.strip() for key, value in told.items()}
+    assert (told["model"], told["version"]) == (NAME, version)
+    assert json.loads((Path(told["folder"]) / "manifest.json").read_text())["digest"] == told["digest"]
+
+
+def test_a_hand_moved_alias_is_found_and_rolled_back(
+    register: Callable[[int], str],
+    store: MlflowClient,  # noqa: F811
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    register(0), register(1)
+    assert printed(capsys, "audit").endswith("no drift\n")
+    store.set_registered_model_alias(NAME, "champion", "2")
+    assert "DRIFT" in printed(capsys, "audit", code=3)
+    found = json.loads(printed(capsys, "audit", NAME, "--every-byte", "--json", code=3))
+    assert [drift["model"] for drift in found["drifts"]] == [NAME]
+    assert len(found["verified"]) == 2
+    assert "rollback champion 2 -> 1" in printed(capsys, "rollback", NAME, "--reason", "moved by hand")
+    assert printed(capsys, "audit").endswith("no drift\n")
+
+
+def test_promote_hands_its_flags_to_the_phase(register: Callable[[int], str], capsys: pytest.CaptureFixture[str]) -> None:
+    register(0)
+    assert main(["promote", "--model", NAME, "--version=1"]) == 0
+    assert f"{NAME} version 1 is the champion already" in capsys.readouterr().out
+
+
+def test_lineage_and_impact(register: Callable[[int], str], capsys: pytest.CaptureFixture[str]) -> None:
+    register(0)
+    uri = f"models:/{NAME}@champion"
+    assert printed(capsys, "lineage", uri).startswith(f"{NAME} version 1")
+    assert json.loads(printed(capsys, "lineage", uri, "--json"))["origin"]["model"]["version"] == "1"
+    assert printed(capsys, "impact", NAME, "1").startswith(f"{NAME} version 1")
+    assert json.loads(printed(capsys, "impact", NAME, "1", "--json"))["model"]["name"] == NAME
+
+
+def test_doctor_finds_nothing_wrong(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    told = printed(capsys, "doctor")
+    for words in ("torch:", "mlflow:", "device:", str(tmp_path / "mlflow.db"), str(tmp_path / "cache"), "Nothing is wrong."):
+        assert words in told
+    found = json.loads(printed(capsys, "doctor", "--json"))
+    assert found["problems"] == []
+    assert found["facts"]["models defined"].split(", ") == sorted(path.stem for path in (ROOT / "registry").glob("*.yaml"))
+    assert not (tmp_path / "cache").exists()
+
+
+def test_doctor_names_all_that_is_wrong(capsys: pytest.CaptureFixture[str], monkeypatch, tmp_path: Path) -> None:
+    (tmp_path / "cache").touch()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "postgresql://me:secret@127.0.0.1:1/mlflow")
+    told = printed(capsys, "doctor", code=2)
+    wrong = [line for line in told.splitlines() if line.startswith("WRONG")]
+    assert len(wrong) == 2
+    assert "tracking store postgresql://***@127.0.0.1:1/mlflow: does not answer" in wrong[0]
+    assert f"cache {tmp_path / 'cache' / 'medexp'}: cannot be written" in wrong[1]
+    assert "secret" not in told
+
+
+def test_doctor_says_that_runs_and_models_are_in_two_stores(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "models.db").write_bytes((tmp_path / "mlflow.db").read_bytes())
+    monkeypatch.setenv("MLFLOW_REGISTRY_URI", f"sqlite:///{tmp_path / 'models.db'}")
+    assert "WRONG  stores: runs and models are in two" in printed(capsys, "doctor", code=2)
