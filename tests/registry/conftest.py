@@ -12,7 +12,7 @@ from medexp.checks import Check, Severity
 from medexp.models.builders import build
 from medexp.registry.definitions import load_definition
 from medexp.registry.packages import Package, write_package
-from tests.mlflow_store import empty_database, store  # noqa: F401
+from tests.mlflow_store import empty_database, server, store  # noqa: F401
 
 ENCODER = {"kind": "swin_encoder", "in_channels": 4, "feature_size": 12, "window_size": 2}
 SEGMENTER = {**ENCODER, "kind": "swin_unetr", "out_channels": 3}

@@ -72,7 +72,12 @@ def test_a_decision_that_others_have_overtaken_is_refused_and_says_by_whom(store
     assert champion(store) == "2"
 
 
-def test_of_several_processes_that_decide_at_once_exactly_one_moves(store: MlflowClient, model: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("where", ["a database", "a server"])
+def test_of_several_processes_that_decide_at_once_exactly_one_moves(
+    store: MlflowClient, model: str, tmp_path: Path, where: str, request: pytest.FixtureRequest
+) -> None:
+    if where == "a server":
+        request.getfixturevalue("server")
     journal.move(model, to("1"))
     racers = [start(decide, version, tmp_path) for version in ("2", "3", "4")]
     (tmp_path / "go").touch()
