@@ -5,9 +5,12 @@ the store are the runs and versions that are shown.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from functools import cache
+from itertools import groupby, islice
+from typing import Any, Literal, TypeVar
 
 from mlflow import MlflowClient
 from mlflow.entities import LifecycleStage, ViewType
@@ -24,7 +27,10 @@ from medexp.registry.client import answering, pages
 UPSTREAM = "medexp.upstream."
 _DIGEST, _CHECKS = "medexp.digest", "checks/"
 _MISSING = "RESOURCE_DOES_NOT_EXIST"
-_SHOWN = 20  # runs of one model that a tree shows
+_PAGE = 1000
+_EACH = 10  # uses of a version, on average, up to which those of all versions of its model are asked for at once
+SHOWN = 20  # runs of one version that a tree shows
+T = TypeVar("T")
 
 State = Literal["registered", "foreign", "unregistered", "deleted", "replaced"]
 _IN_WORDS: Mapping[State, str] = {
@@ -125,12 +131,14 @@ class Impact:
     Attributes:
         model: The version.
         runs: Runs that were given it, deleted ones among them, the latest first.
+        more: Whether there are further runs, which were not asked for.
         models: Versions that were made from it, each with what was built on that.
         again: Whether it stands elsewhere in the same answer, with its runs and models; here they are left out.
     """
 
     model: Model
     runs: tuple[Run, ...] = ()
+    more: bool = False
     models: tuple["Impact", ...] = ()
     again: bool = False
 
@@ -154,11 +162,12 @@ def upstream_tag(name: str, version: str | None, digest: str) -> dict[str, str]:
     return {f"{UPSTREAM}{name}": f"{version or 'unregistered'} {digest}"}
 
 
-def lineage(uri: str) -> Lineage:
+def lineage(uri: str, runs: int | None = None) -> Lineage:
     """Where a registered model comes from, and what was built on it.
 
     Args:
         uri: `models:/NAME@alias` or `models:/NAME/VERSION`.
+        runs: Only the latest so many runs that used a version, such as SHOWN for a tree; None: all. A run takes a millisecond.
 
     Raises:
         RegistryError: There is no such model, alias or version.
@@ -168,15 +177,16 @@ def lineage(uri: str) -> Lineage:
 
     found, client = resolve(uri), MlflowClient()
     with answering():
-        return Lineage(_origin(client, found, set()), _everything_built_on(client, _model(found)))
+        return Lineage(_origin(client, found, set()), _everything_built_on(client, _model(found), runs))
 
 
-def impact(name: str, version: str | int) -> Impact:
+def impact(name: str, version: str | int, runs: int | None = None) -> Impact:
     """All that was built on a version, over any number of steps. The version may have been deleted since.
 
     Args:
         name: Name of the model.
         version: Its version.
+        runs: As for `lineage`.
 
     Raises:
         RegistryError: There is no such version, and nothing says that it was built on it.
@@ -187,14 +197,16 @@ def impact(name: str, version: str | int) -> Impact:
     try:
         model = _model(resolve(f"models:/{name}/{version}"))
     except RegistryError:
+        if not str(version).isdecimal():
+            raise
         model = Model(name, str(version), None, state="deleted")
         with answering():
-            found = _everything_built_on(MlflowClient(), model)
+            found = _everything_built_on(MlflowClient(), model, runs)
         if not (found.runs or found.models):
             raise
         return found
     with answering():
-        return _everything_built_on(MlflowClient(), model)
+        return _everything_built_on(MlflowClient(), model, runs)
 
 
 def as_records(found: Lineage | Impact) -> dict[str, Any]:
@@ -260,53 +272,82 @@ def _get_run(client: MlflowClient, run_id: str | None) -> MlflowRun | None:
 # ---------------------------------------------------------------------------------------------------------------- downwards
 
 
-def _everything_built_on(client: MlflowClient, model: Model) -> Impact:
-    everywhere = pages(client.search_experiments, view_type=ViewType.ALL, max_results=1000)
-    return _impact(client, [experiment.experiment_id for experiment in everywhere], model, set())
+def _everything_built_on(client: MlflowClient, root: Model, most: int | None) -> Impact:
+    """Step by step, all models of a step at once: a model that nobody uses costs no question of its own."""
+    everywhere = pages(client.search_experiments, view_type=ViewType.ALL, max_results=_PAGE)
+    experiments = [experiment.experiment_id for experiment in everywhere]
+
+    def runs(query: str, page: int) -> Iterator[MlflowRun]:
+        order = ["attributes.start_time DESC"]
+        where = {"experiment_ids": experiments, "filter_string": query, "run_view_type": ViewType.ALL}
+        return pages(client.search_runs, **where, max_results=page, order_by=order)
+
+    def versions(query: str, page: int) -> Iterator[ModelVersion]:
+        return pages(client.search_model_versions, filter_string=query, max_results=page)
+
+    aliases = cache(lambda name: client.get_registered_model(name).aliases)  # a search for versions does not tell them
+    used: dict[Model, tuple[list[MlflowRun], list[Model]]] = {}
+    step = {root}
+    while step:
+        for _, group in groupby(sorted(step, key=str), key=lambda model: model.name):
+            models = list(group)
+            given = _built_on(models, runs, lambda run: run.data.tags, None if most is None else most + 1)
+            made = _built_on(models, versions, lambda version: version.tags)
+            for model in models:
+                children = [_model(version, aliases(version.name)) for version in made[model]]
+                used[model] = given[model], sorted(children, key=lambda child: (child.name, int(child.version or 0)))
+        step = {child for model in step for child in used[model][1]} - set(used)
+
+    def assembled(model: Model, seen: set[Model]) -> Impact:
+        if model in seen:
+            return Impact(model, again=True)
+        seen.add(model)
+        found, children = used[model]
+        shown = tuple(map(_run, found[:most]))
+        return Impact(model, shown, len(found) > len(shown), tuple(assembled(child, seen) for child in children))
+
+    return assembled(root, set())
 
 
-def _impact(client: MlflowClient, experiments: Sequence[str], model: Model, seen: set[tuple[str, str | None]]) -> Impact:
-    if (model.name, model.version) in seen:
-        return Impact(model, again=True)
-    seen.add((model.name, model.version))
-    query = _built_on(model)
-    if query is None:
-        return Impact(model)
-    latest = ["attributes.start_time DESC"]
-    runs = pages(
-        client.search_runs,
-        experiment_ids=experiments,
-        filter_string=query,
-        run_view_type=ViewType.ALL,
-        max_results=1000,
-        order_by=latest,
-    )
-    versions = sorted(
-        ((version.name, int(version.version)) for version in pages(client.search_model_versions, filter_string=query)),
-    )
-    models = [_model(client.get_model_version(name, str(number))) for name, number in versions]  # a search tells no aliases
-    return Impact(model, tuple(map(_run, runs)), tuple(_impact(client, experiments, made, seen) for made in models))
+def _built_on(
+    models: Sequence[Model],
+    search: Callable[[str, int], Iterator[T]],
+    tags: Callable[[T], Mapping[str, str]],
+    most: int | None = None,
+) -> dict[Model, list[T]]:
+    """The runs, or versions, that were built on each of several versions of one model, at most so many of each."""
+    key = f"{UPSTREAM}{models[0].name}"
+    if not re.fullmatch(r"[\w\-./ ]+", key, re.ASCII):  # no tag can name it
+        return {model: [] for model in models}
+    if len(models) > 1 and all(model.digest for model in models):
+        few = _EACH * len(models)
+        rows = list(islice(search(f"tags.`{key}` LIKE '%'", min(few + 1, _PAGE)), few + 1))
+        if len(rows) <= few:  # else versions that nobody asked about may be used a lot
+            by_value: dict[str, list[T]] = defaultdict(list)
+            for row in rows:
+                by_value[tags(row)[key]].append(row)
+            return {model: by_value[f"{model.version} {model.digest}"] for model in models}
+    page = _PAGE if most is None else most
+    return {model: list(islice(search(f"tags.`{key}` {_names(model)}", page), most)) for model in models}
 
 
-def _built_on(model: Model) -> str | None:
-    """What finds the runs and the versions that were built on a version; None where no tag can name it."""
-    parts = (r"[\w\-. ]+", model.name), (r"\d+", model.version or ""), (r"\w*", model.digest or "")
-    if not all(re.fullmatch(form, part, re.ASCII) for form, part in parts):
-        return None
-    value = f"= '{model.version} {model.digest}'" if model.digest else f"LIKE '{model.version} %'"
-    return f"tags.`{UPSTREAM}{model.name}` {value}"
+def _names(model: Model) -> str:
+    digest = model.digest if re.fullmatch(r"\w+", model.digest or "", re.ASCII) else None
+    return f"= '{model.version} {digest}'" if digest else f"LIKE '{model.version} %'"
 
 
 # ---------------------------------------------------------------------------------------------------------------- in our words
 
 
-def _model(found: ModelVersion) -> Model:
+def _model(found: ModelVersion, aliases: Mapping[str, str] | None = None) -> Model:
+    """A version as its tags describe it; `aliases` are those of the model, where the version does not bring its own."""
     tags = found.tags
+    own = found.aliases if aliases is None else [one for one, number in aliases.items() if str(number) == str(found.version)]
     return Model(
         found.name,
         str(found.version),
         tags.get(_DIGEST),
-        tuple(sorted(found.aliases)),
+        tuple(sorted(own)),
         tags.get("medexp.verdict"),
         "registered" if _DIGEST in tags else "foreign",
     )
@@ -355,10 +396,10 @@ def _add_origin(tree: Tree, origin: Origin) -> Tree:
 def _add_impact(tree: Tree, impact: Impact) -> Tree:
     if impact.again:
         return tree
-    for run in impact.runs[:_SHOWN]:
+    for run in impact.runs[:SHOWN]:
         tree.add(_run_line(run))
-    if len(impact.runs) > _SHOWN:
-        tree.add(f"and {len(impact.runs) - _SHOWN} runs before these")
+    if impact.more or len(impact.runs) > SHOWN:
+        tree.add("and runs before these" if impact.more else f"and {len(impact.runs) - SHOWN} runs before these")
     for built in impact.models:
         _add_impact(tree.add(_model_line(built.model, built.again)), built)
     return tree

@@ -231,6 +231,27 @@ def test_of_many_runs_the_tree_shows_the_latest_and_the_records_all(store: Mlflo
     assert "(run3)" in shown(found)
     assert "(run2)" not in shown(found)
     assert "and 3 runs before these" in shown(found)
+    few = impact(ENCODER, 1, runs=5)
+    assert ([run.name for run in few.runs], few.more) == ([f"run{22 - place}" for place in range(5)], True)
+    assert not impact(ENCODER, 1, runs=23).more
+    assert "and runs before these" in shown(few)
+
+
+@pytest.mark.parametrize("uses", [1, 30])  # few are asked for at once, many version by version
+def test_several_versions_are_told_apart_however_much_they_are_used(store: MlflowClient, uses: int) -> None:
+    version(store, BASE, None)
+    for number in range(1, 4):
+        version(store, ENCODER, None, used(BASE) if number < 3 else {})
+        for use in range(uses):
+            store.create_run("0", tags=used(ENCODER, str(number)), run_name=f"{number}-{use}")
+        version(store, PROBE, None, used(ENCODER, str(number)))
+    first, second = impact(BASE, 1).models
+    assert [{run.name[0] for run in encoder.runs if run.name} for encoder in (first, second)] == [{"1"}, {"2"}]
+    assert len(first.runs) == len(second.runs) == uses
+    assert [[str(probe.model) for probe in encoder.models] for encoder in (first, second)] == [
+        [f"{PROBE} version 1"],
+        [f"{PROBE} version 2"],
+    ]
 
 
 @pytest.mark.parametrize(
