@@ -1,4 +1,8 @@
-"""Heads on fixed features: a standardisation and a classifier, whose hyperparameter is chosen across training patients."""
+"""Heads on fixed features: a standardisation and a classifier, whose hyperparameter is chosen across training patients.
+
+Classes weigh the same, however many cases they have, when a head is fitted and when its hyperparameter is chosen: a head that can
+tell nothing says nothing for one class, and is judged by its balanced accuracy.
+"""
 
 import warnings
 from collections.abc import Sequence
@@ -12,8 +16,10 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 from sklearn.model_selection import StratifiedGroupKFold
 from sklearn.neural_network import MLPClassifier
-from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import StandardScaler
+from sklearn.utils.class_weight import compute_sample_weight
+from threadpoolctl import threadpool_limits
 
 from medexp.config import SearchConfig
 
@@ -49,7 +55,7 @@ def candidates(head: Head, search: SearchConfig) -> tuple[float, ...]:
 def fit_head(
     head: Head, features: Array, labels: NDArray[np.int_], folds: Folds, search: SearchConfig, seed: int
 ) -> tuple[Pipeline, float]:
-    """A head fitted on all rows, with the hyperparameter whose out-of-fold log loss is least.
+    """A head fitted on all rows, with the hyperparameter whose out-of-fold log loss is least, classes weighed alike.
 
     The log loss is of all rows together, each predicted by the head that did not see its patient; features are standardised by
     the rows that a head is fitted on. On a tie the first candidate stands; without folds, where there is nothing to choose by,
@@ -67,6 +73,7 @@ def fit_head(
         The fitted head, whose `predict_proba` has the classes in order, and the chosen value.
     """
     values = candidates(head, search)
+    features = features.astype(np.float64)  # L-BFGS stops late in single precision
     losses = [_out_of_fold(head, value, features, labels, folds, search, seed) for value in values]
     chosen = values[int(np.argmin(losses))] if folds else values[len(values) // 2]
     return _fitted(_pipeline(head, chosen, search, seed), features, labels), chosen
@@ -88,19 +95,23 @@ def _out_of_fold(
             for fit, score in folds
         ]
     )
-    return float(log_loss(labels[np.concatenate([score for _, score in folds])], predicted, labels=np.unique(labels)))
+    truth = labels[np.concatenate([score for _, score in folds])]
+    weights = compute_sample_weight("balanced", truth)
+    return float(log_loss(truth, predicted, sample_weight=weights, labels=np.unique(labels)))
 
 
 def _pipeline(head: Head, value: float, search: SearchConfig, seed: int) -> Pipeline:
     if head == "logistic":
-        return make_pipeline(StandardScaler(), LogisticRegression(C=value, max_iter=search.iterations))
-    classifier = MLPClassifier(
-        (int(value),), solver="lbfgs", alpha=search.weight_decay, max_iter=search.iterations, random_state=seed
-    )
-    return make_pipeline(StandardScaler(), classifier)
+        classifier: Any = LogisticRegression(C=value, max_iter=search.iterations)
+    else:
+        classifier = MLPClassifier(
+            (int(value),), solver="lbfgs", alpha=search.weight_decay, max_iter=search.iterations, random_state=seed
+        )
+    return Pipeline([("standardise", StandardScaler()), ("classifier", classifier)])
 
 
 def _fitted(pipeline: Pipeline, features: Array, labels: NDArray[np.int_]) -> Pipeline:
-    with warnings.catch_warnings():  # separable classes have no best weights at a large C: where it stops is as good
+    # Separable classes have no best weights at a large C: where it stops is as good. Threads only wait on matrices so small.
+    with warnings.catch_warnings(), threadpool_limits(1):
         warnings.simplefilter("ignore", ConvergenceWarning)
-        return pipeline.fit(features, labels)
+        return pipeline.fit(features, labels, classifier__sample_weight=compute_sample_weight("balanced", labels))

@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from peft import PeftModel
 from torch import nn
 
 from medexp import registry
@@ -169,7 +168,8 @@ def load_encoders(config: ProbeConfig, pulled: Pulled, tracked: TrackedRun) -> t
 
 
 def _as_encoder(net: nn.Module, called: str) -> Encoder:
-    net = net.get_base_model() if isinstance(net, PeftModel) else net
+    if hasattr(net, "get_base_model"):  # of a LoRA adapter; asked so because importing peft takes seconds
+        net = net.get_base_model()
     if not isinstance(net, SwinEncoder | SwinSegmenter):
         raise RegistryError(f"encoder {called}: is a {type(net).__name__}; the probe takes a SwinEncoder or a SwinUNETR")
     return net

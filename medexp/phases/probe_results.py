@@ -1,5 +1,6 @@
 """What the probe measures on the test cases, and what it leaves behind."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -28,7 +29,10 @@ ARMS = {
     "intensity": "intensity statistics",
     "majority": "the majority class",
 }
-SPLITS_IN_WORDS = "The head was fitted on train and val, its hyperparameter chosen across their patients; test judged it once."
+_SHORT = {"encoder": "encoder", "unadapted": "unadapted", "random": "random weights", "intensity": "intensities"} | {
+    "majority": "majority class"
+}
+_WITH_INTERVAL = ("balanced_accuracy", "auroc")  # in the terminal, whose lines are short
 _PANELS = 6
 
 
@@ -149,6 +153,8 @@ def show(config: ProbeConfig, pulled: Pulled, data: Data, results: Results, run:
         ]
         for arm, measured in results.scores.items()
     ]
+    used = " and ".join(split for split in ("train", "val") if len(data.of(split)))
+    splits = f"The head was fitted on {used}, its hyperparameter chosen across their patients; test judged it once."
     fitted, tested = data.manifest[data.manifest["split"] != "test"], data.of("test")
     title = (
         f"{' or '.join(data.table.classes)}, {config.head} head: fitted on {len(fitted)} cases of "
@@ -162,16 +168,17 @@ def show(config: ProbeConfig, pulled: Pulled, data: Data, results: Results, run:
     log_summary(
         run,
         f"**{verdict(results.checks)}**: probe of {encoder} on {data.source}\n\n{title}:\n\n" + "\n".join(lines) + "\n\n"
-        f"Intervals of {config.confidence:.0%}, by patient. {SPLITS_IN_WORDS}\n\n" + "\n\n".join(words) + f"\n\n{verdicts}\n",
+        f"Intervals of {config.confidence:.0%}, by patient. {splits}\n\n" + "\n\n".join(words) + f"\n\n{verdicts}\n",
     )
 
     console = Console(soft_wrap=True)
-    table = Table(*head, title=title)
-    for row in rows:
-        table.add_row(*row)
+    table = Table(*head[:-1], title=title)
+    for arm, measured in results.scores.items():
+        row = [_shown(interval, 2, whole=name in _WITH_INTERVAL) for name, interval in measured.items()]
+        table.add_row(_SHORT[arm], *row)
     console.print(table)
     print(f"Probed {encoder} on {data.source}. Intervals of {config.confidence:.0%}, by patient.")
-    print(SPLITS_IN_WORDS)
+    print(splits)
     for line in words:
         print(line)
     for check in results.checks:
@@ -188,7 +195,6 @@ def _bounds(name: str, interval: Interval) -> dict[str, float]:
     return {name: interval.estimate, f"{name}_low": interval.low, f"{name}_high": interval.high}
 
 
-def _shown(interval: Interval) -> str:
-    if np.isnan(interval.low):
-        return f"{interval.estimate:.3f}"
-    return f"{interval.estimate:.3f} [{interval.low:.3f}, {interval.high:.3f}]"
+def _shown(interval: Interval, digits: int = 3, *, whole: bool = True) -> str:
+    bounds = f" [{interval.low:.{digits}f}, {interval.high:.{digits}f}]" if whole and not math.isnan(interval.low) else ""
+    return f"{interval.estimate:.{digits}f}{bounds}"
