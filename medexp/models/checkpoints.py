@@ -63,7 +63,7 @@ def load_weights(net: nn.Module, state: Mapping[str, Tensor], source: str) -> No
     """Load weights into a network, accounting for every key.
 
     Args:
-        net: The network; unchanged when an error is raised.
+        net: The network; unchanged when an error is raised. One on the meta device gets copies in its own dtypes.
         state: Weights by key.
         source: Where the weights come from, for the message.
 
@@ -91,7 +91,10 @@ def load_weights(net: nn.Module, state: Mapping[str, Tensor], source: str) -> No
                 "Check network.feature_size and that the file is for this network.",
             )
         )
-    net.load_state_dict(dict(state))
+    if any(value.is_meta for value in wanted.values()):
+        net.load_state_dict({key: state[key].to(wanted[key].dtype, copy=True) for key in wanted}, assign=True)
+    else:
+        net.load_state_dict(dict(state))
 
 
 def save_checkpoint(content: Mapping[str, Any], path: Path) -> None:

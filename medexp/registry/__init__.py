@@ -17,7 +17,13 @@ os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 
 
 def pull(uri: str) -> "Pulled":
-    """Fetch a registered model's package and verify it, file by file.
+    """Fetch a registered model's package and verify it, byte by byte.
+
+    Packages are kept in a cache under their digest (`medexp.registry.cache`): fetched once, verified on every pull. A cached
+    one that was altered goes to quarantine and is fetched again. The folder is for reading; do not change what is in it.
+
+    An adapter's folder is peft's own: `peft.PeftModel.from_pretrained(base, pull(uri).folder / "adapter")` works, with any
+    network as base; `load` also makes sure that it is the base that the adapter was trained on.
 
     Args:
         uri: `models:/NAME@alias` or `models:/NAME/VERSION`.
@@ -26,8 +32,8 @@ def pull(uri: str) -> "Pulled":
         The folder of the verified package, with the name, version and digest that it is registered under.
 
     Raises:
-        RegistryError: There is no such model, alias or version, it holds no package, or a file in it was altered.
-        StorageError: The registry does not answer.
+        RegistryError: There is no such model, alias or version, it holds no package, or what the store holds was altered.
+        StorageError: The registry does not answer, or the cache cannot be written.
     """
     from medexp.registry.store import pull
 
@@ -39,8 +45,8 @@ def load(uri: str, base: "nn.Module | Path | str | None" = None) -> "nn.Module":
 
     Args:
         uri: `models:/NAME@alias` or `models:/NAME/VERSION`.
-        base: For an adapter whose base is not registered: the base network or its checkpoint file. A network is adapted in
-            place.
+        base: For an adapter whose base is not registered, or is a network that medexp does not build: the base, any nn.Module,
+            which is adapted in place, or its checkpoint file. Its weights must be those that the adapter was trained on.
 
     Returns:
         The network; for an adapter peft's view of the adapted base.
@@ -48,8 +54,8 @@ def load(uri: str, base: "nn.Module | Path | str | None" = None) -> "nn.Module":
     Raises:
         RegistryError: As `pull`, or the base is missing or not the one that the adapter was trained on.
         CheckpointError: The base's checkpoint file cannot be used.
-        StorageError: The registry does not answer.
+        StorageError: As `pull`.
     """
-    from medexp.registry.loading import load_package
+    from medexp.registry.loading import load_verified
 
-    return load_package(pull(uri).folder, base)
+    return load_verified(pull(uri).folder, base)

@@ -1,14 +1,16 @@
 """From a package to the network in it."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from accelerate import init_empty_weights
 from torch import nn
 
 from medexp.errors import RegistryError
-from medexp.models.builders import build
+from medexp.models.builders import BUILDERS, build
 from medexp.models.checkpoints import load_state, load_weights, weights_digest
-from medexp.registry.packages import ADAPTER, read_json, verify_package, weights_file
+from medexp.registry.packages import ADAPTER, MANIFEST, read_json, verify_package, weights_file
 
 ADAPTER_KIND = "lora_adapter"
 
@@ -18,49 +20,66 @@ def load_package(folder: Path, base: nn.Module | Path | str | None = None) -> nn
 
     Args:
         folder: The package; verified here.
-        base: For an adapter whose base is not registered: the base network, which is adapted in place, or its checkpoint file.
-
-    Returns:
-        The network; for an adapter peft's view of the adapted base.
+        base: As `medexp.registry.load` has it.
 
     Raises:
         RegistryError: The package was altered, its base is missing or is not the one that it was trained on.
         CheckpointError: The base's checkpoint file cannot be used.
     """
     verify_package(folder)
+    return load_verified(folder, base)
+
+
+def load_verified(folder: Path, base: nn.Module | Path | str | None = None) -> nn.Module:
+    """`load_package` of a folder that was verified just now, such as one that `medexp.registry.pull` gave."""
     architecture = read_json(folder, "contract.json")["architecture"]
     if architecture["kind"] == ADAPTER_KIND:
         return _adapted(folder, architecture["base"], base).eval()
     if base is not None:
         raise RegistryError(f"base: {folder} is a whole network ({architecture['kind']}); only an adapter takes a base")
-    net = build(architecture)
-    weights = weights_file(folder)
-    load_weights(net, load_state(weights), str(weights))
-    return net.eval()
+    return _filled(architecture, weights_file(folder)).eval()
 
 
-def _adapted(folder: Path, architecture: dict[str, Any], base: nn.Module | Path | str | None) -> nn.Module:
+def _filled(architecture: Mapping[str, Any], weights: Path) -> nn.Module:
+    """A network with weights from a file. Its parameters are made once: initial values would be overwritten."""
+    state = load_state(weights)
+    with init_empty_weights(include_buffers=False):  # a buffer may be computed, and stand in no file
+        net = build(architecture)
+    load_weights(net, state, str(weights))
+    return net
+
+
+def _adapted(folder: Path, architecture: Mapping[str, Any], base: nn.Module | Path | str | None) -> nn.Module:
     from peft import PeftModel
 
     parent = read_json(folder, "parents.json")["base"]
-    called = (
-        f"{parent['name']} version {parent['version']}" if parent["version"] else f"{parent['name']}, which is not registered"
-    )
-    if base is None:
-        if not parent["version"]:
-            raise RegistryError(f"adapter {folder}: its base is {called}; give the network or its checkpoint file with base=")
+    registered = f"{parent['name']} version {parent['version']}" if parent["version"] else ""
+    called = registered or f"{parent['name']}, which is not registered"
+    if isinstance(base, nn.Module):
+        net, found = base, weights_digest(base.state_dict())
+    elif architecture["kind"] not in BUILDERS:
+        what = architecture.get("class", architecture["kind"])
+        raise RegistryError(
+            f"adapter {folder}: its base is {called}, a {what}, which medexp does not build. Build it, load its weights and "
+            "give the network: medexp.registry.load(uri, base=network)"
+        )
+    elif base is not None:
+        net = _filled(architecture, Path(base))
+        found = weights_digest(net.state_dict())
+    elif registered:
         from medexp.registry.store import pull
 
-        base = weights_file(pull(f"models:/{parent['name']}/{parent['version']}").folder)
-    if isinstance(base, nn.Module):
-        net = base
+        pulled = pull(f"models:/{parent['name']}/{parent['version']}")
+        net, found = _filled(architecture, weights_file(pulled.folder)), read_json(pulled.folder, MANIFEST)["weights_digest"]
     else:
-        net = build(architecture)
-        load_weights(net, load_state(Path(base)), str(base))
-    found = weights_digest(net.state_dict())
+        raise RegistryError(
+            f"adapter {folder}: its base is {called}; give the network or its checkpoint file: "
+            "medexp.registry.load(uri, base=...)"
+        )
     if found != parent["weights_digest"]:
         raise RegistryError(
-            f"adapter {folder}: was trained on {called}, with weights {parent['digest'][:12]}; the base given has {found[:12]}"
-            ". Give the base that it was trained on"
+            f"adapter {folder}: was trained on {called}, with weights {parent['weights_digest'][:12]}; the base given has "
+            f"{found[:12]}. Give the base that it was trained on"
         )
+    weights_file(folder)
     return PeftModel.from_pretrained(net, str(folder / ADAPTER))

@@ -17,6 +17,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,7 @@ ADAPTER_WEIGHTS = "adapter/adapter_model.safetensors"
 MANIFEST = "manifest.json"
 CASES = "cases.csv"
 _FORMAT = 1  # of the folder: raise it when an older medexp can no longer read what is written
-_AGAIN = "Pull it again; if that does not help, register the model anew from its run."
+AGAIN = "Pull it again; if that does not help, register the model anew from its run."
 
 
 @dataclass(frozen=True)
@@ -120,7 +121,6 @@ def write_package(package: Package, folder: Path) -> str:
             if package.weights:
                 weights = {key: value.detach().cpu().contiguous() for key, value in package.weights.items()}
                 save_file(weights, made / WEIGHTS)
-            digest_of_weights = weights_digest(load_file(weights_file(made)))
             contract = {
                 "format": _FORMAT,
                 "name": package.name,
@@ -135,7 +135,10 @@ def write_package(package: Package, folder: Path) -> str:
             if package.cases is not None:
                 package.cases.to_csv(made / CASES, index=False)
             (made / "README.md").write_text(model_card(load_definition(package.name), package))
-            content = {"format": _FORMAT, "weights_digest": digest_of_weights, "files": _files(made)}
+            with ThreadPoolExecutor(1) as pool:  # hashing frees the interpreter: two digests in the time of one
+                of_weights = pool.submit(weights_digest, load_file(weights_file(made)))
+                files = _files(made)
+            content = {"format": _FORMAT, "weights_digest": of_weights.result(), "files": files}
             digest = _digest(content)
             _write_json(made / MANIFEST, {"digest": digest, **content})
             made.replace(folder)
@@ -150,17 +153,28 @@ def verify_package(folder: Path) -> str:
     Raises:
         RegistryError: Files are missing, altered or extra; the message names each.
     """
-    manifest = read_json(folder, MANIFEST)
-    digest = manifest.pop("digest", None) if isinstance(manifest, dict) else None
-    if digest is None or digest != _digest(manifest):
-        raise RegistryError(f"package {folder}: {MANIFEST} was altered. {_AGAIN}")
-    listed, found = manifest["files"], _files(folder)
+    digest, problems = problems_in(folder)
+    if problems:
+        raise RegistryError(all_problems(f"package {folder}", problems, AGAIN))
+    return digest
+
+
+def problems_in(folder: Path) -> tuple[str, list[str]]:
+    """The digest of a package and all that is wrong with its files; paths in the manifest are compared, never followed."""
+    try:
+        manifest = read_json(folder, MANIFEST)
+        digest, listed = manifest.pop("digest"), manifest["files"]
+        if digest != _digest(manifest) or not isinstance(listed, dict):
+            raise TypeError
+    except RegistryError as error:
+        return "", [str(error).removeprefix(f"package {folder}: ").removesuffix(f" {AGAIN}")]
+    except (AttributeError, KeyError, TypeError):
+        return "", [f"{MANIFEST} was altered"]
+    found = _files(folder)
     problems = [f"{name} is missing" for name in sorted(set(listed) - set(found))]
     problems += [f"{name} was altered" for name in sorted(set(listed) & set(found)) if listed[name] != found[name]]
     problems += [f"{name} does not belong to it" for name in sorted(set(found) - set(listed))]
-    if problems:
-        raise RegistryError(all_problems(f"package {folder}", problems, _AGAIN))
-    return str(digest)
+    return str(digest), problems
 
 
 def read_json(folder: Path, name: str) -> Any:
@@ -172,9 +186,11 @@ def read_json(folder: Path, name: str) -> Any:
     try:
         return json.loads((folder / name).read_text())
     except FileNotFoundError:
-        raise RegistryError(f"package {folder}: {name} is missing. {_AGAIN}") from None
-    except ValueError as error:
-        raise RegistryError(f"package {folder}: {name} is no JSON ({error}). {_AGAIN}") from error
+        raise RegistryError(f"package {folder}: {name} is missing. {AGAIN}") from None
+    except (ValueError, RecursionError) as error:
+        raise RegistryError(f"package {folder}: {name} is no JSON ({error}). {AGAIN}") from error
+    except OSError as error:
+        raise RegistryError(f"package {folder}: {name} cannot be read ({error.strerror}). {AGAIN}") from error
 
 
 def weights_file(folder: Path) -> Path:
@@ -189,13 +205,19 @@ def weights_file(folder: Path) -> Path:
     raise RegistryError(f"package {folder}: has no weights, neither {WEIGHTS} nor {ADAPTER_WEIGHTS}")
 
 
-def _files(folder: Path) -> dict[str, dict[str, Any]]:
-    found = {}
+def _files(folder: Path) -> dict[str, Any]:
+    """Size and sha256 by path; what is no plain file in the folder itself says so instead."""
+    found: dict[str, Any] = {}
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
-        if path.is_file() and name != MANIFEST:
-            with path.open("rb") as file:
-                found[name] = {"size": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+        if path.is_symlink() or not (path.is_file() or path.is_dir()):
+            found[name] = "no plain file"
+        elif path.is_file() and name != MANIFEST:
+            try:
+                with path.open("rb") as file:
+                    found[name] = {"size": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+            except OSError as error:  # a bad sector
+                found[name] = str(error)
     return found
 
 

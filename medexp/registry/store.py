@@ -2,25 +2,33 @@
 
 import json
 import logging
+import os
 import re
+import shutil
+import tempfile
 import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from importlib.metadata import version as installed
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import mlflow
 import numpy as np
 from mlflow import MlflowClient
+from mlflow.entities import LoggedModel, LoggedModelStatus
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
-from mlflow.models import Model, ModelSignature, get_model_info
+from mlflow.models import Model, ModelSignature
 from mlflow.types import Schema, TensorSpec
+from mlflow.utils.uri import is_local_uri
 
 import medexp
-from medexp.errors import RegistryError, all_problems
-from medexp.registry.client import answering
+from medexp.errors import RegistryError, StorageError, all_problems
+from medexp.registry.cache import alone, kept
+from medexp.registry.client import MISSING, answering, pages, registered_model
 from medexp.registry.definitions import Definition
 from medexp.registry.lineage import upstream_tag
 from medexp.registry.packages import MANIFEST, read_json, verify_package
@@ -28,7 +36,7 @@ from medexp.registry.packages import MANIFEST, read_json, verify_package
 _MODEL_FILE = Path(__file__).with_name("pyfunc_model.py")
 _REQUIREMENTS = ("mlflow", "torch", "monai", "einops", "numpy", "pandas", "peft", "safetensors", "pyyaml")
 _FORMS = "models:/NAME@alias or models:/NAME/VERSION"
-_MISSING = "RESOURCE_DOES_NOT_EXIST"
+_PACKAGE = "artifacts/package"  # in the model that MLflow sees
 
 
 @dataclass(frozen=True)
@@ -68,7 +76,10 @@ class Pulled:
 def register(run_id: str, folder: Path, definition: Definition, verdict: str) -> Registered:
     """Log a package to a run and make a version of it: nothing is registered that was not read back and verified.
 
-    The version has no alias yet: `medexp.registry.promotion.nominate` gives it those that it has earned.
+    The version is made last, from a model that is complete: whenever the process is killed, there is no version that does not
+    load. The same package of the same run is one version, however often it is registered; what a killed process left of the
+    run is used where it is whole, and deleted where it is not. The version has no alias yet:
+    `medexp.registry.promotion.nominate` gives it those that it has earned.
 
     Args:
         run_id: The run that made the model.
@@ -79,19 +90,15 @@ def register(run_id: str, folder: Path, definition: Definition, verdict: str) ->
     Raises:
         RegistryError: The package was altered, here or on its way, is another model's, lacks checks that the definition
             requires, or takes another input than the definition says.
-        StorageError: The registry does not answer.
+        StorageError: The registry does not answer, or the cache, which holds the lock of a run, cannot be written.
     """
-    digest = verify_package(folder)
+    manifest = read_json(folder, MANIFEST)
     _check_fits(folder, definition)
-    contract, weights_digest = read_json(folder, "contract.json"), read_json(folder, MANIFEST)["weights_digest"]
-    name, client = definition.name, MlflowClient()
-    with answering():
-        logged = _log(run_id, folder, name, contract["architecture"])
-        kept = _package_in(logged.artifact_path)
-        if kept is None or verify_package(kept) != digest:
-            raise RegistryError(
-                f"{name}: what the store holds of run {run_id} is not the package that was logged; log it again"
-            )
+    name, client, digest, weights_digest = definition.name, MlflowClient(), manifest["digest"], manifest["weights_digest"]
+    with answering(), alone(f"run-{run_id}"):
+        if made := _version_of(client, name, run_id, digest):
+            return Registered(name, str(made.version), digest, weights_digest)
+        logged = _left_over(client, run_id, digest) or _log(client, run_id, folder, name, digest)
         _ensure_model(client, definition)
         made = client.create_model_version(
             name,
@@ -136,23 +143,16 @@ def _tags(folder: Path) -> dict[str, str]:
 
 
 def pull(uri: str) -> Pulled:
-    """`medexp.registry.pull`."""
-    client = MlflowClient()
-    with answering():
-        found = _resolve(client, uri)
-        folder = _package_in(f"models:/{found.name}/{found.version}")
-    if folder is None:
+    """`medexp.registry.pull`: one call to the registry, and no other when the cache holds the package."""
+    version = resolve(uri)
+    digest = version.tags.get("medexp.digest", "")
+    if not re.fullmatch("[0-9a-f]{64}", digest):  # it becomes the name of a folder
         raise RegistryError(
-            f"{uri}: version {found.version} of {found.name} holds no package; it was made by another program. "
+            f"{uri}: version {version.version} of {version.name} holds no package; it was made by another program. "
             "mlflow.pyfunc.load_model may load it, unverified"
         )
-    digest = verify_package(folder)
-    if digest != found.tags.get("medexp.digest"):
-        raise RegistryError(
-            f"{uri}: version {found.version} of {found.name} was registered with digest {found.tags.get('medexp.digest')}, "
-            f"the store now holds {digest}. Register the model anew from its run"
-        )
-    return Pulled(folder, found.name, str(found.version), digest)
+    with answering():
+        return Pulled(kept(digest, uri, partial(_download, uri, version)), version.name, str(version.version), digest)
 
 
 def resolve(uri: str) -> ModelVersion:
@@ -170,15 +170,14 @@ def resolve(uri: str) -> ModelVersion:
 
 
 def stored_digest(version: ModelVersion) -> str:
-    """The digest of the package that the store holds of a version, once every file in it was found whole.
+    """The digest of the package that the store, not the cache, holds of a version, once every file in it was found whole.
 
     Raises:
         RegistryError: It holds none, or files are missing, altered or extra.
+        StorageError: The store does not answer.
     """
-    folder = _package_in(f"models:/{version.name}/{version.version}")
-    if folder is None:
-        raise RegistryError(f"version {version.version} of {version.name}: the store holds no package of it any more")
-    return verify_package(folder)
+    with answering():
+        return _digest_at(_location(version), f"version {version.version} of {version.name}")
 
 
 def find_by_weights(name: str, weights_digest: str) -> Registered | None:
@@ -194,7 +193,48 @@ def find_by_weights(name: str, weights_digest: str) -> Registered | None:
     return Registered(name, str(latest.version), latest.tags["medexp.digest"], weights_digest) if latest else None
 
 
-def _log(run_id: str, folder: Path, name: str, architecture: Mapping[str, Any]) -> Any:
+def _version_of(client: MlflowClient, name: str, run_id: str, digest: str) -> ModelVersion | None:
+    """The version of a package of a run, where there is one whose package the store still holds."""
+    which = f"name = '{name}' and run_id = '{run_id}' and tags.`medexp.digest` = '{digest}'"
+    for version in pages(client.search_model_versions, filter_string=which, max_results=100):
+        if _holds(_location(version), digest):
+            return version
+    return None
+
+
+def _left_over(client: MlflowClient, run_id: str, digest: str) -> LoggedModel | None:
+    """A model that a killed process logged whole; those that it, or one that failed, did not complete are deleted."""
+    experiment, found = client.get_run(run_id).info.experiment_id, None
+    which = f"tags.`medexp.run` = '{run_id}'"
+    for logged in list(pages(client.search_logged_models, experiment_ids=[experiment], filter_string=which)):
+        if logged.status != LoggedModelStatus.READY:
+            client.delete_logged_model(logged.model_id)
+        elif logged.tags.get("medexp.digest") == digest and _holds(logged.artifact_location, digest):
+            found = logged
+    return found
+
+
+def _log(client: MlflowClient, run_id: str, folder: Path, name: str, digest: str) -> LoggedModel:
+    """Log a package as MLflow logs a model, and read it back from the store.
+
+    Raises:
+        RegistryError: What the store holds is not the package; the logged model is deleted again.
+    """
+    run, tags = client.get_run(run_id), {"medexp.run": run_id, "medexp.digest": digest}
+    logged = client.create_logged_model(run.info.experiment_id, name, run_id, tags, run.data.params)
+    try:
+        Model.log(None, SimpleNamespace(save_model=_save), run_id=run_id, model_id=logged.model_id, package=folder)
+        if _digest_at(logged.artifact_location, name) != digest:
+            raise RegistryError(f"{name}: the store holds another package than was logged; log it again")
+    except BaseException:
+        client.delete_logged_model(logged.model_id)
+        raise
+    return logged
+
+
+def _save(path: str, mlflow_model: Model, package: Path) -> None:
+    """A pyfunc model around a package, as links to it: MLflow would copy it twice before it copies it into the store."""
+    artifacts = {"package": package.absolute(), "medexp": Path(medexp.__file__).parent}
     logger = logging.getLogger("mlflow.models.model")
     before = logger.level
     with warnings.catch_warnings():
@@ -202,43 +242,77 @@ def _log(run_id: str, folder: Path, name: str, architecture: Mapping[str, Any]) 
         warnings.simplefilter("ignore", UserWarning)
         logger.setLevel(logging.ERROR)
         try:
-            return Model.log(
-                artifact_path=None,
-                name=name,
-                flavor=mlflow.pyfunc,
-                run_id=run_id,
+            mlflow.pyfunc.save_model(
+                path=path,
+                mlflow_model=mlflow_model,
                 python_model=str(_MODEL_FILE),
-                artifacts={"package": str(folder), "medexp": str(Path(medexp.__file__).parent)},
-                signature=_signature(architecture),
-                pip_requirements=[f"{package}=={installed(package)}" for package in _REQUIREMENTS],
+                signature=_signature(read_json(package, "contract.json")["architecture"]),
+                pip_requirements=[f"{name}=={installed(name)}" for name in _REQUIREMENTS],
             )
         finally:
             logger.setLevel(before)
+    for name, source in artifacts.items():
+        ignored = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(source, Path(path) / "artifacts" / name, ignore=ignored, copy_function=os.symlink)
+    places = {name: {"path": f"artifacts/{name}", "uri": f"artifacts/{name}"} for name in artifacts}
+    mlflow_model.flavors[mlflow.pyfunc.FLAVOR_NAME]["artifacts"] = places
+    mlflow_model.model_size_bytes = sum(file.stat().st_size for file in Path(path).rglob("*") if file.is_file())
+    mlflow_model.save(str(Path(path) / "MLmodel"))
 
 
-def _signature(architecture: Mapping[str, Any]) -> ModelSignature:
-    shape = architecture.get("base", architecture)
+def _signature(architecture: Mapping[str, Any]) -> ModelSignature | None:
+    """Shapes of what goes in and comes out; None for a network that medexp does not build."""
+    shape, real = architecture.get("base", architecture), np.dtype(np.float32)
     if architecture["kind"] == "swin_encoder":
         output: tuple[int, ...] = (-1, 16 * shape["feature_size"])
-    else:
+    elif shape["kind"] == "swin_unetr":
         output = (-1, shape["out_channels"], -1, -1, -1)
-    real = np.dtype(np.float32)
+    else:
+        return None
     return ModelSignature(
         Schema([TensorSpec(real, (-1, shape["in_channels"], -1, -1, -1))]), Schema([TensorSpec(real, output)])
     )
 
 
-def _package_in(uri: str) -> Path | None:
+def _location(version: ModelVersion) -> str:
+    return MlflowClient().get_model_version_download_uri(version.name, version.version)
+
+
+def _download(uri: str, version: ModelVersion, into: Path | None) -> Path:
+    """The package of a version, as the store holds it, in a folder.
+
+    Raises:
+        RegistryError: The store holds none.
+        StorageError: It could not be fetched whole.
+    """
+    return _fetch(_location(version), f"{uri}, version {version.version} of {version.name}", into)
+
+
+def _fetch(location: str, what: str, into: Path | None) -> Path:
     try:
-        artifacts = get_model_info(uri).flavors["python_function"]["artifacts"]
-        inside = artifacts["package"]["path"]
-    except (KeyError, TypeError, OSError):
-        return None
-    except MlflowException as error:
-        if error.error_code == _MISSING:
-            return None
-        raise
-    return Path(mlflow.artifacts.download_artifacts(artifact_uri=f"{uri}/{inside}"))
+        folder = mlflow.artifacts.download_artifacts(
+            artifact_uri=f"{location}/{_PACKAGE}", dst_path=None if into is None else str(into)
+        )
+    except (MlflowException, OSError) as error:
+        if getattr(error, "error_code", None) == MISSING:
+            raise RegistryError(f"{what}: the store holds no package of it any more. Register it anew from its run") from error
+        raise StorageError(
+            f"{what}: cannot be fetched ({' '.join(str(error).split())[:500]}). Is the store up, and has the disk free space?"
+        ) from error
+    return Path(folder)
+
+
+def _digest_at(location: str, what: str) -> str:
+    """The digest of the package that the store holds, once it was verified: in place where the store is a local folder."""
+    with tempfile.TemporaryDirectory() as temporary:
+        return verify_package(_fetch(location, what, None if is_local_uri(location) else Path(temporary)))
+
+
+def _holds(location: str, digest: str) -> bool:
+    try:
+        return _digest_at(location, "") == digest
+    except RegistryError:
+        return False
 
 
 def _ensure_model(client: MlflowClient, definition: Definition) -> None:
@@ -256,24 +330,16 @@ def _resolve(client: MlflowClient, uri: str) -> ModelVersion:
         raise RegistryError(f"{uri}: is no reference to a registered model; write {_FORMS}")
     name, alias, version = match["name"], match["alias"], match["version"]
     try:
-        model = client.get_registered_model(name)
+        return client.get_model_version_by_alias(name, alias) if alias else client.get_model_version(name, version)
     except MlflowException as error:
-        if error.error_code != _MISSING:
+        if error.error_code not in (MISSING, "INVALID_PARAMETER_VALUE"):  # the second is of an alias that is not there
             raise
-        known = ", ".join(sorted(model.name for model in client.search_registered_models(max_results=50))) or "none yet"
-        raise RegistryError(f"{uri}: no model {name} in {mlflow.get_registry_uri()}; registered are: {known}") from None
-    if alias is not None and alias not in model.aliases:
+    model = registered_model(name)
+    if alias:
         known = ", ".join(f"{alias} (version {number})" for alias, number in sorted(model.aliases.items())) or "none"
         raise RegistryError(
             f"{uri}: {name} has no alias {alias}; it has: {known}. A version is named as models:/{name}/VERSION"
         )
-    try:
-        return client.get_model_version(name, version or model.aliases[alias])
-    except MlflowException as error:
-        if error.error_code != _MISSING:
-            raise
-        known = (
-            ", ".join(sorted((str(item.version) for item in client.search_model_versions(f"name = '{name}'")), key=int))
-            or "none"
-        )
-        raise RegistryError(f"{uri}: {name} has no version {version}; it has: {known}") from None
+    versions = pages(client.search_model_versions, filter_string=f"name = '{name}'", max_results=100)
+    known = ", ".join(sorted((str(item.version) for item in versions), key=int)) or "none"
+    raise RegistryError(f"{uri}: {name} has no version {version}; it has: {known}")

@@ -12,7 +12,15 @@ from medexp.errors import MedexpError, RegistryError, StorageError
 from medexp.registry.loading import load_package
 from medexp.registry.packages import Package, verify_package, write_package
 
-FILES = ("weights.safetensors", "contract.json", "checks.json", "parents.json", "per_case.csv", "README.md")
+FILES = (
+    "weights.safetensors",
+    "contract.json",
+    "checks.json",
+    "evaluation.json",
+    "per_case.csv",
+    "parents.json",
+    "README.md",
+)
 
 
 def test_a_package_gives_back_the_network(package: Callable[..., Package], tmp_path: Path) -> None:

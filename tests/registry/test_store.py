@@ -19,7 +19,8 @@ from medexp.models.checkpoints import weights_digest
 from medexp.models.lora import add_lora
 from medexp.models.swin import SwinSegmenter
 from medexp.registry.definitions import load_definition
-from medexp.registry.store import Registered, find_by_digest, register
+from medexp.registry.packages import Parent
+from medexp.registry.store import Registered, find_by_weights, register
 from tests.registry.conftest import SEGMENTER
 
 Written = Callable[..., Path]
@@ -34,37 +35,35 @@ def run_id(store: MlflowClient) -> str:
 
 @pytest.fixture
 def registered(run_id: str, written: Written) -> Registered:
-    return register(run_id, written(), load_definition(NAME), "PASSED", {"medexp.data_digest": "d1"})
+    return register(run_id, written(), load_definition(NAME), "PASSED")
+
+
+def stored(version: Registered) -> Path:
+    """The package as the store holds it."""
+    return Path(mlflow.artifacts.download_artifacts(f"models:/{version.name}/{version.version}/artifacts/package"))
 
 
 def test_a_version_says_where_it_comes_from(store: MlflowClient, run_id: str, registered: Registered) -> None:
-    assert (registered.version, registered.aliases) == ("1", ("candidate", "champion"))
-    version = store.get_model_version_by_alias(NAME, "champion")
+    version = store.get_model_version(NAME, registered.version)
+    assert (str(version.version), version.aliases) == ("1", [])  # aliases are earned, and given by nominate
     assert version.run_id == run_id
-    assert version.description == f"# {NAME}\n"
+    assert version.description == (stored(registered) / "README.md").read_text()
     expected = {
         "medexp.digest": registered.digest,
+        "medexp.weights_digest": registered.weights_digest,
         "medexp.verdict": "PASSED",
         "medexp.run": run_id,
-        "medexp.data_digest": "d1",
+        "medexp.data_digest": "d0",
+        "medexp.evaluation_digest": "d1",
     }
     assert version.tags.items() >= expected.items()
     assert version.source == f"models:/{store.get_run(run_id).outputs.model_outputs[0].model_id}"
     assert "adapted to meningioma" in store.get_registered_model(NAME).description
 
 
-def test_a_later_version_is_the_candidate_and_the_champion_stays(
-    run_id: str, registered: Registered, written: Written
-) -> None:
-    later = register(run_id, written(seed=1), load_definition(NAME), "PASSED")
-    assert (later.version, later.aliases) == ("2", ("candidate",))
-    assert registry.pull(f"models:/{NAME}@candidate").version == "2"
-    assert registry.pull(f"models:/{NAME}@champion").version == "1"
-
-
-def test_a_version_that_failed_its_checks_gets_no_alias(store: MlflowClient, run_id: str, written: Written) -> None:
-    assert register(run_id, written(), load_definition(NAME), "FAILED").aliases == ()
-    assert store.get_registered_model(NAME).aliases == {}
+def test_a_version_that_failed_its_checks_says_so(store: MlflowClient, run_id: str, written: Written) -> None:
+    made = register(run_id, written(), load_definition(NAME), "FAILED")
+    assert store.get_model_version(NAME, made.version).tags["medexp.verdict"] == "FAILED"
 
 
 def test_a_pull_is_the_package_that_was_registered(registered: Registered) -> None:
@@ -75,9 +74,9 @@ def test_a_pull_is_the_package_that_was_registered(registered: Registered) -> No
 
 def test_weights_are_found_again(registered: Registered) -> None:
     digest = weights_digest(registry.load(f"models:/{NAME}/1").state_dict())
-    assert find_by_digest(NAME, digest) == "1"
-    assert find_by_digest(NAME, "0" * 64) is None
-    assert find_by_digest("bsf_base", digest) is None
+    assert find_by_weights(NAME, digest) == registered
+    assert find_by_weights(NAME, "0" * 64) is None
+    assert find_by_weights("bsf_base", digest) is None
 
 
 BOTH_WAYS = """
@@ -95,13 +94,13 @@ if sys.argv[2] == "installed":
 import numpy as np
 import mlflow
 x = np.random.default_rng(0).normal(size=(1, 4, 64, 32, 32)).astype(np.float32)
-by_mlflow = mlflow.pyfunc.load_model("models:/phase1_encoder_merged@champion").predict(x)
+by_mlflow = mlflow.pyfunc.load_model("models:/phase1_encoder_merged/1").predict(x)
 
 import medexp, torch
 from medexp import registry
 assert ("mlruns" in medexp.__file__) == (sys.argv[2] != "installed"), medexp.__file__
 with torch.inference_mode():
-    by_medexp = registry.load("models:/phase1_encoder_merged@champion")(torch.from_numpy(x)).numpy()
+    by_medexp = registry.load("models:/phase1_encoder_merged/1")(torch.from_numpy(x)).numpy()
 assert by_mlflow.dtype == np.float32 and np.array_equal(by_mlflow, by_medexp)
 np.save("features.npy", by_mlflow)
 
@@ -137,15 +136,17 @@ def test_importing_the_registry_is_cheap() -> None:
 @pytest.mark.parametrize(
     ("uri", "told"),
     [
-        ("models:/phase1@champion", r"no model phase1 in .*registered are: phase1_encoder_merged"),
-        (f"models:/{NAME}@best", r"no alias best; it has: candidate \(version 1\), champion \(version 1\)"),
+        ("models:/phase1@champion", r"phase1: no such model in .*registered are: phase1_encoder_merged"),
+        ("models:/phase1/1", r"phase1: no such model in .*registered are: phase1_encoder_merged"),
+        (f"models:/{NAME}@best", r"no alias best; it has: candidate \(version 1\)"),
         (f"models:/{NAME}/7", "no version 7; it has: 1"),
         (f"models:/{NAME}/latest", "models:/NAME@alias or models:/NAME/VERSION"),
         (f"models:/{NAME}", "models:/NAME@alias or models:/NAME/VERSION"),
         ("outputs/model", "models:/NAME@alias or models:/NAME/VERSION"),
     ],
 )
-def test_what_is_not_there_is_answered_with_what_is(registered: Registered, uri: str, told: str) -> None:
+def test_what_is_not_there_is_answered_with_what_is(store: MlflowClient, registered: Registered, uri: str, told: str) -> None:
+    store.set_registered_model_alias(NAME, "candidate", registered.version)
     with pytest.raises(RegistryError, match=told):
         registry.load(uri)
 
@@ -156,7 +157,7 @@ def test_an_empty_registry_says_so(store: MlflowClient) -> None:
 
 
 def test_a_flipped_bit_in_the_store_is_refused_both_ways(registered: Registered) -> None:
-    weights = registry.pull(f"models:/{NAME}/1").folder / "weights.safetensors"
+    weights = stored(registered) / "weights.safetensors"
     content = bytearray(weights.read_bytes())
     content[-1000] ^= 1
     weights.write_bytes(content)
@@ -167,7 +168,7 @@ def test_a_flipped_bit_in_the_store_is_refused_both_ways(registered: Registered)
 
 
 def test_a_whole_package_put_in_the_place_of_another_is_refused(registered: Registered, written: Written) -> None:
-    folder = registry.pull(f"models:/{NAME}/1").folder
+    folder = stored(registered)
     for file in written(seed=1).iterdir():
         (folder / file.name).write_bytes(file.read_bytes())
     with pytest.raises(RegistryError, match=f"registered with digest {registered.digest}"):
@@ -218,26 +219,26 @@ def test_a_registry_that_does_not_answer_is_named(monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.fixture
-def adapted(run_id: str, written: Written, tmp_path: Path) -> tuple[torch.nn.Module, Path, str]:
-    """A base registered as version 1 and an adapter whose B is not zero: the adapted network, its files, the base's digest."""
+def adapted(run_id: str, written: Written, tmp_path: Path) -> tuple[torch.nn.Module, Path, Registered]:
+    """A base registered as version 1 and an adapter whose B is not zero: the adapted network, its files, the base."""
     base = register(run_id, written(name="bsf_base", architecture=SEGMENTER), load_definition("bsf_base"), "PASSED")
     net = registry.load(f"models:/{base.name}/1")
     assert isinstance(net, SwinSegmenter)
-    digest = weights_digest(net.state_dict())
+    assert weights_digest(net.state_dict()) == base.weights_digest
     peft = add_lora(net, LoraConfig(4, 8, (3, 4), ("qkv",), 0.0, "lora"))
     for name, parameter in peft.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter)
     peft.save_pretrained(str(tmp_path / "adapter"))
-    return peft.eval(), tmp_path / "adapter", digest
+    return peft.eval(), tmp_path / "adapter", base
 
 
-def adapter_package(written: Written, files: Path, version: str | None, digest: str) -> Path:
+def adapter_package(written: Written, files: Path, version: str | None, base: Registered) -> Path:
     return written(
         name="phase1_lora_adapter",
         architecture={"kind": "lora_adapter", "base": SEGMENTER},
         weights={},
-        parents={"base": {"name": "bsf_base", "version": version, "digest": digest}},
+        parents={"base": Parent("bsf_base", version, base.digest if version else None, base.weights_digest)},
         extra={"adapter": files},
     )
 
@@ -248,12 +249,12 @@ def x() -> torch.Tensor:
 
 
 def test_an_adapter_comes_back_on_its_registered_base(
-    adapted: tuple[torch.nn.Module, Path, str], run_id: str, written: Written, x: torch.Tensor
+    adapted: tuple[torch.nn.Module, Path, Registered], run_id: str, written: Written, x: torch.Tensor
 ) -> None:
-    net, files, digest = adapted
-    register(run_id, adapter_package(written, files, "1", digest), load_definition("phase1_lora_adapter"), "PASSED")
-    loaded = registry.load("models:/phase1_lora_adapter@champion")
-    pyfunc = mlflow.pyfunc.load_model("models:/phase1_lora_adapter@champion")
+    net, files, parent = adapted
+    register(run_id, adapter_package(written, files, "1", parent), load_definition("phase1_lora_adapter"), "PASSED")
+    loaded = registry.load("models:/phase1_lora_adapter/1")
+    pyfunc = mlflow.pyfunc.load_model("models:/phase1_lora_adapter/1")
     with torch.inference_mode():
         expected = net(x)
         torch.testing.assert_close(loaded(x), expected)
@@ -262,10 +263,10 @@ def test_an_adapter_comes_back_on_its_registered_base(
 
 @pytest.mark.parametrize("given_as", ["network", "file"])
 def test_an_adapter_comes_back_on_a_base_that_is_given(
-    adapted: tuple[torch.nn.Module, Path, str], run_id: str, written: Written, x: torch.Tensor, given_as: str
+    adapted: tuple[torch.nn.Module, Path, Registered], run_id: str, written: Written, x: torch.Tensor, given_as: str
 ) -> None:
-    net, files, digest = adapted
-    register(run_id, adapter_package(written, files, None, digest), load_definition("phase1_lora_adapter"), "PASSED")
+    net, files, parent = adapted
+    register(run_id, adapter_package(written, files, None, parent), load_definition("phase1_lora_adapter"), "PASSED")
     whole = registry.pull("models:/bsf_base/1").folder / "weights.safetensors"
     base = registry.load("models:/bsf_base/1") if given_as == "network" else whole
     loaded = registry.load("models:/phase1_lora_adapter/1", base=base)
@@ -276,17 +277,22 @@ def test_an_adapter_comes_back_on_a_base_that_is_given(
 @pytest.mark.parametrize(
     ("version", "base", "told"),
     [
-        (None, None, "bsf_base, which is not registered; give the network or its checkpoint file with base="),
+        (None, None, "bsf_base, which is not registered; give the network or its checkpoint file: medexp.registry.load"),
         (None, "another", "was trained on bsf_base, which is not registered, with weights .* the base given has"),
         ("9", None, "bsf_base has no version 9; it has: 1"),
         (None, "nowhere.pt", r"no file nowhere\.pt"),
     ],
 )
 def test_an_adapter_without_its_base_is_refused(
-    adapted: tuple[torch.nn.Module, Path, str], run_id: str, written: Written, version: str | None, base: str | None, told: str
+    adapted: tuple[torch.nn.Module, Path, Registered],
+    run_id: str,
+    written: Written,
+    version: str | None,
+    base: str | None,
+    told: str,
 ) -> None:
-    _, files, digest = adapted
-    register(run_id, adapter_package(written, files, version, digest), load_definition("phase1_lora_adapter"), "PASSED")
+    _, files, parent = adapted
+    register(run_id, adapter_package(written, files, version, parent), load_definition("phase1_lora_adapter"), "PASSED")
     torch.manual_seed(1)
     with pytest.raises(MedexpError, match=told):
         registry.load("models:/phase1_lora_adapter/1", base=build(SEGMENTER) if base == "another" else base)
