@@ -12,9 +12,9 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 help:  ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile | expand -t 14
 
-run: $(READY)  ## adapt the encoder on the embedded data, check it, register it
-	@echo "mlflow run . -e phase1 -P rank=8"
-	@. $(VENV)/bin/activate && mlflow run . -e phase1 -P rank=8
+run: $(READY)  ## the pipeline on the embedded data: prepare, adapt the encoder, promote it, probe it
+	@echo "mlflow run . -e main -P rank=8"
+	@. $(VENV)/bin/activate && mlflow run . -e main -P rank=8
 
 test: lint  ## lint, types, import contracts, all tests
 	@echo "pytest"

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from medexp.cli import main
-from medexp.config import Phase1Config, PrepareConfig
+from medexp.config import MainConfig, Phase1Config, PrepareConfig, ProbeConfig, PromoteConfig
 from medexp.errors import CheckFailed
 from medexp.tracking.provenance import config_yaml
 
@@ -363,7 +363,7 @@ def test_help_tells_each_key_with_its_text_and_the_profiles_default(capsys):
     assert f"Passes over the training cases. (a whole number; default: {FULL['training']['epochs']})" in told
 
 
-@pytest.mark.parametrize("phase", ["phase1", "prepare"])
+@pytest.mark.parametrize("phase", ["phase1", "prepare", "promote", "probe", "main"])
 def test_help_and_bad_input_import_neither_torch_nor_mlflow(phase):
     program = f"""
 import runpy, sys
@@ -395,3 +395,114 @@ def test_ctrl_c_in_a_process_of_its_own(tmp_path):
         process.send_signal(signal.SIGINT)
         assert process.wait(30) == 130
         assert process.stderr.read() == "medexp phase1: interrupted; go on with -P resume=RUN_ID (--resume RUN_ID)\n"
+
+
+STEPS = {"prepare": PrepareConfig, "phase1": Phase1Config, "promote": PromoteConfig, "probe": ProbeConfig}
+
+
+def call_main(*argv):
+    return main("main", MainConfig, f"{__name__}:record", argv)
+
+
+def resolved_main(*argv):
+    assert call_main(*argv) == 0
+    return seen[-1]
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        {"profile": "demo"},
+        {"profile": "full", "data_dir": "d", "checkpoint": "c", "table": "t"},
+        {"seed": "4", "threads": "1", "device": "cpu", "output_dir": "o", "cache_dir": "c"},
+        {"rank": "4", "data.exclude": "[a]", "phantoms.seed": "9"},
+    ],
+)
+def test_a_pipelines_steps_are_configured_as_the_phases_alone(flags):
+    config = resolved_main(*(f"--{key}={value}" for key, value in flags.items()))
+    for step, config_class in STEPS.items():
+        parameters = {"rank": "lora.rank"}
+        has = [
+            key
+            for key in flags
+            if reached(config_class, parameters.get(key, key)) and (step, key) != ("probe", "phantoms.seed")
+        ]
+        assert main(step, config_class, f"{__name__}:record", [f"--{key}={flags[key]}" for key in has]) == 0
+        assert getattr(config, step) == seen[-1]
+    assert config.phase1.lora.rank == int(flags.get("rank", DEMO["lora"]["rank"]))
+
+
+def reached(config_class, key):
+    name, _, rest = key.partition(".")
+    fields = config_class.__dataclass_fields__
+    return name in fields and (not rest or reached(fields[name].type, rest))
+
+
+def test_a_key_can_be_given_to_one_step():
+    config = resolved_main("--phase1.lora.rank=3", "--probe.phantoms.seed", "5", "--probe.threads", "7")
+    assert (config.phase1.lora.rank, config.probe.phantoms.seed, config.phase1.phantoms.seed) == (3, 5, 0)
+    assert (config.probe.threads, config.phase1.threads, config.threads) == (7, DEMO["threads"], None)
+
+
+def test_a_file_for_a_phase_is_one_for_the_pipeline(tmp_path):
+    (tmp_path / "snippet.yaml").write_text(SNIPPET)
+    (tmp_path / "mine.yaml").write_text("rank: 2\nprobe: {head: mlp, search: {folds: 3}}\nseed: 6\n")
+    assert resolved_main("--config", "snippet.yaml").phase1.training.epochs == 100
+    config = resolved_main("--config", "mine.yaml", "--lora.rank", "5")
+    assert (config.phase1.lora.rank, config.probe.head, config.probe.search.folds, config.promote.seed) == (5, "mlp", 3, 6)
+
+
+def test_what_a_pipeline_was_run_with_is_read_back(tmp_path):
+    config = resolved_main("--rank", "4", "--seed", "7", "--probe.head", "mlp")
+    (tmp_path / "config.yaml").write_text(config_yaml(config))
+    assert resolved_main("--config", "config.yaml") == config
+    assert resolved_main("--config", "config.yaml", "--seed", "8").probe.seed == 8
+
+
+BAD_PIPELINES = {
+    "said twice": (
+        ["--rank", "3", "--phase1.lora.rank", "4"],
+        "lora.rank and phase1.lora.rank: found 3 and 4; give one of them",
+    ),
+    "against its step": (["--seed", "3", "--probe.seed", "4"], "seed and probe.seed: found 3 and 4; give one of them"),
+    "against the profile": (["--probe.seed", "4"], "seed and probe.seed: found 0 and 4; give seed alone"),
+    "another profile": (
+        ["--probe.profile", "full", "--probe.table", "t"],
+        "profile and probe.profile: found 'demo' and 'full'",
+    ),
+    "another data set": (
+        ["--prepare.data.val_fraction", "0.3"],
+        "prepare.data.val_fraction and phase1.data.val_fraction: found 0.3 and 0.2; give data.val_fraction",
+    ),
+    "another folder": (
+        ["--phase1.data_dir", "d"],
+        "configuration: 2 problems\n  - prepare.data_dir and phase1.data_dir: found None",
+    ),
+    "resume": (["--resume", "abc"], "phase1.resume: found abc; leave it out: main goes on by itself"),
+    "a version": (["--version", "3"], "promote.model and promote.version: leave them out"),
+    "an encoder": (["--encoder", "models:/x@y"], "probe.encoder: found models:/x@y; leave it out"),
+    "misspelt": (["--phase1.lora.rnk", "3"], "--phase1.lora.rnk: no such flag; did you mean --phase1.lora.rank?"),
+    "out of range": (["--rank", "0"], "phase1.lora.rank: found 0; at least 1"),
+    "of a wrong type": (["--lora.alpha", "x"], "phase1.lora.alpha: found x; expected a number"),
+    "an unknown profile": (["--profile", "fulll"], "--profile: found 'fulll'; main has demo, full"),
+}
+
+
+@pytest.mark.parametrize(("argv", "message"), BAD_PIPELINES.values(), ids=BAD_PIPELINES.keys())
+def test_a_pipeline_that_contradicts_itself(argv, message, capsys):
+    assert call_main(*argv) == 2
+    assert capsys.readouterr().err.startswith(f"medexp main: error: {message}")
+    assert not seen
+
+
+def test_an_interrupted_pipeline_says_how_it_goes_on(capsys):
+    assert main("main", MainConfig, f"{__name__}:be_terminated", []) == 143
+    assert capsys.readouterr().err == "medexp main: interrupted; run it again, it goes on from there\n"
+
+
+def test_a_pipelines_help_is_of_its_own_keys_and_names_its_steps(capsys):
+    assert call_main("--help") == 0
+    told = capsys.readouterr().out
+    assert "--table" in told
+    assert "phase1.lora" not in told
+    assert "prepare, phase1, promote, probe" in " ".join(told.split())
