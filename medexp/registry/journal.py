@@ -74,6 +74,11 @@ class Entry:
         return json.dumps(asdict(self), sort_keys=True)
 
     @property
+    def shown(self) -> str:
+        """The entry as the model's tag repeats it: a line to read, then the entry."""
+        return f"{self}\n{self.text}"
+
+    @property
     def digest_of_entry(self) -> str:
         return hashlib.sha256(self.text.encode()).hexdigest()
 
@@ -226,7 +231,7 @@ def settle(model: str) -> Journal:
             elif alias in found:
                 client.delete_registered_model_alias(model, alias)
         for entry in unfinished:
-            client.set_registered_model_tag(model, _tag(entry.number), entry.text)
+            client.set_registered_model_tag(model, _tag(entry.number), entry.shown)
         touched |= wrong
 
 
@@ -246,18 +251,17 @@ def _search(client: MlflowClient, pattern: str) -> list[Experiment]:
 def _assembled(model: str, claims: Sequence[Experiment], copies: Mapping[int, str]) -> Journal:
     """Claims tell what was written; after `mlflow gc` has removed them, the copies do."""
     written = {int(claim.name.rpartition("/")[2]): claim.tags[_TAG] for claim in claims}
-    damaged = [
-        f"entry {number}: its copy, tag {_tag(number)}, was edited"
-        for number in sorted(set(written) & set(copies))
-        if written[number] != copies[number]
-    ]
+    damaged: list[str] = []
     entries: list[Entry] = []
-    for number, text in sorted({**copies, **written}.items()):
+    for number in sorted({*written, *copies}):
+        text = written[number] if number in written else copies[number].rpartition("\n")[2]
         try:
             entry = Entry(**json.loads(text))
         except (ValueError, TypeError):
             damaged.append(f"entry {number}: is no entry any more; it was edited")
             continue
+        if copies.get(number, entry.shown) != entry.shown:
+            damaged.append(f"entry {number}: its copy, tag {_tag(number)}, was edited")
         before = entries[-1].digest_of_entry if entries else ""
         if entry.number != number or entry.previous != before:
             damaged.append(f"entry {number}: does not follow from the one before; one of them was edited or is lost")

@@ -51,7 +51,7 @@ def test_moves_are_kept_in_order_and_can_be_read_by_anybody(store: MlflowClient,
     assert second.previous == first.digest_of_entry
     assert champion(store) == "3"
     tags = store.get_registered_model(model).tags
-    assert json.loads(tags["medexp.journal.000002"])["evidence"] == {"gain": 0.1}
+    assert json.loads(tags["medexp.journal.000002"].splitlines()[1])["evidence"] == {"gain": 0.1}
     assert "promote champion 1 -> 3 by" in str(second) and str(second).endswith(": better")
     assert journal.read(model).entries == (first, second)
     whole(store)
