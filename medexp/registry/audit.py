@@ -11,10 +11,10 @@ from medexp.errors import RegistryError
 from medexp.registry import journal
 from medexp.registry.client import answering, pages
 from medexp.registry.journal import Journal
+from medexp.registry.lineage import UPSTREAM
 from medexp.registry.promotion import CANDIDATE, CHAMPION
 from medexp.registry.store import stored_digest
 
-_UPSTREAM = "medexp.upstream."
 _PAGE = 500  # runs asked for by id in one query
 
 
@@ -215,8 +215,8 @@ def _parents(version: ModelVersion) -> Iterator[tuple[str, str, str]]:
     """Name, version and digest of the registered models that a version was made from."""
     for key, value in version.tags.items():
         number, _, digest = value.partition(" ")
-        if key.startswith(_UPSTREAM) and number.isdecimal():
-            yield key.removeprefix(_UPSTREAM), number, digest
+        if key.startswith(UPSTREAM) and number.isdecimal():
+            yield key.removeprefix(UPSTREAM), number, digest
 
 
 def _models(client: MlflowClient) -> dict[str, RegisteredModel]:
