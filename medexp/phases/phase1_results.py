@@ -3,6 +3,7 @@
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from importlib.metadata import version as installed
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from safetensors.torch import save_file
 
+import medexp
 from medexp.checks import PHASES, Check, as_lines, verdict
 from medexp.config import Phase1Config
 from medexp.data.cases import CHANNELS
@@ -30,6 +32,14 @@ from medexp.training.loop import FitResult
 
 ARMS = {"baseline": "frozen baseline", "control": "decoder only (control)", "lora": "LoRA + decoder"}
 CAVEAT = "The best epoch was chosen on these same validation cases; the test split was not read."
+_LIBRARIES = ("torch", "monai", "peft")
+_SOFTWARE = {"Software": ", ".join([f"medexp {medexp.__version__}", *(f"{name} {installed(name)}" for name in _LIBRARIES)])}
+_PHANTOMS: Mapping[str, str | None] = {
+    "De-identification": "not needed: phantoms are of nobody",
+    "Who annotated": "nobody: the labels are the shapes that the phantoms were drawn from",
+    "Demographic and clinical characteristics": "none: phantoms",
+    "Limitations": "Made on phantoms: it says nothing about patients.",
+}
 
 
 @dataclass(frozen=True)
@@ -71,7 +81,7 @@ def publish(
     Returns:
         The versions with their aliases; the merged encoder last.
     """
-    made_with = {"run": run.id, "profile": config.profile, "seed": str(config.seed), "license": None}
+    made_with = {"run": run.id, "profile": config.profile, "seed": str(config.seed), "license": None} | _SOFTWARE
     segmenter, logits = architecture(config), f"logits (B, {len(REGIONS)}, X, Y, Z) of {', '.join(REGIONS)}"
     encoder = {key: value for key, value in segmenter.items() if key != "out_channels"} | {"kind": "swin_encoder"}
     features = f"features (B, {16 * config.network.feature_size}): GAP(encoder10)"
@@ -103,7 +113,7 @@ def publish(
             },
             per_case=results.per_case[results.per_case["arm"] == "lora"].drop(columns="arm"),
             cases=seen_cases(data.manifest, data.facts.values()),
-            facts=made_with | {"data": data.source, "data digest": data.digest},
+            facts=made_with | {"data": data.source, "data digest": data.digest} | _how(config, data),
             figures=_figures(results),
             **content,
         )
@@ -115,7 +125,7 @@ def publish(
             contract=_contract(config, BASE_MODEL, logits),
             weights=base.state,
             cases=base.cases,
-            facts=made_with | {"data": f"{config.phantoms.glioma_patients} patients of glioma phantoms"},
+            facts={**made_with, "data": f"{config.phantoms.glioma_patients} patients of glioma phantoms", **_PHANTOMS},
         )
 
     parent = _parent(config, base) or register(embedded(), "PASSED")
@@ -157,6 +167,25 @@ def _contract(config: Phase1Config, name: str, output: str) -> dict[str, Any]:
     x, y, z = config.data.input_size
     example = {"spacing_mm": list(config.data.spacing), "example_shape": [1, len(CHANNELS), x, y, z]}
     return {"input": asdict(load_definition(name).input) | example, "output": output}
+
+
+def _how(config: Phase1Config, data: Prepared) -> dict[str, str | None]:
+    """What the card says of data and training, by item of CLAIM."""
+    settings, grid = config.training, config.data
+    drawn = f"drawn by seed {config.seed}: validation {grid.val_fraction:.0%}, test {grid.test_fraction:.0%} of the patients"
+    how: dict[str, str | None] = {
+        "Inclusion and exclusion": f"all cases of the folder but {len(grid.exclude)} that were excluded by name",
+        "Missing data": "none: a case that lacks a channel or a segmentation is refused",
+        "Reference standard": f"the segmentations of {data.source}; from their labels {', '.join(REGIONS)}",
+        "Assignment to partitions": f"given by {config.splits}" if config.splits else f"by patient, {drawn}",
+        "Training": f"at most {settings.epochs} epochs of crops of {' x '.join(map(str, grid.input_size))} voxels, "
+        f"{settings.optimizer}, rate {settings.lr_lora:g} of adapters and {settings.lr_decoder:g} of the decoder, batches of "
+        f"{settings.batch_size * settings.accumulate}, loss {settings.loss}; LoRA rank {config.lora.rank}, alpha "
+        f"{config.lora.alpha}; all settings: config.yaml of the run",
+        "Selection of the final model": "the epoch with the best mean validation Dice",
+        "Testing on external data": "none",
+    }
+    return how if config.data_dir else {**how, **_PHANTOMS}
 
 
 def _figures(results: Results) -> dict[str, float | str]:

@@ -1,8 +1,16 @@
-"""The model card: what a person reads before using a model."""
+"""The model card: what a person reads before using a model.
 
+Its table has the items of CLAIM that a registered model can answer, numbered as in the 2024 update: Tejani et al., Checklist
+for Artificial Intelligence in Medical Imaging (CLAIM): 2024 Update, Radiology: Artificial Intelligence 6(4), 2024, e240300,
+https://doi.org/10.1148/ryai.240300. The wording is ours.
+"""
+
+import math
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
+
+import pandas as pd
 
 from medexp.checks import as_markdown
 from medexp.registry.definitions import Definition
@@ -11,6 +19,64 @@ if TYPE_CHECKING:
     from medexp.registry.packages import Package
 
 _UNKNOWN = "unknown"
+_LEARNED = ("train", "val")
+_SAMPLES = 2000  # resamples of an interval
+_LONGEST = 5000  # description of a version in MLflow's databases, in characters
+_CLAIM = "CLAIM"
+_REPORT = "Verification report"
+_FIRST_TO_GO = (_REPORT, "Made from", "Made with", "Input and output", "Measured", "Architecture", "Used by")
+_TRUNCATED = "The whole card is README.md in the package."
+
+ITEMS: Mapping[int, str] = {
+    1: "Kind of AI",
+    3: "Background, intended use and role",
+    7: "Sources of the data",
+    8: "Inclusion and exclusion",
+    9: "Preprocessing",
+    10: "Selection of parts of the data",
+    11: "De-identification",
+    12: "Missing data",
+    13: "Image acquisition",
+    14: "Reference standard",
+    15: "Why this reference standard",
+    16: "Who annotated",
+    17: "How the test cases were annotated",
+    18: "Variability between and within annotators",
+    19: "Assignment to partitions",
+    20: "Level at which partitions are apart",
+    21: "Intended number of test cases",
+    22: "Model",
+    23: "Software",
+    24: "Initial weights",
+    25: "Training",
+    26: "Selection of the final model",
+    27: "Ensembling",
+    28: "Metrics",
+    29: "Significance and uncertainty",
+    30: "Robustness",
+    31: "Explainability",
+    32: "Evaluation on internal data",
+    33: "Testing on external data",
+    35: "Cases and patients included and excluded",
+    36: "Demographic and clinical characteristics",
+    37: "Performance",
+    38: "Its precision",
+    39: "Failures",
+    40: "Limitations",
+    41: "Implications for practice",
+    42: "Full protocol",
+    43: "Availability of software, model and data",
+    44: "Funding",
+}
+"""The items that a registered model can answer, in a few words of ours."""
+NOT_APPLICABLE: Mapping[int, str] = {
+    2: "structured abstract",
+    4: "aims and hypotheses",
+    5: "prospective or retrospective study",
+    6: "study goal",
+    34: "registration as a clinical trial",
+}
+"""The items that ask about a study or a paper."""
 
 
 def model_card(definition: Definition, package: "Package") -> str:
@@ -18,27 +84,188 @@ def model_card(definition: Definition, package: "Package") -> str:
 
     Args:
         definition: What the model is for.
-        package: What is registered.
+        package: What is registered. Its `facts` that are named as an item of CLAIM stand there, the others under "Made with".
     """
+    claimed = {name for name in package.facts if name in ITEMS.values()}
     made_with = {
         "phase": definition.producing_phase,
-        **package.facts,
+        **{name: value for name, value in package.facts.items() if name not in claimed},
         "cases that it was judged on": len(package.per_case) or None,
     }
     parents = "\n\n".join(f"**{role}**\n\n{_table(asdict(parent))}" for role, parent in package.parents.items())
+    limits = _limitations(package)
     sections = {
         "Intended use": definition.intended_use.strip(),
+        "Limitations": "\n".join(f"- {limit}" for limit in limits) or _UNKNOWN,
         "Input and output": f"{_table(package.contract.get('input', {}))}\n\n{definition.output.strip()}",
         "Architecture": _table(package.architecture),
         "Made from": parents or _UNKNOWN,
         "Made with": _table(made_with),
         "Measured": _table(package.figures),
         "Used by": ", ".join(definition.consumers) or "no phase yet",
+        _CLAIM: _claim_table(_claim(definition, package)),
     }
+    if package.checks:
+        report = as_markdown(package.checks).replace("\n## ", "\n### ")
+        sections[_REPORT] = report.partition("\n\n")[2].strip()
     body = "\n\n".join(f"## {title}\n\n{text}" for title, text in sections.items())
-    checks = package.checks
-    report = as_markdown(checks).replace("\n## ", "\n### ").replace("# Verification", "## Verification", 1) if checks else ""
-    return f"# {definition.name}: {definition.title}\n\n{definition.task.strip()}\n\n{body}\n\n{report}".rstrip() + "\n"
+    return f"# {definition.name}: {definition.title}\n\n{definition.task.strip()}\n\n{body}\n"
+
+
+def as_description(card: str) -> str:
+    """A card that is no longer than the description of a version may be in MLflow's databases, 5000 characters.
+
+    A longer one has the unknown items of CLAIM in one line, and leaves out sections, CLAIM last.
+    """
+    if len(card) <= _LONGEST:
+        return card
+    head, *rest = card.rstrip().split("\n## ")
+    sections = {text.partition("\n")[0]: text for text in rest}
+    if _CLAIM in sections:
+        sections[_CLAIM] = _without_unknown(sections[_CLAIM])
+    for title in (*_FIRST_TO_GO, ""):
+        whole = "\n## ".join([head, *sections.values()]) + f"\n\n{_TRUNCATED}\n"
+        if len(whole) <= _LONGEST:
+            return whole
+        sections.pop(title, None)
+    kept = whole[: _LONGEST - len(_TRUNCATED) - 3].rpartition("\n")[0]
+    return f"{kept}\n\n{_TRUNCATED}\n"
+
+
+# -------------------------------------------------------------------------------------------------------------------- CLAIM
+
+
+def _claim(definition: Definition, package: "Package") -> dict[str, str | None]:
+    """What is known here of each item; what follows from the package, else what its phase says."""
+    policy, evaluation = definition.promotion, package.evaluation
+    given = package.contract.get("input", {})
+    columns = [name for name in policy.columns if name in package.per_case] if policy else []
+    metrics = [name for name in package.per_case.select_dtypes("number").columns if name != "arm"]
+    base = [str(parent.name) + (f" version {parent.version}" if parent.version else "") for parent in package.parents.values()]
+    size = sum(value.numel() for value in package.weights.values())
+    spacing = f"resampled to {_shown(given['spacing_mm'])} mm" if "spacing_mm" in given else None
+    preprocessing = (spacing, given.get("normalisation"))
+    known: dict[int, str | None] = {
+        1: f"deep learning: {package.architecture.get('kind')}" if package.architecture else None,
+        3: "see Intended use",
+        7: _joined(package.facts.get("data"), package.facts.get("data digest"), between=", digest "),
+        9: "; ".join(filter(None, preprocessing)),
+        20: _apart(package.cases),
+        22: f"see Architecture{f'; {size:,} weights' if size else ''}" if package.architecture else None,
+        24: f"of {' and '.join(base)}" if base else None,
+        27: "none: one network",
+        28: ", ".join(metrics) or None,
+        29: f"to become the champion: bootstrap of the paired difference by patient, {policy.confidence:.0%} interval"
+        if policy
+        else None,
+        32: f"{len(package.per_case)} cases of {package.per_case['patient'].nunique()} patients, split {evaluation['split']}, "
+        f"digest {evaluation['data_digest']}"
+        if evaluation
+        else None,
+        35: _counted(package.cases),
+        37: ", ".join(f"mean {name} {_mean(package.per_case[name]):.3f}" for name in columns) or None,
+        38: _precision(package.per_case, columns, policy.confidence) if policy and columns else None,
+        39: _worst(package.per_case, columns, policy is None or policy.direction == "maximise"),
+        40: "see Limitations" if _limitations(package) else None,
+        41: "see Intended use",
+        42: _joined("config.yaml and verification_report.md of run", package.facts.get("run"), between=" "),
+        43: f"model: this package; license: {package.facts.get('license') or _UNKNOWN}",
+    }
+    return {f"{number} | {item}": known.get(number) or package.facts.get(item) for number, item in ITEMS.items()}
+
+
+def _claim_table(items: Mapping[str, str | None]) -> str:
+    rows = "\n".join(f"| {item} | {_shown(value)} |" for item, value in items.items())
+    left_out = ", ".join(f"{number} ({item})" for number, item in NOT_APPLICABLE.items())
+    source = "Tejani et al., Radiology: Artificial Intelligence 2024, doi 10.1148/ryai.240300"
+    return (
+        f"Items of the Checklist for Artificial Intelligence in Medical Imaging, 2024 update ({source}).\n\n"
+        f"| number | item | what is known here |\n|---|---|---|\n{rows}\n\n"
+        f"Not applicable to a registered model: {left_out}."
+    )
+
+
+def _without_unknown(section: str) -> str:
+    end = f"| {_UNKNOWN} |"
+    lines = section.splitlines()
+    unknown = [line.split("|")[1].strip() + line.split("|")[2].rstrip() for line in lines if line.endswith(end)]
+    return "\n".join(line for line in lines if not line.endswith(end)) + f"\n\nUnknown: {', '.join(unknown)}."
+
+
+def _joined(*parts: str | None, between: str) -> str | None:
+    """The parts, or None where one is not known."""
+    return between.join(str(part) for part in parts) if all(parts) else None
+
+
+def _counted(cases: pd.DataFrame | None) -> str | None:
+    if cases is None or cases.empty:
+        return None
+    splits = cases.groupby("split")["patient_sha256"].agg(["size", "nunique"])
+    named = [name for name in ("train", "val", "test") if name in splits.index]
+    counts = [f"{name}: {splits['size'][name]} cases of {splits['nunique'][name]} patients" for name in named]
+    return f"included {'; '.join(counts)}; excluded: {_UNKNOWN}"
+
+
+def _apart(cases: pd.DataFrame | None) -> str | None:
+    if cases is None or cases.empty:
+        return None
+    patients, scans = (
+        int(cases.drop_duplicates([key, "split"])[key].duplicated().sum()) for key in ("patient_sha256", "voxels_sha256")
+    )
+    if patients or scans:
+        return f"not apart: {patients} patients and {scans} scans are in several partitions"
+    return "patient: no patient and no scan is in two partitions"
+
+
+def _mean(values: pd.Series) -> float:
+    return float(values.mean())
+
+
+def _precision(per_case: pd.DataFrame, columns: list[str], confidence: float) -> str:
+    from medexp.evaluation.intervals import mean_by_patient  # loads scipy
+
+    told = []
+    for column in columns:
+        rows = per_case.dropna(subset=[column])
+        if rows.empty:
+            continue
+        patients = rows["patient"].astype(str).tolist()
+        found = mean_by_patient(rows[column].to_numpy(), patients, samples=_SAMPLES, confidence=confidence, seed=0)
+        few = f"no interval, {found.patients} patients are too few"
+        told.append(f"{column} {few if math.isnan(found.low) else f'{found.low:.3f} to {found.high:.3f}'}")
+    return f"{confidence:.0%} intervals of the means, bootstrap by patient: {'; '.join(told)}" if told else ""
+
+
+def _worst(per_case: pd.DataFrame, columns: list[str], higher_is_better: bool) -> str | None:
+    means = per_case.set_index("case")[columns].mean(axis=1).dropna() if columns else pd.Series(dtype=float)
+    if means.empty:
+        return None
+    worst = means.sort_values(ascending=higher_is_better).head(3)
+    return f"worst mean of {', '.join(columns)}: " + ", ".join(f"{case} ({value:.3f})" for case, value in worst.items())
+
+
+def _limitations(package: "Package") -> list[str]:
+    """What the phase says, and what follows from the package."""
+    told = package.facts.get(ITEMS[40])
+    limits = [told] if told else []
+    if failed := [f"{check.id} ({check.title})" for check in package.checks if not check.passed]:
+        limits.append(f"Checks that it did not pass: {', '.join(failed)}.")
+    if package.evaluation.get("split") in _LEARNED:
+        limits.append(
+            f"It was judged on its own {package.evaluation['split']} split, which it was trained or selected on: the figures "
+            "are likely better than on new cases."
+        )
+    if package.cases is None:
+        limits.append("What it was trained on is not known, so nobody can tell whether a test case is new to it.")
+    limits += [
+        f"It was made from {parent.name}, which is not registered: what that learned from is not known here."
+        for parent in package.parents.values()
+        if parent.version is None
+    ]
+    return limits
+
+
+# ------------------------------------------------------------------------------------------------------------------- tables
 
 
 def _table(values: Mapping[str, Any]) -> str:
@@ -59,4 +286,4 @@ def _shown(value: Any) -> str:
         case dict():
             return "; ".join(f"{key}: {_shown(item)}" for key, item in value.items())
         case _:
-            return str(value).replace("|", r"\|")
+            return " ".join(str(value).split()).replace("|", r"\|")

@@ -59,7 +59,7 @@ class PromotionPolicy:
     metric: str
     direction: Literal["maximise", "minimise"]
     regions: tuple[str, ...]
-    margin: Annotated[float, Field(ge=0)]
+    margin: Annotated[float, Field(ge=0, allow_inf_nan=False)]
     confidence: Annotated[float, Field(gt=0, lt=1)]
     min_cases: Annotated[int, Field(ge=1)]
     no_champion: Literal["promote", "refuse"]

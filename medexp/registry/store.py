@@ -28,6 +28,7 @@ from mlflow.utils.uri import is_local_uri
 import medexp
 from medexp.errors import RegistryError, StorageError, all_problems
 from medexp.registry.cache import alone, kept
+from medexp.registry.card import as_description
 from medexp.registry.client import MISSING, answering, pages, registered_model
 from medexp.registry.definitions import Definition
 from medexp.registry.lineage import upstream_tag
@@ -105,7 +106,7 @@ def register(run_id: str, folder: Path, definition: Definition, verdict: str) ->
             source=logged.model_uri,
             run_id=run_id,
             model_id=logged.model_id,
-            description=(folder / "README.md").read_text(),
+            description=as_description((folder / "README.md").read_text()),
             tags={"medexp.digest": digest, "medexp.weights_digest": weights_digest, "medexp.verdict": verdict}
             | {"medexp.run": run_id}
             | _tags(folder),
