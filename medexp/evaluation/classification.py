@@ -52,29 +52,32 @@ def accuracy(predictions: Predictions, weights: Array) -> Array:
 
 
 def balanced_accuracy(predictions: Predictions, weights: Array) -> Array:
-    """Mean recall (S,) over the classes that are there: a constant answer has 1 / K."""
+    """Mean recall (S,) over the cases' classes: a constant answer has 1 / K. NaN where one of them has no weight."""
     matrix = confusion(predictions, weights)
-    return _mean_defined(_diagonal(matrix), matrix.sum(axis=2))
+    there = np.unique(predictions.truth)
+    return _mean_ratio(_diagonal(matrix)[:, there], matrix.sum(axis=2)[:, there])
 
 
 def macro_f1(predictions: Predictions, weights: Array) -> Array:
     """Mean F1 (S,) over the classes that are there or are predicted."""
     matrix = confusion(predictions, weights)
-    return _mean_defined(2 * _diagonal(matrix), matrix.sum(axis=2) + matrix.sum(axis=1))
+    whole = matrix.sum(axis=2) + matrix.sum(axis=1)
+    ratios = np.where(whole > 0, 2 * _diagonal(matrix), 0) / np.where(whole > 0, whole, 1)
+    return ratios.sum(axis=1) / (whole > 0).sum(axis=1)
 
 
 def auroc(predictions: Predictions, weights: Array) -> Array:
     """Area under the ROC curve (S,), each class against the rest and averaged over the classes: the usual one for two classes.
 
-    Equal probabilities count one half (Mann-Whitney). NaN where all cases are of one class.
+    Equal probabilities count one half (Mann-Whitney). NaN where all cases are of one class, or one of theirs has no weight.
     """
     ordered, possible = [], []
-    for label, scores in enumerate(predictions.probabilities.T):
-        there = predictions.truth == label
+    for label in np.unique(predictions.truth):
+        scores, there = predictions.probabilities[:, label], predictions.truth == label
         pairs = (np.sign(scores[there][:, None] - scores[~there][None]) + 1) / 2  # 1 in order, 0 not, 1/2 equal
         ordered.append(((weights[:, there] @ pairs) * weights[:, ~there]).sum(axis=1))
         possible.append(weights[:, there].sum(axis=1) * weights[:, ~there].sum(axis=1))
-    return _mean_defined(np.stack(ordered, axis=1), np.stack(possible, axis=1))
+    return _mean_ratio(np.stack(ordered, axis=1), np.stack(possible, axis=1))
 
 
 METRICS: Mapping[str, Callable[[Predictions, Array], Array]] = {
@@ -145,9 +148,7 @@ def _diagonal(matrices: Array) -> Array:
     return matrices.diagonal(axis1=1, axis2=2)
 
 
-def _mean_defined(part: Array, whole: Array) -> Array:
-    """Mean (S,) of part / whole (S, K) over the classes where there is a whole; NaN where there is none."""
-    defined = whole > 0
-    ratios = np.where(defined, part, 0) / np.where(defined, whole, 1)
-    count = defined.sum(axis=1)
-    return np.where(count > 0, ratios.sum(axis=1) / np.maximum(count, 1), np.nan)
+def _mean_ratio(part: Array, whole: Array) -> Array:
+    """Mean (S,) of part / whole (S, K) over the classes; NaN where one has no whole."""
+    ratios: Array = np.divide(part, whole, out=np.full(part.shape, np.nan), where=whole > 0)
+    return ratios.mean(axis=1)

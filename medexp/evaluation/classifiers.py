@@ -1,7 +1,7 @@
 """Heads on fixed features: a standardisation and a classifier, whose hyperparameter is chosen across training patients.
 
-Classes weigh the same, however many cases they have, when a head is fitted and when its hyperparameter is chosen: a head that can
-tell nothing says nothing for one class, and is judged by its balanced accuracy.
+Classes weigh the same, however many cases they have, when a head is fitted and when its hyperparameter is chosen: it is judged
+by balanced accuracy, and where the features tell nothing it favours no class.
 """
 
 import warnings

@@ -168,8 +168,8 @@ def load_encoders(config: ProbeConfig, pulled: Pulled, tracked: TrackedRun) -> t
 
 
 def _as_encoder(net: nn.Module, called: str) -> Encoder:
-    if hasattr(net, "get_base_model"):  # of a LoRA adapter; asked so because importing peft takes seconds
-        net = net.get_base_model()
+    if adapted := getattr(net, "get_base_model", None):  # of peft, whose import takes seconds
+        net = adapted()
     if not isinstance(net, SwinEncoder | SwinSegmenter):
         raise RegistryError(f"encoder {called}: is a {type(net).__name__}; the probe takes a SwinEncoder or a SwinUNETR")
     return net

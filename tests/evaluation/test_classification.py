@@ -48,7 +48,7 @@ def test_metrics_are_those_of_scikit_learn_also_of_cases_that_count_several_time
     predictions = guesses(seed, cases, classes)
     size = len(predictions.truth)
     times = np.random.default_rng(seed).integers(0, 3, size)
-    times[:2] = 1  # of two classes
+    times[:classes] = 1  # one of each class
     repeated = Predictions(predictions.truth.repeat(times), predictions.probabilities.repeat(times, axis=0))
     weights = np.stack([np.ones(size), times])
     for name, metric in METRICS.items():
@@ -78,6 +78,9 @@ def test_intervals_hold_the_estimate_and_leave_out_resamples_of_one_class() -> N
     for name, interval in scores(predictions, patients, **RESAMPLING).items():
         assert interval.estimate == pytest.approx(expected(predictions)[name])
         assert interval.low <= interval.estimate <= interval.high
+    constant = Predictions(predictions.truth, np.tile([0.9, 0.1], (12, 1)))
+    found = scores(constant, patients, **RESAMPLING)["balanced_accuracy"]
+    assert (found.low, found.estimate, found.high) == (0.5, 0.5, 0.5)
     rare = Predictions(np.array([1] + [0] * 11), guesses(0, 10, 2).probabilities)
     interval = scores(rare, patients, **RESAMPLING)["auroc"]  # a third of the resamples lack the one case
     assert 0 <= interval.low <= interval.estimate <= interval.high <= 1

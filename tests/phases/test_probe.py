@@ -1,0 +1,319 @@
+"""The probe as a user runs it, on small registered packages: figures, the cache, the leak guard, bad input."""
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from mlflow import MlflowClient
+from mlflow.entities import Run
+from sklearn.metrics import balanced_accuracy_score
+
+from medexp.cli import main
+from medexp.config import ProbeConfig
+from medexp.data.brats import image_files
+from medexp.data.cases import CHANNELS, Case
+from medexp.data.facts import describe_cases
+from medexp.data.manifest import patient_sha256
+from medexp.data.tables import COLUMNS, write_table
+from medexp.models.builders import build
+from medexp.registry.definitions import load_definition
+from medexp.registry.packages import Package, Parent
+from medexp.registry.store import Registered, register
+from tests.data.conftest import data_config  # noqa: F401
+from tests.data.small_cases import SHAPE, write_case
+from tests.mlflow_store import empty_database, store  # noqa: F401
+from tests.registry.conftest import SEGMENTER, package, written  # noqa: F401
+
+PATIENTS = 16
+LABELS = ("glioma", "meningioma")
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> Path:
+    """Two scans of every other patient; in one class one half of the brain is darker."""
+    rows = []
+    for number in range(PATIENTS):
+        for scan in range(1 + number % 2):
+            case, rng = f"p{number}-{scan}", np.random.default_rng((number, scan))
+            brain = np.zeros(SHAPE)
+            brain[1:-1, 1:-1, 1:-1] = 1
+            if number < PATIENTS // 2:
+                brain[SHAPE[0] // 2 :] *= 0.3
+            channels = {name: (rng.integers(200, 900, SHAPE) * brain).astype(np.int16) for name in CHANNELS}
+            write_case(tmp_path / "data", case, seg=None, **channels)
+            split = ("train", "train", "val", "test", "test")[number % 5]
+            rows.append([case, f"data/{case}", LABELS[number >= PATIENTS // 2], f"p{number}", split])
+    write_table(pd.DataFrame(rows, columns=[*COLUMNS, "split"]), tmp_path / "table.tsv")
+    return tmp_path / "table.tsv"
+
+
+@pytest.fixture
+def registered(
+    store: MlflowClient,  # noqa: F811
+    written: Callable[..., Path],  # noqa: F811
+) -> Callable[..., Registered]:
+    """A version of `phase1_encoder_merged` with the alias champion; with `base`, made from a registered one."""
+
+    def make(*, base: bool = False, **given: Any) -> Registered:
+        parents: dict[str, Any] = {}
+        if base:
+            made = register_package("bsf_base", architecture=SEGMENTER, seed=1, checks=[])
+            parents = {"base": Parent(**asdict(made))}
+        made = register_package("phase1_encoder_merged", **{"parents": parents, "seed": 2, **given})
+        store.set_registered_model_alias(made.name, "champion", made.version)
+        return made
+
+    def register_package(name: str, **given: Any) -> Registered:
+        run = store.create_run(store.create_experiment(f"{name}-{len(store.search_experiments())}"))
+        return register(run.info.run_id, written(name=name, **given), load_definition(name), "PASSED")
+
+    return make
+
+
+def probe(table: Path | str, **flags: str) -> int:
+    settings = {"table": str(table), "cache_dir": "cache", "jobs": "1", "threads": "1", "bootstrap_samples": "200", **flags}
+    flagged = [f"--{key}={value}" for key, value in settings.items()]
+    return main("probe", ProbeConfig, "medexp.phases.probe:run", flagged)
+
+
+def last_run(client: MlflowClient) -> Run:
+    experiment = client.get_experiment_by_name("probe")
+    assert experiment is not None
+    return client.search_runs([experiment.experiment_id], order_by=["attributes.start_time DESC"])[0]
+
+
+def artifact(run: Run, path: str) -> Path:
+    return Path(mlflow.artifacts.download_artifacts(run_id=run.info.run_id, artifact_path=path))
+
+
+def test_the_run_holds_all_that_it_promises(
+    store: MlflowClient,  # noqa: F811
+    registered: Callable[..., Registered],
+    table: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    made = registered(base=True)
+    assert probe(table) == 0
+    run = last_run(store)
+    assert run.info.status == "FINISHED"
+    tags, measured = run.data.tags, run.data.metrics
+    assert tags["medexp.upstream.phase1_encoder_merged"] == f"1 {made.digest}"
+    assert tags["medexp.upstream.bsf_base"].startswith("1 ")
+    assert tags["medexp.verdict"] == "PASSED"
+    for prefix in ("test", "unadapted", "random", "intensity", "majority"):
+        for metric in ("accuracy", "balanced_accuracy", "macro_f1", "auroc"):
+            values = [measured[f"{prefix}/{metric}{bound}"] for bound in ("_low", "", "_high")]
+            assert values == sorted(values) or np.isnan(values).any()
+    assert measured["majority/balanced_accuracy"] == 0.5
+    assert measured["params/val_patients"] == len({n for n in range(PATIENTS) if n % 5 == 2})
+    assert {item.dataset.name for item in run.inputs.dataset_inputs} == {"probe_train", "probe_val", "probe_test"}
+
+    rows = pd.read_csv(artifact(run, "per_case.csv"))
+    tested = pd.read_csv(table, sep="\t").query("split == 'test'").sort_values("id")
+    assert list(rows["arm"].unique()) == ["encoder", "unadapted", "random", "intensity", "majority"]
+    encoder = rows[rows["arm"] == "encoder"]
+    assert list(encoder["case"]) == list(tested["id"]) and list(encoder["label"]) == list(tested["label"])
+    assert encoder[["probability_glioma", "probability_meningioma"]].sum(axis=1).to_numpy() == pytest.approx(1)
+    for arm, prefix in (("encoder", "test"), ("random", "random"), ("intensity", "intensity")):
+        of_arm = rows[rows["arm"] == arm]
+        assert measured[f"{prefix}/balanced_accuracy"] == pytest.approx(
+            balanced_accuracy_score(of_arm["label"], of_arm["predicted"])
+        )
+    gain = measured["test/balanced_accuracy"] - measured["unadapted/balanced_accuracy"]
+    assert measured["test/gain_over_unadapted"] == pytest.approx(gain)
+    assert {check["id"] for check in json.loads(artifact(run, "checks.json").read_text())} == {
+        "LEAK",
+        "PROBE_MAJORITY",
+        "PROBE_ATTRIBUTION",
+    }
+    pictures = {item.path for item in store.list_artifacts(run.info.run_id, "figures")}
+    assert {"figures/roc.png", "figures/confusion_encoder.png", "figures/confusion_majority.png"} <= pictures
+    printed = capsys.readouterr().out
+    for words in ("unadapted", "random weights", "train and val", "PROBE_ATTRIBUTION", "Next", f"table={table}"):
+        assert words in printed
+    assert "unadapted encoder" in tags["mlflow.note.content"]
+
+
+def test_a_second_probe_reads_the_embeddings_and_says_the_same(
+    store: MlflowClient,  # noqa: F811
+    registered: Callable[..., Registered],
+    table: Path,
+) -> None:
+    registered(base=True)
+    assert probe(table) == 0
+    first = last_run(store).data.metrics
+    cases = len(pd.read_csv(table, sep="\t"))
+    assert first["params/embeddings_computed"] == 3 * cases
+    assert probe(table) == 0
+    again = last_run(store).data.metrics
+    assert again["params/embeddings_computed"] == 0
+    for name, value in first.items():
+        if not name.startswith(("system/", "params/embeddings")):
+            assert again[name] == value or (np.isnan(again[name]) and np.isnan(value)), name
+    assert probe(table, head="mlp", encoder="models:/phase1_encoder_merged/1") == 0
+    assert last_run(store).data.metrics["params/embeddings_computed"] == 0
+
+
+def test_without_a_base_its_row_is_left_out_and_that_is_said(
+    store: MlflowClient,  # noqa: F811
+    registered: Callable[..., Registered],
+    table: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    registered()
+    assert probe(table) == 0
+    run = last_run(store)
+    assert "unadapted/accuracy" not in run.data.metrics
+    said = "No row for an unadapted encoder"
+    assert said in capsys.readouterr().out and said in run.data.tags["mlflow.note.content"]
+    (check,) = (one for one in json.loads(artifact(run, "checks.json").read_text()) if one["id"] == "PROBE_ATTRIBUTION")
+    assert not check["passed"] and said in check["advice"]
+
+    registered(parents={"base": Parent("finetuned.pt", None, None, "0" * 64)})
+    assert probe(table) == 0
+    assert "finetuned.pt, which is not registered" in capsys.readouterr().out
+
+
+def test_a_table_without_splits_is_split_by_patient(
+    store: MlflowClient,  # noqa: F811
+    registered: Callable[..., Registered],
+    table: Path,
+) -> None:
+    registered()
+    pd.read_csv(table, sep="\t").drop(columns="split").to_csv(table, sep="\t", index=False)
+    assert probe(table, test_fraction="0.25") == 0
+    manifest = pd.read_csv(artifact(last_run(store), "manifest.csv"))
+    assert manifest.groupby("patient")["split"].nunique().max() == 1
+    tested = manifest[manifest["split"] == "test"]
+    assert tested.groupby("label")["patient"].nunique().to_dict() == {"glioma": 2, "meningioma": 2}
+
+
+def test_a_test_patient_that_the_encoder_learned_from_stops_the_probe(
+    store: MlflowClient,  # noqa: F811
+    registered: Callable[..., Registered],
+    table: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    data_config: Callable[..., Any],  # noqa: F811
+) -> None:
+    scan = Case("x", "x", image_files(tmp_path / "data" / "p4-0"), None)
+    (fact,) = describe_cases([scan], data_config(), tmp_path / "elsewhere")
+    seen = pd.DataFrame(
+        {
+            "split": ["train", "val", "train"],
+            "patient_sha256": [patient_sha256(name) for name in ("p3", "p0", "another name")],  # p0 is not tested
+            "voxels_sha256": ["0" * 64, "1" * 64, fact.voxels_sha256],
+        }
+    )
+    registered(cases=seen)
+    assert probe(table) == 3
+    told = capsys.readouterr().err
+    assert "LEAK" in told and "p3" in told and "p4" in told and "p0" not in told
+    run = last_run(store)
+    assert run.info.status == "FAILED"
+    assert run.data.tags["medexp.verdict"] == "FAILED"
+    assert "p3" in artifact(run, "verification_report.md").read_text()
+    assert not (tmp_path / "cache" / "embeddings").exists(), "nothing was embedded"
+
+
+@pytest.mark.parametrize(
+    ("encoder", "words"),
+    [
+        ("models:/nothing@champion", ["no such model", "phase1_encoder_merged"]),
+        ("models:/phase1_encoder_merged@best", ["no alias best", "champion"]),
+        ("models:/phase1_encoder_merged/7", ["no version 7"]),
+        ("encoder.pt", ["no reference to a registered model"]),
+    ],
+)
+def test_an_encoder_that_is_not_there(
+    registered: Callable[..., Registered], table: Path, capsys: pytest.CaptureFixture[str], encoder: str, words: list[str]
+) -> None:
+    registered()
+    assert probe(table, encoder=encoder) == 2
+    told = capsys.readouterr().err
+    for word in (encoder.partition("@")[0].removeprefix("models:/"), *words):
+        assert word in told
+
+
+def test_a_table_with_bad_volumes_is_refused_whole(
+    registered: Callable[..., Registered], table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    registered()
+    (tmp_path / "data" / "p1-0" / "p1-0-t1c.nii.gz").write_bytes(b"no image")
+    file = tmp_path / "data" / "p2-0" / "p2-0-t2w.nii.gz"
+    file.write_bytes(file.read_bytes()[:-100])
+    assert probe(table) == 2
+    told = capsys.readouterr().err
+    for word in ("2 of 24 cases", "p1-0-t1c.nii.gz", "p2-0-t2w.nii.gz", "take the case out of the table"):
+        assert word in told
+    assert not (tmp_path / "cache" / "embeddings").exists()
+
+
+def test_an_adapter_is_an_encoder_too(
+    store: MlflowClient,  # noqa: F811
+    registered: Callable[..., Registered],
+    written: Callable[..., Path],  # noqa: F811
+    table: Path,
+    tmp_path: Path,
+) -> None:
+    from medexp.config import LoraConfig
+    from medexp.models.lora import add_lora
+
+    registered(base=True)
+    torch.manual_seed(1)
+    adapter = add_lora(build(SEGMENTER), LoraConfig(2, 4.0, (3, 4), ("qkv",), 0.0, "lora"))
+    with torch.no_grad():
+        for name, parameter in adapter.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_()
+    adapter.save_pretrained(str(tmp_path / "adapter"))
+    base = store.get_model_version("bsf_base", "1").tags
+    parent = Parent("bsf_base", "1", base["medexp.digest"], base["medexp.weights_digest"])
+    folder = written(
+        name="phase1_lora_adapter",
+        architecture={"kind": "lora_adapter", "base": SEGMENTER},
+        weights={},
+        parents={"base": parent},
+        extra={"adapter": tmp_path / "adapter"},
+    )
+    run = store.create_run(store.create_experiment("adapter"))
+    register(run.info.run_id, folder, load_definition("phase1_lora_adapter"), "PASSED")
+    assert probe(table, encoder="models:/phase1_lora_adapter/1") == 0
+    metrics = last_run(store).data.metrics
+    assert "unadapted/accuracy" in metrics
+    assert metrics["params/embeddings_computed"] == 3 * len(pd.read_csv(table, sep="\t")), "adapted, base and random weights"
+
+
+@pytest.mark.parametrize(
+    ("contract", "words"),
+    [
+        ({"channels": ["b-scan"]}, "input.channels are b-scan"),
+        ({"normalisation": "0 to 1"}, "input.normalisation is '0 to 1'"),
+        ({"orientation": "LPS"}, "input.orientation is 'LPS'"),
+        ({"spacing_mm": None}, "input.spacing_mm is missing"),
+    ],
+)
+def test_an_encoder_of_other_volumes_is_refused(
+    package: Callable[..., Package],  # noqa: F811
+    tmp_path: Path,
+    contract: dict[str, Any],
+    words: str,
+) -> None:
+    from medexp.errors import RegistryError
+    from medexp.phases.probe import input_settings
+    from medexp.registry.store import Pulled
+
+    made = dict(package().contract)
+    made["input"] = {key: value for key, value in {**made["input"], **contract}.items() if value is not None}
+    (tmp_path / "contract.json").write_text(json.dumps(made))
+    config = type("Config", (), {"encoder": "models:/other/1", "test_fraction": 0.5, "jobs": 1})
+    with pytest.raises(RegistryError) as error:
+        input_settings(config, Pulled(tmp_path, "other", "1", "d"))  # type: ignore[arg-type]
+    assert words in str(error.value) and "models:/other/1" in str(error.value)
