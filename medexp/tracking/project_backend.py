@@ -2,7 +2,8 @@
 
 MLflow takes conda for every project that names a conda_env, and fails where there is none. For the project medexp alone this
 plug-in takes conda where it is found, else the environment that `mlflow` runs in; an explicit `--env-manager` stands. It also
-hands the exit code of the entry point on (2 bad input, 3 a failed BLOCKING check), where `mlflow run` knows only 1.
+hands the exit code of the entry point on (2 bad input, 3 a failed BLOCKING check), where `mlflow run` knows only 1, and leaves
+a run that ended KILLED as it is, where `mlflow run` knows only FAILED.
 
 MLflow loads the entry-point group `mlflow.run_context_provider` on `import mlflow`, the early door for other packages. Here
 it registers a hook for the module that knows the backends. Neither the hook nor that module is public in MLflow: hence the pin
@@ -39,6 +40,7 @@ class MedexpContext(RunContextProvider):
 def _replace_local_backend(loader: ModuleType) -> None:
     try:  # here and not above: mlflow.projects is still to come when MLflow loads this module
         import click
+        from mlflow.exceptions import ExecutionException
         from mlflow.projects.submitted_run import LocalSubmittedRun
         from mlflow.projects.utils import PROJECT_ENV_MANAGER, load_project
         from mlflow.utils.conda import get_conda_bin_executable
@@ -49,12 +51,25 @@ def _replace_local_backend(loader: ModuleType) -> None:
 
     class MedexpRun(LocalSubmittedRun):
         def wait(self) -> bool:
-            succeeded = super().wait()
+            from mlflow import MlflowClient  # half imported as yet where the others are imported
+
             context = click.get_current_context(silent=True)  # None where mlflow.run() is called from Python
-            if context and not succeeded:
+            try:
+                succeeded = super().wait()
+            except KeyboardInterrupt:
+                if context is None:
+                    raise
+                succeeded = False
+                self.cancel()
+            if succeeded:
+                return True
+            if context:
                 code = self.command_proc.returncode
                 context.call_on_close(lambda: sys.exit(code if code > 0 else 128 - code))
-            return succeeded
+            if MlflowClient().get_run(self.run_id).info.status != "RUNNING":
+                # The command has ended its run, as KILLED perhaps; MLflow would go on and make FAILED of it.
+                raise ExecutionException(f"Run (ID '{self.run_id}') failed")
+            return False
 
     local_backend: Any = loader.MLFLOW_BACKENDS["local"]
 

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -22,12 +23,22 @@ entry_points:
     command: python job.py --profile {{profile}}
 """
 JOB = """
-import os, sys
+import os, signal, sys, time
 with open("told", "w") as told:
     for line in (sys.prefix, " ".join(sys.argv[1:]), os.environ["MLFLOW_TRACKING_URI"], os.environ["MLFLOW_RUN_ID"]):
         print(line, file=told)
 if "--code" in sys.argv:
     sys.exit(int(sys.argv[sys.argv.index("--code") + 1]))
+if "--ends_as" in sys.argv:
+    from mlflow import MlflowClient
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # MLflow sends it after Ctrl-C; a tracked run ends first
+    try:
+        open("ready", "w").close()
+        time.sleep(60 if "--wait" in sys.argv else 0)
+    except KeyboardInterrupt:
+        pass
+    MlflowClient().set_terminated(os.environ["MLFLOW_RUN_ID"], sys.argv[sys.argv.index("--ends_as") + 1])
+    sys.exit(130)
 if "--signal" in sys.argv:
     os.kill(os.getpid(), int(sys.argv[sys.argv.index("--signal") + 1]))
 """
@@ -135,6 +146,27 @@ def test_the_exit_code_of_the_command_is_handed_on(cause, code, bare_path, store
     folder = project(tmp_path / "project")
     assert mlflow_run(folder, "-P", cause).exit_code == code
     assert store.get_run(told(folder)[3]).info.status == "FAILED"
+
+
+@pytest.mark.parametrize("status", ["KILLED", "FAILED"])
+def test_a_run_that_the_command_ended_stays_as_it_is(status, bare_path, store, tmp_path):
+    folder = project(tmp_path / "project")
+    assert mlflow_run(folder, "-P", f"ends_as={status}").exit_code == 130
+    assert store.get_run(told(folder)[3]).info.status == status
+
+
+def test_ctrl_c_reaches_the_command_and_its_word_stands(bare_path, store, tmp_path):
+    folder = project(tmp_path / "project")
+    command = [sys.executable, "-m", "mlflow", "run", str(folder), "-e", "job", "-P", "ends_as=KILLED", "-P", "wait=true"]
+    with subprocess.Popen(command, start_new_session=True, stderr=subprocess.PIPE, text=True) as process:
+        while not (folder / "ready").exists():
+            assert process.poll() is None
+            os.sched_yield()
+        os.killpg(process.pid, signal.SIGINT)  # what a terminal does
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert "Traceback" not in errors
+    assert store.get_run(told(folder)[3]).info.status == "KILLED"
 
 
 def test_from_python_a_failure_is_mlflows_exception(bare_path, tmp_path):
