@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from medexp.cli import main
-from medexp.config import Phase1Config, PrepareConfig, cache_root, problems_of
+from medexp.config import Phase1Config, PrepareConfig, ProbeConfig, cache_root, problems_of
 
 held: list = []
 
@@ -81,6 +81,36 @@ def test_a_value_out_of_range_is_named_by_its_key_with_what_is_allowed(demo, key
     assert problems_of(demo) == []
     problems = problems_of(changed(demo, key, value))
     assert any(problem.startswith(f"{key}: ") for problem in problems), problems
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("test_fraction", 0.0),
+        ("test_fraction", 1.0),
+        ("confidence", 1.0),
+        ("bootstrap_samples", 99),
+        ("seed", -1),
+        ("threads", 0),
+        ("jobs", 0),
+        ("search.folds", 1),
+        ("search.c", ()),
+        ("search.c", (1.0, 0.0)),
+        ("search.hidden_size", (0,)),
+        ("search.weight_decay", -0.1),
+        ("search.iterations", 0),
+        ("phantoms.seed", -1),
+    ],
+)
+def test_a_value_of_the_probe_out_of_range_is_named(key, value):
+    assert main("probe", ProbeConfig, f"{__name__}:hold", []) == 0
+    problems = problems_of(changed(held[-1], key, value))
+    assert any(problem.startswith(f"{key}: ") for problem in problems), problems
+
+
+def test_the_full_profile_of_the_probe_needs_a_table():
+    assert main("probe", ProbeConfig, f"{__name__}:hold", ["--profile", "full"]) == 2
+    assert main("probe", ProbeConfig, f"{__name__}:hold", ["--profile", "full", "--table", "t.tsv"]) == 0
 
 
 @pytest.mark.parametrize(("val", "test"), [(0.0, 0.2), (0.5, 0.5), (0.9, 0.2), (0.3, -0.1)])

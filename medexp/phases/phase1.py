@@ -20,13 +20,12 @@ from peft import PeftModel
 from torch import Tensor, nn
 from torch.utils.data import Dataset, Subset
 
-from medexp.checks import Check, verdict
+from medexp.checks import Check
 from medexp.config import Phase1Config, cache_root
 from medexp.data.datasets import evaluation_dataset, training_dataset
 from medexp.data.prepared import Prepared, prepare
 from medexp.data.regions import REGIONS, to_regions
 from medexp.data.semantics import SEMANTIC_FEATURES
-from medexp.errors import CheckFailed, all_problems
 from medexp.evaluation.features import Array, embed_cases, mean_r2, probe, r2_gains
 from medexp.evaluation.intervals import mean_by_patient
 from medexp.evaluation.segmentation import OnPrediction, evaluate_segmentation, mean_scores
@@ -41,7 +40,7 @@ from medexp.phases.phase1_results import Results, publish, show
 from medexp.registry.lineage import upstream_tag
 from medexp.tracking.datasets import log_datasets
 from medexp.tracking.figures import curves, dice_bars, overlay
-from medexp.tracking.results import log_checks
+from medexp.tracking.results import log_checks, stop_if_blocked
 from medexp.tracking.runs import TrackedRun
 from medexp.training.loop import Batch, FitResult, Group, Objective, fit
 from medexp.training.losses import aux_weight, segmentation_loss
@@ -82,7 +81,7 @@ def run(config: Phase1Config) -> None:
 
         checks = check_adapters(study)
         log_checks(tracked, checks)
-        _stop_if_blocked(tracked, checks)
+        stop_if_blocked(tracked, checks)
         baseline = judge(study, study.fresh(), "baseline")
         features = {"unadapted": embed(study, study.fresh()), "random": embed(study, random_network(study))}
 
@@ -109,7 +108,7 @@ def run(config: Phase1Config) -> None:
             report(study, results)
             published = publish(config, data, base, tracked, results, net)
             show(config, tracked, results, published)
-        _stop_if_blocked(tracked, checks)
+        stop_if_blocked(tracked, checks)
 
 
 def check_adapters(study: Study) -> list[Check]:
@@ -356,10 +355,3 @@ def _take_over_state(config: Phase1Config, tracked: TrackedRun) -> None:
     if config.resume is not None and interrupted.is_dir() and not (tracked.folder / "state").exists():
         shutil.copytree(interrupted, tracked.folder / ".state", dirs_exist_ok=True)
         (tracked.folder / ".state").replace(tracked.folder / "state")
-
-
-def _stop_if_blocked(tracked: TrackedRun, checks: list[Check]) -> None:
-    if verdict(checks) == "FAILED":
-        failed = [f"{check.id} ({check.title}): {check.threshold}; {check.advice}" for check in checks if check.blocks]
-        advice = f"Nothing is promoted; the report is in run {tracked.id}."
-        raise CheckFailed(all_problems("BLOCKING check failed", failed, advice))

@@ -10,8 +10,9 @@ from mlflow import MlflowClient
 
 from medexp.checks import Check, Severity
 from medexp.data.manifest import data_digest, split_digest
+from medexp.errors import CheckFailed
 from medexp.tracking.datasets import log_datasets
-from medexp.tracking.results import log_checks, log_summary
+from medexp.tracking.results import log_checks, log_summary, stop_if_blocked
 from medexp.tracking.runs import TrackedRun, tracked_run
 
 
@@ -72,6 +73,20 @@ def test_checks_are_a_table_a_report_metrics_and_a_verdict(store: MlflowClient, 
     assert data.tags["medexp.verdict"] == "FAILED"
     assert json.loads(read(run, "checks.json"))[1]["measured"] == {"dice_WT": "nan"}
     assert "train longer" in read(run, "verification_report.md")
+
+
+def test_a_failed_blocking_check_stops_the_run_with_what_was_found(run: TrackedRun) -> None:
+    fine = Check("LEAK", "leaks", Severity.BLOCKING, True, "none")
+    hint = Check("PROBE_MAJORITY", "majority", Severity.DIAGNOSTIC, False, "above 0")
+    stop_if_blocked(run, [fine, hint])
+    leak = Check(
+        "LEAK", "leaks", Severity.BLOCKING, False, "no patient", {"seen": "p3 by bsf_base version 1"}, "Take them out."
+    )
+    with pytest.raises(CheckFailed) as error:
+        stop_if_blocked(run, [hint, leak])
+    for words in ("LEAK", "no patient", "seen = p3 by bsf_base version 1", "Take them out.", run.id):
+        assert words in str(error.value)
+    assert "PROBE_MAJORITY" not in str(error.value)
 
 
 def test_a_summary_of_any_length_is_the_description(store: MlflowClient, run: TrackedRun) -> None:
