@@ -23,6 +23,7 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model, ModelSignature
 from mlflow.types import Schema, TensorSpec
+from mlflow.utils.file_utils import local_file_uri_to_path
 from mlflow.utils.uri import is_local_uri
 
 import medexp
@@ -37,7 +38,7 @@ from medexp.registry.packages import MANIFEST, read_json, verify_package
 _MODEL_FILE = Path(__file__).with_name("pyfunc_model.py")
 _REQUIREMENTS = ("mlflow", "torch", "monai", "einops", "numpy", "pandas", "peft", "safetensors", "pyyaml")
 _FORMS = "models:/NAME@alias or models:/NAME/VERSION"
-_PACKAGE = "artifacts/package"  # in the model that MLflow sees
+_PACKAGE, _SOURCE = "artifacts/package", "artifacts/medexp"  # in the model that MLflow sees
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ def register(run_id: str, folder: Path, definition: Definition, verdict: str) ->
 
     Args:
         run_id: The run that made the model.
-        folder: Its package.
+        folder: Its package; a store on the same disk may share its files, so leave it alone or remove it afterwards.
         definition: What the model is for.
         verdict: `medexp.checks.verdict` of the checks that it was judged by, PASSED or FAILED.
 
@@ -224,6 +225,11 @@ def _log(client: MlflowClient, run_id: str, folder: Path, name: str, digest: str
     run, tags = client.get_run(run_id), {"medexp.run": run_id, "medexp.digest": digest}
     logged = client.create_logged_model(run.info.experiment_id, name, run_id, tags, run.data.params)
     try:
+        if is_local_uri(logged.artifact_location):
+            place = Path(local_file_uri_to_path(logged.artifact_location)) / _PACKAGE
+            shutil.copytree(folder, place, copy_function=_link)
+        else:
+            client.log_model_artifacts(logged.model_id, str(folder), _PACKAGE)
         Model.log(None, SimpleNamespace(save_model=_save), run_id=run_id, model_id=logged.model_id, package=folder)
         if _digest_at(logged.artifact_location, name) != digest:
             raise RegistryError(f"{name}: the store holds another package than was logged; log it again")
@@ -233,9 +239,16 @@ def _log(client: MlflowClient, run_id: str, folder: Path, name: str, digest: str
     return logged
 
 
+def _link(source: str, target: str) -> None:
+    """A store on the package's own disk shares its files: copying the weights takes longer than all else."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
 def _save(path: str, mlflow_model: Model, package: Path) -> None:
-    """A pyfunc model around a package, as links to it: MLflow would copy it twice before it copies it into the store."""
-    artifacts = {"package": package.absolute(), "medexp": Path(medexp.__file__).parent}
+    """What MLflow knows of a model, around a package that is in the store already: MLflow itself would copy it three times."""
     logger = logging.getLogger("mlflow.models.model")
     before = logger.level
     with warnings.catch_warnings():
@@ -252,12 +265,13 @@ def _save(path: str, mlflow_model: Model, package: Path) -> None:
             )
         finally:
             logger.setLevel(before)
-    for name, source in artifacts.items():
-        ignored = shutil.ignore_patterns("__pycache__")
-        shutil.copytree(source, Path(path) / "artifacts" / name, ignore=ignored, copy_function=os.symlink)
-    places = {name: {"path": f"artifacts/{name}", "uri": f"artifacts/{name}"} for name in artifacts}
-    mlflow_model.flavors[mlflow.pyfunc.FLAVOR_NAME]["artifacts"] = places
-    mlflow_model.model_size_bytes = sum(file.stat().st_size for file in Path(path).rglob("*") if file.is_file())
+    source = Path(path) / _SOURCE
+    shutil.copytree(Path(medexp.__file__).parent, source, ignore=shutil.ignore_patterns("__pycache__"))
+    mlflow_model.flavors[mlflow.pyfunc.FLAVOR_NAME]["artifacts"] = {
+        Path(place).name: {"path": place, "uri": place} for place in (_PACKAGE, _SOURCE)
+    }
+    files = [file for folder in (Path(path), package) for file in folder.rglob("*") if file.is_file()]
+    mlflow_model.model_size_bytes = sum(file.stat().st_size for file in files)
     mlflow_model.save(str(Path(path) / "MLmodel"))
 
 
