@@ -7,19 +7,26 @@ here is that the machinery does what it says, not how well a few phantoms train.
 import json
 import math
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
 from mlflow.entities.model_registry import ModelVersion
+
+from medexp.checks import PHASES
+from medexp.data.manifest import patient_sha256
+from medexp.data.phantoms import PATIENT_PATTERN
+from medexp.registry.definitions import load_definition
 
 ROOT = Path(__file__).parents[2]
 SMALL = {
@@ -165,6 +172,51 @@ assert adapted(torch.from_numpy(volumes)).shape == (2, 3, 64, 64, 32)
 """
     done = home.call(sys.executable, "-c", script)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("name", ["bsf_base", "phase1_lora_adapter", "phase1_encoder_merged"])
+def test_a_definition_holds_for_the_model_that_its_phase_produced(home: Home, first: tuple[Run, str], name: str) -> None:
+    definition = load_definition(name)
+    assert definition.producing_phase == first[0].data.tags["medexp.phase"]
+    folder = pulled(home, name)
+    contract = json.loads((folder / "contract.json").read_text())
+    assert contract["name"] == name
+    wanted = json.loads(json.dumps(asdict(definition.input)))
+    assert {key: contract["input"][key] for key in wanted} == wanted
+    assert contract["input"]["example_shape"][1] == len(definition.input.channels)
+    checks = json.loads((folder / "checks.json").read_text())
+    assert set(definition.required_checks) <= {check["id"] for check in checks} <= set(PHASES["phase1"].ids)
+    cases, table = pd.read_csv(folder / "cases.csv"), pd.read_csv(folder / "per_case.csv")
+    if definition.promotion:
+        assert {"case", "patient", *definition.promotion.columns} <= set(table)
+        held_out = cases[cases["split"] == "val"]
+        assert set(table["patient"].map(patient_sha256)) == set(held_out["patient_sha256"])
+    card = (folder / "README.md").read_text()
+    assert f"# {name}: {definition.title}" in card
+    assert "Made on phantoms" in card
+    assert 0 < len(home.version(name, 1).description) <= 5000
+
+
+def test_a_model_and_its_ancestors_know_whom_they_saw(home: Home, first: tuple[Run, str]) -> None:
+    """The guard reads cases.csv by the patients' ids: those of the folders that the phantoms are in."""
+    encoder = pulled(home, "phase1_encoder_merged")
+    parents = json.loads((encoder / "parents.json").read_text())
+    base = pulled(home, parents["base"]["name"])
+    assert json.loads((base / "manifest.json").read_text())["digest"] == parents["base"]["digest"]
+    for folder, kind in ((encoder, "meningioma"), (base, "glioma")):
+        (phantoms,) = (home.folder / "cache" / "medexp" / "phantoms").glob(f"{kind}*")
+        patients = {re.match(PATIENT_PATTERN, path.name)[1] for path in phantoms.iterdir() if path.is_dir()}  # type: ignore[index]
+        cases = pd.read_csv(folder / "cases.csv")
+        assert set(cases["patient_sha256"]) == set(map(patient_sha256, patients))
+        assert {"train", "val"} <= set(cases["split"])
+
+
+def pulled(home: Home, name: str) -> Path:
+    """The verified package of version 1."""
+    script = f"from medexp import registry; print(registry.pull('models:/{name}/1').folder)"
+    done = home.call(sys.executable, "-c", script)
+    assert done.returncode == 0, done.stderr
+    return home.folder / done.stdout.strip()
 
 
 def test_a_second_run_is_version_2_with_identical_metrics_and_the_champion_stays(home: Home, first: tuple[Run, str]) -> None:
