@@ -1,0 +1,136 @@
+"""The pipeline as a user runs it, in one home: a check that fails, a kill, going on, and nothing to do."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+from mlflow.entities import Run
+
+ROOT = Path(__file__).parents[2]
+SMALL = {
+    "rank": "4",
+    "phantoms.meningioma_patients": "8",
+    "phantoms.glioma_patients": "4",
+    "probe.phantoms.meningioma_patients": "4",
+    "probe.phantoms.glioma_patients": "4",
+    "network.window_size": "2",
+    "base.epochs": "2",
+    "training.epochs": "1",
+    "training.warmup_epochs": "0",
+    "training.validate_every": "1",
+    "validation.overlays": "1",
+    "validation.min_dice_wt": "0",
+    "validation.min_dice_gain": "-1",
+    "threads": "1",
+    "output_dir": "outputs",
+}
+MINUTES = 8
+STEPS = ["prepare", "phase1", "promote", "probe"]
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An empty folder of a user, who has no store and no cache yet."""
+    return tmp_path_factory.mktemp("home")
+
+
+def start(home: Path, *command: str, **changed: str) -> subprocess.Popen[str]:
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("MLFLOW_")}
+    environment = kept | {"XDG_CACHE_HOME": str(home / "cache"), "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
+    settings = SMALL | {"output_dir": str(home / "outputs")} | changed
+    return subprocess.Popen(
+        [sys.executable, "-m", *command, *(word for key, value in settings.items() for word in ("-P", f"{key}={value}"))],
+        cwd=home,
+        env=environment,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+
+
+def mlflow_run(home: Path, **changed: str) -> subprocess.Popen[str]:
+    return start(home, "mlflow", "run", str(ROOT), "-e", "main", **changed)
+
+
+def ended(process: subprocess.Popen[str], code: int) -> tuple[str, str]:
+    out, err = process.communicate(timeout=60 * MINUTES)
+    assert process.returncode == code, out + err
+    assert "Traceback" not in err
+    return out, err
+
+
+def client(home: Path) -> MlflowClient:
+    return MlflowClient(f"sqlite:///{home / 'mlflow.db'}")
+
+
+def last(home: Path) -> tuple[Run, dict[str, Run]]:
+    """The last run of the pipeline, and the steps that it ran."""
+    runs = list(client(home).search_runs(["0"], order_by=["attributes.start_time DESC"]))
+    parent = next(run for run in runs if "mlflow.parentRunId" not in run.data.tags)
+    children = [run for run in runs if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
+    return parent, {run.info.run_name: run for run in reversed(children)}
+
+
+def test_a_failed_blocking_check_stops_the_pipeline(home: Path) -> None:
+    out, err = ended(mlflow_run(home, **{"validation.min_dice_wt": "0.999"}), 3)
+    assert "BLOCKING check failed: TEST_2.5" in err
+    assert "Stopped at phase1" in out
+    parent, children = last(home)
+    assert {name: run.info.status for name, run in children.items()} == {"prepare": "FINISHED", "phase1": "FAILED"}
+    assert parent.info.status == "FAILED"
+    assert {run.data.tags["medexp.verdict"] for run in (parent, children["phase1"])} == {"FAILED"}
+    assert client(home).get_registered_model("phase1_encoder_merged").aliases == {}
+
+
+def test_mended_it_goes_on_from_there_and_a_kill_loses_nothing(home: Path) -> None:
+    before = set((home / "outputs").glob("*/state/lora/last.pt"))
+    process = start(home, "mlflow", "run", str(ROOT), "-e", "main")
+    deadline = time.monotonic() + 60 * MINUTES
+    while not (trained := set((home / "outputs").glob("*/state/lora/last.pt")) - before):
+        assert process.poll() is None and time.monotonic() < deadline
+        os.sched_yield()
+    parent, children = last(home)
+    os.kill(int(children["phase1"].data.tags["medexp.process"].split()[1]), signal.SIGTERM)
+    ended(process, 143)
+    parent, children = last(home)
+    assert {name: run.info.status for name, run in children.items()} == {"phase1": "KILLED"}
+    assert parent.info.status == "KILLED"
+    assert "medexp.reused.prepare" in parent.data.tags
+    (killed,) = (path.parents[2].name for path in trained)
+    assert killed == children["phase1"].info.run_id
+
+    out, _ = ended(mlflow_run(home), 0)
+    parent, children = last(home)
+    assert list(children) == STEPS[1:]
+    assert {run.info.status for run in (parent, *children.values())} == {"FINISHED"}
+    assert children["phase1"].data.tags["medexp.resumed_from"] == killed
+    assert f"going on from run {killed}" in out
+    assert "Champion: phase1_encoder_merged version 2" in out
+    aliases = client(home).get_registered_model("phase1_encoder_merged").aliases
+    assert {alias: str(version) for alias, version in aliases.items()} == {"candidate": "2", "champion": "2"}
+    assert children["probe"].data.tags["medexp.upstream.phase1_encoder_merged"].startswith("2 ")
+
+
+def test_run_again_nothing_is_left_to_do(home: Path) -> None:
+    _, before = last(home)
+    count = len(client(home).search_runs(["0"]))
+    out, _ = ended(mlflow_run(home), 0)
+    parent, children = last(home)
+    assert children == {}
+    assert len(client(home).search_runs(["0"])) == count + 1
+    reused = {step: parent.data.tags[f"medexp.reused.{step}"] for step in STEPS}
+    assert {step: reused[step] for step in before} == {step: run.info.run_id for step, run in before.items()}
+    assert out.count("reused: its inputs are those of run") == 4
+    assert parent.data.tags["mlflow.note.content"].count("| reused |") == 4
+
+
+def test_another_head_is_probed_on_the_same_encoder(home: Path) -> None:
+    ended(mlflow_run(home, **{"probe.head": "mlp"}), 0)
+    _, children = last(home)
+    assert list(children) == ["probe"]
+    assert children["probe"].data.metrics["params/embeddings_computed"] == 0
