@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 import pytest
 import torch
@@ -18,7 +19,7 @@ from medexp.data.transforms import preprocess
 from medexp.evaluation.embeddings import Embeddings, embed_volumes
 from medexp.models.builders import build
 from medexp.models.swin import SwinEncoder
-from tests.data.small_cases import write_case
+from tests.data.small_cases import AFFINE, save, write_case
 
 CPU = torch.device("cpu")
 
@@ -86,6 +87,17 @@ def test_nothing_is_computed_twice(
     assert embed(nets={"first": encoder(7)}).computed == 2
     assert embed(data=replace(settings, spacing=(2.0, 2.0, 2.0))).computed == 4
     assert embed(data=replace(settings, input_size=(64, 64, 32))).computed == 4
+
+
+def test_the_same_voxels_that_lie_otherwise_are_another_volume(
+    embed: Callable[..., Embeddings], cases: tuple[Case, ...], tmp_path: Path
+) -> None:
+    before = embed(cases=cases[:1]).features["first"]
+    for path in cases[0].images:
+        save(path, np.asanyarray(nib.load(path).dataobj), AFFINE @ np.diag([1, 1, -1, 1]))
+    after = embed(cases=cases[:1])
+    assert after.computed == 2
+    assert not np.array_equal(after.features["first"], before)
 
 
 @pytest.mark.parametrize("damage", ["flipped", "truncated", "empty", "other"])
