@@ -43,8 +43,8 @@ def rescore(champion: Pulled, wanted: str | None, config: PromoteConfig) -> Scor
     data = prepare(config.data_dir, config.splits, config.data, config.phantoms, config.seed, cache)
     if data.digests.get(split) != wanted:
         raise DataError(
-            f"{data.source}: its {split} cases have data digest {data.digests.get(split)}, the version was judged on "
-            f"{wanted}. Give data_dir, splits, seed, data.* and phantoms.* as in the run that made the version (its config.yaml has them)"
+            f"{data.source}: its {split} cases have data digest {data.digests.get(split)}, the version was judged on {wanted}. "
+            "Give data_dir, splits, seed, data.* and phantoms.* as in the run that made it (its config.yaml has them)"
         )
     accelerator = start_accelerator(config.device, config.threads)
     return Scores(SCORERS[champion.name](champion, data, split, config, accelerator), wanted)
