@@ -67,7 +67,7 @@ def fill(uri: str, versions: int, runs: int) -> None:
     for number, (name, version, upstream) in enumerate(models(versions)):
         of = {"name": name, "version": version}
         stamp = {"creation_time": number, "last_updated_time": number, "current_stage": "None", "status": "READY"}
-        made = {"source": "models:/m-0", "run_id": add_run(number, upstream), "description": "card " * 1000}
+        made = {"source": "/nowhere", "run_id": add_run(number, upstream), "description": "card " * 1000}
         registry[SqlModelVersion].append(of | stamp | made)
         tags = {"medexp.digest": digest(name, version), "medexp.verdict": "PASSED"} | upstream
         registry[SqlModelVersionTag] += [of | {"key": key, "value": value} for key, value in tags.items()]

@@ -28,7 +28,7 @@ UPSTREAM = "medexp.upstream."
 _DIGEST, _CHECKS = "medexp.digest", "checks/"
 _MISSING = "RESOURCE_DOES_NOT_EXIST"
 _PAGE = 1000
-_EACH = 10  # uses of a version, on average, up to which those of all versions of its model are asked for at once
+_EACH = 3  # uses of a version, on average, up to which those of all versions of its model are asked for at once
 SHOWN = 20  # runs of one version that a tree shows
 T = TypeVar("T")
 
@@ -321,7 +321,7 @@ def _built_on(
         return {model: [] for model in models}
     if len(models) > 1 and all(model.digest for model in models):
         few = _EACH * len(models)
-        rows = list(islice(search(f"tags.`{key}` LIKE '%'", min(few + 1, _PAGE)), few + 1))
+        rows = list(islice(search(f"tags.`{key}` LIKE '%'", few + 1), few + 1))
         if len(rows) <= few:  # else versions that nobody asked about may be used a lot
             by_value: dict[str, list[T]] = defaultdict(list)
             for row in rows:
