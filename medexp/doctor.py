@@ -101,11 +101,10 @@ def _cache(wrong: _Tell) -> Mapping[str, str]:
             pass
     except OSError as error:
         wrong(f"cache {folder}: cannot be written ({error.strerror}). Set XDG_CACHE_HOME, or give cache_dir=FOLDER")
-    quarantined = list(folder.glob("**/quarantine/*"))
-    if quarantined:
+    if quarantined := list(folder.glob("quarantine/*")):
         wrong(
-            f"cache {folder}: {len(quarantined)} packages failed verification and were put aside in {quarantined[0].parent}. "
-            "medexp audit --every-byte says whether the store's are whole; then delete them"
+            f"quarantine {quarantined[0].parent}: holds {len(quarantined)} packages that were not as they were registered, "
+            "each with reason.txt. medexp audit --every-byte says whether those in the store are whole; then delete these"
         )
     return {"cache": f"{folder} ({sum(_sizes(folder)) / _GIB:.2f} GiB)"}
 

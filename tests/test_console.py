@@ -1,6 +1,7 @@
 """The command `medexp` on a real store: what it prints, one line for what is wrong, exit codes."""
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -70,9 +71,9 @@ BAD = {
     "no reason": (["rollback", NAME], "medexp rollback: error: Missing option '--reason'."),
     "an empty reason": (["rollback", NAME, "--reason", " "], "medexp rollback: error: --reason: is empty"),
     "an unknown option": (["models", "--jsn"], "medexp models: error: No such option '--jsn'. Did you mean '--json'?"),
-    "no such model": (["pull", "models:/nobody@champion"], "medexp pull: error: models:/nobody@champion: no model nobody in"),
+    "no such model": (["pull", "models:/nobody@champion"], "medexp pull: error: nobody: no such model"),
     "no reference": (["lineage", "nobody"], "medexp lineage: error: nobody: is no reference to a registered model"),
-    "nothing built on it": (["impact", "nobody", "3"], "medexp impact: error: models:/nobody/3: no model nobody"),
+    "nothing built on it": (["impact", "nobody", "3"], "medexp impact: error: nobody: no such model"),
     "an unknown model": (["audit", "nobody"], "medexp audit: error: nobody: no such model"),
     "no champion": (["rollback", "nobody", "--reason", "x"], "medexp rollback: error: nobody"),
     "a flag of the phase": (["promote", "--modl", "x"], "medexp promote: error: --modl: no such flag; did you mean --model?"),
@@ -186,6 +187,23 @@ def test_doctor_names_all_that_is_wrong(capsys: pytest.CaptureFixture[str], monk
     assert "tracking store postgresql://***@127.0.0.1:1/mlflow: does not answer" in wrong[0]
     assert f"cache {tmp_path / 'cache' / 'medexp'}: cannot be written" in wrong[1]
     assert "secret" not in told
+
+
+def test_doctor_names_quarantined_packages(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "cache" / "medexp" / "quarantine" / "d1-x").mkdir(parents=True)
+    assert "WRONG  quarantine" in printed(capsys, "doctor", code=2)
+
+
+def test_doctor_names_a_definition_that_does_not_hold(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    shutil.copytree(ROOT / "registry", tmp_path / "registry")
+    with (tmp_path / "registry" / "bsf_base.yaml").open("a") as file:
+        file.write("titel: x\n")
+    monkeypatch.setattr("medexp.registry.definitions._FOLDER", tmp_path / "registry")
+    told = printed(capsys, "doctor", code=2)
+    assert "WRONG  " in told
+    assert "bsf_base.yaml: unknown key titel" in told
 
 
 def test_doctor_says_that_runs_and_models_are_in_two_stores(

@@ -12,6 +12,7 @@ from mlflow.entities import Run
 from medexp.cli import main
 from medexp.config import MainConfig
 from medexp.errors import DataError
+from medexp.phases.launch import start_accelerator
 from medexp.phases.main import Pipeline, probed, read_digests, take
 from medexp.tracking.runs import tracked_run
 from medexp.tracking.steps import find_interrupted, mark_done, tags_of_step
@@ -115,6 +116,12 @@ def test_a_step_that_is_not_as_it_was_runs_again(config: MainConfig, change: Cal
 def test_a_step_whose_deed_does_not_stand_any_more_runs_again(config: MainConfig) -> None:
     prepare(config)
     assert prepare(config, holds=False)[0] == "ran"
+
+
+def test_the_next_step_may_have_another_device_and_precision(config: MainConfig) -> None:
+    assert start_accelerator("cpu", 1, "bf16-mixed").mixed_precision == "bf16"
+    prepare(config)
+    assert start_accelerator("auto", 1, "fp32").mixed_precision == "no"
 
 
 def test_a_step_of_other_code_runs_again(config: MainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
