@@ -196,8 +196,8 @@ def roc(panels: Mapping[str, Mapping[str, tuple[np.ndarray, np.ndarray]]], title
     """
     figure = Figure(figsize=(1.4 + 4.2 * len(panels), 4.8), dpi=110, layout="constrained")
     for axes, (label, arms) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
-        for colour, (arm, (false, true)) in zip(_colours(len(arms) + 1)[1:], arms.items(), strict=True):
-            axes.plot(false, true, linewidth=1.8, color=colour, label=arm, clip_on=False)
+        for place, (colour, (arm, (false, true))) in enumerate(zip(_colours(len(arms) + 1)[1:], arms.items(), strict=True)):
+            axes.plot(false, true, linewidth=1.8, color=colour, label=arm, clip_on=False, zorder=3 - 0.1 * place)
         axes.plot([0, 1], [0, 1], linewidth=1, linestyle=":", color="#8c8c8c")
         axes.set(xlim=(0, 1), ylim=(0, 1), aspect="equal", title=f"{label} against the rest")
         axes.set(xlabel="false positive rate", ylabel="true positive rate")
