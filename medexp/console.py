@@ -134,9 +134,9 @@ def lineage(uri: str, as_json: bool) -> int:
     """Show what a model was made from, and what was built on it."""
 
     def work() -> None:
-        from medexp.registry.lineage import as_records, as_tree, lineage
+        from medexp.registry.lineage import SHOWN, as_records, as_tree, lineage
 
-        _show(lambda: lineage(uri), as_tree, as_records, as_json)
+        _show(lambda: lineage(uri, None if as_json else SHOWN), as_tree, as_records, as_json)
 
     return exit_code("lineage", work)
 
@@ -149,9 +149,9 @@ def impact(name: str, version: str, as_json: bool) -> int:
     """Show what was built on a version."""
 
     def work() -> None:
-        from medexp.registry.lineage import as_records, as_tree, impact
+        from medexp.registry.lineage import SHOWN, as_records, as_tree, impact
 
-        _show(lambda: impact(name, version), as_tree, as_records, as_json)
+        _show(lambda: impact(name, version, None if as_json else SHOWN), as_tree, as_records, as_json)
 
     return exit_code("impact", work)
 
