@@ -304,17 +304,14 @@ def _download(uri: str, version: ModelVersion, into: Path | None) -> Path:
 
 
 def _fetch(location: str, what: str, into: Path | None) -> Path:
+    uri = f"{location}/{_PACKAGE}"
     try:
-        folder = mlflow.artifacts.download_artifacts(
-            artifact_uri=f"{location}/{_PACKAGE}", dst_path=None if into is None else str(into)
-        )
+        if not mlflow.artifacts.list_artifacts(artifact_uri=uri):
+            raise RegistryError(f"{what}: the store holds no package of it any more. Register it anew from its run")
+        return Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=str(into) if into else None))
     except (MlflowException, OSError) as error:
-        if getattr(error, "error_code", None) == MISSING:
-            raise RegistryError(f"{what}: the store holds no package of it any more. Register it anew from its run") from error
-        raise StorageError(
-            f"{what}: cannot be fetched ({' '.join(str(error).split())[:500]}). Is the store up, and has the disk free space?"
-        ) from error
-    return Path(folder)
+        told = re.sub(r"//[^/@\s]*@", "//", " ".join(str(error).split()))[:500]  # a URL may hold a password
+        raise StorageError(f"{what}: cannot be fetched ({told}). Is the store up, and has the disk free space?") from error
 
 
 def _digest_at(location: str, what: str) -> str:
