@@ -41,9 +41,10 @@ def rescore(champion: Pulled, wanted: str | None, config: PromoteConfig) -> Scor
     split = read_json(champion.folder, "evaluation.json")["split"]
     cache = cache_root(config.cache_dir)
     data = prepare(config.data_dir, config.splits, config.data, config.phantoms, config.seed, cache)
-    if data.digests.get(split) != wanted:
+    found = data.digests.get(split)
+    if found != wanted:
         raise DataError(
-            f"{data.source}: its {split} cases have data digest {data.digests.get(split)}, the version was judged on {wanted}. "
+            f"{data.source}: its {split} cases have data digest {found}, the version was judged on {wanted}. "
             "Give data_dir, splits, seed, data.* and phantoms.* as in the run that made it (its config.yaml has them)"
         )
     accelerator = start_accelerator(config.device, config.threads)
