@@ -21,6 +21,12 @@ def start(work: Callable[..., Any], *arguments: Any) -> Any:
     return process
 
 
+def wait_until_stopped(process: Any) -> None:
+    """Until SIGSTOP took hold of a process."""
+    while Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[0] != "T":
+        assert process.is_alive()
+
+
 def at_call(method: str, number: int, signum: signal.Signals, work: Callable[..., Any], *arguments: Any) -> None:
     """Do `work`, and get `signum` right before the client's `method` is called for the `number`-th time, from 1."""
     original = getattr(MlflowClient, method)

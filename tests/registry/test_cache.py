@@ -15,6 +15,7 @@ import mlflow
 import pytest
 import requests
 import torch
+from filelock import FileLock, Timeout
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from mlflow import MlflowClient
@@ -24,7 +25,7 @@ from medexp.errors import RegistryError, StorageError
 from medexp.registry.definitions import load_definition
 from medexp.registry.packages import verify_package
 from medexp.registry.store import Registered, register, stored_digest
-from tests.registry.faults import start
+from tests.registry.faults import start, wait_until_stopped
 
 Written = Callable[..., Path]
 Damage = Callable[[Path], None]
@@ -164,8 +165,8 @@ def edited_and_rehashed(folder: Path) -> None:
 
 
 def linked(folder: Path) -> None:
-    shutil.move(folder / "README.md", folder.parent / "README.md")
-    (folder / "README.md").symlink_to(folder.parent / "README.md")
+    shutil.move(folder / "README.md", folder.parents[1] / "README.md")
+    (folder / "README.md").symlink_to(folder.parents[1] / "README.md")
 
 
 def led_out(folder: Path) -> None:
@@ -322,30 +323,25 @@ def pull_and_note(notes: Path, signum: int) -> None:
 def stopped(made: Registered, tmp_path: Path) -> Iterator[Any]:
     """A process that stands still with half a download and the lock."""
     process = start(pull_and_note, tmp_path / "notes", signal.SIGSTOP)
-    while Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[0] != "T":
-        assert process.is_alive()
+    wait_until_stopped(process)
     yield process
     process.kill()
     process.join()
 
 
-def test_of_processes_that_fill_a_cache_at_once_one_downloads(made: Registered, cache: Path, tmp_path: Path) -> None:
-    racers = [start(pull_and_note, tmp_path / "notes", 0) for _ in range(4)]
-    for racer in racers:
-        racer.join()
-    assert [racer.exitcode for racer in racers] == [0] * 4
-    assert len((tmp_path / "notes").read_text().splitlines()) == 1
-    assert whole(cache, made)
-
-
-def test_a_killed_holder_lets_the_others_go_on(stopped: Any, made: Registered, cache: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("signum", "downloads"), [(signal.SIGCONT, 1), (signal.SIGKILL, 2)])
+def test_one_process_downloads_and_the_others_wait_for_it_to_end_or_to_die(
+    stopped: Any, made: Registered, cache: Path, tmp_path: Path, signum: signal.Signals, downloads: int
+) -> None:
     waiting = [start(pull_and_note, tmp_path / "notes", 0) for _ in range(2)]
+    with pytest.raises(Timeout):
+        FileLock(cache / "locks" / made.digest, timeout=0).acquire()
     assert (cache / "models" / f".{made.digest}").is_dir()
-    stopped.kill()
+    os.kill(stopped.pid, signum)
     for process in waiting:
         process.join()
     assert [process.exitcode for process in waiting] == [0, 0]
-    assert len((tmp_path / "notes").read_text().splitlines()) == 2  # the killed one's, and one more for both
+    assert len((tmp_path / "notes").read_text().splitlines()) == downloads
     assert whole(cache, made)
     assert quarantined(cache) == []
 

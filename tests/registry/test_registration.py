@@ -10,6 +10,7 @@ from typing import Any
 import mlflow
 import pytest
 import torch
+from filelock import FileLock, Timeout
 from mlflow import MlflowClient
 from mlflow.entities import LoggedModelStatus
 
@@ -18,7 +19,7 @@ from medexp.errors import RegistryError
 from medexp.registry.definitions import load_definition
 from medexp.registry.packages import verify_package
 from medexp.registry.store import Registered, register
-from tests.registry.faults import start
+from tests.registry.faults import at_call, start, wait_until_stopped
 
 Written = Callable[..., Path]
 NAME = "phase1_encoder_merged"
@@ -106,13 +107,18 @@ def test_a_version_whose_files_were_damaged_is_registered_anew(store: MlflowClie
 
 
 def test_processes_that_register_one_package_at_once_make_one_version(
-    store: MlflowClient, run_id: str, written: Written
+    store: MlflowClient, run_id: str, written: Written, tmp_path: Path
 ) -> None:
     folder = written(weights={"w": torch.zeros(8)})
-    racers = [start(put, run_id, folder) for _ in range(3)]
-    for racer in racers:
-        racer.join()
-    assert [racer.exitcode for racer in racers] == [0] * 3
+    first = start(at_call, "create_model_version", 1, signal.SIGSTOP, put, run_id, folder)
+    wait_until_stopped(first)
+    second = start(put, run_id, folder)
+    with pytest.raises(Timeout):
+        FileLock(tmp_path / "cache" / "medexp" / "locks" / f"run-{run_id}", timeout=0).acquire()
+    os.kill(first.pid, signal.SIGCONT)
+    for process in (first, second):
+        process.join()
+    assert first.exitcode == second.exitcode == 0
     assert [str(version.version) for version in store.search_model_versions()] == ["1"]
     assert statuses(store) == [LoggedModelStatus.READY]
 
