@@ -25,7 +25,7 @@ import yaml
 from docstring_parser import parse as parse_docstring
 from jsonargparse import ArgumentError, ArgumentParser, DefaultHelpFormatter
 
-from medexp.config import problems_of
+from medexp.config import STUDIED, SweepConfig, problems_of
 from medexp.errors import ConfigError, MedexpError, all_problems
 
 _CONFIGS = Path(__file__).parents[1] / "configs"
@@ -51,6 +51,7 @@ def main(phase: str, config_class: type, run: str, argv: Sequence[str] | None = 
         traceback.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
+    config_class = _with_phase(phase, config_class, argv)
     run_id = os.environ.get("MLFLOW_RUN_ID", "RUN_ID")  # set by `mlflow run`
 
     def work() -> None:
@@ -68,6 +69,21 @@ def main(phase: str, config_class: type, run: str, argv: Sequence[str] | None = 
 
     go_on = f"; go on with -P resume={run_id} (--resume {run_id})" if _has(config_class, "resume") else ""
     return exit_code(phase, work, "; run it again, it goes on from there" if _steps(config_class) else go_on)
+
+
+def _with_phase(entry: str, config_class: type, argv: Sequence[str]) -> type:
+    """A study's configuration with the block of the phase that it studies, whose keys can then be given like its own."""
+    if config_class is not SweepConfig:
+        return config_class
+    words = [word.removeprefix("--").partition("=") for word in argv]
+    given = [value or next(iter(argv[place + 1 :]), "") for place, (name, _, value) in enumerate(words) if name == "phase"]
+    default = yaml.safe_load((_CONFIGS / entry / "demo.yaml").read_text(encoding="utf-8"))["phase"]
+    name = given[-1] if given else default
+    if name not in STUDIED:
+        return config_class
+    made = dataclasses.make_dataclass(config_class.__name__, [(name, STUDIED[name])], bases=(config_class,), frozen=True)
+    made.__doc__ = f"{config_class.__doc__}    {name}: Configuration of {name}.\n"
+    return made
 
 
 def exit_code(command: str, work: Callable[[], int | None], go_on: str = "") -> int:

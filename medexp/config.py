@@ -539,6 +539,99 @@ class MainConfig:
             yield f"probe.encoder: found {self.probe.encoder}; leave it out: main probes the champion that it made"
 
 
+@dataclass(frozen=True)
+class SweepConfig:
+    """Search the settings of a phase with Optuna; what is searched stands in configs/<phase>/sweep.yaml.
+
+    Args:
+        profile: demo (embedded phantoms) or full, of the sweep and of the phase.
+        phase: The phase whose settings are searched; its keys can be given as they are, such as training.epochs=4.
+        study: Name of the study; the same name joins in or goes on. Without it one is made of phase and space.
+        storage: Where the study lives: a journal file or a database's URL; without it a journal file in output_dir/studies.
+        space: A YAML file to search instead of configs/<phase>/sweep.yaml.
+        trials: Trials of the study, those of earlier calls and of other workers included.
+        workers: Processes of this call that run trials.
+        confirm: Fresh seeds that the chosen configuration is trained with again, for the mean and spread that are reported.
+        test: Whether the chosen configuration is scored on the test split, once, at the end.
+        output_dir: Folder that gets one folder a run, named by its run id.
+        cache_dir: Folder for what is computed once; without it $XDG_CACHE_HOME/medexp or ~/.cache/medexp.
+        seed: Seed of the sampler, and of every trial's training.
+        device: auto, cpu, cuda or mps; without it the phase's own.
+        threads: Threads of torch a process; without it the phase's own.
+    """
+
+    apart: ClassVar[tuple[str, ...]] = ()
+
+    profile: str
+    phase: str
+    study: str | None
+    storage: str | None
+    space: str | None
+    trials: int
+    workers: int
+    confirm: int
+    test: bool
+    output_dir: str
+    cache_dir: str | None
+    seed: int
+    device: Literal["auto", "cpu", "cuda", "mps"] | None
+    threads: int | None
+
+    def problems(self) -> Iterator[str]:
+        for key in ("trials", "workers"):
+            if getattr(self, key) < 1:
+                yield f"{key}: found {getattr(self, key)}; at least 1"
+        if self.phase not in STUDIED:
+            yield f"phase: found {self.phase!r}; {', '.join(STUDIED)} can be searched"
+        if self.confirm < 0:
+            yield f"confirm: found {self.confirm}; at least 0"
+        if self.seed < 0:
+            yield f"seed: found {self.seed}; at least 0"
+
+
+@dataclass(frozen=True)
+class RecoverConfig:
+    """Climb a phase's recovery ladder, configs/<phase>/recovery.yaml, from a run that failed, until its BLOCKING checks pass.
+
+    Args:
+        profile: demo (embedded phantoms) or full, of the run that failed.
+        phase: The phase that failed.
+        run: Id of the run that failed; its configuration is where the ladder stands on.
+        ladder: A YAML file to climb instead of configs/<phase>/recovery.yaml.
+        search: Trials around the best rung when no rung passed; 0: none.
+        study: Name of the study that the rungs are kept in; the same name goes on. Without it one is made of the run.
+        storage: Where the study lives: a journal file or a database's URL; without it a journal file in output_dir/studies.
+        output_dir: Folder that gets one folder a run, named by its run id; the failed run's folder is in it.
+        cache_dir: Folder for what is computed once; without it $XDG_CACHE_HOME/medexp or ~/.cache/medexp.
+        seed: Seed of the sampler of the search.
+    """
+
+    profile: str
+    phase: str
+    run: str | None
+    ladder: str | None
+    search: int
+    study: str | None
+    storage: str | None
+    output_dir: str
+    cache_dir: str | None
+    seed: int
+
+    def problems(self) -> Iterator[str]:
+        if self.phase not in STUDIED:
+            yield f"phase: found {self.phase!r}; {', '.join(STUDIED)} can recover"
+        if self.run is None:
+            yield "run: not given; give the id of the run that failed, run=RUN_ID"
+        if self.search < 0:
+            yield f"search: found {self.search}; at least 0"
+        if self.seed < 0:
+            yield f"seed: found {self.seed}; at least 0"
+
+
+STUDIED: dict[str, type] = {"phase1": Phase1Config}
+"""Phases whose settings can be searched and that recover: those with a `sweep.yaml`; and their configurations."""
+
+
 def problems_of(config: Any, prefix: str = "") -> list[str]:
     """All problems of a configuration and of the blocks in it, each with its dotted key first."""
     found = [f"{prefix}{problem}" for problem in config.problems()]

@@ -44,6 +44,12 @@ class CheckFailed(MedexpError):
     exit_code = 3
 
 
+class Pruned(MedexpError):
+    """A trial that is not worth going on with; its run is kept as far as it came."""
+
+    exit_code = 3
+
+
 def all_problems(subject: str, problems: Sequence[str], advice: str = "") -> str:
     """One message for all problems of an input: one line for one problem, a list for several.
 

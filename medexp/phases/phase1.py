@@ -70,15 +70,7 @@ def run(config: Phase1Config) -> None:
     """
     accelerator = start_accelerator(config.device, config.threads, config.training.precision)
     with launched_run("phase1", config, accelerator) as tracked:
-        cache = cache_root(config.cache_dir)
-        with accelerator.main_process_first():
-            data = prepare(config.data_dir, config.splits, config.data, config.phantoms, config.seed, cache)
-            _take_over_state(config, tracked)
-        log_datasets(tracked, data.manifest, data.digests, data.source, "phase1")
-        base = load_base(config, accelerator, cache)
-        tracked.tag(upstream_tag(base.pulled.name, base.pulled.version, base.pulled.digest) if base.pulled else {})
-        study = Study(config, data, accelerator, tracked, cache, base)
-
+        study = begin(config, accelerator, tracked)
         checks = check_adapters(study)
         log_checks(tracked, checks)
         stop_if_blocked(tracked, checks)
@@ -106,9 +98,40 @@ def run(config: Phase1Config) -> None:
         if accelerator.is_main_process:
             save_checkpoint(encoder_state(net), tracked.folder / "phase1_encoder_merged.pt")
             report(study, results)
-            published = publish(config, data, base, tracked, results, net)
+            published = publish(config, study.data, study.base, tracked, results, net)
             show(config, tracked, results, published)
         stop_if_blocked(tracked, checks)
+
+
+def objective(config: Phase1Config, tracked: TrackedRun, *, test: bool = False) -> None:
+    """What a trial of a study runs: the adapted arm alone, its scores as the metrics `val/best/…`. Nothing is registered.
+
+    Args:
+        config: The trial's configuration.
+        tracked: The trial's run.
+        test: Whether the test split is scored too, as `test/…`; a search never asks for it.
+    """
+    study = begin(config, start_accelerator(config.device, config.threads, config.training.precision), tracked)
+    _, adapter, _ = train_lora(study)
+    for split, prefix in (("val", "val/best/"), ("test", "test/")):
+        if split == "val" or test:
+            per_case = judge(study, _adapted(adapter), "lora", split)
+            tracked.reporter.table(per_case, f"per_case_{split}.csv")
+            scores = mean_scores(per_case)
+            scores |= {"dice": float(np.mean([scores[f"dice_{region}"] for region in REGIONS]))}
+            tracked.reporter.metrics({f"{prefix}{name}": value for name, value in scores.items()})
+
+
+def begin(config: Phase1Config, accelerator: Accelerator, tracked: TrackedRun) -> Study:
+    """The data and the base, logged, and what an interrupted run had trained."""
+    cache = cache_root(config.cache_dir)
+    with accelerator.main_process_first():
+        data = prepare(config.data_dir, config.splits, config.data, config.phantoms, config.seed, cache)
+        _take_over_state(config, tracked)
+    log_datasets(tracked, data.manifest, data.digests, data.source, "phase1")
+    base = load_base(config, accelerator, cache)
+    tracked.tag(upstream_tag(base.pulled.name, base.pulled.version, base.pulled.digest) if base.pulled else {})
+    return Study(config, data, accelerator, tracked, cache, base)
 
 
 def check_adapters(study: Study) -> list[Check]:
@@ -176,7 +199,7 @@ def _train(study: Study, module: SegmenterWithHeads, groups: list[Group], arm: s
 
     def validate(_: nn.Module, epoch: int) -> dict[str, float]:
         draw = partial(_draw, study, arm, f"epoch_{epoch + 1:03d}")
-        scores = mean_scores(_evaluate(study, module.net, hd95=False, on_prediction=draw))
+        scores = mean_scores(_evaluate(study, module.net, "val", hd95=False, on_prediction=draw))
         return scores | {"dice": float(np.mean([scores[f"dice_{region}"] for region in REGIONS]))}
 
     return fit(
@@ -194,18 +217,18 @@ def _train(study: Study, module: SegmenterWithHeads, groups: list[Group], arm: s
     )
 
 
-def judge(study: Study, net: SwinSegmenter, arm: str) -> pd.DataFrame:
-    """Dice, HD95 and cross-entropy per validation case, with the arm, patient and split in each row."""
-    scores = _evaluate(study, net, hd95=True, on_prediction=partial(_draw, study, arm, "best"))
+def judge(study: Study, net: SwinSegmenter, arm: str, split: str = "val") -> pd.DataFrame:
+    """Dice, HD95 and cross-entropy per case of a split, with the arm, patient and split in each row."""
+    scores = _evaluate(study, net, split, hd95=True, on_prediction=partial(_draw, study, arm, "best"))
     patients = [study.data.cases[case].patient for case in scores["case"]]
-    return scores.assign(arm=arm, patient=patients, split="val")
+    return scores.assign(arm=arm, patient=patients, split=split)
 
 
-def _evaluate(study: Study, net: SwinSegmenter, *, hd95: bool, on_prediction: OnPrediction) -> pd.DataFrame:
+def _evaluate(study: Study, net: SwinSegmenter, split: str, *, hd95: bool, on_prediction: OnPrediction) -> pd.DataFrame:
     config = study.config
     return evaluate_segmentation(
         net.eval(),
-        evaluation_dataset(study.data, "val", config.data, study.cache),
+        evaluation_dataset(study.data, split, config.data, study.cache),
         window=config.data.input_size,
         overlap=config.validation.overlap,
         spacing=config.data.spacing,

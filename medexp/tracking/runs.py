@@ -20,9 +20,10 @@ from mlflow import MlflowClient
 from mlflow.entities import Param, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 from sqlalchemy.exc import OperationalError
 
-from medexp.errors import MedexpError, StorageError
+from medexp.errors import MedexpError, Pruned, StorageError
 from medexp.reporting import NullReporter, Reporter
 from medexp.tracking.provenance import config_yaml, environment, flat_params, git_state, installed_packages
 from medexp.tracking.reporter import MlflowReporter
@@ -147,6 +148,47 @@ def tracked_run(
         with _storage_failures(store, run.folder, kept):
             monitor.finish()
             mlflow.end_run("FINISHED")
+
+
+@contextmanager
+def child_run(
+    parent_id: str, name: str, output_dir: Path, params: Mapping[str, str], tags: Mapping[str, str]
+) -> Iterator[TrackedRun]:
+    """A run in another one, of any process, for one of many trials: what all of them are made with is in the parent.
+
+    The run ends as its block does: FINISHED, also when the block is left with `Pruned`; KILLED after Ctrl-C or SIGTERM; else
+    FAILED, with the tag `medexp.error`.
+
+    Args:
+        parent_id: The run that it is shown in.
+        name: Its name.
+        output_dir: It gets a folder in there, named by its id, when something is written to it.
+        params: What is particular to it.
+        tags: Its tags.
+    """
+    client = MlflowClient()
+    experiment = client.get_run(parent_id).info.experiment_id
+    made = client.create_run(experiment, tags={MLFLOW_PARENT_RUN_ID: parent_id, **_more_tags.get(), **tags}, run_name=name)
+    run_id = made.info.run_id
+    client.log_batch(run_id, params=[Param(key, value) for key, value in params.items()])
+    run = TrackedRun(run_id, output_dir / run_id, MlflowReporter(client, run_id), client)
+    status = "FAILED"
+    try:
+        yield run
+        status = "FINISHED"
+    except Pruned:
+        status = "FINISHED"
+        raise
+    except (KeyboardInterrupt, Terminated):
+        status = "KILLED"
+        raise
+    except Exception as error:
+        told = str(error) if isinstance(error, MedexpError) else f"{type(error).__name__}: {error}"
+        run.tag({"medexp.error": without_secrets(told)[:5000]})
+        raise
+    finally:
+        run.reporter.flush()
+        client.set_terminated(run_id, status)
 
 
 def _log_provenance(run: TrackedRun, client: MlflowClient, phase: str, config: Any) -> None:
