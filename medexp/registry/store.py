@@ -36,7 +36,19 @@ from medexp.registry.lineage import upstream_tag
 from medexp.registry.packages import MANIFEST, read_json, verify_package
 
 _MODEL_FILE = Path(__file__).with_name("pyfunc_model.py")
-_REQUIREMENTS = ("mlflow", "torch", "monai", "einops", "numpy", "pandas", "peft", "safetensors", "pyyaml")
+_REQUIREMENTS = (
+    "mlflow",
+    "torch",
+    "monai",
+    "einops",
+    "numpy",
+    "pandas",
+    "peft",
+    "safetensors",
+    "pyyaml",
+    "accelerate",
+    "filelock",
+)
 _FORMS = "models:/NAME@alias or models:/NAME/VERSION"
 _PACKAGE, _SOURCE = "artifacts/package", "artifacts/medexp"  # in the model that MLflow sees
 
