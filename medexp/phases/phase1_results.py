@@ -25,7 +25,7 @@ from medexp.registry import store
 from medexp.registry.definitions import load_definition
 from medexp.registry.lineage import upstream_tag
 from medexp.registry.packages import Package, Parent, write_package
-from medexp.registry.promotion import Nominated, nominate
+from medexp.registry.promotion import CANDIDATE, Nominated, nominate
 from medexp.tracking.results import log_summary
 from medexp.tracking.runs import TrackedRun
 from medexp.training.loop import FitResult
@@ -87,7 +87,7 @@ def publish(
     features = f"features (B, {16 * config.network.feature_size}): GAP(encoder10)"
     published: list[Nominated] = []
 
-    def register(package: Package, outcome: str) -> Parent:
+    def register(package: Package, outcome: str | None) -> Parent:
         """Register a version, and give it the aliases that it has earned."""
         definition = load_definition(package.name)
         with tempfile.TemporaryDirectory(dir=run.folder, prefix=".package.") as temporary:
@@ -128,7 +128,7 @@ def publish(
             facts={**made_with, "data": f"{config.phantoms.glioma_patients} patients of glioma phantoms", **_PHANTOMS},
         )
 
-    parent = _parent(config, base) or register(embedded(), "PASSED")
+    parent = _parent(config, base) or register(embedded(), None)  # nobody judged it
     name = parent.name if parent.version else BASE_MODEL  # a file's name may be no tag's
     run.tag(upstream_tag(name, parent.version, parent.digest or parent.weights_digest))
     adapter_files = {"adapter": run.folder / "adapter"}
@@ -233,5 +233,7 @@ def show(config: Phase1Config, run: TrackedRun, results: Results, published: Seq
     print(f"Run: {run.id}, files in {run.folder}")
     print("Next, browse it:  make ui   (or: mlflow ui)")
     encoder = published[-1]
+    if encoder.aliases == (CANDIDATE,):
+        print(f"Next, judge it:   mlflow run . -e promote -P version={encoder.version}   against the champion, case by case")
     uri = f"models:/{encoder.name}" + ("@champion" if "champion" in encoder.aliases else f"/{encoder.version}")
     print(f"Next, load it:    python -c 'from medexp import registry; print(registry.load(\"{uri}\"))'")

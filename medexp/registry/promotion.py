@@ -69,13 +69,13 @@ class Judgement:
         }
 
 
-def nominate(made: Registered, definition: Definition, verdict: str, run_id: str) -> Nominated:
+def nominate(made: Registered, definition: Definition, verdict: str | None, run_id: str) -> Nominated:
     """Give a new version the aliases that it has earned.
 
     Args:
         made: The version.
         definition: What the model is for.
-        verdict: Of the checks that it was judged by, PASSED or FAILED.
+        verdict: Of the checks that it was judged by, PASSED or FAILED; None where it was not judged.
         run_id: The run that made it.
 
     Raises:

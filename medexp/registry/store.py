@@ -87,7 +87,7 @@ class Pulled:
     digest: str
 
 
-def register(run_id: str, folder: Path, definition: Definition, verdict: str) -> Registered:
+def register(run_id: str, folder: Path, definition: Definition, verdict: str | None) -> Registered:
     """Log a package to a run and make a version of it: nothing is registered that was not read back and verified.
 
     The version is made last, from a model that is complete: whenever the process is killed, there is no version that does not
@@ -99,7 +99,8 @@ def register(run_id: str, folder: Path, definition: Definition, verdict: str) ->
         run_id: The run that made the model.
         folder: Its package; a store on the same disk may share its files, so leave it alone or remove it afterwards.
         definition: What the model is for.
-        verdict: `medexp.checks.verdict` of the checks that it was judged by, PASSED or FAILED.
+        verdict: `medexp.checks.verdict` of the checks that it was judged by, PASSED or FAILED; None where it was not
+            judged.
 
     Raises:
         RegistryError: The package was altered, here or on its way, is another model's, lacks checks that the definition
@@ -120,8 +121,8 @@ def register(run_id: str, folder: Path, definition: Definition, verdict: str) ->
             run_id=run_id,
             model_id=logged.model_id,
             description=as_description((folder / "README.md").read_text()),
-            tags={"medexp.digest": digest, "medexp.weights_digest": weights_digest, "medexp.verdict": verdict}
-            | {"medexp.run": run_id}
+            tags={"medexp.digest": digest, "medexp.weights_digest": weights_digest, "medexp.run": run_id}
+            | ({"medexp.verdict": verdict} if verdict else {})
             | _tags(folder),
         )
     return Registered(name, str(made.version), digest, weights_digest)
