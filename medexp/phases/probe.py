@@ -33,7 +33,7 @@ from medexp.phases.launch import start_accelerator
 from medexp.phases.probe_results import Data, judge, report, show
 from medexp.registry.leaks import fetch_parent, leak_check
 from medexp.registry.lineage import upstream_tag
-from medexp.registry.loading import load_package
+from medexp.registry.loading import load_verified
 from medexp.registry.packages import Parent, read_json
 from medexp.registry.store import Pulled
 from medexp.tracking.datasets import log_datasets
@@ -150,13 +150,13 @@ def load_encoders(config: ProbeConfig, pulled: Pulled, tracked: TrackedRun) -> t
     Raises:
         RegistryError: What was pulled is no encoder.
     """
-    encoders = {"encoder": _as_encoder(load_package(pulled.folder), config.encoder)}
+    encoders = {"encoder": _as_encoder(load_verified(pulled.folder), config.encoder)}
     left_out = ""
     if record := read_json(pulled.folder, "parents.json").get("base"):
         parent = fetch_parent(Parent(**record))
         if isinstance(parent, Pulled):
             tracked.tag(upstream_tag(parent.name, parent.version, parent.digest))
-            encoders["unadapted"] = _as_encoder(load_package(parent.folder), f"{parent.name} version {parent.version}")
+            encoders["unadapted"] = _as_encoder(load_verified(parent.folder), f"{parent.name} version {parent.version}")
         else:
             left_out = f"No row for the unadapted encoder, {parent.rstrip(',')}."
     else:

@@ -29,8 +29,12 @@ def pages(search: Callable[..., Any], **arguments: Any) -> Iterator[Any]:
             return
 
 
-def registered_model(name: str) -> RegisteredModel:
+def registered_model(name: str, asked: str | None = None) -> RegisteredModel:
     """A registered model, with its aliases and tags.
+
+    Args:
+        name: Its name.
+        asked: What the user gave, for the message; without it the name.
 
     Raises:
         RegistryError: There is none; the message lists those that there are.
@@ -42,7 +46,7 @@ def registered_model(name: str) -> RegisteredModel:
         if error.error_code != MISSING:
             raise
         known = ", ".join(sorted(model.name for model in client.search_registered_models(max_results=50))) or "none yet"
-        raise RegistryError(f"{name}: no such model in this registry; registered are: {known}") from None
+        raise RegistryError(f"{asked or name}: no model {name} in this registry; registered are: {known}") from None
 
 
 @contextmanager

@@ -359,7 +359,7 @@ def _resolve(client: MlflowClient, uri: str) -> ModelVersion:
     except MlflowException as error:
         if error.error_code not in (MISSING, "INVALID_PARAMETER_VALUE"):  # the second is of an alias that is not there
             raise
-    model = registered_model(name)
+    model = registered_model(name, uri)
     if alias:
         known = ", ".join(f"{alias} (version {number})" for alias, number in sorted(model.aliases.items())) or "none"
         raise RegistryError(

@@ -226,7 +226,7 @@ def test_a_test_patient_that_the_encoder_learned_from_stops_the_probe(
 @pytest.mark.parametrize(
     ("encoder", "words"),
     [
-        ("models:/nothing@champion", ["no such model", "phase1_encoder_merged"]),
+        ("models:/nothing@champion", ["no model nothing", "phase1_encoder_merged"]),
         ("models:/phase1_encoder_merged@best", ["no alias best", "champion"]),
         ("models:/phase1_encoder_merged/7", ["no version 7"]),
         ("encoder.pt", ["no reference to a registered model"]),

@@ -183,7 +183,7 @@ def test_cases_that_are_not_those_of_the_candidate_are_refused(
     ("flags", "told"),
     [
         (["--model", "nothing"], "model 'nothing': has no definition; known are bsf_base, phase1_encoder_merged"),
-        (["--model", "bsf_base"], "bsf_base: no such model in this registry; registered are: phase1_encoder_merged"),
+        (["--model", "bsf_base"], "bsf_base: no model bsf_base in this registry; registered are: phase1_encoder_merged"),
         (["--version", "9"], "has no version 9; it has: 1, 2"),
         (["--version", "0"], "version: found 0; at least 1"),
         (["--version", "2"], "version 2 of phase1_encoder_merged holds no package; it was made by another program"),

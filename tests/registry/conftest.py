@@ -15,6 +15,7 @@ from medexp.registry.packages import Package, write_package
 from tests.mlflow_store import empty_database, server, store  # noqa: F401
 
 ENCODER = {"kind": "swin_encoder", "in_channels": 4, "feature_size": 12, "window_size": 2}
+EVALUATION = {"phase": "phase1", "revision": 1, "split": "val", "data_digest": "d1", "made_on": "d0"}
 SEGMENTER = {**ENCODER, "kind": "swin_unetr", "out_channels": 3}
 
 
@@ -39,7 +40,7 @@ def package(tmp_path: Path) -> Callable[..., Package]:
             "contract": {"input": contract | {"spacing_mm": [1.0, 1.0, 1.0], "example_shape": [1, 4, 64, 32, 32]}},
             "weights": build(architecture).state_dict() if "weights" not in given else {},
             "checks": checks,
-            "evaluation": {"phase": "phase1", "revision": 1, "split": "val", "data_digest": "d1", "made_on": "d0"},
+            "evaluation": EVALUATION,
             "per_case": scores(),
         }
         return Package(name, **{**content, **given})

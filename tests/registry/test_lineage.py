@@ -257,14 +257,14 @@ def test_several_versions_are_told_apart_however_much_they_are_used(store: Mlflo
 @pytest.mark.parametrize(
     ("ask", "told"),
     [
-        (lambda: lineage("models:/nothing@champion"), "nothing: no such model in this registry"),
+        (lambda: lineage("models:/nothing@champion"), "models:/nothing@champion: no model nothing in this registry"),
         (lambda: lineage(f"models:/{ENCODER}@best"), "no alias best; it has: champion"),
         (lambda: lineage(f"models:/{ENCODER}/7"), "no version 7; it has: 1"),
         (lambda: lineage("runs:/1/model"), "is no reference to a registered model"),
-        (lambda: impact("nothing", 1), "nothing: no such model in this registry"),
+        (lambda: impact("nothing", 1), "models:/nothing/1: no model nothing in this registry"),
         (lambda: impact(ENCODER, 7), "no version 7; it has: 1"),
         (lambda: impact(ENCODER, "1' OR '1"), "is no reference"),
-        (lambda: impact("a'b`c", "1"), "no such model in this registry"),
+        (lambda: impact("a'b`c", "1"), "in this registry"),
     ],
 )
 def test_what_there_is_not_is_answered_with_what_there_is(phases: dict[str, str], ask: Callable[[], Any], told: str) -> None:

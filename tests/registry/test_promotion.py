@@ -29,7 +29,7 @@ from medexp.registry.promotion import (
     scores_of,
 )
 from medexp.registry.store import Pulled, register
-from tests.registry.conftest import ENCODER, scores
+from tests.registry.conftest import ENCODER, EVALUATION, scores
 from tests.registry.faults import at_call, start
 
 NAME = "phase1_encoder_merged"
@@ -205,7 +205,7 @@ def test_what_cannot_be_compared_is_refused_and_says_why(
 @pytest.mark.parametrize(
     ("given", "told"),
     [
-        ({"evaluation": {"revision": 0, "data_digest": "d1", "made_on": "d0"}}, "'revision': 0"),
+        ({"evaluation": EVALUATION | {"revision": 0}}, "'revision': 0"),
         ({"failing": "TEST_2.5"}, "'failed': 'TEST_2.5'"),
     ],
 )
@@ -361,7 +361,7 @@ def test_a_rollback_that_makes_no_sense_is_refused(publish: Publish, reason: str
 
 
 def test_unknown_models_are_answered_with_the_known_ones(store: MlflowClient) -> None:
-    with pytest.raises(RegistryError, match=r"nothing: no such model .*registered are: none yet"):
+    with pytest.raises(RegistryError, match=r"nothing: no model nothing .*registered are: none yet"):
         rollback("nothing", "why")
-    with pytest.raises(RegistryError, match=r"nothing: no such model .*registered are: none yet"):
+    with pytest.raises(RegistryError, match=r"nothing: no model nothing .*registered are: none yet"):
         champion_of("nothing")
