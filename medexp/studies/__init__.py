@@ -1,0 +1,1 @@
+"""Optuna studies over phases: sweeps, and recovery when a check fails."""
