@@ -60,8 +60,8 @@ def all_problems(subject: str, problems: Sequence[str], advice: str = "") -> str
     """
     if not problems:
         raise ValueError("all_problems needs at least one problem")
-    tail = f" {advice}" if advice else ""
     if len(problems) == 1:
-        return f"{subject}: {problems[0]}{tail}"
+        stop = "" if problems[0].endswith((".", "?", "!")) else "."
+        return f"{subject}: {problems[0]}" + (f"{stop} {advice}" if advice else "")
     lines = "".join(f"\n  - {problem}" for problem in problems)
     return f"{subject}: {len(problems)} problems{lines}{chr(10) + advice if advice else ''}"
