@@ -6,6 +6,7 @@ from datetime import timedelta
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from accelerate.utils import InitProcessGroupKwargs, broadcast_object_list, is_torch_xla_available
 
 from medexp.config import Phase1Config
@@ -41,6 +42,11 @@ def start_accelerator(device: str, threads: int | None, precision: str = "fp32")
         step_scheduler_with_optimizer=False,
         kwargs_handlers=[InitProcessGroupKwargs(timeout=_PATIENCE)],
     )
+
+
+def forget_precision() -> None:
+    """accelerate keeps device and precision for the process; what is trained next in it may have others."""
+    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @contextmanager

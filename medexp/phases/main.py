@@ -98,7 +98,9 @@ def take(pipeline: Pipeline, step: str, config: Any, inputs: Inputs, holds: Call
     try:
         with runs_tagged(tags_of_step(key) if key else {}):
             importlib.import_module(f"medexp.phases.{step}").run(config)
-        _forget_precision()
+        from medexp.phases.launch import forget_precision  # accelerate: where nothing is run it is not needed
+
+        forget_precision()
         made = find_child(pipeline.tracked, step)
         assert made is not None
         registered = versions_of_run(made.id)
@@ -187,13 +189,6 @@ def _add(pipeline: Pipeline, step: str, outcome: str, child: StepRun | None, sta
     pipeline.rows.append((step, outcome, judged, f"{time.monotonic() - started:.1f}", run_id))
     lines = [COLUMNS, ("---",) * len(COLUMNS), *pipeline.rows]
     log_summary(pipeline.tracked, "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n")
-
-
-def _forget_precision() -> None:
-    """accelerate keeps device and precision for the process; the next step may have others."""
-    from accelerate.state import AcceleratorState
-
-    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 def _sha256(path: Path) -> str:

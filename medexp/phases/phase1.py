@@ -7,7 +7,7 @@ second is there because the decoder, which is thrown away afterwards, can bring 
 import json
 import math
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -26,6 +26,7 @@ from medexp.data.datasets import evaluation_dataset, training_dataset
 from medexp.data.prepared import Prepared, prepare
 from medexp.data.regions import REGIONS, to_regions
 from medexp.data.semantics import SEMANTIC_FEATURES
+from medexp.data.splits import save_splits
 from medexp.evaluation.features import Array, embed_cases, mean_r2, probe, r2_gains
 from medexp.evaluation.intervals import mean_by_patient
 from medexp.evaluation.segmentation import OnPrediction, evaluate_segmentation, mean_scores
@@ -34,8 +35,8 @@ from medexp.models.heads import SegmenterWithHeads, SemanticHeads
 from medexp.models.lora import add_lora, decoder_parameters, freeze_encoder, lora_parameters, merge_lora
 from medexp.models.swin import SwinSegmenter, encoder_state
 from medexp.phases import phase1_checks
-from medexp.phases.base import Base, initial, load_base, network
-from medexp.phases.launch import launched_run, start_accelerator
+from medexp.phases.base import Base, initial, load_base, network, pretrained
+from medexp.phases.launch import forget_precision, launched_run, start_accelerator
 from medexp.phases.phase1_results import Results, publish, show
 from medexp.registry.lineage import upstream_tag
 from medexp.tracking.datasets import log_datasets
@@ -111,6 +112,7 @@ def objective(config: Phase1Config, tracked: TrackedRun, *, test: bool = False) 
         tracked: The trial's run.
         test: Whether the test split is scored too, as `test/…`; a search never asks for it.
     """
+    forget_precision()
     study = begin(config, start_accelerator(config.device, config.threads, config.training.precision), tracked)
     _, adapter, _ = train_lora(study)
     for split, prefix in (("val", "val/best/"), ("test", "test/")):
@@ -120,6 +122,26 @@ def objective(config: Phase1Config, tracked: TrackedRun, *, test: bool = False) 
             scores = mean_scores(per_case)
             scores |= {"dice": float(np.mean([scores[f"dice_{region}"] for region in REGIONS]))}
             tracked.reporter.metrics({f"{prefix}{name}": value for name, value in scores.items()})
+
+
+def warm_up(config: Phase1Config, folder: Path) -> Phase1Config:
+    """Do once what the trials of a study share: read and describe the cases, make the phantoms, pretrain the base.
+
+    Args:
+        config: The configuration.
+        folder: Gets `data_splits.json`.
+
+    Returns:
+        The configuration with its split and its base as files: another seed then means another training, and nothing else.
+    """
+    forget_precision()
+    accelerator = start_accelerator(config.device, config.threads, config.training.precision)
+    cache = cache_root(config.cache_dir)
+    data = prepare(config.data_dir, config.splits, config.data, config.phantoms, config.seed, cache)
+    save_splits(data.splits, folder / "data_splits.json")
+    load_base(config, accelerator, cache)
+    checkpoint = config.checkpoint or str(pretrained(config, accelerator, cache))
+    return replace(config, splits=str((folder / "data_splits.json").absolute()), checkpoint=checkpoint)
 
 
 def begin(config: Phase1Config, accelerator: Accelerator, tracked: TrackedRun) -> Study:
