@@ -1,0 +1,367 @@
+"""A sweep: search the settings of a phase on its validation cases, and say what the chosen ones are worth."""
+
+import importlib
+import itertools
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+import pandas as pd
+import yaml
+from optuna.trial import FrozenTrial, TrialState
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from medexp.config import SweepConfig
+from medexp.errors import ConfigError, MedexpError, all_problems
+from medexp.files import replacing
+from medexp.studies.pictures import pictures
+from medexp.studies.space import Goal, Space, read_space, suggest
+from medexp.studies.study import recover_dead
+from medexp.studies.trials import ask_for, commonest_reason, counted, with_values
+from medexp.studies.workers import Work, run_workers
+from medexp.tracking.children import end_left, end_run
+from medexp.tracking.provenance import config_yaml, flat_params
+from medexp.tracking.results import log_summary
+from medexp.tracking.runs import TrackedRun, runs_tagged, tracked_run
+from medexp.tracking.steps import find_interrupted, tags_of_step
+
+_CONFIGS = Path(__file__).parents[2] / "configs"
+_NO_MATTER = ("output_dir", "cache_dir", "device", "threads", "resume", "data.jobs", "training.workers")
+_SHOWN = 10  # trials in the table at the end
+
+WarmUp = Callable[[Any, Path], Any]
+"""Does once what trials share and gives the configuration with it fixed: `medexp.phases.<phase>.warm_up`."""
+
+
+@dataclass(frozen=True)
+class Repeated:
+    """The chosen configuration, trained again with fresh seeds.
+
+    Attributes:
+        seeds: The seeds of those that came to an end.
+        values: Their values, (seeds, goals).
+        test: What the test split gave, by name; empty where it was not asked for.
+    """
+
+    seeds: Sequence[int]
+    values: np.ndarray
+    test: Mapping[str, float]
+
+
+def run(config: SweepConfig) -> None:
+    """The whole sweep; `SweepConfig` says what can be set.
+
+    Raises:
+        ConfigError: The space, the study or a trial's settings do not hold.
+        MedexpError: No trial came to an end; it says the commonest reason.
+    """
+    phase = importlib.import_module(f"medexp.phases.{config.phase}")
+    search(config, f"medexp.phases.{config.phase}:objective", phase.warm_up)
+
+
+def search(config: SweepConfig, objective: str, warm_up: WarmUp) -> None:
+    """A sweep of any objective.
+
+    Args:
+        config: Its configuration, with the phase's as the block that is named like the phase.
+        objective: What a trial runs, `module:function`.
+        warm_up: From (the phase's configuration, a folder) to one in which nothing that trials share follows from the seed.
+    """
+    settings = getattr(config, config.phase)
+    keys = flat_params(settings)
+    space = read_space(Path(config.space or _CONFIGS / config.phase / "sweep.yaml").expanduser(), keys)
+    name = config.study or f"{config.phase}-{space.digest[:8]}"
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    key = f"sweep {name} {space.digest}"
+    with runs_tagged({**tags_of_step(key), "medexp.study": name}), tracked_run("sweep", config) as tracked:
+        output_dir = Path(config.output_dir).expanduser().absolute()
+        work = Work(
+            name, config.storage, config.phase, space, settings, tracked.id, objective, config.trials, config.seed, output_dir
+        )
+        study = work.open()
+        same_settings(study, {k: v for k, v in keys.items() if k not in {*space.parameters, *_NO_MATTER}})
+        print(take_over(study, tracked, key, config.trials), flush=True)
+        warm_up(settings, tracked.folder)
+        with telling(study, space.goals, config.trials, "trials") as look:
+            study = run_workers(work, config.workers, tracked.folder / "workers", look)
+        report(study, space.goals, tracked)
+        chosen = choose(study, space.goals)
+        again = repeat(config, work, chosen, warm_up, tracked)
+        conclude(config, study, space, chosen, again, tracked)
+
+
+def same_settings(study: optuna.Study, settings: Mapping[str, str]) -> None:
+    """A study's trials differ in what is searched alone.
+
+    Raises:
+        ConfigError: The study was begun with other settings; names all that differ.
+    """
+    there = study.user_attrs.get("settings")
+    if there is None:
+        study.set_user_attr("settings", dict(settings))
+        return
+    changed = [
+        f"{key}: the study has {there.get(key)}, given is {settings.get(key)}"
+        for key in sorted({*there, *settings})
+        if there.get(key) != settings.get(key)
+    ]
+    if changed:
+        advice = "Give what the study has, or begin another one: study=NAME."
+        raise ConfigError(all_problems(f"study {study.study_name} was begun with other settings", changed, advice))
+
+
+def take_over(study: optuna.Study, tracked: TrackedRun, key: str, total: int) -> str:
+    """Clear up after sweeps of this study that were stopped, and say in a line what there is."""
+    dead = recover_dead(study)
+    running = {trial.number for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))}
+    ended = 0
+    for earlier in find_interrupted(tracked, key):
+        if earlier.id == tracked.id:
+            continue
+        ended += len(end_left(earlier.id, study.study_name, running))
+        if earlier.status == "RUNNING":
+            end_run(earlier.id)
+            ended += 1
+    trials = counted(study)
+    finished = [trial for trial in trials if trial.state.is_finished()]
+    if not trials:
+        return f"study {study.study_name}: new, {total} trials"
+    found = [f"study {study.study_name}: {len(finished)} of {total} trials are finished and kept"]
+    if running:
+        found.append(f"{len(running)} run elsewhere")
+    if dead:
+        found.append(f"{len(dead)} whose worker was killed are tried again")
+    if ended:
+        found.append(f"{ended} runs that nobody had ended are KILLED now")
+    return "; ".join(found)
+
+
+@contextmanager
+def telling(study: optuna.Study, goals: Sequence[Goal], total: int, title: str) -> Iterator[Callable[[optuna.Study], None]]:
+    """A progress bar, and a function that tells each trial once it has finished: its values, the best so far, what was tried."""
+    told = {trial.number for trial in counted(study) if trial.state.is_finished()}
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(*columns) as progress:
+        bar = progress.add_task(title, total=total, completed=len(told))
+
+        def look(study: optuna.Study) -> None:
+            finished = [trial for trial in counted(study) if trial.state.is_finished()]
+            for trial in finished:
+                if trial.number not in told:
+                    told.add(trial.number)
+                    name = trial.user_attrs.get("name", f"trial {trial.number}")
+                    said = f"  {name}: {outcome(goals, trial)}"
+                    if best := best_trials(study, goals):
+                        said += f"; best so far {_values(goals, best[0])} (trial {best[0].number})"
+                    progress.console.print(f"{said}; {_settings(trial)}", soft_wrap=True, highlight=False, markup=False)
+            progress.update(bar, completed=len(finished))
+
+        yield look
+
+
+def outcome(goals: Sequence[Goal], trial: FrozenTrial) -> str:
+    """What a finished trial came to, in words."""
+    if trial.state is TrialState.COMPLETE:
+        return _values(goals, trial)
+    if trial.state is TrialState.PRUNED:
+        return f"pruned at step {trial.user_attrs.get('pruned_step')}"
+    return f"failed: {trial.user_attrs.get('reason', 'its worker was killed')}"
+
+
+def best_trials(study: optuna.Study, goals: Sequence[Goal]) -> list[FrozenTrial]:
+    """The best trial; with two goals the Pareto front, the best in the first goal first."""
+    if not study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
+        return []
+    return sorted(study.best_trials, key=lambda trial: trial.values[0], reverse=goals[0].direction == "maximize")
+
+
+def report(study: optuna.Study, goals: Sequence[Goal], tracked: TrackedRun) -> None:
+    """`trials.csv` and the pictures, also of a study in which no trial came to an end."""
+    trials = counted(study)
+    rows = [
+        {"trial": trial.number, "state": trial.state.name, "outcome": outcome(goals, trial)}
+        | {goal.metric: value for goal, value in zip(goals, trial.values or (), strict=False)}
+        | trial.params
+        | {"seconds": trial.duration.total_seconds() if trial.duration else None, "run": trial.user_attrs.get("run")}
+        for trial in trials
+    ]
+    tracked.reporter.table(pd.DataFrame(rows), "trials.csv")
+    for path, figure in pictures(study, [goal.metric for goal in goals]).items():
+        tracked.reporter.figure(figure, path)
+    states = Counter(trial.state for trial in trials)
+    wanted = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
+    tracked.reporter.metrics({f"trials/{state.name.lower()}": states[state] for state in wanted})
+
+
+def choose(study: optuna.Study, goals: Sequence[Goal]) -> FrozenTrial:
+    """The best trial; with two goals the one on the Pareto front that is best in the first.
+
+    Raises:
+        MedexpError: No trial came to an end.
+    """
+    if best := best_trials(study, goals):
+        return best[0]
+    failed = [trial for trial in counted(study) if trial.state is TrialState.FAIL]
+    if not failed:
+        raise MedexpError(f"study {study.study_name}: every trial was pruned; give more trials, or prune later")
+    raise MedexpError(
+        f"study {study.study_name}: no trial came to an end. The commonest reason: {commonest_reason(failed)}. "
+        "Change the settings or the space, then search under another study=NAME"
+    )
+
+
+def repeat(config: SweepConfig, work: Work, chosen: FrozenTrial, warm_up: WarmUp, tracked: TrackedRun) -> Repeated:
+    """Train the chosen configuration again, with seeds that no trial had, on the same cases and from the same base.
+
+    These are trials of studies of their own, in the same storage: what was done for this choice before is not done again.
+    """
+    used = {config.seed, work.config.seed, *(trial.params.get("seed") for trial in counted(work.open()))}
+    fresh = list(itertools.islice((seed for seed in itertools.count(config.seed + 1) if seed not in used), config.confirm + 1))
+    plans = [("confirm", fresh[: config.confirm], False), ("test", fresh[config.confirm :] if config.test else [], True)]
+    came_to: dict[str, list[FrozenTrial]] = {}
+    for title, seeds, test in plans:
+        came_to[title] = []
+        if not seeds:
+            continue
+        fixed = warm_up(with_values(work.config, values_of(chosen, work.space)), tracked.folder)
+        planned = replace(work, study=f"{work.study}-{title}-{chosen.number}", config=fixed, total=len(seeds))
+        study = planned.open()
+        for number, seed in list(enumerate(seeds, 1))[len(counted(study)) :]:
+            name = f"{title}-{number}" if len(seeds) > 1 else title
+            ask_for(study, chosen.params, name=name, seed=seed, test=test)
+        with telling(study, work.space.goals, len(seeds), f"{title}, fresh seeds") as look:
+            study = run_workers(planned, min(config.workers, len(seeds)), tracked.folder / "workers", look)
+        came_to[title] = [trial for trial in counted(study) if trial.state is TrialState.COMPLETE]
+    again, tested = came_to["confirm"], came_to["test"]
+    return Repeated(
+        [trial.user_attrs["seed"] for trial in again],
+        np.array([trial.values for trial in again]),
+        tested[0].user_attrs["test_scores"] if tested else {},
+    )
+
+
+def conclude(
+    config: SweepConfig,
+    study: optuna.Study,
+    space: Space,
+    chosen: FrozenTrial,
+    again: Repeated,
+    tracked: TrackedRun,
+) -> None:
+    """The figures, `best.yaml`, the run's description and the end of the terminal's output."""
+    goals, trials = space.goals, counted(study)
+    front = best_trials(study, goals)
+    words = in_words(goals, len(trials), chosen, again)
+    values = given(config) | values_of(chosen, space)
+    best = tracked.folder / "best.yaml"
+    with replacing(best) as temporary:
+        temporary.write_text(f"# Trial {chosen.number} of study {study.study_name}. {words[0]}\n" + yaml.safe_dump(values))
+    tracked.reporter.file(best)
+    for index, goal in enumerate(goals):
+        figures = {f"best/{goal.metric}": chosen.values[index]}
+        if len(again.values):
+            column = again.values[:, index]
+            spread = {"mean": column.mean(), "sd": _sd(column), "min": column.min(), "max": column.max()}
+            figures |= {f"confirm/{goal.metric}_{name}": float(value) for name, value in spread.items()}
+        tracked.reporter.metrics(figures)
+    tracked.reporter.metrics(again.test)
+
+    head = ["trial", *(goal.metric for goal in goals), "seconds", "settings"]
+    others = [trial for trial in trials if trial.number not in {one.number for one in front}]
+    done = sorted(
+        (trial for trial in others if trial.state is TrialState.COMPLETE),
+        key=lambda trial: trial.values[0],
+        reverse=goals[0].direction == "maximize",
+    )
+    rows = [
+        [str(trial.number), *(f"{value:.4g}" for value in trial.values), f"{_seconds(trial):.1f}", _settings(trial)]
+        for trial in [*front, *done][:_SHOWN]
+    ]
+    title = f"{len(trials)} trials of {config.phase}" + (
+        f", the best {_SHOWN} that ended" if len(front + done) > _SHOWN else ""
+    )
+    lines = ["| " + " | ".join(row) + " |" for row in [head, ["---"] * len(head), *rows]]
+    log_summary(tracked, "\n\n".join([*words, title + ":", "\n".join(lines)]) + "\n")
+
+    table = Table(*head, title=title)
+    for row in rows:
+        table.add_row(*row)
+    Console(soft_wrap=True).print(table)
+    for line in words:
+        print(line)
+    print(f"Run: {tracked.id}, files in {tracked.folder}")
+    print("Next, browse it:        make ui   (or: mlflow ui)")
+    print(f"Next, train it whole:   mlflow run . -e {config.phase} -P profile={config.profile} -P config={best}")
+
+
+def in_words(goals: Sequence[Goal], count: int, chosen: FrozenTrial, again: Repeated) -> list[str]:
+    """What the search found and what that is worth, plainly."""
+    said = []
+    for index, goal in enumerate(goals):
+        line = f"{goal.metric}: best of {count} trials {chosen.values[index]:.4g}"
+        if len(goals) > 1:
+            line = f"{goal.metric}: trial {chosen.number} of {count} has {chosen.values[index]:.4g}"
+        seeds = len(again.values)
+        if seeds:
+            column = again.values[:, index]
+            spread = f" \u00b1 {_sd(column):.2g} (SD; {column.min():.4g} to {column.max():.4g})" if seeds > 1 else ""
+            line += f"; the same settings with {seeds} fresh seed{'s' * (seeds > 1)} {column.mean():.4g}{spread}"
+        said.append(line + ".")
+    if len(again.values):
+        said.append("The best of many is chosen for its luck too: expect the second figure.")
+    else:
+        said.append("The best of many is chosen for its luck too: with fresh seeds expect less (confirm=3 says how much).")
+    if again.test:
+        told = ", ".join(f"{name} {value:.4g}" for name, value in sorted(again.test.items()))
+        said.append(f"The test split, scored once after the search: {told}.")
+    else:
+        said.append("All of this is on validation cases; the test split was not read.")
+    return said
+
+
+def given(config: SweepConfig) -> dict[str, Any]:
+    """What the phase was given beyond its profile, by dotted key: the chosen values were found with it."""
+    file = _CONFIGS / config.phase / f"{config.profile}.yaml"
+    profile = dict(_flat(yaml.safe_load(file.read_text(encoding="utf-8"))))
+    settings = dict(_flat(yaml.safe_load(config_yaml(getattr(config, config.phase)))))
+    return {
+        key: value for key, value in settings.items() if key in profile and profile[key] != value and key not in _NO_MATTER
+    }
+
+
+def _flat(block: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in block.items():
+        if isinstance(value, dict) and name != "label_map":
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def values_of(trial: FrozenTrial, space: Space) -> dict[str, Any]:
+    """What was tried in a trial, by dotted key."""
+    return suggest(optuna.trial.FixedTrial(trial.params), space)
+
+
+def _values(goals: Sequence[Goal], trial: FrozenTrial) -> str:
+    return ", ".join(f"{goal.metric} {value:.4g}" for goal, value in zip(goals, trial.values, strict=True))
+
+
+def _settings(trial: FrozenTrial) -> str:
+    shown = {key: f"{value:.3g}" if isinstance(value, float) else str(value) for key, value in trial.params.items()}
+    return ", ".join(f"{key}={value}" for key, value in shown.items())
+
+
+def _seconds(trial: FrozenTrial) -> float:
+    return trial.duration.total_seconds() if trial.duration else math.nan
+
+
+def _sd(column: np.ndarray) -> float:
+    return float(column.std(ddof=1)) if len(column) > 1 else math.nan

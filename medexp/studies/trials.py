@@ -1,0 +1,241 @@
+"""One trial of a study: a child run with what was sampled, what was measured, and how it ended."""
+
+import dataclasses
+import logging
+import math
+import shutil
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from medexp.config import problems_of
+from medexp.errors import ConfigError, MedexpError, Pruned, StorageError, TrainingDiverged, all_problems
+from medexp.reporting import Reporter
+from medexp.studies.space import Goal, Space, suggest
+from medexp.tracking.runs import TrackedRun, child_run
+from medexp.tracking.stores import STORE_ERRORS, reason
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+_GIVEN = ("name", "seed", "test")  # user attributes that a trial is made with
+_log = logging.getLogger(__name__)
+Objective = Callable[..., None]
+"""What a trial runs, `medexp.phases.<phase>.objective`: called with its configuration and its run, and `test=True` or not."""
+
+
+@dataclass(frozen=True)
+class TrialReporter:
+    """Implements `medexp.reporting.Reporter`: passes all on to the run's, keeps what was logged last, and prunes.
+
+    Pruning goes by the goal's metric where that is logged step by step; for `val/best/dice`, which is known at the end alone,
+    by `val/dice`. Optuna is told how often it was logged, not the step: with another batch size a step is another epoch.
+
+    Attributes:
+        reporter: The run's.
+        trial: The trial; None: it is not pruned.
+        goals: The study's goals; a study with two of them is not pruned.
+        logged: The last value of each metric.
+        seen: What pruning goes by, so far.
+    """
+
+    reporter: Reporter
+    trial: optuna.Trial | None
+    goals: Sequence[Goal]
+    logged: dict[str, float] = field(default_factory=dict)
+    seen: list[float] = field(default_factory=list)
+
+    def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
+        self.reporter.metrics(values, step)
+        self.logged.update(values)
+        goal = self.goals[0].metric
+        watched = next((name for name in (goal, goal.replace("/best/", "/")) if name in values), None)
+        if self.trial is None or watched is None or step == 0 or len(self.goals) > 1:
+            return
+        self.seen.append(values[watched])
+        self.trial.report(values[watched], len(self.seen))
+        if self.trial.should_prune():
+            self.trial.set_user_attr("pruned_step", step)
+            raise Pruned(f"pruned at step {step}: {watched} was {values[watched]:.4g}")
+
+    def figure(self, figure: "Figure", path: str) -> None:
+        self.reporter.figure(figure, path)
+
+    def table(self, table: "pd.DataFrame", path: str) -> None:
+        self.reporter.table(table, path)
+
+    def text(self, text: str, path: str) -> None:
+        self.reporter.text(text, path)
+
+    def file(self, file: Path, folder: str = "") -> None:
+        self.reporter.file(file, folder)
+
+    def flush(self) -> None:
+        self.reporter.flush()
+
+
+def run_trial(trial: optuna.Trial, space: Space, config: Any, parent_id: str, objective: Objective) -> list[float]:
+    """A trial as a child run of `parent_id`: what was sampled as its parameters, its metrics, and where it was pruned.
+
+    A trial with the user attributes `name` and `seed` has that name and is trained with that seed, to its end; with `test` it
+    is scored on the test split too, and its user attribute `test_scores` says what came out.
+
+    Args:
+        trial: The trial.
+        space: What is searched.
+        config: The phase's configuration, which the sampled values are put into.
+        parent_id: The run of the sweep.
+        objective: What is run with the trial's configuration.
+
+    Returns:
+        The value of each goal.
+
+    Raises:
+        Pruned: The trial is not worth going on with.
+        ConfigError: The sampled values make no configuration, or a goal was never logged.
+        TrainingDiverged: A goal is not finite.
+        StorageError: The tracking store does not answer, or the disk is full.
+        Exception: What the objective raises.
+    """
+    values = suggest(trial, space)
+    name, seed, test = (trial.user_attrs.get(key) for key in _GIVEN)
+    changed = with_values(config, values if seed is None else {**values, "seed": seed})
+    params = {key: str(value) for key, value in values.items()} | ({} if seed is None else {"seed": str(seed)})
+    tags = {"medexp.study": trial.study.study_name, "medexp.trial": str(trial.number)}
+    folder = Path(config.output_dir).expanduser()
+    try:
+        with child_run(parent_id, name or f"trial-{trial.number}", folder, params, tags) as run:
+            trial.set_user_attr("run", run.id)
+            watching = TrialReporter(run.reporter, trial if seed is None else None, space.goals)
+            try:
+                objective(changed, replace(run, reporter=watching), **({"test": True} if test else {}))
+                if test:
+                    scores = {key: value for key, value in watching.logged.items() if key.startswith("test/")}
+                    trial.set_user_attr("test_scores", scores)
+                return _values_of(space.goals, watching.logged)
+            except Pruned:
+                run.tag({"medexp.pruned_step": str(trial.user_attrs["pruned_step"])})
+                raise
+            finally:
+                shutil.rmtree(run.folder, ignore_errors=True)  # the state of a training that nobody goes on with
+    except STORE_ERRORS as error:
+        raise StorageError(
+            f"trial {trial.number}: the tracking store does not answer, or the disk is full ({reason(error)}). Finished trials "
+            "are kept: when the cause is gone, run it again with the same study"
+        ) from error
+
+
+def next_trial(
+    study: optuna.Study, space: Space, config: Any, parent_id: str, objective: Objective, total: int
+) -> FrozenTrial | None:
+    """Run the next trial of a study and tell the study what it came to; a trial that fails is one of the study's trials.
+
+    Args:
+        study: The study; a trial that waits in it comes first.
+        space: As for `run_trial`, like all others.
+        config: The phase's configuration.
+        parent_id: The run of the sweep.
+        objective: What a trial runs.
+        total: Trials of the study.
+
+    Returns:
+        The trial; None when the study has all of its trials.
+
+    Raises:
+        MedexpError: What no other trial would be spared: bad data or settings, a store that does not answer.
+    """
+    if len(counted(study)) >= total and not study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
+        return None
+    trial = study.ask()
+    if trial.number not in {one.number for one in counted(study)[:total]}:  # another worker was faster
+        trial.set_user_attr("surplus", True)
+        study.tell(trial, state=TrialState.FAIL)
+        return None
+    try:
+        values = run_trial(trial, space, config, parent_id, objective)
+    except Pruned:
+        return study.tell(trial, state=TrialState.PRUNED)
+    except BaseException as error:
+        if not isinstance(error, Exception) or isinstance(error, MedexpError) and error.exit_code == 2:
+            _try_again(study, trial)
+            raise
+        told = str(error) if isinstance(error, MedexpError) else f"{type(error).__name__}: {error}"
+        trial.set_user_attr("reason", told.partition("\n")[0])
+        _log.warning("trial %d failed", trial.number, exc_info=error)
+        return study.tell(trial, state=TrialState.FAIL)
+    return study.tell(trial, values)
+
+
+def _try_again(study: optuna.Study, trial: optuna.Trial) -> None:
+    """Have another trial do what this one was kept from, through no fault of its own."""
+    ended = study.tell(trial, state=TrialState.FAIL)
+    attrs = {key: value for key, value in ended.user_attrs.items() if key in _GIVEN} | {"replaces": ended.number}
+    study.add_trial(
+        optuna.trial.create_trial(
+            state=TrialState.WAITING,
+            params=ended.params,
+            distributions=ended.distributions,
+            user_attrs=attrs,
+            system_attrs=ended.system_attrs,
+        )
+    )
+
+
+def counted(study: optuna.Study) -> list[FrozenTrial]:
+    """The trials that a study's total counts, by number: all but those that another trial stands in for."""
+    trials = study.get_trials(deepcopy=False)
+    replaced = {number for trial in trials for number in trial.system_attrs.get("retry_history", ())}
+    replaced |= {trial.user_attrs.get("replaces") for trial in trials}
+    return [trial for trial in trials if trial.number not in replaced and not trial.user_attrs.get("surplus")]
+
+
+def ask_for(study: optuna.Study, params: Mapping[str, Any], **attrs: Any) -> None:
+    """Have a study try these values next; attributes: `name`, `seed` and `test`, as of `run_trial`."""
+    study.enqueue_trial(dict(params), user_attrs=attrs)
+
+
+def commonest_reason(trials: Sequence[FrozenTrial]) -> str:
+    """What most of the failed trials failed of, and how many did."""
+    reasons = Counter(str(trial.user_attrs.get("reason", "its worker was killed")) for trial in trials)
+    told, count = reasons.most_common(1)[0]
+    return f"{told} ({count} of {len(trials)} trials)"
+
+
+def with_values(config: Any, values: Mapping[str, Any]) -> Any:
+    """A configuration in which dotted keys have other values.
+
+    Raises:
+        ConfigError: The configuration does not hold with them; all problems at once.
+    """
+    for key, value in values.items():
+        config = _with(config, key, tuple(value) if isinstance(value, list) else value)
+    if problems := problems_of(config):
+        raise ConfigError(all_problems("the values of a trial", problems, "Correct the space."))
+    return config
+
+
+def _with(config: Any, key: str, value: Any) -> Any:
+    block, _, rest = key.partition(".")
+    return dataclasses.replace(config, **{block: _with(getattr(config, block), rest, value) if rest else value})
+
+
+def _values_of(goals: Sequence[Goal], logged: Mapping[str, float]) -> list[float]:
+    names = [goal.metric for goal in goals]
+    if missing := [name for name in names if name not in logged]:
+        there = ", ".join(sorted(logged)) or "none"
+        raise ConfigError(
+            all_problems(
+                "goals",
+                [f"{name}: no trial logs this metric" for name in missing],
+                f"Logged were {there}. Name one of them in the space.",
+            )
+        )
+    if bad := [name for name in names if not math.isfinite(logged[name])]:
+        raise TrainingDiverged(f"{', '.join(bad)} is not finite")
+    return [logged[name] for name in names]

@@ -1,0 +1,201 @@
+"""Processes that run the trials of a study, and the one that starts them, waits, and replaces those that die."""
+
+import importlib
+import logging
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import numpy as np
+import optuna
+from optuna.trial import TrialState
+
+from medexp.errors import MedexpError
+from medexp.studies.space import Space
+from medexp.studies.study import open_study, recover_dead
+from medexp.studies.trials import counted, next_trial
+from medexp.tracking.children import end_left
+from medexp.tracking.runs import Terminated
+
+_LOOK_EVERY = 0.5  # seconds between two looks at a study
+_NAME = "medexp-worker-"
+_LAST_WORDS = 30  # seconds that a worker has to end its run
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a worker is told; it goes to another process.
+
+    Attributes:
+        study: Name of the study.
+        storage: Where it lives; None: in output_dir/studies.
+        phase: The phase that is studied.
+        space: What is searched.
+        config: The phase's configuration, which sampled values are put into.
+        parent: The sweep's run.
+        objective: What a trial runs, `module:function`.
+        total: Trials of the study.
+        seed: Seed of the sampler; each worker draws its own from it.
+        output_dir: Folder of the study's journal.
+    """
+
+    study: str
+    storage: str | None
+    phase: str
+    space: Space
+    config: Any
+    parent: str
+    objective: str
+    total: int
+    seed: int
+    output_dir: Path
+
+    def open(self, worker: int | None = None) -> optuna.Study:
+        """The study, with the sampler's seed of a worker: two that drew the same numbers would try the same values."""
+        study = open_study(self.study, self.storage, self.phase, self.space, self.seed, self.output_dir)
+        if worker is None:
+            return study
+        there = len(study.get_trials(deepcopy=False))  # the same seed in a study that went on since draws other numbers
+        own = int(np.random.SeedSequence([self.seed, worker, there]).generate_state(1)[0])
+        return open_study(self.study, self.storage, self.phase, self.space, own, self.output_dir)
+
+
+@dataclass(frozen=True)
+class _Worker:
+    process: Any
+    errors: Connection
+
+
+def run_workers(work: Work, count: int, logs: Path, look: Callable[[optuna.Study], None]) -> optuna.Study:
+    """Run a study to its total with `count` processes, and with all that joined in from elsewhere.
+
+    A worker that dies is replaced, and its trial is tried again once. Workers end with the process that started them; their
+    trials' runs end KILLED.
+
+    Args:
+        work: What they do.
+        count: Processes at a time.
+        logs: Folder that gets what each of them prints.
+        look: Called with the study every half second: to tell what finished.
+
+    Returns:
+        The study, in which no trial waits or runs any more.
+
+    Raises:
+        MedexpError: What a worker met that no other trial would be spared; or workers that die before they begin.
+    """
+    study = work.open()
+    logs.mkdir(parents=True, exist_ok=True)
+    running: list[_Worker] = []
+    started, idle_deaths = 0, 0
+    try:
+        while True:
+            while len(running) < count and _is_work_left(study, work.total):
+                running.append(_start(work, started, logs / f"worker-{started + 1}.log"))
+                started += 1
+            if not running and not study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+                break
+            wait([worker.process.sentinel for worker in running], _LOOK_EVERY) if running else time.sleep(_LOOK_EVERY)
+            ended = [worker for worker in running if not worker.process.is_alive()]
+            running = [worker for worker in running if worker not in ended]
+            for worker in ended:
+                if (error := _last_word(worker)) is not None:
+                    raise error
+            dead = recover_dead(study)
+            if any(worker.process.exitcode for worker in ended):
+                end_left(work.parent, work.study, _running(study))
+                idle_deaths = 0 if dead else idle_deaths + 1
+                if idle_deaths > count:
+                    raise MedexpError(f"workers end before they begin a trial; what they print: {logs}")
+            look(study)
+        look(study)
+    finally:
+        _end_all()
+        recover_dead(study)
+        end_left(work.parent, work.study, _running(study))
+    return study
+
+
+def _is_work_left(study: optuna.Study, total: int) -> bool:
+    return len(counted(study)) < total or bool(study.get_trials(deepcopy=False, states=(TrialState.WAITING,)))
+
+
+def _running(study: optuna.Study) -> set[int]:
+    return {trial.number for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))}
+
+
+def _start(work: Work, index: int, log: Path) -> _Worker:
+    context = multiprocessing.get_context("spawn")  # a fork would share the parent's threads, locks and connections
+    receives, sends = context.Pipe(duplex=False)
+    process = context.Process(target=_work, args=(work, index, log, sends), name=f"{_NAME}{index + 1}")
+    process.start()
+    sends.close()
+    return _Worker(process, receives)
+
+
+def _last_word(worker: _Worker) -> MedexpError | None:
+    """The error that a worker ended with; None for one that did its work or was killed."""
+    try:
+        error = worker.errors.recv()
+    except EOFError:
+        return None
+    assert isinstance(error, MedexpError)
+    return error
+
+
+def _end_all() -> None:
+    workers = [process for process in multiprocessing.active_children() if process.name.startswith(_NAME)]
+    for process in workers:
+        process.terminate()
+    for process in workers:
+        process.join(_LAST_WORDS)
+        process.kill()
+        process.join()
+
+
+def _work(work: Work, index: int, log: Path, errors: Connection) -> None:
+    """What a worker does: trial after trial, until the study has all of them."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all processes of a terminal: the parent ends this one
+    signal.signal(signal.SIGTERM, _terminate)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    _print_to(log)
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    try:
+        study = work.open(index)
+        module, _, function = work.objective.partition(":")
+        objective = getattr(importlib.import_module(module), function)
+        while next_trial(study, work.space, work.config, work.parent, objective, work.total):
+            pass
+    except MedexpError as error:
+        logging.getLogger(__name__).error("the sweep ends", exc_info=error)
+        errors.send(error)
+        sys.exit(error.exit_code)
+
+
+def _print_to(log: Path) -> None:
+    """All that this process prints, libraries and crashes included, goes to a file: the terminal is the parent's."""
+    with log.open("ab") as file:
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+            os.dup2(file.fileno(), stream.fileno())
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _terminate(signum: int, _frame: FrameType | None) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    raise Terminated(128 + signum)

@@ -1,0 +1,34 @@
+"""Runs in a run that nobody ended: their process was killed."""
+
+from collections.abc import Collection
+
+from mlflow import MlflowClient
+
+
+def end_left(parent_id: str, study: str, running: Collection[int]) -> list[str]:
+    """End KILLED what counts as running in a sweep's run and is not: the runs of trials whose process was killed.
+
+    Args:
+        parent_id: The sweep's run.
+        study: Name of the study, the tag `medexp.study` of its trials' runs.
+        running: Numbers of the trials that do run.
+
+    Returns:
+        The ids of the runs that were ended.
+    """
+    client = MlflowClient()
+    experiment = client.get_run(parent_id).info.experiment_id
+    wanted = f"tags.`mlflow.parentRunId` = '{parent_id}' and tags.`medexp.study` = '{study}' and attributes.status = 'RUNNING'"
+    left = [
+        run.info.run_id
+        for run in client.search_runs([experiment], wanted, max_results=1000)
+        if int(run.data.tags.get("medexp.trial", -1)) not in running
+    ]
+    for run_id in left:
+        client.set_terminated(run_id, "KILLED")
+    return left
+
+
+def end_run(run_id: str) -> None:
+    """End a run KILLED whose process is gone."""
+    MlflowClient().set_terminated(run_id, "KILLED")
