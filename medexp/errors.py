@@ -7,9 +7,14 @@ from collections.abc import Sequence
 
 
 class MedexpError(Exception):
-    """A failure with a message for the person at the terminal; `exit_code` is the process's."""
+    """A failure with a message for the person at the terminal; `exit_code` is the process's.
+
+    Attributes:
+        run: Id of the run that it ended; None where it ended none.
+    """
 
     exit_code = 2
+    run: str | None = None
 
 
 class ConfigError(MedexpError):
@@ -34,6 +39,12 @@ class StorageError(MedexpError):
 
 class TrainingDiverged(MedexpError):
     """A loss that is not finite: the settings, not the input, are at fault."""
+
+    exit_code = 3
+
+
+class OutOfMemory(MedexpError):
+    """The device, or the machine, has less memory than the settings ask for."""
 
     exit_code = 3
 

@@ -10,7 +10,7 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import InitProcessGroupKwargs, broadcast_object_list, is_torch_xla_available
 
 from medexp.config import Phase1Config
-from medexp.errors import CheckFailed, ConfigError
+from medexp.errors import CheckFailed, ConfigError, OutOfMemory
 from medexp.tracking.runs import TrackedRun, tracked_run
 
 _PATIENCE = timedelta(hours=6)  # of the other processes while the first one reads a large data set
@@ -56,12 +56,28 @@ def launched_run(phase: str, config: Phase1Config, accelerator: Accelerator) -> 
         if accelerator.is_main_process:
             with tracked_run(phase, config, resumed_from=config.resume) as run:
                 broadcast_object_list([run.id])
-                yield run
+                with _out_of_memory(config):
+                    yield run
         else:
             received: list[str] = [""]
             broadcast_object_list(received)
-            with tracked_run(phase, config, is_main=False, run_id=received[0]) as run:
+            with tracked_run(phase, config, is_main=False, run_id=received[0]) as run, _out_of_memory(config):
                 yield run
     except CheckFailed:
         accelerator.wait_for_everyone()  # the first process that leaves with an error ends the others: the run is closed first
         raise
+
+
+@contextmanager
+def _out_of_memory(config: Phase1Config) -> Iterator[None]:
+    """One line, with what can be done, of memory that is not there: on a GPU, and in main memory."""
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        if type(error) is RuntimeError and "DefaultCPUAllocator" not in str(error):
+            raise
+        training, size = config.training, " x ".join(map(str, config.data.input_size))
+        raise OutOfMemory(
+            f"out of memory with batches of {training.batch_size} crops of {size} voxels: lower training.batch_size and raise "
+            "training.accumulate by as much, or lower data.input_size"
+        ) from error

@@ -79,7 +79,8 @@ def tracked_run(
 ) -> Iterator[TrackedRun]:
     """One run of a phase: starts it, logs what it is made with, and ends it as what it came to.
 
-    The run ends FINISHED; FAILED after an error, whose message becomes the tag `medexp.error`; KILLED after Ctrl-C or SIGTERM.
+    The run ends FINISHED; FAILED after an error, whose message becomes the tag `medexp.error` and whose class
+    `medexp.error_type`; KILLED after Ctrl-C or SIGTERM.
     What the reporter still holds is written in each case. Inside `mlflow run` it is the run that MLflow created; outside, a
     new one in the experiment named by `phase`. While another tracked run is going on, it is a new run nested in that one, in
     the same experiment and named by `phase`; what ends it early ends the outer one as well.
@@ -132,12 +133,15 @@ def tracked_run(
         except BaseException as error:
             killed = isinstance(error, KeyboardInterrupt | Terminated)
             told = str(error) if isinstance(error, MedexpError) else f"{type(error).__name__}: {error}"
+            if isinstance(error, MedexpError) and error.run is None:
+                error.run = run.id
             # The store may be what failed: it gets one try each, and the error that ended the run goes on.
             with retries(0):
                 try:
                     monitor.finish()
                     run.reporter.flush()
-                    run.tag({} if killed else {"medexp.error": without_secrets(told)[:5000]})
+                    kind = {"medexp.error_type": type(error).__name__, "medexp.error": without_secrets(told)[:5000]}
+                    run.tag({} if killed else kind)
                 except STORE_ERRORS as second:
                     _log.warning("What run %s measured last could not be written: %s", run.id, reason(second))
                 try:

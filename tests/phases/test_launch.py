@@ -1,0 +1,59 @@
+"""How a phase's run ends when there is less memory than its settings ask for."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+import torch
+from mlflow import MlflowClient
+
+from medexp.cli import main
+from medexp.config import Phase1Config
+from medexp.errors import OutOfMemory
+from medexp.phases.launch import launched_run, start_accelerator
+from tests.mlflow_store import empty_database, store  # noqa: F401
+
+held: list[Phase1Config] = []
+
+
+def hold(config: Phase1Config) -> None:
+    held.append(config)
+
+
+def more_than_any_machine_has() -> None:
+    torch.empty(2**50)
+
+
+def what_cuda_raises() -> None:
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+
+def what_python_raises() -> None:
+    bytearray(2**62)
+
+
+@pytest.mark.parametrize("ask", [more_than_any_machine_has, what_cuda_raises, what_python_raises])
+def test_too_little_memory_is_told_in_a_line_with_what_to_do(
+    store: MlflowClient,  # noqa: F811
+    ask: Callable[[], None],
+) -> None:
+    assert main("phase1", Phase1Config, f"{__name__}:hold", []) == 0
+    config = replace(held.pop(), output_dir="outputs")
+    accelerator = start_accelerator("cpu", 1)
+    with pytest.raises(OutOfMemory, match="batches of 2 crops of 64 x 64 x 32 voxels: lower training.batch_size") as raised:
+        with launched_run("phase1", config, accelerator) as tracked:
+            ask()
+    assert raised.value.run == tracked.id
+    run = store.get_run(tracked.id)
+    assert run.info.status == "FAILED"
+    assert run.data.tags["medexp.error_type"] == "OutOfMemory"
+    assert run.data.tags["medexp.error"] == str(raised.value)
+
+
+def test_any_other_error_keeps_its_name(store: MlflowClient) -> None:  # noqa: F811
+    assert main("phase1", Phase1Config, f"{__name__}:hold", []) == 0
+    config = replace(held.pop(), output_dir="outputs")
+    with pytest.raises(RuntimeError, match="same number of dimensions"):
+        with launched_run("phase1", config, start_accelerator("cpu", 1)) as tracked:
+            torch.cat([torch.zeros(1), torch.zeros(1, 1)])
+    assert store.get_run(tracked.id).data.tags["medexp.error_type"] == "RuntimeError"
