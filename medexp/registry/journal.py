@@ -5,9 +5,9 @@ every store, also by one that was deleted, and an experiment is created with its
 that write entry N exactly one does, and an entry is there whole or not at all. Nobody holds a lock, so nobody who is killed
 blocks another. The experiment is deleted at once, so that no list shows it.
 
-Then the alias follows its entry, and at last a tag of the registered model repeats the entry: the UI shows it there, it
-outlives `mlflow gc`, and it says that the move is finished. What a killed process left unfinished is finished by the next that
-moves an alias of the model (`settle`). Each entry carries the sha256 of the one before.
+Then the alias follows its entry, the model's description shows the journal as a table, and at last a tag of the model repeats
+the entry: that outlives `mlflow gc`, and says that the move is finished. What a killed process left unfinished is finished by
+the next that moves an alias of the model (`settle`). Each entry carries the sha256 of the one before.
 """
 
 import getpass
@@ -28,6 +28,8 @@ from medexp.registry.client import MISSING, answering, pages, registered_model
 
 _PREFIX = "medexp.journal"
 _TAG = "medexp.entry"
+_HEADING = "\n\n## Journal of aliases\n\n"
+_ROOM = 5000  # characters that every database keeps of a description
 
 
 @dataclass(frozen=True)
@@ -230,9 +232,24 @@ def settle(model: str) -> Journal:
                 client.set_registered_model_alias(model, alias, wanted[alias])
             elif alias in found:
                 client.delete_registered_model_alias(model, alias)
+        if unfinished:
+            client.update_registered_model(model, _described(registered_model(model).description or "", journal.entries))
         for entry in unfinished:
             client.set_registered_model_tag(model, _tag(entry.number), entry.shown)
         touched |= wrong
+
+
+def _described(description: str, entries: Sequence[Entry]) -> str:
+    """A model's description with its journal below, the latest first, as far as there is room."""
+    about = description.partition(_HEADING)[0].rstrip()
+    text = f"{about}{_HEADING}| | when | alias | from | to | kind | why | who | run |\n|---|---|---|---|---|---|---|---|---|\n"
+    for entry in reversed(entries):
+        cells = (entry.number, entry.when, entry.alias, entry.start, entry.to, entry.kind, entry.reason, entry.who, entry.run)
+        row = f"| {' | '.join(str(cell or '').replace('|', '/') for cell in cells)} |\n"
+        if len(text) + len(row) > _ROOM:
+            break
+        text += row
+    return text
 
 
 def _outrun(model: str, present: Journal, after: int) -> str:

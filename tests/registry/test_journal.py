@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,13 @@ from medexp.registry import journal
 from medexp.registry.journal import Move, Outrun
 from tests.registry.faults import at_call, start
 
-STEPS = ("create_experiment", "delete_experiment", "set_registered_model_alias", "set_registered_model_tag")
+STEPS = (
+    "create_experiment",
+    "delete_experiment",
+    "set_registered_model_alias",
+    "update_registered_model",
+    "set_registered_model_tag",
+)
 
 
 @pytest.fixture
@@ -55,6 +62,18 @@ def test_moves_are_kept_in_order_and_can_be_read_by_anybody(store: MlflowClient,
     assert "promote champion 1 -> 3 by" in str(second) and str(second).endswith(": better")
     assert journal.read(model).entries == (first, second)
     whole(store)
+
+
+def test_the_models_description_shows_the_journal_the_latest_first_below_what_it_said(store: MlflowClient, model: str) -> None:
+    store.update_registered_model(model, "What it is for.")
+    for turn in range(40):
+        journal.move(model, replace(to("13"[turn % 2]), reason=f"the {turn}th | time" + " again" * 15))
+    about, _, table = store.get_registered_model(model).description.partition("\n\n## Journal of aliases\n\n")
+    assert about == "What it is for."
+    rows = table.splitlines()[2:]
+    assert rows[0].startswith("| 40 | ") and "| champion | 1 | 3 | promote | the 39th / time again" in rows[0]
+    assert rows[1].startswith("| 39 | ")
+    assert 15 < len(rows) < 40 and len(about) + len(table) < 5000
 
 
 def test_an_alias_is_taken_away_by_a_move_too(store: MlflowClient, model: str) -> None:
