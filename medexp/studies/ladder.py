@@ -1,0 +1,273 @@
+"""What recovery changes, in what order: `configs/<phase>/recovery.yaml`, read and applied. Nothing is run here."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from fractions import Fraction
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import ConfigDict, Discriminator, Field, Tag, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+
+from medexp.checks import PHASES
+from medexp.config import STUDIED, problems_of
+from medexp.errors import ConfigError, all_problems
+
+_CONFIGS = Path(__file__).parents[2] / "configs"
+_STRICT = ConfigDict(extra="forbid")
+_CHANGEABLE = ("lora", "training", "aux_heads", "data.input_size")
+_NOT_COMPARED = ("output_dir", "cache_dir", "device", "threads", "resume", "recover")
+
+Fault = Literal["out_of_memory", "diverged"]
+Name = Annotated[str, Field(pattern=r"^\S(.*\S)?$", max_length=60)]
+
+
+@dataclass(frozen=True, config=_STRICT)
+class Times:
+    """A number is multiplied; a whole number is rounded away from what it was."""
+
+    times: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+@dataclass(frozen=True, config=_STRICT)
+class Add:
+    """A list gets what it does not have yet, sorted."""
+
+    add: Annotated[tuple[int | str, ...], Field(min_length=1)]
+
+
+def _kind(value: Any) -> str:
+    return next(iter(value)) if isinstance(value, dict) and set(value) in ({"times"}, {"add"}) else "value"
+
+
+Change = dict[
+    str,
+    Annotated[
+        Annotated[Times, Tag("times")] | Annotated[Add, Tag("add")] | Annotated[Any, Tag("value")], Discriminator(_kind)
+    ],
+]
+"""By dotted key: a Times, an Add, or the value."""
+
+
+@dataclass(frozen=True, config=_STRICT)
+class Rung:
+    """A step of the ladder.
+
+    Attributes:
+        name: Of the rung, in the study and in the runs.
+        why: What it is, for the report.
+        change: What it changes, by dotted key.
+    """
+
+    name: Name
+    why: str
+    change: Annotated[Change, Field(min_length=1)]
+
+
+@dataclass(frozen=True, config=_STRICT)
+class Ladder:
+    """All that recovery may change of a phase.
+
+    Attributes:
+        goal: The metric by which the best of the rungs is told when none passed; the largest.
+        mends: BLOCKING checks that a rung may mend.
+        rungs: In the order that they are climbed.
+        remedies: What is changed when a run did not come to its checks, by what it failed of.
+        at_most: How often remedies are taken in one recovery.
+    """
+
+    goal: str
+    mends: Annotated[tuple[str, ...], Field(min_length=1)]
+    rungs: Annotated[tuple[Rung, ...], Field(min_length=1)]
+    remedies: dict[Fault, Annotated[Change, Field(min_length=1)]]
+    at_most: Annotated[int, Field(ge=0)]
+
+
+def read_ladder(phase: str, file: str | None = None) -> Ladder:
+    """The ladder of a phase.
+
+    Args:
+        phase: Name of the phase.
+        file: Another file than `configs/<phase>/recovery.yaml`.
+
+    Raises:
+        ConfigError: It cannot be read, does not hold, or contradicts itself; all problems at once.
+    """
+    path = Path(file).expanduser() if file else _CONFIGS / phase / "recovery.yaml"
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path}: cannot be read ({str(error).splitlines()[0]})") from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path}: holds no keys; a ladder has {', '.join(Ladder.__dataclass_fields__)}")
+    try:
+        ladder = TypeAdapter(Ladder).validate_python(content)
+    except ValidationError as error:
+        problems = dict.fromkeys(_problem(dict(found)) for found in error.errors())
+        raise ConfigError(all_problems(str(path), list(problems))) from error
+    if contradictions := list(_contradictions(ladder, phase)):
+        raise ConfigError(all_problems(str(path), contradictions))
+    return ladder
+
+
+def phase_config(phase: str, content: Mapping[str, Any], source: str) -> Any:
+    """A phase's configuration from plain values, as `config.yaml` of a run holds them.
+
+    Raises:
+        ConfigError: Keys are missing, values are of a wrong type or out of range; all problems at once.
+    """
+    try:
+        config = TypeAdapter(STUDIED[phase]).validate_python(content)
+    except ValidationError as error:
+        problems = list(dict.fromkeys(_problem(dict(found)) for found in error.errors()))
+    else:
+        problems = problems_of(config)
+        if not problems:
+            return config
+    raise ConfigError(all_problems(source, problems))
+
+
+def changed(phase: str, config: Any, changes: Sequence[Mapping[str, Any]], source: str) -> Any:
+    """A configuration with changes on top of each other.
+
+    Args:
+        phase: Name of the phase.
+        config: Its configuration.
+        changes: In order.
+        source: What the changes are, for an error.
+
+    Raises:
+        ConfigError: The result is no configuration, such as a batch of 1 that is halved.
+    """
+    return phase_config(phase, _put(asdict(config), changes), source)
+
+
+def differences(before: Any, after: Any) -> dict[str, tuple[Any, Any]]:
+    """What differs between two configurations of a phase, by dotted key; where they write and what they run on is no matter."""
+    ours, theirs = dict(flat(asdict(before))), dict(flat(asdict(after)))
+    return {key: (ours[key], theirs[key]) for key in ours if ours[key] != theirs[key] and key not in _NOT_COMPARED}
+
+
+def flat(block: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The keys of a nested block, dotted, with their values."""
+    for key, value in block.items():
+        if isinstance(value, dict) and key != "label_map":
+            yield from flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _put(content: dict[str, Any], changes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    for change in changes:
+        for key, value in change.items():
+            block = content
+            *parents, name = key.split(".")
+            for parent in parents:
+                block = block.setdefault(parent, {})
+            block[name] = _applied(block.get(name), value)
+    return content
+
+
+def _applied(there: Any, value: Any) -> Any:
+    if isinstance(value, Times):
+        if isinstance(there, int):
+            exact = there * Fraction(str(value.times))  # 20 times 1.1 is 22, and not rounded up from 22.000000000000004
+            return math.ceil(exact) if value.times > 1 else math.floor(exact)
+        return there * value.times
+    if isinstance(value, Add):
+        return sorted({*there, *value.add})
+    return value
+
+
+def _contradictions(ladder: Ladder, phase: str) -> Iterator[str]:
+    """What each value's own type does not tell."""
+    example = dict(flat(_full(phase)))
+    for check in ladder.mends:
+        if check not in PHASES[phase].ids:
+            yield f"mends: unknown check {check!r}; {phase} has {', '.join(PHASES[phase].ids)}"
+    names = [rung.name for rung in ladder.rungs]
+    for name in dict.fromkeys(name for name in names if names.count(name) > 1):
+        yield f"rungs: two are named {name!r}; each has a name of its own"
+    for where, change in [
+        *((f"rung {rung.name!r}", rung.change) for rung in ladder.rungs),
+        *((f"remedies.{fault}", change) for fault, change in ladder.remedies.items()),
+    ]:
+        sound = True
+        for key, value in change.items():
+            problems = list(_misuse(key, value, example))
+            sound = sound and not problems
+            yield from (f"{where}: {problem}" for problem in problems)
+        if sound:
+            yield from (f"{where}: {problem}" for problem in _unfit(phase, change))
+    set_to: dict[str, Any] = {}
+    for rung in ladder.rungs:
+        if all(key in set_to and set_to[key] == value for key, value in rung.change.items()):
+            yield f"rung {rung.name!r}: changes nothing; the rungs before it set {', '.join(rung.change)} to the same"
+        set_to |= {key: value for key, value in rung.change.items() if not isinstance(value, Times | Add)}
+        for key in [key for key, value in rung.change.items() if isinstance(value, Times | Add)]:
+            set_to.pop(key, None)
+    yield from _worse_remedies(ladder)
+
+
+def _worse_remedies(ladder: Ladder) -> Iterator[str]:
+    """Remedies that do what they are against."""
+    for fault, keys in (("out_of_memory", ("training.batch_size",)), ("diverged", ("training.lr_lora", "training.lr_decoder"))):
+        for key in keys:
+            value = ladder.remedies.get(fault, {}).get(key)  # type: ignore[call-overload]
+            if isinstance(value, Times) and value.times > 1:
+                yield f"remedies.{fault}: {key} times {value.times:g} makes it worse; below 1"
+
+
+def _misuse(key: str, value: Any, example: Mapping[str, Any]) -> Iterator[str]:
+    if key not in example:
+        near = [known for known in example if known.rpartition(".")[2] == key.rpartition(".")[2]]
+        known = ", ".join(near) or ", ".join(name for name in example if _is_changeable(name))
+        yield f"unknown key {key}; {'did you mean' if near else 'known are'} {known}{'?' if near else ''}"
+    elif not _is_changeable(key):
+        yield f"{key}: is not for a ladder to change; it may change {', '.join(_CHANGEABLE)}: data, base, seed and bars stay"
+    elif isinstance(value, Times) and (isinstance(example[key], bool) or not isinstance(example[key], int | float)):
+        yield f"{key}: times needs a number; the key holds {example[key]!r}"
+    elif isinstance(value, Times) and value.times == 1:
+        yield f"{key}: times 1 changes nothing"
+    elif isinstance(value, Add) and not isinstance(example[key], tuple | list):
+        yield f"{key}: add needs a list; the key holds {example[key]!r}"
+    elif isinstance(value, Add):
+        try:
+            mixed = sorted({*example[key], *value.add})
+        except TypeError:
+            mixed = []
+        if len({type(item) for item in mixed}) != 1:
+            yield f"{key}: found {list(value.add)} to add; the list holds such as {example[key][0]!r}"
+    elif isinstance(value, dict):
+        yield f"{key}: found {value}; a value, {{times: NUMBER}} or {{add: [VALUES]}}"
+
+
+def _is_changeable(key: str) -> bool:
+    return any(key == block or key.startswith(f"{block}.") for block in _CHANGEABLE)
+
+
+def _unfit(phase: str, change: Mapping[str, Any]) -> list[str]:
+    """Values of a wrong type or out of range, on top of the full profile; what that lacks itself is given by the user."""
+    adapter = TypeAdapter(STUDIED[phase])
+    try:
+        config = adapter.validate_python(_put(_full(phase), [change]))
+    except ValidationError as error:
+        return [_problem(dict(found)) for found in error.errors()]
+    lacks = problems_of(adapter.validate_python(_full(phase)))
+    return [problem for problem in problems_of(config) if problem not in lacks]
+
+
+def _full(phase: str) -> dict[str, Any]:
+    content = yaml.safe_load((_CONFIGS / phase / "full.yaml").read_text(encoding="utf-8"))
+    return {"profile": "full"} | content
+
+
+def _problem(found: dict[str, Any]) -> str:
+    where = ".".join(str(part) for part in found["loc"] if part not in ("times", "add", "value"))
+    if found["type"] == "missing":
+        return f"{where} is missing"
+    if found["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
+        return f"unknown key {where}"
+    return f"{where}: found {found['input']!r}; {found['msg'][0].lower()}{found['msg'][1:]}"
