@@ -146,7 +146,7 @@ def take_over(study: optuna.Study, tracked: TrackedRun, key: str, total: int) ->
 
 @contextmanager
 def telling(study: optuna.Study, goals: Sequence[Goal], total: int, title: str) -> Iterator[Callable[[optuna.Study], None]]:
-    """A progress bar, and a function that tells each trial once it has finished: its values, the best so far, what was tried."""
+    """A progress bar, and a function that tells of each trial that finished: its values, the best so far, what was tried."""
     told = {trial.number for trial in counted(study) if trial.state.is_finished()}
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     with Progress(*columns) as progress:
@@ -285,9 +285,7 @@ def conclude(
         [str(trial.number), *(f"{value:.4g}" for value in trial.values), f"{_seconds(trial):.1f}", _settings(trial)]
         for trial in [*front, *done][:_SHOWN]
     ]
-    title = f"{len(trials)} trials of {config.phase}" + (
-        f", the best {_SHOWN} that ended" if len(front + done) > _SHOWN else ""
-    )
+    title = f"{len(trials)} trials of {config.phase}, those that ended best"
     lines = ["| " + " | ".join(row) + " |" for row in [head, ["---"] * len(head), *rows]]
     log_summary(tracked, "\n\n".join([*words, title + ":", "\n".join(lines)]) + "\n")
 

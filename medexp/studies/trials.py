@@ -17,7 +17,7 @@ from medexp.config import problems_of
 from medexp.errors import ConfigError, MedexpError, Pruned, StorageError, TrainingDiverged, all_problems
 from medexp.reporting import Reporter
 from medexp.studies.space import Goal, Space, suggest
-from medexp.tracking.runs import TrackedRun, child_run
+from medexp.tracking.runs import child_run
 from medexp.tracking.stores import STORE_ERRORS, reason
 
 if TYPE_CHECKING:
@@ -126,8 +126,8 @@ def run_trial(trial: optuna.Trial, space: Space, config: Any, parent_id: str, ob
                 shutil.rmtree(run.folder, ignore_errors=True)  # the state of a training that nobody goes on with
     except STORE_ERRORS as error:
         raise StorageError(
-            f"trial {trial.number}: the tracking store does not answer, or the disk is full ({reason(error)}). Finished trials "
-            "are kept: when the cause is gone, run it again with the same study"
+            f"trial {trial.number}: the tracking store does not answer, or the disk is full ({reason(error)}). "
+            "Finished trials are kept: when the cause is gone, run it again with the same study"
         ) from error
 
 
@@ -162,7 +162,7 @@ def next_trial(
     except Pruned:
         return study.tell(trial, state=TrialState.PRUNED)
     except BaseException as error:
-        if not isinstance(error, Exception) or isinstance(error, MedexpError) and error.exit_code == 2:
+        if not isinstance(error, Exception) or (isinstance(error, MedexpError) and error.exit_code == 2):
             _try_again(study, trial)
             raise
         told = str(error) if isinstance(error, MedexpError) else f"{type(error).__name__}: {error}"

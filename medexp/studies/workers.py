@@ -25,8 +25,13 @@ from medexp.studies.study import open_study, recover_dead
 from medexp.studies.trials import counted, next_trial
 from medexp.tracking.children import end_left
 from medexp.tracking.runs import Terminated
+from medexp.tracking.stores import STORE_ERRORS, reason, retries
 
+_log = logging.getLogger(__name__)
 _LOOK_EVERY = 0.5  # seconds between two looks at a study
+# Forked from a process that has imported all and has no threads, locks or connections: a worker begins at once.
+_CONTEXT = multiprocessing.get_context("forkserver")
+_CONTEXT.set_forkserver_preload([__name__])
 _NAME = "medexp-worker-"
 _LAST_WORDS = 30  # seconds that a worker has to end its run
 
@@ -112,7 +117,7 @@ def run_workers(work: Work, count: int, logs: Path, look: Callable[[optuna.Study
                     raise error
             dead = recover_dead(study)
             if any(worker.process.exitcode for worker in ended):
-                end_left(work.parent, work.study, _running(study))
+                _clear_up(study, work)
                 idle_deaths = 0 if dead else idle_deaths + 1
                 if idle_deaths > count:
                     raise MedexpError(f"workers end before they begin a trial; what they print: {logs}")
@@ -121,7 +126,7 @@ def run_workers(work: Work, count: int, logs: Path, look: Callable[[optuna.Study
     finally:
         _end_all()
         recover_dead(study)
-        end_left(work.parent, work.study, _running(study))
+        _clear_up(study, work)
     return study
 
 
@@ -129,14 +134,20 @@ def _is_work_left(study: optuna.Study, total: int) -> bool:
     return len(counted(study)) < total or bool(study.get_trials(deepcopy=False, states=(TrialState.WAITING,)))
 
 
-def _running(study: optuna.Study) -> set[int]:
-    return {trial.number for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))}
+def _clear_up(study: optuna.Study, work: Work) -> None:
+    """End the runs of trials whose worker is gone; where the store is gone too, the next start does it."""
+    running = {trial.number for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))}
+    try:
+        with retries(0):
+            end_left(work.parent, work.study, running)
+    except STORE_ERRORS as error:
+        _log.warning("runs of study %s may still count as running: %s", work.study, reason(error))
 
 
 def _start(work: Work, index: int, log: Path) -> _Worker:
-    context = multiprocessing.get_context("spawn")  # a fork would share the parent's threads, locks and connections
-    receives, sends = context.Pipe(duplex=False)
-    process = context.Process(target=_work, args=(work, index, log, sends), name=f"{_NAME}{index + 1}")
+    receives, sends = _CONTEXT.Pipe(duplex=False)
+    surroundings = (dict(os.environ), str(Path.cwd()))
+    process = _CONTEXT.Process(target=_work, args=(work, index, log, sends, *surroundings), name=f"{_NAME}{index + 1}")
     process.start()
     sends.close()
     return _Worker(process, receives)
@@ -162,8 +173,11 @@ def _end_all() -> None:
         process.join()
 
 
-def _work(work: Work, index: int, log: Path, errors: Connection) -> None:
+def _work(work: Work, index: int, log: Path, errors: Connection, environment: dict[str, str], folder: str) -> None:
     """What a worker does: trial after trial, until the study has all of them."""
+    os.environ.clear()  # the server may have been started with other ones
+    os.environ.update(environment)
+    os.chdir(folder)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all processes of a terminal: the parent ends this one
     signal.signal(signal.SIGTERM, _terminate)
     threading.Thread(target=_end_with_parent, daemon=True).start()
@@ -176,7 +190,7 @@ def _work(work: Work, index: int, log: Path, errors: Connection) -> None:
         while next_trial(study, work.space, work.config, work.parent, objective, work.total):
             pass
     except MedexpError as error:
-        logging.getLogger(__name__).error("the sweep ends", exc_info=error)
+        _log.error("the sweep ends", exc_info=error)
         errors.send(error)
         sys.exit(error.exit_code)
 

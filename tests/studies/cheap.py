@@ -1,0 +1,112 @@
+"""A phase that trains nothing, for tests of studies: what it does is in its configuration."""
+
+import os
+import signal
+from collections.abc import Iterator
+from dataclasses import dataclass, make_dataclass
+from pathlib import Path
+from typing import Any
+
+from medexp.config import SweepConfig
+from medexp.errors import CheckFailed, DataError
+from medexp.tracking.runs import TrackedRun
+
+SPACE = """
+goals: [{metric: val/best/score, direction: maximize}]
+sampler: {name: RandomSampler}
+pruner: {name: NopPruner}
+parameters:
+  rate: {type: float, low: 0.0, high: 1.0}
+  depth: {type: int, low: 1, high: 4}
+"""
+
+
+@dataclass(frozen=True)
+class Cheap:
+    """Settings of the phase.
+
+    Args:
+        how: What befalls a trial: well, check, data, defect, unlogged, infinite, killed (once), killed_always, waits.
+    """
+
+    output_dir: str
+    seed: int
+    how: str
+    rate: float
+    depth: int
+
+    def problems(self) -> Iterator[str]:
+        if self.depth > 4:
+            yield f"depth: found {self.depth}; at most 4"
+
+
+CheapSweep = make_dataclass("CheapSweep", [("phase1", Cheap)], bases=(SweepConfig,), frozen=True)
+
+
+def sweep_config(folder: Path, how: str = "well", **changed: Any) -> Any:
+    """A sweep of six trials with one worker in `folder`."""
+    space = folder / "sweep.yaml"
+    if not space.exists():
+        space.write_text(SPACE)
+    outputs = str(folder / "outputs")
+    values: dict[str, Any] = {
+        "profile": "demo",
+        "phase": "phase1",
+        "study": "cheap",
+        "storage": None,
+        "space": str(space),
+        "trials": 6,
+        "workers": 1,
+        "confirm": 0,
+        "test": False,
+        "output_dir": outputs,
+        "cache_dir": None,
+        "seed": 0,
+        "device": None,
+        "threads": 1,
+    }
+    return CheapSweep(**values | changed, phase1=Cheap(outputs, 0, how, 0.5, 2))
+
+
+def warm_up(config: Cheap, folder: Path) -> Cheap:
+    return config
+
+
+def objective(config: Cheap, run: TrackedRun, *, test: bool = False) -> None:
+    """Three epochs whose score follows from rate and seed."""
+    score = config.rate + config.seed / 1000
+    outputs = Path(config.output_dir)
+    if config.how == "check":
+        raise CheckFailed("TEST_0: too shallow\nand more")
+    if config.how == "data":
+        raise DataError("case 7: is empty")
+    if config.how == "defect":
+        raise KeyError("fold")
+    for epoch in range(1, 4):
+        run.reporter.metrics({"val/score": score * epoch / 3, "train/loss": 1 / epoch}, epoch * 10)
+        run.reporter.flush()
+        if config.how == "killed_always" or (config.how == "killed" and _first(outputs / "killed")):
+            os.kill(os.getpid(), signal.SIGKILL)
+        if config.how == "waits" and not (outputs / "go").exists():
+            _first(outputs / f"waits-{os.getpid()}")
+            (outputs / "gate").read_text()  # a pipe: until the test writes to it
+    if config.how != "unlogged":
+        run.reporter.metrics({"val/best/score": float("nan") if config.how == "infinite" else score})
+    if test:
+        run.reporter.metrics({"test/score": score - 0.1})
+
+
+def _first(marker: Path) -> bool:
+    """Whether this is the first time, in all processes."""
+    try:
+        marker.touch(exist_ok=False)
+    except FileExistsError:
+        return False
+    return True
+
+
+def search_cheaply(config: Any) -> None:
+    """A sweep in a process of its own."""
+    from medexp.studies.sweep import search
+
+    search(config, f"{__name__}:objective", warm_up)
