@@ -26,6 +26,8 @@ PHASES: Mapping[str, PhaseChecks] = {
     "promote": PhaseChecks(("PROMOTE_CHECKS", "PROMOTE_DATA", "PROMOTE_CASES", "PROMOTE_POLICY")),
     "probe": PhaseChecks(("LEAK", "PROBE_MAJORITY", "PROBE_ATTRIBUTION")),
     "main": PhaseChecks(),
+    "sweep": PhaseChecks(),
+    "recover": PhaseChecks(),
 }
 """All phases and their checks: what a registered model's definition may name."""
 

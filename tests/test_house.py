@@ -15,7 +15,9 @@ from packaging.utils import canonicalize_name
 
 import medexp
 import medexp.config
+from medexp.checks import PHASES
 from medexp.cli import main
+from medexp.config import STUDIED, Phase1Config
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -26,11 +28,17 @@ PINS = {canonicalize_name(name): version for name, _, version in (line.partition
 DEPENDENCIES = [Requirement(text) for text in PROJECT["dependencies"]]
 DEVELOPMENT = [Requirement(text) for text in PROJECT["optional-dependencies"]["dev"]]
 ACCELERATOR = ("nvidia-", "cuda-", "triton")  # what torch brings for a GPU, on machines that have one
+STUDIES = {"sweep": "sweep", "recover": "recovery"}
 held: list = []
 
 
 def hold(config):
     held.append(config)
+
+
+def module_of(phase: str) -> str:
+    """A phase's recipe; those that run other phases again and again are a floor above."""
+    return f"medexp.studies.{STUDIES[phase]}" if phase in STUDIES else f"medexp.phases.{phase}"
 
 
 def main_call(phase: str) -> list:
@@ -44,8 +52,9 @@ def test_every_phase_has_all_its_parts_and_no_part_lacks_its_phase():
     phases = set(ENTRY_POINTS)
     assert {path.stem for path in (ROOT / "entry_points").glob("*.py")} - {"__init__"} == phases
     assert {path.name for path in (ROOT / "configs").iterdir()} == phases
+    assert phases == set(PHASES)
     for phase in phases:
-        module = ROOT / "medexp" / "phases" / f"{phase}.py"
+        module = ROOT / f"{module_of(phase).replace('.', '/')}.py"
         functions = [node.name for node in ast.parse(module.read_text()).body if isinstance(node, ast.FunctionDef)]
         assert "run" in functions, module
 
@@ -56,15 +65,26 @@ def test_an_entry_point_starts_its_own_phase(phase):
         "parameters": {"profile": {"type": "string", "default": "demo"}},
         "command": f"python -m entry_points.{phase} --profile {{profile}}",  # unquoted: MLflow quotes
     }
-    assert main_call(phase)[0::2] == [phase, f"medexp.phases.{phase}:run"]
+    assert main_call(phase)[0::2] == [phase, f"{module_of(phase)}:run"]
+
+
+def test_a_phase_that_can_be_studied_has_all_that_a_study_needs():
+    assert {path.parent.name for path in ROOT.glob("configs/*/sweep.yaml")} == set(STUDIED)
+    assert {path.parent.name for path in ROOT.glob("configs/*/recovery.yaml")} == set(STUDIED)
+    for phase in STUDIED:
+        tree = ast.parse((ROOT / f"medexp/phases/{phase}.py").read_text())
+        functions = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
+        assert {"run", "objective", "warm_up"} <= functions
 
 
 @pytest.mark.parametrize("phase", ENTRY_POINTS)
 def test_every_shipped_configuration_holds(phase):
     config_class = getattr(medexp.config, main_call(phase)[1])
-    given = {"data_dir": "d", "checkpoint": "c", "table": "t"}
-    flags = [f"--{key}={value}" for key, value in given.items() if key in config_class.__dataclass_fields__]
-    assert main(phase, config_class, f"{__name__}:hold", []) == 0
+    given = {"data_dir": "d", "checkpoint": "c", "table": "t", "run": "r"}
+    keys = config_class.__dataclass_fields__.keys() | (Phase1Config.__dataclass_fields__.keys() if phase == "sweep" else ())
+    flags = [f"--{key}={value}" for key, value in given.items() if key in keys]
+    runs = [flag for flag in flags if flag.startswith("--run=")]
+    assert main(phase, config_class, f"{__name__}:hold", runs) == 0
     assert main(phase, config_class, f"{__name__}:hold", ["--profile", "full", *flags]) == 0
     assert [config.profile for config in held[-2:]] == ["demo", "full"]
 
