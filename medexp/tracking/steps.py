@@ -2,21 +2,20 @@
 
 import hashlib
 import json
-import platform
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import psutil
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
 import medexp
+from medexp.tracking.processes import is_gone, this_process
 from medexp.tracking.runs import TrackedRun
 
 _KEY, _MADE, _PROCESS = "medexp.step_key", "medexp.registered", "medexp.process"
-_NO_MATTER = {"output_dir", "cache_dir", "device", "threads", "resume", "jobs"}
+_NO_MATTER = {"output_dir", "cache_dir", "device", "threads", "resume", "recover", "jobs"}
 
 
 @dataclass(frozen=True)
@@ -62,8 +61,7 @@ def code_digest() -> str:
 
 def tags_of_step(key: str) -> dict[str, str]:
     """The tags that a step's run carries from its start."""
-    process = psutil.Process()
-    return {_KEY: key, _PROCESS: f"{platform.node()} {process.pid} {process.create_time():.0f}"}
+    return {_KEY: key, _PROCESS: this_process()}
 
 
 def mark_done(run_id: str, registered: tuple[str, ...]) -> None:
@@ -80,7 +78,7 @@ def find_done(parent: TrackedRun, key: str) -> list[StepRun]:
 def find_interrupted(parent: TrackedRun, key: str) -> list[StepRun]:
     """Runs of the same step with the same inputs that were ended early, the newest first."""
     found = _search(parent, f"tags.`{_KEY}` = '{key}' and attributes.status != 'FINISHED'")
-    return [_step_run(run) for run in found if run.info.status != "RUNNING" or _is_gone(run.data.tags.get(_PROCESS, ""))]
+    return [_step_run(run) for run in found if run.info.status != "RUNNING" or is_gone(run.data.tags.get(_PROCESS, ""))]
 
 
 def find_child(parent: TrackedRun, step: str) -> StepRun | None:
@@ -99,17 +97,6 @@ def _step_run(run: Run) -> StepRun:
     tags = run.data.tags
     registered = tuple(json.loads(tags[_MADE])) if _MADE in tags else None
     return StepRun(run.info.run_id, run.info.status, tags.get("medexp.verdict"), registered)
-
-
-def _is_gone(process: str) -> bool:
-    """Whether a process of this machine, which a run says that it is in, is not there any more: it was killed."""
-    node, _, rest = process.rpartition(" ")[0].partition(" ")
-    if node != platform.node() or not rest.isdigit():
-        return False
-    try:
-        return f"{psutil.Process(int(rest)).create_time():.0f}" != process.rpartition(" ")[2]
-    except psutil.NoSuchProcess:
-        return True
 
 
 def _that_matter(block: Mapping[str, Any]) -> dict[str, Any]:

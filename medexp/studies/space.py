@@ -1,0 +1,381 @@
+"""What a study searches: goals, parameters, sampler and pruner, from `configs/<phase>/sweep.yaml`."""
+
+import difflib
+import hashlib
+import itertools
+import json
+import math
+import warnings
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import asdict
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import optuna
+import yaml
+from optuna.exceptions import ExperimentalWarning
+from pydantic import ConfigDict, Discriminator, Field, Strict, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+
+from medexp.errors import ConfigError, all_problems
+
+_STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
+_SAMPLERS: dict[str, tuple[Callable[..., optuna.samplers.BaseSampler], dict[str, type]]] = {
+    "tpe": (
+        optuna.samplers.TPESampler,
+        {"n_startup_trials": int, "n_ei_candidates": int, "multivariate": bool, "group": bool, "constant_liar": bool},
+    ),
+    "random": (optuna.samplers.RandomSampler, {}),
+    "grid": (optuna.samplers.GridSampler, {}),
+    "nsga2": (
+        optuna.samplers.NSGAIISampler,
+        {"population_size": int, "mutation_prob": float, "crossover_prob": float, "swapping_prob": float},
+    ),
+}
+_PRUNERS: dict[str, tuple[Callable[..., optuna.pruners.BasePruner], dict[str, type]]] = {
+    "median": (
+        optuna.pruners.MedianPruner,
+        {"n_startup_trials": int, "n_warmup_steps": int, "interval_steps": int, "n_min_trials": int},
+    ),
+    "hyperband": (
+        optuna.pruners.HyperbandPruner,
+        {"min_resource": int, "max_resource": int, "reduction_factor": int, "bootstrap_count": int},
+    ),
+    "none": (optuna.pruners.NopPruner, {}),
+}
+
+Scalar = bool | int | float | str | None
+Choice = Scalar | tuple[Scalar, ...]
+_Int = Annotated[int, Strict()]
+
+
+@dataclass(frozen=True, config=_STRICT)
+class Goal:
+    """What a study is after.
+
+    Attributes:
+        metric: A metric that every trial logs.
+        direction: Which way is better.
+        report: The metric that is logged step by step and that pruning goes by; None: the goal's own.
+    """
+
+    metric: str
+    direction: Literal["maximize", "minimize"]
+    report: str | None = None
+
+
+@dataclass(frozen=True, config=_STRICT)
+class Named:
+    """A sampler or a pruner.
+
+    Attributes:
+        name: Its name.
+        arguments: Its settings, by the names that Optuna gives them.
+    """
+
+    name: str
+    arguments: dict[str, Any] = Field(default_factory=dict)
+
+
+@dataclass(frozen=True, config=_STRICT)
+class FloatParameter:
+    """A real number from `low` to `high`, both included.
+
+    Attributes:
+        type: float.
+        low: The least.
+        high: The greatest.
+        step: Distance of neighbouring values; None for all of them.
+        log: Whether its logarithm is drawn evenly.
+        when: Values of other parameters, by key, with which it is searched at all.
+    """
+
+    type: Literal["float"]
+    low: float
+    high: float
+    step: float | None = None
+    log: bool = False
+    when: dict[str, Choice] = Field(default_factory=dict)
+
+    def can_be(self, value: Any) -> bool:
+        return isinstance(value, int | float) and not isinstance(value, bool) and self.low <= value <= self.high
+
+
+@dataclass(frozen=True, config=_STRICT)
+class IntParameter:
+    """A whole number from `low` to `high`, both included; attributes as of `FloatParameter`."""
+
+    type: Literal["int"]
+    low: _Int
+    high: _Int
+    step: _Int = 1
+    log: bool = False
+    when: dict[str, Choice] = Field(default_factory=dict)
+
+    def can_be(self, value: Any) -> bool:
+        return (
+            isinstance(value, int)
+            and not isinstance(value, bool)
+            and value in range(self.low, self.high + 1, max(self.step, 1))
+        )
+
+
+@dataclass(frozen=True, config=_STRICT)
+class CategoricalParameter:
+    """One of several values; a list is a value too.
+
+    Attributes:
+        type: categorical.
+        choices: The values.
+        when: As of `FloatParameter`.
+    """
+
+    type: Literal["categorical"]
+    choices: tuple[Choice, ...]
+    when: dict[str, Choice] = Field(default_factory=dict)
+
+    def can_be(self, value: Any) -> bool:
+        return _stored(value) in map(_stored, self.choices)
+
+
+Parameter = FloatParameter | IntParameter | CategoricalParameter
+
+
+@dataclass(frozen=True, config=_STRICT)
+class Space:
+    """What a study searches, and how.
+
+    Attributes:
+        goals: One or two.
+        parameters: What is searched, by dotted key of the phase's configuration.
+        sampler: Who proposes values.
+        pruner: Who ends trials early.
+    """
+
+    goals: tuple[Goal, ...]
+    parameters: dict[str, Annotated[Parameter, Discriminator("type")]]
+    sampler: Named
+    pruner: Named
+
+    @property
+    def digest(self) -> str:
+        """sha256 of all that decides what trials are tried: equal for two files that say the same in another order."""
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
+
+    def make_sampler(self, seed: int) -> optuna.samplers.BaseSampler:
+        """The sampler as Optuna has it."""
+        make, _ = _SAMPLERS[self.sampler.name]
+        grid = (
+            {key: _values_of(parameter) for key, parameter in self.parameters.items()} if self.sampler.name == "grid" else None
+        )
+        given = self.sampler.arguments if grid is None else {"search_space": grid}
+        with warnings.catch_warnings(action="ignore", category=ExperimentalWarning):
+            return make(**given, seed=seed)
+
+    def make_pruner(self) -> optuna.pruners.BasePruner:
+        """The pruner as Optuna has it."""
+        make, _ = _PRUNERS[self.pruner.name]
+        return make(**self.pruner.arguments)
+
+
+def read_space(path: Path, keys: Collection[str]) -> Space:
+    """A space from its file.
+
+    Args:
+        path: The file.
+        keys: The dotted keys of the phase's configuration.
+
+    Raises:
+        ConfigError: The file is no YAML mapping, has keys that are unknown, missing or of the wrong type, names parameters,
+            samplers or pruners that there are not, or contradicts itself. All problems at once, with what is known.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path}: cannot be read ({str(error).splitlines()[0]})") from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path}: holds no keys; known are {', '.join(Space.__dataclass_fields__)}")
+    try:
+        space = TypeAdapter(Space).validate_python(content)
+    except ValidationError as error:
+        problems = [*dict.fromkeys(_problem(dict(found)) for found in error.errors())]
+        parameters = content.get("parameters")
+        problems += _unknown(parameters if isinstance(parameters, dict) else (), keys)
+        raise ConfigError(all_problems(str(path), problems)) from error
+    if problems := [*_unknown(space.parameters, keys), *_contradictions(space)]:
+        raise ConfigError(all_problems(str(path), problems))
+    return space
+
+
+def suggest(trial: optuna.trial.BaseTrial, space: Space) -> dict[str, Any]:
+    """The values of a trial by dotted key; a parameter whose condition does not hold has none. A list comes as a tuple."""
+    order = TopologicalSorter({key: sorted(parameter.when) for key, parameter in space.parameters.items()}).static_order()
+    values: dict[str, Any] = {}
+    for key in order:
+        parameter = space.parameters[key]
+        if all(other in values and _stored(values[other]) == _stored(value) for other, value in parameter.when.items()):
+            values[key] = _suggested(trial, key, parameter)
+    return {key: values[key] for key in space.parameters if key in values}
+
+
+def as_params(values: Mapping[str, Any]) -> dict[str, Scalar]:
+    """Values as a trial's parameters hold them: what `study.enqueue_trial` takes."""
+    return {key: _stored(value) for key, value in values.items()}
+
+
+def _suggested(trial: optuna.trial.BaseTrial, key: str, parameter: Parameter) -> Any:
+    match parameter:
+        case FloatParameter():
+            return trial.suggest_float(key, parameter.low, parameter.high, step=parameter.step, log=parameter.log)
+        case IntParameter():
+            return trial.suggest_int(key, parameter.low, parameter.high, step=parameter.step, log=parameter.log)
+        case CategoricalParameter():
+            choices = {_stored(choice): choice for choice in parameter.choices}
+            return choices[trial.suggest_categorical(key, list(choices))]
+
+
+def _stored(value: Any) -> Scalar:
+    """A value as Optuna stores it: it knows no lists, so that they become their JSON."""
+    return json.dumps(value) if isinstance(value, list | tuple) else value
+
+
+def _values_of(parameter: Parameter) -> Sequence[Any]:
+    """All values of a parameter that has finitely many, as Optuna stores them."""
+    match parameter:
+        case CategoricalParameter():
+            return [_stored(choice) for choice in parameter.choices]
+        case IntParameter():
+            return range(parameter.low, parameter.high + 1, parameter.step)
+        case FloatParameter():
+            assert parameter.step is not None
+            count = math.floor((parameter.high - parameter.low) / parameter.step + 1e-9)
+            return [parameter.low + index * parameter.step for index in range(count + 1)]
+
+
+def _unknown(parameters: Collection[Any], keys: Collection[str]) -> Iterator[str]:
+    for key in parameters:
+        if key not in keys:
+            near = difflib.get_close_matches(str(key), keys, 1, 0) or ["none"]
+            yield f"unknown parameter {key}; the nearest known is {near[0]}"
+
+
+def _contradictions(space: Space) -> Iterator[str]:
+    if not 1 <= len(space.goals) <= 2:
+        yield f"goals: found {len(space.goals)}; one or two"
+    if len({goal.metric for goal in space.goals}) < len(space.goals):
+        yield f"goals: {space.goals[0].metric} is named twice"
+    if not space.parameters:
+        yield "parameters: none; name at least one to search"
+    for key, parameter in space.parameters.items():
+        yield from _impossible(key, parameter)
+        yield from _conditions(key, parameter, space.parameters)
+    yield from _circles(space.parameters)
+    yield from _of_named("sampler", space.sampler, _SAMPLERS)
+    yield from _of_named("pruner", space.pruner, _PRUNERS)
+    if len(space.goals) > 1 and space.pruner.name in _PRUNERS and space.pruner.name != "none":
+        yield f"pruner: found {space.pruner.name} with {len(space.goals)} goals; pruning goes by one, give none"
+    if space.sampler.name == "grid":
+        for key, parameter in space.parameters.items():
+            if isinstance(parameter, FloatParameter) and parameter.step is None:
+                yield f"parameters.{key}: the sampler grid needs finitely many values; give step or choices"
+            if parameter.when:
+                yield f"parameters.{key}.when: the sampler grid tries all combinations and knows no conditions"
+
+
+def _impossible(key: str, parameter: Parameter) -> Iterator[str]:
+    where = f"parameters.{key}"
+    if isinstance(parameter, CategoricalParameter):
+        stored = [_stored(choice) for choice in parameter.choices]
+        if len(stored) < 2:
+            yield f"{where}.choices: found {len(stored)}; at least 2"
+        if twice := [one for one, other in itertools.combinations(stored, 2) if one == other]:
+            yield f"{where}.choices: {twice[0]!r} is named twice"  # 1, 1.0 and true are one value to Optuna
+        for choice in itertools.chain(*(one if isinstance(one, tuple) else (one,) for one in parameter.choices)):
+            if isinstance(choice, str) and _is_number(choice):
+                yield f"{where}.choices: {choice!r} is text in YAML; write 1.0e-4 and not 1e-4, and no quotes"
+        return
+    if parameter.low >= parameter.high:
+        yield f"{where}: low is {parameter.low} and high {parameter.high}; low has to be below high"
+    if parameter.log and parameter.low <= 0:
+        yield f"{where}: low is {parameter.low}; with log it has to be above 0"
+    if parameter.step is not None and parameter.step <= 0:
+        yield f"{where}.step: found {parameter.step}; above 0"
+    if parameter.log and parameter.step not in (None, 1 if isinstance(parameter, IntParameter) else None):
+        yield f"{where}: has log and step; give one of them"
+
+
+def _conditions(key: str, parameter: Parameter, parameters: Mapping[str, Parameter]) -> Iterator[str]:
+    for other, value in parameter.when.items():
+        if other not in parameters:
+            yield f"parameters.{key}.when: {other} is not in the space, which has {', '.join(parameters)}"
+        elif not parameters[other].can_be(value):
+            yield f"parameters.{key}.when: {other} is never {_stored(value)!r}"
+
+
+def _circles(parameters: Mapping[str, Parameter]) -> Iterator[str]:
+    try:
+        TopologicalSorter({key: list(parameter.when) for key, parameter in parameters.items()}).prepare()
+    except CycleError as error:
+        yield f"parameters: a circle of conditions, {' -> '.join(reversed(error.args[1]))}"
+
+
+def _of_named(kind: str, named: Named, known: Mapping[str, tuple[Callable[..., Any], dict[str, type]]]) -> Iterator[str]:
+    if named.name not in known:
+        yield f"{kind}: unknown name {named.name!r}; known are {', '.join(known)}"
+        return
+    make, types = known[named.name]
+    problems = [
+        f"{kind} {named.name}: unknown argument {name}; known are {', '.join(types) or 'none'}"
+        for name in named.arguments
+        if name not in types
+    ]
+    problems += [
+        f"{kind} {named.name}.{name}: found {named.arguments[name]!r}; a {types[name].__name__} is needed"
+        for name in types.keys() & named.arguments.keys()
+        if not _is_a(named.arguments[name], types[name])
+    ]
+    if not problems and named.name != "grid":
+        try:
+            with warnings.catch_warnings(action="ignore", category=ExperimentalWarning):
+                make(**named.arguments)
+        except ValueError as error:
+            problems.append(f"{kind} {named.name}: {str(error).partition(chr(10))[0]}")
+    yield from problems
+
+
+def _is_a(value: Any, wanted: type) -> bool:
+    return type(value) is wanted or (wanted is float and type(value) is int)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _problem(found: dict[str, Any]) -> str:
+    loc = tuple(part for part in found["loc"] if part not in ("float", "int", "categorical") or found["loc"].index(part) != 2)
+    if len(loc) > 3 and loc[2] in ("when", "choices"):
+        loc = loc[: 4 if loc[2] == "when" else 3]  # what follows names the types that it could have been
+        return f"{'.'.join(map(str, loc))}: found {found['input']!r}; a number, a text, true, false, null or a list of these"
+    where = ".".join(map(str, loc))
+    if found["type"] == "missing":
+        return f"{where} is missing"
+    if found["type"] == "union_tag_not_found":
+        return f"{where}.type is missing; known are float, int, categorical"
+    if found["type"] == "union_tag_invalid":
+        return f"{where}.type: found {found['ctx']['tag']!r}; known are float, int, categorical"
+    if found["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
+        return f"unknown key {where}; known are {', '.join(_keys_at(found['loc'][:-1]))}"
+    return f"{where}: found {found['input']!r}; {found['msg'][0].lower()}{found['msg'][1:]}"
+
+
+def _keys_at(where: tuple[int | str, ...]) -> list[str]:
+    parameters = {"float": FloatParameter, "int": IntParameter, "categorical": CategoricalParameter}
+    block: Any = Space
+    if where:
+        block = {"goals": Goal, "sampler": Named, "pruner": Named}.get(str(where[0])) or parameters[str(where[-1])]
+    return list(block.__dataclass_fields__)
