@@ -31,7 +31,7 @@ from medexp.errors import ConfigError, MedexpError, all_problems
 _CONFIGS = Path(__file__).parents[1] / "configs"
 _NOT_PROFILES = {"sweep", "recovery"}
 _SHORT = {"rank": "lora.rank"}
-_MAY_DIFFER_ON_RESUME = {"resume", "output_dir", "cache_dir", "device", "threads"}
+_MAY_DIFFER_ON_RESUME = {"resume", "recover", "output_dir", "cache_dir", "device", "threads"}
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 _Value = tuple[Any, str]  # a value as it was given, and the file that gives it, "" for a flag
@@ -65,7 +65,11 @@ def main(phase: str, config_class: type, run: str, argv: Sequence[str] | None = 
         _announce(phase, config)
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # read when mlflow is imported, which the phase does
         module, _, function = run.partition(":")
-        getattr(importlib.import_module(module), function)(config)
+        run_phase = getattr(importlib.import_module(module), function)
+        if getattr(config, "recover", False):
+            importlib.import_module("medexp.studies.recovery").run_or_recover(phase, config, run_phase)
+        else:
+            run_phase(config)
 
     go_on = f"; go on with -P resume={run_id} (--resume {run_id})" if _has(config_class, "resume") else ""
     return exit_code(phase, work, "; run it again, it goes on from there" if _steps(config_class) else go_on)

@@ -328,6 +328,7 @@ class Phase1Config:
         checkpoint: The base: a BrainSegFounder checkpoint file or models:/NAME@alias; without it a small base is pretrained on
             glioma phantoms (demo only).
         resume: Run id of an interrupted run to go on from.
+        recover: Whether a failure that the ladder of configs/phase1/recovery.yaml may mend is recovered from at once.
         output_dir: Folder that gets one folder a run, named by its run id.
         cache_dir: Folder for what is computed once; without it $XDG_CACHE_HOME/medexp or ~/.cache/medexp.
         seed: Seed of the split, the initial weights, sampling and dropout.
@@ -348,6 +349,7 @@ class Phase1Config:
     splits: str | None
     checkpoint: str | None
     resume: str | None
+    recover: bool
     output_dir: str
     cache_dir: str | None
     seed: int

@@ -1,5 +1,6 @@
 """What recovery changes, in what order: `configs/<phase>/recovery.yaml`, read and applied. Nothing is run here."""
 
+import difflib
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -63,7 +64,7 @@ class Rung:
 
     name: Name
     why: str
-    change: Annotated[Change, Field(min_length=1)]
+    change: Change
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -119,7 +120,7 @@ def phase_config(phase: str, content: Mapping[str, Any], source: str) -> Any:
         ConfigError: Keys are missing, values are of a wrong type or out of range; all problems at once.
     """
     try:
-        config = TypeAdapter(STUDIED[phase]).validate_python(content)
+        config = _adapter(phase).validate_python(content)
     except ValidationError as error:
         problems = list(dict.fromkeys(_problem(dict(found)) for found in error.errors()))
     else:
@@ -145,7 +146,7 @@ def changed(phase: str, config: Any, changes: Sequence[Mapping[str, Any]], sourc
 
 
 def differences(before: Any, after: Any) -> dict[str, tuple[Any, Any]]:
-    """What differs between two configurations of a phase, by dotted key; where they write and what they run on is no matter."""
+    """What differs between two configurations of a phase, by dotted key: of what matters to its outcome."""
     ours, theirs = dict(flat(asdict(before))), dict(flat(asdict(after)))
     return {key: (ours[key], theirs[key]) for key in ours if ours[key] != theirs[key] and key not in _NOT_COMPARED}
 
@@ -204,7 +205,8 @@ def _contradictions(ladder: Ladder, phase: str) -> Iterator[str]:
     set_to: dict[str, Any] = {}
     for rung in ladder.rungs:
         if all(key in set_to and set_to[key] == value for key, value in rung.change.items()):
-            yield f"rung {rung.name!r}: changes nothing; the rungs before it set {', '.join(rung.change)} to the same"
+            same = f"; the rungs before it set {', '.join(rung.change)} to the same" if rung.change else ""
+            yield f"rung {rung.name!r}: changes nothing{same}"
         set_to |= {key: value for key, value in rung.change.items() if not isinstance(value, Times | Add)}
         for key in [key for key, value in rung.change.items() if isinstance(value, Times | Add)]:
             set_to.pop(key, None)
@@ -213,7 +215,10 @@ def _contradictions(ladder: Ladder, phase: str) -> Iterator[str]:
 
 def _worse_remedies(ladder: Ladder) -> Iterator[str]:
     """Remedies that do what they are against."""
-    for fault, keys in (("out_of_memory", ("training.batch_size",)), ("diverged", ("training.lr_lora", "training.lr_decoder"))):
+    for fault, keys in (
+        ("out_of_memory", ("training.batch_size",)),
+        ("diverged", ("training.lr_lora", "training.lr_decoder")),
+    ):
         for key in keys:
             value = ladder.remedies.get(fault, {}).get(key)  # type: ignore[call-overload]
             if isinstance(value, Times) and value.times > 1:
@@ -222,9 +227,9 @@ def _worse_remedies(ladder: Ladder) -> Iterator[str]:
 
 def _misuse(key: str, value: Any, example: Mapping[str, Any]) -> Iterator[str]:
     if key not in example:
-        near = [known for known in example if known.rpartition(".")[2] == key.rpartition(".")[2]]
-        known = ", ".join(near) or ", ".join(name for name in example if _is_changeable(name))
-        yield f"unknown key {key}; {'did you mean' if near else 'known are'} {known}{'?' if near else ''}"
+        changeable = [name for name in example if _is_changeable(name)]
+        near = difflib.get_close_matches(key, changeable, n=1)
+        yield f"unknown key {key}; " + (f"did you mean {near[0]}?" if near else f"known are {', '.join(changeable)}")
     elif not _is_changeable(key):
         yield f"{key}: is not for a ladder to change; it may change {', '.join(_CHANGEABLE)}: data, base, seed and bars stay"
     elif isinstance(value, Times) and (isinstance(example[key], bool) or not isinstance(example[key], int | float)):
@@ -250,13 +255,17 @@ def _is_changeable(key: str) -> bool:
 
 def _unfit(phase: str, change: Mapping[str, Any]) -> list[str]:
     """Values of a wrong type or out of range, on top of the full profile; what that lacks itself is given by the user."""
-    adapter = TypeAdapter(STUDIED[phase])
+    adapter = _adapter(phase)
     try:
         config = adapter.validate_python(_put(_full(phase), [change]))
     except ValidationError as error:
         return [_problem(dict(found)) for found in error.errors()]
     lacks = problems_of(adapter.validate_python(_full(phase)))
     return [problem for problem in problems_of(config) if problem not in lacks]
+
+
+def _adapter(phase: str) -> TypeAdapter[Any]:
+    return TypeAdapter(STUDIED[phase])
 
 
 def _full(phase: str) -> dict[str, Any]:

@@ -103,6 +103,30 @@ def curves(history: pd.DataFrame, columns: Sequence[str] | None = None) -> Figur
     return figure
 
 
+def run_curves(panels: Mapping[str, Mapping[str, pd.DataFrame]]) -> Figure:
+    """Metrics of several runs over their steps: a panel a metric, a line a run, in the same colour throughout.
+
+    Args:
+        panels: By metric, then by the run's name as the legend shows it: columns `step` and `value`. Norms and losses, whose
+            values differ by orders of magnitude, are drawn on a logarithmic axis.
+    """
+    names = list(dict.fromkeys(name for runs in panels.values() for name in runs))
+    colours = dict(zip(names, _colours(len(names)), strict=True))
+    figure = Figure(figsize=(1 + 4.6 * len(panels), 4.2), dpi=110, layout="constrained")
+    for axes, (metric, runs) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
+        for name, points in runs.items():
+            axes.plot(points["step"], points["value"], marker="o", markersize=2.5, linewidth=1.4, color=colours[name])
+        axes.set(xlabel="step", title=metric)
+        if "dice" in metric:
+            axes.set_ylim(0, 1)
+        elif any((points["value"] > 0).any() for points in runs.values()):
+            axes.set_yscale("log")
+        _plain_frame(axes)
+    handles = [Line2D([], [], color=colours[name], label=name) for name in names]
+    figure.legend(handles=handles, loc="outside lower center", ncols=min(len(names), 6), frameon=False)
+    return figure
+
+
 def dice_bars(per_case: pd.DataFrame) -> Figure:
     """Dice per case, compared between arms in each region: box of the quartiles, a point a case, the mean as a diamond.
 

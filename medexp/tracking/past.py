@@ -51,12 +51,12 @@ def past_run(run_id: str) -> PastRun:
     return PastRun(run_id, run.info.status, run.data.tags, run.data.metrics)
 
 
-def runs_under(parent_id: str) -> list[PastRun]:
-    """The runs nested in a run, the oldest first."""
+def runs_like(near: str, tags: Mapping[str, str]) -> list[PastRun]:
+    """The runs in the experiment of a run that carry these tags, the oldest first."""
     client = MlflowClient()
-    experiment = client.get_run(parent_id).info.experiment_id
-    wanted = f"tags.`mlflow.parentRunId` = '{parent_id}'"
-    found = client.search_runs([experiment], wanted, order_by=["attributes.start_time ASC"])
+    experiment = client.get_run(near).info.experiment_id
+    wanted = " and ".join(f"tags.`{key}` = '{value}'" for key, value in tags.items())
+    found = client.search_runs([experiment], wanted, max_results=1000, order_by=["attributes.start_time ASC"])
     return [PastRun(run.info.run_id, run.info.status, run.data.tags, run.data.metrics) for run in found]
 
 

@@ -1,0 +1,152 @@
+"""What a recovery tried, what that did, and where the best of it still fails."""
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from rich.console import Console
+from rich.table import Table
+
+from medexp.studies.ladder import Ladder
+from medexp.tracking.figures import run_curves
+from medexp.tracking.past import PastRun, artifact, history
+from medexp.tracking.runs import TrackedRun
+
+_CURVES = ("train/loss", "train/grad_norm", "val/dice_WT")
+_WORST = 5  # cases that are shown
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One run of a recovery; kept in its study.
+
+    Attributes:
+        rung: Name of the rung, or `search <number>`.
+        run: Id of the run.
+        outcome: PASSED, FAILED (a BLOCKING check), or the fault that ended it: out_of_memory, diverged.
+        value: The ladder's goal; None where it was not measured.
+        change: What was changed on top of the configuration before, by dotted key: before and after.
+        settings: What differs from the run that failed, in the same way.
+        told: The first line of the error that it ended with.
+    """
+
+    rung: str
+    run: str
+    outcome: str
+    value: float | None = None
+    change: dict[str, list[Any]] = field(default_factory=dict)
+    settings: dict[str, list[Any]] = field(default_factory=dict)
+    told: str = ""
+
+
+def describe(failed: PastRun, attempts: Sequence[Attempt], goal: str) -> pd.DataFrame:
+    """A row a run, the failed one first: `rung`, `changed`, `outcome`, the goal, its `gain` over the row above, `run`."""
+    rows: list[dict[str, Any]] = [{"rung": "failed run", "changed": "", "outcome": "FAILED", goal: failed.metrics.get(goal)}]
+    for one in attempts:
+        changed = ", ".join(f"{key} {before} -> {after}" for key, (before, after) in one.change.items())
+        rows.append({"rung": one.rung, "changed": changed, "outcome": one.outcome, goal: one.value})
+    table = pd.DataFrame(rows)
+    table[goal] = pd.to_numeric(table[goal])
+    table["gain"] = table[goal].diff()
+    return table.assign(run=[failed.id, *(one.run for one in attempts)])
+
+
+def show(failed: PastRun, attempts: Sequence[Attempt], goal: str) -> None:
+    """The runs as a table in the terminal."""
+    table = Table("rung", "changed", "outcome", goal, title="recovery")
+    for row in describe(failed, attempts, goal).itertuples(index=False):
+        table.add_row(*map(str, row[:3]), _number(row[3]))
+    Console(soft_wrap=True).print(table)
+
+
+def diagnose(tracked: TrackedRun, failed: PastRun, attempts: Sequence[Attempt], ladder: Ladder, passed: str | None) -> str:
+    """Log curves and gradient norms of all runs, the cases that the best of them fails on, and `diagnostics.md`.
+
+    Args:
+        tracked: The recovery's run, which they are logged to.
+        failed: The run that failed.
+        attempts: What was run.
+        ladder: What was climbed.
+        passed: Id of the run that passed; with one, the worst cases are left out.
+
+    Returns:
+        The report, as Markdown.
+    """
+    goal = ladder.goal
+    names = {failed.id: "failed run"} | {one.run: f"{number} {one.rung}" for number, one in enumerate(attempts, 1)}
+    curves = {metric: {name: history(run, metric) for run, name in names.items()} for metric in _CURVES}
+    tracked.reporter.figure(run_curves(curves), "figures/runs.png")
+    table = describe(failed, attempts, goal)
+    norms = curves["train/grad_norm"]
+    table["gradient norm"] = [_summary(norms[name]["value"]) for name in names.values()]
+    if passed:
+        head = f"**PASSED**: run {failed.id} was recovered; {names[passed]} passes all BLOCKING checks (run {passed})."
+    else:
+        head = f"**FAILED**: run {failed.id} was not recovered; none of {len(attempts)} runs passed all BLOCKING checks."
+    parts = [head, "## What each run changed, and what that did", _markdown(table)]
+    parts.append(
+        f"{goal} and its gain over the row above; gradient norm: median, largest (before clipping). Curves: figures/runs.png"
+    )
+    parts += ["Rungs:\n\n" + "\n".join(f"- {rung.name}: {rung.why}" for rung in ladder.rungs)]
+    if reasons := [f"- {names[one.run]}: {one.told}" for one in attempts if one.told]:
+        parts += ["## What each run failed of", "\n".join(reasons)]
+    if not passed:
+        best = table.dropna(subset=[goal]).sort_values(goal)["run"].tolist()[-1:]
+        parts += _worst_cases(tracked, names, best[0]) if best else ["No run came as far as scores of single cases."]
+    report = "\n\n".join(parts) + "\n"
+    tracked.reporter.text(report, "diagnostics.md")
+    return report
+
+
+def _worst_cases(tracked: TrackedRun, names: dict[str, str], best: str) -> list[str]:
+    """The cases with the least Dice in the best run, what all runs made of them, and their pictures where there are any."""
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        scores = {name: found for run, name in names.items() if (found := _scores(run, folder / run)) is not None}
+        if names[best] not in scores:
+            return [f"The best run, {names[best]}, logged no per_case.csv."]
+        regions = [column for column in scores[names[best]].columns if column.startswith("dice_")]
+        worst = scores[names[best]].assign(mean=lambda rows: rows[regions].mean(axis=1)).sort_values("mean").head(_WORST)
+        table = worst[regions].rename(columns=lambda column: column.replace("dice_", "Dice "))
+        for name, rows in scores.items():
+            table[f"mean Dice, {name}"] = rows[regions].mean(axis=1).reindex(worst.index)
+        tracked.reporter.table(table.reset_index(), "worst_cases.csv")
+        drawn = []
+        for case in worst.index:
+            (folder / "drawn").mkdir(exist_ok=True)
+            if picture := artifact(best, f"overlays/lora/{case}/best.png", folder / "drawn"):
+                tracked.reporter.file(picture.rename(picture.with_name(f"{case}.png")), "worst")
+                drawn.append(f"worst/{case}.png")
+    shown = (
+        f"Pictures of those that were drawn: {', '.join(drawn)}." if drawn else "None of them was drawn: validation.overlays."
+    )
+    return [f"## The cases that {names[best]} does worst", _markdown(table.reset_index()), shown]
+
+
+def _scores(run: str, folder: Path) -> pd.DataFrame | None:
+    """Scores by case of the adapted arm."""
+    folder.mkdir(exist_ok=True)
+    file = artifact(run, "per_case.csv", folder)
+    if file is None:
+        return None
+    rows = pd.read_csv(file)
+    return (rows[rows["arm"] == "lora"] if "arm" in rows else rows).set_index("case")
+
+
+def _summary(norms: pd.Series) -> str:
+    return f"{norms.median():.3g}, {norms.max():.3g}" if len(norms) else "-"
+
+
+def _markdown(table: pd.DataFrame) -> str:
+    rows = [list(map(str, table.columns)), ["---"] * len(table.columns)]
+    rows += [[_number(value) for value in row] for row in table.itertuples(index=False)]
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+
+
+def _number(value: Any) -> str:
+    if isinstance(value, float):
+        return "-" if pd.isna(value) else f"{value:.3f}"
+    return str(value)
