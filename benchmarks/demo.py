@@ -1,6 +1,6 @@
 """How long does the demo take, and how much memory? `python -m benchmarks.demo`
 
-`mlflow run . -e phase1` as a user starts it, from start to result, with an empty store and an empty cache: phantoms are made
+`mlflow run . -e main` as a user starts it, from start to result, with an empty store and an empty cache: phantoms are made
 and the base is pretrained. Targets: at most 4 minutes of wall time and 3 GB. Memory is that of mlflow and all the processes
 below it: their resident sets, added up five times a second; pages that processes share count in each of them, so it is an
 upper bound. It has no plain alternative to be compared with. It uses two threads, as the demo's profile says; CPU time that
@@ -31,7 +31,7 @@ def resident(root: psutil.Process) -> int:
 def main() -> None:
     with empty_home() as folder:
         output = folder / "output.txt"
-        command = [sys.executable, "-m", "mlflow", "run", str(ROOT), "-e", "phase1", "-P", f"output_dir={folder / 'outputs'}"]
+        command = [sys.executable, "-m", "mlflow", "run", str(ROOT), "-e", "main", "-P", f"output_dir={folder / 'outputs'}"]
         peak, load = 0, psutil.getloadavg()[0]
         with output.open("wb") as file:
             started = time.perf_counter()

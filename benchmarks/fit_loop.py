@@ -57,7 +57,7 @@ def compare(config: Phase1Config) -> None:
     with empty_home() as folder:
         training = replace(config.training, epochs=ROUNDS + 1, validate_every=1)
         config = replace(config, output_dir=str(folder / "outputs"), training=training)
-        accelerator = start_accelerator(config)
+        accelerator = start_accelerator(config.device, config.threads, config.training.precision)
         module, groups = our_module(config, accelerator.device)
         heads = module.heads
         assert heads is not None

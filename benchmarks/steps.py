@@ -75,7 +75,7 @@ def adamw(groups: list[Group], config: Phase1Config, fused: bool) -> torch.optim
 
 def our_side(config: Phase1Config, compiled: bool = False) -> Side:
     """Phase 1's step as the fit loop takes it: through accelerate, AdamW fused on CUDA."""
-    accelerator = start_accelerator(config)
+    accelerator = start_accelerator(config.device, config.threads, config.training.precision)
     module, groups = our_module(config, accelerator.device)
     heads = module.heads
     assert heads is not None
