@@ -121,8 +121,11 @@ def same_settings(study: optuna.Study, settings: Mapping[str, str]) -> None:
 def take_over(study: optuna.Study, tracked: TrackedRun, key: str, total: int) -> str:
     """Clear up after sweeps of this study that were stopped, and say in a line what there is."""
     dead = recover_dead(study)
+    killed = {one.run for one in dead if one.run}
+    for run_id in killed:
+        end_run(run_id)
+    ended = len(killed)
     running = {trial.number for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))}
-    ended = 0
     for earlier in find_interrupted(tracked, key):
         if earlier.id == tracked.id:
             continue
@@ -137,8 +140,10 @@ def take_over(study: optuna.Study, tracked: TrackedRun, key: str, total: int) ->
     found = [f"study {study.study_name}: {len(finished)} of {total} trials are finished and kept"]
     if running:
         found.append(f"{len(running)} run elsewhere")
-    if dead:
-        found.append(f"{len(dead)} whose worker was killed are tried again")
+    if again := sum(one.retried for one in dead):
+        found.append(f"{again} whose worker was killed {'are' if again > 1 else 'is'} tried again")
+    if twice := len(dead) - again:
+        found.append(f"{twice} whose worker was killed twice {'count' if twice > 1 else 'counts'} as failed")
     if ended:
         found.append(f"{ended} runs that nobody had ended are KILLED now")
     return "; ".join(found)

@@ -17,6 +17,7 @@ from medexp.config import problems_of
 from medexp.errors import ConfigError, MedexpError, Pruned, StorageError, TrainingDiverged, all_problems
 from medexp.reporting import Reporter
 from medexp.studies.space import Goal, Space, suggest
+from medexp.studies.study import GIVEN, ask
 from medexp.tracking.runs import child_run
 from medexp.tracking.stores import STORE_ERRORS, reason
 
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
-_GIVEN = ("name", "seed", "test")  # user attributes that a trial is made with
 _log = logging.getLogger(__name__)
 Objective = Callable[..., None]
 """What a trial runs, `medexp.phases.<phase>.objective`: called with its configuration and its run, and `test=True` or not."""
@@ -34,8 +34,8 @@ Objective = Callable[..., None]
 class TrialReporter:
     """Implements `medexp.reporting.Reporter`: passes all on to the run's, keeps what was logged last, and prunes.
 
-    Pruning goes by the goal's metric where that is logged step by step; for `val/best/dice`, which is known at the end alone,
-    by `val/dice`. Optuna is told how often it was logged, not the step: with another batch size a step is another epoch.
+    Pruning goes by the goal's `report`, or by its metric where that is logged step by step. Optuna is told how often it was
+    logged, not the step: with another batch size a step is another epoch.
 
     Attributes:
         reporter: The run's.
@@ -54,9 +54,8 @@ class TrialReporter:
     def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
         self.reporter.metrics(values, step)
         self.logged.update(values)
-        goal = self.goals[0].metric
-        watched = next((name for name in (goal, goal.replace("/best/", "/")) if name in values), None)
-        if self.trial is None or watched is None or step == 0 or len(self.goals) > 1:
+        watched = self.goals[0].report or self.goals[0].metric
+        if self.trial is None or watched not in values or step == 0 or len(self.goals) > 1:
             return
         self.seen.append(values[watched])
         self.trial.report(values[watched], len(self.seen))
@@ -104,7 +103,7 @@ def run_trial(trial: optuna.Trial, space: Space, config: Any, parent_id: str, ob
         Exception: What the objective raises.
     """
     values = suggest(trial, space)
-    name, seed, test = (trial.user_attrs.get(key) for key in _GIVEN)
+    name, seed, test = (trial.user_attrs.get(key) for key in GIVEN)
     changed = with_values(config, values if seed is None else {**values, "seed": seed})
     params = {key: str(value) for key, value in values.items()} | ({} if seed is None else {"seed": str(seed)})
     tags = {"medexp.study": trial.study.study_name, "medexp.trial": str(trial.number)}
@@ -152,7 +151,7 @@ def next_trial(
     """
     if len(counted(study)) >= total and not study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
         return None
-    trial = study.ask()
+    trial = ask(study)
     if trial.number not in {one.number for one in counted(study)[:total]}:  # another worker was faster
         trial.set_user_attr("surplus", True)
         study.tell(trial, state=TrialState.FAIL)
@@ -175,7 +174,7 @@ def next_trial(
 def _try_again(study: optuna.Study, trial: optuna.Trial) -> None:
     """Have another trial do what this one was kept from, through no fault of its own."""
     ended = study.tell(trial, state=TrialState.FAIL)
-    attrs = {key: value for key, value in ended.user_attrs.items() if key in _GIVEN} | {"replaces": ended.number}
+    attrs = {key: value for key, value in ended.user_attrs.items() if key in GIVEN} | {"replaces": ended.number}
     study.add_trial(
         optuna.trial.create_trial(
             state=TrialState.WAITING,

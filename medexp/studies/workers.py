@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -17,13 +17,14 @@ from typing import Any
 
 import numpy as np
 import optuna
+from optuna.exceptions import StorageInternalError
 from optuna.trial import TrialState
 
-from medexp.errors import MedexpError
+from medexp.errors import MedexpError, StorageError
 from medexp.studies.space import Space
-from medexp.studies.study import open_study, recover_dead
+from medexp.studies.study import Recovered, open_study, recover_dead
 from medexp.studies.trials import counted, next_trial
-from medexp.tracking.children import end_left
+from medexp.tracking.children import end_left, end_run
 from medexp.tracking.runs import Terminated
 from medexp.tracking.stores import STORE_ERRORS, reason, retries
 
@@ -116,8 +117,9 @@ def run_workers(work: Work, count: int, logs: Path, look: Callable[[optuna.Study
                 if (error := _last_word(worker)) is not None:
                     raise error
             dead = recover_dead(study)
+            if dead or any(worker.process.exitcode for worker in ended):
+                _clear_up(study, work, dead)
             if any(worker.process.exitcode for worker in ended):
-                _clear_up(study, work)
                 idle_deaths = 0 if dead else idle_deaths + 1
                 if idle_deaths > count:
                     raise MedexpError(f"workers end before they begin a trial; what they print: {logs}")
@@ -125,8 +127,7 @@ def run_workers(work: Work, count: int, logs: Path, look: Callable[[optuna.Study
         look(study)
     finally:
         _end_all()
-        recover_dead(study)
-        _clear_up(study, work)
+        _clear_up(study, work, recover_dead(study))
     return study
 
 
@@ -134,12 +135,14 @@ def _is_work_left(study: optuna.Study, total: int) -> bool:
     return len(counted(study)) < total or bool(study.get_trials(deepcopy=False, states=(TrialState.WAITING,)))
 
 
-def _clear_up(study: optuna.Study, work: Work) -> None:
+def _clear_up(study: optuna.Study, work: Work, dead: Sequence[Recovered]) -> None:
     """End the runs of trials whose worker is gone; where the store is gone too, the next start does it."""
     running = {trial.number for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))}
     try:
         with retries(0):
             end_left(work.parent, work.study, running)
+            for run in {one.run for one in dead if one.run}:
+                end_run(run)
     except STORE_ERRORS as error:
         _log.warning("runs of study %s may still count as running: %s", work.study, reason(error))
 
@@ -189,10 +192,11 @@ def _work(work: Work, index: int, log: Path, errors: Connection, environment: di
         objective = getattr(importlib.import_module(module), function)
         while next_trial(study, work.space, work.config, work.parent, objective, work.total):
             pass
-    except MedexpError as error:
+    except (MedexpError, StorageInternalError, *STORE_ERRORS) as error:
         _log.error("the sweep ends", exc_info=error)
-        errors.send(error)
-        sys.exit(error.exit_code)
+        told = f"study {work.study}: its storage does not answer ({reason(error)}). When it does, run it again"
+        errors.send(error if isinstance(error, MedexpError) else StorageError(told))
+        sys.exit(2)
 
 
 def _print_to(log: Path) -> None:

@@ -12,9 +12,9 @@ from medexp.errors import CheckFailed, DataError
 from medexp.tracking.runs import TrackedRun
 
 SPACE = """
-goals: [{metric: val/best/score, direction: maximize}]
-sampler: {name: RandomSampler}
-pruner: {name: NopPruner}
+goals: [{metric: val/best/score, direction: maximize, report: val/score}]
+sampler: {name: random}
+pruner: {name: none}
 parameters:
   rate: {type: float, low: 0.0, high: 1.0}
   depth: {type: int, low: 1, high: 4}

@@ -196,7 +196,7 @@ def test_a_study_is_not_gone_on_with_under_other_settings(store: MlflowClient, t
 
 
 def test_two_goals_give_a_front(store: MlflowClient, tmp_path: Path, capsys: Any) -> None:
-    space = SPACE.replace("maximize}]", "maximize}, {metric: train/loss, direction: minimize}]")
+    space = SPACE.replace("report: val/score}]", "report: val/score}, {metric: train/loss, direction: minimize}]")
     (tmp_path / "sweep.yaml").write_text(space)
     search(sweep_config(tmp_path, trials=3, confirm=1), OBJECTIVE, warm_up)
     (parent,) = parents(store)

@@ -105,7 +105,7 @@ def test_pruning_works_inside_the_fit_loop(store: MlflowClient, go_on: Next, par
 
 def test_two_goals_are_not_pruned(go_on: Next, tmp_path: Path) -> None:
     second = ", {metric: train/loss, direction: minimize}]"
-    space = written(tmp_path, SPACE.replace("maximize}]", "maximize}" + second))
+    space = written(tmp_path, SPACE.replace("report: val/score}]", "report: val/score}" + second))
     study = optuna.create_study(directions=["maximize", "minimize"], pruner=optuna.pruners.ThresholdPruner(lower=2))
     assert go_on(study, space=space).values == [pytest.approx(study.trials[0].params["rate"]), pytest.approx(1 / 3)]
 
