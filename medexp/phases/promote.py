@@ -10,7 +10,7 @@ from medexp.phases.rescore import rescore
 from medexp.registry.definitions import load_definition
 from medexp.registry.journal import read
 from medexp.registry.lineage import upstream_tag
-from medexp.registry.promotion import Judgement, champion_of, crown, judge, scores_of
+from medexp.registry.promotion import CHAMPION, Judgement, champion_of, confirm, crown, judge, scores_of
 from medexp.registry.store import Pulled
 from medexp.tracking.figures import gains
 from medexp.tracking.results import log_checks, log_summary
@@ -31,6 +31,8 @@ def run(config: PromoteConfig) -> None:
         candidate = registry.pull(f"models:/{config.model}" + (f"/{config.version}" if config.version else "@candidate"))
         tracked.tag(upstream_tag(candidate.name, candidate.version, candidate.digest))
         if candidate.version == stands:
+            moved = next(entry for entry in reversed(journal.entries) if entry.alias == CHAMPION)
+            confirm(moved, tracked.id)  # who moved it may have been killed before loading it
             log_summary(tracked, f"Version {stands} of {config.model} is the champion already; nothing was moved.\n")
             print(f"{config.model} version {stands} is the champion already")
             print(f"Next, what it is made of:  medexp lineage models:/{config.model}@champion")

@@ -174,13 +174,16 @@ def move(model: str, wanted: Move, after: int | None = None) -> Entry:
         after: Number of the last entry when the decision was taken; None for a move that holds whatever the others did.
 
     Raises:
-        Outrun: The journal has gone on since; the message says who moved what.
+        Outrun: The alias was moved since; the message says by whom and where to. Moves of other aliases do not matter.
     """
     client = MlflowClient()
     while True:
         present = settle(model)
-        if after is not None and present.head != after:
-            raise Outrun(_outrun(model, present, after))
+        if after is not None and (since := [e for e in present.entries if e.number > after and e.alias == wanted.alias]):
+            raise Outrun(
+                f"{model}: another process moved {wanted.alias} while this one was judging ({'; '.join(map(str, since))}). "
+                "Nothing was changed here; run the same again, to be judged against what stands now"
+            )
         entry = Entry(
             number=present.head + 1,
             model=model,
@@ -250,14 +253,6 @@ def _described(description: str, entries: Sequence[Entry]) -> str:
             break
         text += row
     return text
-
-
-def _outrun(model: str, present: Journal, after: int) -> str:
-    since = [str(entry) for entry in present.entries if entry.number > after]
-    return (
-        f"{model}: another process moved an alias while this one was judging ({'; '.join(since)}). Nothing was changed here; "
-        "run the same again, to be judged against what stands now"
-    )
 
 
 def _search(client: MlflowClient, pattern: str) -> list[Experiment]:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +17,7 @@ from medexp.registry import journal
 from medexp.registry.definitions import Definition, PromotionPolicy
 from medexp.registry.journal import Entry, Journal, Move, Outrun
 from medexp.registry.packages import read_json
-from medexp.registry.store import Pulled, Registered
+from medexp.registry.store import Pulled, Registered, resolve, stored_digest
 
 CHAMPION, CANDIDATE = "champion", "candidate"
 
@@ -86,8 +87,8 @@ def nominate(made: Registered, definition: Definition, verdict: str | None, run_
         reason = "all BLOCKING checks passed"
         journal.move(made.name, Move(CANDIDATE, made.version, made.digest, "nominate", reason, run=run_id))
         aliases = (CANDIDATE,)
-        present = journal.read(made.name)
-        if CHAMPION not in present.aliases and definition.promotion.no_champion == "promote":
+        present, standing = journal.read(made.name), journal.standing(made.name)  # the second: one that was set by hand
+        if CHAMPION not in {*present.aliases, *standing} and definition.promotion.no_champion == "promote":
             try:
                 crown(made, "the first version to pass its checks", {}, run_id, present.head)
                 aliases = (CANDIDATE, CHAMPION)
@@ -105,10 +106,10 @@ def champion_of(name: str) -> tuple[Journal, str | None]:
     present = journal.settle(name)
     standing, wanted = journal.standing(name).get(CHAMPION), present.aliases.get(CHAMPION)
     if standing != wanted:
-        put_back = f" --to {wanted}" if wanted else ""
+        put_back = f"Put it back first: medexp rollback {name} --to {wanted} --reason TEXT"
         raise RegistryError(
             f"{name}@{CHAMPION}: stands at version {standing or 'none'}, the journal says {wanted or 'none'}: it was moved by "
-            f"hand. Put it back first: medexp rollback {name}{put_back} --reason TEXT"
+            f"hand. {put_back if wanted else 'Delete the alias first, in the UI, and run the same again'}"
         )
     return present, wanted
 
@@ -173,19 +174,39 @@ def crown(
         kind: promote or rollback.
 
     Raises:
-        Outrun: Another process moved an alias of the model since.
-        RegistryError: The model does not load or run; the alias stands where it stood.
+        Outrun: Another process moved the champion since.
+        RegistryError: What the store holds is not the version, or it does not load or run; the alias stands where it stood.
     """
+    uri = f"models:/{version.name}/{version.version}"
+    if (stored := stored_digest(resolve(uri))) != version.digest:  # a whole copy in this machine's cache helps nobody else
+        raise RegistryError(
+            f"{uri}: the store holds a package of digest {stored[:12]}, it was registered as {version.digest[:12]}"
+        )
     entry = journal.move(version.name, Move(CHAMPION, version.version, version.digest, kind, reason, evidence, run), after)
-    try:
-        probe(f"models:/{version.name}@{CHAMPION}")
-    except Exception as error:
-        told = f"version {version.version} does not load: {' '.join(str(error).split())[:500]}"
-        before = next((e.digest for e in reversed(journal.read(version.name).entries) if e.to == entry.start), None)
-        journal.move(version.name, Move(CHAMPION, entry.start, before, "undo", told, run=run), entry.number)
-        stands = f"version {entry.start}" if entry.start else "no version"
-        raise RegistryError(f"{version.name}: {told}. {stands} is the champion, as before; register it anew") from error
+    confirm(entry, run)
     return entry
+
+
+def confirm(entry: Entry, run: str | None) -> None:
+    """Load the champion as a user would, and move back when it does not load.
+
+    Args:
+        entry: The move that made it the champion.
+        run: The run that asks.
+
+    Raises:
+        RegistryError: It does not load or run.
+    """
+    try:
+        probe(f"models:/{entry.model}/{entry.to}")
+    except Exception as error:
+        told = f"version {entry.to} does not load: {' '.join(str(error).split())[:500]}"
+        before = next((e.digest for e in reversed(journal.read(entry.model).entries) if e.to == entry.start), None)
+        with suppress(Outrun):  # another process has replaced it already
+            journal.move(entry.model, Move(CHAMPION, entry.start, before, "undo", told, run=run), entry.number)
+        stands = journal.standing(entry.model).get(CHAMPION)
+        stays = f"version {stands}" if stands else "no version"
+        raise RegistryError(f"{entry.model}: {told}. {stays} is the champion; register it anew") from error
 
 
 @torch.inference_mode()

@@ -18,12 +18,14 @@ from medexp.data.manifest import data_digest, manifest
 from medexp.data.splits import make_splits
 from medexp.models.builders import build
 from medexp.models.swin import decoder_state, encoder_state
+from medexp.registry import journal
 from medexp.registry.definitions import load_definition
+from medexp.registry.journal import Move
 from medexp.registry.promotion import Nominated, nominate
 from medexp.registry.store import register
 from tests.data.small_cases import write_case
 from tests.mlflow_store import empty_database, store  # noqa: F401
-from tests.registry.conftest import SEGMENTER, package, scores, written  # noqa: F401
+from tests.registry.conftest import ENCODER, SEGMENTER, package, scores, written  # noqa: F401
 
 NAME = "phase1_encoder_merged"
 Publish = Callable[..., Nominated]
@@ -86,6 +88,19 @@ def test_a_better_candidate_is_promoted_and_the_run_is_the_record(
     assert (entry["run"], entry["evidence"]["PROMOTE_CASES.cases"]) == (run.info.run_id, 12)
     assert promote() == 0
     assert "version 2 is the champion already" in capsys.readouterr().out
+
+
+def test_a_promotion_that_was_killed_before_it_loaded_the_model_is_finished_when_it_is_run_again(
+    store: MlflowClient,  # noqa: F811
+    publish: Publish,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    publish(seed=0)
+    broken = publish(weights={key: value * float("nan") for key, value in build(ENCODER).state_dict().items()})
+    journal.move(NAME, Move("champion", "2", broken.digest, "promote", "better"))
+    assert promote("--version", "2") == 2
+    assert "version 2 does not load" in capsys.readouterr().err
+    assert champion(store) == "1"
 
 
 @pytest.mark.parametrize(

@@ -85,9 +85,16 @@ def test_an_alias_is_taken_away_by_a_move_too(store: MlflowClient, model: str) -
 
 def test_a_decision_that_others_have_overtaken_is_refused_and_says_by_whom(store: MlflowClient, model: str) -> None:
     journal.move(model, to("1"))
-    with pytest.raises(Outrun, match=r"another process moved an alias .*2 .* promote champion 1 -> 2 by .*run the same again"):
+    with pytest.raises(Outrun, match=r"another process moved champion .*2 .* promote champion 1 -> 2 by .*run the same again"):
         journal.move(model, to("2"))
         journal.move(model, to("3"), after=1)
+    assert champion(store) == "2"
+
+
+def test_a_move_of_another_alias_overtakes_no_decision(store: MlflowClient, model: str) -> None:
+    journal.move(model, to("1"))
+    journal.move(model, Move("candidate", "3", "d", "nominate", "passed"))
+    journal.move(model, to("2"), after=1)
     assert champion(store) == "2"
 
 

@@ -1,5 +1,6 @@
 """Who becomes the champion: real packages, a real store, scores whose outcome is known."""
 
+import shutil
 import signal
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,11 +17,14 @@ from medexp.errors import RegistryError
 from medexp.models.builders import build
 from medexp.registry import journal
 from medexp.registry.definitions import Definition, load_definition
+from medexp.registry.journal import Move
 from medexp.registry.promotion import (
+    CHAMPION,
     Judgement,
     Nominated,
     Scores,
     champion_of,
+    confirm,
     crown,
     judge,
     nominate,
@@ -271,7 +275,7 @@ def test_of_two_promotions_at_once_one_wins_and_the_other_is_told(store: MlflowC
         publish(seed=seed)
     head = champion_of(NAME)[0].head
     crown(pulled("2"), "better", {}, None, head)
-    with pytest.raises(RegistryError, match=r"another process moved an alias .* champion 1 -> 2"):
+    with pytest.raises(RegistryError, match=r"another process moved champion .* champion 1 -> 2"):
         crown(pulled("3"), "better still", {}, None, head)
     assert aliases(store)["champion"] == "2"
 
@@ -288,9 +292,41 @@ def test_a_model_that_does_not_load_is_moved_back_by_itself(store: MlflowClient,
     assert (last.kind, last.start, last.to, last.digest) == ("undo", "2", "1", pulled("1").digest)
 
 
+def test_it_is_moved_back_also_when_other_aliases_were_moved_meanwhile(store: MlflowClient, publish: Publish) -> None:
+    publish(seed=0)
+    broken = publish(weights={key: value * float("nan") for key, value in build(ENCODER).state_dict().items()})
+    entry = journal.move(NAME, Move(CHAMPION, "2", broken.digest, "promote", "better"))
+    publish(seed=1)
+    with pytest.raises(RegistryError, match="version 2 does not load: .* version 1 is the champion"):
+        confirm(entry, None)
+    assert aliases(store) == {"candidate": "3", "champion": "1"}
+
+
+def test_one_that_was_replaced_meanwhile_is_told_and_its_successor_stays(store: MlflowClient, publish: Publish) -> None:
+    publish(seed=0)
+    broken = publish(weights={key: value * float("nan") for key, value in build(ENCODER).state_dict().items()})
+    entry = journal.move(NAME, Move(CHAMPION, "2", broken.digest, "promote", "better"))
+    successor = publish(seed=1)
+    journal.move(NAME, Move(CHAMPION, "3", successor.digest, "promote", "better still"))
+    with pytest.raises(RegistryError, match="version 2 does not load: .* version 3 is the champion"):
+        confirm(entry, None)
+    assert aliases(store)["champion"] == "3"
+
+
+def test_a_version_that_is_whole_in_this_machines_cache_alone_is_not_promoted(store: MlflowClient, publish: Publish) -> None:
+    publish(seed=0)
+    publish(seed=1)
+    cached = pulled("2")
+    shutil.rmtree(store.get_model_version_download_uri(NAME, "2").removeprefix("file://"))
+    with pytest.raises(RegistryError, match="the store holds no package of it any more"):
+        crown(cached, "better", {}, None, champion_of(NAME)[0].head)
+    assert aliases(store)["champion"] == "1"
+    assert len(journal.read(NAME).entries) == 3
+
+
 def test_a_first_champion_that_does_not_load_leaves_none(store: MlflowClient, publish: Publish) -> None:
     weights = {key: value * float("nan") for key, value in build(ENCODER).state_dict().items()}
-    with pytest.raises(RegistryError, match="no version is the champion, as before"):
+    with pytest.raises(RegistryError, match="no version is the champion"):
         publish(weights=weights)
     assert aliases(store) == {"candidate": "1"}
 
@@ -319,6 +355,15 @@ def test_a_promotion_that_was_killed_is_finished_when_it_is_run_again(
 
 def promote_second() -> None:
     crown(pulled("2"), "better", {}, None, champion_of(NAME)[0].head)
+
+
+def test_a_champion_that_no_journal_knows_is_not_replaced_in_silence(store: MlflowClient, publish: Publish) -> None:
+    publish("FAILED", seed=0)
+    store.set_registered_model_alias(NAME, "champion", "1")
+    assert publish(seed=1).aliases == ("candidate",)
+    assert aliases(store)["champion"] == "1"
+    with pytest.raises(RegistryError, match="the journal says none: .*moved by hand. Delete the alias first"):
+        champion_of(NAME)
 
 
 def test_a_champion_moved_by_hand_is_put_back_before_anything_is_promoted(store: MlflowClient, publish: Publish) -> None:
