@@ -1,0 +1,116 @@
+"""A sweep as a user runs it: `mlflow run -e sweep` over phase 1, two workers, small networks and few phantoms."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from mlflow import MlflowClient
+from mlflow.entities import Run
+
+ROOT = Path(__file__).parents[2]
+SMALL = {
+    "phase": "phase1",
+    "trials": "4",
+    "workers": "2",
+    "confirm": "1",
+    "test": "true",
+    "phantoms.meningioma_patients": "6",
+    "phantoms.glioma_patients": "4",
+    "network.window_size": "2",
+    "base.epochs": "2",
+    "training.epochs": "2",
+    "validation.overlays": "0",
+    "threads": "1",
+}
+
+
+def call(folder: Path, **changed: str) -> subprocess.CompletedProcess[str]:
+    settings = SMALL | {"output_dir": str(folder / "outputs")} | changed
+    parameters = [word for key, value in settings.items() for word in ("-P", f"{key}={value}")]
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("MLFLOW_")}
+    environment = kept | {"XDG_CACHE_HOME": str(folder / "cache"), "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "mlflow", "run", str(ROOT), "-e", "sweep", *parameters]
+    return subprocess.run(command, cwd=folder, env=environment, text=True, capture_output=True, timeout=480, check=False)
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    folder = tmp_path_factory.mktemp("sweep")
+    done = call(folder)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder, done.stdout
+
+
+def runs(folder: Path) -> dict[str, Run]:
+    client = MlflowClient(f"sqlite:///{folder / 'mlflow.db'}")
+    found = client.search_runs([experiment.experiment_id for experiment in client.search_experiments()])
+    return {run.info.run_name if "mlflow.parentRunId" in run.data.tags else "sweep": run for run in found}
+
+
+def test_a_sweep_of_phase_1(swept: tuple[Path, str]) -> None:
+    folder, printed = swept
+    found = runs(folder)
+    assert found.keys() == {"sweep", *(f"trial-{number}" for number in range(4)), "confirm", "test"}
+    assert {run.info.status for run in found.values()} == {"FINISHED"}
+    metrics = found["sweep"].data.metrics
+    best = max((run for name, run in found.items() if name.startswith("trial")), key=lambda run: dice(run))
+    assert metrics["best/val/best/dice"] == dice(best)
+    assert metrics["confirm/val/best/dice_mean"] == dice(found["confirm"])
+    assert metrics["test/dice"] == found["test"].data.metrics["test/dice"]
+    assert not any("test/dice" in run.data.metrics for name, run in found.items() if name not in ("test", "sweep"))
+    assert "best of 4 trials" in printed and "Next, train it whole" in printed
+    assert printed.count("epoch 1/2") == 1  # the base is trained once, by nobody but the sweep itself
+
+
+def test_fresh_seeds_see_the_same_cases(swept: tuple[Path, str]) -> None:
+    folder, _ = swept
+    client = MlflowClient(f"sqlite:///{folder / 'mlflow.db'}")
+    found = runs(folder)
+    digests = {
+        name: {(given.tags[0].value, given.dataset.digest) for given in client.get_run(run.info.run_id).inputs.dataset_inputs}
+        for name, run in found.items()
+        if name != "sweep"
+    }
+    assert all(digest == digests["trial-0"] for digest in digests.values())
+    assert len(list((folder / "cache" / "medexp" / "bases").iterdir())) == 1
+
+
+def test_phase_1_takes_the_chosen_settings(swept: tuple[Path, str]) -> None:
+    folder, _ = swept
+    best = folder / "outputs" / runs(folder)["sweep"].info.run_id / "best.yaml"
+    chosen = yaml.safe_load(best.read_text())
+    assert chosen["network.window_size"] == 2 and "lora.rank" in chosen  # what was given to the sweep, and what it found
+    done = subprocess.run(
+        [sys.executable, "-m", "entry_points.phase1", "--config", str(best), "--lora.rank", "no"],
+        cwd=ROOT, text=True, capture_output=True, check=False,
+    )  # fmt: skip
+    assert done.stderr.splitlines() == ["medexp phase1: error: --lora.rank: found no; expected a whole number"]
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        ({"data_dir": "nowhere"}, "nowhere"),
+        ({"phase": "phase9"}, "phase: found 'phase9'; phase1 can be searched"),
+        ({"trials": "0"}, "trials: found 0; at least 1"),
+        ({"network.window_size": "5"}, "window_size"),
+        ({"space": "none.yaml"}, "none.yaml: cannot be read"),
+    ],
+)
+def test_bad_input_ends_it_with_exit_code_2(tmp_path: Path, changed: dict[str, str], told: str) -> None:
+    words = [word for key, value in (SMALL | changed).items() for word in (f"--{key}", value)]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path / 'mlflow.db'}"}
+    done = subprocess.run(
+        [sys.executable, "-m", "entry_points.sweep", *words],
+        cwd=tmp_path, env=environment, text=True, capture_output=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert told in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def dice(run: Run) -> float:
+    return float(run.data.metrics["val/best/dice"])
