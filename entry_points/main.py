@@ -4,4 +4,4 @@ from medexp.cli import main
 from medexp.config import MainConfig
 
 if __name__ == "__main__":
-    raise SystemExit(main("main", MainConfig, "medexp.phases.main:run"))
+    raise SystemExit(main("main", MainConfig, "medexp.studies.main:run"))

@@ -28,7 +28,7 @@ PINS = {canonicalize_name(name): version for name, _, version in (line.partition
 DEPENDENCIES = [Requirement(text) for text in PROJECT["dependencies"]]
 DEVELOPMENT = [Requirement(text) for text in PROJECT["optional-dependencies"]["dev"]]
 ACCELERATOR = ("nvidia-", "cuda-", "triton")  # what torch brings for a GPU, on machines that have one
-STUDIES = {"sweep": "sweep", "recover": "recovery"}
+STUDIES = {"main": "main", "sweep": "sweep", "recover": "recovery"}
 held: list = []
 
 
