@@ -1,7 +1,7 @@
 """What a recovery tried, what that did, and where the best of it still fails."""
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -46,12 +46,16 @@ def describe(failed: PastRun, attempts: Sequence[Attempt], goal: str) -> pd.Data
     """A row a run, the failed one first: `rung`, `changed`, `outcome`, the goal, its `gain` over the row above, `run`."""
     rows: list[dict[str, Any]] = [{"rung": "failed run", "changed": "", "outcome": "FAILED", goal: failed.metrics.get(goal)}]
     for one in attempts:
-        changed = ", ".join(f"{key} {before} -> {after}" for key, (before, after) in one.change.items())
-        rows.append({"rung": one.rung, "changed": changed, "outcome": one.outcome, goal: one.value})
+        rows.append({"rung": one.rung, "changed": said(one.change), "outcome": one.outcome, goal: one.value})
     table = pd.DataFrame(rows)
     table[goal] = pd.to_numeric(table[goal])
     table["gain"] = table[goal].diff()
     return table.assign(run=[failed.id, *(one.run for one in attempts)])
+
+
+def said(change: Mapping[str, Sequence[Any]]) -> str:
+    """Changes in words, by dotted key: before and after."""
+    return ", ".join(f"{key} {_short(before)} -> {_short(after)}" for key, (before, after) in change.items())
 
 
 def show(failed: PastRun, attempts: Sequence[Attempt], goal: str) -> None:
@@ -144,6 +148,12 @@ def _markdown(table: pd.DataFrame) -> str:
     rows = [list(map(str, table.columns)), ["---"] * len(table.columns)]
     rows += [[_number(value) for value in row] for row in table.itertuples(index=False)]
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.3g}"
+    return str(list(value)) if isinstance(value, tuple) else str(value)
 
 
 def _number(value: Any) -> str:

@@ -22,7 +22,7 @@ from medexp.registry.store import resolve
 from medexp.registry.versions import versions_of_run
 from medexp.tracking.results import log_summary
 from medexp.tracking.runs import TrackedRun, runs_tagged, tracked_run
-from medexp.tracking.steps import StepRun, find_child, find_done, find_interrupted, mark_done, step_key, tags_of_step
+from medexp.tracking.steps import StepRun, find_child, find_done, find_interrupted, find_run, mark_done, step_key, tags_of_step
 
 ENCODER = "phase1_encoder_merged"
 STEPS = ("prepare", "phase1", "promote", "probe")
@@ -96,15 +96,15 @@ def take(pipeline: Pipeline, step: str, config: Any, inputs: Inputs, holds: Call
         config, outcome = replace(config, resume=interrupted), f"went on from {interrupted}"
         print(f"going on from run {interrupted}, which was interrupted")
     try:
-        with runs_tagged(tags_of_step(key) if key else {}):
-            importlib.import_module(f"medexp.phases.{step}").run(config)
+        recovered = _run(step, config, key)
         from medexp.phases.launch import forget_precision  # accelerate: where nothing is run it is not needed
 
         forget_precision()
-        made = find_child(pipeline.tracked, step)
+        made = find_run(recovered) if recovered else find_child(pipeline.tracked, step)
         assert made is not None
+        outcome = "recovered" if recovered else outcome
         registered = versions_of_run(made.id)
-        mark_done(made.id, registered)
+        mark_done(made.id, registered, key)
     except StorageError:
         raise  # there may be no store to write the summary to
     except BaseException as error:
@@ -121,6 +121,21 @@ def take(pipeline: Pipeline, step: str, config: Any, inputs: Inputs, holds: Call
         raise
     _add(pipeline, step, outcome, made, started)
     return replace(made, registered=registered)
+
+
+def _run(step: str, config: Any, key: str | None) -> str | None:
+    """Run a step; the run that passed, where one of its recovery did."""
+
+    def run_phase(config: Any) -> None:
+        with runs_tagged(tags_of_step(key) if key else {}):
+            importlib.import_module(f"medexp.phases.{step}").run(config)
+
+    if not getattr(config, "recover", False):
+        run_phase(config)
+        return None
+    from medexp.studies.recovery import run_or_recover  # optuna: where nothing is recovered it is not needed
+
+    return run_or_recover(step, config, run_phase, f"{step}-recover-{key[:8]}" if key else None)
 
 
 def show(pipeline: Pipeline) -> None:

@@ -15,7 +15,6 @@ from typing import Any, get_args
 import optuna
 import yaml
 from optuna.trial import TrialState
-from rich.console import Console
 
 from medexp.checks import Severity
 from medexp.config import RecoverConfig
@@ -28,7 +27,7 @@ from medexp.errors import (
     all_problems,
 )
 from medexp.phases.launch import forget_precision
-from medexp.studies.diagnostics import Attempt, describe, diagnose, show
+from medexp.studies.diagnostics import Attempt, describe, diagnose, said, show
 from medexp.studies.ladder import Fault, Ladder, Rung, changed, differences, phase_config, read_ladder
 from medexp.studies.space import Space, read_space, suggest
 from medexp.studies.study import ask, open_study, recover_dead
@@ -295,8 +294,7 @@ def attempt(climb: Climb, name: str, before: Any, config: Any) -> Attempt:
         MedexpError: What no rung would be spared: bad data, a store that does not answer.
     """
     change = {key: list(values) for key, values in differences(before, config).items()}
-    said = ", ".join(f"{key} {old} -> {new}" for key, (old, new) in change.items())
-    Console().rule(f"{name}: {said}", align="left", characters="-")
+    print(f"\n{name}: {said(change)}")
     number = sum(one.rung != name for one in climb.attempts) + 1
     tags = {"medexp.rung": name, "mlflow.runName": f"{number} {name}"}
     outcome, told = "PASSED", ""
@@ -307,7 +305,7 @@ def attempt(climb: Climb, name: str, before: Any, config: Any) -> Attempt:
                 replace(config, resume=_interrupted(climb, name, config))
             )
     except _MAY_BE_MENDED as error:
-        outcome, told = _FAULTS.get(type(error), "FAILED"), str(error).partition("\n")[0]
+        outcome, told = _FAULTS.get(type(error), "FAILED"), str(error).replace("\n  - ", " ").partition(". ")[0]
     made = runs_like(climb.tracked.id, {"mlflow.parentRunId": climb.tracked.id, "medexp.rung": name})[-1]
     settings = {key: list(values) for key, values in differences(climb.start, config).items()}
     value = made.metrics.get(climb.ladder.goal)

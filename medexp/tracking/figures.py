@@ -1,5 +1,6 @@
 """Pictures of a run. Figures are made without pyplot, so nothing is shared between them and nothing stays open."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -107,22 +108,25 @@ def run_curves(panels: Mapping[str, Mapping[str, pd.DataFrame]]) -> Figure:
     """Metrics of several runs over their steps: a panel a metric, a line a run, in the same colour throughout.
 
     Args:
-        panels: By metric, then by the run's name as the legend shows it: columns `step` and `value`. Norms and losses, whose
-            values differ by orders of magnitude, are drawn on a logarithmic axis.
+        panels: By metric, then by the run's name as the legend shows it: columns `step` and `value`. Values that differ
+            by orders of magnitude are drawn on a logarithmic axis.
     """
     names = list(dict.fromkeys(name for runs in panels.values() for name in runs))
-    colours = dict(zip(names, _colours(len(names)), strict=True))
+    styles: itertools.cycle[Any] = itertools.cycle(("-", "--", ":", "-."))
+    looks = dict(zip(names, zip(_colours(len(names)), styles, strict=False), strict=True))
     figure = Figure(figsize=(1 + 4.6 * len(panels), 4.2), dpi=110, layout="constrained")
     for axes, (metric, runs) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
         for name, points in runs.items():
-            axes.plot(points["step"], points["value"], marker="o", markersize=2.5, linewidth=1.4, color=colours[name])
+            colour, style = looks[name]  # runs that hardly differ lie on each other: lines show through each other's gaps
+            axes.plot(points["step"], points["value"], style, marker="o", markersize=2.5, linewidth=1.6, color=colour)
         axes.set(xlabel="step", title=metric)
+        values = pd.concat([points["value"] for points in runs.values()]) if runs else pd.Series(dtype=float)
         if "dice" in metric:
             axes.set_ylim(0, 1)
-        elif any((points["value"] > 0).any() for points in runs.values()):
+        elif values.min() > 0 and values.max() > 100 * values.min():
             axes.set_yscale("log")
         _plain_frame(axes)
-    handles = [Line2D([], [], color=colours[name], label=name) for name in names]
+    handles = [Line2D([], [], color=looks[name][0], linestyle=looks[name][1], label=name) for name in names]
     figure.legend(handles=handles, loc="outside lower center", ncols=min(len(names), 6), frameon=False)
     return figure
 

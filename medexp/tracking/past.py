@@ -1,5 +1,6 @@
 """Runs that have ended: what they were made with, what they measured and what they left behind."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,8 @@ from mlflow.exceptions import MlflowException
 
 from medexp.errors import ConfigError, StorageError
 from medexp.tracking.stores import STORE_ERRORS, check_store, reason
+
+os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # a bar for each of many small files
 
 
 @dataclass(frozen=True)

@@ -64,9 +64,11 @@ def tags_of_step(key: str) -> dict[str, str]:
     return {_KEY: key, _PROCESS: this_process()}
 
 
-def mark_done(run_id: str, registered: tuple[str, ...]) -> None:
-    """Say of a run that it came to its end and which versions it registered."""
-    MlflowClient().set_tag(run_id, _MADE, json.dumps(registered))
+def mark_done(run_id: str, registered: tuple[str, ...], key: str | None = None) -> None:
+    """Say of a run that it came to its end and which versions it registered; and of which step, where it has no key yet."""
+    for tag, value in {_MADE: json.dumps(registered), _KEY: key}.items():
+        if value is not None:
+            MlflowClient().set_tag(run_id, tag, value)
 
 
 def find_done(parent: TrackedRun, key: str) -> list[StepRun]:
@@ -79,6 +81,11 @@ def find_interrupted(parent: TrackedRun, key: str) -> list[StepRun]:
     """Runs of the same step with the same inputs that were ended early, the newest first."""
     found = _search(parent, f"tags.`{_KEY}` = '{key}' and attributes.status != 'FINISHED'")
     return [_step_run(run) for run in found if run.info.status != "RUNNING" or is_gone(run.data.tags.get(_PROCESS, ""))]
+
+
+def find_run(run_id: str) -> StepRun:
+    """A run by its id."""
+    return _step_run(MlflowClient().get_run(run_id))
 
 
 def find_child(parent: TrackedRun, step: str) -> StepRun | None:
