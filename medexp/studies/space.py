@@ -4,10 +4,10 @@ import difflib
 import hashlib
 import itertools
 import json
-import math
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict
+from fractions import Fraction
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -248,9 +248,8 @@ def _values_of(parameter: Parameter) -> Sequence[Any]:
         case IntParameter():
             return range(parameter.low, parameter.high + 1, parameter.step)
         case FloatParameter():
-            assert parameter.step is not None
-            count = math.floor((parameter.high - parameter.low) / parameter.step + 1e-9)
-            return [parameter.low + index * parameter.step for index in range(count + 1)]
+            low, high, step = (Fraction(str(value)) for value in (parameter.low, parameter.high, parameter.step))
+            return [float(low + index * step) for index in range(int((high - low) / step) + 1)]
 
 
 def _unknown(parameters: Collection[Any], keys: Collection[str]) -> Iterator[str]:
@@ -303,6 +302,13 @@ def _impossible(key: str, parameter: Parameter) -> Iterator[str]:
         yield f"{where}.step: found {parameter.step}; above 0"
     if parameter.log and parameter.step not in (None, 1 if isinstance(parameter, IntParameter) else None):
         yield f"{where}: has log and step; give one of them"
+    elif parameter.low < parameter.high and parameter.step is not None and parameter.step > 0:
+        low, high, step = (Fraction(str(value)) for value in (parameter.low, parameter.high, parameter.step))
+        if rest := (high - low) % step:
+            yield (
+                f"{where}: steps of {parameter.step} from {parameter.low} do not meet high, {parameter.high}; the nearest "
+                f"below is {float(high - rest):g}"
+            )
 
 
 def _conditions(key: str, parameter: Parameter, parameters: Mapping[str, Parameter]) -> Iterator[str]:

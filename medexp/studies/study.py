@@ -5,6 +5,7 @@ import logging
 import re
 import threading
 import time
+import uuid
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,11 +25,11 @@ from sqlalchemy.exc import SQLAlchemyError
 from medexp.errors import ConfigError, MedexpError, StorageError, all_problems
 from medexp.studies.space import Space
 from medexp.tracking.processes import is_gone, this_process
-from medexp.tracking.stores import reason, without_secrets
+from medexp.tracking.stores import reason
 
 GIVEN = ("name", "seed", "test")
 """User attributes that a trial is made with; all others are of one try."""
-_MADE_FOR, _WORKER, _RUN, _ALIVE = "medexp", "worker", "run", "alive "
+_MADE_FOR, _WORKER, _RUN, _TAKEN_BY, _ALIVE = "medexp", "worker", "run", "taken_by", "alive "
 _RENEWED_EVERY = 30  # seconds between two signs of life of a worker
 _SILENT_FOR = 300  # seconds without one after which a worker of another machine counts as gone
 _LOCK_FOR = 30  # seconds that a lock of the journal stands before it counts as left by a killed process
@@ -76,7 +77,7 @@ def open_study(name: str, storage: str | None, phase: str, space: Space, seed: i
         raise ConfigError(f"study: found {name!r}; give letters, digits, dots, _ and - only, such as study=rates-2")
     where = storage or str(output_dir / "studies" / f"{name}.journal")
     goals = [goal.direction for goal in space.goals]
-    with _failures(where):
+    with storage_failures(where):
         opened = _database(where) if "://" in where else _journal(Path(where).expanduser().absolute())
         sampler, pruner = space.make_sampler(seed), space.make_pruner()
         study = optuna.create_study(
@@ -116,13 +117,19 @@ def recover_dead(study: optuna.Study, silent_for: float = _SILENT_FOR) -> list[R
     Returns:
         What was failed; the caller ends the runs.
     """
-    taken = []
+    me, taken = uuid.uuid4().hex, []
+    store = study._storage  # a trial that is not this process's has no public way to get an attribute
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
         if not _is_dead(study, trial, silent_for):
             continue
         try:
+            store.set_trial_user_attr(trial._trial_id, _TAKEN_BY, me)
             study.tell(trial.number, state=TrialState.FAIL)
-        except (ValueError, UpdateFinishedTrialError):  # it ended, or another process took it
+        except (ValueError, UpdateFinishedTrialError):  # it ended, or another process was faster
+            pass
+        ended = store.get_trial(trial._trial_id)
+        # SQLite lets two processes fail one trial: the name that stands in it is one of theirs
+        if ended.state is not TrialState.FAIL or ended.user_attrs.get(_TAKEN_BY) != me:
             continue
         history = [*trial.system_attrs.get("retry_history", []), trial.number]
         if retried := len(history) == 1:
@@ -176,7 +183,7 @@ def _made_for(phase: str, space: Space) -> dict[str, Any]:
 
 
 def _check_same(study: optuna.Study, where: str, phase: str, space: Space) -> None:
-    subject = f"study {study.study_name} in {without_secrets(where)}"
+    subject = f"study {study.study_name} in {_shown(where)}"
     advice = "Give another name, study=NAME, or what the study was begun with."
     there = study.user_attrs.get(_MADE_FOR)
     if there is None:
@@ -248,8 +255,8 @@ def _check_journal(path: Path) -> None:
 def _database(where: str) -> optuna.storages.RDBStorage:
     try:
         url = sqlalchemy.make_url(where)
-    except SQLAlchemyError as error:
-        raise ConfigError(f"storage {without_secrets(where)}: is no URL of a database; such as {_LIKE}") from error
+    except (SQLAlchemyError, ValueError) as error:
+        raise ConfigError(f"storage {_shown(where)}: is no URL of a database; such as {_LIKE}") from error
     arguments: dict[str, Any] = {}
     if url.get_backend_name() == "postgresql":
         url = url.set(drivername="postgresql+psycopg")
@@ -265,25 +272,45 @@ def _database(where: str) -> optuna.storages.RDBStorage:
         if "already exists" not in str(error) and "UNIQUE" not in str(error).upper():
             raise
         return make()  # another process made the tables at the same time
+    except RuntimeError as error:  # Optuna's word on tables of another version of it, which says what to do
+        raise StorageError(f"storage {_shown(where)}: {error}") from error
 
 
 _LIKE = "postgresql://USER:PASSWORD@HOST/NAME or sqlite:////FOLDER/studies.db"
 
 
 @contextmanager
-def _failures(where: str) -> Iterator[None]:
-    shown = without_secrets(where)
+def storage_failures(where: str) -> Iterator[None]:
+    """Makes a StorageError of a study's storage that cannot be used or does not answer.
+
+    Args:
+        where: The storage, as `open_study` takes it; its credentials are not shown.
+    """
     try:
         yield
     except MedexpError:
         raise
     except ImportError as error:
         raise StorageError(
-            f"storage {shown}: its driver is not installed ({reason(error)}). For PostgreSQL: pip install 'medexp[postgres]'"
+            f"storage {_shown(where)}: its driver is not installed ({reason(error)}). For PostgreSQL: "
+            "pip install 'medexp[postgres]'"
         ) from error
     except sqlalchemy.exc.NoSuchModuleError as error:
-        raise ConfigError(f"storage {shown}: is no URL of a database that is known; such as {_LIKE}") from error
-    except (*_STORAGE_ERRORS, RuntimeError) as error:
+        raise ConfigError(f"storage {_shown(where)}: is no URL of a database that is known; such as {_LIKE}") from error
+    except _STORAGE_ERRORS as error:
         raise StorageError(
-            f"storage {shown}: cannot be used ({reason(error)}). Start it, free space, or name another place with storage="
+            f"storage {_shown(where)}: cannot be used ({reason(error)}). Start it, free space, or name another place with "
+            "storage=; finished trials are kept"
         ) from error
+
+
+def _shown(where: str) -> str:
+    """A storage without what may be secret: user, password and options of a URL."""
+    if "://" not in where:
+        return where
+    try:
+        url = sqlalchemy.make_url(where)
+    except (SQLAlchemyError, ValueError):
+        return where.partition("://")[0] + "://..."
+    port = f":{url.port}" if url.port else ""
+    return f"{url.drivername}://{url.host or ''}{port}/{url.database or ''}"
