@@ -1,5 +1,6 @@
 """What each rung changes, and ladders that are refused. Nothing is trained here."""
 
+import itertools
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -36,8 +37,7 @@ def climbed(config: Phase1Config) -> list[dict[str, Any]]:
     rungs = read_ladder("phase1").rungs
     steps = [config, *(changed("phase1", config, [rung.change for rung in rungs[: n + 1]], "test") for n in range(len(rungs)))]
     return [
-        {key: after for key, (_, after) in differences(below, above).items()}
-        for below, above in zip(steps, steps[1:], strict=False)
+        {key: after for key, (_, after) in differences(below, above).items()} for below, above in itertools.pairwise(steps)
     ]
 
 

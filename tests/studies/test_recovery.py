@@ -65,7 +65,10 @@ REFUSED = {
     "weights": (raising(CheckpointError("c.pt: does not fit")), "ended with CheckpointError: c.pt: does not fit"),
     "store": (raising(StorageError("the disk is full")), "the disk is full"),
     "defect": (raising(KeyError("fold")), "ended with KeyError: KeyError: 'fold'"),
-    "stopped": (raising(KeyboardInterrupt()), "was interrupted, it did not fail. Go on with it: mlflow run . -e phase1 -P resume="),
+    "stopped": (
+        raising(KeyboardInterrupt()),
+        "was interrupted, it did not fail. Go on with it: mlflow run . -e phase1 -P resume=",
+    ),
     "passed": (lambda tracked: tracked.tag({"medexp.verdict": "PASSED"}), "is FINISHED, verdict PASSED; there is nothing to"),
     "another check": (failing("TEST_2.1"), "TEST_2.1 failed, which no rung mends. Mend TEST_2.1. The ladder mends TEST_2.5."),
     "a check too many": (failing("TEST_2.5", "TEST_2.2"), "TEST_2.2 failed, which no rung mends"),
