@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -153,23 +154,34 @@ def take_over(study: optuna.Study, tracked: TrackedRun, key: str, total: int) ->
 def telling(study: optuna.Study, goals: Sequence[Goal], total: int, title: str) -> Iterator[Callable[[optuna.Study], None]]:
     """A progress bar, and a function that tells of each trial that finished: its values, the best so far, what was tried."""
     told = {trial.number for trial in counted(study) if trial.state.is_finished()}
+    retried = {trial.number for trial in study.get_trials(deepcopy=False) if "retried_from" in trial.user_attrs}
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     with Progress(*columns) as progress:
         bar = progress.add_task(title, total=total, completed=len(told))
+        tell = partial(progress.console.print, soft_wrap=True, highlight=False, markup=False)
 
         def look(study: optuna.Study) -> None:
             finished = [trial for trial in counted(study) if trial.state.is_finished()]
             for trial in finished:
                 if trial.number not in told:
                     told.add(trial.number)
-                    name = trial.user_attrs.get("name", f"trial {trial.number}")
-                    said = f"  {name}: {outcome(goals, trial)}"
-                    if best := best_trials(study, goals):
-                        said += f"; best so far {_values(goals, best[0])} (trial {best[0].number})"
-                    progress.console.print(f"{said}; {_settings(trial)}", soft_wrap=True, highlight=False, markup=False)
+                    tell(_line(study, goals, trial))
+            for trial in study.get_trials(deepcopy=False):
+                if "retried_from" in trial.user_attrs and trial.number not in retried:
+                    retried.add(trial.number)
+                    tell(f"  trial {trial.user_attrs['retried_from']}: its worker was killed; tried again as {trial.number}")
             progress.update(bar, completed=len(finished))
 
         yield look
+
+
+def _line(study: optuna.Study, goals: Sequence[Goal], trial: FrozenTrial) -> str:
+    """A finished trial: its values, and, where the best is looked for, the best so far and what was tried."""
+    if name := trial.user_attrs.get("name"):
+        return f"  {name}: {outcome(goals, trial)}"
+    best = best_trials(study, goals)
+    so_far = f"; best so far {_values(goals, best[0])} (trial {best[0].number})" if best else ""
+    return f"  trial {trial.number}: {outcome(goals, trial)}{so_far}; {_settings(trial)}"
 
 
 def outcome(goals: Sequence[Goal], trial: FrozenTrial) -> str:
@@ -358,8 +370,9 @@ def _values(goals: Sequence[Goal], trial: FrozenTrial) -> str:
 
 
 def _settings(trial: FrozenTrial) -> str:
+    """What was tried, briefly: without the blocks of the keys, which `trials.csv` has."""
     shown = {key: f"{value:.3g}" if isinstance(value, float) else str(value) for key, value in trial.params.items()}
-    return ", ".join(f"{key}={value}" for key, value in shown.items())
+    return ", ".join(f"{key.rpartition('.')[2]}={value}" for key, value in shown.items())
 
 
 def _seconds(trial: FrozenTrial) -> float:

@@ -105,7 +105,8 @@ def run_trial(trial: optuna.Trial, space: Space, config: Any, parent_id: str, ob
     values = suggest(trial, space)
     name, seed, test = (trial.user_attrs.get(key) for key in GIVEN)
     changed = with_values(config, values if seed is None else {**values, "seed": seed})
-    params = {key: str(value) for key, value in values.items()} | ({} if seed is None else {"seed": str(seed)})
+    params = {key: str(list(value) if isinstance(value, tuple) else value) for key, value in values.items()}
+    params |= {} if seed is None else {"seed": str(seed)}
     tags = {"medexp.study": trial.study.study_name, "medexp.trial": str(trial.number)}
     folder = Path(config.output_dir).expanduser()
     try:

@@ -56,7 +56,7 @@ def test_a_sweep_of_phase_1(swept: tuple[Path, str]) -> None:
     assert found.keys() == {"sweep", *(f"trial-{number}" for number in range(4)), "confirm", "test"}
     assert {run.info.status for run in found.values()} == {"FINISHED"}
     metrics = found["sweep"].data.metrics
-    best = max((run for name, run in found.items() if name.startswith("trial")), key=lambda run: dice(run))
+    best = max((run for name, run in found.items() if name.startswith("trial")), key=dice)
     assert metrics["best/val/best/dice"] == dice(best)
     assert metrics["confirm/val/best/dice_mean"] == dice(found["confirm"])
     assert metrics["test/dice"] == found["test"].data.metrics["test/dice"]

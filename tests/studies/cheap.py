@@ -105,8 +105,14 @@ def _first(marker: Path) -> bool:
     return True
 
 
-def search_cheaply(config: Any) -> None:
-    """A sweep in a process of its own."""
+def search_apart(environment: dict[str, str], folder: str, how: str, workers: int) -> None:
+    """A sweep as a process of its own, in a group of its own; what it says of its end is in `err.txt`."""
     from medexp.studies.sweep import search
 
-    search(config, f"{__name__}:objective", warm_up)
+    os.environ.clear()
+    os.environ.update(environment)
+    os.chdir(folder)
+    os.setpgid(0, 0)
+    with Path("err.txt").open("w") as file:
+        os.dup2(file.fileno(), 2)
+    search(sweep_config(Path(folder), how, workers=workers), f"{__name__}:objective", warm_up)

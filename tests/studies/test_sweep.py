@@ -1,10 +1,10 @@
 """Sweeps with real worker processes and a phase that trains nothing: what is kept, what is said, and what a kill leaves."""
 
 import contextlib
+import multiprocessing
 import os
 import signal
 import subprocess
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -24,7 +24,7 @@ from medexp.studies.space import read_space
 from medexp.studies.study import open_study
 from medexp.studies.sweep import search
 from medexp.studies.trials import counted
-from tests.studies.cheap import SPACE, objective, sweep_config, warm_up
+from tests.studies.cheap import SPACE, objective, search_apart, sweep_config, warm_up
 
 OBJECTIVE = f"{objective.__module__}:objective"
 SCORE = "val/best/score"
@@ -50,18 +50,19 @@ def study_of(config: Any, name: str = "cheap") -> Any:
     return open_study(name, config.storage, config.phase, space, 0, Path(config.output_dir))
 
 
-def in_a_process(config: Any) -> subprocess.Popen[str]:
-    """The sweep as a process of its own, in a session of its own."""
-    how = {key: getattr(config, key) for key in ("workers", "trials")}
-    code = f"from tests.studies.cheap import *; search_cheaply(sweep_config(Path.cwd(), {config.phase1.how!r}, **{how!r}))"
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-    return subprocess.Popen([sys.executable, "-c", code], env=environment, text=True, stderr=subprocess.PIPE)
+def in_a_process(config: Any) -> Any:
+    """The sweep as a process of its own."""
+    context = multiprocessing.get_context("forkserver")  # begins at once, as workers do
+    arguments = (dict(os.environ), str(Path.cwd()), config.phase1.how, config.workers)
+    process = context.Process(target=search_apart, args=arguments)
+    process.start()
+    return process
 
 
-def until(process: subprocess.Popen[str], there: Callable[[], Any]) -> None:
+def until(process: Any, there: Callable[[], Any]) -> None:
     while not there():
-        assert process.poll() is None
-        os.sched_yield()
+        process.join(0.05)  # it ends or it does not: the test goes on with what is there
+        assert process.is_alive(), Path("err.txt").read_text()
 
 
 def with_gate(outputs: Path) -> None:
@@ -69,9 +70,9 @@ def with_gate(outputs: Path) -> None:
     os.mkfifo(outputs / "gate")
 
 
-def wait_for(pids: list[int]) -> None:
-    while any(psutil.pid_exists(pid) for pid in pids):
-        os.sched_yield()
+def wait_for(processes: list[psutil.Process]) -> None:
+    _, left = psutil.wait_procs(processes, timeout=60)
+    assert not left
 
 
 def test_a_sweep_from_its_start_to_its_last_line(store: MlflowClient, tmp_path: Path, capsys: Any) -> None:
@@ -152,11 +153,14 @@ def test_a_sweep_that_is_stopped_goes_on_where_it_was(
     config = sweep_config(tmp_path, "waits", workers=2)
     process = in_a_process(config)
     until(process, lambda: len(list(outputs.glob("waits-*"))) == 2)
-    workers = [child.pid for child in psutil.Process(process.pid).children(recursive=True)]
-    process.send_signal(signum)
-    process.communicate()
+    workers = psutil.Process(process.pid).children(recursive=True)
+    if signum is signal.SIGINT:
+        os.killpg(process.pid, signum)  # as a terminal does
+    else:
+        os.kill(process.pid, signum)
+    process.join()
     wait_for(workers)
-    assert process.returncode in (-signum, 128 + signum)
+    assert process.exitcode == {signal.SIGKILL: -9, signal.SIGTERM: 143, signal.SIGINT: 1}[signum]
     assert statuses(store)["KILLED"] == 2
     assert statuses(store)["RUNNING"] == 0
     assert parents(store)[0].info.status == ("RUNNING" if signum is signal.SIGKILL else "KILLED")
@@ -216,8 +220,8 @@ def test_a_tracking_server_that_is_restarted_is_survived(
     stop(server)
     go(outputs)
     with restarted(server):
-        _, told = process.communicate()
-        assert process.returncode == 0, told
+        process.join()
+        assert process.exitcode == 0, Path("err.txt").read_text()
         assert statuses(MlflowClient()) == {"FINISHED": 6}
 
 
@@ -231,8 +235,8 @@ def test_a_tracking_server_that_stays_away_ends_the_sweep_which_then_goes_on(
     until(process, lambda: list(outputs.glob("waits-*")))
     stop(server)
     go(outputs)
-    _, told = process.communicate()
-    assert "StorageError: trial 0: the tracking store does not answer" in told
+    process.join()
+    assert "StorageError: trial 0: the tracking store does not answer" in Path("err.txt").read_text()
     with restarted(server):
         store = MlflowClient()
         assert statuses(store) == {"RUNNING": 1}

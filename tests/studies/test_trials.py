@@ -80,7 +80,7 @@ def test_of_two_workers_that_take_the_last_trial_one_gives_it_back(go_on: Next) 
     go_on(study)
 
     class OtherIsFaster(optuna.samplers.RandomSampler):
-        def before_trial(self, study: optuna.Study, trial: Any) -> None:
+        def before_trial(self, study: optuna.Study, trial: Any) -> None:  # noqa: ARG002
             if len(study.trials) == 3:
                 study.add_trial(optuna.trial.create_trial(state=TrialState.RUNNING))
 
