@@ -43,15 +43,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 def commands(context: click.Context) -> None:
     """Registered models: fetch them verified, promote them, see where they come from.
 
-    A model is named as models:/NAME@alias or models:/NAME/VERSION. The store is MLflow's: MLFLOW_TRACKING_URI, else mlflow.db
-    in this folder. MEDEXP_DEBUG=1 shows the traceback of an error.
+    A MODEL is NAME@alias or NAME/VERSION, with or without models:/ before it. The store is MLflow's: MLFLOW_TRACKING_URI, else
+    mlflow.db in this folder. MEDEXP_DEBUG=1 shows the traceback of an error.
     """
     if context.invoked_subcommand is None:
         click.echo(context.get_help())
 
 
 @commands.command()
-@click.argument("uri")
+@click.argument("uri", metavar="MODEL")
 def pull(uri: str) -> int:
     """Fetch a model's package, every byte verified."""
 
@@ -59,7 +59,7 @@ def pull(uri: str) -> int:
         from medexp import registry
 
         _find_store()
-        pulled = registry.pull(uri)
+        pulled = registry.pull(_uri(uri))
         for key, value in (
             ("folder", pulled.folder),
             ("model", pulled.name),
@@ -128,7 +128,7 @@ def audit(name: str | None, every_byte: bool, as_json: bool) -> int:
 
 
 @commands.command()
-@click.argument("uri")
+@click.argument("uri", metavar="MODEL")
 @_as_json
 def lineage(uri: str, as_json: bool) -> int:
     """Show what a model was made from, and what was built on it."""
@@ -136,7 +136,7 @@ def lineage(uri: str, as_json: bool) -> int:
     def work() -> None:
         from medexp.registry.lineage import SHOWN, as_records, as_tree, lineage
 
-        _show(lambda: lineage(uri, None if as_json else SHOWN), as_tree, as_records, as_json)
+        _show(lambda: lineage(_uri(uri), None if as_json else SHOWN), as_tree, as_records, as_json)
 
     return exit_code("lineage", work)
 
@@ -209,6 +209,11 @@ def doctor(as_json: bool) -> int:
         return 2 if found.problems else 0
 
     return exit_code("doctor", work)
+
+
+def _uri(model: str) -> str:
+    """A model as MLflow refers to it; in a terminal its name and alias will do."""
+    return model if model.startswith("models:/") else f"models:/{model}"
 
 
 def _find_store() -> str:

@@ -67,12 +67,12 @@ print("imported", {"torch", "mlflow", "monai", "numpy", "rich"} & sys.modules.ke
 
 BAD = {
     "no such command": (["pul"], "medexp: error: No such command 'pul'."),
-    "no argument": (["pull"], "medexp pull: error: Missing argument 'URI'."),
+    "no argument": (["pull"], "medexp pull: error: Missing argument 'MODEL'."),
     "no reason": (["rollback", NAME], "medexp rollback: error: Missing option '--reason'."),
     "an empty reason": (["rollback", NAME, "--reason", " "], "medexp rollback: error: --reason: is empty"),
     "an unknown option": (["models", "--jsn"], "medexp models: error: No such option '--jsn'. Did you mean '--json'?"),
     "no such model": (["pull", "models:/nobody@champion"], "medexp pull: error: models:/nobody@champion: no model nobody"),
-    "no reference": (["lineage", "nobody"], "medexp lineage: error: nobody: is no reference to a registered model"),
+    "no reference": (["lineage", "nobody"], "medexp lineage: error: models:/nobody: is no reference to a registered model"),
     "nothing built on it": (["impact", "nobody", "3"], "medexp impact: error: models:/nobody/3: no model nobody"),
     "an unknown model": (["audit", "nobody"], "medexp audit: error: nobody: no such model"),
     "no champion": (["rollback", "nobody", "--reason", "x"], "medexp rollback: error: nobody"),
@@ -127,6 +127,27 @@ def test_a_version_of_another_program_is_listed(store: MlflowClient, capsys: pyt
         ("theirs", "1", None),
     ]
     assert "theirs" in printed(capsys, "models")
+
+
+def test_other_programs_names_and_numbers_are_answered_in_a_line(
+    store: MlflowClient,  # noqa: F811
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    store.create_registered_model("it's")
+    store.create_model_version("it's", "file:///nowhere")
+    assert "it's" in printed(capsys, "models")
+    assert "has no champion before this one" in printed(capsys, "rollback", "it's", "--reason", "x", code=2)
+    assert "it's has no version 2; it has: 1" in printed(capsys, "pull", "it's/2", code=2)
+    assert "holds both kinds of quotation marks" in printed(capsys, "rollback", '"it\'s"', "--reason", "x", code=2)
+    assert "is no reference to a registered model" in printed(capsys, "pull", f"it's/{10**20}", code=2)
+
+
+def test_a_model_is_named_with_or_without_what_mlflow_puts_before_it(
+    register: Callable[[int], str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    register(0)
+    for command in ("pull", "lineage"):
+        assert printed(capsys, command, f"{NAME}@champion") == printed(capsys, command, f"models:/{NAME}@champion")
 
 
 def test_pull_says_where_the_verified_package_is(register: Callable[[int], str], capsys: pytest.CaptureFixture[str]) -> None:

@@ -29,6 +29,17 @@ def pages(search: Callable[..., Any], **arguments: Any) -> Iterator[Any]:
             return
 
 
+def quoted(name: str) -> str:
+    """A name of a model as MLflow's filters take it: other programs give names with an apostrophe.
+
+    Raises:
+        RegistryError: No filter can hold it.
+    """
+    if "'" in name and '"' in name:
+        raise RegistryError(f"{name}: holds both kinds of quotation marks, and MLflow cannot search for it; rename the model")
+    return f'"{name}"' if "'" in name else f"'{name}'"
+
+
 def registered_model(name: str, asked: str | None = None) -> RegisteredModel:
     """A registered model, with its aliases and tags.
 

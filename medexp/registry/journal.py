@@ -24,7 +24,7 @@ from mlflow.entities import Experiment, LifecycleStage, ViewType
 from mlflow.exceptions import MlflowException
 
 from medexp.errors import RegistryError
-from medexp.registry.client import MISSING, answering, pages, registered_model
+from medexp.registry.client import MISSING, answering, pages, quoted, registered_model
 
 _PREFIX = "medexp.journal"
 _TAG = "medexp.entry"
@@ -256,7 +256,9 @@ def _described(description: str, entries: Sequence[Entry]) -> str:
 
 
 def _search(client: MlflowClient, pattern: str) -> list[Experiment]:
-    found = pages(client.search_experiments, view_type=ViewType.ALL, filter_string=f"name LIKE '{pattern}'", max_results=1000)
+    found = pages(
+        client.search_experiments, view_type=ViewType.ALL, filter_string=f"name LIKE {quoted(pattern)}", max_results=1000
+    )
     return [experiment for experiment in found if _TAG in experiment.tags]
 
 

@@ -30,7 +30,7 @@ import medexp
 from medexp.errors import RegistryError, StorageError, all_problems
 from medexp.registry.cache import alone, kept
 from medexp.registry.card import as_description
-from medexp.registry.client import MISSING, answering, pages, registered_model
+from medexp.registry.client import MISSING, answering, pages, quoted, registered_model
 from medexp.registry.definitions import Definition
 from medexp.registry.lineage import upstream_tag
 from medexp.registry.packages import MANIFEST, read_json, verify_package
@@ -203,14 +203,16 @@ def find_by_weights(name: str, weights_digest: str) -> Registered | None:
         weights_digest: `medexp.models.checkpoints.weights_digest` of its weights.
     """
     with answering():
-        found = MlflowClient().search_model_versions(f"name = '{name}' and tags.`medexp.weights_digest` = '{weights_digest}'")
+        found = MlflowClient().search_model_versions(
+            f"name = {quoted(name)} and tags.`medexp.weights_digest` = '{weights_digest}'"
+        )
     latest = max(found, key=lambda version: int(version.version), default=None)
     return Registered(name, str(latest.version), latest.tags["medexp.digest"], weights_digest) if latest else None
 
 
 def _version_of(client: MlflowClient, name: str, run_id: str, digest: str) -> ModelVersion | None:
     """The version of a package of a run, where there is one whose package the store still holds."""
-    which = f"name = '{name}' and run_id = '{run_id}' and tags.`medexp.digest` = '{digest}'"
+    which = f"name = {quoted(name)} and run_id = '{run_id}' and tags.`medexp.digest` = '{digest}'"
     for version in pages(client.search_model_versions, filter_string=which, max_results=100):
         if _holds(_location(version), digest):
             return version
@@ -328,9 +330,20 @@ def _fetch(location: str, what: str, into: Path | None) -> Path:
 
 
 def _digest_at(location: str, what: str) -> str:
-    """The digest of the package that the store holds, once it was verified: in place where the store is a local folder."""
+    """The digest of the package that the store holds, once it was verified: in place where the store is a local folder.
+
+    Raises:
+        RegistryError: Files of the package are missing, altered or extra, or MLflow finds no model around it.
+        StorageError: It could not be fetched whole.
+    """
     with tempfile.TemporaryDirectory() as temporary:
-        return verify_package(_fetch(location, what, None if is_local_uri(location) else Path(temporary)))
+        digest = verify_package(_fetch(location, what, None if is_local_uri(location) else Path(temporary)))
+    try:
+        Model.load(f"{location}/MLmodel")
+    except Exception as error:  # of a file that may hold anything
+        told = " ".join(str(error).split())[:300]
+        raise RegistryError(f"{what}: MLflow cannot load it, its MLmodel is missing or was altered ({told})") from error
+    return digest
 
 
 def _holds(location: str, digest: str) -> bool:
@@ -350,8 +363,8 @@ def _ensure_model(client: MlflowClient, definition: Definition) -> None:
 
 
 def _resolve(client: MlflowClient, uri: str) -> ModelVersion:
-    match = re.fullmatch(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>\d+))", uri)
-    if match is None:
+    match = re.fullmatch(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>\d{1,9}))", uri)
+    if match is None:  # nine digits are what every database holds
         raise RegistryError(f"{uri}: is no reference to a registered model; write {_FORMS}")
     name, alias, version = match["name"], match["alias"], match["version"]
     try:
@@ -365,6 +378,6 @@ def _resolve(client: MlflowClient, uri: str) -> ModelVersion:
         raise RegistryError(
             f"{uri}: {name} has no alias {alias}; it has: {known}. A version is named as models:/{name}/VERSION"
         )
-    versions = pages(client.search_model_versions, filter_string=f"name = '{name}'", max_results=100)
+    versions = pages(client.search_model_versions, filter_string=f"name = {quoted(name)}", max_results=100)
     known = ", ".join(sorted((str(item.version) for item in versions), key=int)) or "none"
     raise RegistryError(f"{uri}: {name} has no version {version}; it has: {known}")

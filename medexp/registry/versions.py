@@ -35,10 +35,10 @@ def list_models() -> list[Listed]:
     Raises:
         StorageError: The registry does not answer.
     """
-    client = MlflowClient()
     with answering():
-        models = pages(client.search_registered_models, max_results=200, order_by=["name ASC"])
-        return [_listed(client, model) for model in models]
+        return [
+            _listed(model) for model in pages(MlflowClient().search_registered_models, max_results=200, order_by=["name ASC"])
+        ]
 
 
 def versions_of_run(run_id: str) -> tuple[str, ...]:
@@ -52,17 +52,17 @@ def versions_of_run(run_id: str) -> tuple[str, ...]:
     return tuple(sorted(f"{version.name}/{version.version}" for version in found))
 
 
-def _listed(client: MlflowClient, model: RegisteredModel) -> Listed:
-    found = client.search_model_versions(f"name = '{model.name}'", max_results=1, order_by=["version_number DESC"])
+def _listed(model: RegisteredModel) -> Listed:
     aliases = {alias: str(version) for alias, version in sorted(model.aliases.items())}
-    if not found:
+    latest = max(model.latest_versions, key=lambda version: int(version.version), default=None)  # MLflow gives one a stage
+    if latest is None:
         return Listed(model.name, aliases, None, None, None, None)
-    tags = found[0].tags
+    tags = latest.tags
     return Listed(
         model.name,
         aliases,
-        str(found[0].version),
+        str(latest.version),
         tags.get("medexp.verdict"),
         tags.get("medexp.digest"),
-        found[0].run_id or None,
+        latest.run_id or None,
     )
