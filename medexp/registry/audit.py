@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from mlflow import MlflowClient
-from mlflow.entities import ViewType
+from mlflow.entities import LifecycleStage, ViewType
 from mlflow.entities.model_registry import ModelVersion, RegisteredModel
 
 from medexp.errors import RegistryError
@@ -92,7 +92,7 @@ def audit(name: str | None = None, *, every_byte: bool = False) -> Audit:
         names = sorted(models) if name is None else [name]
         journals = journal.read_all(names)
         looked_at = [versions[key] for key in sorted(versions) if key[0] in names]
-        deleted = _deleted_runs(client, {version.run_id for version in looked_at if version.run_id})
+        runs = _states_of_runs(client, {version.run_id for version in looked_at if version.run_id})
         stored = [version for version in looked_at if _medexps(version) and (every_byte or _aliases(models, version))]
         drifts: list[Drift] = []
         for model in names:
@@ -103,7 +103,7 @@ def audit(name: str | None = None, *, every_byte: bool = False) -> Audit:
             drifts += _of_lost_models(journals, models)
         for version in looked_at:
             drifts += _of_parents(version, versions)
-            drifts += _of_runs(version, deleted, models)
+            drifts += _of_runs(version, runs, models)
         for version in stored:
             drifts += _of_package(version)
     return Audit(
@@ -172,11 +172,16 @@ def _of_parents(version: ModelVersion, versions: Mapping[tuple[str, str], ModelV
             yield Drift(version.name, version.version, f"was made from {name} version {number}, which {found}", advice)
 
 
-def _of_runs(version: ModelVersion, deleted: set[str], models: Mapping[str, RegisteredModel]) -> Iterator[Drift]:
-    if version.run_id in deleted:
-        aliases = f" ({', '.join(_aliases(models, version))})" if _aliases(models, version) else ""
+def _of_runs(version: ModelVersion, runs: Mapping[str, str], models: Mapping[str, RegisteredModel]) -> Iterator[Drift]:
+    if not version.run_id or (state := runs.get(version.run_id)) == LifecycleStage.ACTIVE:
+        return
+    aliases = f" ({', '.join(_aliases(models, version))})" if _aliases(models, version) else ""
+    if state == LifecycleStage.DELETED:
         what = f"its run {version.run_id} was deleted{aliases}; `mlflow gc` would remove what it logged"
         yield Drift(version.name, version.version, what, f"Restore it: mlflow runs restore --run-id {version.run_id}")
+    else:
+        what = f"its run {version.run_id} is in this store no more{aliases}: what it was trained with is lost"
+        yield Drift(version.name, version.version, what, "Restore it from a backup, or train a version anew")
 
 
 def _of_package(version: ModelVersion) -> Iterator[Drift]:
@@ -228,16 +233,17 @@ def _versions(client: MlflowClient) -> dict[tuple[str, str], ModelVersion]:
     return {(version.name, str(version.version)): version for version in found}
 
 
-def _deleted_runs(client: MlflowClient, runs: Iterable[str]) -> set[str]:
+def _states_of_runs(client: MlflowClient, runs: Iterable[str]) -> dict[str, str]:
+    """Of each run that the store still has, whether it is active or deleted."""
     ids = sorted(runs)
     everywhere = [experiment.experiment_id for experiment in pages(client.search_experiments, view_type=ViewType.ALL)]
-    found: set[str] = set()
+    states: dict[str, str] = {}
     for start in range(0, len(ids), _PAGE):
         listed = ", ".join(f"'{run}'" for run in ids[start : start + _PAGE])
         query = f"attributes.run_id IN ({listed})"
-        deleted = client.search_runs(everywhere, query, run_view_type=ViewType.DELETED_ONLY, max_results=_PAGE)
-        found |= {run.info.run_id for run in deleted}
-    return found
+        found = client.search_runs(everywhere, query, run_view_type=ViewType.ALL, max_results=_PAGE)
+        states |= {run.info.run_id: run.info.lifecycle_stage for run in found}
+    return states
 
 
 def _medexps(version: ModelVersion) -> bool:

@@ -1,7 +1,10 @@
 """An audit of a real store, after things that no tool should do to it."""
 
 import json
+import os
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import unquote, urlparse
@@ -128,6 +131,25 @@ def test_a_missing_package_is_named(store: MlflowClient, publish: Publish) -> No
     file_in_store(store, "1", "weights.safetensors").unlink()
     (drift,) = told()
     assert "weights.safetensors is missing" in drift
+
+
+@pytest.mark.parametrize("content", [None, "", "flavors: [", "just words"])
+def test_a_model_that_mlflow_finds_no_more_is_named(store: MlflowClient, publish: Publish, content: str | None) -> None:
+    publish(seed=0)
+    package = file_in_store(store, "1", "manifest.json").parent
+    model_file = package.parents[1] / "MLmodel"
+    model_file.unlink() if content is None else model_file.write_text(content)
+    (drift,) = told()
+    assert "MLflow cannot load it, its MLmodel is missing or was altered" in drift
+
+
+def test_a_run_that_was_removed_for_good_is_named(store: MlflowClient, publish: Publish) -> None:
+    publish(seed=0)
+    run = run_of(store, "1")
+    store.delete_run(run)
+    gc = [sys.executable, "-m", "mlflow", "gc", "--backend-store-uri", os.environ["MLFLOW_TRACKING_URI"], "--run-ids", run]
+    subprocess.run(gc, check=True, capture_output=True)
+    assert any(f"version 1: its run {run} is in this store no more (candidate, champion)" in drift for drift in told())
 
 
 def test_an_edited_digest_is_named(store: MlflowClient, publish: Publish) -> None:
