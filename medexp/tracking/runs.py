@@ -1,6 +1,7 @@
 """A phase's run in MLflow, from its first line to how it ended."""
 
 import errno
+import functools
 import json
 import logging
 import os
@@ -171,7 +172,7 @@ def child_run(
         tags: Its tags.
     """
     client = MlflowClient()
-    experiment = client.get_run(parent_id).info.experiment_id
+    experiment = _experiment_of(parent_id, client.tracking_uri)
     made = client.create_run(experiment, tags={MLFLOW_PARENT_RUN_ID: parent_id, **_more_tags.get(), **tags}, run_name=name)
     run_id = made.info.run_id
     client.log_batch(run_id, params=[Param(key, value) for key, value in params.items()])
@@ -193,6 +194,12 @@ def child_run(
     finally:
         run.reporter.flush()
         client.set_terminated(run_id, status)
+
+
+@functools.cache
+def _experiment_of(run_id: str, tracking_uri: str) -> str:
+    """The experiment of a run: a sweep's many trials ask for it, and a run with its parameters and metrics is long to read."""
+    return str(MlflowClient(tracking_uri).get_run(run_id).info.experiment_id)
 
 
 def _log_provenance(run: TrackedRun, client: MlflowClient, phase: str, config: Any) -> None:
