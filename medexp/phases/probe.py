@@ -55,7 +55,6 @@ def run(config: ProbeConfig) -> None:
     with tracked_run("probe", config) as tracked:
         cache = cache_root(config.cache_dir)
         pulled = registry.pull(config.encoder)
-        tracked.tag(upstream_tag(pulled.name, pulled.version, pulled.digest))
         data = read_data(config, pulled, tracked, cache)
 
         checks = [leak_check(pulled, data.of("test")[["case", "patient", "voxels_sha256"]])]

@@ -9,9 +9,8 @@ from medexp.errors import CheckFailed, all_problems
 from medexp.phases.rescore import rescore
 from medexp.registry.definitions import load_definition
 from medexp.registry.journal import read
-from medexp.registry.lineage import upstream_tag
 from medexp.registry.promotion import CHAMPION, Judgement, champion_of, confirm, crown, judge, scores_of
-from medexp.registry.store import Pulled
+from medexp.registry.store import Pulled, pull
 from medexp.tracking.figures import gains
 from medexp.tracking.results import log_checks, log_summary
 from medexp.tracking.runs import TrackedRun, tracked_run
@@ -29,7 +28,6 @@ def run(config: PromoteConfig) -> None:
     with tracked_run("promote", config) as tracked:
         journal, stands = champion_of(config.model)
         candidate = registry.pull(f"models:/{config.model}" + (f"/{config.version}" if config.version else "@candidate"))
-        tracked.tag(upstream_tag(candidate.name, candidate.version, candidate.digest))
         if candidate.version == stands:
             moved = next(entry for entry in reversed(journal.entries) if entry.alias == CHAMPION)
             confirm(moved, tracked.id)  # who moved it may have been killed before loading it
@@ -37,7 +35,7 @@ def run(config: PromoteConfig) -> None:
             print(f"{config.model} version {stands} is the champion already")
             print(f"Next, what it is made of:  medexp lineage models:/{config.model}@champion")
             return
-        champion = registry.pull(f"models:/{config.model}/{stands}") if stands else None
+        champion = pull(f"models:/{config.model}/{stands}") if stands else None
         scores = scores_of(champion) if champion else None
         wanted = scores_of(candidate).data_digest
         if champion and scores and config.reevaluate and scores.data_digest != wanted:

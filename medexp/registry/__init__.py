@@ -22,6 +22,9 @@ def pull(uri: str) -> "Pulled":
     Packages are kept in a cache under their digest (`medexp.registry.cache`): fetched once, verified on every pull. A cached
     one that was altered goes to quarantine and is fetched again. The folder is for reading; do not change what is in it.
 
+    The active MLflow run, where there is one, gets the tag `medexp.upstream.NAME` with version and digest: `medexp lineage`
+    and `medexp impact` find it there. Of two versions of a model that a run pulls, it is the later pull's.
+
     An adapter's folder is peft's own: `peft.PeftModel.from_pretrained(base, pull(uri).folder / "adapter")` works, with any
     network as base; `load` also makes sure that it is the base that the adapter was trained on.
 
@@ -35,9 +38,11 @@ def pull(uri: str) -> "Pulled":
         RegistryError: There is no such model, alias or version, it holds no package, or what the store holds was altered.
         StorageError: The registry does not answer, or the cache cannot be written.
     """
-    from medexp.registry.store import pull
+    from medexp.registry.store import pin, pull
 
-    return pull(uri)
+    pulled = pull(uri)
+    pin(pulled)
+    return pulled
 
 
 def load(uri: str, base: "nn.Module | Path | str | None" = None) -> "nn.Module":

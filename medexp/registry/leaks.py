@@ -5,12 +5,11 @@ from dataclasses import dataclass, field
 
 import pandas as pd
 
-from medexp import registry
 from medexp.checks import Check, Severity
 from medexp.data.manifest import patient_sha256
 from medexp.errors import RegistryError
 from medexp.registry.packages import CASES, Parent, read_json
-from medexp.registry.store import Pulled, resolve
+from medexp.registry.store import Pulled, pull, resolve
 
 _LEARNED = ("train", "val")  # trained on, or selected on; what was held back is fine
 _NAMED = 20  # patients that a message names
@@ -111,7 +110,7 @@ def fetch_parent(parent: Parent) -> Pulled | str:
         resolve(uri)
     except RegistryError:
         return f"{parent.name} version {parent.version}, which is not registered any more,"
-    found = registry.pull(uri)
+    found = pull(uri)
     if found.digest != parent.digest:
         return (
             f"{parent.name} version {parent.version} of digest {str(parent.digest)[:12]}, whose number another model has now,"

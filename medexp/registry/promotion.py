@@ -9,15 +9,15 @@ from typing import Any
 import pandas as pd
 import torch
 
-from medexp import registry
 from medexp.checks import PHASES, Check, Severity
 from medexp.errors import RegistryError
 from medexp.evaluation.intervals import MIN_PATIENTS, Interval, mean_by_patient
 from medexp.registry import journal
 from medexp.registry.definitions import Definition, PromotionPolicy
 from medexp.registry.journal import Entry, Journal, Move, Outrun
+from medexp.registry.loading import load_verified
 from medexp.registry.packages import read_json
-from medexp.registry.store import Pulled, Registered, resolve, stored_digest
+from medexp.registry.store import Pulled, Registered, pull, resolve, stored_digest
 
 CHAMPION, CANDIDATE = "champion", "candidate"
 
@@ -218,11 +218,11 @@ def probe(uri: str) -> None:
     Raises:
         RegistryError: It does not load, or gives something else than finite numbers.
     """
-    pulled = registry.pull(uri)
+    pulled = pull(uri)
     contract, parents = read_json(pulled.folder, "contract.json"), read_json(pulled.folder, "parents.json")
     if "base" in contract["architecture"] and parents["base"]["version"] is None:
         return
-    net = registry.load(uri)
+    net = load_verified(pulled.folder)
     volume = torch.randn(contract["input"]["example_shape"], generator=torch.Generator().manual_seed(0))
     output = net(volume)
     if not (isinstance(output, torch.Tensor) and len(output) == len(volume) and bool(output.isfinite().all())):
@@ -255,7 +255,7 @@ def rollback(name: str, reason: str, to: str | None = None) -> Entry:
         raise RegistryError(f"{what}; {was}. A version becomes it with: medexp promote --model {name} --version VERSION")
     if to == standing:
         raise RegistryError(f"{name}: version {to} is the champion already; versions that were: {', '.join(known)}")
-    return crown(registry.pull(f"models:/{name}/{to}"), reason, {}, None, present.head, "rollback")
+    return crown(pull(f"models:/{name}/{to}"), reason, {}, None, present.head, "rollback")
 
 
 def _before(past: list[Entry]) -> str | None:

@@ -158,7 +158,7 @@ def _tags(folder: Path) -> dict[str, str]:
 
 
 def pull(uri: str) -> Pulled:
-    """`medexp.registry.pull`: one call to the registry, and no other when the cache holds the package."""
+    """`medexp.registry.pull` without the tag: one call to the registry, and no other when the cache holds the package."""
     version = resolve(uri)
     digest = version.tags.get("medexp.digest", "")
     if not re.fullmatch("[0-9a-f]{64}", digest):  # it becomes the name of a folder
@@ -168,6 +168,18 @@ def pull(uri: str) -> Pulled:
         )
     with answering():
         return Pulled(kept(digest, uri, partial(_download, uri, version)), version.name, str(version.version), digest)
+
+
+def pin(pulled: Pulled) -> None:
+    """Say of the active MLflow run, where there is one, that it was given this version.
+
+    Raises:
+        StorageError: The registry does not answer.
+    """
+    if active := mlflow.active_run():
+        ((key, value),) = upstream_tag(pulled.name, pulled.version, pulled.digest).items()
+        with answering():
+            MlflowClient().set_tag(active.info.run_id, key, value)
 
 
 def resolve(uri: str) -> ModelVersion:

@@ -23,6 +23,7 @@ from mlflow import MlflowClient
 from medexp import registry
 from medexp.errors import RegistryError, StorageError
 from medexp.registry.definitions import load_definition
+from medexp.registry.lineage import impact
 from medexp.registry.packages import verify_package
 from medexp.registry.store import Registered, register, stored_digest
 from tests.registry.faults import start, wait_until_stopped
@@ -70,6 +71,13 @@ def test_a_package_lies_in_the_cache_under_its_digest(made: Registered, cache: P
     assert (pulled.name, pulled.version, pulled.digest) == (NAME, "1", made.digest)
     assert pulled.folder == cache / "models" / made.digest
     assert whole(cache, made)
+
+
+def test_a_run_says_which_version_it_was_given(store: MlflowClient, made: Registered) -> None:
+    with mlflow.start_run() as run:
+        registry.pull(URI)
+    assert store.get_run(run.info.run_id).data.tags[f"medexp.upstream.{made.name}"] == f"{made.version} {made.digest}"
+    assert [used.id for used in impact(made.name, made.version).runs] == [run.info.run_id]
 
 
 def test_a_second_pull_needs_the_store_no_more(made: Registered, capsys: pytest.CaptureFixture[str]) -> None:
