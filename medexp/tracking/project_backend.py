@@ -3,7 +3,7 @@
 MLflow takes conda for every project that names a conda_env, and fails where there is none. For the project medexp alone this
 plug-in takes conda where it is found, else the environment that `mlflow` runs in; an explicit `--env-manager` stands. It also
 hands the exit code of the entry point on (2 bad input, 3 a failed BLOCKING check), where `mlflow run` knows only 1, and leaves
-a run that ended KILLED as it is, where `mlflow run` knows only FAILED.
+a run that ended KILLED, or FAILED and was recovered, as it is, where `mlflow run` knows only FAILED and FINISHED.
 
 MLflow loads the entry-point group `mlflow.run_context_provider` on `import mlflow`, the early door for other packages. Here
 it registers a hook for the module that knows the backends. Neither the hook nor that module is public in MLflow: hence the pin
@@ -62,6 +62,9 @@ def _replace_local_backend(loader: ModuleType) -> None:
                 succeeded = False
                 self.cancel()
             if succeeded:
+                status = MlflowClient().get_run(self.run_id).info.status
+                if context and status == "FAILED":  # and recovered in another run; MLflow would go on and make FINISHED of it
+                    context.call_on_close(lambda: MlflowClient().set_terminated(self.run_id, status))
                 return True
             if context:
                 code = self.command_proc.returncode
