@@ -40,9 +40,9 @@ def test_too_little_memory_is_told_in_a_line_with_what_to_do(
     assert main("phase1", Phase1Config, f"{__name__}:hold", []) == 0
     config = replace(held.pop(), output_dir="outputs")
     accelerator = start_accelerator("cpu", 1)
-    with pytest.raises(OutOfMemory, match="batches of 2 crops of 64 x 64 x 32 voxels: lower training.batch_size") as raised:
-        with launched_run("phase1", config, accelerator) as tracked:
-            ask()
+    told = "batches of 2 crops of 64 x 64 x 32 voxels: lower training.batch_size"
+    with pytest.raises(OutOfMemory, match=told) as raised, launched_run("phase1", config, accelerator) as tracked:
+        ask()
     assert raised.value.run == tracked.id
     run = store.get_run(tracked.id)
     assert run.info.status == "FAILED"
@@ -53,7 +53,7 @@ def test_too_little_memory_is_told_in_a_line_with_what_to_do(
 def test_any_other_error_keeps_its_name(store: MlflowClient) -> None:  # noqa: F811
     assert main("phase1", Phase1Config, f"{__name__}:hold", []) == 0
     config = replace(held.pop(), output_dir="outputs")
-    with pytest.raises(RuntimeError, match="same number of dimensions"):
-        with launched_run("phase1", config, start_accelerator("cpu", 1)) as tracked:
-            torch.cat([torch.zeros(1), torch.zeros(1, 1)])
+    raised = pytest.raises(RuntimeError, match="same number of dimensions")
+    with raised, launched_run("phase1", config, start_accelerator("cpu", 1)) as tracked:
+        torch.cat([torch.zeros(1), torch.zeros(1, 1)])
     assert store.get_run(tracked.id).data.tags["medexp.error_type"] == "RuntimeError"
