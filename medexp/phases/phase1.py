@@ -27,6 +27,7 @@ from medexp.data.prepared import Prepared, prepare
 from medexp.data.regions import REGIONS, to_regions
 from medexp.data.semantics import SEMANTIC_FEATURES
 from medexp.data.splits import save_splits
+from medexp.errors import DataError
 from medexp.evaluation.features import Array, embed_cases, mean_r2, probe, r2_gains
 from medexp.evaluation.intervals import mean_by_patient
 from medexp.evaluation.segmentation import OnPrediction, evaluate_segmentation, mean_scores
@@ -124,20 +125,30 @@ def objective(config: Phase1Config, tracked: TrackedRun, *, test: bool = False) 
             tracked.reporter.metrics({f"{prefix}{name}": value for name, value in scores.items()})
 
 
-def warm_up(config: Phase1Config, folder: Path) -> Phase1Config:
+def warm_up(config: Phase1Config, folder: Path, *, test: bool = False) -> Phase1Config:
     """Do once what the trials of a study share: read and describe the cases, make the phantoms, pretrain the base.
 
     Args:
         config: The configuration.
         folder: Gets `data_splits.json`.
+        test: Whether the test split will be scored.
 
     Returns:
         The configuration with its split and its base as files: another seed then means another training, and nothing else.
+
+    Raises:
+        DataError: The test split is to be scored and is empty.
     """
     forget_precision()
     accelerator = start_accelerator(config.device, config.threads, config.training.precision)
     cache = cache_root(config.cache_dir)
     data = prepare(config.data_dir, config.splits, config.data, config.phantoms, config.seed, cache)
+    if test and not data.ids("test"):
+        raise DataError(
+            f"test=true: no case is in the test split: {len(data.cases)} cases, "
+            f"data.test_fraction {config.data.test_fraction:g}. "
+            "Raise data.test_fraction, add patients, or leave test out"
+        )
     save_splits(data.splits, folder / "data_splits.json")
     load_base(config, accelerator, cache)
     checkpoint = config.checkpoint or str(pretrained(config, accelerator, cache))

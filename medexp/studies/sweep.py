@@ -38,8 +38,9 @@ _CONFIGS = Path(__file__).parents[2] / "configs"
 _NO_MATTER = ("output_dir", "cache_dir", "device", "threads", "resume", "data.jobs", "training.workers")
 _SHOWN = 10  # trials in the table at the end
 
-WarmUp = Callable[[Any, Path], Any]
-"""Does once what trials share and gives the configuration with it fixed: `medexp.phases.<phase>.warm_up`."""
+WarmUp = Callable[..., Any]
+"""Does once what trials share and gives the configuration with it fixed: `medexp.phases.<phase>.warm_up`, called with the
+phase's configuration, a folder, and `test=True` when the test split will be scored."""
 
 
 @dataclass(frozen=True)
@@ -50,11 +51,13 @@ class Repeated:
         seeds: The seeds of those that came to an end.
         values: Their values, (seeds, goals).
         test: What the test split gave, by name; empty where it was not asked for.
+        failed: What did not come to an end, and why.
     """
 
     seeds: Sequence[int]
     values: np.ndarray
     test: Mapping[str, float]
+    failed: Sequence[str]
 
 
 def run(config: SweepConfig) -> None:
@@ -90,7 +93,7 @@ def search(config: SweepConfig, objective: str, warm_up: WarmUp) -> None:
         study = work.open()
         same_settings(study, {k: v for k, v in keys.items() if k not in {*space.parameters, *_NO_MATTER}})
         print(take_over(study, tracked, key, config.trials), flush=True)
-        warm_up(settings, tracked.folder)
+        warm_up(settings, tracked.folder, test=config.test)
         with telling(study, space.goals, config.trials, "trials") as look:
             study = run_workers(work, config.workers, tracked.folder / "workers", look)
         report(study, space.goals, tracked)
@@ -256,12 +259,15 @@ def repeat(config: SweepConfig, work: Work, chosen: FrozenTrial, warm_up: WarmUp
             ask_for(study, chosen.params, name=name, seed=seed, test=test)
         with telling(study, work.space.goals, len(seeds), f"{title}, fresh seeds") as look:
             study = run_workers(planned, min(config.workers, len(seeds)), tracked.folder / "workers", look)
-        came_to[title] = [trial for trial in counted(study) if trial.state is TrialState.COMPLETE]
-    again, tested = came_to["confirm"], came_to["test"]
+        came_to[title] = counted(study)
+    ended = {title: [one for one in trials if one.state is TrialState.COMPLETE] for title, trials in came_to.items()}
+    lost = [one for trials in came_to.values() for one in trials if one.state is not TrialState.COMPLETE]
+    again, tested = ended["confirm"], ended["test"]
     return Repeated(
         [trial.user_attrs["seed"] for trial in again],
         np.array([trial.values for trial in again]),
         tested[0].user_attrs["test_scores"] if tested else {},
+        [f"{trial.user_attrs['name']} {outcome(work.space.goals, trial)}" for trial in lost],
     )
 
 
@@ -334,11 +340,13 @@ def in_words(goals: Sequence[Goal], count: int, chosen: FrozenTrial, again: Repe
         said.append("The best of many is chosen for its luck too: expect the second figure.")
     else:
         said.append("The best of many is chosen for its luck too: with fresh seeds expect less (confirm=3 says how much).")
+    if again.failed:
+        said.append(f"Trained again with a fresh seed, {'; '.join(again.failed)}.")
     if again.test:
         told = ", ".join(f"{name} {value:.4g}" for name, value in sorted(again.test.items()))
         said.append(f"The test split, scored once after the search: {told}.")
     else:
-        said.append("All of this is on validation cases; the test split was not read.")
+        said.append("All of this is on validation cases; there is no score of the test split.")
     return said
 
 

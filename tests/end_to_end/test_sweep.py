@@ -17,7 +17,7 @@ SMALL = {
     "workers": "2",
     "confirm": "1",
     "test": "true",
-    "phantoms.meningioma_patients": "6",
+    "phantoms.meningioma_patients": "8",
     "phantoms.glioma_patients": "4",
     "network.window_size": "2",
     "base.epochs": "2",
@@ -87,13 +87,14 @@ def test_phase_1_takes_the_chosen_settings(swept: tuple[Path, str]) -> None:
         [sys.executable, "-m", "entry_points.phase1", "--config", str(best), "--lora.rank", "no"],
         cwd=ROOT, text=True, capture_output=True, check=False,
     )  # fmt: skip
-    assert done.stderr.splitlines() == ["medexp phase1: error: --lora.rank: found no; expected a whole number"]
+    assert done.stderr.splitlines() == ["medexp phase1: error: lora.rank: found no; expected a whole number"]
 
 
 @pytest.mark.parametrize(
     ("changed", "told"),
     [
         ({"data_dir": "nowhere"}, "nowhere"),
+        ({"phantoms.meningioma_patients": "4"}, "test=true: no case is in the test split: "),
         ({"phase": "phase9"}, "phase: found 'phase9'; phase1 can be searched"),
         ({"trials": "0"}, "trials: found 0; at least 1"),
         ({"network.window_size": "5"}, "window_size"),

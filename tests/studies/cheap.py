@@ -26,7 +26,8 @@ class Cheap:
     """Settings of the phase.
 
     Args:
-        how: What befalls a trial: well, check, data, defect, unlogged, infinite, killed (once), killed_always, waits.
+        how: What befalls a trial: well, check, data, defect, unlogged, infinite, unlucky (with
+            another seed), killed (once), killed_always, waits.
     """
 
     output_dir: str
@@ -68,7 +69,7 @@ def sweep_config(folder: Path, how: str = "well", **changed: Any) -> Any:
     return CheapSweep(**values | changed, phase1=Cheap(outputs, 0, how, 0.5, 2))
 
 
-def warm_up(config: Cheap, folder: Path) -> Cheap:
+def warm_up(config: Cheap, folder: Path, *, test: bool = False) -> Cheap:
     return config
 
 
@@ -76,7 +77,7 @@ def objective(config: Cheap, run: TrackedRun, *, test: bool = False) -> None:
     """Three epochs whose score follows from rate and seed."""
     score = config.rate + config.seed / 1000
     outputs = Path(config.output_dir)
-    if config.how == "check":
+    if config.how == "check" or (config.how == "unlucky" and config.seed):
         raise CheckFailed("TEST_0: too shallow\nand more")
     if config.how == "data":
         raise DataError("case 7: is empty")
