@@ -47,7 +47,8 @@ def run(config: PromoteConfig) -> None:
         report(tracked, judgement)
         if verdict(judgement.checks) == "FAILED":
             refuse(tracked, candidate, champion, judgement)
-        entry = crown(candidate, reason(judgement), judgement.evidence, tracked.id, journal.head)
+        evidence = judgement.evidence | {"bootstrap_samples": config.bootstrap_samples, "seed": config.seed}
+        entry = crown(candidate, reason(judgement), evidence, tracked.id, journal.head)
         tracked.reporter.text("\n".join(str(entry) for entry in read(config.model).entries) + "\n", "journal.txt")
         log_summary(tracked, f"**Promoted**: {entry}\n")
         print(f"Promoted: {config.model} version {candidate.version} is the champion; before it: {entry.start or 'none'}")

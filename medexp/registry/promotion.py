@@ -201,9 +201,11 @@ def confirm(entry: Entry, run: str | None) -> None:
         probe(f"models:/{entry.model}/{entry.to}")
     except Exception as error:
         told = f"version {entry.to} does not load: {' '.join(str(error).split())[:500]}"
-        before = next((e.digest for e in reversed(journal.read(entry.model).entries) if e.to == entry.start), None)
+        past = [earlier for earlier in journal.read(entry.model).entries if earlier.alias == CHAMPION]
+        back = _before(past) if entry.kind == "undo" else entry.start  # what an undo left is what did not load before
+        digest = next((earlier.digest for earlier in reversed(past) if earlier.to == back), None)
         with suppress(Outrun):  # another process has replaced it already
-            journal.move(entry.model, Move(CHAMPION, entry.start, before, "undo", told, run=run), entry.number)
+            journal.move(entry.model, Move(CHAMPION, back, digest, "undo", told, run=run), entry.number)
         stands = journal.standing(entry.model).get(CHAMPION)
         stays = f"version {stands}" if stands else "no version"
         raise RegistryError(f"{entry.model}: {told}. {stays} is the champion; register it anew") from error

@@ -118,4 +118,4 @@ def reason(error: BaseException) -> str:
 
 def without_secrets(text: str) -> str:
     """A text in which no URI shows its user and password."""
-    return re.sub(r"://[^/@\s]+@", "://***@", text)
+    return re.sub(r"://\S+@", "://***@", text)  # up to the last @: a password may hold one, and a slash
