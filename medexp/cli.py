@@ -55,6 +55,8 @@ def main(phase: str, config_class: type, run: str, argv: Sequence[str] | None = 
     run_id = os.environ.get("MLFLOW_RUN_ID", "RUN_ID")  # set by `mlflow run`
 
     def work() -> None:
+        if config_class is SweepConfig:  # its own keys alone: the keys of an unknown phase would be what is told
+            raise ConfigError(f"phase: found {_studied(phase, argv)!r}; {', '.join(STUDIED)} can be searched")
         flags = _flags(argv, config_class)
         if flags.pop("debug", None) == "true":
             os.environ["MEDEXP_DEBUG"] = "1"
@@ -79,15 +81,20 @@ def _with_phase(entry: str, config_class: type, argv: Sequence[str]) -> type:
     """A study's configuration with the block of the phase that it studies, whose keys can then be given like its own."""
     if config_class is not SweepConfig:
         return config_class
-    words = [word.removeprefix("--").partition("=") for word in argv]
-    given = [value or next(iter(argv[place + 1 :]), "") for place, (name, _, value) in enumerate(words) if name == "phase"]
-    default = yaml.safe_load((_CONFIGS / entry / "demo.yaml").read_text(encoding="utf-8"))["phase"]
-    name = given[-1] if given else default
+    name = _studied(entry, argv)
     if name not in STUDIED:
         return config_class
     made = dataclasses.make_dataclass(config_class.__name__, [(name, STUDIED[name])], bases=(config_class,), frozen=True)
     made.__doc__ = f"{config_class.__doc__}    {name}: Configuration of {name}.\n"
     return made
+
+
+def _studied(entry: str, argv: Sequence[str]) -> str:
+    """The phase that a study is told to study."""
+    words = [word.removeprefix("--").partition("=") for word in argv]
+    given = [value or next(iter(argv[place + 1 :]), "") for place, (name, _, value) in enumerate(words) if name == "phase"]
+    default = yaml.safe_load((_CONFIGS / entry / "demo.yaml").read_text(encoding="utf-8"))["phase"]
+    return str(given[-1] if given else default)
 
 
 def exit_code(command: str, work: Callable[[], int | None], go_on: str = "") -> int:
