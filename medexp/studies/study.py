@@ -5,10 +5,9 @@ import logging
 import re
 import threading
 import time
-import uuid
 import weakref
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
@@ -17,6 +16,7 @@ from typing import Any
 
 import optuna
 import sqlalchemy
+from filelock import FileLock
 from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import FrozenTrial, TrialState
@@ -29,7 +29,7 @@ from medexp.tracking.stores import reason
 
 GIVEN = ("name", "seed", "test")
 """User attributes that a trial is made with; all others are of one try."""
-_MADE_FOR, _WORKER, _RUN, _TAKEN_BY, _ALIVE = "medexp", "worker", "run", "taken_by", "alive "
+_MADE_FOR, _WORKER, _RUN, _ALIVE = "medexp", "worker", "run", "alive "
 _RENEWED_EVERY = 30  # seconds between two signs of life of a worker
 _SILENT_FOR = 300  # seconds without one after which a worker of another machine counts as gone
 _LOCK_FOR = 30  # seconds that a lock of the journal stands before it counts as left by a killed process
@@ -117,25 +117,28 @@ def recover_dead(study: optuna.Study, silent_for: float = _SILENT_FOR) -> list[R
     Returns:
         What was failed; the caller ends the runs.
     """
-    me, taken = uuid.uuid4().hex, []
-    store = study._storage  # a trial that is not this process's has no public way to get an attribute
-    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-        if not _is_dead(study, trial, silent_for):
-            continue
-        try:
-            store.set_trial_user_attr(trial._trial_id, _TAKEN_BY, me)
-            study.tell(trial.number, state=TrialState.FAIL)
-        except (ValueError, UpdateFinishedTrialError):  # it ended, or another process was faster
-            pass
-        ended = store.get_trial(trial._trial_id)
-        # SQLite lets two processes fail one trial: the name that stands in it is one of theirs
-        if ended.state is not TrialState.FAIL or ended.user_attrs.get(_TAKEN_BY) != me:
-            continue
-        history = [*trial.system_attrs.get("retry_history", []), trial.number]
-        if retried := len(history) == 1:
-            _enqueue_again(study, trial, history)
-        taken.append(Recovered(trial.number, trial.user_attrs.get(_WORKER, ""), trial.user_attrs.get(_RUN), retried))
+    taken = []
+    with _alone(study):
+        for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+            if not _is_dead(study, trial, silent_for):
+                continue
+            try:
+                study.tell(trial.number, state=TrialState.FAIL)
+            except (ValueError, UpdateFinishedTrialError):  # it ended, or another process was faster
+                continue
+            history = [*trial.system_attrs.get("retry_history", []), trial.number]
+            if retried := len(history) == 1:
+                _enqueue_again(study, trial, history)
+            taken.append(Recovered(trial.number, trial.user_attrs.get(_WORKER, ""), trial.user_attrs.get(_RUN), retried))
     return taken
+
+
+def _alone(study: optuna.Study) -> AbstractContextManager[Any]:
+    """In SQLite two processes can fail one trial: it ignores the lock on a row. Elsewhere one of them is told."""
+    engine = getattr(getattr(study._storage, "_backend", None), "engine", None)
+    if engine is None or engine.dialect.name != "sqlite" or not engine.url.database:
+        return nullcontext()
+    return FileLock(f"{engine.url.database}.recovery.lock")
 
 
 def _enqueue_again(study: optuna.Study, trial: FrozenTrial, history: list[int]) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
@@ -59,7 +60,7 @@ def postgres_server() -> Iterator[sqlalchemy.URL]:
         assert any("ready to accept connections" in line for line in server.stderr)
         yield sqlalchemy.URL.create("postgresql", "medexp", _PASSWORD, "127.0.0.1", port, "postgres")
     finally:
-        server.terminate()
+        server.send_signal(signal.SIGINT)  # at SIGTERM it waits for all who are connected
         server.communicate()
         shutil.rmtree(folder, ignore_errors=True)
 
