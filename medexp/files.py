@@ -1,12 +1,15 @@
-"""Writing that leaves either the whole file or none."""
+"""Files: writing that leaves either the whole file or none, and reading YAML that holds keys."""
 
 import os
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-from medexp.errors import StorageError
+import yaml
+
+from medexp.errors import MedexpError, StorageError
 
 
 @contextmanager
@@ -30,3 +33,23 @@ def replacing(path: Path) -> Iterator[Path]:
         raise StorageError(
             f"{path}: cannot be written ({error.strerror or error}); free space or choose another folder"
         ) from error
+
+
+def read_mapping(path: Path, failure: type[MedexpError], known: str) -> dict[Any, Any]:
+    """The keys and values of a YAML file.
+
+    Args:
+        path: The file.
+        failure: What is raised when it cannot be used.
+        known: What a file without keys should have held, for the message.
+
+    Raises:
+        MedexpError: `failure`, when the file cannot be read or is no mapping.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise failure(f"{path}: cannot be read ({str(error).splitlines()[0]})") from error
+    if not isinstance(content, dict):
+        raise failure(f"{path}: holds no keys; {known}")
+    return content

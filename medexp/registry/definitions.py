@@ -3,12 +3,12 @@
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from medexp.checks import PHASES
 from medexp.errors import RegistryError, all_problems
+from medexp.files import read_mapping
 
 _FOLDER = Path(__file__).parents[2] / "registry"
 _STRICT = ConfigDict(extra="forbid")
@@ -125,12 +125,7 @@ def read_definition(path: Path) -> Definition:
         RegistryError: The file is no YAML mapping, has keys that are unknown, missing or of the wrong type, or names phases or
             checks that there are not. All problems at once, with the known names.
     """
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise RegistryError(f"{path}: cannot be read ({str(error).splitlines()[0]})") from error
-    if not isinstance(content, dict):
-        raise RegistryError(f"{path}: holds no keys; known are {', '.join(_keys_at(()))}")
+    content = read_mapping(path, RegistryError, f"known are {', '.join(_keys_at(()))}")
     problems = _unknown_names(content)
     if "name" in content:
         problems.append("unknown key name; the file's name is the model's")

@@ -22,11 +22,10 @@ from rich.text import Text
 from rich.tree import Tree
 
 from medexp.errors import RegistryError
-from medexp.registry.client import answering, pages
+from medexp.registry.client import MISSING, answering, pages
 
 UPSTREAM = "medexp.upstream."
 _DIGEST, _CHECKS = "medexp.digest", "checks/"
-_MISSING = "RESOURCE_DOES_NOT_EXIST"
 _PAGE = 1000
 _EACH = 3  # uses of a version, on average, up to which those of all versions of its model are asked for at once
 SHOWN = 20  # runs of one version that a tree shows
@@ -254,7 +253,7 @@ def _parent(client: MlflowClient, name: str, value: str) -> ModelVersion | Model
     try:
         found = client.get_model_version(name, number)
     except MlflowException as error:
-        if error.error_code != _MISSING:
+        if error.error_code != MISSING:
             raise
         return Model(name, number, digest, state="deleted")
     return found if found.tags.get(_DIGEST) == digest else Model(name, number, digest, state="replaced")
@@ -264,7 +263,7 @@ def _get_run(client: MlflowClient, run_id: str | None) -> MlflowRun | None:
     try:
         return client.get_run(run_id) if run_id else None
     except MlflowException as error:
-        if error.error_code != _MISSING:
+        if error.error_code != MISSING:
             raise
         return None
 

@@ -15,6 +15,7 @@ from pydantic.dataclasses import dataclass
 from medexp.checks import PHASES
 from medexp.config import STUDIED, problems_of
 from medexp.errors import ConfigError, all_problems
+from medexp.files import read_mapping
 
 _CONFIGS = Path(__file__).parents[2] / "configs"
 _STRICT = ConfigDict(extra="forbid")
@@ -97,12 +98,7 @@ def read_ladder(phase: str, file: str | None = None) -> Ladder:
         ConfigError: It cannot be read, does not hold, or contradicts itself; all problems at once.
     """
     path = Path(file).expanduser() if file else _CONFIGS / phase / "recovery.yaml"
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"{path}: cannot be read ({str(error).splitlines()[0]})") from error
-    if not isinstance(content, dict):
-        raise ConfigError(f"{path}: holds no keys; a ladder has {', '.join(Ladder.__dataclass_fields__)}")
+    content = read_mapping(path, ConfigError, f"a ladder has {', '.join(Ladder.__dataclass_fields__)}")
     try:
         ladder = TypeAdapter(Ladder).validate_python(content)
     except ValidationError as error:

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import optuna
-import yaml
 from optuna.exceptions import ExperimentalWarning
 from pydantic import ConfigDict, Discriminator, Field, Strict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from medexp.errors import ConfigError, all_problems
+from medexp.files import read_mapping
 
 _STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 _SAMPLERS: dict[str, tuple[Callable[..., optuna.samplers.BaseSampler], dict[str, type]]] = {
@@ -190,12 +190,7 @@ def read_space(path: Path, keys: Collection[str]) -> Space:
         ConfigError: The file is no YAML mapping, has keys that are unknown, missing or of the wrong type, names parameters,
             samplers or pruners that there are not, or contradicts itself. All problems at once, with what is known.
     """
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"{path}: cannot be read ({str(error).splitlines()[0]})") from error
-    if not isinstance(content, dict):
-        raise ConfigError(f"{path}: holds no keys; known are {', '.join(Space.__dataclass_fields__)}")
+    content = read_mapping(path, ConfigError, f"known are {', '.join(Space.__dataclass_fields__)}")
     try:
         space = TypeAdapter(Space).validate_python(content)
     except ValidationError as error:
