@@ -1,6 +1,8 @@
 """What the benchmarks share: sides measured in turns, a place that leaves no trace, and the line that says what came out."""
 
 import os
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import chdir, contextmanager
@@ -25,6 +27,15 @@ def told(ours: Sequence[float], plain: Sequence[float], unit: str = "s") -> str:
     paired = [a / b for a, b in zip(ours, plain, strict=True)]
     spread = f"{min(paired):.3f} to {max(paired):.3f} in {len(paired)} rounds"
     return f"ratio {median(ours) / median(plain):.3f} ({spread}), {median(ours):.3g} {unit} against {median(plain):.3g} {unit}"
+
+
+def mlflow_run(entry_point: str, settings: Mapping[str, object]) -> None:
+    """`mlflow run . -e ENTRY_POINT -P KEY=VALUE ...`; a run that fails ends the benchmark with the last of what it printed."""
+    given = [part for key, value in settings.items() for part in ("-P", f"{key}={value}")]
+    command = [sys.executable, "-m", "mlflow", "run", str(ROOT), "-e", entry_point, *given]
+    done = subprocess.run(command, check=False, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)  # noqa: S603  # ours
+    if done.returncode:
+        sys.exit(f"not measured, {' '.join(command)} ended with exit code {done.returncode}:\n{done.stdout[-3000:]}")
 
 
 def verdict(holds: bool) -> str:

@@ -380,7 +380,8 @@ class _HelpFormatter(DefaultHelpFormatter):
 def _keys(config_class: type, prefix: str = "") -> dict[str, tuple[Any, str]]:
     """The dotted keys of a configuration, in order, each with its type and what its docstring says of it."""
     hints = get_type_hints(config_class)
-    texts = {param.arg_name: param.description or "" for param in parse_docstring(config_class.__doc__ or "").params}
+    documented = [parse_docstring(cls.__doc__ or "").params for cls in reversed(config_class.__mro__)]
+    texts = {param.arg_name: param.description or "" for params in documented for param in params}
     keys: dict[str, tuple[Any, str]] = {}
     for field in dataclasses.fields(config_class):
         kind = hints[field.name]

@@ -134,9 +134,6 @@ class TrainingConfig:
 
     Args:
         epochs: Passes over the training cases.
-        lr_lora: Learning rate of the adapters.
-        lr_decoder: Learning rate of the segmentation decoder.
-        lr_aux: Learning rate of the auxiliary heads.
         optimizer: adamw.
         weight_decay: Decoupled weight decay.
         batch_size: Cases a step and process.
@@ -145,16 +142,12 @@ class TrainingConfig:
         warmup_epochs: Epochs of linear warm-up of the learning rates.
         grad_clip: Largest norm of all gradients together.
         precision: fp32 or bf16-mixed.
-        loss: dice_bce, or dice_ce for the specification's literal DiceCELoss (a softmax over overlapping regions).
         validate_every: Epochs between validations; the last epoch is always validated.
-        patience: Epochs without a better validation Dice after which training stops; 0 never stops early.
+        patience: Epochs without a better validation score after which training stops; 0 never stops early.
         workers: Processes that load data; 0 loads in the training process.
     """
 
     epochs: int
-    lr_lora: float
-    lr_decoder: float
-    lr_aux: float
     optimizer: Literal["adamw"]
     weight_decay: float
     batch_size: int
@@ -163,7 +156,6 @@ class TrainingConfig:
     warmup_epochs: int
     grad_clip: float
     precision: Literal["fp32", "bf16-mixed"]
-    loss: Literal["dice_bce", "dice_ce"]
     validate_every: int
     patience: int
     workers: int
@@ -175,11 +167,29 @@ class TrainingConfig:
         for key in ("weight_decay", "warmup_epochs", "patience", "workers"):
             if getattr(self, key) < 0:
                 yield f"{key}: found {getattr(self, key)}; at least 0"
-        for key in ("lr_lora", "lr_decoder", "lr_aux", "grad_clip"):
+        rates = [field.name for field in dataclasses.fields(self) if field.name.startswith("lr_")]
+        for key in (*rates, "grad_clip"):
             if not getattr(self, key) > 0:
                 yield f"{key}: found {getattr(self, key)}; above 0"
         if self.warmup_epochs >= self.epochs:
             yield f"warmup_epochs: found {self.warmup_epochs}; below epochs ({self.epochs})"
+
+
+@dataclass(frozen=True)
+class LoraTrainingConfig(TrainingConfig):
+    """The training of the adapted arm and of the decoder-only control.
+
+    Args:
+        lr_lora: Learning rate of the adapters.
+        lr_decoder: Learning rate of the segmentation decoder.
+        lr_aux: Learning rate of the auxiliary heads.
+        loss: dice_bce, or dice_ce for the specification's literal DiceCELoss (a softmax over overlapping regions).
+    """
+
+    lr_lora: float
+    lr_decoder: float
+    lr_aux: float
+    loss: Literal["dice_bce", "dice_ce"]
 
 
 @dataclass(frozen=True)
@@ -360,7 +370,7 @@ class Phase1Config:
     network: NetworkConfig
     base: BaseConfig
     lora: LoraConfig
-    training: TrainingConfig
+    training: LoraTrainingConfig
     aux_heads: AuxHeadsConfig
     validation: ValidationConfig
 

@@ -102,9 +102,6 @@ def pretrained(config: Phase1Config, accelerator: Accelerator, cache: Path) -> P
     """The embedded base, in BrainSegFounder's own file layout: trained on first use, then read from the cache."""
     training = TrainingConfig(
         epochs=config.base.epochs,
-        lr_lora=config.base.lr,
-        lr_decoder=config.base.lr,
-        lr_aux=config.base.lr,
         optimizer="adamw",
         weight_decay=0.01,
         batch_size=config.base.batch_size,
@@ -113,14 +110,13 @@ def pretrained(config: Phase1Config, accelerator: Accelerator, cache: Path) -> P
         warmup_epochs=1,
         grad_clip=1.0,
         precision=config.training.precision,
-        loss="dice_bce",
         validate_every=config.base.epochs,
         patience=0,
         workers=config.training.workers,
     )
     # What the pretraining depends on; weights that come from other settings have another key.
     grid = [config.data.spacing, config.data.input_size, config.data.val_fraction, config.data.test_fraction]
-    recipe = [asdict(replace(training, workers=0)), asdict(config.network), asdict(config.phantoms)]
+    recipe = [asdict(replace(training, workers=0)), config.base.lr, asdict(config.network), asdict(config.phantoms)]
     parts = [_VERSION, *recipe, *grid, config.seed]
     key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
     folder = cache / "bases" / key
@@ -138,7 +134,7 @@ def pretrained(config: Phase1Config, accelerator: Accelerator, cache: Path) -> P
     held_out = evaluation_dataset(data, "val", settings, cache)
 
     def loss(module: torch.nn.Module, batch: Batch, epoch: int) -> dict[str, Tensor]:
-        losses = segmentation_loss(module(batch["image"])[0], to_regions(batch["label"]), training.loss)
+        losses = segmentation_loss(module(batch["image"])[0], to_regions(batch["label"]), "dice_bce")
         return {"loss": losses.pop("segmentation")} | losses
 
     def validate(module: torch.nn.Module, epoch: int) -> dict[str, float]:

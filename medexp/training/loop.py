@@ -15,6 +15,7 @@ import pandas as pd
 import torch
 from accelerate import Accelerator
 from monai.optimizers import WarmupCosineSchedule
+from numpy.typing import NDArray
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler
@@ -78,18 +79,26 @@ class _Progress:
     reported: list[tuple[int, dict[str, float]]] = field(default_factory=list)
 
 
-class EpochSampler(Sampler[tuple[int, int]]):
-    """A permutation of the cases that follows from (seed, epoch); yields (epoch, index): the data set needs both."""
+Order = Callable[[int], NDArray[np.intp]]
+"""From an epoch to the indices of its items, in order; every epoch has as many."""
 
-    def __init__(self, size: int, seed: int) -> None:
-        self.size, self.seed, self.epoch = size, seed, 0
+
+def permutations(size: int, seed: int) -> Order:
+    """Each of `size` items once an epoch, in an order that follows from (seed, epoch)."""
+    return lambda epoch: np.random.default_rng([seed, epoch]).permutation(size)
+
+
+class EpochSampler(Sampler[tuple[int, int]]):
+    """The items of an epoch; yields (epoch, index): the data set needs both."""
+
+    def __init__(self, order: Order) -> None:
+        self.order, self.epoch, self.size = order, 0, len(order(0))
 
     def __len__(self) -> int:
         return self.size
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
-        order = np.random.default_rng([self.seed, self.epoch]).permutation(self.size)
-        return iter([(self.epoch, int(index)) for index in order])
+        return iter([(self.epoch, int(index)) for index in self.order(self.epoch)])
 
 
 def fit(
@@ -105,11 +114,12 @@ def fit(
     folder: Path,
     title: str,
     prefix: str = "",
+    order: Order | None = None,
 ) -> FitResult:
     """Train a module, or go on from where `folder` says that an earlier call stopped.
 
     Args:
-        module: The network; the parameters that require gradients are trained and saved.
+        module: The network; the parameters that require gradients are trained and, with its buffers, saved.
         groups: The same parameters with their learning rates.
         data: Takes (epoch, index); see `medexp.data.datasets.training_dataset`.
         objective: Loss, validation and what makes an epoch the best.
@@ -120,12 +130,13 @@ def fit(
         folder: Gets `last.pt` (after every epoch, to go on from) and `best.pt`.
         title: Name in the progress bar.
         prefix: Put before the names of metrics, such as `control/`.
+        order: Which items an epoch has, and in which order; without it all of them once, shuffled.
 
     Raises:
         TrainingDiverged: A loss is not finite.
         StorageError: The state cannot be written; the state of the epoch before is kept.
     """
-    sampler = EpochSampler(len(data), seed)  # type: ignore[arg-type]
+    sampler = EpochSampler(order or permutations(len(data), seed))  # type: ignore[arg-type]
     loader = DataLoader(
         data,
         batch_size=training.batch_size,
@@ -145,6 +156,7 @@ def fit(
     updates = math.ceil(len(loader) / training.accumulate)
     schedule = WarmupCosineSchedule(adamw, training.warmup_epochs * updates, training.epochs * updates)
     parameters = [parameter for group in groups for parameter in group.parameters]
+    rates = [f"training.lr_{group.name}" for group in groups if hasattr(training, f"lr_{group.name}")]
 
     done = _Progress()
     if (folder / "last.pt").is_file():
@@ -185,7 +197,7 @@ def fit(
             module.train()
             readings: list[dict[str, float]] = []
             for reading in _read(losses(loader, epoch)):
-                _demand_finite(reading, title, epoch)
+                _demand_finite(reading, title, epoch, rates)
                 report({f"train/{name}": value for name, value in reading.items()}, epoch * len(loader) + len(readings))
                 readings.append(reading)
                 progress.advance(bar)
@@ -236,17 +248,19 @@ def _read(losses: Iterator[dict[str, Tensor]]) -> Iterator[dict[str, float]]:
         yield from drain()
 
 
-def _demand_finite(reading: Mapping[str, float], title: str, epoch: int) -> None:
+def _demand_finite(reading: Mapping[str, float], title: str, epoch: int, rates: Sequence[str]) -> None:
     bad = [name for name, value in reading.items() if not math.isfinite(value)]
     if bad:
+        lower = " and ".join(rates) or "the learning rate"
         raise TrainingDiverged(
-            f"{title}: {', '.join(bad)} is not finite in epoch {epoch + 1}; lower training.lr_lora and training.lr_decoder, "
-            "or set training.precision=fp32"
+            f"{title}: {', '.join(bad)} is not finite in epoch {epoch + 1}; lower {lower}, or set training.precision=fp32"
         )
 
 
 def _trained(module: nn.Module) -> dict[str, Tensor]:
-    return {name: parameter.detach() for name, parameter in module.named_parameters() if parameter.requires_grad}
+    """What training changes: parameters that require gradients, and buffers, such as the statistics of batch norm."""
+    changed = {name: parameter.detach() for name, parameter in module.named_parameters() if parameter.requires_grad}
+    return changed | dict(module.named_buffers())
 
 
 def _restore(module: nn.Module, weights: Mapping[str, Tensor]) -> None:

@@ -4,6 +4,7 @@ import math
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
@@ -17,9 +18,6 @@ from medexp.training.loop import FitResult, Group, Objective, fit
 
 TRAINING = TrainingConfig(
     epochs=4,
-    lr_lora=1e-2,
-    lr_decoder=1e-2,
-    lr_aux=1e-2,
     optimizer="adamw",
     weight_decay=0.01,
     batch_size=2,
@@ -28,7 +26,6 @@ TRAINING = TrainingConfig(
     warmup_epochs=1,
     grad_clip=1.0,
     precision="fp32",
-    loss="dice_bce",
     validate_every=1,
     patience=0,
     workers=0,
@@ -176,7 +173,7 @@ def test_patience_looks_again_before_it_stops(tmp_path: Path) -> None:
 
 
 def test_a_loss_that_is_not_finite_stops_training_and_keeps_the_epochs_before(tmp_path: Path) -> None:
-    with pytest.raises(TrainingDiverged, match=r"points: loss.* not finite in epoch 1; lower training.lr_lora"):
+    with pytest.raises(TrainingDiverged, match=r"points: loss.* not finite in epoch 1; lower the learning rate"):
         train(tmp_path, Recorder(), scale=math.nan)
     assert not (tmp_path / "last.pt").exists()
 
@@ -186,3 +183,56 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     blocked.write_text("")
     with pytest.raises(StorageError, match=str(blocked)):
         train(blocked, Recorder())
+
+
+def test_the_statistics_of_batch_norm_are_those_of_the_best_epoch(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.BatchNorm1d(3), nn.Linear(3, 1))
+    means: list[torch.Tensor] = []
+
+    def loss(module: nn.Module, batch: dict[str, torch.Tensor], epoch: int) -> dict[str, torch.Tensor]:
+        return {"loss": nn.functional.mse_loss(module(batch["x"]), batch["y"])}
+
+    def validate(module: nn.Module, epoch: int) -> dict[str, float]:
+        means.append(net[0].running_mean.clone())  # type: ignore[union-attr,operator]
+        return {"score": float(epoch == 1)}
+
+    data, best = Points(), Objective(loss, validate, "score")  # type: ignore[arg-type]
+    fit(
+        net,
+        [Group("all", 1e-2, list(net.parameters()))],
+        data,
+        best,
+        replace(TRAINING, batch_size=7),
+        seed=5,
+        accelerator=Accelerator(cpu=True),
+        reporter=NullReporter(),
+        folder=tmp_path,
+        title="points",
+    )
+    assert torch.equal(net[0].running_mean, means[1])  # type: ignore[arg-type]
+    assert not torch.equal(means[1], means[-1])
+
+
+def test_an_epoch_has_the_items_that_its_order_names(tmp_path: Path) -> None:
+    seen: list[list[float]] = []
+
+    def loss(module: nn.Module, batch: dict[str, torch.Tensor], epoch: int) -> dict[str, torch.Tensor]:
+        seen.append(batch["y"].flatten().tolist())
+        return {"loss": module(batch["x"]).square().mean()}
+
+    net = network()
+    fit(
+        net,
+        [Group("all", 1e-2, list(net.parameters()))],
+        Points(),
+        Objective(loss, lambda module, epoch: {"score": 0.0}, "score"),  # type: ignore[arg-type]
+        replace(TRAINING, epochs=2),
+        seed=5,
+        accelerator=Accelerator(cpu=True),
+        reporter=NullReporter(),
+        folder=tmp_path,
+        title="points",
+        order=lambda epoch: np.array([epoch, 3, 3]),
+    )
+    assert seen == [[0.0, 6.0], [6.0], [2.0, 6.0], [6.0]]
