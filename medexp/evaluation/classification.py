@@ -10,9 +10,10 @@ import pandas as pd
 from numpy.typing import NDArray
 from sklearn.metrics import roc_curve
 
-from medexp.evaluation.intervals import Interval, by_patient
+from medexp.evaluation.intervals import Band, Interval, band_by_patient, by_patient
 
 Array = NDArray[np.floating[Any]]
+_BINS = 10
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,10 @@ class Predictions:
     def predicted(self) -> NDArray[np.int_]:
         """The most probable class of each case (N,); the first of equals."""
         return self.probabilities.argmax(axis=1)
+
+    def of(self, rows: NDArray[np.bool_]) -> "Predictions":
+        """Those of some of the cases, marked True (N,)."""
+        return Predictions(self.truth[rows], self.probabilities[rows])
 
 
 def confusion(predictions: Predictions, weights: Array) -> Array:
@@ -58,6 +63,16 @@ def balanced_accuracy(predictions: Predictions, weights: Array) -> Array:
     return _mean_ratio(_diagonal(matrix)[:, there], matrix.sum(axis=2)[:, there])
 
 
+def sensitivity(predictions: Predictions, weights: Array) -> Array:
+    """Recall (S,) of class 1, the positive one; NaN where it has no weight."""
+    return _recall(predictions, weights, 1)
+
+
+def specificity(predictions: Predictions, weights: Array) -> Array:
+    """Recall (S,) of class 0, the negative one; NaN where it has no weight."""
+    return _recall(predictions, weights, 0)
+
+
 def macro_f1(predictions: Predictions, weights: Array) -> Array:
     """Mean F1 (S,) over the classes that are there or are predicted."""
     matrix = confusion(predictions, weights)
@@ -80,33 +95,110 @@ def auroc(predictions: Predictions, weights: Array) -> Array:
     return _mean_ratio(np.stack(ordered, axis=1), np.stack(possible, axis=1))
 
 
-METRICS: Mapping[str, Callable[[Predictions, Array], Array]] = {
+def brier(predictions: Predictions, weights: Array) -> Array:
+    """Mean squared distance (S,) of the probability of class 1 from the truth, 0 or 1 (Brier 1950): 0 is best."""
+    return weights @ (predictions.probabilities[:, 1] - predictions.truth) ** 2 / weights.sum(axis=1)
+
+
+def expected_calibration_error(predictions: Predictions, weights: Array) -> Array:
+    """ECE (S,): the mean over cases of |observed share - mean probability| of class 1 in the case's bin; 0 is best.
+
+    Ten bins of equal width, as in Naeini, Cooper and Hauskrecht, "Obtaining Well Calibrated Probabilities Using Bayesian
+    Binning", AAAI 2015; of the probability of class 1, where Guo et al. (ICML 2017) take that of the predicted class. It is never
+    negative, so chance alone makes it positive, and a resample, with fewer different cases, has more of it: in small sets the
+    interval lies too high, and may lie above the estimate.
+    """
+    members = _bins(predictions)
+    distance = np.abs(weights @ (members * (predictions.probabilities[:, [1]] - predictions.truth[:, None])))
+    return distance.sum(axis=1) / weights.sum(axis=1)
+
+
+Metric = Callable[[Predictions, Array], Array]
+"""From predictions and the cases' weights (S, N) to one number a row of weights (S,)."""
+
+METRICS: Mapping[str, Metric] = {
     "accuracy": accuracy,
     "balanced_accuracy": balanced_accuracy,
     "macro_f1": macro_f1,
     "auroc": auroc,
 }
-"""Each takes predictions and the cases' weights (S, N), and gives one number a row of weights (S,)."""
+"""Of any number of classes."""
+
+BINARY: Mapping[str, Metric] = {
+    "accuracy": accuracy,
+    "balanced_accuracy": balanced_accuracy,
+    "sensitivity": sensitivity,
+    "specificity": specificity,
+    "macro_f1": macro_f1,
+    "auroc": auroc,
+}
+"""Of two classes, where class 1 is the positive one."""
+
+CALIBRATION: Mapping[str, Metric] = {"brier": brier, "ece": expected_calibration_error}
+"""How far the probabilities of two classes can be taken at their word: less is better."""
 
 
 def scores(
-    predictions: Predictions, patients: Sequence[str], *, samples: int, confidence: float, seed: int
+    predictions: Predictions,
+    patients: Sequence[str],
+    metrics: Mapping[str, Metric] = METRICS,
+    *,
+    samples: int,
+    confidence: float,
+    seed: int,
 ) -> dict[str, Interval]:
-    """Every metric of METRICS with its interval by patient.
+    """Metrics with their intervals by patient.
 
     Args:
         predictions: Of the cases that are judged on.
         patients: Patient of each case.
+        metrics: By name: METRICS, BINARY or CALIBRATION.
         samples: Resamples.
         confidence: Coverage, 0 to 1.
         seed: Seed of the resamples.
     """
     interval = partial(by_patient, patients=patients, samples=samples, confidence=confidence, seed=seed)
-    return {name: interval(partial(metric, predictions)) for name, metric in METRICS.items()}
+    return {name: interval(partial(metric, predictions)) for name, metric in metrics.items()}
+
+
+def by_source(
+    predictions: Predictions,
+    patients: Sequence[str],
+    sources: Sequence[str],
+    metrics: Mapping[str, Metric] = BINARY,
+    *,
+    samples: int,
+    confidence: float,
+    seed: int,
+) -> dict[str, dict[str, Interval]]:
+    """`scores` of all cases together, under "all", and then of each source's alone.
+
+    What the cases of a source do not define, such as an AUROC where all are of one class, is NaN there.
+
+    Args:
+        predictions: Of the cases that are judged on.
+        patients: Patient of each case.
+        sources: Source of each case.
+        metrics: By name.
+        samples: Resamples.
+        confidence: Coverage, 0 to 1.
+        seed: Seed of the resamples.
+    """
+    named, owners = np.asarray(sources), np.asarray(patients)
+    parts = {"all": np.full(len(named), True)} | {str(source): named == source for source in np.unique(named)}
+    return {
+        name: scores(predictions.of(rows), owners[rows].tolist(), metrics, samples=samples, confidence=confidence, seed=seed)
+        for name, rows in parts.items()
+    }
+
+
+def confusion_band(predictions: Predictions, patients: Sequence[str], *, samples: int, confidence: float, seed: int) -> Band:
+    """Each cell of the confusion matrix (K, K), a count of cases, with its interval; arguments as those of `scores`."""
+    return band_by_patient(partial(confusion, predictions), patients, samples=samples, confidence=confidence, seed=seed)
 
 
 def gain(
-    metric: Callable[[Predictions, Array], Array],
+    metric: Metric,
     predictions: Predictions,
     reference: Predictions,
     patients: Sequence[str],
@@ -131,6 +223,67 @@ def roc_points(predictions: Predictions, label: int) -> tuple[Array, Array]:
     return false, true
 
 
+def roc_band(
+    predictions: Predictions,
+    label: int,
+    patients: Sequence[str],
+    *,
+    samples: int,
+    confidence: float,
+    seed: int,
+    points: int = 101,
+) -> tuple[Array, Band]:
+    """True positive rates of a class against the rest, with pointwise intervals, at evenly spaced false positive rates.
+
+    Vertical averaging (Fawcett, "An introduction to ROC analysis", 2006): the false positive rate is held, the true one varies.
+
+    Args:
+        predictions: Of the cases that are judged on.
+        label: The class.
+        patients: Patient of each case.
+        samples: Resamples.
+        confidence: Coverage at each rate, 0 to 1.
+        seed: Seed of the resamples.
+        points: How many rates, from 0 to 1.
+
+    Returns:
+        The false positive rates (points,) and the band of the true ones; NaN where the cases are all of the class, or none is.
+    """
+    grid = np.linspace(0, 1, points)
+    rates = partial(_true_positive_rates, predictions, label=label, grid=grid)
+    return grid, band_by_patient(rates, patients, samples=samples, confidence=confidence, seed=seed)
+
+
+@dataclass(frozen=True)
+class Reliability:
+    """Probabilities of class 1 beside how often it was class 1, in bins of equal width from 0 to 1.
+
+    Attributes:
+        probability: Mean probability of each bin's cases (bins,); NaN where there are none.
+        share: Share of each bin's cases that are of class 1, with its interval; NaN where there are none.
+        cases: Number of each bin's cases (bins,).
+    """
+
+    probability: Array
+    share: Band
+    cases: NDArray[np.int_]
+
+
+def reliability(
+    predictions: Predictions, patients: Sequence[str], *, samples: int, confidence: float, seed: int
+) -> Reliability:
+    """What a reliability diagram shows, in the bins of `expected_calibration_error`; arguments as those of `scores`."""
+    members = _bins(predictions)
+
+    def share(weights: Array) -> Array:
+        return _ratio(weights @ (members * predictions.truth[:, None]), weights @ members)
+
+    band = band_by_patient(share, patients, samples=samples, confidence=confidence, seed=seed)
+    cases = members.sum(axis=0)
+    probability = _ratio((members * predictions.probabilities[:, [1]]).sum(axis=0), cases)
+    return Reliability(probability, band, cases.astype(int))
+
+
 def per_case(
     arms: Mapping[str, Predictions], cases: Sequence[str], patients: Sequence[str], classes: Sequence[str]
 ) -> pd.DataFrame:
@@ -144,11 +297,42 @@ def per_case(
     return pd.concat(tables, ignore_index=True)
 
 
+def _true_positive_rates(predictions: Predictions, weights: Array, label: int, grid: Array) -> Array:
+    """Of weighted cases, at false positive rates (M,): (S, M). The upper end where the curve steps up; equal scores make a slope."""
+    order = np.argsort(-predictions.probabilities[:, label])
+    ordered, positive = predictions.probabilities[order, label], predictions.truth[order] == label
+    ends = np.append(np.flatnonzero(np.diff(ordered)), len(ordered) - 1)  # the last case at each threshold
+    reached = [np.cumsum(weights[:, order] * mask, axis=1)[:, ends] for mask in (positive, ~positive)]
+    wholes = [counts[:, -1:] for counts in reached]
+    true, false = (
+        np.pad(counts / np.where(whole > 0, whole, 1), ((0, 0), (1, 0))) for counts, whole in zip(reached, wholes, strict=True)
+    )
+    # All curves at once, side by side on one axis; rounded, so that a rate of the grid meets its equal.
+    shift = 2.0 * np.arange(len(weights))[:, None]
+    rates = np.interp(grid.round(9) + shift, (false.round(9) + shift).ravel(), true.ravel())
+    return np.where((wholes[0] > 0) & (wholes[1] > 0), rates, np.nan)
+
+
+def _bins(predictions: Predictions) -> Array:
+    """Which bin each case's probability of class 1 is in (N, bins), one 1 a row; an edge belongs to the bin below."""
+    inner = np.linspace(0, 1, _BINS + 1)[1:-1]
+    return np.eye(_BINS)[np.searchsorted(inner, predictions.probabilities[:, 1])]
+
+
+def _recall(predictions: Predictions, weights: Array, label: int) -> Array:
+    matrix = confusion(predictions, weights)
+    return _ratio(matrix[:, label, label], matrix[:, label].sum(axis=1))
+
+
 def _diagonal(matrices: Array) -> Array:
     return matrices.diagonal(axis1=1, axis2=2)
 
 
 def _mean_ratio(part: Array, whole: Array) -> Array:
     """Mean (S,) of part / whole (S, K) over the classes; NaN where one has no whole."""
-    ratios: Array = np.divide(part, whole, out=np.full(part.shape, np.nan), where=whole > 0)
-    return ratios.mean(axis=1)
+    return _ratio(part, whole).mean(axis=1)
+
+
+def _ratio(part: Array, whole: Array) -> Array:
+    """Part / whole, NaN where there is no whole."""
+    return np.divide(part, whole, out=np.full(part.shape, np.nan), where=whole > 0)

@@ -1,6 +1,7 @@
 """Bootstrap intervals whose unit is the patient: scans of one patient are not independent."""
 
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -35,31 +36,54 @@ class Interval:
         return f"{self.estimate:+.3f} [{self.low:+.3f}, {self.high:+.3f}]"
 
 
-def by_patient(
+@dataclass(frozen=True)
+class Band:
+    """Several estimates with an interval each (pointwise: it holds for each alone, not for all at once).
+
+    Attributes:
+        estimate: The statistics on the data as they are, an array of any shape.
+        low: Lower bounds, of the same shape; NaN where there are fewer than MIN_PATIENTS, or no resample defines it.
+        high: Upper bounds, likewise.
+        patients: Patients resampled.
+    """
+
+    estimate: Array
+    low: Array
+    high: Array
+    patients: int
+
+
+def band_by_patient(
     statistic: Callable[[Array], Array], patients: Sequence[str], *, samples: int, confidence: float, seed: int
-) -> Interval:
-    """Percentile bootstrap of any statistic of weighted rows, resampling patients with all their rows.
+) -> Band:
+    """Percentile bootstrap of any array of statistics of weighted rows, resampling patients with all their rows.
 
     Args:
-        statistic: From weights (S, rows), how often each row was drawn in each of S resamples, to the statistic of each (S,).
-            NaN where a resample does not define it, such as an AUROC without a case of one class: these are left out.
+        statistic: From weights (S, rows), how often each row was drawn in each of S resamples, to the statistics of each,
+            (S, ...). NaN where a resample does not define it, such as an AUROC without a case of one class: these are left out.
         patients: Patient of each row.
         samples: Resamples.
         confidence: Coverage, 0 to 1.
         seed: Seed of the resamples: the same patients and seed give the same resamples to every statistic.
     """
     names, patient = np.unique(np.asarray(patients), return_inverse=True)
-    estimate = float(statistic(np.ones((1, len(patients))))[0])
+    estimate = np.asarray(statistic(np.ones((1, len(patients))))[0])
     if len(names) < MIN_PATIENTS:
-        return Interval(estimate, math.nan, math.nan, len(names))
+        return Band(estimate, np.full(estimate.shape, math.nan), np.full(estimate.shape, math.nan), len(names))
     drawn = np.random.default_rng(seed).integers(0, len(names), (samples, len(names)))
     times = np.stack([np.bincount(sample, minlength=len(names)) for sample in drawn]).astype(float)
-    values = statistic(times[:, patient])
-    values = values[~np.isnan(values)]
-    if not values.size:
-        return Interval(estimate, math.nan, math.nan, len(names))
-    low, high = np.quantile(values, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return Interval(estimate, float(low), float(high), len(names))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # of what no resample defines, whose bounds are NaN
+        low, high = np.nanquantile(statistic(times[:, patient]), [(1 - confidence) / 2, (1 + confidence) / 2], axis=0)
+    return Band(estimate, np.asarray(low), np.asarray(high), len(names))
+
+
+def by_patient(
+    statistic: Callable[[Array], Array], patients: Sequence[str], *, samples: int, confidence: float, seed: int
+) -> Interval:
+    """`band_by_patient` of a single statistic, from weights (S, rows) to (S,)."""
+    band = band_by_patient(statistic, patients, samples=samples, confidence=confidence, seed=seed)
+    return Interval(float(band.estimate), float(band.low), float(band.high), band.patients)
 
 
 def mean_by_patient(values: Array, patients: Sequence[str], *, samples: int, confidence: float, seed: int) -> Interval:
