@@ -5,6 +5,7 @@ values in `problems()`, with the dotted key as a user writes it; `problems_of` c
 """
 
 import dataclasses
+import math
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -67,13 +68,92 @@ class DataConfig:
             yield f"spacing: found {self.spacing}; give three lengths in mm above 0"
         if any(size <= 0 or size % 32 for size in self.input_size) or self.input_size == (32, 32, 32):
             yield f"input_size: found {self.input_size}; give three multiples of 32, at least one of them above 32"
-        if self.val_fraction <= 0 or self.test_fraction < 0 or self.val_fraction + self.test_fraction >= 1:
-            yield (
-                f"val_fraction and test_fraction: found {self.val_fraction} and {self.test_fraction}; the first is above 0, "
-                "their sum below 1"
-            )
+        yield from _fractions(self)
         if self.jobs < 1:
             yield f"jobs: found {self.jobs}; at least 1"
+
+
+@dataclass(frozen=True)
+class ImagePhantomConfig:
+    """The embedded 2D images, used when neither `slices_dir` nor `kaggle_dir` is given.
+
+    Args:
+        patients: Patients with a meningioma whose volumes are cut into slices.
+        yes: Images with a tumour in the Kaggle-like folder, exact duplicates included.
+        no: Images without a tumour in it, exact duplicates included.
+        seed: Seed of the phantoms, apart from the training's.
+    """
+
+    patients: int
+    yes: int
+    no: int
+    seed: int
+
+    def problems(self) -> Iterator[str]:
+        if self.patients < 4:
+            yield f"patients: found {self.patients}; at least 4 are needed to fill the splits"
+        for key in ("yes", "no"):
+            if getattr(self, key) < 8:
+                yield f"{key}: found {getattr(self, key)}; at least 8 images are needed to fill the splits"
+        if self.seed < 0:
+            yield f"seed: found {self.seed}; at least 0"
+
+
+@dataclass(frozen=True)
+class ImageDataConfig:
+    """How 2D images are read, split and sampled.
+
+    Args:
+        input_size: Height and width that images are brought to, in pixels; at least 16 each.
+        min_tumour_pixels: Mask pixels, before resizing, from which on a slice counts as one with a tumour.
+        patient_pattern: Regular expression on the name of the scan that an image comes from (a slice's name without
+            `_slice_NNN`, else a file's without its ending); its first group is the patient. A scan that it does not match is a
+            patient of its own. Where a file's metadata names the patient, that counts.
+        val_fraction: Share that is validated on, 0 to 1: of the patients of slices, of each class of Kaggle images.
+        test_fraction: Share that is held back, 0 to 1.
+        weights: How often a source (brats, kaggle) is drawn from in training, against the other; above 0.
+        jobs: Processes that read images in parallel.
+    """
+
+    input_size: tuple[int, int]
+    min_tumour_pixels: int
+    patient_pattern: str
+    val_fraction: float
+    test_fraction: float
+    weights: dict[str, float]
+    jobs: int
+
+    def problems(self) -> Iterator[str]:
+        if min(self.input_size) < 16:
+            yield f"input_size: found {self.input_size}; give a height and a width of at least 16 pixels"
+        if self.min_tumour_pixels < 1:
+            yield f"min_tumour_pixels: found {self.min_tumour_pixels}; at least 1"
+        yield from _fractions(self)
+        if set(self.weights) != {"brats", "kaggle"} or not all(0 < weight < math.inf for weight in self.weights.values()):
+            yield f"weights: found {self.weights}; give brats and kaggle a number above 0 each"
+        if self.jobs < 1:
+            yield f"jobs: found {self.jobs}; at least 1"
+
+
+@dataclass(frozen=True)
+class SliceConfig:
+    """How volumes are cut into axial slices.
+
+    Args:
+        channel: The channel that is cut: t2f, t1c, t1n or t2w.
+        every: Every n-th slice is kept.
+        min_foreground: Share of a slice, 0 to 1, that brain must fill for it to be kept; blank slices never are.
+    """
+
+    channel: Literal["t2f", "t1c", "t1n", "t2w"]
+    every: int
+    min_foreground: float
+
+    def problems(self) -> Iterator[str]:
+        if self.every < 1:
+            yield f"every: found {self.every}; at least 1"
+        if not 0 <= self.min_foreground < 1:
+            yield f"min_foreground: found {self.min_foreground}; 0 to below 1"
 
 
 @dataclass(frozen=True)
@@ -307,9 +387,11 @@ class PrepareConfig:
         splits: A data_splits.json to use as it stands; without it patients are split by `seed`.
         output_dir: Folder that gets one folder a run, named by its run id.
         cache_dir: Folder for what is computed once; without it $XDG_CACHE_HOME/medexp or ~/.cache/medexp.
+        slices_dir: Folder that gets the axial slices of all cases, for phase2_1 to phase2_3; without it none are cut.
         seed: Seed of the split.
         data: How cases are read, split and sampled.
         phantoms: The embedded data.
+        slices: How volumes are cut into slices.
     """
 
     profile: str
@@ -317,9 +399,11 @@ class PrepareConfig:
     splits: str | None
     output_dir: str
     cache_dir: str | None
+    slices_dir: str | None
     seed: int
     data: DataConfig
     phantoms: PhantomConfig
+    slices: SliceConfig
 
     def problems(self) -> Iterator[str]:
         yield from _needs_data(self.profile, self.data_dir)
@@ -659,6 +743,12 @@ def cache_root(cache_dir: str | None) -> Path:
     if cache_dir is not None:
         return Path(cache_dir).expanduser().absolute()  # the processes that read cases may have another working directory
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").absolute() / "medexp"
+
+
+def _fractions(data: DataConfig | ImageDataConfig) -> Iterator[str]:
+    val, test = data.val_fraction, data.test_fraction
+    if val <= 0 or test < 0 or val + test >= 1:
+        yield f"val_fraction and test_fraction: found {val} and {test}; the first is above 0, their sum below 1"
 
 
 def _data_keys(config: Any) -> dict[str, Any]:
