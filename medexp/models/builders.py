@@ -6,11 +6,20 @@ from typing import Any
 from torch import nn
 
 from medexp.errors import RegistryError
+from medexp.models.multitask import ClassificationHead, EncoderClassifier, MultiTaskModel, UNetEncoder
 from medexp.models.swin import SwinEncoder, SwinSegmenter
+
+
+def _classifier(encoder: Mapping[str, Any], features: int, classes: int) -> EncoderClassifier:
+    return EncoderClassifier(build(encoder), ClassificationHead(features, classes))  # type: ignore[arg-type]
+
 
 BUILDERS: dict[str, Callable[..., nn.Module]] = {
     "swin_encoder": SwinEncoder,
     "swin_unetr": SwinSegmenter,
+    "unet_encoder": UNetEncoder,
+    "multitask": MultiTaskModel,
+    "classifier": _classifier,
 }
 
 
