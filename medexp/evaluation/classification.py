@@ -104,9 +104,9 @@ def expected_calibration_error(predictions: Predictions, weights: Array) -> Arra
     """ECE (S,): the mean over cases of |observed share - mean probability| of class 1 in the case's bin; 0 is best.
 
     Ten bins of equal width, as in Naeini, Cooper and Hauskrecht, "Obtaining Well Calibrated Probabilities Using Bayesian
-    Binning", AAAI 2015; of the probability of class 1, where Guo et al. (ICML 2017) take that of the predicted class. It is never
-    negative, so chance alone makes it positive, and a resample, with fewer different cases, has more of it: in small sets the
-    interval lies too high, and may lie above the estimate.
+    Binning", AAAI 2015; of the probability of class 1, where Guo et al. (ICML 2017) take that of the predicted class. It is
+    never negative, so chance alone makes it positive, and a resample, with fewer different cases, has more of it: in small sets
+    the interval lies too high, and may lie above the estimate.
     """
     members = _bins(predictions)
     distance = np.abs(weights @ (members * (predictions.probabilities[:, [1]] - predictions.truth[:, None])))
@@ -235,7 +235,7 @@ def roc_band(
 ) -> tuple[Array, Band]:
     """True positive rates of a class against the rest, with pointwise intervals, at evenly spaced false positive rates.
 
-    Vertical averaging (Fawcett, "An introduction to ROC analysis", 2006): the false positive rate is held, the true one varies.
+    Vertical averaging (Fawcett, "An introduction to ROC analysis", 2006): the false positive rate is held, the true varies.
 
     Args:
         predictions: Of the cases that are judged on.
@@ -298,7 +298,7 @@ def per_case(
 
 
 def _true_positive_rates(predictions: Predictions, weights: Array, label: int, grid: Array) -> Array:
-    """Of weighted cases, at false positive rates (M,): (S, M). The upper end where the curve steps up; equal scores make a slope."""
+    """Of weighted cases, at false positive rates (M,): (S, M). A step counts as its upper end; equal scores make a slope."""
     order = np.argsort(-predictions.probabilities[:, label])
     ordered, positive = predictions.probabilities[order, label], predictions.truth[order] == label
     ends = np.append(np.flatnonzero(np.diff(ordered)), len(ordered) - 1)  # the last case at each threshold

@@ -60,7 +60,7 @@ def band_by_patient(
 
     Args:
         statistic: From weights (S, rows), how often each row was drawn in each of S resamples, to the statistics of each,
-            (S, ...). NaN where a resample does not define it, such as an AUROC without a case of one class: these are left out.
+            (S, ...). NaN where a resample does not define it, such as an AUROC without a case of one class: left out.
         patients: Patient of each row.
         samples: Resamples.
         confidence: Coverage, 0 to 1.

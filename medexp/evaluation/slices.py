@@ -77,8 +77,8 @@ def dice_by_scan(slices: pd.DataFrame, manifest: pd.DataFrame) -> pd.DataFrame:
         manifest: Columns `case`, `scan`, `patient` and `source`, for each of the slices at least.
 
     Returns:
-        One row a scan, sorted: `case` (the scan), `patient`, `source`, `dice` (0 to 1; 1 where neither truth nor prediction has a
-        tumour) and `slices` (how many).
+        One row a scan, sorted: `case` (the scan), `patient`, `source`, `dice` (0 to 1; 1 where neither truth nor prediction
+        has a tumour) and `slices` (how many).
     """
     owners = manifest.set_index("case").loc[slices["case"]].reset_index(drop=True)
     scans = slices.reset_index(drop=True).groupby(owners["scan"])

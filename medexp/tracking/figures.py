@@ -1,6 +1,7 @@
 """Pictures of a run. Figures are made without pyplot, so nothing is shared between them and nothing stays open."""
 
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,10 +15,15 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from medexp.data.regions import REGIONS
+from medexp.evaluation.classification import Reliability
+from medexp.evaluation.intervals import Band
 
 _COLOURS = {"TC": "#ff5a5f", "WT": "#3ddbd9", "ET": "#ffd23f"}  # told apart on grey and by colour-blind eyes
 _WIDTHS = {"TC": 3.0, "WT": 1.6, "ET": 1.2}  # ET often ends where TC does: both lines stay visible
 _ARMS = ("#8c8c8c", "#4c78a8", "#f58518", "#54a24b", "#b279a2", "#e45756")
+_TRUTH, _PREDICTION = "#3ddbd9", "#ffd23f"
+GALLERY = 24
+"""Images of a gallery at most."""
 _PLANES = (("axial", 2, "R", "L", "A", "P"), ("coronal", 1, "R", "L", "S", "I"), ("sagittal", 0, "A", "P", "S", "I"))
 # Per channel of the input: its name and the regions that a reader looks for in it.
 _ROWS = ((0, "FLAIR", ("WT",)), (1, "T1c", ("TC", "ET")))
@@ -192,46 +198,133 @@ def gains(per_case: pd.DataFrame) -> Figure:
     return figure
 
 
-def confusion_matrix(counts: np.ndarray, classes: Sequence[str], title: str) -> Figure:
+def confusion_matrix(counts: np.ndarray, classes: Sequence[str], title: str, band: Band | None = None) -> Figure:
     """Cases by true and predicted class; the shade is the share of the true class.
 
     Args:
         counts: Cases (K, K), true class along the rows.
         classes: Names of the classes.
         title: Written above.
+        band: Interval of each count (K, K), written beside it.
     """
-    size = 2.6 + 0.7 * len(classes)
+    size = 2.6 + (0.7 if band is None else 1.1) * len(classes)
     figure = Figure(figsize=(size + 0.8, size), dpi=110, layout="constrained")
     axes = figure.subplots()
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     for row, column in np.ndindex(*counts.shape):
         colour = "white" if shares[row, column] > 0.6 else "black"
-        shown = f"{counts[row, column]:.0f}\n{shares[row, column]:.0%}"
-        axes.text(column, row, shown, ha="center", va="center", color=colour)
+        shown = f"{counts[row, column]:.0f}"
+        if band is not None and not np.isnan(band.low[row, column]):
+            shown += f" [{band.low[row, column]:.0f}, {band.high[row, column]:.0f}]"
+        axes.text(column, row, f"{shown}\n{shares[row, column]:.0%}", ha="center", va="center", color=colour)
     axes.set(xlabel="predicted", ylabel="true", title=title)
     axes.set_xticks(range(len(classes)), classes, rotation=30, ha="right", rotation_mode="anchor")
     axes.set_yticks(range(len(classes)), classes)
     return figure
 
 
-def roc(panels: Mapping[str, Mapping[str, tuple[np.ndarray, np.ndarray]]], title: str) -> Figure:
+def roc(
+    panels: Mapping[str, Mapping[str, tuple[np.ndarray, np.ndarray]]],
+    title: str,
+    bands: Mapping[str, Mapping[str, tuple[np.ndarray, Band]]] | None = None,
+) -> Figure:
     """ROC curves of several arms, a panel a class.
 
     Args:
         panels: By class, then by the arm's name as the legend shows it: false and true positive rates, from (0, 0) to (1, 1).
         title: Written above.
+        bands: By class and arm, for those that have one: false positive rates and the interval of the true ones, shaded.
     """
     figure = Figure(figsize=(1.4 + 4.2 * len(panels), 4.8), dpi=110, layout="constrained")
     for axes, (label, arms) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
         for place, (colour, (arm, (false, true))) in enumerate(zip(_colours(len(arms) + 1)[1:], arms.items(), strict=True)):
             axes.plot(false, true, linewidth=1.8, color=colour, label=arm, clip_on=False, zorder=3 - 0.1 * place)
+            if drawn := (bands or {}).get(label, {}).get(arm):
+                axes.fill_between(drawn[0], drawn[1].low, drawn[1].high, color=colour, alpha=0.18, linewidth=0)
         axes.plot([0, 1], [0, 1], linewidth=1, linestyle=":", color="#8c8c8c")
         axes.set(xlim=(0, 1), ylim=(0, 1), aspect="equal", title=f"{label} against the rest")
         axes.set(xlabel="false positive rate", ylabel="true positive rate")
         _plain_frame(axes)
         axes.legend(frameon=False, fontsize=8, loc="lower right")
     figure.suptitle(title)
+    return figure
+
+
+def calibration(panels: Mapping[str, Reliability], positive: str, title: str) -> Figure:
+    """Reliability diagrams, a panel each: how often it was the class against how probable it was said to be, and cases per bin.
+
+    On the diagonal the probabilities can be taken at their word. A bin without an interval has a point without a bar.
+
+    Args:
+        panels: By what is written above the panel, such as a source and its calibration error.
+        positive: Name of class 1.
+        title: Written above all.
+    """
+    figure = Figure(figsize=(1.2 + 3.7 * len(panels), 5.4), dpi=110, layout="constrained")
+    rows = figure.subplots(2, len(panels), squeeze=False, height_ratios=(3.4, 1), sharex=True)
+    for upper, lower, (name, found) in zip(*rows, panels.items(), strict=True):
+        upper.plot([0, 1], [0, 1], linewidth=1, linestyle=":", color="#8c8c8c")
+        upper.vlines(found.probability, found.share.low, found.share.high, color=_ARMS[1], linewidth=1.4)
+        upper.plot(found.probability, found.share.estimate, "o", markersize=5.5, color=_ARMS[1], clip_on=False, zorder=3)
+        upper.set(xlim=(0, 1), ylim=(0, 1), aspect="equal", title=name)
+        edges = np.linspace(0, 1, len(found.cases) + 1)
+        bars = lower.bar(
+            edges[:-1], found.cases, np.diff(edges), align="edge", color=to_rgba(_ARMS[1], 0.3), edgecolor=_ARMS[1]
+        )
+        lower.bar_label(bars, [str(count) if count else "" for count in found.cases], fontsize=7, padding=1)
+        lower.set(xlabel=f"predicted probability of {positive}", ylim=(0, 1.25 * max(found.cases.max(), 1)))
+        lower.yaxis.get_major_locator().set_params(integer=True, nbins=3)
+        for axes in (upper, lower):
+            _plain_frame(axes)
+    rows[0, 0].set_ylabel(f"share that is {positive}")
+    rows[1, 0].set_ylabel("cases")
+    figure.suptitle(title)
+    return figure
+
+
+def gallery(
+    images: Sequence[np.ndarray],
+    captions: Sequence[str],
+    title: str,
+    truths: Sequence[np.ndarray | None] | None = None,
+    predictions: Sequence[np.ndarray | None] | None = None,
+) -> Figure:
+    """Grey images in a grid, such as those that were misclassified: at most GALLERY, and the title says how many there are.
+
+    Args:
+        images: (H, W) each, of any size and intensity scale.
+        captions: Written below each: case, truth, predicted probability; one to three lines.
+        title: Written above.
+        truths: A mask (H, W) for each, outlined; None where an image has none.
+        predictions: Likewise, outlined with dashes.
+    """
+    shown = min(len(images), GALLERY)
+    columns = max(1, min(6, math.ceil(math.sqrt(1.5 * shown))))
+    rows = max(1, math.ceil(shown / columns))
+    figure = Figure(figsize=(max(1.9 * columns, 4.5), 2.25 * rows + 0.8), dpi=110, layout="constrained", facecolor="black")
+    grid = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axes in grid:
+        axes.set_axis_off()
+    outlines = [(truths or [], "solid", _TRUTH, "truth"), (predictions or [], "dashed", _PREDICTION, "prediction")]
+    for index, axes in enumerate(grid[:shown]):
+        low, high = np.percentile(images[index], (1, 99.5))
+        axes.imshow(images[index], cmap="gray", vmin=low, vmax=high)
+        for masks, style, colour, _ in outlines:
+            mask = masks[index] if index < len(masks) else None
+            if mask is not None and mask.any():
+                axes.contour(mask, levels=[0.5], colors=[colour], linestyles=[style], linewidths=1.2)
+        axes.text(0.5, -0.03, captions[index], transform=axes.transAxes, ha="center", va="top", color="#dddddd", fontsize=7)
+    if not shown:
+        grid[0].text(0.5, 0.5, "none", transform=grid[0].transAxes, ha="center", va="center", color="#bbbbbb", fontsize=12)
+    drawn = [
+        Line2D([], [], color=colour, linestyle=style, linewidth=1.2, label=label)
+        for masks, style, colour, label in outlines
+        if any(mask is not None for mask in masks)
+    ]
+    if drawn:
+        figure.legend(handles=drawn, loc="outside lower center", ncols=2, frameon=False, labelcolor="white", fontsize=9)
+    figure.suptitle(title if shown == len(images) else f"{title} ({shown} of {len(images)})", color="white", fontsize=12)
     return figure
 
 
