@@ -1,5 +1,6 @@
 """How a phase starts: its processes, device and precision, and the one tracked run that they share."""
 
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -66,6 +67,19 @@ def launched_run(phase: str, config: Phase1Config, accelerator: Accelerator) -> 
     except CheckFailed:
         accelerator.wait_for_everyone()  # the first process that leaves with an error ends the others: the run is closed first
         raise
+
+
+def take_over_state(resume: str | None, tracked: TrackedRun) -> None:
+    """Start from what an interrupted run had trained.
+
+    Args:
+        resume: That run's id, None where there is none.
+        tracked: The run that goes on.
+    """
+    interrupted = tracked.folder.parent / str(resume) / "state"
+    if resume is not None and interrupted.is_dir() and not (tracked.folder / "state").exists():
+        shutil.copytree(interrupted, tracked.folder / ".state", dirs_exist_ok=True)
+        (tracked.folder / ".state").replace(tracked.folder / "state")
 
 
 @contextmanager

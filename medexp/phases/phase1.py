@@ -6,7 +6,6 @@ second is there because the decoder, which is thrown away afterwards, can bring 
 
 import json
 import math
-import shutil
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -37,7 +36,7 @@ from medexp.models.lora import add_lora, decoder_parameters, freeze_encoder, lor
 from medexp.models.swin import SwinSegmenter, encoder_state
 from medexp.phases import phase1_checks
 from medexp.phases.base import Base, initial, load_base, network, pretrained
-from medexp.phases.launch import forget_precision, launched_run, start_accelerator
+from medexp.phases.launch import forget_precision, launched_run, start_accelerator, take_over_state
 from medexp.phases.phase1_results import Results, publish, show
 from medexp.registry.lineage import upstream_tag
 from medexp.tracking.datasets import log_datasets
@@ -160,7 +159,7 @@ def begin(config: Phase1Config, accelerator: Accelerator, tracked: TrackedRun) -
     cache = cache_root(config.cache_dir)
     with accelerator.main_process_first():
         data = prepare(config.data_dir, config.splits, config.data, config.phantoms, config.seed, cache)
-        _take_over_state(config, tracked)
+        take_over_state(config.resume, tracked)
     log_datasets(tracked, data.manifest, data.digests, data.source, "phase1")
     base = load_base(config, accelerator, cache)
     tracked.tag(upstream_tag(base.pulled.name, base.pulled.version, base.pulled.digest) if base.pulled else {})
@@ -403,11 +402,3 @@ def _adapted(adapter: PeftModel) -> SwinSegmenter:
     net = adapter.get_base_model()
     assert isinstance(net, SwinSegmenter)
     return net
-
-
-def _take_over_state(config: Phase1Config, tracked: TrackedRun) -> None:
-    """Start from what an interrupted run had trained."""
-    interrupted = tracked.folder.parent / str(config.resume) / "state"
-    if config.resume is not None and interrupted.is_dir() and not (tracked.folder / "state").exists():
-        shutil.copytree(interrupted, tracked.folder / ".state", dirs_exist_ok=True)
-        (tracked.folder / ".state").replace(tracked.folder / "state")
