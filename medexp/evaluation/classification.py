@@ -10,7 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from sklearn.metrics import roc_curve
 
-from medexp.evaluation.intervals import Band, Interval, band_by_patient, by_patient
+from medexp.evaluation.intervals import Band, Interval, as_shares, band_by_patient, by_patient
 
 Array = NDArray[np.floating[Any]]
 _BINS = 10
@@ -105,8 +105,8 @@ def expected_calibration_error(predictions: Predictions, weights: Array) -> Arra
 
     Ten bins of equal width, as in Naeini, Cooper and Hauskrecht, "Obtaining Well Calibrated Probabilities Using Bayesian
     Binning", AAAI 2015; of the probability of class 1, where Guo et al. (ICML 2017) take that of the predicted class. It is
-    never negative, so chance alone makes it positive, and a resample, with fewer different cases, has more of it: in small sets
-    the interval lies too high, and may lie above the estimate.
+    never negative, so chance alone makes it positive, and a resample, with fewer different cases, has more of it: in small
+    sets the interval lies too high, and may lie above the estimate.
     """
     members = _bins(predictions)
     distance = np.abs(weights @ (members * (predictions.probabilities[:, [1]] - predictions.truth[:, None])))
@@ -137,6 +137,12 @@ BINARY: Mapping[str, Metric] = {
 CALIBRATION: Mapping[str, Metric] = {"brier": brier, "ece": expected_calibration_error}
 """How far the probabilities of two classes can be taken at their word: less is better."""
 
+_SHARE_OF: Mapping[Metric, Callable[[Predictions], NDArray[np.bool_]]] = {
+    accuracy: lambda predictions: np.full(len(predictions.truth), True),
+    sensitivity: lambda predictions: predictions.truth == 1,
+    specificity: lambda predictions: predictions.truth == 0,
+}
+
 
 def scores(
     predictions: Predictions,
@@ -147,7 +153,7 @@ def scores(
     confidence: float,
     seed: int,
 ) -> dict[str, Interval]:
-    """Metrics with their intervals by patient.
+    """Metrics with their intervals by patient; those that are a share of the cases as `as_shares` has them.
 
     Args:
         predictions: Of the cases that are judged on.
@@ -157,8 +163,15 @@ def scores(
         confidence: Coverage, 0 to 1.
         seed: Seed of the resamples.
     """
-    interval = partial(by_patient, patients=patients, samples=samples, confidence=confidence, seed=seed)
-    return {name: interval(partial(metric, predictions)) for name, metric in metrics.items()}
+
+    def interval(metric: Metric) -> Interval:
+        statistic = partial(metric, predictions)
+        band = band_by_patient(statistic, patients, samples=samples, confidence=confidence, seed=seed)
+        if counted := _SHARE_OF.get(metric):
+            band = as_shares(band, counted(predictions), patients, confidence=confidence)
+        return band.single()
+
+    return {name: interval(metric) for name, metric in metrics.items()}
 
 
 def by_source(
@@ -272,13 +285,17 @@ class Reliability:
 def reliability(
     predictions: Predictions, patients: Sequence[str], *, samples: int, confidence: float, seed: int
 ) -> Reliability:
-    """What a reliability diagram shows, in the bins of `expected_calibration_error`; arguments as those of `scores`."""
+    """What a reliability diagram shows, in the bins of `expected_calibration_error`; arguments as those of `scores`.
+
+    The shares have bounds as `as_shares` gives them.
+    """
     members = _bins(predictions)
 
     def share(weights: Array) -> Array:
         return _ratio(weights @ (members * predictions.truth[:, None]), weights @ members)
 
     band = band_by_patient(share, patients, samples=samples, confidence=confidence, seed=seed)
+    band = as_shares(band, members > 0, patients, confidence=confidence)
     cases = members.sum(axis=0)
     probability = _ratio((members * predictions.probabilities[:, [1]]).sum(axis=0), cases)
     return Reliability(probability, band, cases.astype(int))

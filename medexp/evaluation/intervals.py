@@ -52,6 +52,10 @@ class Band:
     high: Array
     patients: int
 
+    def single(self) -> Interval:
+        """The interval of the one estimate that there is."""
+        return Interval(self.estimate.item(), self.low.item(), self.high.item(), self.patients)
+
 
 def band_by_patient(
     statistic: Callable[[Array], Array], patients: Sequence[str], *, samples: int, confidence: float, seed: int
@@ -82,8 +86,27 @@ def by_patient(
     statistic: Callable[[Array], Array], patients: Sequence[str], *, samples: int, confidence: float, seed: int
 ) -> Interval:
     """`band_by_patient` of a single statistic, from weights (S, rows) to (S,)."""
-    band = band_by_patient(statistic, patients, samples=samples, confidence=confidence, seed=seed)
-    return Interval(float(band.estimate), float(band.low), float(band.high), band.patients)
+    return band_by_patient(statistic, patients, samples=samples, confidence=confidence, seed=seed).single()
+
+
+def as_shares(band: Band, counted: NDArray[np.bool_], patients: Sequence[str], *, confidence: float) -> Band:
+    """The bounds of shares of some of the rows, which may be of fewer patients than there are.
+
+    A share of 0 or 1 is the same in every resample, which is not certainty: it gets the exact bound (Clopper and Pearson, 1934)
+    of as many trials as patients, 63 % for 8 of 8 right. A share of fewer than MIN_PATIENTS has no bounds.
+
+    Args:
+        band: `band_by_patient` of shares, a single one or (M,).
+        counted: The rows that each is a share of (rows,) or (rows, M).
+        patients: Patient of each row.
+        confidence: Coverage, 0 to 1.
+    """
+    names = np.asarray(patients)
+    sizes = np.array([len(np.unique(names[rows])) for rows in np.atleast_2d(counted.T)]).reshape(band.estimate.shape)
+    exact = ((1 - confidence) / 2) ** (1 / np.maximum(sizes, 1))
+    low, high = np.where(band.estimate == 1, exact, band.low), np.where(band.estimate == 0, 1 - exact, band.high)
+    low, high = (np.where(sizes < MIN_PATIENTS, math.nan, bounds) for bounds in (low, high))
+    return Band(band.estimate, low, high, band.patients)
 
 
 def mean_by_patient(values: Array, patients: Sequence[str], *, samples: int, confidence: float, seed: int) -> Interval:

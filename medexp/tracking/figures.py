@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -21,7 +22,10 @@ from medexp.evaluation.intervals import Band
 _COLOURS = {"TC": "#ff5a5f", "WT": "#3ddbd9", "ET": "#ffd23f"}  # told apart on grey and by colour-blind eyes
 _WIDTHS = {"TC": 3.0, "WT": 1.6, "ET": 1.2}  # ET often ends where TC does: both lines stay visible
 _ARMS = ("#8c8c8c", "#4c78a8", "#f58518", "#54a24b", "#b279a2", "#e45756")
-_TRUTH, _PREDICTION = "#3ddbd9", "#ffd23f"
+_OUTLINES: Mapping[str, Mapping[str, Any]] = {
+    "truth": {"colors": "#3ddbd9", "linestyles": "solid", "linewidths": 1.2},
+    "prediction": {"colors": "#ffd23f", "linestyles": "dashed", "linewidths": 1.2},
+}
 GALLERY = 24
 """Images of a gallery at most."""
 _PLANES = (("axial", 2, "R", "L", "A", "P"), ("coronal", 1, "R", "L", "S", "I"), ("sagittal", 0, "A", "P", "S", "I"))
@@ -252,33 +256,34 @@ def roc(
 
 
 def calibration(panels: Mapping[str, Reliability], positive: str, title: str) -> Figure:
-    """Reliability diagrams, a panel each: how often it was the class against how probable it was said to be, and cases per bin.
+    """Reliability diagrams, a panel each: how often it was the class against how probable it was said to be; cases per bin.
 
-    On the diagonal the probabilities can be taken at their word. A bin without an interval has a point without a bar.
+    On the diagonal the probabilities can be taken at their word. A bin without an interval is a hollow point.
 
     Args:
         panels: By what is written above the panel, such as a source and its calibration error.
         positive: Name of class 1.
         title: Written above all.
     """
-    figure = Figure(figsize=(1.2 + 3.7 * len(panels), 5.4), dpi=110, layout="constrained")
-    rows = figure.subplots(2, len(panels), squeeze=False, height_ratios=(3.4, 1), sharex=True)
-    for upper, lower, (name, found) in zip(*rows, panels.items(), strict=True):
-        upper.plot([0, 1], [0, 1], linewidth=1, linestyle=":", color="#8c8c8c")
-        upper.vlines(found.probability, found.share.low, found.share.high, color=_ARMS[1], linewidth=1.4)
-        upper.plot(found.probability, found.share.estimate, "o", markersize=5.5, color=_ARMS[1], clip_on=False, zorder=3)
-        upper.set(xlim=(0, 1), ylim=(0, 1), aspect="equal", title=name)
+    figure = Figure(figsize=(0.9 + 3.7 * len(panels), 5.3), dpi=110, layout="constrained")
+    for axes, (name, found) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
+        share, colour = found.share, _ARMS[1]
+        axes.plot([0, 1], [0, 1], linewidth=1, linestyle=":", color="#8c8c8c")
+        axes.vlines(found.probability, share.low, share.high, color=colour, linewidth=1.4)
+        faces = ["white" if unknown else colour for unknown in np.isnan(share.low)]
+        axes.scatter(found.probability, share.estimate, s=30, color=faces, edgecolors=colour, clip_on=False, zorder=3)
+        axes.set(xlim=(0, 1), ylim=(0, 1), aspect="equal", title=name, ylabel=f"share with {positive}")
+        axes.tick_params(labelbottom=False)
+        below = axes.inset_axes((0, -0.32, 1, 0.24), sharex=axes)
         edges = np.linspace(0, 1, len(found.cases) + 1)
-        bars = lower.bar(
-            edges[:-1], found.cases, np.diff(edges), align="edge", color=to_rgba(_ARMS[1], 0.3), edgecolor=_ARMS[1]
-        )
-        lower.bar_label(bars, [str(count) if count else "" for count in found.cases], fontsize=7, padding=1)
-        lower.set(xlabel=f"predicted probability of {positive}", ylim=(0, 1.25 * max(found.cases.max(), 1)))
-        lower.yaxis.get_major_locator().set_params(integer=True, nbins=3)
-        for axes in (upper, lower):
-            _plain_frame(axes)
-    rows[0, 0].set_ylabel(f"share that is {positive}")
-    rows[1, 0].set_ylabel("cases")
+        look: dict[str, Any] = {"align": "edge", "color": to_rgba(colour, 0.3), "edgecolor": colour}
+        bars = below.bar(edges[:-1], found.cases, np.diff(edges), **look)
+        below.bar_label(bars, [str(count) if count else "" for count in found.cases], fontsize=7, padding=1)
+        below.set(xlabel=f"predicted probability of {positive}", ylabel="cases", ylim=(0, 1.3 * max(found.cases.max(), 1)))
+        below.tick_params(labelbottom=True)
+        below.yaxis.get_major_locator().set_params(integer=True, nbins=3)
+        _plain_frame(axes)
+        _plain_frame(below)
     figure.suptitle(title)
     return figure
 
@@ -287,43 +292,50 @@ def gallery(
     images: Sequence[np.ndarray],
     captions: Sequence[str],
     title: str,
-    truths: Sequence[np.ndarray | None] | None = None,
-    predictions: Sequence[np.ndarray | None] | None = None,
+    truths: Sequence[np.ndarray | None] = (),
+    predictions: Sequence[np.ndarray | None] = (),
 ) -> Figure:
-    """Grey images in a grid, such as those that were misclassified: at most GALLERY, and the title says how many there are.
+    """Grey images in a grid, such as those that were misclassified: the first GALLERY of them; the title says of how many.
 
     Args:
         images: (H, W) each, of any size and intensity scale.
-        captions: Written below each: case, truth, predicted probability; one to three lines.
+        captions: Written below each: case, truth, predicted probability.
         title: Written above.
-        truths: A mask (H, W) for each, outlined; None where an image has none.
+        truths: A mask (H, W) for each, outlined; None for an image without one. Nothing at all where no image has one.
         predictions: Likewise, outlined with dashes.
     """
     shown = min(len(images), GALLERY)
-    columns = max(1, min(6, math.ceil(math.sqrt(1.5 * shown))))
-    rows = max(1, math.ceil(shown / columns))
-    figure = Figure(figsize=(max(1.9 * columns, 4.5), 2.25 * rows + 0.8), dpi=110, layout="constrained", facecolor="black")
+    rows = max(1, math.ceil(shown / 6))
+    columns = max(1, math.ceil(shown / rows))
+    wrapped = ["\n".join(textwrap.fill(line, 28) for line in caption.split("\n")) for caption in captions[:shown]]
+    lines = max((caption.count("\n") + 1 for caption in wrapped), default=1)
+    tallest = max((image.shape[0] / image.shape[1] for image in images[:shown]), default=0.5)
+    size = max(1.9 * columns, 4.5), rows * (1.85 * min(tallest, 2) + 0.15 * lines + 0.1) + 0.6
+    figure = Figure(figsize=size, dpi=110, layout="constrained", facecolor="black")
     grid = figure.subplots(rows, columns, squeeze=False).ravel()
     for axes in grid:
         axes.set_axis_off()
-    outlines = [(truths or [], "solid", _TRUTH, "truth"), (predictions or [], "dashed", _PREDICTION, "prediction")]
+    outlines = {"truth": truths, "prediction": predictions}
     for index, axes in enumerate(grid[:shown]):
         low, high = np.percentile(images[index], (1, 99.5))
         axes.imshow(images[index], cmap="gray", vmin=low, vmax=high)
-        for masks, style, colour, _ in outlines:
-            mask = masks[index] if index < len(masks) else None
-            if mask is not None and mask.any():
-                axes.contour(mask, levels=[0.5], colors=[colour], linestyles=[style], linewidths=1.2)
-        axes.text(0.5, -0.03, captions[index], transform=axes.transAxes, ha="center", va="top", color="#dddddd", fontsize=7)
+        for name, masks in outlines.items():
+            if masks and (mask := masks[index]) is not None and mask.any():
+                height, width = mask.shape
+                at = np.arange(-1, width + 1), np.arange(-1, height + 1)  # a tumour at the edge is closed along it
+                axes.contour(*at, np.pad(mask, 1), levels=[0.5], **_OUTLINES[name])
+                axes.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))
+        axes.text(0.5, -0.03, wrapped[index], transform=axes.transAxes, ha="center", va="top", color="#dddddd", fontsize=7)
     if not shown:
         grid[0].text(0.5, 0.5, "none", transform=grid[0].transAxes, ha="center", va="center", color="#bbbbbb", fontsize=12)
-    drawn = [
-        Line2D([], [], color=colour, linestyle=style, linewidth=1.2, label=label)
-        for masks, style, colour, label in outlines
-        if any(mask is not None for mask in masks)
-    ]
+    drawn = [name for name, masks in outlines.items() if any(mask is not None for mask in masks)]
     if drawn:
-        figure.legend(handles=drawn, loc="outside lower center", ncols=2, frameon=False, labelcolor="white", fontsize=9)
+        looks = [_OUTLINES[name] for name in drawn]
+        handles = [
+            Line2D([], [], color=look["colors"], linestyle=look["linestyles"], label=name)
+            for name, look in zip(drawn, looks, strict=True)
+        ]
+        figure.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False, labelcolor="white", fontsize=9)
     figure.suptitle(title if shown == len(images) else f"{title} ({shown} of {len(images)})", color="white", fontsize=12)
     return figure
 
