@@ -34,7 +34,7 @@ _RENEWED_EVERY = 30  # seconds between two signs of life of a worker
 _SILENT_FOR = 300  # seconds without one after which a worker of another machine counts as gone
 _LOCK_FOR = 30  # seconds that a lock of the journal stands before it counts as left by a killed process
 _CONNECT_FOR = 10  # seconds that a database has to answer
-_STORAGE_ERRORS = (SQLAlchemyError, StorageInternalError, OSError)
+STORAGE_ERRORS = (SQLAlchemyError, StorageInternalError, OSError)
 _log = logging.getLogger(__name__)
 _working: weakref.WeakSet[optuna.Study] = weakref.WeakSet()
 
@@ -56,6 +56,11 @@ class Recovered:
     retried: bool
 
 
+def place_of(name: str, storage: str | None, output_dir: Path) -> str:
+    """Where a study lives: `storage`, or a journal file of its own in `output_dir/studies`."""
+    return storage or str(output_dir / "studies" / f"{name}.journal")
+
+
 def open_study(name: str, storage: str | None, phase: str, space: Space, seed: int, output_dir: Path) -> optuna.Study:
     """A study: made when there is none of that name, else joined.
 
@@ -75,7 +80,7 @@ def open_study(name: str, storage: str | None, phase: str, space: Space, seed: i
     """
     if not re.fullmatch(r"[A-Za-z0-9._-]{1,200}", name):
         raise ConfigError(f"study: found {name!r}; give letters, digits, dots, _ and - only, such as study=rates-2")
-    where = storage or str(output_dir / "studies" / f"{name}.journal")
+    where = place_of(name, storage, output_dir)
     goals = [goal.direction for goal in space.goals]
     with storage_failures(where):
         opened = _database(where) if "://" in where else _journal(Path(where).expanduser().absolute())
@@ -101,6 +106,12 @@ def ask(study: optuna.Study) -> optuna.Trial:
         _sign(study)
         threading.Thread(target=_keep_signing, args=(weakref.ref(study),), daemon=True).start()
     return trial
+
+
+def has_tried(study: optuna.Study, pid: int) -> bool:
+    """Whether a process of this machine began a trial of the study."""
+    own = this_process().partition(" ")[0]
+    return any(trial.user_attrs.get(_WORKER, "").startswith(f"{own} {pid} ") for trial in study.get_trials(deepcopy=False))
 
 
 def recover_dead(study: optuna.Study, silent_for: float = _SILENT_FOR) -> list[Recovered]:
@@ -175,7 +186,7 @@ def _keep_signing(reference: "weakref.ref[optuna.Study]") -> None:
             return
         try:
             _sign(study)
-        except _STORAGE_ERRORS as error:
+        except STORAGE_ERRORS as error:
             _log.warning("a sign of life could not be written (%s); the next one follows", reason(error))
         del study
 
@@ -300,7 +311,7 @@ def storage_failures(where: str) -> Iterator[None]:
         ) from error
     except sqlalchemy.exc.NoSuchModuleError as error:
         raise ConfigError(f"storage {_shown(where)}: is no URL of a database that is known; such as {_LIKE}") from error
-    except _STORAGE_ERRORS as error:
+    except STORAGE_ERRORS as error:
         raise StorageError(
             f"storage {_shown(where)}: cannot be used ({reason(error)}). Start it, free space, or name another place with "
             "storage=; finished trials are kept"

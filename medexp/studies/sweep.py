@@ -133,7 +133,7 @@ def take_over(study: optuna.Study, tracked: TrackedRun, key: str, total: int) ->
     for earlier in find_interrupted(tracked, key):
         if earlier.id == tracked.id:
             continue
-        ended += len(end_left(earlier.id, study.study_name, running))
+        ended += len(end_left(earlier.id))
         if earlier.status == "RUNNING":
             end_run(earlier.id)
             ended += 1

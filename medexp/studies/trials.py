@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import optuna
+from optuna.exceptions import StorageInternalError
 from optuna.trial import FrozenTrial, TrialState
 
 from medexp.config import problems_of
@@ -149,20 +150,23 @@ def next_trial(
 
     Raises:
         MedexpError: What no other trial would be spared: bad data or settings, a store that does not answer.
+        StorageInternalError: The study's own storage does not answer; see `medexp.studies.study.storage_failures`.
     """
-    if len(counted(study)) >= total and not study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
-        return None
-    trial = ask(study)
-    if trial.number not in {one.number for one in counted(study)[:total]}:  # another worker was faster
-        trial.set_user_attr("surplus", True)
+    while True:
+        if len(counted(study)) >= total and not study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
+            return None
+        trial = ask(study)
+        if trial.number in {one.number for one in counted(study)[:total]}:
+            break
+        trial.set_user_attr("surplus", True)  # another worker was faster
         study.tell(trial, state=TrialState.FAIL)
-        return None
     try:
         values = run_trial(trial, space, config, parent_id, objective)
     except Pruned:
         return study.tell(trial, state=TrialState.PRUNED)
     except BaseException as error:
-        if not isinstance(error, Exception) or (isinstance(error, MedexpError) and error.exit_code == 2):
+        no_fault_of_its = isinstance(error, StorageInternalError) or (isinstance(error, MedexpError) and error.exit_code == 2)
+        if no_fault_of_its or not isinstance(error, Exception):
             _try_again(study, trial)
             raise
         told = str(error) if isinstance(error, MedexpError) else f"{type(error).__name__}: {error}"
@@ -188,11 +192,15 @@ def _try_again(study: optuna.Study, trial: optuna.Trial) -> None:
 
 
 def counted(study: optuna.Study) -> list[FrozenTrial]:
-    """The trials that a study's total counts, by number: all but those that another trial stands in for."""
+    """The trials that a study's total counts, by number: all but those that another trial stands in for.
+
+    Of trials that were asked for by the same name, by two sweeps at once, the first counts.
+    """
     trials = study.get_trials(deepcopy=False)
     replaced = {number for trial in trials for number in trial.system_attrs.get("retry_history", ())}
     replaced |= {trial.user_attrs.get("replaces") for trial in trials}
-    return [trial for trial in trials if trial.number not in replaced and not trial.user_attrs.get("surplus")]
+    standing = [trial for trial in trials if trial.number not in replaced and not trial.user_attrs.get("surplus")]
+    return list({trial.user_attrs.get("name", trial.number): trial for trial in reversed(standing)}.values())[::-1]
 
 
 def ask_for(study: optuna.Study, params: Mapping[str, Any], **attrs: Any) -> None:

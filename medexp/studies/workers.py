@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -17,12 +17,11 @@ from typing import Any
 
 import numpy as np
 import optuna
-from optuna.exceptions import StorageInternalError
 from optuna.trial import TrialState
 
-from medexp.errors import MedexpError, StorageError
+from medexp.errors import MedexpError
 from medexp.studies.space import Space
-from medexp.studies.study import Recovered, open_study, recover_dead
+from medexp.studies.study import STORAGE_ERRORS, has_tried, open_study, place_of, recover_dead, storage_failures
 from medexp.studies.trials import counted, next_trial
 from medexp.tracking.children import end_left, end_run
 from medexp.tracking.runs import Terminated
@@ -65,6 +64,11 @@ class Work:
     seed: int
     output_dir: Path
 
+    @property
+    def place(self) -> str:
+        """Where the study lives."""
+        return place_of(self.study, self.storage, self.output_dir)
+
     def open(self, worker: int | None = None) -> optuna.Study:
         """The study, with the sampler's seed of a worker: two that drew the same numbers would try the same values."""
         study = open_study(self.study, self.storage, self.phase, self.space, self.seed, self.output_dir)
@@ -99,35 +103,39 @@ def run_workers(work: Work, count: int, logs: Path, look: Callable[[optuna.Study
     Raises:
         MedexpError: What a worker met that no other trial would be spared; or workers that die before they begin.
     """
-    study = work.open()
     logs.mkdir(parents=True, exist_ok=True)
+    study = work.open()
     running: list[_Worker] = []
-    started, idle_deaths = 0, 0
+    started, idle_deaths, seen_over = 0, 0, False
     try:
-        while True:
-            while len(running) < count and _is_work_left(study, work.total):
-                running.append(_start(work, started, logs / f"worker-{started + 1}.log"))
-                started += 1
-            if not running and not study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-                break
-            wait([worker.process.sentinel for worker in running], _LOOK_EVERY) if running else time.sleep(_LOOK_EVERY)
-            ended = [worker for worker in running if not worker.process.is_alive()]
-            running = [worker for worker in running if worker not in ended]
-            for worker in ended:
-                if (error := _last_word(worker)) is not None:
-                    raise error
-            dead = recover_dead(study)
-            if dead or any(worker.process.exitcode for worker in ended):
-                _clear_up(study, work, dead)
-            if any(worker.process.exitcode for worker in ended):
-                idle_deaths = 0 if dead else idle_deaths + 1
+        with storage_failures(work.place):
+            while True:
+                while len(running) < count and _is_work_left(study, work.total):
+                    running.append(_start(work, started, logs / f"worker-{started + 1}.log"))
+                    started += 1
+                over = not running and not study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+                if over and (seen_over or not _is_one_about_to_wait(study)):
+                    break
+                seen_over = over
+                wait([worker.process.sentinel for worker in running], _LOOK_EVERY) if running else time.sleep(_LOOK_EVERY)
+                ended = [worker for worker in running if not worker.process.is_alive()]
+                running = [worker for worker in running if worker not in ended]
+                for worker in ended:
+                    if (error := _last_word(worker)) is not None:
+                        raise error
+                    if worker.process.exitcode:
+                        idle_deaths = 0 if has_tried(study, worker.process.pid) else idle_deaths + 1
                 if idle_deaths > count:
                     raise MedexpError(f"workers end before they begin a trial; what they print: {logs}")
+                _clear_up(study, work, any(worker.process.exitcode for worker in ended))
+                look(study)
             look(study)
-        look(study)
     finally:
         _end_all()
-        _clear_up(study, work, recover_dead(study))
+        try:
+            _clear_up(study, work)
+        except STORAGE_ERRORS as error:
+            _log.warning("study %s may still have trials that count as running: %s", work.study, reason(error))
     return study
 
 
@@ -135,12 +143,27 @@ def _is_work_left(study: optuna.Study, total: int) -> bool:
     return len(counted(study)) < total or bool(study.get_trials(deepcopy=False, states=(TrialState.WAITING,)))
 
 
-def _clear_up(study: optuna.Study, work: Work, dead: Sequence[Recovered]) -> None:
-    """End the runs of trials whose worker is gone; where the store is gone too, the next start does it."""
-    running = {trial.number for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))}
+def _is_one_about_to_wait(study: optuna.Study) -> bool:
+    """Whether another process may have failed a trial and be about to enqueue the one that stands in for it."""
+    failed = [trial for trial in counted(study) if trial.state is TrialState.FAIL]
+    return any("reason" not in trial.user_attrs and "retry_history" not in trial.system_attrs for trial in failed)
+
+
+def _clear_up(study: optuna.Study, work: Work, died: bool = True) -> None:
+    """Take up trials whose worker is gone, and end their runs; where the store is gone too, the next start does it.
+
+    Args:
+        study: The study.
+        work: Whose runs are looked through.
+        died: Whether one of its own workers did: its run may be known to the tracking store alone.
+    """
+    dead = recover_dead(study)
+    if not dead and not died:
+        return
+    ended = {trial.number for trial in study.get_trials(deepcopy=False) if trial.state.is_finished()}
     try:
         with retries(0):
-            end_left(work.parent, work.study, running)
+            end_left(work.parent, work.study, ended)
             for run in {one.run for one in dead if one.run}:
                 end_run(run)
     except STORE_ERRORS as error:
@@ -186,16 +209,16 @@ def _work(work: Work, index: int, log: Path, errors: Connection, environment: di
     threading.Thread(target=_end_with_parent, daemon=True).start()
     _print_to(log)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
+    module, _, function = work.objective.partition(":")
+    objective = getattr(importlib.import_module(module), function)
     try:
-        study = work.open(index)
-        module, _, function = work.objective.partition(":")
-        objective = getattr(importlib.import_module(module), function)
-        while next_trial(study, work.space, work.config, work.parent, objective, work.total):
-            pass
-    except (MedexpError, StorageInternalError, *STORE_ERRORS) as error:
+        with storage_failures(work.place):
+            study = work.open(index)
+            while next_trial(study, work.space, work.config, work.parent, objective, work.total):
+                pass
+    except MedexpError as error:
         _log.error("the sweep ends", exc_info=error)
-        told = f"study {work.study}: its storage does not answer ({reason(error)}). When it does, run it again"
-        errors.send(error if isinstance(error, MedexpError) else StorageError(told))
+        errors.send(error)
         sys.exit(2)
 
 
