@@ -57,12 +57,12 @@ def launched_run(phase: str, config: Phase1Config, accelerator: Accelerator) -> 
         if accelerator.is_main_process:
             with tracked_run(phase, config, resumed_from=config.resume) as run:
                 broadcast_object_list([run.id])
-                with _out_of_memory(config):
+                with out_of_memory(config):
                     yield run
         else:
             received: list[str] = [""]
             broadcast_object_list(received)
-            with tracked_run(phase, config, is_main=False, run_id=received[0]) as run, _out_of_memory(config):
+            with tracked_run(phase, config, is_main=False, run_id=received[0]) as run, out_of_memory(config):
                 yield run
     except CheckFailed:
         accelerator.wait_for_everyone()  # the first process that leaves with an error ends the others: the run is closed first
@@ -83,7 +83,7 @@ def take_over_state(resume: str | None, tracked: TrackedRun) -> None:
 
 
 @contextmanager
-def _out_of_memory(config: Phase1Config) -> Iterator[None]:
+def out_of_memory(config: Phase1Config) -> Iterator[None]:
     """One line, with what can be done, of memory that is not there: on a GPU, and in main memory."""
     try:
         yield
