@@ -37,7 +37,8 @@ from medexp.models.swin import SwinSegmenter, encoder_state
 from medexp.phases import phase1_checks
 from medexp.phases.base import Base, initial, load_base, network, pretrained
 from medexp.phases.launch import forget_precision, launched_run, start_accelerator, take_over_state
-from medexp.phases.phase1_results import Results, publish, show
+from medexp.phases.phase1_results import Results, publish_all, summary
+from medexp.phases.publishing import present
 from medexp.registry.lineage import upstream_tag
 from medexp.tracking.datasets import log_datasets
 from medexp.tracking.figures import curves, dice_bars, overlay
@@ -99,8 +100,8 @@ def run(config: Phase1Config) -> None:
         if accelerator.is_main_process:
             save_checkpoint(encoder_state(net), tracked.folder / "phase1_encoder_merged.pt")
             report(study, results)
-            published = publish(config, study.data, study.base, tracked, results, net)
-            show(config, tracked, results, published)
+            published = publish_all(config, study.data, study.base, tracked, results, net)
+            present(summary(config, results), checks, published, tracked)
         stop_if_blocked(tracked, checks)
 
 

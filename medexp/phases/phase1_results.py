@@ -1,19 +1,14 @@
-"""What phase 1 leaves behind: registered models, the run's summary and the lines at the end."""
+"""What phase 1 leaves behind: registered models and what its figures say."""
 
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from importlib.metadata import version as installed
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from rich.console import Console
-from rich.table import Table
 from safetensors.torch import save_file
 
-import medexp
-from medexp.checks import PHASES, Check, as_lines, verdict
+from medexp.checks import PHASES, Check, verdict
 from medexp.config import Phase1Config
 from medexp.data.cases import CHANNELS
 from medexp.data.manifest import seen_cases
@@ -21,25 +16,16 @@ from medexp.data.prepared import Prepared
 from medexp.data.regions import REGIONS
 from medexp.models.swin import SwinSegmenter, decoder_state, encoder_state
 from medexp.phases.base import BASE_MODEL, Base, architecture
+from medexp.phases.publishing import CAVEAT, PHANTOMS, Summary, made_with, publish
 from medexp.registry import store
 from medexp.registry.definitions import load_definition
 from medexp.registry.lineage import upstream_tag
-from medexp.registry.packages import Package, Parent, write_package
-from medexp.registry.promotion import CANDIDATE, Nominated, nominate
-from medexp.tracking.results import log_summary
+from medexp.registry.packages import Package, Parent
+from medexp.registry.promotion import Nominated
 from medexp.tracking.runs import TrackedRun
 from medexp.training.loop import FitResult
 
 ARMS = {"baseline": "frozen baseline", "control": "decoder only (control)", "lora": "LoRA + decoder"}
-CAVEAT = "The best epoch was chosen on these same validation cases; the test split was not read."
-_LIBRARIES = ("torch", "monai", "peft")
-_SOFTWARE = {"Software": ", ".join([f"medexp {medexp.__version__}", *(f"{name} {installed(name)}" for name in _LIBRARIES)])}
-_PHANTOMS: Mapping[str, str | None] = {
-    "De-identification": "not needed: phantoms are of nobody",
-    "Who annotated": "nobody: the labels are the shapes that the phantoms were drawn from",
-    "Demographic and clinical characteristics": "none: phantoms",
-    "Limitations": "Made on phantoms: it says nothing about patients.",
-}
 
 
 @dataclass(frozen=True)
@@ -63,7 +49,7 @@ class Results:
     fits: Mapping[str, FitResult]
 
 
-def publish(
+def publish_all(
     config: Phase1Config, data: Prepared, base: Base, run: TrackedRun, results: Results, net: SwinSegmenter
 ) -> list[Nominated]:
     """Register the adapter and the merged encoder, and the embedded base where this store does not have it yet.
@@ -81,20 +67,15 @@ def publish(
     Returns:
         The versions with their aliases; the merged encoder last.
     """
-    made_with = {"run": run.id, "profile": config.profile, "seed": str(config.seed), "license": None} | _SOFTWARE
+    facts = made_with(run, config.profile, config.seed)
     segmenter, logits = architecture(config), f"logits (B, {len(REGIONS)}, X, Y, Z) of {', '.join(REGIONS)}"
     encoder = {key: value for key, value in segmenter.items() if key != "out_channels"} | {"kind": "swin_encoder"}
     features = f"features (B, {16 * config.network.feature_size}): GAP(encoder10)"
     published: list[Nominated] = []
 
     def register(package: Package, outcome: str | None) -> Parent:
-        """Register a version, and give it the aliases that it has earned."""
-        definition = load_definition(package.name)
-        with tempfile.TemporaryDirectory(dir=run.folder, prefix=".package.") as temporary:
-            write_package(package, Path(temporary) / package.name)
-            made = store.register(run.id, Path(temporary) / package.name, definition, outcome)
-        published.append(nominate(made, definition, outcome, run.id))
-        return Parent(**asdict(made))
+        published.append(made := publish(package, outcome, run))
+        return Parent(made.name, made.version, made.digest, made.weights_digest)
 
     def judged(name: str, shape: dict[str, Any], output: str, **content: Any) -> Package:
         return Package(
@@ -113,7 +94,7 @@ def publish(
             },
             per_case=results.per_case[results.per_case["arm"] == "lora"].drop(columns="arm"),
             cases=seen_cases(data.manifest, data.facts.values()),
-            facts=made_with | {"data": data.source, "data digest": data.digest} | _how(config, data),
+            facts=facts | {"data": data.source, "data digest": data.digest} | _how(config, data),
             figures=_figures(results),
             **content,
         )
@@ -125,7 +106,7 @@ def publish(
             contract=_contract(config, BASE_MODEL, logits),
             weights=base.state,
             cases=base.cases,
-            facts={**made_with, "data": f"{config.phantoms.glioma_patients} patients of glioma phantoms", **_PHANTOMS},
+            facts={**facts, "data": f"{config.phantoms.glioma_patients} patients of glioma phantoms", **PHANTOMS},
         )
 
     parent = _parent(config, base) or register(embedded(), None)  # nobody judged it
@@ -185,7 +166,7 @@ def _how(config: Phase1Config, data: Prepared) -> dict[str, str | None]:
         "Selection of the final model": "the epoch with the best mean validation Dice",
         "Testing on external data": "none",
     }
-    return how if config.data_dir else {**how, **_PHANTOMS}
+    return how if config.data_dir else {**how, **PHANTOMS}
 
 
 def _figures(results: Results) -> dict[str, float | str]:
@@ -197,43 +178,18 @@ def _figures(results: Results) -> dict[str, float | str]:
     }
 
 
-def show(config: Phase1Config, run: TrackedRun, results: Results, published: Sequence[Nominated]) -> None:
-    """The run's description and the end of the terminal's output: arms, checks, versions, and what to do next."""
+def summary(config: Phase1Config, results: Results) -> Summary:
+    """Dice of the arms, and what LoRA added."""
     best = {arm: fit.best_epoch + 1 for arm, fit in results.fits.items()}
     rows = [
         [label, *(f"{results.means[arm][f'dice_{region}']:.3f}" for region in REGIONS), str(best.get(arm, "-"))]
         for arm, label in ARMS.items()
     ]
     cases, patients = len(results.per_case["case"].unique()), results.per_case["patient"].nunique()
-    title = f"validation Dice (cases: {cases}, patients: {patients})"
-    versions = [
-        f"{one.name} version {one.version}" + (f" ({', '.join(one.aliases)})" if one.aliases else "") for one in published
-    ]
-    head = ["arm", *REGIONS, "best epoch"]
-    lines = ["| " + " | ".join(row) + " |" for row in [head, ["---"] * len(head), *rows]]
-    verdicts = "\n".join(f"- {check.id} {check.title}: **{check.outcome}**" for check in results.checks)
-    log_summary(
-        run,
-        f"**{verdict(results.checks)}**: phase 1, profile {config.profile}, rank {config.lora.rank}\n\n{title}:\n\n"
-        + "\n".join(lines)
-        + f"\n\n{CAVEAT}\n\n{results.in_words}\n\n{verdicts}\n\nRegistered: {'; '.join(versions)}\n",
+    return Summary(
+        headline=f"phase 1, profile {config.profile}, rank {config.lora.rank}",
+        title=f"validation Dice (cases: {cases}, patients: {patients})",
+        head=["arm", *REGIONS, "best epoch"],
+        rows=rows,
+        words=[results.in_words, CAVEAT],
     )
-
-    console = Console(soft_wrap=True)
-    table = Table(*head, title=title)
-    for row in rows:
-        table.add_row(*row)
-    console.print(table)
-    for line in as_lines(results.checks):
-        console.print(line, highlight=False)
-    console.print(results.in_words, highlight=False)
-    print(CAVEAT)
-    for line in versions:
-        console.print(f"Registered: {line}", highlight=False)
-    print(f"Run: {run.id}, files in {run.folder}")
-    print("Next, browse it:  make ui   (or: mlflow ui)")
-    encoder = published[-1]
-    if encoder.aliases == (CANDIDATE,):
-        print(f"Next, judge it:   mlflow run . -e promote -P version={encoder.version}   against the champion, case by case")
-    uri = f"models:/{encoder.name}" + ("@champion" if "champion" in encoder.aliases else f"/{encoder.version}")
-    print(f"Next, load it:    python -c 'from medexp import registry; print(registry.load(\"{uri}\"))'")

@@ -227,7 +227,10 @@ def probe(uri: str) -> None:
     net = load_verified(pulled.folder)
     volume = torch.randn(contract["input"]["example_shape"], generator=torch.Generator().manual_seed(0))
     output = net(volume)
-    if not (isinstance(output, torch.Tensor) and len(output) == len(volume) and bool(output.isfinite().all())):
+    tensors = [
+        value for value in (output.values() if isinstance(output, dict) else [output]) if isinstance(value, torch.Tensor)
+    ]
+    if not tensors or not all(len(tensor) == len(volume) and bool(tensor.isfinite().all()) for tensor in tensors):
         raise RegistryError(f"{uri}: its output is no tensor of finite numbers, one row a volume")
 
 

@@ -15,7 +15,7 @@ from mlflow.pyfunc import PythonModel
 
 
 class RegisteredModel(PythonModel):
-    """A network of a package, from volumes to what its contract says."""
+    """A network of a package, from images or volumes to what its contract says."""
 
     def load_context(self, context: Any) -> None:  # MLflow looks for the name `context`
         if importlib.util.find_spec("medexp") is None:
@@ -24,13 +24,19 @@ class RegisteredModel(PythonModel):
 
         self._net = load_package(Path(context.artifacts["package"]))
 
-    def predict(self, context: Any, model_input: np.ndarray, params: dict[str, Any] | None = None) -> np.ndarray:
-        """Features (B, D) of an encoder, or logits (B, regions, X, Y, Z), of normalised volumes (B, C, X, Y, Z), float32."""
+    def predict(
+        self, context: Any, model_input: np.ndarray, params: dict[str, Any] | None = None
+    ) -> np.ndarray | dict[str, np.ndarray]:
+        """What the network gives for normalised volumes (B, C, X, Y, Z) or images (B, C, H, W), float32: features (B, D) of an
+        encoder, logits of a segmenter or a classifier, and both logits, by task, of a multi-task network."""
         import torch
 
         del context, params  # MLflow hands them over
         with torch.inference_mode():
-            return self._net(torch.as_tensor(model_input, dtype=torch.float32)).numpy()
+            output = self._net(torch.as_tensor(model_input, dtype=torch.float32))
+        if isinstance(output, dict):
+            return {task: logits.numpy() for task, logits in output.items() if isinstance(logits, torch.Tensor)}
+        return output.numpy()
 
 
 mlflow.models.set_model(RegisteredModel())

@@ -304,16 +304,23 @@ def _save(path: str, mlflow_model: Model, package: Path) -> None:
 
 def _signature(architecture: Mapping[str, Any]) -> ModelSignature | None:
     """Shapes of what goes in and comes out; None for a network that medexp does not build."""
-    shape, real = architecture.get("base", architecture), np.dtype(np.float32)
-    if architecture["kind"] == "swin_encoder":
-        output: tuple[int, ...] = (-1, 16 * shape["feature_size"])
-    elif shape["kind"] == "swin_unetr":
-        output = (-1, shape["out_channels"], -1, -1, -1)
-    else:
-        return None
-    return ModelSignature(
-        Schema([TensorSpec(real, (-1, shape["in_channels"], -1, -1, -1))]), Schema([TensorSpec(real, output)])
-    )
+    net, real = architecture.get("base", architecture), np.dtype(np.float32)
+    first = net.get("encoder", net)  # the part that the input goes to
+    free = (-1, -1) if first["kind"] in ("multitask", "unet_encoder") else (-1, -1, -1)
+    outputs: dict[str | None, tuple[int, ...]]
+    match net["kind"]:
+        case "swin_encoder":
+            outputs = {None: (-1, 16 * net["feature_size"])}
+        case "swin_unetr":
+            outputs = {None: (-1, net["out_channels"], *free)}
+        case "classifier":
+            outputs = {None: (-1, net["classes"])}
+        case "multitask":
+            outputs = {"seg": (-1, 1, *free), "cls": (-1, net["classes"])}
+        case _:
+            return None
+    given = Schema([TensorSpec(real, (-1, first["in_channels"], *free))])
+    return ModelSignature(given, Schema([TensorSpec(real, shape, name) for name, shape in outputs.items()]))
 
 
 def _location(version: ModelVersion) -> str:
