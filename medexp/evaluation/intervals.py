@@ -92,8 +92,8 @@ def by_patient(
 def as_shares(band: Band, counted: NDArray[np.bool_], patients: Sequence[str], *, confidence: float) -> Band:
     """The bounds of shares of some of the rows, which may be of fewer patients than there are.
 
-    A share of 0 or 1 is the same in every resample, which is not certainty: it gets the exact bound (Clopper and Pearson, 1934)
-    of as many trials as patients, 63 % for 8 of 8 right. A share of fewer than MIN_PATIENTS has no bounds.
+    A share of 0 or 1 is the same in every resample, which is not certainty: it gets the exact bound (Clopper and Pearson,
+    1934) of as many trials as patients, 63 % for 8 of 8 right. A share of fewer than MIN_PATIENTS has no bounds.
 
     Args:
         band: `band_by_patient` of shares, a single one or (M,).

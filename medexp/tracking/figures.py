@@ -265,22 +265,20 @@ def calibration(panels: Mapping[str, Reliability], positive: str, title: str) ->
         positive: Name of class 1.
         title: Written above all.
     """
-    figure = Figure(figsize=(0.9 + 3.7 * len(panels), 5.3), dpi=110, layout="constrained")
-    for axes, (name, found) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
+    figure = Figure(figsize=(max(4 * len(panels), 5), 5.7), dpi=110, layout="constrained")
+    rows = figure.subplots(2, len(panels), squeeze=False, height_ratios=(1, 0.24), sharex="col")
+    for axes, below, (name, found) in zip(*rows, panels.items(), strict=True):
         share, colour = found.share, _ARMS[1]
         axes.plot([0, 1], [0, 1], linewidth=1, linestyle=":", color="#8c8c8c")
         axes.vlines(found.probability, share.low, share.high, color=colour, linewidth=1.4)
         faces = ["white" if unknown else colour for unknown in np.isnan(share.low)]
         axes.scatter(found.probability, share.estimate, s=30, color=faces, edgecolors=colour, clip_on=False, zorder=3)
-        axes.set(xlim=(0, 1), ylim=(0, 1), aspect="equal", title=name, ylabel=f"share with {positive}")
-        axes.tick_params(labelbottom=False)
-        below = axes.inset_axes((0, -0.32, 1, 0.24), sharex=axes)
+        axes.set(xlim=(0, 1), ylim=(0, 1), title=name, ylabel=f"share with {positive}")
         edges = np.linspace(0, 1, len(found.cases) + 1)
         look: dict[str, Any] = {"align": "edge", "color": to_rgba(colour, 0.3), "edgecolor": colour}
         bars = below.bar(edges[:-1], found.cases, np.diff(edges), **look)
         below.bar_label(bars, [str(count) if count else "" for count in found.cases], fontsize=7, padding=1)
         below.set(xlabel=f"predicted probability of {positive}", ylabel="cases", ylim=(0, 1.3 * max(found.cases.max(), 1)))
-        below.tick_params(labelbottom=True)
         below.yaxis.get_major_locator().set_params(integer=True, nbins=3)
         _plain_frame(axes)
         _plain_frame(below)
@@ -307,14 +305,18 @@ def gallery(
     shown = min(len(images), GALLERY)
     rows = max(1, math.ceil(shown / 6))
     columns = max(1, math.ceil(shown / rows))
-    wrapped = ["\n".join(textwrap.fill(line, 28) for line in caption.split("\n")) for caption in captions[:shown]]
+    wrapped = [
+        "\n".join(textwrap.fill(line, 30, break_on_hyphens=False) for line in caption.split("\n"))
+        for caption in captions[:shown]
+    ]
     lines = max((caption.count("\n") + 1 for caption in wrapped), default=1)
     tallest = max((image.shape[0] / image.shape[1] for image in images[:shown]), default=0.5)
-    size = max(1.9 * columns, 4.5), rows * (1.85 * min(tallest, 2) + 0.15 * lines + 0.1) + 0.6
+    size = max(2.0 * columns, 4.5), rows * (1.85 * min(tallest, 2) + 0.13 * lines + 0.12) + 0.5
     figure = Figure(figsize=size, dpi=110, layout="constrained", facecolor="black")
     grid = figure.subplots(rows, columns, squeeze=False).ravel()
     for axes in grid:
         axes.set_axis_off()
+        axes.set_anchor("N")
     outlines = {"truth": truths, "prediction": predictions}
     for index, axes in enumerate(grid[:shown]):
         low, high = np.percentile(images[index], (1, 99.5))
@@ -325,7 +327,7 @@ def gallery(
                 at = np.arange(-1, width + 1), np.arange(-1, height + 1)  # a tumour at the edge is closed along it
                 axes.contour(*at, np.pad(mask, 1), levels=[0.5], **_OUTLINES[name])
                 axes.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))
-        axes.text(0.5, -0.03, wrapped[index], transform=axes.transAxes, ha="center", va="top", color="#dddddd", fontsize=7)
+        axes.text(0.5, -0.03, wrapped[index], transform=axes.transAxes, ha="center", va="top", color="#dddddd", fontsize=6.5)
     if not shown:
         grid[0].text(0.5, 0.5, "none", transform=grid[0].transAxes, ha="center", va="center", color="#bbbbbb", fontsize=12)
     drawn = [name for name, masks in outlines.items() if any(mask is not None for mask in masks)]
