@@ -7,12 +7,29 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import binomtest
 from sklearn import metrics as sklearn_metrics
+from sklearn.calibration import calibration_curve
 
 from medexp.config import SearchConfig
-from medexp.evaluation.classification import METRICS, Predictions, confusion, gain, per_case, roc_points, scores
+from medexp.evaluation.classification import (
+    BINARY,
+    CALIBRATION,
+    METRICS,
+    Metric,
+    Predictions,
+    by_source,
+    confusion,
+    confusion_band,
+    gain,
+    per_case,
+    reliability,
+    roc_band,
+    roc_points,
+    scores,
+)
 from medexp.evaluation.classifiers import fit_head, folds_by_patient, majority
-from medexp.evaluation.intervals import by_patient
+from medexp.evaluation.intervals import MIN_PATIENTS, as_shares, band_by_patient, by_patient
 
 SEARCH = SearchConfig(folds=4, c=(1e-4, 1e-2, 1.0), hidden_size=(2, 16), weight_decay=1.0, iterations=500)
 RESAMPLING = {"samples": 500, "confidence": 0.95, "seed": 0}
@@ -112,6 +129,198 @@ def test_scans_of_one_patient_are_drawn_together() -> None:
     many = Predictions(one.truth.repeat(5), one.probabilities.repeat(5, axis=0))
     alone = scores(one, [str(i) for i in range(10)], **RESAMPLING)
     assert scores(many, [str(i // 5) for i in range(50)], **RESAMPLING) == alone
+
+
+def binary(seed: int, cases: int = 40) -> Predictions:
+    """Probabilities of two classes in steps of 1 / 32, with ties, that tell something; both classes are there."""
+    rng = np.random.default_rng(seed)
+    truth = np.concatenate([[0, 1], rng.integers(0, 2, cases - 2)])
+    probability = np.clip(np.round(32 * (0.3 + 0.4 * truth + 0.3 * rng.normal(size=cases))) / 32, 0, 1)
+    return of(truth, probability)
+
+
+def of(truth: list[int] | np.ndarray, probability: list[float] | np.ndarray) -> Predictions:
+    """Predictions from the probability of class 1."""
+    return Predictions(np.array(truth), np.stack([1 - np.array(probability), np.array(probability)], axis=1))
+
+
+def drawn(predictions: Predictions, seed: int) -> tuple[Predictions, np.ndarray]:
+    """The cases as often as a draw takes them, each class at least once, and those weights beside weights of 1."""
+    times = np.random.default_rng(seed).integers(0, 4, len(predictions.truth))
+    times[:2] = 1
+    repeated = Predictions(predictions.truth.repeat(times), predictions.probabilities.repeat(times, axis=0))
+    return repeated, np.stack([np.ones(len(times)), times])
+
+
+def alone(count: int) -> list[str]:
+    """A patient a case."""
+    return [f"p{index}" for index in range(count)]
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 9999), st.integers(2, 30))
+def test_metrics_of_two_classes_are_those_of_scikit_learn(seed: int, cases: int) -> None:
+    predictions = binary(seed, cases)
+    repeated, weights = drawn(predictions, seed)
+    for row, one in enumerate((predictions, repeated)):
+        figures = {
+            "sensitivity": sklearn_metrics.recall_score(one.truth, one.predicted),
+            "specificity": sklearn_metrics.recall_score(one.truth, one.predicted, pos_label=0),
+            "brier": sklearn_metrics.brier_score_loss(one.truth, one.probabilities[:, 1]),
+        } | expected(one)
+        for name, metric in {**BINARY, "brier": CALIBRATION["brier"]}.items():
+            assert metric(predictions, weights)[row] == pytest.approx(figures[name]), name
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 9999), st.integers(2, 60))
+def test_bins_and_calibration_error_are_those_of_scikit_learn(seed: int, cases: int) -> None:
+    predictions = binary(seed, cases)
+    repeated, weights = drawn(predictions, seed)
+    for row, one in enumerate((predictions, repeated)):
+        found = reliability(one, alone(len(one.truth)), samples=20, confidence=0.95, seed=0)
+        share, probability = calibration_curve(one.truth, one.probabilities[:, 1], n_bins=10, strategy="uniform")
+        there = found.cases > 0
+        assert found.share.estimate[there] == pytest.approx(share)
+        assert found.probability[there] == pytest.approx(probability)
+        assert found.cases.sum() == len(one.truth)
+        assert np.isnan(found.probability[~there]).all() and np.isnan(found.share.estimate[~there]).all()
+        error = (np.abs(share - probability) * found.cases[there]).sum() / len(one.truth)
+        assert CALIBRATION["ece"](predictions, weights)[row] == pytest.approx(error)
+
+
+@pytest.mark.parametrize("probability", [0.1, 0.2, 0.3, 0.7, 0.9, 0.0, 1.0])
+def test_the_edge_of_a_bin_belongs_to_the_bin_below(probability: float) -> None:
+    found = reliability(of([0, 1], [probability] * 2), alone(2), **RESAMPLING)
+    assert np.flatnonzero(found.cases) == max(round(10 * probability) - 1, 0)
+    assert found.share.estimate[found.cases > 0] == 0.5
+
+
+def test_probabilities_at_their_word_have_no_calibration_error() -> None:
+    good = of([1, 0, 0, 0, 1, 1, 1, 0], [0.25] * 4 + [0.75] * 4)
+    assert CALIBRATION["ece"](good, np.ones((1, 8))) == 0
+    assert CALIBRATION["ece"](of([1, 1], [0.0, 0.0]), np.ones((1, 2))) == 1
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 9999), st.integers(2, 40), st.integers(2, 23))
+def test_the_roc_band_is_the_curve_of_scikit_learn_at_each_rate(seed: int, cases: int, points: int) -> None:
+    predictions = binary(seed, cases)
+    grid, band = roc_band(predictions, 1, alone(cases), samples=20, confidence=0.95, seed=0, points=points)
+    false, true, _ = sklearn_metrics.roc_curve(predictions.truth, predictions.probabilities[:, 1], drop_intermediate=False)
+    assert (grid[0], grid[-1], len(grid)) == (0, 1, points)
+    assert band.estimate == pytest.approx(np.interp(grid.round(9), false.round(9), true))
+    assert (np.diff(band.estimate) >= 0).all() and band.estimate[-1] == 1
+
+
+def test_the_interval_of_the_roc_is_that_of_resampled_curves() -> None:
+    predictions, patients = binary(4), alone(20) * 2
+    grid, band = roc_band(predictions, 1, patients, samples=150, confidence=0.9, seed=3, points=7)
+    rng, curves = np.random.default_rng(3), []
+    order = sorted(set(patients))
+    for sample in rng.integers(0, 20, (150, 20)):
+        rows = np.concatenate([np.flatnonzero(np.array(patients) == order[patient]) for patient in sample])
+        one = predictions.of(rows)
+        false, true, _ = sklearn_metrics.roc_curve(one.truth, one.probabilities[:, 1], drop_intermediate=False)
+        curves.append(np.interp(grid.round(9), false.round(9), true))
+    assert band.patients == 20
+    assert band.low == pytest.approx(np.quantile(curves, 0.05, axis=0))
+    assert band.high == pytest.approx(np.quantile(curves, 0.95, axis=0))
+    assert (band.low <= band.estimate).all() and (band.estimate <= band.high).all()
+
+
+def test_a_constant_probability_has_the_diagonal_and_a_perfect_one_the_corner() -> None:
+    grid, band = roc_band(of([0, 1] * 6, [0.4] * 12), 1, alone(12), **RESAMPLING)
+    for line in (band.estimate, band.low, band.high):
+        assert line == pytest.approx(grid)
+    _, band = roc_band(of([0, 1] * 6, [0.1, 0.8] * 6), 1, alone(12), **RESAMPLING)
+    assert (band.low == 1).all()
+
+
+@pytest.mark.parametrize("label", [0, 1])
+def test_one_class_has_nan_where_the_other_is_needed(label: int) -> None:
+    predictions = of([label] * 8, np.linspace(0.1, 0.95, 8))
+    found = scores(predictions, alone(8), {**BINARY, **CALIBRATION}, **RESAMPLING)
+    missing = {"auroc", "specificity" if label else "sensitivity"}
+    assert {name for name, interval in found.items() if math.isnan(interval.estimate)} == missing
+    assert all(math.isnan(found[name].low) and math.isnan(found[name].high) for name in missing)
+    _, band = roc_band(predictions, 1, alone(8), **RESAMPLING)
+    assert np.isnan(band.estimate).all() and np.isnan(band.low).all()
+
+
+def test_one_case_has_figures_and_no_intervals() -> None:
+    found = scores(of([1], [0.75]), ["p"], {**BINARY, **CALIBRATION}, **RESAMPLING)
+    assert found["sensitivity"].estimate == found["accuracy"].estimate == 1
+    assert found["brier"].estimate == 0.0625 and found["ece"].estimate == 0.25
+    assert all(math.isnan(interval.low) for interval in found.values())
+
+
+def test_each_source_has_its_own_figures() -> None:
+    predictions = binary(2, 60)
+    sources, patients = ["kaggle"] * 25 + ["brats"] * 35, alone(30) * 2
+    found = by_source(predictions, patients, sources, **RESAMPLING)
+    assert list(found) == ["all", "brats", "kaggle"]
+    assert found["all"] == scores(predictions, patients, BINARY, **RESAMPLING)
+    second = np.arange(60) >= 25
+    assert found["brats"] == scores(predictions.of(second), patients[25:], BINARY, **RESAMPLING)
+    assert found["kaggle"]["auroc"].patients == 25
+
+
+def test_a_source_of_one_class_has_no_auroc_and_stops_nothing() -> None:
+    predictions = of([0, 1] * 10 + [1] * 10, np.linspace(0.05, 0.95, 30))
+    found = by_source(predictions, alone(30), ["brats"] * 20 + ["kaggle"] * 10, {**BINARY, **CALIBRATION}, **RESAMPLING)
+    assert math.isnan(found["kaggle"]["auroc"].estimate) and math.isnan(found["kaggle"]["specificity"].low)
+    assert not math.isnan(found["kaggle"]["sensitivity"].low)
+    assert not math.isnan(found["all"]["auroc"].low)
+
+
+def test_each_cell_of_the_matrix_has_the_interval_that_it_has_alone() -> None:
+    predictions, patients = binary(1), alone(20) * 2
+    band = confusion_band(predictions, patients, **RESAMPLING)
+    assert np.array_equal(band.estimate, sklearn_metrics.confusion_matrix(predictions.truth, predictions.predicted))
+    for row, column in np.ndindex(2, 2):
+        cell = by_patient(lambda weights: confusion(predictions, weights)[:, row, column], patients, **RESAMPLING)  # noqa: B023
+        assert (cell.low, cell.high) == (band.low[row, column], band.high[row, column])
+        assert cell.low < cell.estimate < cell.high
+
+
+@pytest.mark.parametrize("right", [True, False])
+def test_a_share_of_all_or_none_is_not_certain(right: bool) -> None:
+    truth = np.array([1] * 8 + [0] * 16)
+    found = scores(of(truth, truth if right else 1 - truth), alone(24), BINARY, **RESAMPLING)
+    for name, patients in {"sensitivity": 8, "specificity": 16, "accuracy": 24}.items():
+        right_of_all = (patients if right else 0, patients)
+        exact = binomtest(*right_of_all).proportion_ci(confidence_level=0.95, method="exact")
+        assert (found[name].low, found[name].high) == pytest.approx((exact.low, exact.high))
+    assert found["sensitivity"].low == pytest.approx(0.6306 if right else 0, abs=1e-4), "8 of 8: 63 %"
+
+
+def test_a_share_of_few_patients_has_no_interval_however_many_patients_there_are() -> None:
+    truth = np.array([1] * (MIN_PATIENTS - 1) + [0] * 20)
+    found = scores(of(truth, np.tile([0.3, 0.6], 13)[: len(truth)]), alone(len(truth)), BINARY, **RESAMPLING)
+    assert math.isnan(found["sensitivity"].low) and not math.isnan(found["sensitivity"].estimate)
+    assert not math.isnan(found["specificity"].low)
+    bins = reliability(of([0, 1] * 10 + [1] * 3, [0.5] * 20 + [0.95] * 3), alone(23), **RESAMPLING)
+    assert list(np.flatnonzero(~np.isnan(bins.share.low))) == [4]
+    assert bins.share.estimate[9] == 1
+
+
+def test_many_slices_of_a_patient_are_one_trial() -> None:
+    truth = np.ones(60, int)
+    apart = scores(of(truth, truth), alone(60), BINARY, **RESAMPLING)["accuracy"]
+    together = scores(of(truth, truth), alone(6) * 10, BINARY, **RESAMPLING)["accuracy"]
+    assert together.low == pytest.approx(0.025 ** (1 / 6)) and apart.low == pytest.approx(0.025 ** (1 / 60))
+    band = band_by_patient(lambda weights: np.ones((len(weights), 1)), alone(6) * 10, **RESAMPLING)
+    few = np.arange(60)[:, None] % 6 == 0  # ten rows, all of one patient
+    assert np.isnan(as_shares(band, few, alone(6) * 10, confidence=0.95).low)
+
+
+@pytest.mark.parametrize("metric", [*BINARY.values(), *CALIBRATION.values()])
+def test_weights_are_resamples_and_rows_do_not_mix(metric: Metric) -> None:
+    predictions = binary(7)
+    weights = np.random.default_rng(0).integers(0, 3, (5, 40)).astype(float)
+    each = [metric(predictions, row[None])[0] for row in weights]
+    assert metric(predictions, weights) == pytest.approx(each)
 
 
 def test_the_table_has_a_row_a_case_and_arm() -> None:
