@@ -36,7 +36,7 @@ from medexp.models.lora import add_lora, decoder_parameters, freeze_encoder, lor
 from medexp.models.swin import SwinSegmenter, encoder_state
 from medexp.phases import phase1_checks
 from medexp.phases.base import Base, initial, load_base, network, pretrained
-from medexp.phases.launch import forget_precision, launched_run, start_accelerator, take_over_state
+from medexp.phases.launch import forget_precision, launched_run, out_of_memory, start_accelerator, take_over_state
 from medexp.phases.phase1_results import Results, publish_all, summary
 from medexp.phases.publishing import present
 from medexp.registry.lineage import upstream_tag
@@ -114,15 +114,16 @@ def objective(config: Phase1Config, tracked: TrackedRun, *, test: bool = False) 
         test: Whether the test split is scored too, as `test/…`; a search never asks for it.
     """
     forget_precision()
-    study = begin(config, start_accelerator(config.device, config.threads, config.training.precision), tracked)
-    _, adapter, _ = train_lora(study)
-    for split, prefix in (("val", "val/best/"), ("test", "test/")):
-        if split == "val" or test:
-            per_case = judge(study, _adapted(adapter), "lora", split)
-            tracked.reporter.table(per_case, f"per_case_{split}.csv")
-            scores = mean_scores(per_case)
-            scores |= {"dice": float(np.mean([scores[f"dice_{region}"] for region in REGIONS]))}
-            tracked.reporter.metrics({f"{prefix}{name}": value for name, value in scores.items()})
+    with out_of_memory(config):
+        study = begin(config, start_accelerator(config.device, config.threads, config.training.precision), tracked)
+        _, adapter, _ = train_lora(study)
+        for split, prefix in (("val", "val/best/"), ("test", "test/")):
+            if split == "val" or test:
+                per_case = judge(study, _adapted(adapter), "lora", split)
+                tracked.reporter.table(per_case, f"per_case_{split}.csv")
+                scores = mean_scores(per_case)
+                scores |= {"dice": float(np.mean([scores[f"dice_{region}"] for region in REGIONS]))}
+                tracked.reporter.metrics({f"{prefix}{name}": value for name, value in scores.items()})
 
 
 def warm_up(config: Phase1Config, folder: Path, *, test: bool = False) -> Phase1Config:
