@@ -17,8 +17,8 @@ from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 
 from medexp.config import DataConfig
-from medexp.data.cases import CHANNELS, Case, Volume
-from medexp.errors import ConfigError, DataError, all_problems
+from medexp.data.cases import CHANNELS, Case, Volume, patient_of
+from medexp.errors import DataError, all_problems
 
 SUFFIXES = {"t2f": ("t2f", "flair"), "t1c": ("t1c", "t1ce"), "t1n": ("t1n", "t1"), "t2w": ("t2w", "t2"), "seg": ("seg",)}
 AFFINE_TOLERANCE = 1e-3
@@ -40,7 +40,7 @@ def find_cases(data_dir: Path, data: DataConfig) -> tuple[Case, ...]:
             files, an excluded case that is not there.
         ConfigError: `patient_pattern` is no regular expression with a group.
     """
-    pattern = _patient_pattern(data.patient_pattern)
+    patient = patient_of(data.patient_pattern)
     if not data_dir.is_dir():
         raise DataError(f"{data_dir}: no such folder. Give data_dir=FOLDER with one folder a case")
     folders = sorted(path for path in data_dir.iterdir() if path.is_dir() and not path.name.startswith("."))
@@ -60,9 +60,7 @@ def find_cases(data_dir: Path, data: DataConfig) -> tuple[Case, ...]:
         files, missing = _files_of(folder)
         problems += missing
         if not missing:
-            match = pattern.search(folder.name)
-            patient = match[1] if match and match[1] else folder.name
-            cases.append(Case(folder.name, patient, tuple(files[channel] for channel in CHANNELS), files["seg"]))
+            cases.append(Case(folder.name, patient(folder.name), tuple(files[channel] for channel in CHANNELS), files["seg"]))
     if not cases and not problems:
         problems = [f"data.exclude leaves out all {len(folders)} cases"]
     if problems:
@@ -143,16 +141,6 @@ def read_case(case: Case, label_map: Mapping[int, int]) -> Volume:
         left_out = f"leave the case out with data.exclude=[{case.id}]" if case.label else "take the case out of the table"
         raise DataError(all_problems(f"case {case.id}", problems, f"Repair the files, or {left_out}."))
     return Volume(np.stack(list(channels.values())), label, affines[case.label or case.images[0]])
-
-
-def _patient_pattern(text: str) -> re.Pattern[str]:
-    try:
-        pattern = re.compile(text)
-    except re.error as error:
-        raise ConfigError(f"data.patient_pattern: {text!r} is no regular expression ({error})") from error
-    if pattern.groups < 1:
-        raise ConfigError(f"data.patient_pattern: {text!r} has no group; put the patient's part in parentheses")
-    return pattern
 
 
 def _files_of(folder: Path, modalities: Iterable[str] = SUFFIXES) -> tuple[dict[str, Path], list[str]]:

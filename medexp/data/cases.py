@@ -1,10 +1,15 @@
-"""A case on disk and the volume that it holds."""
+"""A case on disk and the volume that it holds; an image on disk; whose they are."""
 
+import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
+
+from medexp.errors import ConfigError
 
 CHANNELS = ("t2f", "t1c", "t1n", "t2w")
 """The network's channel order, BrainSegFounder's: FLAIR, contrast-enhanced T1, native T1, T2. In another, Dice is near 0."""
@@ -45,3 +50,44 @@ class Volume:
     image: NDArray[np.float32]
     label: NDArray[np.uint8]
     affine: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class LabelledImage:
+    """One 2D image: where its file is.
+
+    Args:
+        id: Unique over all sources.
+        source: brats (a slice of a volume) or kaggle (a picture in a folder of its class).
+        patient: Images of one patient stay in one split.
+        scan: The case that a slice was cut from; the id of an image that is no slice.
+        path: Its file.
+        label: 1 with a tumour, 0 without; None where it follows from the mask.
+    """
+
+    id: str
+    source: Literal["brats", "kaggle"]
+    patient: str
+    scan: str
+    path: Path
+    label: int | None
+
+
+def patient_of(pattern: str) -> Callable[[str], str]:
+    """From the name of a scan to its patient: the first group of `pattern`, or the scan's name where that does not match.
+
+    Raises:
+        ConfigError: `pattern` is no regular expression with a group.
+    """
+    try:
+        compiled = re.compile(pattern)
+    except re.error as error:
+        raise ConfigError(f"data.patient_pattern: {pattern!r} is no regular expression ({error})") from error
+    if compiled.groups < 1:
+        raise ConfigError(f"data.patient_pattern: {pattern!r} has no group; put the patient's part in parentheses")
+
+    def patient(scan: str) -> str:
+        match = compiled.search(scan)
+        return match[1] if match and match[1] else scan
+
+    return patient

@@ -1,22 +1,39 @@
 """Splits by patient: a patient's cases, and exact duplicates under another name, never straddle two splits."""
 
 import json
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from medexp.config import DataConfig
-from medexp.data.cases import Case
-from medexp.data.facts import CaseFacts
+from medexp.config import DataConfig, ImageDataConfig
 from medexp.errors import DataError, all_problems
 from medexp.files import replacing
 
 SPLITS = ("train", "val", "test")
+
+
+class Owned(Protocol):
+    """What is split, such as a case or an image."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def patient(self) -> str: ...
+
+
+class Digested(Protocol):
+    """What is known of one: exact duplicates have the same `voxels_sha256`."""
+
+    @property
+    def case(self) -> str: ...
+    @property
+    def voxels_sha256(self) -> str: ...
 
 
 @dataclass(frozen=True)
@@ -39,7 +56,7 @@ class Splits:
         raise KeyError(case_id)
 
 
-def make_splits(cases: Sequence[Case], facts: Iterable[CaseFacts], data: DataConfig, seed: int) -> Splits:
+def make_splits(cases: Sequence[Owned], facts: Iterable[Digested], data: DataConfig | ImageDataConfig, seed: int) -> Splits:
     """Draws validation, test and training patients, in this order. The same cases in another order give the same splits.
 
     Patients that share an exact duplicate are drawn together. Each fraction of the number of such groups is rounded;
@@ -67,7 +84,41 @@ def make_splits(cases: Sequence[Case], facts: Iterable[CaseFacts], data: DataCon
     return Splits(*(tuple(sorted(case for group in part for case in group)) for part in (train, val, test)))
 
 
-def load_splits(path: Path, cases: Sequence[Case], facts: Iterable[CaseFacts]) -> Splits:
+def groups_by_label(
+    cases: Sequence[Owned], facts: Iterable[Digested], labels: Mapping[str, str]
+) -> dict[str, list[list[str]]]:
+    """`patient_groups` by their label; a group with several labels counts for the most frequent one.
+
+    Args:
+        cases: What is split.
+        facts: Of each of them.
+        labels: By case id.
+    """
+    groups: dict[str, list[list[str]]] = defaultdict(list)
+    for group in patient_groups(cases, facts):
+        ((label, _),) = Counter(labels[case] for case in group).most_common(1)
+        groups[label].append(group)
+    return groups
+
+
+def draw_by_label(groups: Mapping[str, Sequence[Sequence[str]]], sizes: Callable[[int], tuple[int, int]], seed: int) -> Splits:
+    """Draws groups of cases that stay together, label by label.
+
+    Args:
+        groups: The groups of each label.
+        sizes: From a label's number of groups to how many of them are for test and for validation; the rest is trained on.
+        seed: Seed of the draw.
+    """
+    rng, parts = np.random.default_rng(seed), defaultdict[str, list[str]](list)
+    for _, of_label in sorted(groups.items()):
+        tested, validated = sizes(len(of_label))
+        for place, index in enumerate(rng.permutation(len(of_label))):
+            split = "test" if place < tested else "val" if place < tested + validated else "train"
+            parts[split] += of_label[index]
+    return Splits(*(tuple(sorted(parts[split])) for split in SPLITS))
+
+
+def load_splits(path: Path, cases: Sequence[Owned], facts: Iterable[Digested]) -> Splits:
     """Reads and checks a data_splits.json: {"train": [ID, ...], "val": [...], "test": [...]}; `test` may be absent.
 
     Raises:
@@ -101,7 +152,7 @@ def save_splits(splits: Splits, path: Path) -> None:
         temporary.write_text(json.dumps(asdict(splits), indent=2) + "\n")
 
 
-def patient_groups(cases: Sequence[Case], facts: Iterable[CaseFacts]) -> list[list[str]]:
+def patient_groups(cases: Sequence[Owned], facts: Iterable[Digested]) -> list[list[str]]:
     """Case ids by group: patients joined through exact duplicates. Both levels sorted."""
     patients = sorted({case.patient for case in cases})
     position = {patient: index for index, patient in enumerate(patients)}
@@ -137,7 +188,7 @@ def _read(path: Path) -> dict[str, list[str]]:
     return {name: content.get(name, []) for name in SPLITS}
 
 
-def straddling(splits_of: dict[str, list[str]], cases: Sequence[Case], facts: Iterable[CaseFacts]) -> list[str]:
+def straddling(splits_of: dict[str, list[str]], cases: Sequence[Owned], facts: Iterable[Digested]) -> list[str]:
     """Patients and exact duplicates that lie in more than one split."""
     by_patient: dict[str, list[str]] = defaultdict(list)
     by_voxels: dict[str, list[str]] = defaultdict(list)

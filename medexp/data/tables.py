@@ -6,13 +6,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
 from medexp.data.brats import image_files
 from medexp.data.cases import CHANNELS, Case
 from medexp.data.facts import CaseFacts
-from medexp.data.splits import SPLITS, Splits, patient_groups, straddling
+from medexp.data.splits import SPLITS, Splits, draw_by_label, groups_by_label, straddling
 from medexp.errors import DataError, all_problems
 
 COLUMNS = ("id", "path", "label", "patient")
@@ -109,27 +108,21 @@ def split_table(table: LabelledTable, facts: Iterable[CaseFacts], test_fraction:
     """
     facts = list(facts)
     problems = _duplicates_with_two_labels(table, facts)
+    groups = groups_by_label(table.cases, facts, table.labels)
     if table.split_of:
         problems += straddling({case: [split] for case, split in table.split_of.items()}, [], facts)
-        parts = {split: [case for case, given in table.split_of.items() if given == split] for split in SPLITS}
     else:
-        groups: dict[str, list[list[str]]] = defaultdict(list)
-        for group in patient_groups(table.cases, facts):
-            ((label, _),) = Counter(table.labels[case] for case in group).most_common(1)
-            groups[label].append(group)
         problems += [
             f"label {label}: {len(groups[label])} patients; train and test take one each. Add patients, or a split column"
             for label in table.classes
             if len(groups[label]) < 2
         ]
-        rng, parts = np.random.default_rng(seed), {split: [] for split in SPLITS}
-        for _, of_label in sorted(groups.items()):
-            tested = min(max(1, round(len(of_label) * test_fraction)), len(of_label) - 1)
-            for place, index in enumerate(rng.permutation(len(of_label))):
-                parts["test" if place < tested else "train"] += of_label[index]
     if problems:
         raise DataError(all_problems(f"table {table.path}", problems, "Correct the table."))
-    return Splits(**{split: tuple(sorted(cases)) for split, cases in parts.items()})
+    if table.split_of:
+        given = {split: [case for case, part in table.split_of.items() if part == split] for split in SPLITS}
+        return Splits(**{split: tuple(sorted(cases)) for split, cases in given.items()})
+    return draw_by_label(groups, lambda size: (min(max(1, round(size * test_fraction)), size - 1), 0), seed)
 
 
 def table_manifest(table: LabelledTable, facts: Iterable[CaseFacts], splits: Splits) -> pd.DataFrame:

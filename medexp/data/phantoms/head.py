@@ -68,11 +68,11 @@ class Head:
     """One patient: draws everything that differs between patients, and answers for any points.
 
     Args:
-        domain: Which tumour.
+        domain: Which tumour; None for a patient without one, whose brain is that of the same entropy with a tumour.
         entropy: Seed of the patient.
     """
 
-    domain: Domain
+    domain: Domain | None
     entropy: tuple[int, ...]
 
     def scan(self, points: Field, time_point: int) -> tuple[Field, NDArray[np.uint8], NDArray[np.bool_]]:
@@ -90,8 +90,8 @@ class Head:
         radii = np.array([68.0, 86.0, 60.0]) * rng.normal(1, 0.035, 3)
         anatomy = _anatomy(points, radii, contrasts, rng)
         grown = 1 + 0.18 * time_point
-        tumour = _glioma if self.domain == "glioma" else _meningioma
-        shares = tumour(points, anatomy, radii, grown, rng)
+        tumours = {"glioma": _glioma, "meningioma": _meningioma}
+        shares = tumours[self.domain](points, anatomy, radii, grown, rng) if self.domain else {}
         image = anatomy.tissue
         for name, share in shares.items():
             # A part of every tumour's contrast against the tissue under it is missing, in each modality by itself.
@@ -99,7 +99,8 @@ class Head:
             image = image + (share * strength) * (contrasts[name][:, None] - image)
         label = np.zeros(len(points), np.uint8)
         for name, value in (("edema", 2), ("enhancing", 3), ("core", 1)):
-            label[shares[name] > 0.5] = value
+            if name in shares:
+                label[shares[name] > 0.5] = value
         brain = anatomy.depth > 0
         label[~brain] = 0
         return image.astype(np.float32), label, brain

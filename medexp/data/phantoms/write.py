@@ -3,8 +3,10 @@
 import os
 import shutil
 import uuid
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -55,17 +57,33 @@ def ensure_phantoms(domain: Domain, patients: int, seed: int, cache: Path) -> Pa
     Raises:
         StorageError: When the cache cannot be written.
     """
-    folder = cache / "phantoms" / f"{domain}-{patients}-seed{seed}-v{VERSION}"
+    scans = _scans(domain, patients, seed)
+    return written_once(
+        cache / "phantoms" / f"{domain}-{patients}-seed{seed}-v{VERSION}",
+        f"Writing {domain} phantoms",
+        lambda folder: [delayed(_write)(scan, domain, seed, folder) for scan in scans],
+    )
+
+
+def written_once(folder: Path, title: str, tasks: Callable[[Path], Sequence[Any]]) -> Path:
+    """A folder that several processes fill, and that appears when it is full; one that is there already is left as it is.
+
+    Args:
+        folder: What is wanted.
+        title: Of the progress bar.
+        tasks: From the folder to write to, to joblib's delayed calls.
+
+    Raises:
+        StorageError: When it cannot be written.
+    """
     if folder.is_dir():
         return folder
     partial = folder.with_name(f".{uuid.uuid4().hex}.{folder.name}")
     try:
         partial.mkdir(parents=True)
-        scans = _scans(domain, patients, seed)
-        tasks = Parallel(n_jobs=min(os.cpu_count() or 1, 4), return_as="generator_unordered")(
-            delayed(_write)(scan, domain, seed, partial) for scan in scans
-        )
-        for _ in track(tasks, f"Writing {domain} phantoms", total=len(scans), console=Console(stderr=True)):
+        calls = tasks(partial)
+        done = Parallel(n_jobs=min(os.cpu_count() or 1, 4), return_as="generator_unordered")(calls)
+        for _ in track(done, title, total=len(calls), console=Console(stderr=True)):
             pass
         try:
             partial.rename(folder)
@@ -113,7 +131,7 @@ def _write(scan: _Scan, domain: Domain, seed: int, root: Path) -> None:
     points = (indices @ affine[:3, :3].T + affine[:3, 3]).astype(np.float32)
     with threadpool_limits(1):  # the processes share the cores already
         clean, label, brain = Head(domain, (*entropy, 0)).scan(points, scan.time_point)
-        image = _acquired(clean, brain, points, np.random.default_rng((*entropy, 2, scan.time_point)))
+        image = acquired(clean, brain, points, np.random.default_rng((*entropy, 2, scan.time_point)))
     folder = root / scan.folder
     folder.mkdir()
     volumes = {channel: voxels.reshape(shape) for channel, voxels in zip(CHANNELS, image, strict=True)}
@@ -123,7 +141,7 @@ def _write(scan: _Scan, domain: Domain, seed: int, root: Path) -> None:
         nib.save(nifti, folder / f"{scan.folder}-{suffix}.nii.gz")
 
 
-def _acquired(
+def acquired(
     clean: NDArray[np.float32], brain: NDArray[np.bool_], points: NDArray[np.float32], rng: np.random.Generator
 ) -> NDArray[np.int16]:
     """What a scanner makes of it: bias field, texture, noise and an arbitrary scale; exactly 0 outside the brain."""
