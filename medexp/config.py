@@ -79,20 +79,20 @@ class ImagePhantomConfig:
 
     Args:
         patients: Patients with a meningioma whose volumes are cut into slices.
-        yes: Images with a tumour in the Kaggle-like folder, exact duplicates included.
-        no: Images without a tumour in it, exact duplicates included.
+        yes_images: Images with a tumour in the Kaggle-like folder, exact duplicates included.
+        no_images: Images without a tumour in it, exact duplicates included.
         seed: Seed of the phantoms, apart from the training's.
     """
 
     patients: int
-    yes: int
-    no: int
+    yes_images: int
+    no_images: int
     seed: int
 
     def problems(self) -> Iterator[str]:
         if self.patients < 4:
             yield f"patients: found {self.patients}; at least 4 are needed to fill the splits"
-        for key in ("yes", "no"):
+        for key in ("yes_images", "no_images"):
             if getattr(self, key) < 8:
                 yield f"{key}: found {getattr(self, key)}; at least 8 images are needed to fill the splits"
         if self.seed < 0:
@@ -724,6 +724,195 @@ class RecoverConfig:
             yield f"seed: found {self.seed}; at least 0"
 
 
+@dataclass(frozen=True)
+class UNetConfig:
+    """The multi-task U-Net. The specification's has base_filters 32 and depth 3: 2,014,019 parameters.
+
+    Args:
+        base_filters: Channels at full resolution; each level below has twice as many.
+        depth: How often the resolution is halved; data.input_size is a multiple of 2 ** depth.
+    """
+
+    base_filters: int
+    depth: int
+
+    def problems(self) -> Iterator[str]:
+        for key in ("base_filters", "depth"):
+            if getattr(self, key) < 1:
+                yield f"{key}: found {getattr(self, key)}; at least 1"
+
+
+@dataclass(frozen=True)
+class ImagePhaseConfig:
+    """What the phases on 2D images have in common.
+
+    Args:
+        profile: demo (embedded phantoms, minutes on two CPU cores) or full (the specification's numbers).
+        slices_dir: Folder of slices, as prepare cuts them with its own slices_dir; without any folder the embedded phantoms
+            are used (demo only).
+        resume: Run id of an interrupted run to go on from.
+        output_dir: Folder that gets one folder a run, named by its run id.
+        cache_dir: Folder for what is computed once; without it $XDG_CACHE_HOME/medexp or ~/.cache/medexp.
+        seed: Seed of the splits, the initial weights, sampling and augmentation.
+        device: auto, cpu, cuda or mps.
+        threads: Threads of torch; without it torch decides.
+        bootstrap_samples: Resamples of an interval.
+        confidence: Coverage of an interval, 0 to 1.
+        shown: Images that a picture of examples shows.
+        data: How images are read, split and sampled.
+        phantoms: The embedded images.
+        training: The training.
+    """
+
+    profile: str
+    slices_dir: str | None
+    resume: str | None
+    output_dir: str
+    cache_dir: str | None
+    seed: int
+    device: Literal["auto", "cpu", "cuda", "mps"]
+    threads: int | None
+    bootstrap_samples: int
+    confidence: float
+    shown: int
+    data: ImageDataConfig
+    phantoms: ImagePhantomConfig
+    training: TrainingConfig
+
+    def problems(self) -> Iterator[str]:
+        folders = {key: getattr(self, key) for key in ("slices_dir", "kaggle_dir", "table") if hasattr(self, key)}
+        if self.profile == "full" and not any(folders.values()):
+            yield f"{' or '.join(folders)}: profile=full needs real data; give {next(iter(folders))}=FOLDER"
+        if self.bootstrap_samples < 100:
+            yield f"bootstrap_samples: found {self.bootstrap_samples}; at least 100"
+        if not 0 < self.confidence < 1:
+            yield f"confidence: found {self.confidence}; above 0 and below 1"
+        for key in ("shown", "seed"):
+            if getattr(self, key) < 0:
+                yield f"{key}: found {getattr(self, key)}; at least 0"
+        if self.threads is not None and self.threads < 1:
+            yield f"threads: found {self.threads}; at least 1"
+
+
+@dataclass(frozen=True)
+class WarmUpTrainingConfig(TrainingConfig):
+    """The training of encoder and segmentation decoder.
+
+    Args:
+        lr_network: Learning rate.
+    """
+
+    lr_network: float
+
+
+@dataclass(frozen=True)
+class Phase2_1Config(ImagePhaseConfig):
+    """Train the multi-task U-Net's encoder and segmentation decoder on slices (specification 003, Phase 2.1).
+
+    Args:
+        min_dice: P2_1-DICE's bar for the mean validation Dice of a scan's slices together.
+        network: The multi-task U-Net.
+    """
+
+    min_dice: float
+    network: UNetConfig
+    training: WarmUpTrainingConfig
+
+    def problems(self) -> Iterator[str]:
+        yield from super().problems()
+        yield from _fits_depth(self)
+
+
+@dataclass(frozen=True)
+class HeadTrainingConfig(TrainingConfig):
+    """The training of the classification head.
+
+    Args:
+        lr_head: Learning rate.
+        class_weights: balanced weighs classes by the inverse of how often training draws them; none weighs all cases alike.
+        cache_features: Whether the frozen encoder sees each image once; false computes its features anew in every step, for
+            the same result in far more time.
+    """
+
+    lr_head: float
+    class_weights: Literal["balanced", "none"]
+    cache_features: bool
+
+
+@dataclass(frozen=True)
+class Phase2_2Config(ImagePhaseConfig):
+    """Train a classification head on a frozen encoder (specification 003, Phase 2.2).
+
+    Args:
+        encoder: models:/NAME@alias or models:/NAME/VERSION of a multi-task U-Net or of an encoder of volumes, or a multi-task
+            U-Net's checkpoint file.
+        kaggle_dir: Folder with yes/ and no/, of JPEG, PNG or npz files.
+        table: For an encoder of volumes: TSV with the columns id, path, label, patient and, where it is split, split, as probe
+            takes it; without it glioma is told from meningioma on phantoms (demo only).
+        min_accuracy: P2_2-ACCURACY's bar for the validation accuracy.
+        network: The multi-task U-Net of a checkpoint file; a registered one brings its own.
+        volumes: Phantoms that an encoder of volumes is given, of a seed that no encoder was trained on.
+    """
+
+    encoder: str
+    kaggle_dir: str | None
+    table: str | None
+    min_accuracy: float
+    network: UNetConfig
+    training: HeadTrainingConfig
+    volumes: PhantomConfig
+
+    def problems(self) -> Iterator[str]:
+        yield from super().problems()
+        yield from _fits_depth(self)
+
+
+@dataclass(frozen=True)
+class JointTrainingConfig(TrainingConfig):
+    """The training of both tasks in alternating batches.
+
+    Args:
+        lr_encoder: Learning rate of the encoder; below those of decoder and head.
+        lr_decoder: Learning rate of the segmentation decoder.
+        lr_head: Learning rate of the classification head.
+        class_weights: As in phase2_2.
+    """
+
+    lr_encoder: float
+    lr_decoder: float
+    lr_head: float
+    class_weights: Literal["balanced", "none"]
+
+    def problems(self) -> Iterator[str]:
+        yield from super().problems()
+        for key in ("lr_decoder", "lr_head"):
+            if self.lr_encoder >= getattr(self, key):
+                yield f"lr_encoder: found {self.lr_encoder:g}; below {key} ({getattr(self, key):g})"
+
+
+@dataclass(frozen=True)
+class Phase2_3Config(ImagePhaseConfig):
+    """Train encoder, segmentation decoder and classification head together, in alternating batches (specification 003).
+
+    Args:
+        multitask: The network of phase 2.1: models:/NAME@alias or models:/NAME/VERSION.
+        classifier: The head of phase 2.2, trained on that network's encoder: models:/NAME@alias or models:/NAME/VERSION.
+        kaggle_dir: Folder with yes/ and no/, of JPEG, PNG or npz files.
+        margin: Largest loss of Dice, and of balanced accuracy, against phases 2.1 and 2.2 that counts as none.
+    """
+
+    multitask: str
+    classifier: str
+    kaggle_dir: str | None
+    margin: float
+    training: JointTrainingConfig
+
+    def problems(self) -> Iterator[str]:
+        yield from super().problems()
+        if not self.margin >= 0:
+            yield f"margin: found {self.margin}; at least 0"
+
+
 STUDIED: dict[str, type] = {"phase1": Phase1Config}
 """Phases whose settings can be searched and that recover: those with a `sweep.yaml`; and their configurations."""
 
@@ -760,3 +949,9 @@ def _data_keys(config: Any) -> dict[str, Any]:
 def _needs_data(profile: str, data_dir: str | None) -> Iterator[str]:
     if profile == "full" and data_dir is None:
         yield "data_dir: profile=full needs real data; give data_dir=FOLDER of BraTS-MEN cases"
+
+
+def _fits_depth(config: Phase2_1Config | Phase2_2Config) -> Iterator[str]:
+    step = 2**config.network.depth
+    if any(size % step for size in config.data.input_size):
+        yield f"data.input_size: found {config.data.input_size}; multiples of {step}, which is 2 ** network.depth"

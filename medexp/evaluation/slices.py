@@ -13,7 +13,7 @@ from torch.utils.data import Dataset, default_collate
 from medexp.evaluation.cases import map_cases
 
 
-class _Batches(Dataset[dict[str, Any]]):
+class Batches(Dataset[dict[str, Any]]):
     """The items of a data set, several at a time, in order."""
 
     def __init__(self, data: Dataset[Any], size: int) -> None:
@@ -62,7 +62,7 @@ def evaluate_slices(
         rows = zip(batch["case"], batch["has_mask"].tolist(), pixels, strict=True)
         return [{"case": case} | dict(zip(names, counts, strict=True)) for case, masked, counts in rows if masked]
 
-    rows = [row for part in map_cases(judge, _Batches(data, batch_size), accelerator, title) for row in part]
+    rows = [row for part in map_cases(judge, Batches(data, batch_size), accelerator, title) for row in part]
     slices = pd.DataFrame(rows, columns=["case", "truth", "predicted", "overlap"])
     return dice_by_scan(slices, manifest), slices
 

@@ -4,6 +4,7 @@ With base_filters 32, depth 3, one input channel and two classes it has 2,014,01
 decoder 775,073, head 66,306. Ronneberger et al., "U-Net" (2015), with batch norm and bilinear upsampling.
 """
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -40,7 +41,7 @@ class UNetEncoder(nn.Module):
     def __init__(self, in_channels: int, base_filters: int, depth: int) -> None:
         super().__init__()
         widths = [in_channels, *(base_filters * 2**level for level in range(depth + 1))]
-        self.blocks = nn.ModuleList(_ConvBlock(*pair) for pair in zip(widths[:-1], widths[1:], strict=True))
+        self.blocks = nn.ModuleList(_ConvBlock(*pair) for pair in itertools.pairwise(widths))
 
     def maps(self, x: Tensor) -> list[Tensor]:
         """Feature maps of images (B, C, H, W), from full resolution to the bottleneck

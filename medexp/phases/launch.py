@@ -10,7 +10,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import InitProcessGroupKwargs, broadcast_object_list, is_torch_xla_available
 
-from medexp.config import Phase1Config
+from medexp.config import ImagePhaseConfig, Phase1Config
 from medexp.errors import CheckFailed, ConfigError, OutOfMemory
 from medexp.tracking.runs import TrackedRun, tracked_run
 
@@ -51,7 +51,7 @@ def forget_precision() -> None:
 
 
 @contextmanager
-def launched_run(phase: str, config: Phase1Config, accelerator: Accelerator) -> Iterator[TrackedRun]:
+def launched_run(phase: str, config: Phase1Config | ImagePhaseConfig, accelerator: Accelerator) -> Iterator[TrackedRun]:
     """The tracked run of a phase; the first process writes it, and all share its id and folder."""
     try:
         if accelerator.is_main_process:
@@ -83,7 +83,7 @@ def take_over_state(resume: str | None, tracked: TrackedRun) -> None:
 
 
 @contextmanager
-def out_of_memory(config: Phase1Config) -> Iterator[None]:
+def out_of_memory(config: Phase1Config | ImagePhaseConfig) -> Iterator[None]:
     """One line, with what can be done, of memory that is not there: on a GPU, and in main memory."""
     try:
         yield
@@ -92,6 +92,6 @@ def out_of_memory(config: Phase1Config) -> Iterator[None]:
             raise
         training, size = config.training, " x ".join(map(str, config.data.input_size))
         raise OutOfMemory(
-            f"out of memory with batches of {training.batch_size} crops of {size} voxels: lower training.batch_size and raise "
+            f"out of memory with batches of {training.batch_size} inputs of {size}: lower training.batch_size and raise "
             "training.accumulate by as much, or lower data.input_size"
         ) from error

@@ -4,26 +4,19 @@ Every arm has the same cases, the same folds and the same head: the encoder; the
 architecture with random weights; statistics of raw intensities; and the most frequent class, which needs no features at all.
 """
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import nn
 
 from medexp import registry
-from medexp.config import DataConfig, ProbeConfig, cache_root
-from medexp.data.cases import CHANNELS
-from medexp.data.facts import describe_cases
+from medexp.config import ProbeConfig, cache_root
 from medexp.data.manifest import split_digest
-from medexp.data.phantoms import PATIENT_PATTERN, ensure_phantoms
-from medexp.data.phantoms.head import Domain
 from medexp.data.splits import SPLITS
-from medexp.data.tables import COLUMNS, read_table, split_table, table_manifest, write_table
-from medexp.data.transforms import INPUT
-from medexp.errors import RegistryError, all_problems
+from medexp.data.tables import split_table, table_manifest
+from medexp.errors import RegistryError
 from medexp.evaluation.classification import Predictions
 from medexp.evaluation.classifiers import fit_head, folds_by_patient, majority
 from medexp.evaluation.embeddings import Array, embed_volumes
@@ -31,6 +24,7 @@ from medexp.models.builders import build
 from medexp.models.swin import SwinEncoder, SwinSegmenter
 from medexp.phases.launch import start_accelerator
 from medexp.phases.probe_results import Data, judge, report, show
+from medexp.phases.volumes import read_volumes
 from medexp.registry.leaks import fetch_parent, leak_check
 from medexp.registry.lineage import upstream_tag
 from medexp.registry.loading import load_verified
@@ -81,63 +75,12 @@ def read_data(config: ProbeConfig, pulled: Pulled, tracked: TrackedRun, cache: P
         DataError: The table or volumes cannot be used; all problems of each step at once.
         RegistryError: The encoder wants volumes of a kind that the probe cannot make.
     """
-    channels, settings = input_settings(config, pulled)
-    if config.table:
-        path, source = Path(config.table).expanduser(), config.table
-    else:
-        path, source = phantom_table(config, tracked.folder, cache), "glioma and meningioma phantoms"
-    table = read_table(path, channels)
-    facts = describe_cases(table.cases, settings, cache)
-    manifest = table_manifest(table, facts, split_table(table, facts, config.test_fraction, config.seed))
+    volumes = read_volumes(config.table, config.phantoms, pulled, config.jobs, tracked.folder, cache)
+    facts = volumes.facts.values()
+    manifest = table_manifest(volumes.table, facts, split_table(volumes.table, facts, config.test_fraction, config.seed))
     digests = {split: split_digest(manifest, split) for split in SPLITS if split in set(manifest["split"])}
-    log_datasets(tracked, manifest, digests, source, "probe")
-    return Data(table, {fact.case: fact for fact in facts}, manifest, source, settings)
-
-
-def input_settings(config: ProbeConfig, pulled: Pulled) -> tuple[tuple[str, ...], DataConfig]:
-    """The channels in the order that the package's contract wants them, and how it wants volumes to be.
-
-    Raises:
-        RegistryError: The contract is not of volumes that the probe knows how to make.
-    """
-    contract = read_json(pulled.folder, "contract.json").get("input", {})
-    problems = [
-        f"input.{key} is {contract.get(key)!r}; the probe makes {value!r}"
-        for key, value in INPUT.items()
-        if contract.get(key) != value
-    ]
-    problems += [f"input.{key} is missing" for key in ("spacing_mm", "example_shape") if key not in contract]
-    channels = tuple(contract.get("channels", ()))
-    if sorted(channels) != sorted(CHANNELS):
-        problems.append(f"input.channels are {', '.join(channels) or 'missing'}; the probe reads {', '.join(CHANNELS)}")
-    if problems:
-        raise RegistryError(all_problems(f"contract.json of {config.encoder}", problems, "Probe an encoder of such volumes."))
-    settings = DataConfig(
-        label_map={},  # segmentations are not read
-        patient_pattern=PATIENT_PATTERN,
-        exclude=(),
-        spacing=tuple(contract["spacing_mm"]),
-        input_size=tuple(contract["example_shape"][-3:]),
-        val_fraction=0.0,
-        test_fraction=config.test_fraction,
-        jobs=config.jobs,
-    )
-    return channels, settings
-
-
-def phantom_table(config: ProbeConfig, folder: Path, cache: Path) -> Path:
-    """A table of phantoms of both domains, to be told apart; it has no splits."""
-    rows = []
-    patients: dict[Domain, int] = {
-        "glioma": config.phantoms.glioma_patients,
-        "meningioma": config.phantoms.meningioma_patients,
-    }
-    for domain, count in patients.items():
-        for case in sorted(ensure_phantoms(domain, count, config.phantoms.seed, cache).iterdir()):
-            patient = re.sub(PATIENT_PATTERN, r"\1", case.name)
-            rows.append(dict(zip(COLUMNS, (case.name, str(case), domain, patient), strict=True)))
-    write_table(pd.DataFrame(rows), folder / "table.tsv")
-    return folder / "table.tsv"
+    log_datasets(tracked, manifest, digests, volumes.source, "probe")
+    return Data(volumes.table, volumes.facts, manifest, volumes.source, volumes.settings)
 
 
 def load_encoders(config: ProbeConfig, pulled: Pulled, tracked: TrackedRun) -> tuple[dict[str, Encoder], str]:

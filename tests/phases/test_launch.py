@@ -40,7 +40,7 @@ def test_too_little_memory_is_told_in_a_line_with_what_to_do(
     assert main("phase1", Phase1Config, f"{__name__}:hold", []) == 0
     config = replace(held.pop(), output_dir="outputs")
     accelerator = start_accelerator("cpu", 1)
-    told = "batches of 2 crops of 64 x 64 x 32 voxels: lower training.batch_size"
+    told = "batches of 2 inputs of 64 x 64 x 32: lower training.batch_size"
     with pytest.raises(OutOfMemory, match=told) as raised, launched_run("phase1", config, accelerator) as tracked:
         ask()
     assert raised.value.run == tracked.id

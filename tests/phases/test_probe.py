@@ -307,13 +307,12 @@ def test_an_encoder_of_other_volumes_is_refused(
     words: str,
 ) -> None:
     from medexp.errors import RegistryError
-    from medexp.phases.probe import input_settings
+    from medexp.phases.volumes import input_settings
     from medexp.registry.store import Pulled
 
     made = dict(package().contract)
     made["input"] = {key: value for key, value in {**made["input"], **contract}.items() if value is not None}
     (tmp_path / "contract.json").write_text(json.dumps(made))
-    config = type("Config", (), {"encoder": "models:/other/1", "test_fraction": 0.5, "jobs": 1})
     with pytest.raises(RegistryError) as error:
-        input_settings(config, Pulled(tmp_path, "other", "1", "d"))  # type: ignore[arg-type]
-    assert words in str(error.value) and "models:/other/1" in str(error.value)
+        input_settings(Pulled(tmp_path, "other", "1", "d"), 1)
+    assert words in str(error.value) and "other version 1" in str(error.value)

@@ -1,0 +1,235 @@
+"""What the phases on 2D images share: how they begin, and how both tasks are trained and judged."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+import torch
+from accelerate import Accelerator
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from medexp.checks import PHASES
+from medexp.config import ImagePhaseConfig, cache_root
+from medexp.data.images import SOURCES, MultiSourceDataset, PreparedImages, prepare_images
+from medexp.data.manifest import seen_cases
+from medexp.data.splits import SPLITS
+from medexp.errors import ConfigError
+from medexp.evaluation.cases import map_cases
+from medexp.evaluation.classification import Predictions
+from medexp.evaluation.slices import Batches, evaluate_slices
+from medexp.models.multitask import MultiTaskModel
+from medexp.phases.launch import take_over_state
+from medexp.phases.publishing import PHANTOMS, made_with
+from medexp.registry.definitions import load_definition
+from medexp.tracking.datasets import log_datasets
+from medexp.tracking.figures import gallery
+from medexp.tracking.runs import TrackedRun
+
+Array = NDArray[np.floating[Any]]
+CLASSES = ("no tumour", "tumour")
+
+
+@dataclass(frozen=True)
+class ImageStudy:
+    """What a phase on images works with.
+
+    Attributes:
+        config: Its configuration.
+        data: All images, split.
+        accelerator: Device and precision; one process.
+        run: The run.
+        cache: Root of the cache.
+    """
+
+    config: Any
+    data: PreparedImages
+    accelerator: Accelerator
+    run: TrackedRun
+    cache: Path
+
+    def images(self, split: str, *, augment: bool = False, masked: bool = False) -> MultiSourceDataset:
+        """The images of a split; with `masked` those that have a mask."""
+        return MultiSourceDataset(self.data, split, self.config.data, self.config.seed, augment, masked)
+
+
+def one_process(accelerator: Accelerator, phase: str) -> None:
+    """Images are small, and alternating tasks leave parameters without gradients: these phases train in one process.
+
+    Raises:
+        ConfigError: There are several.
+    """
+    if accelerator.num_processes > 1:
+        raise ConfigError(f"{phase} trains in one process, found {accelerator.num_processes}; start it without a launcher")
+
+
+def begin(
+    config: ImagePhaseConfig,
+    phase: str,
+    accelerator: Accelerator,
+    run: TrackedRun,
+    kaggle_dir: str | None = None,
+    sources: Sequence[str] = SOURCES,
+) -> ImageStudy:
+    """Read and split the images, log what they are and what was dropped, and take over what an interrupted run had trained.
+
+    Raises:
+        DataError: The images cannot be used; all problems of each step at once.
+        ConfigError: There are several processes.
+    """
+    one_process(accelerator, phase)
+    cache = cache_root(config.cache_dir)
+    data = prepare_images(config.slices_dir, kaggle_dir, config.data, config.phantoms, config.seed, cache, sources)
+    take_over_state(config.resume, run)
+    log_datasets(run, data.manifest, data.digests, data.source, phase)
+    counts = {"params/dropped_images": len(data.dropped)}
+    for split in SPLITS:
+        rows = data.manifest[data.manifest["split"] == split]
+        counts |= {f"params/{split}_images": len(rows), f"params/{split}_patients": rows["patient"].nunique()}
+        shares = rows.groupby("source")["label"].agg(["size", "sum"])
+        told = "; ".join(f"{source} {row['size']}, {row['sum']} with a tumour" for source, row in shares.iterrows())
+        print(f"{split}: {len(rows)} images ({told or 'none'})", flush=True)
+    run.reporter.metrics(counts)
+    if len(data.dropped):
+        run.reporter.table(data.dropped, "dropped.csv")
+        reasons = data.dropped["reason"].str.partition(" of ")[0].value_counts()
+        told = "; ".join(f"{count} {reason}" for reason, count in reasons.items())
+        print(f"Left out: {told}; dropped.csv of the run lists them", flush=True)
+    return ImageStudy(config, data, accelerator, run, cache)
+
+
+def class_weights(kind: Literal["balanced", "none"], labels: Sequence[int]) -> Tensor:
+    """Weights of the classes in cross-entropy (2,), of mean 1 over the cases.
+
+    Args:
+        kind: balanced: the inverse of how often a class is drawn; none: all alike.
+        labels: Label of each case that an epoch draws.
+    """
+    counts = np.bincount(labels, minlength=len(CLASSES))
+    if kind == "none" or not counts.all():
+        return torch.ones(len(CLASSES))
+    return torch.tensor(len(labels) / (len(CLASSES) * counts), dtype=torch.float32)
+
+
+@torch.inference_mode()
+def in_batches(
+    work: Callable[[Tensor], Tensor], images: Dataset[Any], accelerator: Accelerator, batch_size: int, title: str
+) -> Array:
+    """What a network makes of each image (N, D), in the order of the data set, in float32.
+
+    Args:
+        work: From images (B, 1, H, W) to (B, D), in eval mode.
+        images: Items with `image`.
+        accelerator: The device.
+        batch_size: Images at a time.
+        title: Name in the progress bar.
+    """
+
+    def rows(batch: Any) -> Array:
+        return np.asarray(work(batch["image"].to(accelerator.device)).float().cpu())
+
+    return np.concatenate(map_cases(rows, Batches(images, batch_size), accelerator, title))
+
+
+def predict(study: ImageStudy, logits: Callable[[Tensor], Tensor], split: str = "val") -> Predictions:
+    """What a classifier says of the images of a split, in the order of `study.data.ids(split)`.
+
+    Args:
+        study: The images.
+        logits: From images (B, 1, H, W) to logits (B, 2), in eval mode.
+        split: train, val or test.
+    """
+    images = study.images(split)
+    rows = in_batches(logits, images, study.accelerator, study.config.training.batch_size, "  classifying")
+    return Predictions(np.array(images.labels), np.asarray(torch.from_numpy(rows).softmax(dim=1)))
+
+
+def dice(study: ImageStudy, net: MultiTaskModel, split: str = "val", title: str = "  evaluating") -> pd.DataFrame:
+    """Dice of each scan of a split over its slices together: case, patient, source, dice, slices."""
+    scans, _ = evaluate_slices(
+        partial(segment, net.eval()),
+        study.images(split, masked=True),
+        study.data.manifest,
+        study.accelerator,
+        study.config.training.batch_size,
+        title,
+    )
+    return scans
+
+
+def segment(net: MultiTaskModel, images: Tensor) -> Tensor:
+    """Logits (B, 1, H, W) of images (B, 1, H, W)."""
+    logits: Tensor = net(images, do_cls=False)["seg"]
+    return logits
+
+
+def classify(net: MultiTaskModel, images: Tensor) -> Tensor:
+    """Logits (B, 2) of images (B, 1, H, W)."""
+    logits: Tensor = net(images, do_seg=False)["cls"]
+    return logits
+
+
+@torch.inference_mode()
+def show_segmentations(study: ImageStudy, net: MultiTaskModel) -> None:
+    """A picture of validation slices, truth and prediction outlined: those with most tumour, one a scan."""
+    images = study.images("val", masked=True)
+    rows = study.data.manifest.set_index("case").loc[images.cases].reset_index()
+    order = rows.sort_values("tumour_pixels", ascending=False).drop_duplicates("scan").index[: study.config.shown]
+    items = [images[int(index)] for index in order]
+    if not items:
+        return
+    stacked = torch.stack([item["image"] for item in items]).to(study.accelerator.device)
+    predicted = (segment(net.eval(), stacked) > 0).cpu().numpy()[:, 0]
+    figure = gallery(
+        [np.asarray(item["image"][0]) for item in items],
+        [item["case"] for item in items],
+        "Largest cut of each scan, truth solid, prediction dashed",
+        [np.asarray(item["mask"][0]) for item in items],
+        list(predicted),
+    )
+    study.run.reporter.figure(figure, "figures/segmentations.png")
+
+
+def packaged(study: ImageStudy, name: str, phase: str, output: str) -> dict[str, Any]:
+    """What every package of these phases says alike: contract, evaluation, cases, and facts for the card.
+
+    Args:
+        study: What it was made with.
+        name: Name of the model.
+        phase: The phase that made it.
+        output: What comes out, in words.
+    """
+    config, data = study.config, study.data
+    height, width = config.data.input_size
+    facts: dict[str, str | None] = {
+        "data": data.source,
+        "data digest": data.digest,
+        "Inclusion and exclusion": f"all images but {len(data.dropped)} that dropped.csv of the run lists",
+        "Missing data": "an image that cannot be read stops the phase",
+        "Reference standard": f"a tumour where a slice has at least {config.data.min_tumour_pixels} mask pixels; of a Kaggle "
+        "image its folder",
+        "Assignment to partitions": f"drawn by seed {config.seed}: slices by patient, Kaggle images class by class; "
+        f"validation {config.data.val_fraction:.0%}, test {config.data.test_fraction:.0%}",
+        "Testing on external data": "none",
+    }
+    real = any(getattr(config, key, None) for key in ("slices_dir", "kaggle_dir"))
+    return {
+        "contract": {
+            "input": asdict(load_definition(name).input) | {"example_shape": [1, 1, height, width]},
+            "output": output,
+        },
+        "evaluation": {
+            "phase": phase,
+            "revision": PHASES[phase].revision,
+            "split": "val",
+            "data_digest": data.digests["val"],
+            "made_on": data.digest,
+        },
+        "cases": seen_cases(data.manifest, data.facts.values()),  # type: ignore[arg-type]
+        "facts": {**made_with(study.run, config.profile, config.seed), **facts, **({} if real else PHANTOMS)},
+    }
