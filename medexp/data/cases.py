@@ -14,6 +14,9 @@ from medexp.errors import ConfigError
 CHANNELS = ("t2f", "t1c", "t1n", "t2w")
 """The network's channel order, BrainSegFounder's: FLAIR, contrast-enhanced T1, native T1, T2. In another, Dice is near 0."""
 
+FOREGROUND = 0.01
+"""Brain is what is brighter than this share of a channel's maximum."""
+
 
 @dataclass(frozen=True)
 class Case:

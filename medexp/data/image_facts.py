@@ -25,6 +25,7 @@ VERSION = 1
 """Part of the cache: raise it when what is computed here, in `slices` or in `kaggle` changes."""
 
 _CHUNK = 32  # images a task of joblib
+_TOLD = 20  # bad images that a message names
 
 
 @dataclass(frozen=True)
@@ -87,21 +88,23 @@ def describe_images(images: Sequence[LabelledImage], data: ImageDataConfig, cach
         known = _cached(entry)
         stamps = {image.id: _stamp(image) for image in members}
         todo = [image for image in members if known.get(image.path.name, {}).get("stamp") != stamps[image.id]]
-        chunks = [todo[start : start + _CHUNK] for start in range(0, len(todo), _CHUNK)]
-        results = Parallel(n_jobs=data.jobs, return_as="generator")(delayed(_describe)(chunk) for chunk in chunks)
-        console = Console(stderr=True)
-        for chunk, found in zip(chunks, track(results, f"Reading {folder.name}", len(chunks), console=console), strict=True):
-            for image, record in zip(chunk, found, strict=True):
+        if todo:
+            chunks = [todo[start : start + _CHUNK] for start in range(0, len(todo), _CHUNK)]
+            jobs = min(data.jobs, len(chunks))
+            found = Parallel(n_jobs=jobs, return_as="generator")(delayed(_describe)(chunk) for chunk in chunks)
+            bar = track(found, f"Reading {folder.name}", total=len(chunks), console=Console(stderr=True))
+            for image, record in zip(todo, (record for chunk in bar for record in chunk), strict=True):
                 if isinstance(record, str):
                     problems.append(record)
                 else:
                     known[image.path.name] = {"stamp": stamps[image.id], **record}
-        if todo:
             with replacing(entry) as temporary:
                 temporary.write_text(json.dumps({"version": VERSION, "files": known}))
         records |= {image.id: known[image.path.name] for image in members if image.path.name in known}
-    if problems:
-        raise DataError(all_problems(f"{len(problems)} of {len(images)} images cannot be used", problems))
+    if failed := len(problems):
+        if len(problems) > _TOLD:
+            problems = [*problems[:_TOLD], f"and {len(problems) - _TOLD} more"]
+        raise DataError(all_problems(f"{failed} of {len(images)} images cannot be used", problems))
     return tuple(_facts(image, records[image.id], data.min_tumour_pixels) for image in images)
 
 

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from medexp.data.slices import FOREGROUND
+from medexp.data.cases import FOREGROUND
 
 VERSION = 1
 """Raise it when `preprocess` changes."""

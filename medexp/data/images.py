@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
+from monai.data import MetaTensor
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -22,7 +22,7 @@ from medexp.data.kaggle import find_kaggle, split_kaggle
 from medexp.data.manifest import data_digest, split_digest
 from medexp.data.phantoms.images import ensure_kaggle, ensure_slices
 from medexp.data.slices import find_slices
-from medexp.data.splits import SPLITS, Splits, make_splits
+from medexp.data.splits import SPLITS, Splits, make_splits, some
 from medexp.errors import ConfigError, DataError, all_problems
 
 __all__ = [
@@ -40,6 +40,8 @@ __all__ = [
 ]
 
 SOURCES = ("brats", "kaggle")
+
+_KEYS = {"brats": "slices_dir", "kaggle": "kaggle_dir"}
 
 _KEPT_BYTES = 2**29  # of preprocessed images in memory; what is more is read again each time
 
@@ -102,19 +104,22 @@ def prepare_images(
         phantoms: The embedded data, used where neither folder is given; with one given, that one is used alone.
         seed: Seed of the splits.
         cache: Root of the cache of phantoms and of what is known of each image.
-        sources: What is wanted, of SOURCES; a folder of another source is left aside.
+        sources: What is wanted, of SOURCES.
 
     Raises:
         DataError: A folder, an image or what they hold together cannot be used; all problems of each step at once.
+        ConfigError: The only folder given is of a source that is not wanted.
         StorageError: When the cache cannot be written.
     """
-    given = {"brats": slices_dir, "kaggle": kaggle_dir}
+    given = dict(zip(SOURCES, (slices_dir, kaggle_dir), strict=True))
     folders = {source: Path(given[source] or "").expanduser().absolute() for source in sources if given[source] is not None}
     source = ", ".join(given[name] or "" for name in folders)
+    if not folders and (others := [f"{_KEYS[name]}={folder}" for name, folder in given.items() if folder is not None]):
+        raise ConfigError(f"found {', '.join(others)}; what is wanted here is {' or '.join(_KEYS[name] for name in sources)}")
     if not folders:
         ensure = {
             "brats": lambda: ensure_slices(phantoms.patients, phantoms.seed, cache, data.jobs),
-            "kaggle": lambda: ensure_kaggle(phantoms.yes, phantoms.no, phantoms.seed, cache),
+            "kaggle": lambda: ensure_kaggle(phantoms.yes_images, phantoms.no_images, phantoms.seed, cache),
         }
         words = {"brats": "slices of meningioma phantoms", "kaggle": "Kaggle-like phantoms"}
         folders = {name: ensure[name]() for name in sources}
@@ -136,7 +141,7 @@ def prepare_images(
         parts.append(split)
     splits = Splits(*(tuple(sorted(case for part in parts for case in getattr(part, name))) for name in SPLITS))
     if problems := _shared(images, facts):
-        raise DataError(all_problems("slices_dir and kaggle_dir", problems, "Take them out of one of the two."))
+        raise DataError(all_problems(source, problems, "Take them out of one of the two folders."))
     kept = {image.id: image for image in images if image.id not in dropped}
     rows = [
         {"case": image.id, "source": image.source, "label": facts[image.id].label, "reason": dropped[image.id]}
@@ -200,8 +205,8 @@ class MultiSourceDataset(Dataset[dict[str, Any]]):
         image, mask, has_mask = self._preprocessed(index)
         if self.augment is not None and epoch is not None:
             self.augment.set_random_state(seed=int(np.random.SeedSequence((self.seed, epoch, index)).generate_state(1)[0]))
-            item = self.augment({"image": image, "mask": mask})
-            image, mask = (torch.as_tensor(item[name]) for name in ("image", "mask"))
+            item = self.augment({"image": MetaTensor(image), "mask": MetaTensor(mask)})
+            image, mask = item["image"].as_tensor(), item["mask"].as_tensor()
         return {
             "image": image,
             "mask": mask,
@@ -222,7 +227,7 @@ class MultiSourceDataset(Dataset[dict[str, Any]]):
 
 
 def sampling_order(sources: Sequence[str], weights: Mapping[str, float], seed: int) -> Callable[[int], NDArray[np.intp]]:
-    """The indices of an epoch's items, as many as there are items; they follow from (seed, epoch) alone.
+    """The indices of an epoch's items, as many as there are items, at least one; they follow from (seed, epoch) alone.
 
     Each source gets a share of the epoch in proportion to its weight, however many items it has. Within a source every item is
     used equally often, give or take one: some are left out of an epoch where the share is smaller than the source, all are
@@ -251,28 +256,23 @@ def sampling_order(sources: Sequence[str], weights: Mapping[str, float], seed: i
         for indices, share in zip(members.values(), shares, strict=True):
             rounds, rest = divmod(int(share), len(indices))
             drawn += [*[indices] * rounds, rng.permutation(indices)[:rest]]
-        return rng.permutation(np.concatenate(drawn)) if drawn else np.empty(0, np.intp)
+        return rng.permutation(np.concatenate(drawn))
 
     return order
 
 
 def _shared(images: Iterable[LabelledImage], facts: Mapping[str, ImageFacts]) -> list[str]:
     """Patients and exact duplicates that are in two sources."""
-    by_patient: dict[str, list[LabelledImage]] = defaultdict(list)
-    by_pixels: dict[str, list[LabelledImage]] = defaultdict(list)
+    by_patient: dict[str, dict[str, str]] = defaultdict(dict)
+    by_pixels: dict[str, dict[str, str]] = defaultdict(dict)
     for image in images:
-        by_patient[image.patient].append(image)
-        by_pixels[facts[image.id].voxels_sha256].append(image)
-    problems = []
-    for what, members in (
-        *((f"patient {patient}", same) for patient, same in sorted(by_patient.items())),
-        *(("exact duplicates", same) for _, same in sorted(by_pixels.items())),
-    ):
-        first = {image.source: image for image in sorted(members, key=lambda image: image.id, reverse=True)}
-        if len(first) > 1:
-            where = ", ".join(f"{image.id} in {source}" for source, image in sorted(first.items()))
-            problems.append(f"{what} in two sources: {where}")
-    return problems
+        by_patient[image.patient].setdefault(image.source, image.id)
+        by_pixels[facts[image.id].voxels_sha256].setdefault(image.source, image.id)
+    patients = [f"{who} ({', '.join(found.values())})" for who, found in sorted(by_patient.items()) if len(found) > 1]
+    same = [" and ".join(found.values()) for found in by_pixels.values() if len(found) > 1]
+    return [
+        f"{what} in two sources: {some(found)}" for what, found in (("patients", patients), ("the same pixels", same)) if found
+    ]
 
 
 def _manifest(images: Mapping[str, LabelledImage], facts: Mapping[str, ImageFacts], splits: Splits) -> pd.DataFrame:

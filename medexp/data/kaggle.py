@@ -156,7 +156,9 @@ def _duplicates(images: Sequence[LabelledImage], facts: Iterable[Digested]) -> d
     for same in by_voxels.values():
         first, *others = sorted(same)
         if len({labels[name] for name in same}) > 1:
-            dropped |= {name: f"exact duplicate under both labels: {', '.join(sorted(same))}" for name in same}
+            dropped |= {
+                name: f"under both labels, an exact duplicate of {', '.join(sorted({*same} - {name}))}" for name in same
+            }
         else:
             dropped |= dict.fromkeys(others, f"exact duplicate of {first}")
     return dropped

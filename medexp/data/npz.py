@@ -3,6 +3,7 @@
 import json
 import lzma
 import math
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
@@ -21,7 +22,14 @@ Arrays = dict[str, NDArray[Any] | None]
 MAX_BYTES = 2**28
 """Largest array that is read: 256 MiB, a float32 image of 8192 x 8192 pixels. A few kilobytes can claim to hold terabytes."""
 
-_UNREADABLE = (OSError, ValueError, EOFError, RuntimeError, KeyError, zipfile.BadZipFile, zlib.error, lzma.LZMAError)
+MAX_VALUE = 1e30
+"""Largest absolute value of a pixel: squares and sums of more leave float32's range."""
+
+# What damaged files make zipfile and numpy's reader of headers raise; the last two come from Python's own parser.
+_UNREADABLE = (
+    *(OSError, ValueError, EOFError, RuntimeError, KeyError, zipfile.BadZipFile, zlib.error, lzma.LZMAError),
+    *(SyntaxError, tokenize.TokenError),
+)
 
 
 def read_npz(path: Path, wanted: Sequence[str]) -> Arrays:
@@ -62,7 +70,8 @@ def plane_problems(arrays: Arrays, name: str) -> list[str]:
         return [f"{name!r} is of type {array.dtype}; allowed are numbers"]
     if array.size == 0 or array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[0] != 1):
         return [f"{name!r} has the shape {array.shape}; allowed are (H, W) and (1, H, W)"]
-    return [] if np.isfinite(array).all() else [f"{name!r} has NaN or infinite values"]
+    finite = np.abs(array.astype(np.float64)) < MAX_VALUE
+    return [] if finite.all() else [f"{name!r} has values that are NaN, infinite or beyond {MAX_VALUE:g}"]
 
 
 def metadata_of(arrays: Arrays) -> Mapping[str, Any] | None:

@@ -24,15 +24,12 @@ from scipy import ndimage
 
 from medexp.config import SliceConfig
 from medexp.data.brats import read_case
-from medexp.data.cases import CHANNELS, Case, LabelledImage, Volume, patient_of
+from medexp.data.cases import CHANNELS, FOREGROUND, Case, LabelledImage, Volume, patient_of
 from medexp.data.npz import Arrays, metadata_of, plane_problems, read_npz
 from medexp.errors import DataError, StorageError, all_problems
 
 FORMAT = "medexp-slice-1"
 """In every file's metadata: raise it when a slice comes to hold something else."""
-
-FOREGROUND = 0.01
-"""Brain is what is brighter than this share of a channel's maximum, as in `medexp.data.transforms`."""
 
 _NAME = re.compile(r"(?P<scan>.+)_slice_(?P<index>\d+)")
 _SUMMARY = "slices.json"
@@ -101,7 +98,12 @@ def cut_slices(
                 "slices.min_foreground or slices.every"
             )
         (partial / _SUMMARY).write_text(json.dumps(summary | {"slices": count}, indent=1) + "\n")
-        partial.rename(folder)
+        try:
+            partial.rename(folder)
+        except OSError:
+            if not folder.is_dir():
+                raise
+            return _same_slices(folder, summary)  # another process wrote them meanwhile
     except OSError as error:
         raise StorageError(
             f"slices_dir {folder}: cannot be written ({error.strerror or error}); free space or give another folder"
@@ -126,7 +128,8 @@ def find_slices(folder: Path, pattern: str) -> tuple[LabelledImage, ...]:
     advice = "Cut some: mlflow run . -e prepare -P data_dir=FOLDER -P slices_dir=FOLDER"
     if not folder.is_dir():
         raise DataError(f"slices_dir {folder}: no such folder. {advice}")
-    files = sorted(path for path in folder.iterdir() if path.suffix == ".npz" and not path.name.startswith("."))
+    files = sorted(path for path in folder.iterdir() if path.suffix == ".npz" and path.is_file())
+    files = [path for path in files if not path.name.startswith(".")]
     if not files:
         raise DataError(f"slices_dir {folder}: no slice in it, no file of the name SCAN_slice_NNN.npz. {advice}")
     scans = {path: match["scan"] for path in files if (match := _NAME.fullmatch(path.stem))}

@@ -133,9 +133,9 @@ def load_splits(path: Path, cases: Sequence[Owned], facts: Iterable[Digested]) -
             splits_of[case_id].append(name)
     known = {case.id for case in cases}
     if unknown := sorted(set(splits_of) - known):
-        problems.append(f"unknown cases {_some(unknown)}; the data folder has no such case, or data.exclude leaves it out")
+        problems.append(f"unknown cases {some(unknown)}; the data folder has no such case, or data.exclude leaves it out")
     if absent := sorted(known - set(splits_of)):
-        problems.append(f"in no split: {_some(absent)}; add them to one, or leave them out with data.exclude")
+        problems.append(f"in no split: {some(absent)}; add them to one, or leave them out with data.exclude")
     for case_id, names in sorted(splits_of.items()):
         if len(names) > 1:
             problems.append(f"case {case_id} is listed {len(names)} times ({', '.join(names)}); keep one")
@@ -209,5 +209,6 @@ def straddling(splits_of: dict[str, list[str]], cases: Sequence[Owned], facts: I
     return problems
 
 
-def _some(names: Sequence[str], most: int = 8) -> str:
+def some(names: Sequence[str], most: int = 8) -> str:
+    """The first names and how many more there are."""
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

@@ -19,7 +19,7 @@ from monai.transforms import (
 from torch import Tensor
 
 from medexp.config import DataConfig
-from medexp.data.cases import Volume
+from medexp.data.cases import FOREGROUND, Volume
 
 VERSION = 1
 """Part of the key of cached volumes: raise it when `preprocess` changes."""
@@ -82,5 +82,5 @@ def augmentation(data: DataConfig) -> Compose:
 
 
 def _foreground(image: Tensor) -> Tensor:
-    """Above 1 % of the channel's maximum. Real data has small values of either sign around the brain, from resampling."""
-    return image > 0.01 * image.amax(dim=(1, 2, 3), keepdim=True)
+    """Above a share of the channel's maximum. Real data has small values of either sign around the brain, from resampling."""
+    return image > FOREGROUND * image.amax(dim=(1, 2, 3), keepdim=True)

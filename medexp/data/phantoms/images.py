@@ -18,8 +18,8 @@ from medexp.data.brats import find_cases
 from medexp.data.cases import CHANNELS
 from medexp.data.facts import describe_cases
 from medexp.data.phantoms.head import Domain, Head
+from medexp.data.phantoms.write import PATIENT_PATTERN, acquired, ensure_phantoms, written_once
 from medexp.data.phantoms.write import VERSION as VOLUMES
-from medexp.data.phantoms.write import acquired, ensure_phantoms, written_once
 from medexp.data.slices import FORMAT, cut_slices
 
 VERSION = 1
@@ -69,7 +69,7 @@ def ensure_slices(patients: int, seed: int, cache: Path, jobs: int) -> Path:
     """
     folder = cache / "phantoms" / f"slices-{patients}-seed{seed}-v{VOLUMES}.{VERSION}-{FORMAT}"
     if not folder.is_dir():
-        data = DataConfig({1: 1, 2: 2, 3: 3}, r"^(.+)-\d+$", (), (3.0, 3.0, 4.5), (64, 64, 32), 0.2, 0.1, jobs)
+        data = DataConfig({1: 1, 2: 2, 3: 3}, PATIENT_PATTERN, (), (3.0, 3.0, 4.5), (64, 64, 32), 0.2, 0.1, jobs)
         cases = find_cases(ensure_phantoms("meningioma", patients, seed, cache), data)
         digests = {fact.case: fact.sha256 for fact in describe_cases(cases, data, cache)}
         cut_slices(cases, digests, data.label_map, SLICES, folder, jobs)

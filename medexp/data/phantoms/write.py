@@ -27,6 +27,9 @@ VERSION = 4
 FIELD_OF_VIEW = {"L": 192.0, "R": 192.0, "P": 192.0, "A": 192.0, "S": 144.0, "I": 144.0}
 """Extent in mm along the axis that a letter names."""
 
+PATIENT_PATTERN = r"^(BraTS-[A-Za-z]+-\d+)-\d+$"
+"""Of the folders' names: collection and patient, then the time point."""
+
 _COLLECTIONS = {"glioma": "BraTS-GLI", "meningioma": "BraTS-MEN"}
 _DIRECTIONS = {"R": (1, 0, 0), "L": (-1, 0, 0), "A": (0, 1, 0), "P": (0, -1, 0), "S": (0, 0, 1), "I": (0, 0, -1)}
 
