@@ -88,10 +88,9 @@ def auroc(predictions: Predictions, weights: Array) -> Array:
     """
     ordered, possible = [], []
     for label in np.unique(predictions.truth):
-        scores, there = predictions.probabilities[:, label], predictions.truth == label
-        pairs = (np.sign(scores[there][:, None] - scores[~there][None]) + 1) / 2  # 1 in order, 0 not, 1/2 equal
-        ordered.append(((weights[:, there] @ pairs) * weights[:, ~there]).sum(axis=1))
-        possible.append(weights[:, there].sum(axis=1) * weights[:, ~there].sum(axis=1))
+        true, false = _at_thresholds(predictions, weights, label)
+        ordered.append((np.diff(false, axis=1) * (true[:, 1:] + true[:, :-1]) / 2).sum(axis=1))
+        possible.append(true[:, -1] * false[:, -1])
     return _mean_ratio(np.stack(ordered, axis=1), np.stack(possible, axis=1))
 
 
@@ -314,16 +313,22 @@ def per_case(
     return pd.concat(tables, ignore_index=True)
 
 
-def _true_positive_rates(predictions: Predictions, weights: Array, label: int, grid: Array) -> Array:
-    """Of weighted cases, at false positive rates (M,): (S, M). A step counts as its upper end; equal scores make a slope."""
+def _at_thresholds(predictions: Predictions, weights: Array, label: int) -> tuple[Array, Array]:
+    """Weight of the cases of a class, and of the others, that are taken for it as the threshold falls: (S, thresholds + 1)."""
     order = np.argsort(-predictions.probabilities[:, label])
     ordered, positive = predictions.probabilities[order, label], predictions.truth[order] == label
-    ends = np.append(np.flatnonzero(np.diff(ordered)), len(ordered) - 1)  # the last case at each threshold
-    reached = [np.cumsum(weights[:, order] * mask, axis=1)[:, ends] for mask in (positive, ~positive)]
-    wholes = [counts[:, -1:] for counts in reached]
-    true, false = (
-        np.pad(counts / np.where(whole > 0, whole, 1), ((0, 0), (1, 0))) for counts, whole in zip(reached, wholes, strict=True)
-    )
+    ends = np.append(np.flatnonzero(np.diff(ordered)), len(ordered) - 1)  # equal probabilities fall together
+    taken = weights[:, order]
+    true, false = (np.cumsum(taken * mask, axis=1)[:, ends] for mask in (positive, ~positive))
+    start = ((0, 0), (1, 0))
+    return np.pad(true, start), np.pad(false, start)
+
+
+def _true_positive_rates(predictions: Predictions, weights: Array, label: int, grid: Array) -> Array:
+    """Of weighted cases, at false positive rates (M,): (S, M). A step counts as its upper end; equal scores make a slope."""
+    counts = _at_thresholds(predictions, weights, label)
+    wholes = [count[:, -1:] for count in counts]
+    true, false = (count / np.where(whole > 0, whole, 1) for count, whole in zip(counts, wholes, strict=True))
     # All curves at once, side by side on one axis; rounded, so that a rate of the grid meets its equal.
     shift = 2.0 * np.arange(len(weights))[:, None]
     rates = np.interp(grid.round(9) + shift, (false.round(9) + shift).ravel(), true.ravel())

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 Array = NDArray[np.floating[Any]]
 # With n patients a percentile interval of 95 % is narrower than it says, and with a few it is hardly more than their range.
 MIN_PATIENTS = 6
+_WEIGHTS = 10_000_000  # at a time: what a statistic makes of them takes some hundred megabytes
 
 
 @dataclass(frozen=True)
@@ -76,9 +77,11 @@ def band_by_patient(
         return Band(estimate, np.full(estimate.shape, math.nan), np.full(estimate.shape, math.nan), len(names))
     drawn = np.random.default_rng(seed).integers(0, len(names), (samples, len(names)))
     times = np.stack([np.bincount(sample, minlength=len(names)) for sample in drawn]).astype(float)
+    blocks = np.array_split(times, math.ceil(samples * len(patients) / _WEIGHTS))
+    values = np.concatenate([statistic(block[:, patient]) for block in blocks])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # of what no resample defines, whose bounds are NaN
-        low, high = np.nanquantile(statistic(times[:, patient]), [(1 - confidence) / 2, (1 + confidence) / 2], axis=0)
+        low, high = np.nanquantile(values, [(1 - confidence) / 2, (1 + confidence) / 2], axis=0)
     return Band(estimate, np.asarray(low), np.asarray(high), len(names))
 
 

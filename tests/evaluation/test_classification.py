@@ -274,6 +274,19 @@ def test_a_source_of_one_class_has_no_auroc_and_stops_nothing() -> None:
     assert not math.isnan(found["all"]["auroc"].low)
 
 
+def test_many_rows_are_resampled_a_block_at_a_time() -> None:
+    patients, values, sizes = [str(i % 50) for i in range(60_000)], np.arange(60_000.0) % 50, []
+
+    def mean(weights: np.ndarray) -> np.ndarray:
+        sizes.append(weights.size)
+        return weights @ values / weights.sum(axis=1)
+
+    band = band_by_patient(mean, patients, **RESAMPLING)
+    assert max(sizes) <= 11_000_000 and sum(sizes) == 60_000 * (RESAMPLING["samples"] + 1)
+    few = band_by_patient(lambda weights: weights @ values[:50] / weights.sum(axis=1), patients[:50], **RESAMPLING)
+    assert (band.low, band.high) == (pytest.approx(few.low), pytest.approx(few.high)), "the same patients, drawn alike"
+
+
 def test_each_cell_of_the_matrix_has_the_interval_that_it_has_alone() -> None:
     predictions, patients = binary(1), alone(20) * 2
     band = confusion_band(predictions, patients, **RESAMPLING)
