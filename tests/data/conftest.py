@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from medexp.config import DataConfig
+from medexp.config import DataConfig, ImageDataConfig
 
 
 @pytest.fixture
@@ -22,5 +22,24 @@ def data_config() -> Callable[..., DataConfig]:
             "jobs": 1,
         }
         return DataConfig(**{**values, **changed})
+
+    return make
+
+
+@pytest.fixture
+def image_config() -> Callable[..., ImageDataConfig]:
+    """An ImageDataConfig with small values, but for those given."""
+
+    def make(**changed: Any) -> ImageDataConfig:
+        values: dict[str, Any] = {
+            "input_size": (32, 32),
+            "min_tumour_pixels": 10,
+            "patient_pattern": r"^(BraTS-[A-Za-z]+-\d+)-\d+$",
+            "val_fraction": 0.15,
+            "test_fraction": 0.15,
+            "weights": {"brats": 1.0, "kaggle": 1.0},
+            "jobs": 1,
+        }
+        return ImageDataConfig(**{**values, **changed})
 
     return make
