@@ -129,7 +129,9 @@ class MultiTaskModel(nn.Module):
 
 
 class EncoderClassifier(nn.Module):
-    """A frozen encoder with a trained head: the classifier that phase 2.2 registers.
+    """A frozen encoder with a head: the classifier that phase 2.2 registers.
+
+    The encoder stays in eval mode, so that batch norm's statistics stay as they are, and gets no gradients.
 
     Args:
         encoder: From images or volumes to features (B, D).
@@ -138,12 +140,20 @@ class EncoderClassifier(nn.Module):
 
     def __init__(self, encoder: UNetEncoder | SwinEncoder, head: ClassificationHead) -> None:
         super().__init__()
-        self.encoder = encoder
+        self.encoder = encoder.requires_grad_(False)
         self.head = head
+
+    def train(self, mode: bool = True) -> "EncoderClassifier":
+        """Training mode, or eval mode, of the head alone."""
+        super().train(mode)
+        self.encoder.eval()
+        return self
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits (B, classes)."""
-        return torch.as_tensor(self.head(self.encoder(x)))
+        with torch.no_grad():
+            features = self.encoder(x)
+        return torch.as_tensor(self.head(features))
 
 
 def part(state: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
@@ -151,7 +161,10 @@ def part(state: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
     return {key.removeprefix(f"{name}."): value for key, value in state.items() if key.startswith(f"{name}.")}
 
 
-def base_filters_of(state: Mapping[str, Tensor]) -> int | None:
-    """What `base_filters` the network was built with whose weights these are; None when they are of another network."""
+def size_of(state: Mapping[str, Tensor]) -> dict[str, int] | None:
+    """`base_filters` and `depth` of the multi-task U-Net whose weights these are; None when they are of another network."""
     first = state.get("encoder.blocks.0.0.weight")
-    return None if first is None else len(first)
+    if first is None:
+        return None
+    blocks = {key.split(".")[2] for key in state if key.startswith("encoder.blocks.")}
+    return {"base_filters": len(first), "depth": len(blocks) - 1}

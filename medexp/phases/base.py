@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -9,6 +11,7 @@ import numpy as np
 import pandas as pd
 import torch
 from accelerate import Accelerator
+from filelock import FileLock, Timeout
 from torch import Tensor
 
 from medexp import registry
@@ -99,7 +102,10 @@ def load_base(config: Phase1Config, accelerator: Accelerator, cache: Path) -> Ba
 
 
 def pretrained(config: Phase1Config, accelerator: Accelerator, cache: Path) -> Path:
-    """The embedded base, in BrainSegFounder's own file layout: trained on first use, then read from the cache."""
+    """The embedded base, in BrainSegFounder's own file layout: trained on first use, then read from the cache.
+
+    Of several launches that want the same base at once, one trains it and the others wait for it.
+    """
     training = TrainingConfig(
         epochs=config.base.epochs,
         optimizer="adamw",
@@ -121,8 +127,35 @@ def pretrained(config: Phase1Config, accelerator: Accelerator, cache: Path) -> P
     key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
     folder = cache / "bases" / key
     file = folder / "finetuned_model_fold_0.pt"
-    if file.is_file() and file.with_name(CASES).is_file():
-        return file
+
+    def is_there() -> bool:
+        return file.is_file() and file.with_name(CASES).is_file()
+
+    with _alone(folder) if accelerator.is_main_process and not is_there() else nullcontext():
+        accelerator.wait_for_everyone()  # from here on all processes of a launch find the same
+        if not is_there():
+            _pretrain(config, training, accelerator, cache, file)
+    return file
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """One process at a time; the others say that they wait."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / "lock")
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        print("waiting for the base, which another process is pretraining", flush=True)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _pretrain(config: Phase1Config, training: TrainingConfig, accelerator: Accelerator, cache: Path, file: Path) -> None:
+    """Train the base on phantoms, and write it with the cases that it saw."""
     # The user's own cases are not among these.
     settings = replace(config.data, label_map={1: 1, 2: 2, 3: 3}, patient_pattern=PATIENT_PATTERN, exclude=())
     with accelerator.main_process_first():
@@ -158,7 +191,7 @@ def pretrained(config: Phase1Config, accelerator: Accelerator, cache: Path) -> P
         seed=config.seed,
         accelerator=accelerator,
         reporter=NullReporter(),  # a run that finds the base in the cache has the same metrics as the one that made it
-        folder=folder / "state",
+        folder=file.with_name("state"),
         title="pretraining the base on glioma phantoms",
     )
     if accelerator.is_main_process:
@@ -167,4 +200,3 @@ def pretrained(config: Phase1Config, accelerator: Accelerator, cache: Path) -> P
         content = {"epoch": config.base.epochs, "best_acc": np.float64(result.best_value), "state_dict": net.state_dict()}
         save_checkpoint(content, file)
     accelerator.wait_for_everyone()
-    return file

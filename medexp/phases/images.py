@@ -19,7 +19,7 @@ from medexp.config import ImagePhaseConfig, cache_root
 from medexp.data.images import SOURCES, MultiSourceDataset, PreparedImages, prepare_images
 from medexp.data.manifest import seen_cases
 from medexp.data.splits import SPLITS
-from medexp.errors import ConfigError
+from medexp.errors import ConfigError, DataError, all_problems
 from medexp.evaluation.cases import map_cases
 from medexp.evaluation.classification import Predictions
 from medexp.evaluation.slices import Batches, evaluate_slices
@@ -56,6 +56,27 @@ class ImageStudy:
     def images(self, split: str, *, augment: bool = False, masked: bool = False) -> MultiSourceDataset:
         """The images of a split; with `masked` those that have a mask."""
         return MultiSourceDataset(self.data, split, self.config.data, self.config.seed, augment, masked)
+
+    def picture(self, case: str) -> Array:
+        """An image (H, W) as the network sees it."""
+        split = self.data.splits.of(case)
+        images = self.images(split)
+        image: Array = np.asarray(images[images.cases.index(case)]["image"][0])
+        return image
+
+    def need_both_classes(self) -> None:
+        """Training and validation have images with and without a tumour.
+
+        Raises:
+            DataError: One of them has not.
+        """
+        problems = []
+        for split in ("train", "val"):
+            labels = set(self.data.manifest.loc[self.data.manifest["split"] == split, "label"])
+            missing = [name for label, name in enumerate(CLASSES) if label not in labels]
+            problems += [f"{split}: no image of the class {name!r}" for name in missing]
+        if problems:
+            raise DataError(all_problems(self.data.source, problems, "Add images of it; telling apart takes two classes."))
 
 
 def one_process(accelerator: Accelerator, phase: str) -> None:

@@ -59,13 +59,13 @@ def run(config: Phase2_1Config) -> None:
 
 
 def train(study: ImageStudy, net: MultiTaskModel) -> FitResult:
-    """Encoder and decoder, with Dice + BCE; the best epoch is that of the best mean validation Dice over scans."""
+    """Encoder and decoder, with Dice of the batch + BCE; the best epoch has the best mean validation Dice over scans."""
     config = study.config
     net.cls_head.requires_grad_(False)
     trained = [parameter for parameter in net.parameters() if parameter.requires_grad]
 
     def loss(module: nn.Module, batch: Batch, epoch: int) -> dict[str, Tensor]:
-        parts = segmentation_loss(module(batch["image"], do_cls=False)["seg"], batch["mask"], "dice_bce")
+        parts = segmentation_loss(module(batch["image"], do_cls=False)["seg"], batch["mask"], "batch_dice_bce")
         return {"loss": parts.pop("segmentation")} | parts
 
     def validate(_: nn.Module, epoch: int) -> dict[str, float]:
@@ -109,8 +109,8 @@ def packed(study: ImageStudy, net: MultiTaskModel, per_case: pd.DataFrame, inter
     common: dict[str, Any] = packaged(study, MODEL, "phase2_1", output)
     common["facts"] |= {
         "Training": f"at most {training.epochs} epochs, {training.optimizer}, rate {training.lr_network:g}, batches of "
-        f"{training.batch_size * training.accumulate}, Dice + BCE; the head was not trained; all settings: config.yaml of "
-        "the run",
+        f"{training.batch_size * training.accumulate}, Dice of the batch + BCE; the head was not trained; all settings: "
+        "config.yaml of the run",
         "Selection of the final model": "the epoch with the best mean validation Dice over scans",
     }
     return Package(

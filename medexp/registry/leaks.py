@@ -1,6 +1,7 @@
 """The leak guard: whether a test set holds what a registered model, or a model that it was made from, has learned from."""
 
 from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import pandas as pd
@@ -11,7 +12,7 @@ from medexp.errors import RegistryError
 from medexp.registry.packages import CASES, Parent, read_json
 from medexp.registry.store import Pulled, pull, resolve
 
-_LEARNED = ("train", "val")  # trained on, or selected on; what was held back is fine
+LEARNED = ("train", "val")  # trained on, or selected on; what was held back is fine
 _NAMED = 20  # patients that a message names
 
 
@@ -32,7 +33,7 @@ class _Seen:
     unknown: list[str] = field(default_factory=list)
 
 
-def leak_check(pulled: Pulled, cases: pd.DataFrame) -> Check:
+def leak_check(pulled: Pulled, cases: pd.DataFrame, learned: Sequence[str] = LEARNED) -> Check:
     """LEAK: no case of a test set is of a patient, or has the voxels, that the model or one of its ancestors was trained or
     selected on.
 
@@ -42,12 +43,14 @@ def leak_check(pulled: Pulled, cases: pd.DataFrame) -> Check:
     Args:
         pulled: The model that is to be tested, or that a tested one is built on.
         cases: The test set: `case`, `patient`, `voxels_sha256` (`CaseFacts.voxels_sha256`).
+        learned: Splits of the models that count. For validation cases of a model that is built on them it is train alone: an
+            earlier phase may have chosen its epoch on the same patients.
 
     Raises:
         RegistryError: An ancestor's package was altered.
         StorageError: The registry does not answer.
     """
-    seen = _seen_by(pulled)
+    seen = _seen_by(pulled, learned)
     leaks: dict[str, list[str]] = defaultdict(list)
     leaked = set()
     for row in cases.astype(str).sort_values(["patient", "case"]).itertuples():
@@ -59,22 +62,34 @@ def leak_check(pulled: Pulled, cases: pd.DataFrame) -> Check:
             leaks[_listed(by_voxels)].append(f"{row.patient} (the voxels of case {row.case})")
         if by_id or by_voxels:
             leaked.add(row.patient)
-    unknown = "; ".join(seen.unknown)
+    return _check(cases, seen, leaks, len(leaked), learned)
+
+
+def unknown_check(called: str, cases: pd.DataFrame) -> Check:
+    """LEAK of a network that is not registered, so that nobody knows what it was trained on: it says so, and does not fail."""
+    return _check(cases, _Seen(unknown=[called]), {}, 0, LEARNED)
+
+
+def _check(
+    cases: pd.DataFrame, seen: _Seen, leaks: Mapping[str, Sequence[str]], leaked: int, learned: Sequence[str]
+) -> Check:
+    unknown, splits = "; ".join(seen.unknown), {"train": "training", "val": "validation"}
+    where = " or ".join(splits[split] for split in learned)
     return Check(
         "LEAK",
-        "Test patients are new to the model and to what it was made from",
+        "The patients judged on are new to the model and to what it was made from",
         Severity.BLOCKING,
         passed=not leaks,
-        threshold=f"no patient and no scan of the test set in training or validation of {', '.join(seen.models) or 'any'}"
+        threshold=f"no patient and no scan judged on in {where} of {', '.join(seen.models) or 'any'}"
         + (f"; unknown: what {unknown} was trained on" if unknown else ""),
-        measured={"test_patients": cases["patient"].nunique(), "leaked_patients": len(leaked)}
+        measured={"patients": cases["patient"].nunique(), "leaked_patients": leaked}
         | ({"seen": _told(leaks)} if leaks else {})
         | ({"unknown": unknown} if unknown else {}),
-        advice="Take these patients out of the test split, or use a model that was not trained on them.",
+        advice="Take these patients out of what is judged on, or use a model that was not trained on them.",
     )
 
 
-def _seen_by(pulled: Pulled) -> _Seen:
+def _seen_by(pulled: Pulled, learned: Sequence[str]) -> _Seen:
     """What a model and all its ancestors learned from, each read once."""
     seen, waiting, met = _Seen(), [pulled], {(pulled.name, pulled.version)}
     while waiting:
@@ -82,7 +97,7 @@ def _seen_by(pulled: Pulled) -> _Seen:
         called = f"{model.name} version {model.version}"
         if (model.folder / CASES).is_file():
             rows = pd.read_csv(model.folder / CASES, dtype=str)
-            for row in rows[rows["split"].isin(_LEARNED)].itertuples():
+            for row in rows[rows["split"].isin(learned)].itertuples():
                 seen.patients[str(row.patient_sha256)].add(called)
                 seen.voxels[str(row.voxels_sha256)].add(called)
             seen.models.append(called)
@@ -122,7 +137,7 @@ def _listed(models: set[str]) -> str:
     return ", ".join(sorted(models))
 
 
-def _told(leaks: dict[str, list[str]]) -> str:
+def _told(leaks: Mapping[str, Sequence[str]]) -> str:
     """The first patients, grouped by the models that saw them."""
     left, parts = _NAMED, []
     for models, names in leaks.items():

@@ -9,25 +9,30 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from medexp.config import AuxHeadsConfig
 
 _DICE = DiceLoss(sigmoid=True)
+_BATCH_DICE = DiceLoss(sigmoid=True, batch=True)
 _DICE_CE = DiceCELoss(sigmoid=True)
 
 
-def segmentation_loss(logits: Tensor, regions: Tensor, kind: Literal["dice_bce", "dice_ce"]) -> dict[str, Tensor]:
+def segmentation_loss(
+    logits: Tensor, regions: Tensor, kind: Literal["dice_bce", "batch_dice_bce", "dice_ce"]
+) -> dict[str, Tensor]:
     """Segmentation loss with its parts.
 
     Args:
-        logits: (B, 3, X, Y, Z); taken to float32, since Dice sums over a volume are beyond bf16.
-        regions: 0 or 1 (B, 3, X, Y, Z).
-        kind: dice_bce adds Dice and binary cross-entropy per region. dice_ce is the specification's literal
-            `DiceCELoss(sigmoid=True)`, which takes a softmax over the three overlapping regions.
+        logits: (B, R, ...); taken to float32, since Dice sums over a volume are beyond bf16.
+        regions: 0 or 1 (B, R, ...).
+        kind: dice_bce adds Dice and binary cross-entropy per region. batch_dice_bce takes the Dice of a batch as a whole: most
+            slices have no tumour, and the Dice of an empty one is near 0 whatever is predicted, so that nothing is learned
+            from it. dice_ce is the specification's literal `DiceCELoss(sigmoid=True)`, which takes a softmax over the
+            overlapping regions.
 
     Returns:
-        `segmentation`, the sum, and for dice_bce its parts `dice_loss` and `ce`.
+        `segmentation`, the sum, and for the others its parts `dice_loss` and `ce`.
     """
     logits = logits.float()
     if kind == "dice_ce":
         return {"segmentation": _DICE_CE(logits, regions)}
-    dice, ce = _DICE(logits, regions), binary_cross_entropy_with_logits(logits, regions)
+    dice, ce = (_BATCH_DICE if kind == "batch_dice_bce" else _DICE)(logits, regions), binary_cross_entropy_with_logits(logits, regions)
     return {"segmentation": dice + ce, "dice_loss": dice.detach(), "ce": ce.detach()}
 
 

@@ -65,7 +65,7 @@ def encoder(make: Make) -> Registered:
 def test_new_patients_pass(encoder: Registered) -> None:
     found = check(encoder, held_out(n1="a", n2="b"))
     assert (found.id, found.severity, found.passed) == ("LEAK", Severity.BLOCKING, True)
-    assert found.measured == {"test_patients": 2, "leaked_patients": 0}
+    assert found.measured == {"patients": 2, "leaked_patients": 0}
     assert "phase1_encoder_merged version 1, bsf_base version 1" in found.threshold
 
 
@@ -83,7 +83,7 @@ def test_new_patients_pass(encoder: Registered) -> None:
 def test_a_patient_that_was_learned_from_is_named_with_the_model(encoder: Registered, cases: pd.DataFrame, told: str) -> None:
     found = check(encoder, pd.concat([held_out(n1="a"), cases]))
     assert found.blocks
-    assert found.measured == {"test_patients": 2, "leaked_patients": 1, "seen": told}
+    assert found.measured == {"patients": 2, "leaked_patients": 1, "seen": told}
 
 
 def test_what_was_held_back_may_be_tested_on(encoder: Registered) -> None:

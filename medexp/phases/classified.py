@@ -1,0 +1,154 @@
+"""What a classifier of two classes is worth on the validation cases: metrics with intervals, per source too, and pictures."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from medexp.evaluation.classification import (
+    BINARY,
+    CALIBRATION,
+    Predictions,
+    by_source,
+    confusion,
+    confusion_band,
+    reliability,
+    roc_band,
+    roc_points,
+)
+from medexp.evaluation.intervals import Interval
+from medexp.tracking.figures import calibration, confusion_matrix, gallery, roc
+from medexp.tracking.runs import TrackedRun
+
+Array = NDArray[np.floating[Any]]
+SHOWN = ("accuracy", "balanced_accuracy", "sensitivity", "specificity", "auroc", "macro_f1")
+"""Metrics of the table that a phase ends with."""
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A classifier's answers on the validation cases.
+
+    Attributes:
+        rows: One row a case: case, patient, source.
+        predictions: Of these cases.
+        scores: By "all" and by source, then by metric.
+    """
+
+    rows: pd.DataFrame
+    predictions: Predictions
+    scores: Mapping[str, Mapping[str, Interval]]
+
+
+def judge(rows: pd.DataFrame, predictions: Predictions, *, samples: int, confidence: float, seed: int) -> Judged:
+    """Every metric with its interval by patient, of all cases and of each source's.
+
+    Args:
+        rows: One row a case: case, patient, source.
+        predictions: Of these cases.
+        samples: Resamples.
+        confidence: Coverage, 0 to 1.
+        seed: Seed of the resamples.
+    """
+    patients, sources = list(rows["patient"]), list(rows["source"])
+    measured = by_source(
+        predictions, patients, sources, {**BINARY, **CALIBRATION}, samples=samples, confidence=confidence, seed=seed
+    )
+    if len(measured) == 2:  # all of one source: once is enough
+        measured = {"all": measured["all"]}
+    return Judged(rows, predictions, measured)
+
+
+def per_case(judged: Judged, classes: Sequence[str]) -> pd.DataFrame:
+    """One row a case: case, patient, source, label, predicted, probability of class 1, correct (0 or 1), cross_entropy."""
+    predictions = judged.predictions
+    names = np.asarray(classes)
+    of_truth = predictions.probabilities[np.arange(len(predictions.truth)), predictions.truth]
+    return judged.rows[["case", "patient", "source"]].assign(
+        label=names[predictions.truth],
+        predicted=names[predictions.predicted],
+        probability=predictions.probabilities[:, 1],
+        correct=(predictions.truth == predictions.predicted).astype(float),
+        cross_entropy=-np.log(np.maximum(of_truth, np.finfo(np.float32).tiny)),
+    )
+
+
+def log_judged(
+    judged: Judged,
+    classes: Sequence[str],
+    run: TrackedRun,
+    picture: Callable[[str], Array],
+    *,
+    shown: int,
+    samples: int,
+    confidence: float,
+    seed: int,
+) -> None:
+    """Metrics `val/best/…` and, per source, `val/best/<source>/…`; `per_case.csv`; confusion matrices, ROC, calibration and
+    misclassified cases as pictures.
+
+    Args:
+        judged: The classifier's answers.
+        classes: Names of the classes 0 and 1.
+        run: The run.
+        picture: From a case to a grey image (H, W).
+        shown: Misclassified cases in the picture, at most.
+        samples: Resamples of the intervals in the pictures.
+        confidence: Their coverage.
+        seed: Seed of the resamples.
+    """
+    resampled = {"samples": samples, "confidence": confidence, "seed": seed}
+    for name, measured in judged.scores.items():
+        prefix = "val/best/" if name == "all" else f"val/best/{name}/"
+        for metric, interval in measured.items():
+            bounds = {"": interval.estimate, "_low": interval.low, "_high": interval.high}
+            run.reporter.metrics({f"{prefix}{metric}{end}": value for end, value in bounds.items()})
+    table = per_case(judged, classes)
+    run.reporter.table(table, "per_case.csv")
+
+    curves, bands, diagrams = {}, {}, {}
+    for name in judged.scores:
+        rows = (judged.rows["source"] == name).to_numpy() | (name == "all")
+        part, patients = judged.predictions.of(rows), list(judged.rows.loc[rows, "patient"])
+        title = f"{name}, {rows.sum()} validation cases"
+        counts, band = confusion(part, np.ones((1, rows.sum())))[0], confusion_band(part, patients, **resampled)  # type: ignore[arg-type]
+        run.reporter.figure(confusion_matrix(counts, classes, title, band), f"figures/confusion_{name}.png")
+        if len(set(part.truth)) == 2:
+            area = judged.scores[name]["auroc"]
+            label = f"{name}, AUROC {area.estimate:.3f}"
+            curves[label] = roc_points(part, 1)
+            bands[label] = roc_band(part, 1, patients, **resampled)  # type: ignore[arg-type]
+        error = judged.scores[name]["ece"].estimate
+        diagrams[f"{name}, ECE {error:.3f}"] = reliability(part, patients, **resampled)  # type: ignore[arg-type]
+    if curves:
+        figure = roc({classes[1]: curves}, f"ROC, validation, intervals of {confidence:.0%}", {classes[1]: bands})
+        run.reporter.figure(figure, "figures/roc.png")
+    run.reporter.figure(calibration(diagrams, classes[1], "Calibration, validation"), "figures/calibration.png")
+
+    wrong = table[table["correct"] == 0].sort_values("cross_entropy", ascending=False)
+    first = wrong.head(shown)
+    captions = [f"{row.case}\nis {row.label}\n{classes[1]}: {row.probability:.2f}" for row in first.itertuples()]
+    title = f"Misclassified: {len(wrong)} of {len(table)} validation cases, the most confident first"
+    if len(first):
+        run.reporter.figure(gallery([picture(case) for case in first["case"]], captions, title), "figures/misclassified.png")
+
+
+def rows_of(judged: Judged, metrics: Sequence[str] = SHOWN) -> list[list[str]]:
+    """A row of the closing table for all cases and for each source: name, cases, and each metric with its interval."""
+    table = []
+    for name, measured in judged.scores.items():
+        cases = len(judged.rows) if name == "all" else int((judged.rows["source"] == name).sum())
+        table.append([name, str(cases), *(brief(measured[metric]) for metric in metrics)])
+    return table
+
+
+def brief(interval: Interval) -> str:
+    """A figure with its interval, in two digits."""
+    if math.isnan(interval.estimate):
+        return "-"
+    bounds = "" if math.isnan(interval.low) else f" [{interval.low:.2f}, {interval.high:.2f}]"
+    return f"{interval.estimate:.2f}{bounds}"

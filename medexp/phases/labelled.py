@@ -1,0 +1,246 @@
+"""Labelled cases and the frozen encoder that looks at them: 2D images or volumes, as the encoder's contract says."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from accelerate import Accelerator
+from numpy.typing import NDArray
+from torch import Tensor
+
+from medexp import registry
+from medexp.config import Phase2_2Config, cache_root
+from medexp.data import transforms
+from medexp.data.brats import read_case
+from medexp.data.manifest import data_digest, split_digest
+from medexp.data.splits import SPLITS, Splits
+from medexp.data.tables import split_table, table_manifest
+from medexp.errors import CheckpointError, ConfigError, DataError, RegistryError
+from medexp.evaluation.embeddings import embed_volumes
+from medexp.models.checkpoints import load_state, load_weights, weights_digest
+from medexp.models.multitask import MultiTaskModel, UNetEncoder, size_of
+from medexp.models.swin import SwinEncoder
+from medexp.phases.images import CLASSES, ImageStudy, begin, in_batches, one_process
+from medexp.phases.launch import take_over_state
+from medexp.phases.volumes import read_volumes
+from medexp.registry.loading import load_verified
+from medexp.registry.packages import Parent, read_json
+from medexp.registry.store import Pulled
+from medexp.tracking.datasets import log_datasets
+from medexp.tracking.runs import TrackedRun
+
+Array = NDArray[np.floating[Any]]
+_FIRST = "Train one first: mlflow run . -e phase2_1"
+
+
+@dataclass(frozen=True)
+class FrozenEncoder:
+    """What turns a case into features, and never changes.
+
+    Attributes:
+        net: In eval mode, on the device.
+        whole: The network that it is a part of, which is the encoder itself where there is no more.
+        architecture: Of the encoder alone, as `medexp.models.builders.build` takes it.
+        width: Features of a case.
+        called: What it is, for a reader.
+        parent: What it is, for a package.
+        pulled: Its package; None for a checkpoint file.
+    """
+
+    net: UNetEncoder | SwinEncoder
+    whole: MultiTaskModel | SwinEncoder
+    architecture: Mapping[str, Any]
+    width: int
+    called: str
+    parent: Parent
+    pulled: Pulled | None
+
+    @property
+    def of_volumes(self) -> bool:
+        return isinstance(self.net, SwinEncoder)
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Cases of two classes, split.
+
+    Attributes:
+        manifest: One row a case, sorted: case, patient, source, label (0 or 1), split, sha256, voxels_sha256.
+        classes: Names of the classes 0 and 1.
+        source: What they are in words.
+        facts: By case, for `medexp.data.manifest.seen_cases`.
+        features: From a split, train or val, to the features (cases, D) of its cases, float32, in the order of `of`. They are
+            computed anew at each call.
+        study: The images; None for volumes.
+        picture: From a case to a grey image (H, W) of it.
+        example: What a contract says of these cases beyond the definition: `example_shape`, and `spacing_mm` of volumes.
+    """
+
+    manifest: pd.DataFrame
+    classes: tuple[str, ...]
+    source: str
+    facts: Mapping[str, Any]
+    features: Callable[[str], Tensor]
+    study: ImageStudy | None
+    picture: Callable[[str], Array]
+    example: Mapping[str, Any]
+
+    def of(self, split: str) -> pd.DataFrame:
+        """The rows of a split."""
+        return self.manifest[self.manifest["split"] == split].reset_index(drop=True)
+
+    @property
+    def digest(self) -> str:
+        """Of all cases."""
+        return data_digest(self.manifest)
+
+
+def load_encoder(config: Phase2_2Config, accelerator: Accelerator) -> FrozenEncoder:
+    """The encoder that the configuration names.
+
+    Raises:
+        RegistryError: There is no such model, or it holds no encoder that a head can be trained on.
+        CheckpointError: There is no such file, or its network is of another size than `network` says.
+        ConfigError: The encoder was trained on images of another size.
+    """
+    if not config.encoder.startswith("models:/"):
+        return _from_file(config, accelerator)
+    try:
+        pulled = registry.pull(config.encoder)
+    except RegistryError as error:
+        raise RegistryError(f"encoder={config.encoder}: Encoder checkpoint not found: {error}. {_FIRST}") from error
+    contract = read_json(pulled.folder, "contract.json")
+    architecture, kind = contract["architecture"], contract["architecture"]["kind"]
+    if kind not in ("multitask", "swin_encoder"):
+        raise RegistryError(
+            f"encoder={config.encoder}: is a {kind}; a head is trained on a multitask network or a swin_encoder. {_FIRST}"
+        )
+    digest = read_json(pulled.folder, "manifest.json")["weights_digest"]
+    parent = Parent(pulled.name, pulled.version, pulled.digest, digest)
+    whole = load_verified(pulled.folder).to(accelerator.device)
+    called = f"{pulled.name} version {pulled.version}"
+    if isinstance(whole, MultiTaskModel):
+        trained = tuple(contract["input"]["example_shape"][-2:])
+        if trained != config.data.input_size:
+            raise ConfigError(
+                f"data.input_size: found {config.data.input_size}, {called} was trained on images of {trained}; give that"
+            )
+        return _of_multitask(whole, architecture, called, parent, pulled)
+    assert isinstance(whole, SwinEncoder)
+    return FrozenEncoder(whole, whole, architecture, 16 * architecture["feature_size"], called, parent, pulled)
+
+
+def _from_file(config: Phase2_2Config, accelerator: Accelerator) -> FrozenEncoder:
+    path = Path(config.encoder).expanduser()
+    if not path.is_file():
+        raise CheckpointError(
+            f"encoder={config.encoder}: Encoder checkpoint not found: no such file. {_FIRST}, then leave encoder out, or give "
+            "the best_model.pt of its run"
+        )
+    state, wanted = load_state(path), asdict(config.network)
+    found = size_of(state)
+    if found and found != wanted:
+        differ = ", ".join(f"{key} {found[key]} against {wanted[key]}" for key in wanted if found[key] != wanted[key])
+        give = " ".join(f"-P network.{key}={found[key]}" for key in wanted if found[key] != wanted[key])
+        raise CheckpointError(f"encoder={path}: architecture mismatch ({differ}); give {give}")
+    whole = MultiTaskModel(1, **wanted)
+    load_weights(whole, state, str(path))
+    parent = Parent(path.name, None, None, weights_digest(whole.state_dict()))
+    architecture = {"kind": "multitask", "in_channels": 1, **wanted, "classes": len(CLASSES)}
+    return _of_multitask(whole.to(accelerator.device).eval(), architecture, path.name, parent, None)
+
+
+def _of_multitask(
+    whole: MultiTaskModel, architecture: Mapping[str, Any], called: str, parent: Parent, pulled: Pulled | None
+) -> FrozenEncoder:
+    alone = {key: architecture[key] for key in ("in_channels", "base_filters", "depth")} | {"kind": "unet_encoder"}
+    width = architecture["base_filters"] * 2 ** architecture["depth"]
+    return FrozenEncoder(whole.encoder, whole, alone, width, called, parent, pulled)
+
+
+def read_images(config: Phase2_2Config, encoder: FrozenEncoder, accelerator: Accelerator, run: TrackedRun) -> Labelled:
+    """Slices and Kaggle images."""
+    if config.table:
+        raise ConfigError(f"table: found {config.table}, but {encoder.called} takes 2D images; give slices_dir or kaggle_dir")
+    study = begin(config, "phase2_2", accelerator, run, config.kaggle_dir)
+    study.need_both_classes()
+
+    def features(split: str) -> Tensor:
+        size, title = config.training.batch_size, f"  features of {split}"
+        return torch.from_numpy(in_batches(encoder.net, study.images(split), accelerator, size, title))
+
+    height, width = config.data.input_size
+    return Labelled(
+        manifest=study.data.manifest,
+        classes=CLASSES,
+        source=study.data.source,
+        facts=study.data.facts,
+        features=features,
+        study=study,
+        picture=study.picture,
+        example={"example_shape": [1, 1, height, width]},
+    )
+
+
+def read_table_of_volumes(
+    config: Phase2_2Config, encoder: FrozenEncoder, accelerator: Accelerator, run: TrackedRun
+) -> Labelled:
+    """The volumes of a table, or of phantoms; each is embedded once for all runs and then read from the cache.
+
+    Raises:
+        ConfigError: A key is given that is for images.
+        DataError: The table cannot be used, has more than two labels, or nothing to validate on.
+    """
+    one_process(accelerator, "phase2_2")
+    assert encoder.pulled is not None
+    for key in ("slices_dir", "kaggle_dir"):
+        if getattr(config, key):
+            raise ConfigError(f"{key}: found {getattr(config, key)}, but {encoder.called} takes volumes; give table=FILE.tsv")
+    if not config.training.cache_features:
+        raise ConfigError("training.cache_features=false: a volume costs seconds in every step; leave it out for volumes")
+    cache = cache_root(config.cache_dir)
+    volumes = read_volumes(config.table, config.volumes, encoder.pulled, config.data.jobs, run.folder, cache)
+    table, facts = volumes.table, volumes.facts
+    if len(table.classes) != len(CLASSES):
+        raise DataError(
+            f"table {table.path}: {len(table.classes)} labels ({', '.join(table.classes)}); this head tells two apart"
+        )
+    drawn = split_table(table, facts.values(), config.data.val_fraction, config.seed)
+    splits = drawn if table.split_of else Splits(drawn.train, drawn.test, ())
+    if not splits.val:
+        raise DataError(f"table {table.path}: no case in split val; give one, or leave the column split out")
+    manifest = table_manifest(table, facts.values(), splits)
+    manifest = manifest.assign(source="volumes", label=[table.classes.index(label) for label in manifest["label"]])
+    take_over_state(config.resume, run)
+    digests = {split: split_digest(manifest, split) for split in SPLITS if split in set(manifest["split"])}
+    log_datasets(run, manifest, digests, volumes.source, "phase2_2")
+    cases = {case.id: case for case in table.cases}
+    net = encoder.net
+    assert isinstance(net, SwinEncoder)
+
+    def features(split: str) -> Tensor:
+        ordered = [cases[case] for case in manifest.loc[manifest["split"] == split, "case"]]
+        embedded = embed_volumes({"encoder": net}, ordered, facts, volumes.settings, cache, accelerator.device)
+        return torch.from_numpy(embedded.features["encoder"])
+
+    def picture(case: str) -> Array:
+        """The middle axial slice of t1c, anterior up and the patient's right on the left."""
+        image = transforms.preprocess(read_case(cases[case], {}), volumes.settings)["image"][1]
+        middle: Array = np.asarray(image[:, :, image.shape[2] // 2]).T[::-1, ::-1]
+        return middle
+
+    size = list(volumes.settings.input_size)
+    return Labelled(
+        manifest=manifest,
+        classes=table.classes,
+        source=volumes.source,
+        facts=facts,
+        features=features,
+        study=None,
+        picture=picture,
+        example={"spacing_mm": list(volumes.settings.spacing), "example_shape": [1, 4, *size]},
+    )

@@ -1,0 +1,290 @@
+"""Phase 2.2 (specification 003): train a classification head on a frozen encoder, of 2D images or of volumes, and register it.
+
+The encoder never changes and nothing is augmented, so each case's features are computed once; `training.cache_features=false`
+computes them anew in every step instead, for the same result.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from torch.utils.data import Dataset
+
+from medexp.checks import PHASES, Check, verdict
+from medexp.config import Phase2_2Config
+from medexp.data.images import sampling_order
+from medexp.data.manifest import seen_cases, split_digest
+from medexp.evaluation.classification import Predictions, accuracy, gain
+from medexp.models.builders import build
+from medexp.models.checkpoints import load_training_state, save_checkpoint
+from medexp.models.multitask import ClassificationHead, EncoderClassifier, MultiTaskModel, part
+from medexp.phases import image_checks
+from medexp.phases.classified import SHOWN, Judged, judge, log_judged, per_case, rows_of
+from medexp.phases.images import class_weights, packaged
+from medexp.phases.labelled import FrozenEncoder, Labelled, load_encoder, read_images, read_table_of_volumes
+from medexp.phases.launch import launched_run, start_accelerator
+from medexp.phases.publishing import CAVEAT, PHANTOMS, Summary, made_with, present, publish
+from medexp.registry.definitions import load_definition
+from medexp.registry.leaks import leak_check, unknown_check
+from medexp.registry.lineage import upstream_tag
+from medexp.registry.packages import Package
+from medexp.tracking.figures import curves
+from medexp.tracking.results import log_checks, stop_if_blocked
+from medexp.tracking.runs import TrackedRun
+from medexp.training.loop import Batch, FitResult, Group, Objective, fit, permutations
+
+OF_IMAGES, OF_VOLUMES = "phase2_2_classifier", "phase2_2_volume_classifier"
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A head that was trained.
+
+    Attributes:
+        head: With the best epoch's weights.
+        fitted: The training.
+        majority: The most frequent class of what an epoch draws.
+    """
+
+    head: ClassificationHead
+    fitted: FitResult
+    majority: int
+
+
+def run(config: Phase2_2Config) -> None:
+    """The whole phase; `Phase2_2Config` says what can be set.
+
+    Raises:
+        CheckFailed: A BLOCKING check failed: the run holds all that was logged, and nothing is promoted.
+    """
+    accelerator = start_accelerator(config.device, config.threads, config.training.precision)
+    with launched_run("phase2_2", config, accelerator) as tracked:
+        encoder = load_encoder(config, accelerator)
+        tracked.tag(_upstream(encoder))
+        read = read_table_of_volumes if encoder.of_volumes else read_images
+        labelled = read(config, encoder, accelerator, tracked)
+        checks = [guard(encoder, labelled)]
+        log_checks(tracked, checks)
+        stop_if_blocked(tracked, checks)
+
+        before = frozen_state(encoder)
+        trained = train_head(config, encoder, labelled, accelerator, tracked)
+        rows, resampled = labelled.of("val"), _resampled(config)
+        judged = judge(rows, predict(trained.head, labelled.features("val"), rows["label"].to_numpy()), **resampled)
+        constant = Predictions(judged.predictions.truth, np.eye(2)[np.full(len(rows), trained.majority)])
+        over_majority = gain(accuracy, judged.predictions, constant, list(rows["patient"]), **resampled)
+
+        classifier = EncoderClassifier(encoder.net, trained.head).cpu().eval()
+        files = write_checkpoints(encoder, trained, tracked)
+        found, by_chance = (float(accuracy(one, np.ones((1, len(rows))))[0]) for one in (judged.predictions, constant))
+        checks += [
+            image_checks.frozen(before, frozen_state(encoder), _size(trained.head), _size(ClassificationHead(encoder.width))),
+            image_checks.checkpoints(files, whole_like(encoder), whole_state(encoder, trained.head.state_dict())),
+            image_checks.accuracy(found, config.min_accuracy),
+            image_checks.majority(over_majority, found, by_chance),
+        ]
+        tracked.reporter.metrics({"majority/accuracy": by_chance, "params/head_trainable": _size(trained.head)})
+        log_judged(judged, labelled.classes, tracked, labelled.picture, shown=config.shown, **resampled)
+        report(trained, files, checks, tracked)
+        published = [publish(packed(config, encoder, labelled, classifier, judged, checks, tracked), verdict(checks), tracked)]
+        words = [f"Always saying {labelled.classes[trained.majority]!r}, the majority class: accuracy {by_chance:.3f}."]
+        present(summary(config, encoder, labelled, judged, trained, words), checks, published, tracked)
+        stop_if_blocked(tracked, checks)
+
+
+def guard(encoder: FrozenEncoder, labelled: Labelled) -> Check:
+    """LEAK: the encoder was not trained on the validation cases."""
+    judged_on = labelled.of("val")[["case", "patient", "voxels_sha256"]]
+    if encoder.pulled is None:
+        return unknown_check(encoder.called, judged_on)
+    return leak_check(encoder.pulled, judged_on, learned=("train",))
+
+
+class _Features(Dataset[dict[str, Any]]):
+    """Cached features with their labels, by index or by (epoch, index)."""
+
+    def __init__(self, features: Tensor, labels: np.ndarray) -> None:
+        self.features, self.labels = features, labels
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
+        return {"image": self.features[key[1]], "label": int(self.labels[key[1]])}
+
+
+def train_head(
+    config: Phase2_2Config, encoder: FrozenEncoder, labelled: Labelled, accelerator: Accelerator, run: TrackedRun
+) -> Trained:
+    """The head alone, with cross-entropy; the best epoch is that of the best validation accuracy."""
+    training, rows = config.training, labelled.of("train")
+    labels = rows["label"].to_numpy()
+    torch.manual_seed(config.seed)
+    head = ClassificationHead(encoder.width).to(accelerator.device)
+    order = permutations(len(rows), config.seed)
+    if labelled.study is not None:
+        order = sampling_order(list(rows["source"]), config.data.weights, config.seed)
+    drawn = labels[order(0)]
+    weight = class_weights(training.class_weights, drawn.tolist()).to(accelerator.device)
+    module: nn.Module = head
+    cached = training.cache_features
+    if cached:
+        data: Dataset[Any] = _Features(labelled.features("train"), labels)
+    else:
+        assert labelled.study is not None
+        module, data = EncoderClassifier(encoder.net, head), labelled.study.images("train")
+    known, truth = (labelled.features("val") if cached else None), labelled.of("val")["label"].to_numpy()
+
+    def loss(module: nn.Module, batch: Batch, epoch: int) -> dict[str, Tensor]:
+        return {"loss": cross_entropy(module(batch["image"]).float(), batch["label"], weight)}
+
+    def validate(_: nn.Module, epoch: int) -> dict[str, float]:
+        predictions = predict(head, labelled.features("val") if known is None else known, truth)
+        of_truth = predictions.probabilities[np.arange(len(predictions.truth)), predictions.truth]
+        right = float(accuracy(predictions, np.ones((1, len(of_truth))))[0])
+        return {"accuracy": right, "ce": float(-np.log(np.maximum(of_truth, 1e-12)).mean())}
+
+    fitted = fit(
+        module,
+        [Group("head", training.lr_head, list(head.parameters()))],
+        data,
+        Objective(loss, validate, "accuracy"),
+        training,
+        seed=config.seed,
+        accelerator=accelerator,
+        reporter=run.reporter,
+        folder=run.folder / "state",
+        title="training the head",
+        order=order,
+    )
+    return Trained(head, fitted, int(np.bincount(drawn, minlength=2).argmax()))
+
+
+@torch.inference_mode()
+def predict(head: ClassificationHead, features: Tensor, labels: np.ndarray) -> Predictions:
+    """What a head says of cases, from their features (N, D)."""
+    logits = head.eval()(features.to(next(head.parameters()).device))
+    return Predictions(labels, np.asarray(logits.float().softmax(dim=1).cpu()))
+
+
+def frozen_state(encoder: FrozenEncoder) -> dict[str, Tensor]:
+    """All tensors of the network that the encoder is a part of, but those of a head."""
+    state = encoder.whole.state_dict()
+    return {key: value.detach().cpu().clone() for key, value in state.items() if not key.startswith("cls_head.")}
+
+
+def whole_state(encoder: FrozenEncoder, head: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The weights that a checkpoint holds: the multi-task network with the head in it, or encoder and head."""
+    if isinstance(encoder.whole, MultiTaskModel):
+        return frozen_state(encoder) | {f"cls_head.{key}": value.cpu() for key, value in head.items()}
+    frozen = {f"encoder.{key}": value for key, value in frozen_state(encoder).items()}
+    return frozen | {f"head.{key}": value.cpu() for key, value in head.items()}
+
+
+def whole_like(encoder: FrozenEncoder) -> nn.Module:
+    """A network that takes `whole_state`."""
+    if isinstance(encoder.whole, MultiTaskModel):
+        sizes = {key: encoder.architecture[key] for key in ("in_channels", "base_filters", "depth")}
+        return MultiTaskModel(**sizes)
+    return build({"kind": "classifier", "encoder": encoder.architecture, "features": encoder.width, "classes": 2})
+
+
+def write_checkpoints(encoder: FrozenEncoder, trained: Trained, run: TrackedRun) -> dict[str, Path]:
+    """The specification's `best_model` and `last_model`: the whole network with the best and with the last epoch's head."""
+    last = load_training_state(run.folder / "state" / "last.pt")["weights"]
+    of_head = part(last, "head") or last  # trained in the loop, the head is a part of what was saved
+    files = {}
+    for name, head in (("best", trained.head.state_dict()), ("last", of_head)):
+        files[name] = run.folder / f"{name}_model.pt"
+        save_checkpoint(whole_state(encoder, head), files[name])
+    return files
+
+
+def report(trained: Trained, files: Mapping[str, Path], checks: list[Check], run: TrackedRun) -> None:
+    """Curves, the training log, checkpoints and checks."""
+    run.reporter.figure(curves(trained.fitted.history), "figures/curves.png")
+    run.reporter.table(trained.fitted.history, "training_log.csv")
+    for path in files.values():
+        run.reporter.file(path)
+    log_checks(run, checks)
+
+
+def packed(
+    config: Phase2_2Config,
+    encoder: FrozenEncoder,
+    labelled: Labelled,
+    classifier: EncoderClassifier,
+    judged: Judged,
+    checks: list[Check],
+    run: TrackedRun,
+) -> Package:
+    """Encoder and head with all that they were judged by."""
+    training = config.training
+    output = f"logits (B, 2): {', '.join(labelled.classes)}"
+    if labelled.study is not None:
+        name = OF_IMAGES
+        common = packaged(labelled.study, name, "phase2_2", output)
+    else:
+        name = OF_VOLUMES
+        facts = {"data": labelled.source, "data digest": labelled.digest, "Testing on external data": "none"}
+        common = {
+            "contract": {"input": {**asdict(load_definition(name).input), **labelled.example}, "output": output},
+            "evaluation": {
+                "phase": "phase2_2",
+                "revision": PHASES["phase2_2"].revision,
+                "split": "val",
+                "data_digest": split_digest(labelled.manifest, "val"),
+                "made_on": labelled.digest,
+            },
+            "cases": seen_cases(labelled.manifest, labelled.facts.values()),
+            "facts": {**made_with(run, config.profile, config.seed), **facts, **({} if config.table else PHANTOMS)},
+        }
+    common["facts"] |= {
+        "Training": f"at most {training.epochs} epochs, {training.optimizer}, rate {training.lr_head:g}, batches of "
+        f"{training.batch_size * training.accumulate}, cross-entropy, class weights {training.class_weights}; the encoder "
+        "was frozen; all settings: config.yaml of the run",
+        "Selection of the final model": "the epoch with the best validation accuracy",
+    }
+    return Package(
+        name=name,
+        architecture={"kind": "classifier", "encoder": dict(encoder.architecture), "features": encoder.width, "classes": 2},
+        weights=classifier.state_dict(),
+        parents={"encoder": encoder.parent},
+        checks=checks,
+        per_case=per_case(judged, labelled.classes),
+        figures={f"validation {name}": str(interval) for name, interval in judged.scores["all"].items()},
+        **common,
+    )
+
+
+def summary(
+    config: Phase2_2Config, encoder: FrozenEncoder, labelled: Labelled, judged: Judged, trained: Trained, words: list[str]
+) -> Summary:
+    """The metrics of all validation cases and of each source's."""
+    return Summary(
+        headline=f"phase 2.2, profile {config.profile}: a head on {encoder.called}, on {labelled.source}",
+        title=f"validation: {labelled.classes[0]} or {labelled.classes[1]}, best epoch {trained.fitted.best_epoch + 1}",
+        head=["cases", "number", *(metric.replace("_", " ") for metric in SHOWN)],
+        rows=rows_of(judged),
+        words=[*words, f"Intervals of {config.confidence:.0%}, by patient.", CAVEAT],
+    )
+
+
+def _resampled(config: Phase2_2Config) -> dict[str, Any]:
+    return {"samples": config.bootstrap_samples, "confidence": config.confidence, "seed": config.seed}
+
+
+def _size(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
+
+
+def _upstream(encoder: FrozenEncoder) -> dict[str, str]:
+    if encoder.pulled is None:
+        return {}
+    return upstream_tag(encoder.pulled.name, encoder.pulled.version, encoder.pulled.digest)
