@@ -1,0 +1,377 @@
+"""Phase 2.3 (specification 003): train encoder, segmentation decoder and classification head together, in alternating batches.
+
+The network of phase 2.1 gets the head of phase 2.2, nothing is frozen, and the encoder learns at a lower rate than the rest.
+Both earlier phases are judged again on the same validation cases.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from accelerate import Accelerator
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from torch.utils.data import Dataset
+
+from medexp import registry
+from medexp.checks import Check, verdict
+from medexp.config import Phase2_3Config
+from medexp.data.images import MultiSourceDataset, sampling_order
+from medexp.errors import ConfigError, DataError, RegistryError
+from medexp.evaluation.classification import balanced_accuracy, gain
+from medexp.evaluation.intervals import Interval, mean_by_patient
+from medexp.models.checkpoints import save_checkpoint, weights_digest
+from medexp.models.multitask import EncoderClassifier, MultiTaskModel
+from medexp.phases import image_checks
+from medexp.phases.classified import SHOWN, Judged, brief, judge, log_judged, rows_of
+from medexp.phases.images import (
+    CLASSES,
+    ImageStudy,
+    begin,
+    class_weights,
+    classify,
+    dice,
+    packaged,
+    predict,
+    show_segmentations,
+)
+from medexp.phases.launch import launched_run, start_accelerator
+from medexp.phases.publishing import CAVEAT, Summary, present, publish
+from medexp.registry.leaks import leak_check
+from medexp.registry.lineage import upstream_tag
+from medexp.registry.loading import load_verified
+from medexp.registry.packages import MANIFEST, Package, Parent, read_json
+from medexp.registry.store import Pulled
+from medexp.tracking.figures import curves
+from medexp.tracking.results import log_checks, stop_if_blocked
+from medexp.tracking.runs import TrackedRun
+from medexp.training.loop import Batch, FitResult, Group, Objective, fit, permutations
+from medexp.training.losses import segmentation_loss
+
+MODEL = "phase2_3_multitask"
+
+
+@dataclass(frozen=True)
+class Before:
+    """What the earlier phases registered.
+
+    Attributes:
+        multitask: Phase 2.1's package.
+        classifier: Phase 2.2's package.
+        net: Phase 2.1's network.
+        head: Phase 2.2's encoder and head.
+        architecture: Of the network.
+    """
+
+    multitask: Pulled
+    classifier: Pulled
+    net: MultiTaskModel
+    head: EncoderClassifier
+    architecture: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Compared:
+    """Joint training against the earlier phases, on the same validation cases.
+
+    Attributes:
+        scans: Dice per scan: case, patient, source, dice, slices, and dice_before.
+        judged: The classifier after joint training.
+        judged_before: Phase 2.2's.
+        dice: Gain in mean Dice.
+        balanced: Gain in balanced accuracy.
+    """
+
+    scans: pd.DataFrame
+    judged: Judged
+    judged_before: Judged
+    dice: Interval
+    balanced: Interval
+
+
+def run(config: Phase2_3Config) -> None:
+    """The whole phase; `Phase2_3Config` says what can be set.
+
+    Raises:
+        CheckFailed: A BLOCKING check failed: the run holds all that was logged, and nothing is promoted.
+    """
+    accelerator = start_accelerator(config.device, config.threads, config.training.precision)
+    with launched_run("phase2_3", config, accelerator) as tracked:
+        before = fetch(config, accelerator, tracked)
+        study = begin(config, "phase2_3", accelerator, tracked, config.kaggle_dir)
+        study.need_both_classes()
+        need_masks(study)
+        checks = [guard(study, before)]
+        log_checks(tracked, checks)
+        stop_if_blocked(tracked, checks)
+
+        net = joined(before).to(accelerator.device)
+        fitted = train(study, net)
+        compared = compare(study, before, net)
+        checks += [
+            image_checks.kept(
+                "P2_3-DICE",
+                "Dice",
+                "phase 2.1",
+                compared.dice,
+                float(compared.scans["dice_before"].mean()),
+                float(compared.scans["dice"].mean()),
+                config.margin,
+            ),
+            image_checks.kept(
+                "P2_3-ACCURACY",
+                "Balanced accuracy",
+                "phase 2.2",
+                compared.balanced,
+                compared.judged_before.scores["all"]["balanced_accuracy"].estimate,
+                compared.judged.scores["all"]["balanced_accuracy"].estimate,
+                config.margin,
+            ),
+            image_checks.joint(compared.dice, compared.balanced),
+        ]
+        report(study, net, fitted, compared, checks)
+        published = [publish(packed(study, before, net, compared, checks), verdict(checks), tracked)]
+        present(summary(study, fitted, compared), checks, published, tracked)
+        stop_if_blocked(tracked, checks)
+
+
+def fetch(config: Phase2_3Config, accelerator: Accelerator, run: TrackedRun) -> Before:
+    """Pull the network of phase 2.1 and the head of phase 2.2, which must have been trained on that very encoder.
+
+    Raises:
+        RegistryError: One of them is not there or is something else, or the head was trained on another encoder.
+        ConfigError: They were trained on images of another size.
+    """
+    pulled = {}
+    for key, phase in (("multitask", "phase2_1"), ("classifier", "phase2_2")):
+        try:
+            pulled[key] = registry.pull(getattr(config, key))
+        except RegistryError as error:
+            told = f"{key}={getattr(config, key)}: {error}. Train it first: mlflow run . -e {phase}"
+            raise RegistryError(told) from error
+    nets = {key: load_verified(one.folder).to(accelerator.device) for key, one in pulled.items()}
+    net, head = nets["multitask"], nets["classifier"]
+    if not isinstance(net, MultiTaskModel):
+        raise RegistryError(f"multitask={config.multitask}: is a {type(net).__name__}; give a network of phase 2.1")
+    if not isinstance(head, EncoderClassifier):
+        raise RegistryError(f"classifier={config.classifier}: is a {type(head).__name__}; give a classifier of phase 2.2")
+    if weights_digest(head.encoder.state_dict()) != weights_digest(net.encoder.state_dict()):
+        one, other = pulled["classifier"], pulled["multitask"]
+        raise RegistryError(
+            f"classifier={config.classifier}: {one.name} version {one.version} was trained on another encoder than that of "
+            f"{other.name} version {other.version}. Train a head on this one: mlflow run . -e phase2_2 "
+            f"-P encoder=models:/{other.name}/{other.version}, then give its version as classifier"
+        )
+    contract = read_json(pulled["multitask"].folder, "contract.json")
+    trained = tuple(contract["input"]["example_shape"][-2:])
+    if trained != config.data.input_size:
+        raise ConfigError(
+            f"data.input_size: found {config.data.input_size}, the network was trained on images of {trained}; give that"
+        )
+    for one in pulled.values():
+        run.tag(upstream_tag(one.name, one.version, one.digest))
+    return Before(pulled["multitask"], pulled["classifier"], net, head, contract["architecture"])
+
+
+def need_masks(study: ImageStudy) -> None:
+    """Training and validation have slices with masks.
+
+    Raises:
+        DataError: One of them has none.
+    """
+    if not all(len(study.images(split, masked=True)) for split in ("train", "val")):
+        raise DataError(f"{study.data.source}: no slices with masks to segment; give slices_dir=FOLDER beside kaggle_dir")
+
+
+def guard(study: ImageStudy, before: Before) -> Check:
+    """LEAK: neither network was trained on the validation cases; the head's ancestors include phase 2.1's network."""
+    rows = study.data.manifest
+    judged_on = rows.loc[rows["split"] == "val", ["case", "patient", "voxels_sha256"]]
+    return leak_check(before.classifier, judged_on, learned=("train",))
+
+
+def joined(before: Before) -> MultiTaskModel:
+    """Phase 2.1's network with phase 2.2's head; phase 2.1's own stays as it is."""
+    net = MultiTaskModel(**{key: value for key, value in before.architecture.items() if key != "kind"})
+    net.load_state_dict(before.net.state_dict())
+    net.cls_head.load_state_dict(before.head.head.state_dict())
+    return net
+
+
+class _BothTasks(Dataset[dict[str, Any]]):
+    """The items of segmentation, then those of classification; `task` says which, 0 or 1."""
+
+    def __init__(self, segmented: MultiSourceDataset, classified: MultiSourceDataset) -> None:
+        self.parts = (segmented, classified)
+
+    def __len__(self) -> int:
+        return sum(map(len, self.parts))
+
+    def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
+        epoch, index = key
+        task = int(index >= len(self.parts[0]))
+        return self.parts[task][epoch, index - task * len(self.parts[0])] | {"task": task}
+
+
+def alternating(
+    segmented: Callable[[int], NDArray[np.intp]], classified: Callable[[int], NDArray[np.intp]], count: int, batch_size: int
+) -> Callable[[int], NDArray[np.intp]]:
+    """An order of items in which a batch of one task follows a batch of the other.
+
+    An epoch has as many batches of each as segmentation has: its items once, and the classified ones over and over or in part.
+    Batches are full: those left at the end of an epoch's order, fewer than a batch, come another time.
+
+    Args:
+        segmented: Order of the items of segmentation.
+        classified: Order of the items of classification, counted from 0.
+        count: Number of items of segmentation.
+        batch_size: Items a batch.
+    """
+
+    def order(epoch: int) -> NDArray[np.intp]:
+        rows = max(count // batch_size, 1)
+        first, second = (np.resize(each(epoch), (rows, batch_size)) for each in (segmented, classified))
+        return np.stack([first, second + count], axis=1).reshape(-1)
+
+    return order
+
+
+def train(study: ImageStudy, net: MultiTaskModel) -> FitResult:
+    """Both tasks; the best epoch has the best mean of validation Dice and balanced accuracy."""
+    config, training = study.config, study.config.training
+    segmented, classified = study.images("train", augment=True, masked=True), study.images("train", augment=True)
+    by_source = sampling_order(classified.sources, config.data.weights, config.seed)
+    drawn = np.array(classified.labels)[by_source(0)]
+    weight = class_weights(training.class_weights, drawn.tolist()).to(study.accelerator.device)
+    order = alternating(permutations(len(segmented), config.seed), by_source, len(segmented), training.batch_size)
+
+    def loss(module: nn.Module, batch: Batch, epoch: int) -> dict[str, Tensor]:
+        if batch["task"][0] == 0:
+            parts = segmentation_loss(module(batch["image"], do_cls=False)["seg"], batch["mask"], "batch_dice_bce")
+            return {"loss": parts["segmentation"]} | parts
+        entropy = cross_entropy(module(batch["image"], do_seg=False)["cls"].float(), batch["label"], weight)
+        return {"loss": entropy, "classification": entropy}
+
+    def validate(_: nn.Module, epoch: int) -> dict[str, float]:
+        scores = {"dice": float(dice(study, net)["dice"].mean())}
+        found = predict(study, partial(classify, net))
+        scores["balanced_accuracy"] = float(balanced_accuracy(found, np.ones((1, len(found.truth))))[0])
+        return scores | {"both": (scores["dice"] + scores["balanced_accuracy"]) / 2}
+
+    return fit(
+        net,
+        [
+            Group("encoder", training.lr_encoder, list(net.encoder.parameters())),
+            Group("decoder", training.lr_decoder, list(net.seg_decoder.parameters())),
+            Group("head", training.lr_head, list(net.cls_head.parameters())),
+        ],
+        _BothTasks(segmented, classified),
+        Objective(loss, validate, "both"),
+        training,
+        seed=config.seed,
+        accelerator=study.accelerator,
+        reporter=study.run.reporter,
+        folder=study.run.folder / "state",
+        title="joint fine-tuning",
+        order=order,
+    )
+
+
+def compare(study: ImageStudy, before: Before, net: MultiTaskModel) -> Compared:
+    """Joint training, phase 2.1 and phase 2.2 on the same validation cases."""
+    config = study.config
+    resampled = {"samples": config.bootstrap_samples, "confidence": config.confidence, "seed": config.seed}
+    scans = dice(study, net).merge(
+        dice(study, before.net)[["case", "dice"]].rename(columns={"dice": "dice_before"}), on="case", validate="1:1"
+    )
+    rows = study.data.manifest[study.data.manifest["split"] == "val"].reset_index(drop=True)
+    after, earlier = predict(study, partial(classify, net)), predict(study, before.head)
+    differences = (scans["dice"] - scans["dice_before"]).to_numpy()
+    return Compared(
+        scans=scans,
+        judged=judge(rows, after, **resampled),
+        judged_before=judge(rows, earlier, **resampled),
+        dice=mean_by_patient(differences, scans["patient"].tolist(), **resampled),
+        balanced=gain(balanced_accuracy, after, earlier, rows["patient"].tolist(), **resampled),
+    )
+
+
+def report(study: ImageStudy, net: MultiTaskModel, fitted: FitResult, compared: Compared, checks: list[Check]) -> None:
+    """Metrics, tables, pictures, checks and the checkpoint."""
+    config, reporter = study.config, study.run.reporter
+    for name, scores in (("val/best", compared.judged.scores), ("phase2_2", compared.judged_before.scores)):
+        reporter.metrics({f"{name}/{metric}": interval.estimate for metric, interval in scores["all"].items()})
+    means = {"val/best/dice": compared.scans["dice"], "phase2_1/dice": compared.scans["dice_before"]}
+    reporter.metrics({name: float(values.mean()) for name, values in means.items()})
+    for metric, interval in (("dice", compared.dice), ("balanced_accuracy", compared.balanced)):
+        bounds = {"": interval.estimate, "_low": interval.low, "_high": interval.high}
+        reporter.metrics({f"val/gain/{metric}{end}": value for end, value in bounds.items()})
+    log_judged(
+        compared.judged,
+        CLASSES,
+        study.run,
+        study.picture,
+        shown=config.shown,
+        samples=config.bootstrap_samples,
+        confidence=config.confidence,
+        seed=config.seed,
+    )
+    reporter.table(compared.scans, "dice_per_scan.csv")
+    reporter.table(fitted.history, "training_log.csv")
+    reporter.figure(curves(fitted.history), "figures/curves.png")
+    show_segmentations(study, net)
+    save_checkpoint(net.state_dict(), study.run.folder / "best_model.pt")
+    reporter.file(study.run.folder / "best_model.pt")
+    log_checks(study.run, checks)
+
+
+def packed(study: ImageStudy, before: Before, net: MultiTaskModel, compared: Compared, checks: list[Check]) -> Package:
+    """The network with all that it was judged by."""
+    training = study.config.training
+    common = packaged(study, MODEL, "phase2_3", f"seg: logits (B, 1, H, W); cls: logits (B, 2): {', '.join(CLASSES)}")
+    common["facts"] |= {
+        "Training": f"at most {training.epochs} epochs in alternating batches of {training.batch_size}, {training.optimizer}, "
+        f"rates {training.lr_encoder:g} of the encoder, {training.lr_decoder:g} of the decoder, {training.lr_head:g} of the "
+        "head; Dice of the batch + BCE, and cross-entropy; all settings: config.yaml of the run",
+        "Selection of the final model": "the epoch with the best mean of validation Dice and balanced accuracy",
+    }
+    return Package(
+        name=MODEL,
+        architecture=before.architecture,
+        weights=net.state_dict(),
+        parents={
+            role: Parent(one.name, one.version, one.digest, read_json(one.folder, MANIFEST)["weights_digest"])
+            for role, one in (("multitask", before.multitask), ("classifier", before.classifier))
+        },
+        checks=checks,
+        per_case=compared.scans.drop(columns="dice_before"),
+        figures={"Dice over phase 2.1": str(compared.dice), "balanced accuracy over phase 2.2": str(compared.balanced)}
+        | {f"validation {name}": str(interval) for name, interval in compared.judged.scores["all"].items()},
+        **common,
+    )
+
+
+def summary(study: ImageStudy, fitted: FitResult, compared: Compared) -> Summary:
+    """Both tasks before and after, on the same cases."""
+    scans = compared.scans
+    rows = [
+        ["before", str(len(compared.judged.rows)), f"{scans['dice_before'].mean():.3f}"]
+        + [brief(compared.judged_before.scores["all"][metric]) for metric in SHOWN],
+        ["after", str(len(compared.judged.rows)), f"{scans['dice'].mean():.3f}"] + rows_of(compared.judged)[0][2:],
+    ]
+    return Summary(
+        headline=f"phase 2.3, profile {study.config.profile}, on {study.data.source}",
+        title=f"validation: phases 2.1 and 2.2 before, joint training after, best epoch {fitted.best_epoch + 1}",
+        head=["", "images", f"Dice of {len(scans)} scans", *(metric.replace("_", " ") for metric in SHOWN)],
+        rows=rows,
+        words=[
+            image_checks.gained("Dice", "phase 2.1", compared.dice),
+            image_checks.gained("Balanced accuracy", "phase 2.2", compared.balanced),
+            f"Intervals of {study.config.confidence:.0%}, by patient.",
+            CAVEAT,
+        ],
+    )
