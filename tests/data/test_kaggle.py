@@ -41,7 +41,10 @@ def test_names_that_tell_of_a_patient(tmp_path):
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda root: None, ["No Kaggle data found in kaggle_dir", "no such folder", "kaggle_dir=FOLDER with the folders yes/"]),
+        (
+            lambda root: None,
+            ["No Kaggle data found in kaggle_dir", "no such folder", "kaggle_dir=FOLDER with the folders yes/"],
+        ),
         (lambda root: root.mkdir(), ["No Kaggle data found", "neither yes/ nor no/ in it", "kaggle_dir=FOLDER"]),
         (lambda root: kaggle_folder(root / "brain_tumor_dataset"), ["did you mean kaggle_dir=", "brain_tumor_dataset?"]),
         (lambda root: write_picture(root / "yes" / "a.png"), ["class no: no folder; telling apart takes both classes"]),
@@ -203,7 +206,9 @@ def test_a_damaged_picture_is_read_or_refused(tmp_path_factory, place, value, ke
 
 
 def a_set(no=98, yes=155):
-    images = [an_image(f"{name}-{n:03d}", label=label) for name, label, c in (("no", 0, no), ("yes", 1, yes)) for n in range(c)]
+    images = [
+        an_image(f"{name}-{n:03d}", label=label) for name, label, c in (("no", 0, no), ("yes", 1, yes)) for n in range(c)
+    ]
     return images, [an_image_fact(image.id, label=image.label or 0) for image in images]
 
 

@@ -131,7 +131,9 @@ def test_cutting_again_is_nothing_and_other_data_or_settings_an_error(tmp_path, 
     assert cut() == 8
     written = {path: path.stat().st_mtime_ns for path in (tmp_path / "slices").iterdir()}
     assert cut() == 8
-    with pytest.raises(DataError, match=r"slices_dir .*slices: 2 problems[^$]*cut with channel t2f, not t1c[^$]*every 1, not 2"):
+    with pytest.raises(
+        DataError, match=r"slices_dir .*slices: 2 problems[^$]*cut with channel t2f, not t1c[^$]*every 1, not 2"
+    ):
         cut(settings("t1c", 2))
     write_case(tmp_path / "data", "P2-000", seed=1)
     with pytest.raises(DataError, match="it holds slices of other cases. Give another folder"):

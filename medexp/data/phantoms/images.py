@@ -25,8 +25,8 @@ from medexp.data.slices import FORMAT, cut_slices
 VERSION = 1
 """Part of the folders' names: raise it when what is written changes."""
 
-SLICES = SliceConfig(channel="t2f", every=2, min_foreground=0.05)
-"""How the phantoms are cut: neighbouring slices tell much the same."""
+SLICES = SliceConfig(channel="t1c", every=2, min_foreground=0.05)
+"""How the phantoms are cut: a meningioma is looked for where it enhances, and neighbouring slices tell much the same."""
 
 _DOMAINS: tuple[Domain, ...] = ("glioma", "meningioma")
 _STREAM = 2  # beside 0 and 1, the domains of volumes: these heads are of other patients
@@ -67,7 +67,7 @@ def ensure_slices(patients: int, seed: int, cache: Path, jobs: int) -> Path:
     Raises:
         StorageError: When the cache cannot be written.
     """
-    folder = cache / "phantoms" / f"slices-{patients}-seed{seed}-v{VOLUMES}.{VERSION}-{FORMAT}"
+    folder = cache / "phantoms" / f"slices-{patients}-seed{seed}-{SLICES.channel}-v{VOLUMES}.{VERSION}-{FORMAT}"
     if not folder.is_dir():
         data = DataConfig({1: 1, 2: 2, 3: 3}, PATIENT_PATTERN, (), (3.0, 3.0, 4.5), (64, 64, 32), 0.2, 0.1, jobs)
         cases = find_cases(ensure_phantoms("meningioma", patients, seed, cache), data)
