@@ -1,5 +1,6 @@
 """A phase that trains nothing, for tests of studies: what it does is in its configuration."""
 
+import contextlib
 import os
 import signal
 from collections.abc import Iterator
@@ -27,7 +28,8 @@ class Cheap:
 
     Args:
         how: What befalls a trial: well, check, data, defect, unlogged, infinite, unlucky (with
-            another seed), killed (once), killed_always, waits.
+            another seed), killed (once), killed_always, goes_on (though the disk is full). All wait where
+            there is a `gate` in the outputs, until there is a `go`, and all fill the disk where there is a `fills`.
     """
 
     output_dir: str
@@ -41,7 +43,9 @@ class Cheap:
             yield f"depth: found {self.depth}; at most 4"
 
 
-CheapSweep = make_dataclass("CheapSweep", [("phase1", Cheap)], bases=(SweepConfig,), frozen=True)
+CheapSweep = make_dataclass(
+    "CheapSweep", [("phase1", Cheap)], bases=(SweepConfig,), frozen=True, namespace={"__module__": __name__}
+)
 
 
 def sweep_config(folder: Path, how: str = "well", **changed: Any) -> Any:
@@ -81,6 +85,14 @@ def objective(config: Cheap, run: TrackedRun, *, test: bool = False) -> None:
         raise CheckFailed("TEST_0: too shallow\nand more")
     if config.how == "data":
         raise DataError("case 7: is empty")
+    if (outputs / "fills").exists():
+        with (outputs / "full").open("wb", buffering=0) as file:
+            for size in (2**12, 1):
+                with contextlib.suppress(OSError):
+                    while True:
+                        file.write(b"." * size)
+            if config.how != "goes_on":
+                file.write(b".")
     if config.how == "defect":
         raise KeyError("fold")
     for epoch in range(1, 4):
@@ -88,9 +100,10 @@ def objective(config: Cheap, run: TrackedRun, *, test: bool = False) -> None:
         run.reporter.flush()
         if config.how == "killed_always" or (config.how == "killed" and _first(outputs / "killed")):
             os.kill(os.getpid(), signal.SIGKILL)
-        if config.how == "waits" and not (outputs / "go").exists():
+        if (outputs / "gate").exists() and not (outputs / "go").exists():
             _first(outputs / f"waits-{os.getpid()}")
-            (outputs / "gate").read_text()  # a pipe: until the test writes to it
+            with (outputs / "gate").open("rb", buffering=0) as gate:
+                gate.read(1)  # of a pipe: until the test writes to it
     if config.how != "unlogged":
         run.reporter.metrics({"val/best/score": float("nan") if config.how == "infinite" else score})
     if test:
@@ -106,14 +119,14 @@ def _first(marker: Path) -> bool:
     return True
 
 
-def search_apart(environment: dict[str, str], folder: str, how: str, workers: int) -> None:
-    """A sweep as a process of its own, in a group of its own; what it says of its end is in `err.txt`."""
+def search_apart(environment: dict[str, str], folder: str, config: Any, told: str) -> None:
+    """A sweep as a process of its own, in a group of its own; what it says of its end is in the file `told`."""
     from medexp.studies.sweep import search
 
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(folder)
     os.setpgid(0, 0)
-    with Path("err.txt").open("w") as file:
+    with Path(told).open("w") as file:
         os.dup2(file.fileno(), 2)
-    search(sweep_config(Path(folder), how, workers=workers), f"{__name__}:objective", warm_up)
+    search(config, f"{__name__}:objective", warm_up)

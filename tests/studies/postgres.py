@@ -1,5 +1,6 @@
 """A real PostgreSQL for a session of tests, and a fresh database in it for each."""
 
+import contextlib
 import os
 import shutil
 import signal
@@ -74,3 +75,22 @@ def postgres(postgres_server: sqlalchemy.URL, tmp_path: Path) -> str:
         connection.execute(sqlalchemy.text(f"CREATE DATABASE {name}"))
     engine.dispose()
     return postgres_server.set(database=name).render_as_string(hide_password=False)
+
+
+@contextlib.contextmanager
+def closed(database: str) -> Iterator[None]:
+    """The database turns all away, those who are connected too."""
+    url = sqlalchemy.make_url(database).set(drivername="postgresql+psycopg")
+    engine = sqlalchemy.create_engine(url.set(database="postgres"), isolation_level="AUTOCOMMIT")
+
+    def do(statement: str, **values: str | None) -> None:
+        with engine.connect() as connection:
+            connection.execute(sqlalchemy.text(statement), values)
+
+    do(f"ALTER DATABASE {url.database} ALLOW_CONNECTIONS false")
+    do("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = :name", name=url.database)
+    try:
+        yield
+    finally:
+        do(f"ALTER DATABASE {url.database} ALLOW_CONNECTIONS true")
+        engine.dispose()

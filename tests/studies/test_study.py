@@ -3,13 +3,11 @@
 import gc
 import itertools
 import json
-import os
 import signal
 import sqlite3
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +20,6 @@ from medexp.studies import study as module
 from medexp.studies.space import Space, as_params, read_space, suggest
 from medexp.studies.study import ask, open_study, recover_dead
 from tests.studies.at_work import all_at_once, killed_in_a_trial, recovers, start, works
-from tests.studies.postgres import postgres, postgres_server  # noqa: F401
 
 KEYS = ("depth", "stages")
 SPACE = """
@@ -302,7 +299,7 @@ def test_databases_that_do_not_answer(space: Space, tmp_path: Path, url: str, er
     assert "someone" not in str(found.value).replace('user "someone"', "")
 
 
-def test_a_wrong_password(postgres: str, space: Space, tmp_path: Path) -> None:  # noqa: F811
+def test_a_wrong_password(postgres: str, space: Space, tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="password authentication failed") as found:
         opened(postgres.replace("s3cret-word", "wrong-word"), space, tmp_path)
     assert "wrong-word" not in str(found.value)
@@ -316,18 +313,6 @@ def test_a_database_of_another_version_of_optuna(space: Space, tmp_path: Path) -
         database.execute("UPDATE alembic_version SET version_num = 'v2.6.0.a'")
     with pytest.raises(StorageError, match="storage sqlite:///.*old.db: .*storage upgrade"):
         opened(url, space, tmp_path)
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    if os.geteuid() or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", folder], check=False).returncode:
-        pytest.skip("a small disk takes the right to mount one")
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", "-l", folder], check=True)
 
 
 def test_a_full_disk_loses_nothing_that_was_finished(small_disk: Path, space: Space, tmp_path: Path) -> None:

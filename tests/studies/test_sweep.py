@@ -1,78 +1,18 @@
 """Sweeps with real worker processes and a phase that trains nothing: what is kept, what is said, and what a kill leaves."""
 
-import contextlib
-import multiprocessing
-import os
-import signal
-import subprocess
-from collections import Counter
-from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import psutil
 import pytest
 import yaml
 from mlflow import MlflowClient
-from mlflow.entities import Run
-from optuna.trial import TrialState
 
 from medexp.errors import ConfigError, DataError, MedexpError
-from medexp.studies.space import read_space
-from medexp.studies.study import open_study
 from medexp.studies.sweep import search
-from medexp.studies.trials import counted
-from tests.studies.cheap import SPACE, objective, search_apart, sweep_config, warm_up
-
-OBJECTIVE = f"{objective.__module__}:objective"
-SCORE = "val/best/score"
-
-
-def runs(store: MlflowClient, name: str = "") -> list[Run]:
-    """Runs whose name starts so, the newest first."""
-    experiment = store.get_experiment_by_name("sweep")
-    found = store.search_runs([experiment.experiment_id], order_by=["attributes.start_time DESC"]) if experiment else []
-    return [run for run in found if run.info.run_name.startswith(name)]
-
-
-def parents(store: MlflowClient) -> list[Run]:
-    return [run for run in runs(store) if "mlflow.parentRunId" not in run.data.tags]
-
-
-def statuses(store: MlflowClient, name: str = "trial") -> Counter[str]:
-    return Counter(run.info.status for run in runs(store, name))
-
-
-def study_of(config: Any, name: str = "cheap") -> Any:
-    space = read_space(Path(config.space), {"output_dir", "seed", "how", "rate", "depth"})
-    return open_study(name, config.storage, config.phase, space, 0, Path(config.output_dir))
-
-
-def in_a_process(config: Any) -> Any:
-    """The sweep as a process of its own."""
-    context = multiprocessing.get_context("forkserver")  # begins at once, as workers do
-    arguments = (dict(os.environ), str(Path.cwd()), config.phase1.how, config.workers)
-    process = context.Process(target=search_apart, args=arguments)
-    process.start()
-    return process
-
-
-def until(process: Any, there: Callable[[], Any]) -> None:
-    while not there():
-        process.join(0.05)  # it ends or it does not: the test goes on with what is there
-        assert process.is_alive(), Path("err.txt").read_text()
-
-
-def with_gate(outputs: Path) -> None:
-    outputs.mkdir()
-    os.mkfifo(outputs / "gate")
-
-
-def wait_for(processes: list[psutil.Process]) -> None:
-    _, left = psutil.wait_procs(processes, timeout=60)
-    assert not left
+from tests.studies.cheap import SPACE, sweep_config, warm_up
+from tests.studies.sweeping import OBJECTIVE, SCORE, parents, runs, statuses
 
 
 def test_a_sweep_from_its_start_to_its_last_line(store: MlflowClient, tmp_path: Path, capsys: Any) -> None:
@@ -124,55 +64,6 @@ def test_a_sweep_from_its_start_to_its_last_line(store: MlflowClient, tmp_path: 
     assert len(runs(store, "trial")) == 7
 
 
-def test_a_worker_that_is_killed_does_not_end_the_sweep(store: MlflowClient, tmp_path: Path) -> None:
-    config = sweep_config(tmp_path, "killed", workers=2)
-    search(config, OBJECTIVE, warm_up)
-    assert statuses(store) == {"FINISHED": 6, "KILLED": 1}
-    trials = counted(study_of(config))
-    assert [trial.state for trial in trials] == [TrialState.COMPLETE] * 6
-    assert len({run.data.params["rate"] for run in runs(store, "trial")}) == 6  # the killed one was tried again
-    assert parents(store)[0].info.status == "FINISHED"
-
-
-def test_a_trial_that_always_kills_its_worker_is_tried_twice(store: MlflowClient, tmp_path: Path) -> None:
-    with pytest.raises(MedexpError, match=r"commonest reason: its worker was killed \(1 of 1"):
-        search(sweep_config(tmp_path, "killed_always", trials=1), OBJECTIVE, warm_up)
-    assert statuses(store) == {"KILLED": 2}
-    assert parents(store)[0].info.status == "FAILED"
-
-
-@pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGINT])
-def test_a_sweep_that_is_stopped_goes_on_where_it_was(
-    store: MlflowClient, tmp_path: Path, capsys: Any, signum: signal.Signals
-) -> None:
-    outputs = tmp_path / "outputs"
-    with_gate(outputs)
-    (outputs / "go").touch()
-    search(sweep_config(tmp_path, "waits", trials=2), OBJECTIVE, warm_up)
-    (outputs / "go").unlink()
-    config = sweep_config(tmp_path, "waits", workers=2)
-    process = in_a_process(config)
-    until(process, lambda: len(list(outputs.glob("waits-*"))) == 2)
-    workers = psutil.Process(process.pid).children(recursive=True)
-    if signum is signal.SIGINT:
-        os.killpg(process.pid, signum)  # as a terminal does
-    else:
-        os.kill(process.pid, signum)
-    process.join()
-    wait_for(workers)
-    assert process.exitcode == {signal.SIGKILL: -9, signal.SIGINT: 1}[signum]
-    assert statuses(store)["KILLED"] == 2
-    assert statuses(store)["RUNNING"] == 0
-    assert parents(store)[0].info.status == ("RUNNING" if signum is signal.SIGKILL else "KILLED")
-    (outputs / "go").touch()
-    capsys.readouterr()
-    search(config, OBJECTIVE, warm_up)
-    assert "study cheap: 2 of 6 trials are finished and kept" in capsys.readouterr().out
-    assert statuses(store) == {"FINISHED": 6, "KILLED": 2}
-    assert {run.info.status for run in parents(store)} == {"FINISHED"} | ({"KILLED"})
-    assert [trial.state for trial in counted(study_of(config))] == [TrialState.COMPLETE] * 6
-
-
 @pytest.mark.parametrize(
     ("how", "error", "told"),
     [
@@ -215,69 +106,3 @@ def test_two_goals_give_a_front(store: MlflowClient, tmp_path: Path, capsys: Any
     drawn = {Path(item.path).stem for item in store.list_artifacts(parent.info.run_id, "figures")}
     assert "pareto_front" in drawn
     assert {f"best/{SCORE}", "best/train/loss"} <= parent.data.metrics.keys()
-
-
-def test_a_tracking_server_that_is_restarted_is_survived(
-    server: subprocess.Popen[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "7")
-    outputs = tmp_path / "outputs"
-    with_gate(outputs)
-    process = in_a_process(sweep_config(tmp_path, "waits"))
-    until(process, lambda: list(outputs.glob("waits-*")))
-    stop(server)
-    go(outputs)
-    with restarted(server):
-        process.join()
-        assert process.exitcode == 0, Path("err.txt").read_text()
-        assert statuses(MlflowClient()) == {"FINISHED": 6}
-
-
-def test_a_tracking_server_that_stays_away_ends_the_sweep_which_then_goes_on(
-    server: subprocess.Popen[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
-) -> None:
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    outputs = tmp_path / "outputs"
-    with_gate(outputs)
-    process = in_a_process(sweep_config(tmp_path, "waits"))
-    until(process, lambda: list(outputs.glob("waits-*")))
-    stop(server)
-    go(outputs)
-    process.join()
-    assert "StorageError: trial 0: the tracking store does not answer" in Path("err.txt").read_text()
-    with restarted(server):
-        store = MlflowClient()
-        assert statuses(store) == {"RUNNING": 1}
-        search(sweep_config(tmp_path, "waits"), OBJECTIVE, warm_up)
-        assert statuses(store) == {"FINISHED": 6, "KILLED": 1}
-        assert [run.info.status for run in parents(store)] == ["FINISHED", "KILLED"]
-    assert "0 of 6 trials are finished and kept; 2 runs that nobody had ended are KILLED now" in capsys.readouterr().out
-
-
-def go(outputs: Path) -> None:
-    """Let the one worker that waits go on."""
-    (outputs / "go").touch()
-    (outputs / "gate").write_text("go")
-
-
-def stop(server: subprocess.Popen[str]) -> None:
-    os.killpg(server.pid, signal.SIGKILL)
-    server.wait()
-
-
-@contextlib.contextmanager
-def restarted(server: subprocess.Popen[str]) -> Iterator[None]:
-    again = subprocess.Popen(
-        server.args,
-        env=os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_TRACKING_URI": ""},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
-    try:
-        assert any("Uvicorn running" in line for line in again.stdout or ())
-        yield
-    finally:
-        os.killpg(again.pid, signal.SIGKILL)
-        again.communicate()

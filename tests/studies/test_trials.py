@@ -11,7 +11,10 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 from optuna.trial import TrialState
 
+from medexp.cli import main
+from medexp.config import Phase1Config
 from medexp.errors import ConfigError, DataError, StorageError
+from medexp.phases import phase1
 from medexp.reporting import NullReporter
 from medexp.studies.space import Space, read_space
 from medexp.studies.trials import TrialReporter, ask_for, commonest_reason, counted, next_trial, with_values
@@ -34,6 +37,7 @@ def parent(store: MlflowClient) -> str:
 
 
 Next = Callable[..., Any]
+taken: list[Phase1Config] = []
 
 
 @pytest.fixture
@@ -191,6 +195,39 @@ def test_the_commonest_reason(go_on: Next) -> None:
     for how in ("defect", "check", "check"):
         go_on(study, how)
     assert commonest_reason(study.trials) == "TEST_0: too shallow (2 of 3 trials)"
+
+
+def take(config: Phase1Config) -> None:
+    taken.append(config)
+
+
+def test_a_trial_that_needs_too_much_memory_fails_in_one_line_and_the_search_goes_on(
+    store: MlflowClient, go_on: Next, parent: str, tmp_path: Path
+) -> None:
+    flags = ["--phantoms.meningioma_patients=4", "--threads=1", "--device=cpu", "--checkpoint=base.pt"]
+    assert main("phase1", Phase1Config, f"{__name__}:take", [*flags, f"--output_dir={tmp_path / 'outputs'}"]) == 0
+    goals = "goals: [{metric: val/best/score, direction: maximize}]\nsampler: {name: random}\npruner: {name: none}\n"
+    (tmp_path / "large.yaml").write_text(
+        goals + "parameters: {network.feature_size: {type: categorical, choices: [1572864, 3145728]}}"
+    )
+    large = read_space(tmp_path / "large.yaml", {"network.feature_size"})
+    study = optuna.create_study(direction="maximize")
+    trial = go_on(study, space=large, config=taken.pop(), objective=phase1.objective)
+    assert trial.state is TrialState.FAIL
+    told = commonest_reason([trial])
+    assert told.startswith("out of memory with batches of 2 ") and told.endswith("lower data.input_size (1 of 1 trials)")
+    (run,) = children(store, parent)
+    assert run.info.status == "FAILED"
+    assert go_on(study).state is TrialState.COMPLETE
+
+
+def test_of_trials_that_two_sweeps_asked_for_by_the_same_name_the_first_counts(go_on: Next) -> None:
+    study = optuna.create_study(direction="maximize")
+    for name in ("confirm-1", "confirm-1", "confirm-2", "confirm-2"):
+        ask_for(study, {"rate": 0.6, "depth": 1}, name=name, seed=1, test=False)
+    ended = [go_on(study, total=2) for _ in range(3)]
+    assert [trial and trial.user_attrs["name"] for trial in ended] == ["confirm-1", "confirm-2", None]
+    assert [trial.number for trial in counted(study)] == [0, 2]
 
 
 def test_values_go_where_their_keys_say_and_have_to_hold() -> None:

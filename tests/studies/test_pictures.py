@@ -1,0 +1,99 @@
+"""What of a study is drawn, and that it can be."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import matplotlib as mpl
+import optuna
+import pytest
+from optuna.trial import TrialState
+
+from medexp.studies.pictures import pictures
+
+DICE, LOSS = "val/best/dice", "train/loss"
+SPACE = {
+    "rate": optuna.distributions.FloatDistribution(1e-4, 1e-1, log=True),
+    "mode": optuna.distributions.CategoricalDistribution(["lora", "dora"]),
+}
+
+
+def study(*states: TrialState, goals: int = 1, steps: int = 3) -> optuna.Study:
+    """A study whose trials ended so; each has values that follow from its number."""
+    made = optuna.create_study(directions=["maximize", "minimize"][:goals])
+    for number, state in enumerate(states):
+        made.add_trial(
+            optuna.trial.create_trial(
+                state=state,
+                params={"rate": 10.0 ** -(1 + number % 4), "mode": ("lora", "dora")[number % 2]},
+                distributions=SPACE,
+                values=[0.1 * number, 1.0 / (1 + number)][:goals] if state is TrialState.COMPLETE else None,
+                intermediate_values={step: 0.1 * number * step for step in range(1, steps + 1)},
+            )
+        )
+    return made
+
+
+def drawn(made: optuna.Study, goals: Sequence[str] = (DICE,)) -> dict[str, Any]:
+    """The pictures, after each was rendered."""
+    found = pictures(made, goals)
+    for figure in found.values():
+        figure.canvas.draw()
+    return found
+
+
+DONE, PRUNED, FAILED, RUNNING = TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL, TrialState.RUNNING
+
+
+@pytest.mark.parametrize(
+    ("states", "names"),
+    [
+        ([], set()),
+        ([RUNNING], {"intermediate_values"}),
+        ([DONE], {"history", "intermediate_values"}),
+        ([FAILED, FAILED], {"intermediate_values"}),
+        ([PRUNED, PRUNED], {"intermediate_values"}),
+        ([DONE, PRUNED, FAILED], {"history", "intermediate_values"}),
+        ([DONE, DONE, PRUNED], {"history", "importance", "parallel_coordinates", "intermediate_values"}),
+    ],
+)
+def test_what_too_few_trials_have_finished_for_is_left_out(states: list[TrialState], names: set[str]) -> None:
+    assert set(drawn(study(*states))) == {f"figures/{name}.png" for name in names}
+
+
+def test_where_nothing_was_measured_step_by_step_there_is_no_picture_of_it() -> None:
+    assert "figures/intermediate_values.png" not in drawn(study(DONE, DONE, steps=0))
+
+
+def test_of_two_goals_each_has_its_pictures_and_both_have_a_front() -> None:
+    each = {
+        f"{name}_{goal}"
+        for name in ("history", "importance", "parallel_coordinates")
+        for goal in ("val_best_dice", "train_loss")
+    }
+    found = drawn(study(*[DONE] * 4, goals=2, steps=0), (DICE, LOSS))
+    assert set(found) == {f"figures/{name}.png" for name in {*each, "pareto_front"}}
+    assert _labels(found["figures/history_train_loss.png"]) == ["Trial", LOSS]
+    assert _labels(found["figures/pareto_front.png"]) == [DICE, LOSS]
+
+
+def test_of_two_goals_one_trial_has_no_importance() -> None:
+    names = {"history_val_best_dice", "history_train_loss", "pareto_front"}
+    assert set(drawn(study(DONE, goals=2, steps=0), (DICE, LOSS))) == {f"figures/{name}.png" for name in names}
+
+
+def test_the_history_shows_what_each_trial_came_to() -> None:
+    figure = drawn(study(*[DONE] * 3))["figures/history.png"]
+    assert _labels(figure) == ["Trial", DICE]
+    points = figure.axes[0].collections[0].get_offsets()
+    assert points[:, 1].tolist() == pytest.approx([0.0, 0.1, 0.2])
+
+
+def test_the_look_of_other_pictures_is_left_as_it_was() -> None:
+    mpl.use("Agg")
+    before = dict(mpl.rcParams)
+    drawn(study(*[DONE] * 3))
+    assert dict(mpl.rcParams) == before
+
+
+def _labels(figure: Any) -> list[str]:
+    return [figure.axes[0].get_xlabel(), figure.axes[0].get_ylabel()]
