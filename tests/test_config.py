@@ -6,7 +6,15 @@ from pathlib import Path
 import pytest
 
 from medexp.cli import main
-from medexp.config import Phase1Config, PrepareConfig, ProbeConfig, cache_root, problems_of
+from medexp.config import (
+    ImageDataConfig,
+    ImagePhantomConfig,
+    Phase1Config,
+    PrepareConfig,
+    ProbeConfig,
+    cache_root,
+    problems_of,
+)
 
 held: list = []
 
@@ -138,3 +146,32 @@ def test_where_the_cache_is(monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", "/cache")
     assert cache_root(None) == Path("/cache/medexp")
     assert cache_root("here") == Path.cwd() / "here"
+
+
+IMAGES = ImageDataConfig((32, 32), 10, "(.*)", 0.15, 0.15, {"brats": 1.0, "kaggle": 1.0}, 1)
+IMAGE_PHANTOMS = ImagePhantomConfig(4, 8, 8, 0)
+
+
+@pytest.mark.parametrize(
+    ("config", "key", "value"),
+    [
+        (IMAGES, "input_size", (8, 32)),
+        (IMAGES, "min_tumour_pixels", 0),
+        (IMAGES, "val_fraction", 0.0),
+        (IMAGES, "test_fraction", 0.9),
+        (IMAGES, "weights", {"brats": 1.0}),
+        (IMAGES, "weights", {"brats": 1.0, "kaggle": 0.0}),
+        (IMAGES, "weights", {"brats": 1.0, "kaggle": float("nan")}),
+        (IMAGES, "weights", {"brats": 1.0, "kaggle": float("inf")}),
+        (IMAGES, "weights", {"brats": 1.0, "kaggle": 1.0, "other": 1.0}),
+        (IMAGES, "jobs", 0),
+        (IMAGE_PHANTOMS, "patients", 3),
+        (IMAGE_PHANTOMS, "yes_images", 7),
+        (IMAGE_PHANTOMS, "no_images", 0),
+        (IMAGE_PHANTOMS, "seed", -1),
+    ],
+)
+def test_what_is_wrong_with_images_is_told_by_its_key(config, key, value):
+    assert problems_of(config) == []
+    (problem,) = problems_of(changed(config, key, value))
+    assert key in problem.partition(":")[0] and str(value) in problem

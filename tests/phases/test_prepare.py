@@ -1,0 +1,74 @@
+"""`prepare -P slices_dir=…`: the folder of slices that the 2D phases read, from the command line."""
+
+import shlex
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+
+from medexp.cli import main
+from medexp.config import PrepareConfig
+from medexp.data.slices import find_slices, read_slice
+from tests.data.small_cases import write_case
+from tests.mlflow_store import empty_database, store  # noqa: F401
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for number in (1, 2, 3):
+        write_case(tmp_path / "data", f"BraTS-MEN-0000{number}-000", seed=number)
+    return tmp_path / "data"
+
+
+def prepare(folder: Path, *flags: str) -> int:
+    given = ["--cache_dir", "cache", "--data_dir", str(folder), *flags]
+    return main("prepare", PrepareConfig, "medexp.phases.prepare:run", given)
+
+
+def the_run(store: MlflowClient):  # noqa: F811
+    experiment = store.get_experiment_by_name("prepare")
+    return store.search_runs([experiment.experiment_id])[0]
+
+
+def test_slices_are_cut_and_the_next_command_named(folder, store, capsys):  # noqa: F811
+    assert prepare(folder, "--slices_dir", "my slices", "--slices.channel", "t1c", "--slices.every", "2") == 0
+    told = capsys.readouterr().out.splitlines()
+    assert told[-2:] == ["Slices: 12 in my slices", "Next: mlflow run . -e phase2_1 -P profile=demo -P slices_dir='my slices'"]
+    assert shlex.split(told[-1])[-1] == "slices_dir=my slices"
+    found = find_slices(Path("my slices"), r"^(BraTS-[A-Za-z]+-\d+)-\d+$")
+    assert len(found) == 12 and {image.patient for image in found} == {f"BraTS-MEN-0000{n}" for n in (1, 2, 3)}
+    assert {read_slice(image.path).metadata["channel"] for image in found} == {"t1c"}
+    run = the_run(store)
+    assert run.info.status == "FINISHED" and run.data.metrics["params/slices"] == 12
+    assert prepare(folder, "--slices_dir", "my slices", "--slices.channel", "t1c", "--slices.every", "2") == 0
+    assert "Slices: 12 in my slices" in capsys.readouterr().out
+
+
+def test_without_a_folder_none_are_cut(folder, store, capsys):  # noqa: F811
+    assert prepare(folder) == 0
+    told = capsys.readouterr().out
+    assert "Slices" not in told and told.splitlines()[-1].startswith("Next: mlflow run . -e phase1 ")
+    assert "params/slices" not in the_run(store).data.metrics
+
+
+def test_a_folder_of_other_slices_is_left_and_the_run_fails(folder, store, capsys):  # noqa: F811
+    assert prepare(folder, "--slices_dir", "slices") == 0
+    before = {path: path.stat().st_mtime_ns for path in Path("slices").iterdir()}
+    assert prepare(folder, "--slices_dir", "slices", "--slices.channel", "t2w") == 2
+    assert "it was cut with channel t2f, not t2w. Give another folder, or remove this one" in capsys.readouterr().err
+    assert {path: path.stat().st_mtime_ns for path in Path("slices").iterdir()} == before
+    assert the_run(store).info.status == "FAILED"
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--slices.channel", "flair"], "slices.channel: found flair; expected one of t2f, t1c, t1n, t2w"),
+        (["--slices.every", "0"], "slices.every: found 0; at least 1"),
+        (["--slices.min_foreground", "1"], "slices.min_foreground: found 1.0; 0 to below 1"),
+    ],
+)
+def test_settings_that_cannot_be(folder, store, capsys, flags, words):  # noqa: F811
+    assert prepare(folder, "--slices_dir", "slices", *flags) == 2
+    assert words in capsys.readouterr().err
+    assert not Path("slices").exists()
