@@ -25,8 +25,9 @@ from medexp.tracking.figures import calibration, confusion_matrix, gallery, roc
 from medexp.tracking.runs import TrackedRun
 
 Array = NDArray[np.floating[Any]]
-SHOWN = ("accuracy", "balanced_accuracy", "sensitivity", "specificity", "auroc", "macro_f1")
-"""Metrics of the table that a phase ends with."""
+SHOWN = {"accuracy": "accuracy", "balanced_accuracy": "balanced acc.", "sensitivity": "sensitivity"}
+SHOWN |= {"specificity": "specificity", "auroc": "AUROC", "macro_f1": "macro F1"}
+"""Metrics of the table that a phase ends with, and their names there."""
 
 
 @dataclass(frozen=True)
@@ -137,13 +138,13 @@ def log_judged(
         run.reporter.figure(gallery([picture(case) for case in first["case"]], captions, title), "figures/misclassified.png")
 
 
-def rows_of(judged: Judged, metrics: Sequence[str] = SHOWN) -> list[list[str]]:
-    """A row of the closing table for all cases and for each source: name, cases, and each metric with its interval."""
-    table = []
-    for name, measured in judged.scores.items():
-        cases = len(judged.rows) if name == "all" else int((judged.rows["source"] == name).sum())
-        table.append([name, str(cases), *(brief(measured[metric]) for metric in metrics)])
-    return table
+def rows_of(columns: Sequence[Mapping[str, Interval]]) -> list[list[str]]:
+    """The rows of a closing table: a metric each, then its figure in each column with its interval.
+
+    Args:
+        columns: Scores of what is compared, by metric.
+    """
+    return [[name, *(brief(scores[metric]) for scores in columns)] for metric, name in SHOWN.items()]
 
 
 def brief(interval: Interval) -> str:

@@ -25,7 +25,7 @@ from medexp.models.builders import build
 from medexp.models.checkpoints import load_training_state, save_checkpoint
 from medexp.models.multitask import ClassificationHead, EncoderClassifier, MultiTaskModel, part
 from medexp.phases import image_checks
-from medexp.phases.classified import SHOWN, Judged, judge, log_judged, per_case, rows_of
+from medexp.phases.classified import Judged, judge, log_judged, per_case, rows_of
 from medexp.phases.images import class_weights, packaged
 from medexp.phases.labelled import FrozenEncoder, Labelled, load_encoder, read_images, read_table_of_volumes
 from medexp.phases.launch import launched_run, start_accelerator
@@ -267,11 +267,12 @@ def summary(
     config: Phase2_2Config, encoder: FrozenEncoder, labelled: Labelled, judged: Judged, trained: Trained, words: list[str]
 ) -> Summary:
     """The metrics of all validation cases and of each source's."""
+    counts = judged.rows["source"].value_counts()
     return Summary(
         headline=f"phase 2.2, profile {config.profile}: a head on {encoder.called}, on {labelled.source}",
         title=f"validation: {labelled.classes[0]} or {labelled.classes[1]}, best epoch {trained.fitted.best_epoch + 1}",
-        head=["cases", "number", *(metric.replace("_", " ") for metric in SHOWN)],
-        rows=rows_of(judged),
+        head=["", *(f"{name} ({counts.get(name, len(judged.rows))})" for name in judged.scores)],
+        rows=rows_of(list(judged.scores.values())),
         words=[*words, f"Intervals of {config.confidence:.0%}, by patient.", CAVEAT],
     )
 

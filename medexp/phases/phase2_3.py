@@ -27,7 +27,7 @@ from medexp.evaluation.intervals import Interval, mean_by_patient
 from medexp.models.checkpoints import save_checkpoint, weights_digest
 from medexp.models.multitask import EncoderClassifier, MultiTaskModel
 from medexp.phases import image_checks
-from medexp.phases.classified import SHOWN, Judged, brief, judge, log_judged, rows_of
+from medexp.phases.classified import Judged, judge, log_judged, rows_of
 from medexp.phases.images import (
     CLASSES,
     ImageStudy,
@@ -357,17 +357,13 @@ def packed(study: ImageStudy, before: Before, net: MultiTaskModel, compared: Com
 
 def summary(study: ImageStudy, fitted: FitResult, compared: Compared) -> Summary:
     """Both tasks before and after, on the same cases."""
-    scans = compared.scans
-    rows = [
-        ["before", str(len(compared.judged.rows)), f"{scans['dice_before'].mean():.3f}"]
-        + [brief(compared.judged_before.scores["all"][metric]) for metric in SHOWN],
-        ["after", str(len(compared.judged.rows)), f"{scans['dice'].mean():.3f}"] + rows_of(compared.judged)[0][2:],
-    ]
+    scans, number = compared.scans, len(compared.judged.rows)
+    dice_row = [f"Dice ({len(scans)} scans)", *(f"{scans[column].mean():.3f}" for column in ("dice_before", "dice"))]
     return Summary(
         headline=f"phase 2.3, profile {study.config.profile}, on {study.data.source}",
-        title=f"validation: phases 2.1 and 2.2 before, joint training after, best epoch {fitted.best_epoch + 1}",
-        head=["", "images", f"Dice of {len(scans)} scans", *(metric.replace("_", " ") for metric in SHOWN)],
-        rows=rows,
+        title=f"validation, {number} images, best epoch {fitted.best_epoch + 1}",
+        head=["", "phases 2.1 and 2.2", "joint training"],
+        rows=[dice_row, *rows_of([compared.judged_before.scores["all"], compared.judged.scores["all"]])],
         words=[
             image_checks.gained("Dice", "phase 2.1", compared.dice),
             image_checks.gained("Balanced accuracy", "phase 2.2", compared.balanced),
