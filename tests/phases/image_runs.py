@@ -1,0 +1,127 @@
+"""Slices and pictures on which a tumour is easily told from none, and phases 2.1 to 2.3 run on them in small."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import numpy as np
+import pandas as pd
+from mlflow import MlflowClient
+from mlflow.entities import Run
+from PIL import Image
+
+from medexp.cli import main
+from medexp.config import Phase2_1Config, Phase2_2Config, Phase2_3Config
+from tests.data.small_images import write_slice
+
+SIZE = 32
+PATIENTS, SLICES, PICTURES = 24, 3, 20  # PICTURES of each class
+CONFIGS: dict[str, type] = {"phase2_1": Phase2_1Config, "phase2_2": Phase2_2Config, "phase2_3": Phase2_3Config}
+MODELS = {"phase2_1": "phase2_1_multitask", "phase2_2": "phase2_2_classifier", "phase2_3": "phase2_3_multitask"}
+SMALL = {
+    "data.input_size": f"[{SIZE}, {SIZE}]",
+    "data.val_fraction": "0.25",
+    "data.jobs": "1",
+    "threads": "1",
+    "bootstrap_samples": "100",
+    "shown": "2",
+    "training.epochs": "2",
+    "training.batch_size": "4",
+}
+NETWORK = {"network.base_filters": "4", "network.depth": "2"}
+OF_PHASE = {
+    "phase2_1": NETWORK | {"training.epochs": "4", "training.lr_network": "0.01", "min_dice": "0.3"},
+    "phase2_2": NETWORK | {"training.epochs": "6", "training.lr_head": "0.01", "min_accuracy": "0.6"},
+    "phase2_3": {"margin": "1"},
+}
+
+
+def brain(seed: int, tumour: bool) -> tuple[np.ndarray, np.ndarray]:
+    """A grey disc (SIZE, SIZE), with a bright square in it where there is a tumour; and the square's mask."""
+    rng = np.random.default_rng(seed)
+    rows, columns = np.indices((SIZE, SIZE)) - SIZE / 2
+    image = np.where(rows**2 + columns**2 < (0.45 * SIZE) ** 2, rng.integers(70, 110, (SIZE, SIZE)), 0).astype(np.uint8)
+    mask = np.zeros((SIZE, SIZE), np.uint8)
+    if tumour:
+        top, left = rng.integers(SIZE // 4, SIZE // 2, 2)
+        mask[top : top + 7, left : left + 7] = 3
+        image[mask > 0] = 240
+    return image, mask
+
+
+def scan_name(patient: int) -> str:
+    return f"BraTS-MEN-{patient:05d}-000"
+
+
+def write_slices(folder: Path, patients: int = PATIENTS, *, tumour: bool = True) -> Path:
+    """Every other slice has a tumour, unless none has."""
+    for patient in range(patients):
+        for index in range(SLICES):
+            image, mask = brain(1000 * patient + index, tumour and (patient + index) % 2 == 0)
+            write_slice(folder, scan_name(patient), index, image=image.astype(np.float32)[None], mask=mask)
+    return folder
+
+
+def write_pictures(folder: Path, count: int = PICTURES, ending: str = "png") -> Path:
+    """`yes/` and `no/`; one picture of each stands there twice."""
+    for name in ("yes", "no"):
+        (folder / name).mkdir(parents=True)
+        for number in range(count):
+            image, _ = brain(10**6 + 1000 * (name == "yes") + number, name == "yes")
+            Image.fromarray(image).save(folder / name / f"{name}{number}.{ending}")
+        (folder / name / f"twice.{ending}").write_bytes((folder / name / f"{name}0.{ending}").read_bytes())
+    return folder
+
+
+def run(phase: str, data: Path | None, **flags: str) -> int:
+    """A phase from the command line, on the slices and pictures of a folder; dots of keys are `__`. A flag of "" is left out."""
+    folders = {"slices_dir": data / "slices", "kaggle_dir": data / "pictures"} if data else {}
+    settings = SMALL | OF_PHASE[phase] | {key: str(path) for key, path in folders.items() if key_of(phase, key)}
+    if "resume" in flags:
+        settings = {}
+    settings |= {key.replace("__", "."): value for key, value in flags.items()}
+    flagged = [f"--{key}={value}" for key, value in settings.items() if value]
+    return main(phase, CONFIGS[phase], f"medexp.phases.{phase}:run", flagged)
+
+
+def key_of(phase: str, key: str) -> bool:
+    return key in CONFIGS[phase].__dataclass_fields__
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """A store in which the three phases ran one after another.
+
+    Attributes:
+        folder: Holds mlflow.db, the cache, `slices/` and `pictures/`.
+        told: What each phase printed.
+        codes: The exit code of each.
+    """
+
+    folder: Path
+    told: dict[str, str]
+    codes: dict[str, int]
+
+
+def last_run(client: MlflowClient, phase: str) -> Run:
+    experiment = client.get_experiment_by_name(phase)
+    assert experiment is not None
+    return client.search_runs([experiment.experiment_id], order_by=["attributes.start_time DESC"])[0]
+
+
+def artifact(made: Run, path: str) -> Path:
+    return Path(mlflow.artifacts.download_artifacts(run_id=made.info.run_id, artifact_path=path))
+
+
+def measured(made: Run) -> dict[str, str]:
+    """All metrics but what the machine did meanwhile; as text, in which NaN equals itself."""
+    return {name: repr(value) for name, value in made.data.metrics.items() if not name.startswith("system/")}
+
+
+def history(client: MlflowClient, made: Run, name: str) -> list[tuple[int, float]]:
+    return sorted((metric.step, metric.value) for metric in client.get_metric_history(made.info.run_id, name))
+
+
+def table(made: Run, path: str, **how: Any) -> pd.DataFrame:
+    return pd.read_csv(artifact(made, path), **how)
