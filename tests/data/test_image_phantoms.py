@@ -12,7 +12,7 @@ from medexp.data.images import prepare_images
 from medexp.data.kaggle import find_kaggle, read_kaggle
 from medexp.data.phantoms import PATIENT_PATTERN, ensure_kaggle, ensure_slices
 from medexp.data.phantoms.head import Head
-from medexp.data.phantoms.images import SLICES
+from medexp.data.phantoms.images import SLICES, scan_picture
 from medexp.data.slices import find_slices, read_slice
 from medexp.errors import StorageError
 
@@ -58,6 +58,15 @@ def test_what_a_picture_is_does_not_tell_its_class(folder):
     """Endings and sizes are drawn alike for both."""
     endings = [Counter(path.suffix for path in (folder / name).iterdir()) for name in ("yes", "no")]
     assert len(set(endings[0]) & set(endings[1])) >= 3
+
+
+def test_a_picture_shows_the_tumour_that_it_is_filed_under():
+    shown = {
+        tumour: [np.count_nonzero(scan_picture((n,), tumour, np.random.default_rng(n))[1]) for n in range(12)]
+        for tumour in (True, False)
+    }
+    assert not any(shown[False]) and all(shown[True])
+    assert np.median(shown[True]) > 100
 
 
 def test_a_head_without_a_tumour_is_its_twin_but_for_it():

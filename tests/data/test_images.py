@@ -61,6 +61,8 @@ def test_facts_of_slices(tmp_path, image_config):
     assert (one.patient, three.patient) == ("P1", "P2"), "as the metadata says"
     assert one.voxels_sha256 == three.voxels_sha256 and one.sha256 != three.sha256
     assert len({one.voxels_sha256, two.voxels_sha256}) == 2 and len(one.sha256) == 64
+    write_slice(tmp_path / "s", "P2-000", 1, seed=1, mask=mask_of(10)[::-1])
+    assert describe(tmp_path / "s", image_config(), tmp_path / "cache")[2].sha256 != three.sha256, "of another mask too"
     again = describe(tmp_path / "s", image_config(min_tumour_pixels=9), tmp_path / "cache")
     assert [fact.label for fact in again] == [1, 1, 1] and again[0].sha256 != one.sha256 and again[1] == two
 
@@ -77,6 +79,8 @@ def test_shape_is_part_of_the_digest(tmp_path, image_config):
 def test_only_what_changed_is_read_again(tmp_path, image_config, jobs):
     config, cache = image_config(jobs=jobs), tmp_path / "cache"
     folder = kaggle_folder(tmp_path / "k", yes=40, no=3)
+    path = folder / "yes" / "same-size.npz"
+    np.savez(path, image=pixels(55))
     before = describe(folder, config, cache)
     entries = sorted((cache / "images").iterdir())
     assert len(entries) == 2, "one file for each folder"
@@ -85,14 +89,14 @@ def test_only_what_changed_is_read_again(tmp_path, image_config, jobs):
         for record in content["files"].values():
             record["pixels_sha256"] = "f" * 64
         entry.write_text(json.dumps(content))
-    path = folder / "yes" / "Y3.png"
     state = path.stat()
-    write_picture(path, seed=77)
+    np.savez(path, image=pixels(56))
+    assert path.stat().st_size == state.st_size
     os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns + 1))
     write_picture(folder / "yes" / "new.png")
     after = {fact.case: fact.voxels_sha256 for fact in describe(folder, config, cache)}
     assert len(after) == len(before) + 1
-    assert {case for case, digest in after.items() if digest != "f" * 64} == {"yes-Y3.png", "yes-new.png"}
+    assert {case for case, digest in after.items() if digest != "f" * 64} == {"yes-same-size.npz", "yes-new.png"}
 
 
 @pytest.mark.parametrize(

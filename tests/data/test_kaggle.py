@@ -124,13 +124,13 @@ def truncated(path: Path) -> None:
     path.write_bytes(write_picture(path).read_bytes()[:-300])
 
 
-def bomb(path: Path) -> None:
-    """A PNG of a few bytes that claims 30,000 x 30,000 pixels."""
+def bomb(path: Path, side: int = 30_000) -> None:
+    """A PNG of a few bytes that claims many pixels."""
 
     def chunk(kind: bytes, body: bytes) -> bytes:
         return len(body).to_bytes(4) + kind + body + zlib.crc32(kind + body).to_bytes(4)
 
-    header = (30_000).to_bytes(4) * 2 + bytes((8, 0, 0, 0, 0))
+    header = side.to_bytes(4) * 2 + bytes((8, 0, 0, 0, 0))
     body = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(100))) + chunk(b"IEND", b"")
     path.write_bytes(b"\x89PNG\r\n\x1a\n" + body)
 
@@ -141,7 +141,8 @@ def bomb(path: Path) -> None:
         ("a.png", lambda path: path.write_bytes(b""), "a.png: unreadable or no JPEG or PNG"),
         ("a.jpg", lambda path: path.write_text("this is no picture"), "a.jpg: unreadable or no JPEG or PNG"),
         ("a.png", truncated, "a.png: unreadable or no JPEG or PNG (OSError: "),
-        ("a.png", bomb, "a.png: unreadable or no JPEG or PNG (DecompressionBomb"),
+        ("a.png", bomb, "a.png: unreadable or no JPEG or PNG (DecompressionBombError"),
+        ("a.png", lambda path: bomb(path, 10_000), "a.png: unreadable or no JPEG or PNG (DecompressionBombWarning"),
         ("a.png", lambda path: Image.new("L", (20, 20)).save(path, "GIF"), "a.png: unreadable or no JPEG or PNG"),
         ("a.png", lambda path: Image.new("L", (1, 1), 9).save(path), "a.png: 1 x 1 pixels; at least 16 a side"),
         ("a.png", lambda path: Image.fromarray(pixels(1, (40, 15))).save(path), "a.png: 15 x 40 pixels"),
@@ -232,6 +233,11 @@ def test_floors_and_at_least_one_each(count, wanted):
     splits, _ = split_kaggle(*a_set(no=count, yes=10), 0.15, 0.15, 0)
     assert sizes(splits, "no") == wanted
     assert sizes(split_kaggle(*a_set(no=count, yes=10), 0.15, 0.0, 0)[0], "no")[2] == 0
+
+
+def test_floors_are_of_the_fractions_as_they_are_written():
+    assert sizes(split_kaggle(*a_set(no=100, yes=10), 0.29, 0.0, 0)[0], "no") == (71, 29, 0)  # 0.29 * 100 is 28.999...
+    assert sizes(split_kaggle(*a_set(no=100, yes=10), 0.35, 0.07, 0)[0], "no") == (58, 35, 7)
 
 
 def test_duplicates_are_taken_out():

@@ -115,7 +115,7 @@ def _write(picture: _Picture, seed: int, folder: Path) -> None:
     rng = np.random.default_rng((*entropy, 1))
     suffix, mode = _KINDS[rng.integers(len(_KINDS))]
     with threadpool_limits(1):  # the processes share the cores already
-        grey = _scanned(entropy, picture.tumour, rng)
+        grey, _ = scan_picture(entropy, picture.tumour, rng)
     stem = str(folder / ("yes/Y" if picture.tumour else "no/N"))
     path = Path(f"{stem}{picture.number}{suffix}")
     image = (
@@ -130,8 +130,20 @@ def _write(picture: _Picture, seed: int, folder: Path) -> None:
             shutil.copyfile(path, copy)
 
 
-def _scanned(entropy: tuple[int, ...], tumour: bool, rng: np.random.Generator) -> NDArray[np.float64]:
-    """An axial slice of a head, (H, W) in 0 to 1, rows from anterior to posterior, columns from right to left."""
+def scan_picture(
+    entropy: tuple[int, ...], tumour: bool, rng: np.random.Generator
+) -> tuple[NDArray[np.float64], NDArray[np.uint8]]:
+    """An axial slice of a head where its tumour is, or where its twin's would be.
+
+    Args:
+        entropy: Seed of the patient.
+        tumour: Whether the head has one.
+        rng: Draws everything else.
+
+    Returns:
+        Grey values (H, W) of 0 to 1, rows from anterior to posterior, columns from right to left; the labels of the same slice,
+        on the coarser pixels that it was scanned with.
+    """
     domain = _DOMAINS[rng.integers(len(_DOMAINS))]
     extents, edges = np.array((192.0, 192.0, 128.0)), np.array(_COARSE)
     axes = [np.arange(-extent / 2, extent / 2, edge) for extent, edge in zip(extents, edges, strict=True)]
@@ -146,9 +158,9 @@ def _scanned(entropy: tuple[int, ...], tumour: bool, rng: np.random.Generator) -
     turn = np.deg2rad(rng.normal(0, 4))
     x, y = x * np.cos(turn) - y * np.sin(turn) + rng.normal(0, 3), x * np.sin(turn) + y * np.cos(turn) + rng.normal(0, 3)
     points = np.stack([x, y, np.full_like(x, level)], axis=-1).reshape(-1, 3).astype(np.float32)
-    clean, _, brain = Head(domain if tumour else None, (*entropy, 0)).scan(points, 0)
+    clean, shown, brain = Head(domain if tumour else None, (*entropy, 0)).scan(points, 0)
     channel = CHANNELS.index(("t2f", "t1c")[rng.integers(2)])
     signal = acquired(clean[channel : channel + 1], brain, points, rng)[0].reshape(x.shape).astype(np.float64)
     zoom = rng.uniform(180, 420) / max(signal.shape)
     resized = ndimage.zoom(signal / np.percentile(signal, 99.5) * rng.uniform(0.75, 1), zoom, order=1)
-    return resized.clip(0, 1)
+    return resized.clip(0, 1), shown.reshape(x.shape)
