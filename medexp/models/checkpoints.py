@@ -88,7 +88,7 @@ def load_weights(net: nn.Module, state: Mapping[str, Tensor], source: str) -> No
             all_problems(
                 f"checkpoint {source} ({len(state)} keys) does not fit {type(net).__name__} ({len(wanted)} keys)",
                 problems,
-                "Check network.feature_size and that the file is for this network.",
+                "Check that the file is for this network, and of the size that the keys network.* say.",
             )
         )
     if any(value.is_meta for value in wanted.values()):
