@@ -955,3 +955,5 @@ def _fits_depth(config: Phase2_1Config | Phase2_2Config) -> Iterator[str]:
     step = 2**config.network.depth
     if any(size % step for size in config.data.input_size):
         yield f"data.input_size: found {config.data.input_size}; multiples of {step}, which is 2 ** network.depth"
+    elif max(config.data.input_size) == step:  # batch norm takes more than one value
+        yield f"network.depth: found {config.network.depth}; it leaves one pixel of {config.data.input_size}: lower it"

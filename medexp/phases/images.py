@@ -78,6 +78,20 @@ class ImageStudy:
         if problems:
             raise DataError(all_problems(self.data.source, problems, "Add images of it; telling apart takes two classes."))
 
+    def need_masks(self) -> None:
+        """Training and validation have slices with a tumour in their mask: empty masks alone teach nothing, and score 1.
+
+        Raises:
+            DataError: One of them has not.
+        """
+        outlined = self.data.manifest.query("label == 1 and tumour_pixels.notna()")
+        problems = [
+            f"{split}: no slice with a mask of a tumour" for split in ("train", "val") if split not in set(outlined["split"])
+        ]
+        if problems:
+            advice = "Segmenting takes some in both: give slices_dir=FOLDER of slices with masks, of more patients."
+            raise DataError(all_problems(self.data.source, problems, advice))
+
 
 def one_process(accelerator: Accelerator, phase: str) -> None:
     """Images are small, and alternating tasks leave parameters without gradients: these phases train in one process.

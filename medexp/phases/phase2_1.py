@@ -36,6 +36,7 @@ def run(config: Phase2_1Config) -> None:
     accelerator = start_accelerator(config.device, config.threads, config.training.precision)
     with launched_run("phase2_1", config, accelerator) as tracked:
         study = begin(config, "phase2_1", accelerator, tracked, sources=("brats",))
+        study.need_masks()
         torch.manual_seed(config.seed)
         net = MultiTaskModel(1, config.network.base_filters, config.network.depth).to(accelerator.device)
         checks = [image_checks.parameters(net, config.network)]

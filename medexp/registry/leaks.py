@@ -33,7 +33,7 @@ class _Seen:
     unknown: list[str] = field(default_factory=list)
 
 
-def leak_check(pulled: Pulled, cases: pd.DataFrame, learned: Sequence[str] = LEARNED) -> Check:
+def leak_check(pulled: Pulled, cases: pd.DataFrame, learned: Sequence[str] = LEARNED, beside: Sequence[Pulled] = ()) -> Check:
     """LEAK: no case of a test set is of a patient, or has the voxels, that the model or one of its ancestors was trained or
     selected on.
 
@@ -45,12 +45,13 @@ def leak_check(pulled: Pulled, cases: pd.DataFrame, learned: Sequence[str] = LEA
         cases: The test set: `case`, `patient`, `voxels_sha256` (`CaseFacts.voxels_sha256`).
         learned: Splits of the models that count. For validation cases of a model that is built on them it is train alone: an
             earlier phase may have chosen its epoch on the same patients.
+        beside: Other models that it is built on, which its own record need not name.
 
     Raises:
         RegistryError: An ancestor's package was altered.
         StorageError: The registry does not answer.
     """
-    seen = _seen_by(pulled, learned)
+    seen = _seen_by([pulled, *beside], learned)
     leaks: dict[str, list[str]] = defaultdict(list)
     leaked = set()
     for row in cases.astype(str).sort_values(["patient", "case"]).itertuples():
@@ -70,9 +71,7 @@ def unknown_check(called: str, cases: pd.DataFrame) -> Check:
     return _check(cases, _Seen(unknown=[called]), {}, 0, LEARNED)
 
 
-def _check(
-    cases: pd.DataFrame, seen: _Seen, leaks: Mapping[str, Sequence[str]], leaked: int, learned: Sequence[str]
-) -> Check:
+def _check(cases: pd.DataFrame, seen: _Seen, leaks: Mapping[str, Sequence[str]], leaked: int, learned: Sequence[str]) -> Check:
     unknown, splits = "; ".join(seen.unknown), {"train": "training", "val": "validation"}
     where = " or ".join(splits[split] for split in learned)
     return Check(
@@ -89,9 +88,9 @@ def _check(
     )
 
 
-def _seen_by(pulled: Pulled, learned: Sequence[str]) -> _Seen:
-    """What a model and all its ancestors learned from, each read once."""
-    seen, waiting, met = _Seen(), [pulled], {(pulled.name, pulled.version)}
+def _seen_by(models: Sequence[Pulled], learned: Sequence[str]) -> _Seen:
+    """What models and all their ancestors learned from, each read once."""
+    seen, waiting, met = _Seen(), list(models), {(model.name, model.version) for model in models}
     while waiting:
         model = waiting.pop(0)
         called = f"{model.name} version {model.version}"
