@@ -80,7 +80,7 @@ def test_a_phase_that_can_be_studied_has_all_that_a_study_needs():
 @pytest.mark.parametrize("phase", ENTRY_POINTS)
 def test_every_shipped_configuration_holds(phase):
     config_class = getattr(medexp.config, main_call(phase)[1])
-    given = {"data_dir": "d", "checkpoint": "c", "table": "t", "run": "r"}
+    given = {"data_dir": "d", "slices_dir": "s", "checkpoint": "c", "table": "t", "run": "r"}
     keys = config_class.__dataclass_fields__.keys() | (Phase1Config.__dataclass_fields__.keys() if phase == "sweep" else ())
     flags = [f"--{key}={value}" for key, value in given.items() if key in keys]
     runs = [flag for flag in flags if flag.startswith("--run=")]

@@ -141,8 +141,8 @@ def scan_picture(
         rng: Draws everything else.
 
     Returns:
-        Grey values (H, W) of 0 to 1, rows from anterior to posterior, columns from right to left; the labels of the same slice,
-        on the coarser pixels that it was scanned with.
+        Grey values (H, W) of 0 to 1, rows from anterior to posterior, columns from right to left; and labels of the slice, on
+        the coarser pixels that it was scanned with.
     """
     domain = _DOMAINS[rng.integers(len(_DOMAINS))]
     extents, edges = np.array((192.0, 192.0, 128.0)), np.array(_COARSE)
