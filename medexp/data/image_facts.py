@@ -104,7 +104,11 @@ def describe_images(images: Sequence[LabelledImage], data: ImageDataConfig, cach
     if failed := len(problems):
         if len(problems) > _TOLD:
             problems = [*problems[:_TOLD], f"and {len(problems) - _TOLD} more"]
-        raise DataError(all_problems(f"{failed} of {len(images)} images cannot be used", problems))
+        raise DataError(
+            all_problems(
+                f"{failed} of {len(images)} images cannot be used", problems, "Repair them, or take them out of the folder."
+            )
+        )
     return tuple(_facts(image, records[image.id], data.min_tumour_pixels) for image in images)
 
 

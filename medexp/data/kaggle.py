@@ -14,7 +14,7 @@ from PIL import Image, ImageOps
 from medexp.data.cases import LabelledImage, patient_of
 from medexp.data.npz import metadata_of, plane_problems, read_npz
 from medexp.data.slices import scan_of
-from medexp.data.splits import Digested, Splits, draw_by_label, groups_by_label
+from medexp.data.splits import Digested, Splits, by_label, draw_by_label, patient_groups
 from medexp.errors import DataError, all_problems
 
 CLASSES = {"no": 0, "yes": 1}
@@ -102,11 +102,11 @@ def read_kaggle(path: Path, label: int | None = None) -> tuple[NDArray[np.float3
 def split_kaggle(
     images: Sequence[LabelledImage], facts: Iterable[Digested], val_fraction: float, test_fraction: float, seed: int
 ) -> tuple[Splits, dict[str, str]]:
-    """Draws the splits class by class; images of a patient stay together.
+    """Draws the splits class by class; the images of a patient stay together.
 
     Of n patients of a class, floor((1 - val - test) n) are trained on and floor(val n) validated on, at least one each; the
     rest is tested on. Exact duplicates are taken out first: of those with one label all but the first by id, of those under
-    both labels all.
+    both labels all. Patients who share one stay together nevertheless.
 
     Args:
         images: With a label each.
@@ -123,8 +123,8 @@ def split_kaggle(
     """
     facts = list(facts)
     dropped = _duplicates(images, facts)
-    kept = [image for image in images if image.id not in dropped]
-    groups = groups_by_label(kept, facts, {image.id: str(image.label) for image in kept})
+    kept = [[case for case in group if case not in dropped] for group in patient_groups(images, facts)]
+    groups = by_label(filter(None, kept), {image.id: str(image.label) for image in images})
     problems = [
         f"class {name}: {len(groups[str(label)])} patients" + (" once duplicates are taken out" if dropped else "")
         for name, label in CLASSES.items()

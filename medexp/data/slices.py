@@ -131,7 +131,9 @@ def find_slices(folder: Path, pattern: str) -> tuple[LabelledImage, ...]:
     files = sorted(path for path in folder.iterdir() if path.suffix == ".npz" and path.is_file())
     files = [path for path in files if not path.name.startswith(".")]
     if not files:
-        raise DataError(f"slices_dir {folder}: no slice in it, no file of the name SCAN_slice_NNN.npz. {advice}")
+        nested = [path.name for path in sorted(folder.iterdir()) if path.is_dir() and any(path.glob("*_slice_*.npz"))]
+        below = f"; {', '.join(nested)} in it do: put their files into one folder, patients are split anew" if nested else ""
+        raise DataError(f"slices_dir {folder}: holds no file of the name SCAN_slice_NNN.npz{below}. {advice}")
     scans = {path: match["scan"] for path in files if (match := _NAME.fullmatch(path.stem))}
     problems = [f"{path.name}: is not named SCAN_slice_NNN.npz" for path in files if path not in scans]
     if problems:

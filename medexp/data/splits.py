@@ -84,21 +84,13 @@ def make_splits(cases: Sequence[Owned], facts: Iterable[Digested], data: DataCon
     return Splits(*(tuple(sorted(case for group in part for case in group)) for part in (train, val, test)))
 
 
-def groups_by_label(
-    cases: Sequence[Owned], facts: Iterable[Digested], labels: Mapping[str, str]
-) -> dict[str, list[list[str]]]:
-    """`patient_groups` by their label; a group with several labels counts for the most frequent one.
-
-    Args:
-        cases: What is split.
-        facts: Of each of them.
-        labels: By case id.
-    """
-    groups: dict[str, list[list[str]]] = defaultdict(list)
-    for group in patient_groups(cases, facts):
+def by_label(groups: Iterable[Sequence[str]], labels: Mapping[str, str]) -> dict[str, list[Sequence[str]]]:
+    """Groups of cases that stay together, by their label; of several labels in a group the most frequent one counts."""
+    found: dict[str, list[Sequence[str]]] = defaultdict(list)
+    for group in groups:
         ((label, _),) = Counter(labels[case] for case in group).most_common(1)
-        groups[label].append(group)
-    return groups
+        found[label].append(group)
+    return found
 
 
 def draw_by_label(groups: Mapping[str, Sequence[Sequence[str]]], sizes: Callable[[int], tuple[int, int]], seed: int) -> Splits:

@@ -11,7 +11,7 @@ import pandas as pd
 from medexp.data.brats import image_files
 from medexp.data.cases import CHANNELS, Case
 from medexp.data.facts import CaseFacts
-from medexp.data.splits import SPLITS, Splits, draw_by_label, groups_by_label, straddling
+from medexp.data.splits import SPLITS, Splits, by_label, draw_by_label, patient_groups, straddling
 from medexp.errors import DataError, all_problems
 
 COLUMNS = ("id", "path", "label", "patient")
@@ -108,7 +108,7 @@ def split_table(table: LabelledTable, facts: Iterable[CaseFacts], test_fraction:
     """
     facts = list(facts)
     problems = _duplicates_with_two_labels(table, facts)
-    groups = groups_by_label(table.cases, facts, table.labels)
+    groups = by_label(patient_groups(table.cases, facts), table.labels)
     if table.split_of:
         problems += straddling({case: [split] for case, split in table.split_of.items()}, [], facts)
     else:

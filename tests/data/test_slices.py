@@ -207,7 +207,11 @@ def test_a_folder_without_slices(tmp_path):
         find_slices(tmp_path / "nowhere", PATTERN)
     (tmp_path / "notes.txt").write_text("")
     (tmp_path / ".hidden_slice_001.npz").write_text("")
-    with pytest.raises(DataError, match="no slice in it.*mlflow run . -e prepare"):
+    with pytest.raises(DataError, match="holds no file of the name SCAN_slice_NNN.npz. Cut some: mlflow run . -e prepare"):
+        find_slices(tmp_path, PATTERN)
+    for name in ("train", "val"):
+        write_slice(tmp_path / name, "P1-000", 1)
+    with pytest.raises(DataError, match="SCAN_slice_NNN.npz; train, val in it do: put their files into one folder"):
         find_slices(tmp_path, PATTERN)
     for name in ("a.npz", "b_slice_x.npz", "P1-000_slice_001.npz"):
         (tmp_path / name).write_text("")
