@@ -42,17 +42,18 @@ class LabelledTable:
         return tuple(sorted(set(self.labels.values())))
 
 
-def read_table(path: Path, channels: Sequence[str] = CHANNELS) -> LabelledTable:
+def read_table(path: Path, channels: Sequence[str] = CHANNELS, judged: str = "test") -> LabelledTable:
     """A table as it stands. Reads no volume.
 
     Args:
         path: Tab-separated, UTF-8, with Unix or Windows line ends. `id` is unique, `path` is a case's BraTS folder or a 4D
             NIfTI file whose last axis is the channels, relative to the table's folder or absolute; `patient` says whose it is.
         channels: The channels in the order that is wanted, of CHANNELS.
+        judged: The split that is judged on, test or val; a table that is split has cases in it.
 
     Raises:
         DataError: All problems at once: an unreadable or empty file, missing or repeated columns, rows of another width, empty
-            values, an id twice, an unknown split, a patient in two splits, fewer than two labels, no case to train or to test
+            values, an id twice, an unknown split, a patient in two splits, fewer than two labels, no case to train or to judge
             on, a label that training has not, a path that is missing or holds no volume.
     """
     names, rows = _rows(path)
@@ -85,7 +86,7 @@ def read_table(path: Path, channels: Sequence[str] = CHANNELS) -> LabelledTable:
         cases.append(Case(row["id"], row["patient"], images, None))
     table = LabelledTable(path, tuple(cases), {row["id"]: row["label"] for row in values}, split_of)
     problems += straddling({case: [split] for case, split in split_of.items()}, cases, [])
-    problems += _class_problems(table)
+    problems += _class_problems(table, judged)
     if problems:
         raise DataError(all_problems(f"table {path}", problems, "Correct the table."))
     return table
@@ -162,7 +163,7 @@ def _rows(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
     return [name.strip() for name in lines[0][1]], lines[1:]
 
 
-def _class_problems(table: LabelledTable) -> list[str]:
+def _class_problems(table: LabelledTable, judged: str) -> list[str]:
     """Too few labels, and labels or splits that cannot be trained and tested with."""
     labels = set(table.labels.values()) - {""}
     if len(labels) < 2:
@@ -171,7 +172,7 @@ def _class_problems(table: LabelledTable) -> list[str]:
         return []
     of = {split: {table.labels[case] for case, given in table.split_of.items() if given == split} for split in SPLITS}
     trained = (of["train"] | of["val"]) - {""}
-    problems = [f"split {split} has no case" for split in ("train", "test") if not of[split]]
+    problems = [f"split {split} has no case" for split in ("train", judged) if not of[split]]
     if trained and (missing := sorted(labels - trained)):
         problems.append(f"labels without a case in train or val: {', '.join(missing)}; a head cannot learn what it never sees")
     return problems

@@ -19,7 +19,7 @@ from medexp.data.brats import read_case
 from medexp.data.manifest import data_digest, split_digest
 from medexp.data.splits import SPLITS, Splits
 from medexp.data.tables import split_table, table_manifest
-from medexp.errors import CheckpointError, ConfigError, DataError, RegistryError
+from medexp.errors import CheckpointError, ConfigError, DataError, RegistryError, all_problems
 from medexp.evaluation.embeddings import embed_volumes
 from medexp.models.checkpoints import load_state, load_weights, weights_digest
 from medexp.models.multitask import MultiTaskModel, UNetEncoder, size_of
@@ -193,7 +193,7 @@ def read_table_of_volumes(
 
     Raises:
         ConfigError: A key is given that is for images.
-        DataError: The table cannot be used, has more than two labels, or nothing to validate on.
+        DataError: The table cannot be used, has more than two labels, or a split without one of them.
     """
     one_process(accelerator, "phase2_2")
     assert encoder.pulled is not None
@@ -203,7 +203,7 @@ def read_table_of_volumes(
     if not config.training.cache_features:
         raise ConfigError("training.cache_features=false: a volume costs seconds in every step; leave it out for volumes")
     cache = cache_root(config.cache_dir)
-    volumes = read_volumes(config.table, config.volumes, encoder.pulled, config.data.jobs, run.folder, cache)
+    volumes = read_volumes(config.table, config.volumes, encoder.pulled, config.data.jobs, run.folder, cache, "val")
     table, facts = volumes.table, volumes.facts
     if len(table.classes) != len(CLASSES):
         raise DataError(
@@ -211,8 +211,14 @@ def read_table_of_volumes(
         )
     drawn = split_table(table, facts.values(), config.data.val_fraction, config.seed)
     splits = drawn if table.split_of else Splits(drawn.train, drawn.test, ())
-    if not splits.val:
-        raise DataError(f"table {table.path}: no case in split val; give one, or leave the column split out")
+    missing = [
+        f"split {split}: no case of {label}"
+        for split in ("train", "val")
+        for label in sorted(set(table.classes) - {table.labels[case] for case in getattr(splits, split)})
+    ]
+    if missing:
+        advice = "Telling apart takes both labels in both; give some, or leave the column split out."
+        raise DataError(all_problems(f"table {table.path}", missing, advice))
     manifest = table_manifest(table, facts.values(), splits)
     manifest = manifest.assign(source="volumes", label=[table.classes.index(label) for label in manifest["label"]])
     take_over_state(config.resume, run)

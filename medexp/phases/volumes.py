@@ -37,7 +37,7 @@ class LabelledVolumes:
 
 
 def read_volumes(
-    table: str | None, phantoms: PhantomConfig, encoder: Pulled, jobs: int, folder: Path, cache: Path
+    table: str | None, phantoms: PhantomConfig, encoder: Pulled, jobs: int, folder: Path, cache: Path, judged: str = "test"
 ) -> LabelledVolumes:
     """Read a table and every volume in it as an encoder wants them.
 
@@ -48,6 +48,7 @@ def read_volumes(
         jobs: Cases read in parallel.
         folder: Gets the table of the phantoms.
         cache: Root of the cache.
+        judged: The split that is judged on, test or val.
 
     Raises:
         DataError: The table or volumes cannot be used; all problems of each step at once.
@@ -55,7 +56,7 @@ def read_volumes(
     """
     channels, settings = input_settings(encoder, jobs)
     path = Path(table).expanduser() if table else _phantom_table(phantoms, folder, cache)
-    read = read_table(path, channels)
+    read = read_table(path, channels, judged)
     facts = describe_cases(read.cases, settings, cache)
     return LabelledVolumes(read, {fact.case: fact for fact in facts}, table or "glioma and meningioma phantoms", settings)
 

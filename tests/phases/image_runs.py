@@ -64,18 +64,18 @@ def write_slices(folder: Path, patients: int = PATIENTS, *, tumour: bool = True)
 
 
 def write_pictures(folder: Path, count: int = PICTURES, ending: str = "png") -> Path:
-    """`yes/` and `no/`; one picture of each stands there twice."""
+    """`yes/` and `no/`; one picture of each stands there twice, and every fifth in `yes/` shows nothing."""
     for name in ("yes", "no"):
         (folder / name).mkdir(parents=True)
         for number in range(count):
-            image, _ = brain(10**6 + 1000 * (name == "yes") + number, name == "yes")
+            image, _ = brain(10**6 + 1000 * (name == "yes") + number, name == "yes" and number % 5 > 0)
             Image.fromarray(image).save(folder / name / f"{name}{number}.{ending}")
         (folder / name / f"twice.{ending}").write_bytes((folder / name / f"{name}0.{ending}").read_bytes())
     return folder
 
 
 def run(phase: str, data: Path | None, **flags: str) -> int:
-    """A phase from the command line, on the slices and pictures of a folder; dots of keys are `__`. A flag of "" is left out."""
+    """A phase from the command line, on slices and pictures of a folder; `__` stands for the dot of a key, "" leaves one out."""
     folders = {"slices_dir": data / "slices", "kaggle_dir": data / "pictures"} if data else {}
     settings = SMALL | OF_PHASE[phase] | {key: str(path) for key, path in folders.items() if key_of(phase, key)}
     if "resume" in flags:

@@ -1,0 +1,414 @@
+"""Phase 2.2 as a user runs it: its run and its version, the cache of features, volumes, the leak guard, bad input."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from mlflow import MlflowClient
+from sklearn.metrics import balanced_accuracy_score
+
+from medexp import registry
+from medexp.data.images import sampling_order
+from medexp.models.checkpoints import load_state, save_checkpoint
+from medexp.models.multitask import EncoderClassifier, MultiTaskModel
+from medexp.registry.store import Registered
+from tests.mlflow_store import store
+from tests.phases.image_runs import (
+    MODELS,
+    NETWORK,
+    PICTURES,
+    Pipeline,
+    artifact,
+    history,
+    last_run,
+    measured,
+    run,
+    scan_name,
+    table,
+    write_pictures,
+    write_slices,
+)
+from tests.phases.interrupting import killed_in
+from tests.phases.test_probe import registered
+from tests.phases.test_probe import table as table_of_volumes
+from tests.registry.conftest import package, written
+
+__all__ = ["package", "registered", "store", "table_of_volumes", "written"]  # fixtures
+NAME, VOLUMES = MODELS["phase2_2"], "phase2_2_volume_classifier"
+ENCODER = MODELS["phase2_1"]
+
+
+def test_the_run_holds_all_that_it_promises(client: MlflowClient, pipeline: Pipeline) -> None:
+    made = last_run(client, "phase2_2")
+    assert made.info.status == "FINISHED"
+    tags, metrics = made.data.tags, made.data.metrics
+    version = client.get_model_version(ENCODER, "1")
+    assert tags[f"medexp.upstream.{ENCODER}"] == f"1 {version.tags['medexp.digest']}"
+    assert tags["medexp.verdict"] == "PASSED"
+    assert metrics["params/head_trainable"] == 17 * 256 + 257 * 2
+    for source in ("", "brats/", "kaggle/"):
+        for metric in ("accuracy", "balanced_accuracy", "sensitivity", "specificity", "auroc", "macro_f1", "ece"):
+            low, value, high = (metrics[f"val/best/{source}{metric}{bound}"] for bound in ("_low", "", "_high"))
+            assert 0 <= value <= 1 and (low <= value <= high or np.isnan([low, high]).any() or metric == "ece")
+    rows = table(made, "per_case.csv")
+    manifest = table(made, "manifest.csv").query("split == 'val'")
+    assert list(rows["case"]) == list(manifest["case"]) and set(rows["source"]) == {"brats", "kaggle"}
+    assert list(rows["label"] == "tumour") == list(manifest["label"] == 1)
+    assert list(rows["correct"] == 1) == list(rows["label"] == rows["predicted"])
+    assert list(rows["predicted"] == "tumour") == list(rows["probability"] > 0.5)
+    for source, part in [("", rows), *((f"{name}/", part) for name, part in rows.groupby("source"))]:
+        expected = balanced_accuracy_score(part["label"], part["predicted"])
+        assert metrics[f"val/best/{source}balanced_accuracy"] == pytest.approx(expected)
+        assert metrics[f"val/best/{source}accuracy"] == pytest.approx(part["correct"].mean())
+    assert metrics["majority/accuracy"] == pytest.approx((rows["label"] == "no tumour").mean())
+    logged = {item.path for item in client.list_artifacts(made.info.run_id)}
+    assert {"best_model.pt", "last_model.pt", "dropped.csv", "training_log.csv", "manifest.csv", "checks.json"} <= logged
+    pictures = {item.path for item in client.list_artifacts(made.info.run_id, "figures")}
+    names = ["curves", "roc", "calibration", "misclassified", *(f"confusion_{name}" for name in ("all", "brats", "kaggle"))]
+    assert {f"figures/{name}.png" for name in names} <= pictures
+    assert (rows["correct"] == 0).any(), "the pictures of nothing in yes/"
+
+
+def test_duplicates_are_dropped_and_told(client: MlflowClient, pipeline: Pipeline) -> None:
+    dropped = table(last_run(client, "phase2_2"), "dropped.csv")
+    assert len(dropped) == 2 and dropped["reason"].str.contains("duplicate").all()
+    assert last_run(client, "phase2_2").data.metrics["params/dropped_images"] == 2
+    assert "Left out: 2 exact duplicate" in pipeline.told["phase2_2"]
+
+
+def test_the_terminal_tells_the_result_and_what_to_do_next(pipeline: Pipeline) -> None:
+    words = ["LEAK", "P2_2-FROZEN", "P2_2-CHECKPOINTS", "P2_2-ACCURACY", "P2_2-MAJORITY", "Always saying 'no tumour'"]
+    for word in [*words, f"{NAME} version 1 (candidate, champion)", "mlflow run . -e phase2_3", "brats", "kaggle"]:
+        assert word in pipeline.told["phase2_2"]
+
+
+def test_encoder_and_decoder_are_those_of_phase_2_1_bit_for_bit(client: MlflowClient) -> None:
+    before = registry.load(f"models:/{ENCODER}@champion").state_dict()
+    made = last_run(client, "phase2_2")
+    classifier = registry.load(f"models:/{NAME}@champion")
+    assert isinstance(classifier, EncoderClassifier)
+    for name in ("best", "last"):
+        state = load_state(artifact(made, f"{name}_model.pt"))
+        assert state.keys() == before.keys(), "the whole network, as phase 2.1 writes it"
+        differ = {key for key, value in state.items() if not torch.equal(value, before[key])}
+        assert differ == {key for key in before if key.startswith("cls_head.")}
+    encoder = classifier.encoder.state_dict()
+    assert all(torch.equal(value, before[f"encoder.{key}"]) for key, value in encoder.items())
+    best = load_state(artifact(made, "best_model.pt"))
+    assert all(torch.equal(value, best[f"cls_head.{key}"]) for key, value in classifier.head.state_dict().items())
+
+
+def test_class_weights_and_the_majority_follow_what_an_epoch_draws(client: MlflowClient) -> None:
+    """Equal weights of the sources: half of an epoch is pictures, however few there are."""
+    made = last_run(client, "phase2_2")
+    rows = table(made, "manifest.csv").query("split == 'train'").reset_index()
+    drawn = rows.loc[sampling_order(list(rows["source"]), {"brats": 1.0, "kaggle": 1.0}, 0)(0)]
+    assert len(drawn) == len(rows)
+    assert drawn["source"].value_counts().to_dict() == {"brats": len(rows) / 2, "kaggle": len(rows) / 2}
+    majority = (drawn["label"] == 1).mean() > 0.5
+    validated = table(last_run(client, "phase2_2"), "manifest.csv").query("split == 'val'")
+    assert last_run(client, "phase2_2").data.metrics["majority/accuracy"] == pytest.approx(
+        (validated["label"] == majority).mean()
+    )
+
+
+def weights_of(client: MlflowClient, number: str) -> str:
+    return str(client.get_model_version(NAME, number).tags["medexp.weights_digest"])
+
+
+def test_with_the_encoder_in_the_loop_everything_is_the_same_bit_for_bit(client: MlflowClient, pipeline: Pipeline) -> None:
+    cached = last_run(client, "phase2_2")
+    assert run("phase2_2", pipeline.folder, training__cache_features="false") == 0
+    made = last_run(client, "phase2_2")
+    assert measured(made) == measured(cached)
+    assert weights_of(client, "1") == weights_of(client, "2")
+    pd.testing.assert_frame_equal(table(made, "training_log.csv"), table(cached, "training_log.csv"))
+    pd.testing.assert_frame_equal(table(made, "per_case.csv"), table(cached, "per_case.csv"))
+    last = [load_state(artifact(one, "last_model.pt")) for one in (cached, made)]
+    assert all(torch.equal(value, last[1][key]) for key, value in last[0].items())
+
+
+def test_a_checkpoint_file_gives_the_same_head_and_says_that_nobody_knows_its_patients(
+    client: MlflowClient, pipeline: Pipeline, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = artifact(last_run(client, "phase2_1"), "best_model.pt")
+    assert run("phase2_2", pipeline.folder, encoder=str(file)) == 0
+    assert weights_of(client, "1") == weights_of(client, "2")
+    made = last_run(client, "phase2_2")
+    (leak,) = (one for one in json.loads(artifact(made, "checks.json").read_text()) if one["id"] == "LEAK")
+    assert leak["passed"] and leak["measured"]["unknown"] == "best_model.pt"
+    assert f"medexp.upstream.{ENCODER}" not in made.data.tags
+    parents = json.loads((registry.pull(f"models:/{NAME}/2").folder / "parents.json").read_text())
+    assert (parents["encoder"]["name"], parents["encoder"]["version"]) == ("best_model.pt", None)
+
+
+@pytest.mark.parametrize("cached", ["true", "false"])
+def test_an_interrupted_run_goes_on_and_ends_the_same(
+    client: MlflowClient, pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch, cached: str
+) -> None:
+    first = last_run(client, "phase2_2")
+    interrupted = killed_in("phase2_2", 3, pipeline, client, monkeypatch, training__cache_features=cached)
+    assert run("phase2_2", None, resume=interrupted) == 0
+    made = last_run(client, "phase2_2")
+    assert made.data.tags["medexp.resumed_from"] == interrupted
+    assert measured(made) == measured(first)
+    assert history(client, made, "train/loss") == history(client, first, "train/loss")
+    assert weights_of(client, "1") == weights_of(client, "2")
+
+
+@pytest.mark.parametrize("ending", ["jpg"])
+def test_a_folder_of_jpegs_works_with_nothing_else_set(
+    client: MlflowClient, pipeline: Pipeline, tmp_path: Path, capsys: pytest.CaptureFixture[str], ending: str
+) -> None:
+    folder = write_pictures(tmp_path / "pictures", PICTURES, ending)
+    assert run("phase2_2", None, kaggle_dir=str(folder)) == 0, capsys.readouterr().err
+    made = last_run(client, "phase2_2")
+    assert set(table(made, "manifest.csv")["source"]) == {"kaggle"}
+    assert "val/best/kaggle/accuracy" not in made.data.metrics, "all cases are of that source"
+    card = (registry.pull(f"models:/{NAME}/2").folder / "README.md").read_text()
+    assert str(folder) in card and "Made on phantoms" not in card
+
+
+# ------------------------------------------------------------------------------------------------------------------ volumes
+
+
+@pytest.fixture
+def volumes(table_of_volumes: Path) -> Path:
+    """Ten patients of two classes."""
+    rows = pd.read_csv(table_of_volumes, sep="\t").drop_duplicates("patient")
+    rows = rows[rows["split"] != "test"]
+    rows["split"] = ["val" if patient in ("p2", "p7", "p11", "p12") else "train" for patient in rows["patient"]]
+    rows.to_csv(table_of_volumes, sep="\t", index=False)
+    return table_of_volumes
+
+
+def test_an_encoder_of_volumes_gets_a_head_through_the_same_code(
+    store: MlflowClient,
+    registered: Callable[..., Registered],
+    volumes: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    made = registered(base=True)
+    encoder = "models:/phase1_encoder_merged@champion"
+    assert run("phase2_2", None, encoder=encoder, table=str(volumes), training__epochs="20") == 0, capsys.readouterr()
+    done = last_run(store, "phase2_2")
+    assert done.data.tags["medexp.upstream.phase1_encoder_merged"] == f"1 {made.digest}"
+    rows = table(done, "per_case.csv")
+    assert sorted(rows["patient"]) == ["p11", "p12", "p2", "p7"] and set(rows["label"]) == {"glioma", "meningioma"}
+    uri = f"models:/{VOLUMES}@champion"
+    example = json.loads((registry.pull(uri).folder / "contract.json").read_text())["input"]["example_shape"]
+    images = np.random.default_rng(0).normal(size=example).astype("float32")
+    net = registry.load(uri)
+    with torch.inference_mode():
+        assert np.array_equal(net(torch.from_numpy(images)).numpy(), mlflow.pyfunc.load_model(uri).predict(images))
+    before = registry.load(encoder).state_dict()
+    assert all(torch.equal(value, before[key]) for key, value in net.encoder.state_dict().items())
+    assert {item.path for item in store.list_artifacts(done.info.run_id)} >= {"best_model.pt", "last_model.pt"}
+
+
+VOLUMES_ENCODER = {"encoder": "models:/phase1_encoder_merged@champion"}
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ({"kaggle_dir": "pictures"}, ["kaggle_dir: found pictures", "takes volumes", "table=FILE.tsv"]),
+        ({"slices_dir": "slices"}, ["slices_dir: found slices", "takes volumes"]),
+        ({"training.cache_features": "false"}, ["training.cache_features=false", "leave it out"]),
+    ],
+)
+def test_what_an_encoder_of_volumes_does_not_take(
+    registered: Callable[..., Registered],
+    capsys: pytest.CaptureFixture[str],
+    flags: dict[str, str],
+    words: list[str],
+) -> None:
+    registered()
+    assert run("phase2_2", None, **VOLUMES_ENCODER, **flags) == 2
+    told = capsys.readouterr().err
+    assert all(word in told for word in words) and "Traceback" not in told, told
+
+
+def one_label(rows: pd.DataFrame) -> pd.DataFrame:
+    return rows.assign(label="glioma")
+
+
+def three_labels(rows: pd.DataFrame) -> pd.DataFrame:
+    return rows.assign(label=[("glioma", "meningioma", "metastasis")[number % 3] for number in range(len(rows))])
+
+
+def no_validation(rows: pd.DataFrame) -> pd.DataFrame:
+    return rows.assign(split=["train" if number % 2 else "test" for number in range(len(rows))])
+
+
+def one_class_to_validate_on(rows: pd.DataFrame) -> pd.DataFrame:
+    return rows[~rows["patient"].isin(["p11", "p12"])]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (one_label, "label"),
+        (three_labels, "3 labels (glioma, meningioma, metastasis)"),
+        (no_validation, "split val has no case"),
+        (one_class_to_validate_on, "split val: no case of meningioma"),
+    ],
+)
+def test_a_table_that_cannot_be_used(
+    registered: Callable[..., Registered],
+    volumes: Path,
+    capsys: pytest.CaptureFixture[str],
+    change: Callable[[pd.DataFrame], pd.DataFrame],
+    words: str,
+) -> None:
+    registered()
+    change(pd.read_csv(volumes, sep="\t")).to_csv(volumes, sep="\t", index=False)
+    assert run("phase2_2", None, table=str(volumes), **VOLUMES_ENCODER) == 2
+    told = capsys.readouterr().err
+    assert words in told and "Traceback" not in told, told
+
+
+# --------------------------------------------------------------------------------------------------------------- leak guard
+
+
+def test_validation_patients_that_the_encoder_was_trained_on_stop_it_before_anything_is_trained(
+    client: MlflowClient, pipeline: Pipeline, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trained = table(last_run(client, "phase2_1"), "manifest.csv").query("split == 'train'")
+    assert run("phase2_2", pipeline.folder, seed="1") == 3
+    told = capsys.readouterr().err
+    made = last_run(client, "phase2_2")
+    validated = table(made, "manifest.csv").query("split == 'val' and source == 'brats'")
+    leaked = set(validated["patient"]) & set(trained["patient"])
+    assert leaked and all(patient in told for patient in leaked)
+    assert not any(patient in told for patient in set(validated["patient"]) - leaked)
+    for words in ("BLOCKING check failed: LEAK", f"{ENCODER} version 1", f"leaked_patients = {len(leaked)}"):
+        assert words in told
+    assert (made.info.status, made.data.tags["medexp.verdict"]) == ("FAILED", "FAILED")
+    assert not (tmp_path / "outputs" / made.info.run_id / "state").exists()
+    assert len(client.search_model_versions(f"name = '{NAME}'")) == 1
+
+
+def test_patients_that_the_encoder_was_only_selected_on_do_not_stop_it(client: MlflowClient) -> None:
+    rows = {
+        phase: table(last_run(client, phase), "manifest.csv").query("split == 'val'") for phase in ("phase2_1", "phase2_2")
+    }
+    assert set(rows["phase2_1"]["patient"]) <= set(rows["phase2_2"]["patient"])
+    assert last_run(client, "phase2_2").data.metrics["checks/LEAK"] == 1
+
+
+# ------------------------------------------------------------------------------------------------------------------ bad input
+
+
+def pickled(folder: Path) -> dict[str, str]:
+    torch.save({"net": MultiTaskModel(base_filters=4, depth=2)}, folder / "bad.pt")
+    return {"encoder": str(folder / "bad.pt")}
+
+
+def wider(folder: Path) -> dict[str, str]:
+    save_checkpoint(MultiTaskModel(base_filters=64, depth=3).state_dict(), folder / "wide.pt")
+    return {"encoder": str(folder / "wide.pt"), "network.base_filters": "32", "network.depth": "3"}
+
+
+def deeper(folder: Path) -> dict[str, str]:
+    save_checkpoint(MultiTaskModel(base_filters=8, depth=3).state_dict(), folder / "deep.pt")
+    return {"encoder": str(folder / "deep.pt")}
+
+
+def old_names(folder: Path) -> dict[str, str]:
+    state = MultiTaskModel(base_filters=4, depth=2).state_dict()
+    save_checkpoint({key.replace("seg_decoder.", "decoder."): value for key, value in state.items()}, folder / "old.pt")
+    return {"encoder": str(folder / "old.pt")}
+
+
+def no_tumours(folder: Path) -> dict[str, str]:
+    return {"slices_dir": str(write_slices(folder / "slices", tumour=False)), "kaggle_dir": ""}
+
+
+def no_kaggle(folder: Path) -> dict[str, str]:
+    (folder / "pictures").mkdir()
+    return {"kaggle_dir": str(folder / "pictures")}
+
+
+def two_sources(folder: Path) -> dict[str, str]:
+    pictures = write_pictures(folder / "pictures")
+    (pictures / "yes" / "yes0.png").rename(pictures / "yes" / f"{scan_name(3)}.png")
+    return {"kaggle_dir": str(pictures)}
+
+
+BAD: dict[str, tuple[Callable[[Path], dict[str, str]], list[str]]] = {
+    "no such model": (
+        lambda _: {"encoder": "models:/nobody@champion"},
+        ["encoder=models:/nobody@champion", "Encoder checkpoint not found", "no model nobody", "mlflow run . -e phase2_1"],
+    ),
+    "no such alias": (lambda _: {"encoder": f"models:/{ENCODER}@best"}, ["Encoder checkpoint not found", "no alias best"]),
+    "no such file": (
+        lambda _: {"encoder": "nowhere/best_model.pt"},
+        ["encoder=nowhere/best_model.pt", "Encoder checkpoint not found", "no such file", "mlflow run . -e phase2_1"],
+    ),
+    "a file that would run code": (pickled, ["bad.pt", "refused"]),
+    "a wider network": (
+        wider,
+        ["architecture mismatch", "base_filters 64 against 32", "-P network.base_filters=64"],
+    ),
+    "a deeper network": (deeper, ["base_filters 8 against 4, depth 3 against 2", "-P network.depth=3"]),
+    "a decoder of another name": (old_names, ["old.pt", "missing keys: seg_decoder.", "unexpected keys: decoder."]),
+    "images of another size": (lambda _: {"data.input_size": "[16, 16]"}, ["data.input_size", "(16, 16)", "(32, 32)"]),
+    "a classifier as encoder": (lambda _: {"encoder": f"models:/{NAME}@champion"}, ["is a classifier", "-e phase2_1"]),
+    "a table": (lambda _: {"table": "a.tsv"}, ["table: found a.tsv", "takes 2D images"]),
+    "one class only": (no_tumours, ["train: no image of the class 'tumour'", "val: no image of the class 'tumour'"]),
+    "an empty folder of pictures": (no_kaggle, ["No Kaggle data found", "pictures"]),
+    "a patient in two sources": (two_sources, ["BraTS-MEN-00003", "two sources"]),
+    "no folder for real data": (
+        lambda _: {"profile": "full", "slices_dir": "", "kaggle_dir": ""},
+        ["slices_dir or kaggle_dir or table", "profile=full needs real data"],
+    ),
+}
+
+
+@pytest.mark.parametrize(("spoil", "words"), BAD.values(), ids=BAD.keys())
+def test_input_that_cannot_be_used(
+    client: MlflowClient,
+    pipeline: Pipeline,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    spoil: Callable[[Path], dict[str, str]],
+    words: list[str],
+) -> None:
+    assert run("phase2_2", pipeline.folder, **spoil(tmp_path)) == 2
+    told = capsys.readouterr().err
+    assert all(word in told for word in ["medexp phase2_2: error: ", *words]), told
+    assert "Traceback" not in told
+    assert len(client.search_model_versions(f"name = '{NAME}'")) == 1
+    assert not list(tmp_path.glob("outputs/*/state"))
+
+
+def test_before_phase_2_1_the_next_step_is_told(store: MlflowClient, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("phase2_2", None, **NETWORK) == 2
+    told = capsys.readouterr().err
+    assert f"encoder=models:/{ENCODER}@champion: Encoder checkpoint not found" in told
+    assert "Train one first: mlflow run . -e phase2_1" in told
+
+
+def test_too_little_memory_is_told_in_a_line(
+    client: MlflowClient, pipeline: Pipeline, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What a GPU says, from within the training."""
+
+    def fails(*_: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    hook = torch.nn.modules.module.register_module_forward_pre_hook(fails)
+    try:
+        assert run("phase2_2", pipeline.folder) == 3
+    finally:
+        hook.remove()
+    told = capsys.readouterr().err
+    assert "out of memory with batches of 4 inputs of 32 x 32: lower training.batch_size" in told
+    assert "Traceback" not in told
