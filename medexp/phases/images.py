@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -184,17 +183,16 @@ def predict(study: ImageStudy, logits: Callable[[Tensor], Tensor], split: str = 
     return Predictions(np.array(images.labels), np.asarray(torch.from_numpy(rows).softmax(dim=1)))
 
 
-def dice(study: ImageStudy, net: MultiTaskModel, split: str = "val", title: str = "  evaluating") -> pd.DataFrame:
-    """Dice of each scan of a split over its slices together: case, patient, source, dice, slices."""
-    scans, _ = evaluate_slices(
-        partial(segment, net.eval()),
-        study.images(split, masked=True),
-        study.data.manifest,
-        study.accelerator,
-        study.config.training.batch_size,
-        title,
-    )
-    return scans
+def dice(study: ImageStudy, logits: Callable[[Tensor], Tensor], split: str = "val") -> pd.DataFrame:
+    """Dice of each scan of a split over its slices together: case, patient, source, dice, slices.
+
+    Args:
+        study: The images.
+        logits: From images (B, 1, H, W) to logits (B, 1, H, W), in eval mode.
+        split: train, val or test.
+    """
+    images, size = study.images(split, masked=True), study.config.training.batch_size
+    return evaluate_slices(logits, images, study.data.manifest, study.accelerator, size)[0]
 
 
 def segment(net: MultiTaskModel, images: Tensor) -> Tensor:

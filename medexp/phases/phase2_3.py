@@ -37,6 +37,7 @@ from medexp.phases.images import (
     dice,
     packaged,
     predict,
+    segment,
     show_segmentations,
 )
 from medexp.phases.launch import launched_run, start_accelerator
@@ -248,7 +249,7 @@ def train(study: ImageStudy, net: MultiTaskModel) -> FitResult:
         return {"loss": entropy, "classification": entropy}
 
     def validate(_: nn.Module, epoch: int) -> dict[str, float]:
-        scores = {"dice": float(dice(study, net)["dice"].mean())}
+        scores = {"dice": float(dice(study, partial(segment, net))["dice"].mean())}
         found = predict(study, partial(classify, net))
         scores["balanced_accuracy"] = float(balanced_accuracy(found, np.ones((1, len(found.truth))))[0])
         return scores | {"both": (scores["dice"] + scores["balanced_accuracy"]) / 2}
@@ -276,8 +277,10 @@ def compare(study: ImageStudy, before: Before, net: MultiTaskModel) -> Compared:
     """Joint training, phase 2.1 and phase 2.2 on the same validation cases."""
     config = study.config
     resampled = {"samples": config.bootstrap_samples, "confidence": config.confidence, "seed": config.seed}
-    scans = dice(study, net).merge(
-        dice(study, before.net)[["case", "dice"]].rename(columns={"dice": "dice_before"}), on="case", validate="1:1"
+    scans = dice(study, partial(segment, net)).merge(
+        dice(study, partial(segment, before.net))[["case", "dice"]].rename(columns={"dice": "dice_before"}),
+        on="case",
+        validate="1:1",
     )
     rows = study.data.manifest[study.data.manifest["split"] == "val"].reset_index(drop=True)
     after, earlier = predict(study, partial(classify, net)), predict(study, before.head)

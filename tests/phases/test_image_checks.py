@@ -73,9 +73,12 @@ def test_a_network_of_another_size_fails(change: Callable[[MultiTaskModel], None
     assert not check.passed and check.blocks
 
 
-@pytest.mark.parametrize(("mean", "passed"), [(0.51, True), (0.5, False), (0.2, False), (NAN, False)])
-def test_dice_must_exceed_the_bar(mean: float, passed: bool) -> None:
-    check = image_checks.segmentation(mean, Interval(mean, 0.1, 0.9, 8), 0.5)
+@pytest.mark.parametrize(
+    ("mean", "brain", "passed"),
+    [(0.51, 0.1, True), (0.5, 0.1, False), (0.2, 0.1, False), (NAN, 0.1, False), (0.6, 0.7, False)],
+)
+def test_dice_must_exceed_the_bar_and_what_takes_no_learning(mean: float, brain: float, passed: bool) -> None:
+    check = image_checks.segmentation(Interval(mean, 0.1, 0.9, 8), brain, 0.5)
     assert check.passed is passed and check.blocks is not passed
     assert check.id in PHASES["phase2_1"].ids and "> 0.5" in check.threshold
 
