@@ -8,7 +8,7 @@ from tests.phases.pretraining import wants_the_base
 from tests.studies.at_work import all_at_once
 
 SMALL = {
-    "phantoms.glioma_patients": "3",
+    "phantoms.glioma_patients": "4",
     "data.spacing": "[6, 6, 9]",
     "network.window_size": "2",
     "base.epochs": "2",

@@ -90,9 +90,9 @@ def test_the_history_shows_what_each_trial_came_to() -> None:
 
 def test_the_look_of_other_pictures_is_left_as_it_was() -> None:
     mpl.use("Agg")
-    before = dict(mpl.rcParams)
-    drawn(study(*[DONE] * 3))
-    assert dict(mpl.rcParams) == before
+    with mpl.rc_context({"axes.facecolor": "yellow"}):
+        drawn(study(*[DONE] * 3))
+        assert mpl.rcParams["axes.facecolor"] == "yellow"
 
 
 def _labels(figure: Any) -> list[str]:

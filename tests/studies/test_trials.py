@@ -9,6 +9,7 @@ import optuna
 import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
+from optuna.exceptions import StorageInternalError
 from optuna.trial import TrialState
 
 from medexp.cli import main
@@ -165,6 +166,16 @@ def test_a_full_disk_is_no_trials_fault(go_on: Next) -> None:
     with pytest.raises(StorageError, match=r"No space left.*run it again with the same study"):
         go_on(study, objective=full)
     assert study.trials[-1].state is TrialState.WAITING
+
+
+def test_where_the_studys_storage_fails_the_trial_is_tried_again(go_on: Next) -> None:
+    def fails(config: Any, run: Any) -> None:
+        raise StorageInternalError("the connection was closed")
+
+    study = optuna.create_study(direction="maximize")
+    with pytest.raises(StorageInternalError):
+        go_on(study, objective=fails)
+    assert [trial.state for trial in study.trials] == [TrialState.FAIL, TrialState.WAITING]
 
 
 def test_a_trial_that_is_asked_for_has_its_name_seed_and_test_scores_and_is_not_pruned(
