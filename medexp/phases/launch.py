@@ -1,7 +1,8 @@
 """How a phase starts: its processes, device and precision, and the one tracked run that they share."""
 
+import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
 
@@ -80,6 +81,29 @@ def take_over_state(resume: str | None, tracked: TrackedRun) -> None:
     if resume is not None and interrupted.is_dir() and not (tracked.folder / "state").exists():
         shutil.copytree(interrupted, tracked.folder / ".state", dirs_exist_ok=True)
         (tracked.folder / ".state").replace(tracked.folder / "state")
+
+
+def same_networks(resume: str | None, tracked: TrackedRun, digests: Mapping[str, str]) -> None:
+    """A run that is resumed goes on with the very networks that it was begun with: an alias may have moved, or a file been
+    replaced, and what was trained on the one means nothing on the other.
+
+    Args:
+        resume: The interrupted run's id, None where there is none.
+        tracked: The run that goes on; `networks.json` in its folder keeps the digests.
+        digests: Of the weights of each network, by the key that names it.
+
+    Raises:
+        ConfigError: One of them is another one than it was.
+    """
+    interrupted = tracked.folder.parent / str(resume) / "networks.json"
+    if resume is not None and interrupted.is_file():
+        before = json.loads(interrupted.read_text())
+        if changed := [key for key, digest in digests.items() if before.get(key) != digest]:
+            raise ConfigError(
+                f"resume={resume}: {' and '.join(changed)} now names another network than the run was begun with; move the "
+                "alias back or put the file back, or start a new run without resume"
+            )
+    (tracked.folder / "networks.json").write_text(json.dumps(dict(digests)))
 
 
 @contextmanager

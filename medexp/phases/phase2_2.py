@@ -28,7 +28,7 @@ from medexp.phases import image_checks
 from medexp.phases.classified import Judged, judge, log_judged, per_case, rows_of
 from medexp.phases.images import class_weights, packaged
 from medexp.phases.labelled import FrozenEncoder, Labelled, load_encoder, read_images, read_table_of_volumes
-from medexp.phases.launch import launched_run, start_accelerator
+from medexp.phases.launch import launched_run, same_networks, start_accelerator
 from medexp.phases.publishing import CAVEAT, PHANTOMS, Summary, made_with, present, publish
 from medexp.registry.definitions import load_definition
 from medexp.registry.leaks import leak_check, unknown_check
@@ -67,6 +67,7 @@ def run(config: Phase2_2Config) -> None:
     with launched_run("phase2_2", config, accelerator) as tracked:
         encoder = load_encoder(config, accelerator)
         tracked.tag(_upstream(encoder))
+        same_networks(config.resume, tracked, {"encoder": encoder.parent.weights_digest})
         read = read_table_of_volumes if encoder.of_volumes else read_images
         labelled = read(config, encoder, accelerator, tracked)
         checks = [guard(encoder, labelled)]

@@ -40,7 +40,7 @@ from medexp.phases.images import (
     segment,
     show_segmentations,
 )
-from medexp.phases.launch import launched_run, start_accelerator
+from medexp.phases.launch import launched_run, same_networks, start_accelerator
 from medexp.phases.publishing import CAVEAT, Summary, present, publish
 from medexp.registry.leaks import leak_check
 from medexp.registry.lineage import upstream_tag
@@ -103,6 +103,8 @@ def run(config: Phase2_3Config) -> None:
     accelerator = start_accelerator(config.device, config.threads, config.training.precision)
     with launched_run("phase2_3", config, accelerator) as tracked:
         before = fetch(config, accelerator, tracked)
+        digests = {"multitask": before.multitask.digest, "classifier": before.classifier.digest}
+        same_networks(config.resume, tracked, digests)
         study = begin(config, "phase2_3", accelerator, tracked, config.kaggle_dir)
         study.need_both_classes()
         study.need_masks()
@@ -157,9 +159,11 @@ def fetch(config: Phase2_3Config, accelerator: Accelerator, run: TrackedRun) -> 
     nets = {key: load_verified(one.folder).to(accelerator.device) for key, one in pulled.items()}
     net, head = nets["multitask"], nets["classifier"]
     if not isinstance(net, MultiTaskModel):
-        raise RegistryError(f"multitask={config.multitask}: is a {type(net).__name__}; give a network of phase 2.1")
+        raise RegistryError(f"multitask={config.multitask}: is of the class {type(net).__name__}; give a network of phase 2.1")
     if not isinstance(head, EncoderClassifier):
-        raise RegistryError(f"classifier={config.classifier}: is a {type(head).__name__}; give a classifier of phase 2.2")
+        raise RegistryError(
+            f"classifier={config.classifier}: is of the class {type(head).__name__}; give a classifier of phase 2.2"
+        )
     if weights_digest(head.encoder.state_dict()) != weights_digest(net.encoder.state_dict()):
         one, other = pulled["classifier"], pulled["multitask"]
         raise RegistryError(

@@ -90,7 +90,8 @@ def _check(cases: pd.DataFrame, seen: _Seen, leaks: Mapping[str, Sequence[str]],
 
 def _seen_by(models: Sequence[Pulled], learned: Sequence[str]) -> _Seen:
     """What models and all their ancestors learned from, each read once."""
-    seen, waiting, met = _Seen(), list(models), {(model.name, model.version) for model in models}
+    given = {(model.name, model.version): model for model in models}
+    seen, waiting, met = _Seen(), list(given.values()), set(given)
     while waiting:
         model = waiting.pop(0)
         called = f"{model.name} version {model.version}"

@@ -20,6 +20,7 @@ PATIENTS, SLICES, PICTURES = 24, 3, 20  # PICTURES of each class
 CONFIGS: dict[str, type] = {"phase2_1": Phase2_1Config, "phase2_2": Phase2_2Config, "phase2_3": Phase2_3Config}
 MODELS = {"phase2_1": "phase2_1_multitask", "phase2_2": "phase2_2_classifier", "phase2_3": "phase2_3_multitask"}
 SMALL = {
+    "seed": "0",
     "data.input_size": f"[{SIZE}, {SIZE}]",
     "data.val_fraction": "0.25",
     "data.jobs": "1",
@@ -75,7 +76,7 @@ def write_pictures(folder: Path, count: int = PICTURES, ending: str = "png") -> 
 
 
 def run(phase: str, data: Path | None, **flags: str) -> int:
-    """A phase from the command line, on slices and pictures of a folder; `__` stands for the dot of a key, "" leaves one out."""
+    """A phase from the command line, on a folder's slices and pictures; `__` is the dot of a key, "" leaves a key out."""
     folders = {"slices_dir": data / "slices", "kaggle_dir": data / "pictures"} if data else {}
     settings = SMALL | OF_PHASE[phase] | {key: str(path) for key, path in folders.items() if key_of(phase, key)}
     if "resume" in flags:

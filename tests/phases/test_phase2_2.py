@@ -162,6 +162,21 @@ def test_an_interrupted_run_goes_on_and_ends_the_same(
     assert weights_of(client, "1") == weights_of(client, "2")
 
 
+def test_an_encoder_whose_alias_moved_meanwhile_is_not_gone_on_with(
+    client: MlflowClient, pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    interrupted = killed_in("phase2_2", 1, pipeline, client, monkeypatch)
+    assert run("phase2_1", pipeline.folder, training__lr_network="0.005", min_dice="-1", shown="0") == 0
+    client.set_registered_model_alias(ENCODER, "champion", "2")
+    capsys.readouterr()
+    assert run("phase2_2", None, resume=interrupted) == 2
+    told = capsys.readouterr().err
+    assert f"resume={interrupted}: encoder now names another network" in told and "without resume" in told
+    client.set_registered_model_alias(ENCODER, "champion", "1")
+    assert run("phase2_2", None, resume=interrupted) == 0
+    assert weights_of(client, "1") == weights_of(client, "2")
+
+
 @pytest.mark.parametrize("ending", ["jpg"])
 def test_a_folder_of_jpegs_works_with_nothing_else_set(
     client: MlflowClient, pipeline: Pipeline, tmp_path: Path, capsys: pytest.CaptureFixture[str], ending: str
@@ -281,7 +296,7 @@ def test_validation_patients_that_the_encoder_was_trained_on_stop_it_before_anyt
     client: MlflowClient, pipeline: Pipeline, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     trained = table(last_run(client, "phase2_1"), "manifest.csv").query("split == 'train'")
-    assert run("phase2_2", pipeline.folder, seed="1") == 3
+    assert run("phase2_2", pipeline.folder, data__split_seed="1") == 3
     told = capsys.readouterr().err
     made = last_run(client, "phase2_2")
     validated = table(made, "manifest.csv").query("split == 'val' and source == 'brats'")

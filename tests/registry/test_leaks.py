@@ -14,9 +14,9 @@ from medexp.checks import Check, Severity
 from medexp.data.manifest import patient_sha256
 from medexp.errors import RegistryError
 from medexp.registry.definitions import load_definition
-from medexp.registry.leaks import leak_check
+from medexp.registry.leaks import leak_check, unknown_check
 from medexp.registry.packages import Parent
-from medexp.registry.store import Registered, register
+from medexp.registry.store import Pulled, Registered, register
 from tests.registry.conftest import ENCODER, SEGMENTER
 
 ENCODER_MODEL, BASE_MODEL = "phase1_encoder_merged", "bsf_base"
@@ -52,8 +52,12 @@ def make(store: MlflowClient, written: Callable[..., Path]) -> Make:
     return made
 
 
+def pulled(made: Registered) -> Pulled:
+    return registry.pull(f"models:/{made.name}/{made.version}")
+
+
 def check(made: Registered, cases: pd.DataFrame) -> Check:
-    return leak_check(registry.pull(f"models:/{made.name}/{made.version}"), cases)
+    return leak_check(pulled(made), cases)
 
 
 @pytest.fixture
@@ -88,6 +92,36 @@ def test_a_patient_that_was_learned_from_is_named_with_the_model(encoder: Regist
 
 def test_what_was_held_back_may_be_tested_on(encoder: Registered) -> None:
     assert check(encoder, held_out(m3="v-m3", g3="v-g3")).passed
+
+
+def test_what_a_model_was_selected_on_may_be_validated_on(encoder: Registered) -> None:
+    """Validation cases of a model that is built on it: its training cases alone count, its ancestors' too."""
+    alone = leak_check(pulled(encoder), held_out(m2="v-m2", m3="v-m3"), learned=("train",))
+    assert alone.passed and "in training of phase1_encoder_merged version 1" in alone.threshold
+    assert "validation" not in alone.threshold
+    found = leak_check(pulled(encoder), held_out(m1="new", m2="v-m2", other="v-g2"), learned=("train",))
+    assert found.measured["leaked_patients"] == 2
+    assert "m1 by phase1_encoder_merged version 1" in str(found.measured["seen"])
+    assert "other (the voxels of case other-0) by bsf_base version 1" in str(found.measured["seen"])
+    assert not check(encoder, held_out(m2="v-m2")).passed, "a test set is another matter"
+
+
+def test_models_beside_it_are_asked_too_and_once(make: Make, encoder: Registered) -> None:
+    head = make(ENCODER_MODEL, seen(train="h1"), encoder=Parent("best.pt", None, None, "abc"))
+    assert check(head, held_out(m1="x")).passed
+    found = leak_check(pulled(head), held_out(m1="x", g1="y"), beside=[pulled(encoder), pulled(encoder)])
+    assert found.measured["leaked_patients"] == 2
+    assert "m1 by phase1_encoder_merged version 1" in str(found.measured["seen"])
+    assert "g1 by bsf_base version 1" in str(found.measured["seen"])
+    assert "best.pt, which is not registered," in str(found.measured["unknown"])
+    assert found.threshold.count("phase1_encoder_merged version 1") == 1
+
+
+def test_of_a_network_that_is_not_registered_it_is_said_that_nobody_knows() -> None:
+    found = unknown_check("best_model.pt", held_out(m1="a", m2="b"))
+    assert (found.id, found.passed, found.blocks) == ("LEAK", True, False)
+    assert found.measured == {"patients": 2, "leaked_patients": 0, "unknown": "best_model.pt"}
+    assert "unknown: what best_model.pt was trained on" in found.threshold
 
 
 def test_all_scans_of_a_patient_count_once(encoder: Registered) -> None:

@@ -1,0 +1,240 @@
+"""Phase 2.3 as a user runs it: both tasks before and after, where it begins, the leak guard, resuming, bad input."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from mlflow import MlflowClient
+
+from medexp import registry
+from medexp.models.checkpoints import load_state
+from medexp.models.multitask import MultiTaskModel
+from medexp.phases.phase2_3 import alternating
+from tests.mlflow_store import store  # noqa: F401
+from tests.phases.image_runs import MODELS, Pipeline, artifact, history, last_run, measured, run, table
+from tests.phases.interrupting import killed_in
+
+NAME = MODELS["phase2_3"]
+
+
+def test_the_run_holds_all_that_it_promises(client: MlflowClient, pipeline: Pipeline) -> None:
+    made = last_run(client, "phase2_3")
+    assert made.info.status == "FINISHED"
+    tags, metrics = made.data.tags, made.data.metrics
+    assert tags["medexp.verdict"] == "PASSED"
+    for phase in ("phase2_1", "phase2_2"):
+        digest = client.get_model_version(MODELS[phase], "1").tags["medexp.digest"]
+        assert tags[f"medexp.upstream.{MODELS[phase]}"] == f"1 {digest}"
+    for name in ("train/segmentation", "train/dice_loss", "train/classification", "train/lr_encoder", "train/lr_head"):
+        assert name in metrics
+    for source in ("", "brats/", "kaggle/"):
+        for metric in ("accuracy", "balanced_accuracy", "auroc", "macro_f1"):
+            assert 0 <= metrics[f"val/best/{source}{metric}"] <= 1
+    logged = {item.path for item in client.list_artifacts(made.info.run_id)}
+    assert {"best_model.pt", "per_case.csv", "dice_per_scan.csv", "dropped.csv", "training_log.csv", "checks.json"} <= logged
+    pictures = {item.path for item in client.list_artifacts(made.info.run_id, "figures")}
+    assert {f"figures/{name}.png" for name in ("curves", "roc", "calibration", "segmentations", "confusion_all")} <= pictures
+    for words in (
+        "P2_3-DICE",
+        "P2_3-ACCURACY",
+        "P2_3-GAIN",
+        f"{NAME} version 1 (candidate, champion)",
+        "against",
+        "phase 2.2",
+    ):
+        assert words in pipeline.told["phase2_3"]
+
+
+def test_the_earlier_phases_are_judged_on_the_same_cases_and_come_out_as_they_did(client: MlflowClient) -> None:
+    """Slices and pictures are split as in phases 2.1 and 2.2, so what these phases measured must come back."""
+    made, first, second = (last_run(client, phase) for phase in ("phase2_3", "phase2_1", "phase2_2"))
+    metrics = made.data.metrics
+    assert metrics["phase2_1/dice"] == pytest.approx(first.data.metrics["val/best/dice"])
+    for metric in ("accuracy", "balanced_accuracy", "auroc", "macro_f1"):
+        assert metrics[f"phase2_2/{metric}"] == pytest.approx(second.data.metrics[f"val/best/{metric}"])
+    scans = table(made, "dice_per_scan.csv")
+    before = table(first, "per_case.csv").set_index("case")["dice"]
+    assert scans.set_index("case")["dice_before"].to_dict() == pytest.approx(before.to_dict())
+    assert metrics["val/best/dice"] == pytest.approx(scans["dice"].mean())
+    assert metrics["val/gain/dice"] == pytest.approx((scans["dice"] - scans["dice_before"]).mean())
+    gain = metrics["val/best/balanced_accuracy"] - metrics["phase2_2/balanced_accuracy"]
+    assert metrics["val/gain/balanced_accuracy"] == pytest.approx(gain)
+    assert list(table(made, "per_case.csv")["case"]) == list(table(second, "per_case.csv")["case"])
+
+
+def test_the_version_is_the_checkpoint_and_names_both_parents(client: MlflowClient) -> None:
+    net, pulled = registry.load(f"models:/{NAME}@champion"), registry.pull(f"models:/{NAME}@champion")
+    assert isinstance(net, MultiTaskModel)
+    state = load_state(artifact(last_run(client, "phase2_3"), "best_model.pt"))
+    assert state.keys() == net.state_dict().keys()
+    assert all(torch.equal(value, net.state_dict()[key]) for key, value in state.items())
+    parents = json.loads((pulled.folder / "parents.json").read_text())
+    assert {role: (one["name"], one["version"]) for role, one in parents.items()} == {
+        "multitask": (MODELS["phase2_1"], "1"),
+        "classifier": (MODELS["phase2_2"], "1"),
+    }
+    scored = pd.read_csv(pulled.folder / "per_case.csv")
+    pd.testing.assert_frame_equal(scored, table(last_run(client, "phase2_3"), "dice_per_scan.csv")[list(scored)])
+
+
+def test_all_three_parts_are_trained(client: MlflowClient) -> None:
+    before = registry.load(f"models:/{MODELS['phase2_1']}/1").state_dict()
+    head = registry.load(f"models:/{MODELS['phase2_2']}/1").head.state_dict()
+    after = registry.load(f"models:/{NAME}/1").state_dict()
+    same = {key for key in after if not key.startswith("cls_head.") and torch.equal(after[key], before[key])}
+    assert not same
+    assert not any(torch.equal(after[f"cls_head.{key}"], value) for key, value in head.items())
+
+
+def test_it_begins_with_the_networks_of_the_earlier_phases(client: MlflowClient, pipeline: Pipeline) -> None:
+    """Rates of almost nothing: what comes out is what went in, but for batch norm's statistics."""
+    rates = {"training__lr_encoder": "1e-12", "training__lr_decoder": "1e-11", "training__lr_head": "1e-11"}
+    assert run("phase2_3", pipeline.folder, training__epochs="1", training__warmup_epochs="0", shown="0", **rates) == 0
+    state = registry.load(f"models:/{NAME}/2").state_dict()
+    wanted = dict(registry.load(f"models:/{MODELS['phase2_1']}/1").state_dict())
+    head = registry.load(f"models:/{MODELS['phase2_2']}/1").head.state_dict()
+    wanted |= {f"cls_head.{key}": value for key, value in head.items()}
+    for key, value in wanted.items():
+        if "running" not in key and "num_batches" not in key:
+            torch.testing.assert_close(state[key], value, atol=1e-8, rtol=0)
+
+
+@given(count=st.integers(1, 30), classified=st.integers(1, 40), batch_size=st.integers(1, 9), epoch=st.integers(0, 3))
+def test_batches_alternate_and_hold_items_of_one_task_each(count: int, classified: int, batch_size: int, epoch: int) -> None:
+    def shuffled(size: int) -> Callable[[int], np.ndarray]:
+        return lambda epoch: np.random.default_rng((size, epoch)).permutation(size)
+
+    order = alternating(shuffled(count), shuffled(classified), count, batch_size)(epoch)
+    batches = order.reshape(-1, batch_size)
+    segmenting, classifying = batches[0::2], batches[1::2]
+    assert len(segmenting) == len(classifying) == max(count // batch_size, 1)
+    assert (segmenting < count).all() and (segmenting >= 0).all()
+    assert (classifying >= count).all() and (classifying < count + classified).all()
+    if count >= batch_size:
+        assert len(set(segmenting.flat)) == segmenting.size, "no slice twice"
+    used = np.bincount(classifying.reshape(-1) - count, minlength=classified)
+    assert used.max() - used.min() <= 1, "all that is classified is used alike"
+    other = alternating(shuffled(count), shuffled(classified), count, batch_size)(epoch + 1)
+    assert len(other) == len(order)
+
+
+def test_an_interrupted_run_goes_on_and_ends_the_same(
+    client: MlflowClient, pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = last_run(client, "phase2_3")
+    interrupted = killed_in("phase2_3", 1, pipeline, client, monkeypatch)
+    assert run("phase2_3", None, resume=interrupted) == 0
+    made = last_run(client, "phase2_3")
+    assert measured(made) == measured(first)
+    assert history(client, made, "train/loss") == history(client, first, "train/loss")
+    digests = [client.get_model_version(NAME, number).tags["medexp.weights_digest"] for number in ("1", "2")]
+    assert digests[0] == digests[1]
+
+
+def test_a_loss_beyond_the_margin_ends_with_exit_code_3_and_no_alias(
+    client: MlflowClient, pipeline: Pipeline, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Rates that wreck the network."""
+    rates = {"training__lr_encoder": "1", "training__lr_decoder": "2", "training__lr_head": "2"}
+    assert run("phase2_3", pipeline.folder, margin="0.02", training__epochs="1", training__warmup_epochs="0", **rates) == 3
+    told = capsys.readouterr().err
+    assert "BLOCKING check failed" in told and "P2_3-DICE" in told and "training.lr_encoder" in told
+    assert client.get_model_version(NAME, "2").tags["medexp.verdict"] == "FAILED"
+    assert client.get_registered_model(NAME).aliases == {"champion": 1, "candidate": 1}
+
+
+# --------------------------------------------------------------------------------------------------------------- leak guard
+
+
+def test_another_split_is_a_leak(client: MlflowClient, pipeline: Pipeline, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("phase2_3", pipeline.folder, data__split_seed="1") == 3
+    told = capsys.readouterr().err
+    assert "BLOCKING check failed: LEAK" in told and "BraTS-MEN-" in told
+    assert len(client.search_model_versions(f"name = '{NAME}'")) == 1
+    made = last_run(client, "phase2_3")
+    assert not (Path("outputs") / made.info.run_id / "state").exists()
+
+
+def test_a_head_that_was_trained_on_a_file_does_not_hide_what_the_network_was_trained_on(
+    client: MlflowClient, pipeline: Pipeline, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its record names no registered ancestor, and its own split is that of the other seed."""
+    file = artifact(last_run(client, "phase2_1"), "best_model.pt")
+    assert run("phase2_2", pipeline.folder, encoder=str(file), data__split_seed="1", shown="0") == 0
+    capsys.readouterr()
+    assert run("phase2_3", pipeline.folder, data__split_seed="1", classifier=f"models:/{MODELS['phase2_2']}/2") == 3
+    told = capsys.readouterr().err
+    assert "BLOCKING check failed: LEAK" in told and f"by {MODELS['phase2_1']} version 1" in told
+
+
+# ------------------------------------------------------------------------------------------------------------------ bad input
+
+
+BAD: dict[str, tuple[dict[str, str], list[str]]] = {
+    "pictures alone": ({"slices_dir": ""}, ["train: no slice with a mask of a tumour", "slices_dir=FOLDER"]),
+    "slices alone": ({"kaggle_dir": "nowhere"}, ["nowhere"]),
+    "no such network": ({"multitask": "models:/nobody/1"}, ["multitask=models:/nobody/1", "no model nobody", "-e phase2_1"]),
+    "no such classifier": (
+        {"classifier": f"models:/{MODELS['phase2_2']}/9"},
+        [f"classifier=models:/{MODELS['phase2_2']}/9", "no version 9", "mlflow run . -e phase2_2"],
+    ),
+    "a classifier as network": (
+        {"multitask": f"models:/{MODELS['phase2_2']}/1"},
+        ["multitask=", "is of the class EncoderClassifier", "phase 2.1"],
+    ),
+    "a network as classifier": (
+        {"classifier": f"models:/{MODELS['phase2_1']}/1"},
+        ["classifier=", "is of the class MultiTaskModel", "phase 2.2"],
+    ),
+    "images of another size": ({"data.input_size": "[16, 16]"}, ["data.input_size", "(16, 16)", "(32, 32)"]),
+    "a rate of the encoder that is not below": (
+        {"training.lr_encoder": "5e-4"},
+        ["training.lr_encoder: found 0.0005; below lr_decoder (0.0005)", "below lr_head (0.0005)"],
+    ),
+    "a margin below 0": ({"margin": "-0.1"}, ["margin: found -0.1; at least 0"]),
+}
+
+
+@pytest.mark.parametrize(("flags", "words"), BAD.values(), ids=BAD.keys())
+def test_input_that_cannot_be_used(
+    client: MlflowClient,
+    pipeline: Pipeline,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    flags: dict[str, str],
+    words: list[str],
+) -> None:
+    assert run("phase2_3", pipeline.folder, **flags) == 2
+    told = capsys.readouterr().err
+    assert all(word in told for word in ["medexp phase2_3: error: ", *words]), told
+    assert "Traceback" not in told
+    assert len(client.search_model_versions(f"name = '{NAME}'")) == 1
+    assert not list(tmp_path.glob("outputs/*/state"))
+
+
+def test_a_head_of_another_encoder_is_refused_with_the_command_that_trains_one(
+    client: MlflowClient, pipeline: Pipeline, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("phase2_1", pipeline.folder, training__lr_network="0.005", min_dice="-1", shown="0") == 0
+    capsys.readouterr()
+    assert run("phase2_3", pipeline.folder, multitask=f"models:/{MODELS['phase2_1']}/2") == 2
+    told = capsys.readouterr().err
+    for words in (
+        f"{MODELS['phase2_2']} version 1 was trained on another encoder than that of {MODELS['phase2_1']} version 2",
+        f"mlflow run . -e phase2_2 -P encoder=models:/{MODELS['phase2_1']}/2",
+    ):
+        assert words in told
+
+
+def test_before_phases_2_1_and_2_2_the_next_step_is_told(
+    store: MlflowClient,  # noqa: F811
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert run("phase2_3", None) == 2
+    assert "Train it first: mlflow run . -e phase2_1" in capsys.readouterr().err
