@@ -111,6 +111,7 @@ class ImageDataConfig:
             patient of its own. Where a file's metadata names the patient, that counts.
         val_fraction: Share that is validated on, 0 to 1: of the patients of slices, of each class of Kaggle images.
         test_fraction: Share that is held back, 0 to 1.
+        split_seed: Seed of the splits, apart from the training's: another training is judged on the same cases.
         weights: How often a source (brats, kaggle) is drawn from in training, against the other; above 0.
         jobs: Processes that read images in parallel.
     """
@@ -120,6 +121,7 @@ class ImageDataConfig:
     patient_pattern: str
     val_fraction: float
     test_fraction: float
+    split_seed: int
     weights: dict[str, float]
     jobs: int
 
@@ -129,6 +131,8 @@ class ImageDataConfig:
         if self.min_tumour_pixels < 1:
             yield f"min_tumour_pixels: found {self.min_tumour_pixels}; at least 1"
         yield from _fractions(self)
+        if self.split_seed < 0:
+            yield f"split_seed: found {self.split_seed}; at least 0"
         if set(self.weights) != {"brats", "kaggle"} or not all(0 < weight < math.inf for weight in self.weights.values()):
             yield f"weights: found {self.weights}; give brats and kaggle a number above 0 each"
         if self.jobs < 1:
@@ -714,8 +718,8 @@ class RecoverConfig:
     seed: int
 
     def problems(self) -> Iterator[str]:
-        if self.phase not in STUDIED:
-            yield f"phase: found {self.phase!r}; {', '.join(STUDIED)} can recover"
+        if self.phase not in RECOVERED:
+            yield f"phase: found {self.phase!r}; {', '.join(RECOVERED)} can recover"
         if self.run is None:
             yield "run: not given; give the id of the run that failed, run=RUN_ID"
         if self.search < 0:
@@ -753,7 +757,7 @@ class ImagePhaseConfig:
         resume: Run id of an interrupted run to go on from.
         output_dir: Folder that gets one folder a run, named by its run id.
         cache_dir: Folder for what is computed once; without it $XDG_CACHE_HOME/medexp or ~/.cache/medexp.
-        seed: Seed of the splits, the initial weights, sampling and augmentation.
+        seed: Seed of the initial weights, of sampling and of augmentation.
         device: auto, cpu, cuda or mps.
         threads: Threads of torch; without it torch decides.
         bootstrap_samples: Resamples of an interval.
@@ -913,8 +917,16 @@ class Phase2_3Config(ImagePhaseConfig):
             yield f"margin: found {self.margin}; at least 0"
 
 
-STUDIED: dict[str, type] = {"phase1": Phase1Config}
-"""Phases whose settings can be searched and that recover: those with a `sweep.yaml`; and their configurations."""
+STUDIED: dict[str, type] = {
+    "phase1": Phase1Config,
+    "phase2_1": Phase2_1Config,
+    "phase2_2": Phase2_2Config,
+    "phase2_3": Phase2_3Config,
+}
+"""Phases whose settings can be searched, those with a `sweep.yaml`, and their configurations."""
+
+RECOVERED = ("phase1",)
+"""Those of them that recover from a failed check: those with a `recovery.yaml`."""
 
 
 def problems_of(config: Any, prefix: str = "") -> list[str]:

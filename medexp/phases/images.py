@@ -92,6 +92,27 @@ class ImageStudy:
             raise DataError(all_problems(self.data.source, problems, advice))
 
 
+def warm_up_images(config: Any, kaggle_dir: str | None, sources: Sequence[str], *, test: bool) -> None:
+    """Do once what the trials of a study share: make the phantoms, read and describe the images.
+
+    Args:
+        config: The phase's configuration.
+        kaggle_dir: As of `begin`.
+        sources: As of `begin`.
+        test: Whether the test split will be scored.
+
+    Raises:
+        DataError: The test split is to be scored and is empty.
+    """
+    cache = cache_root(config.cache_dir)
+    data = prepare_images(config.slices_dir, kaggle_dir, config.data, config.phantoms, config.data.split_seed, cache, sources)
+    if test and not data.ids("test"):
+        raise DataError(
+            f"test=true: no image is in the test split, data.test_fraction {config.data.test_fraction:g}. "
+            "Raise data.test_fraction, add patients, or leave test out"
+        )
+
+
 def one_process(accelerator: Accelerator, phase: str) -> None:
     """Images are small, and alternating tasks leave parameters without gradients: these phases train in one process.
 
@@ -118,7 +139,7 @@ def begin(
     """
     one_process(accelerator, phase)
     cache = cache_root(config.cache_dir)
-    data = prepare_images(config.slices_dir, kaggle_dir, config.data, config.phantoms, config.seed, cache, sources)
+    data = prepare_images(config.slices_dir, kaggle_dir, config.data, config.phantoms, config.data.split_seed, cache, sources)
     take_over_state(config.resume, run)
     log_datasets(run, data.manifest, data.digests, data.source, phase)
     counts = {"params/dropped_images": len(data.dropped)}
@@ -246,8 +267,8 @@ def packaged(study: ImageStudy, name: str, phase: str, output: str) -> dict[str,
         "Missing data": "an image that cannot be read stops the phase",
         "Reference standard": f"a tumour where a slice has at least {config.data.min_tumour_pixels} mask pixels; of a Kaggle "
         "image its folder",
-        "Assignment to partitions": f"drawn by seed {config.seed}: slices by patient, Kaggle images class by class; "
-        f"validation {config.data.val_fraction:.0%}, test {config.data.test_fraction:.0%}",
+        "Assignment to partitions": f"drawn by seed {config.data.split_seed}: slices by patient, Kaggle images class by "
+        f"class; validation {config.data.val_fraction:.0%}, test {config.data.test_fraction:.0%}",
         "Testing on external data": "none",
     }
     real = any(getattr(config, key, None) for key in ("slices_dir", "kaggle_dir"))

@@ -209,7 +209,7 @@ def read_table_of_volumes(
         raise DataError(
             f"table {table.path}: {len(table.classes)} labels ({', '.join(table.classes)}); this head tells two apart"
         )
-    drawn = split_table(table, facts.values(), config.data.val_fraction, config.seed)
+    drawn = split_table(table, facts.values(), config.data.val_fraction, config.data.split_seed)
     splits = drawn if table.split_of else Splits(drawn.train, drawn.test, ())
     missing = [
         f"split {split}: no case of {label}"

@@ -4,6 +4,7 @@ The classification head keeps its initial weights; phase 2.2 trains it.
 """
 
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -16,12 +17,13 @@ from medexp.evaluation.intervals import Interval, mean_by_patient
 from medexp.models.checkpoints import save_checkpoint
 from medexp.models.multitask import MultiTaskModel
 from medexp.phases import image_checks
-from medexp.phases.images import ImageStudy, begin, dice, packaged, segment, show_segmentations
-from medexp.phases.launch import launched_run, start_accelerator
+from medexp.phases.images import ImageStudy, begin, dice, packaged, segment, show_segmentations, warm_up_images
+from medexp.phases.launch import forget_precision, launched_run, out_of_memory, start_accelerator
 from medexp.phases.publishing import CAVEAT, Summary, present, publish
 from medexp.registry.packages import Package
 from medexp.tracking.figures import curves
 from medexp.tracking.results import log_checks, stop_if_blocked
+from medexp.tracking.runs import TrackedRun
 from medexp.training.loop import Batch, FitResult, Group, Objective, fit
 from medexp.training.losses import segmentation_loss
 
@@ -38,8 +40,7 @@ def run(config: Phase2_1Config) -> None:
     with launched_run("phase2_1", config, accelerator) as tracked:
         study = begin(config, "phase2_1", accelerator, tracked, sources=("brats",))
         study.need_masks()
-        torch.manual_seed(config.seed)
-        net = MultiTaskModel(1, config.network.base_filters, config.network.depth).to(accelerator.device)
+        net = fresh(study)
         checks = [image_checks.parameters(net, config.network)]
 
         fitted = train(study, net)
@@ -60,6 +61,40 @@ def run(config: Phase2_1Config) -> None:
         published = [publish(package, verdict(checks), tracked)]
         present(summary(study, fitted, per_case, interval), checks, published, tracked)
         stop_if_blocked(tracked, checks)
+
+
+def objective(config: Phase2_1Config, tracked: TrackedRun, *, test: bool = False) -> None:
+    """What a trial of a study runs: the warm-up, its Dice as `val/best/dice`. Nothing is registered.
+
+    Args:
+        config: The trial's configuration.
+        tracked: The trial's run.
+        test: Whether the test split is scored too, as `test/dice`; a search never asks for it.
+    """
+    forget_precision()
+    accelerator = start_accelerator(config.device, config.threads, config.training.precision)
+    with out_of_memory(config):
+        study = begin(config, "phase2_1", accelerator, tracked, sources=("brats",))
+        net = fresh(study)
+        train(study, net)
+        for split, prefix in (("val", "val/best/"), ("test", "test/"))[: 2 if test else 1]:
+            scans = dice(study, partial(segment, net), split)
+            tracked.reporter.table(scans, f"per_case_{split}.csv")
+            tracked.reporter.metrics({f"{prefix}dice": float(scans["dice"].mean())})
+
+
+def warm_up(config: Phase2_1Config, folder: Path, *, test: bool = False) -> Phase2_1Config:
+    """Do once what trials share; the split follows from data.split_seed, so another seed is another training alone."""
+    del folder
+    warm_up_images(config, None, ("brats",), test=test)
+    return config
+
+
+def fresh(study: ImageStudy) -> MultiTaskModel:
+    """The network with the initial weights of the seed."""
+    torch.manual_seed(study.config.seed)
+    network = study.config.network
+    return MultiTaskModel(1, network.base_filters, network.depth).to(study.accelerator.device)
 
 
 def train(study: ImageStudy, net: MultiTaskModel) -> FitResult:

@@ -5,7 +5,7 @@ computes them anew in every step instead, for the same result.
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +18,17 @@ from torch.utils.data import Dataset
 
 from medexp.checks import PHASES, Check, verdict
 from medexp.config import Phase2_2Config
-from medexp.data.images import sampling_order
+from medexp.data.images import SOURCES, sampling_order
 from medexp.data.manifest import seen_cases, split_digest
-from medexp.evaluation.classification import Predictions, accuracy, gain
+from medexp.evaluation.classification import BINARY, Predictions, accuracy, gain
 from medexp.models.builders import build
 from medexp.models.checkpoints import load_training_state, save_checkpoint
 from medexp.models.multitask import ClassificationHead, EncoderClassifier, MultiTaskModel, part
 from medexp.phases import image_checks
 from medexp.phases.classified import Judged, judge, log_judged, per_case, rows_of
-from medexp.phases.images import class_weights, packaged
+from medexp.phases.images import class_weights, packaged, warm_up_images
 from medexp.phases.labelled import FrozenEncoder, Labelled, load_encoder, read_images, read_table_of_volumes
-from medexp.phases.launch import launched_run, same_networks, start_accelerator
+from medexp.phases.launch import forget_precision, launched_run, out_of_memory, same_networks, start_accelerator
 from medexp.phases.publishing import CAVEAT, PHANTOMS, Summary, made_with, present, publish
 from medexp.registry.definitions import load_definition
 from medexp.registry.leaks import leak_check, unknown_check
@@ -97,6 +97,49 @@ def run(config: Phase2_2Config) -> None:
         words = [f"Always saying {labelled.classes[trained.majority]!r}, the majority class: accuracy {by_chance:.3f}."]
         present(summary(config, encoder, labelled, judged, trained, words), checks, published, tracked)
         stop_if_blocked(tracked, checks)
+
+
+def objective(config: Phase2_2Config, tracked: TrackedRun, *, test: bool = False) -> None:
+    """What a trial of a study runs: the head alone, its scores as the metrics `val/best/…`. Nothing is registered.
+
+    Args:
+        config: The trial's configuration.
+        tracked: The trial's run.
+        test: Whether the test split is scored too, as `test/…`; a search never asks for it.
+    """
+    forget_precision()
+    accelerator = start_accelerator(config.device, config.threads, config.training.precision)
+    with out_of_memory(config):
+        encoder = load_encoder(config, accelerator)
+        read = read_table_of_volumes if encoder.of_volumes else read_images
+        labelled = read(config, encoder, accelerator, tracked)
+        trained = train_head(config, encoder, labelled, accelerator, tracked)
+        for split, prefix in (("val", "val/best/"), ("test", "test/"))[: 2 if test else 1]:
+            rows = labelled.of(split)
+            found = predict(trained.head, labelled.features(split), rows["label"].to_numpy())
+            every = np.ones((1, len(rows)))
+            table = per_case(Judged(rows, found, {}), labelled.classes)
+            tracked.reporter.table(table, f"per_case_{split}.csv")
+            scores = {name: float(metric(found, every)[0]) for name, metric in BINARY.items()}
+            scores["cross_entropy"] = float(table["cross_entropy"].mean())
+            tracked.reporter.metrics({f"{prefix}{name}": value for name, value in scores.items()})
+
+
+def warm_up(config: Phase2_2Config, folder: Path, *, test: bool = False) -> Phase2_2Config:
+    """Do once what trials share: read the cases, and say which version of the encoder it is, whose alias may move meanwhile.
+
+    Args:
+        config: The configuration.
+        folder: Gets nothing; the split follows from data.split_seed.
+        test: Whether the test split will be scored.
+    """
+    del folder
+    forget_precision()
+    accelerator = start_accelerator(config.device, config.threads, config.training.precision)
+    encoder = load_encoder(config, accelerator)
+    if not encoder.of_volumes:
+        warm_up_images(config, config.kaggle_dir, SOURCES, test=test)
+    return config if encoder.pulled is None else replace(config, encoder=encoder.pulled.uri)
 
 
 def guard(encoder: FrozenEncoder, labelled: Labelled) -> Check:

@@ -5,8 +5,9 @@ Both earlier phases are judged again on the same validation cases.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from torch.utils.data import Dataset
 from medexp import registry
 from medexp.checks import Check, verdict
 from medexp.config import Phase2_3Config
-from medexp.data.images import MultiSourceDataset, sampling_order
+from medexp.data.images import SOURCES, MultiSourceDataset, sampling_order
 from medexp.errors import ConfigError, RegistryError
 from medexp.evaluation.classification import balanced_accuracy, gain
 from medexp.evaluation.intervals import Interval, mean_by_patient
@@ -39,8 +40,9 @@ from medexp.phases.images import (
     predict,
     segment,
     show_segmentations,
+    warm_up_images,
 )
-from medexp.phases.launch import launched_run, same_networks, start_accelerator
+from medexp.phases.launch import forget_precision, launched_run, out_of_memory, same_networks, start_accelerator
 from medexp.phases.publishing import CAVEAT, Summary, present, publish
 from medexp.registry.leaks import leak_check
 from medexp.registry.lineage import upstream_tag
@@ -140,6 +142,38 @@ def run(config: Phase2_3Config) -> None:
         published = [publish(packed(study, before, net, compared, checks), verdict(checks), tracked)]
         present(summary(study, fitted, compared), checks, published, tracked)
         stop_if_blocked(tracked, checks)
+
+
+def objective(config: Phase2_3Config, tracked: TrackedRun, *, test: bool = False) -> None:
+    """What a trial of a study runs: the joint training, its scores as the metrics `val/best/…`. Nothing is registered.
+
+    Args:
+        config: The trial's configuration.
+        tracked: The trial's run.
+        test: Whether the test split is scored too, as `test/…`; a search never asks for it.
+    """
+    forget_precision()
+    accelerator = start_accelerator(config.device, config.threads, config.training.precision)
+    with out_of_memory(config):
+        before = fetch(config, accelerator, tracked)
+        study = begin(config, "phase2_3", accelerator, tracked, config.kaggle_dir)
+        net = joined(before).to(accelerator.device)
+        train(study, net)
+        for split, prefix in (("val", "val/best/"), ("test", "test/"))[: 2 if test else 1]:
+            tracked.reporter.metrics({f"{prefix}{name}": value for name, value in both_tasks(study, net, split).items()})
+
+
+def warm_up(config: Phase2_3Config, folder: Path, *, test: bool = False) -> Phase2_3Config:
+    """Do once what trials share: read the images, and say which versions the networks are, whose aliases may move meanwhile.
+
+    Args:
+        config: The configuration.
+        folder: Gets nothing; the split follows from data.split_seed.
+        test: Whether the test split will be scored.
+    """
+    del folder
+    warm_up_images(config, config.kaggle_dir, SOURCES, test=test)
+    return replace(config, multitask=registry.pull(config.multitask).uri, classifier=registry.pull(config.classifier).uri)
 
 
 def fetch(config: Phase2_3Config, accelerator: Accelerator, run: TrackedRun) -> Before:
@@ -253,10 +287,7 @@ def train(study: ImageStudy, net: MultiTaskModel) -> FitResult:
         return {"loss": entropy, "classification": entropy}
 
     def validate(_: nn.Module, epoch: int) -> dict[str, float]:
-        scores = {"dice": float(dice(study, partial(segment, net))["dice"].mean())}
-        found = predict(study, partial(classify, net))
-        scores["balanced_accuracy"] = float(balanced_accuracy(found, np.ones((1, len(found.truth))))[0])
-        return scores | {"both": (scores["dice"] + scores["balanced_accuracy"]) / 2}
+        return both_tasks(study, net)
 
     return fit(
         net,
@@ -275,6 +306,16 @@ def train(study: ImageStudy, net: MultiTaskModel) -> FitResult:
         title="joint fine-tuning",
         order=order,
     )
+
+
+def both_tasks(study: ImageStudy, net: MultiTaskModel, split: str = "val") -> dict[str, float]:
+    """Mean Dice over scans, balanced accuracy, and the mean of the two, `both`."""
+    found = predict(study, partial(classify, net), split)
+    scores = {
+        "dice": float(dice(study, partial(segment, net), split)["dice"].mean()),
+        "balanced_accuracy": float(balanced_accuracy(found, np.ones((1, len(found.truth))))[0]),
+    }
+    return scores | {"both": sum(scores.values()) / 2}
 
 
 def compare(study: ImageStudy, before: Before, net: MultiTaskModel) -> Compared:

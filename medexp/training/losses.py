@@ -32,7 +32,8 @@ def segmentation_loss(
     logits = logits.float()
     if kind == "dice_ce":
         return {"segmentation": _DICE_CE(logits, regions)}
-    dice, ce = (_BATCH_DICE if kind == "batch_dice_bce" else _DICE)(logits, regions), binary_cross_entropy_with_logits(logits, regions)
+    overlap = _BATCH_DICE if kind == "batch_dice_bce" else _DICE
+    dice, ce = overlap(logits, regions), binary_cross_entropy_with_logits(logits, regions)
     return {"segmentation": dice + ce, "dice_loss": dice.detach(), "ce": ce.detach()}
 
 

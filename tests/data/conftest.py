@@ -37,6 +37,7 @@ def image_config() -> Callable[..., ImageDataConfig]:
             "patient_pattern": r"^(BraTS-[A-Za-z]+-\d+)-\d+$",
             "val_fraction": 0.15,
             "test_fraction": 0.15,
+            "split_seed": 0,
             "weights": {"brats": 1.0, "kaggle": 1.0},
             "jobs": 1,
         }

@@ -21,6 +21,7 @@ CONFIGS: dict[str, type] = {"phase2_1": Phase2_1Config, "phase2_2": Phase2_2Conf
 MODELS = {"phase2_1": "phase2_1_multitask", "phase2_2": "phase2_2_classifier", "phase2_3": "phase2_3_multitask"}
 SMALL = {
     "seed": "0",
+    "data.split_seed": "0",
     "data.input_size": f"[{SIZE}, {SIZE}]",
     "data.val_fraction": "0.25",
     "data.jobs": "1",

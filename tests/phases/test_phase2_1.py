@@ -135,7 +135,7 @@ def test_a_second_run_is_a_candidate_that_promote_judges(
 def test_a_version_of_other_data_cannot_be_scored_anew_and_that_is_said(
     client: MlflowClient, pipeline: Pipeline, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run("phase2_1", pipeline.folder, seed="1", training__epochs="2", min_dice="-1") == 0
+    assert run("phase2_1", pipeline.folder, data__split_seed="1", training__epochs="2", min_dice="-1") == 0
     assert promote() == 3
     assert "PROMOTE_DATA" in capsys.readouterr().err
     assert promote(reevaluate="true") == 2
