@@ -109,7 +109,7 @@ def same_settings(study: optuna.Study, settings: Mapping[str, str]) -> None:
         ConfigError: The study was begun with other settings; names all that differ.
     """
     there = study.user_attrs.get("settings")
-    if there is None:
+    if there is None or not study.get_trials(deepcopy=False):  # a sweep that ended before its first trial binds nobody
         study.set_user_attr("settings", dict(settings))
         return
     changed = [

@@ -292,7 +292,7 @@ def test_validation_patients_that_the_encoder_was_trained_on_stop_it_before_anyt
     client: MlflowClient, pipeline: Pipeline, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     trained = table(last_run(client, "phase2_1"), "manifest.csv").query("split == 'train'")
-    assert run("phase2_2", pipeline.folder, data__split_data__split_seed="1") == 3
+    assert run("phase2_2", pipeline.folder, data__split_seed="1") == 3
     told = capsys.readouterr().err
     made = last_run(client, "phase2_2")
     validated = table(made, "manifest.csv").query("split == 'val' and source == 'brats'")

@@ -153,7 +153,7 @@ def test_a_loss_beyond_the_margin_ends_with_exit_code_3_and_no_alias(
 
 
 def test_another_split_is_a_leak(client: MlflowClient, pipeline: Pipeline, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run("phase2_3", pipeline.folder, data__split_data__split_seed="1") == 3
+    assert run("phase2_3", pipeline.folder, data__split_seed="1") == 3
     told = capsys.readouterr().err
     assert "BLOCKING check failed: LEAK" in told and "BraTS-MEN-" in told
     assert len(client.search_model_versions(f"name = '{NAME}'")) == 1
@@ -166,10 +166,10 @@ def test_a_head_that_was_trained_on_a_file_does_not_hide_what_the_network_was_tr
 ) -> None:
     """Its record names no registered ancestor, and its own split is that of the other seed."""
     file = artifact(last_run(client, "phase2_1"), "best_model.pt")
-    assert run("phase2_2", pipeline.folder, encoder=str(file), data__split_data__split_seed="1", shown="0") == 0
+    assert run("phase2_2", pipeline.folder, encoder=str(file), data__split_seed="1", shown="0") == 0
     capsys.readouterr()
     assert (
-        run("phase2_3", pipeline.folder, data__split_data__split_seed="1", classifier=f"models:/{MODELS['phase2_2']}/2") == 3
+        run("phase2_3", pipeline.folder, data__split_seed="1", classifier=f"models:/{MODELS['phase2_2']}/2") == 3
     )
     told = capsys.readouterr().err
     assert "BLOCKING check failed: LEAK" in told and f"by {MODELS['phase2_1']} version 1" in told
