@@ -1,7 +1,6 @@
 """Phase 2.1 as a user runs it: what its run and its version hold, promotion, resuming, and input that cannot be used."""
 
 import json
-import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -191,7 +190,7 @@ def pictures(folder: Path) -> dict[str, str]:
 
 BAD: dict[str, tuple[Any, list[str]]] = {
     "no such folder": (lambda _: {"slices_dir": "nowhere"}, ["nowhere", "no such folder", "-e prepare"]),
-    "pictures instead of slices": (pictures, ["no slice in it"]),
+    "pictures instead of slices": (pictures, ["slices_dir", "pictures", "SCAN_slice_NNN.npz"]),
     "no tumour anywhere": (no_tumours, ["train: no slice with a mask of a tumour", "val: no slice", "slices_dir=FOLDER"]),
     "slices that cannot be read": (unreadable, ["BraTS-MEN-00000-000_slice_000", "BraTS-MEN-00000-000_slice_001"]),
     "a size that does not halve": (lambda _: {"data.input_size": "[30, 32]"}, ["data.input_size", "multiples of 4"]),
@@ -226,8 +225,8 @@ def test_several_processes_are_refused() -> None:
 
 
 def test_embedded_slices_are_taken_where_no_folder_is_given(client: MlflowClient) -> None:
-    shutil.rmtree("outputs", ignore_errors=True)
+    """Too few and too small to learn from: the version is registered whatever its checks say."""
     flags = {"phantoms.patients": "4", "data.input_size": "[16, 16]", "training.epochs": "2", "shown": "0", "min_dice": "-1"}
-    assert run("phase2_1", None, **flags) == 0
+    assert run("phase2_1", None, **flags) in (0, 3)
     card = (registry.pull(f"models:/{NAME}/2").folder / "README.md").read_text()
     assert "slices of meningioma phantoms" in card and "it says nothing about patients" in card
