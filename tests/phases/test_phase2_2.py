@@ -15,7 +15,7 @@ from sklearn.metrics import balanced_accuracy_score
 
 from medexp import registry
 from medexp.data.images import sampling_order
-from medexp.models.checkpoints import load_state, save_checkpoint
+from medexp.models.checkpoints import load_state, load_training_state, save_checkpoint
 from medexp.models.multitask import EncoderClassifier, MultiTaskModel
 from medexp.registry.store import Registered
 from tests.mlflow_store import store
@@ -88,7 +88,7 @@ def test_the_terminal_tells_the_result_and_what_to_do_next(pipeline: Pipeline) -
         assert word in pipeline.told["phase2_2"]
 
 
-def test_encoder_and_decoder_are_those_of_phase_2_1_bit_for_bit(client: MlflowClient) -> None:
+def test_encoder_and_decoder_are_those_of_phase_2_1_bit_for_bit(client: MlflowClient, pipeline: Pipeline) -> None:
     before = registry.load(f"models:/{ENCODER}@champion").state_dict()
     made = last_run(client, "phase2_2")
     classifier = registry.load(f"models:/{NAME}@champion")
@@ -102,6 +102,11 @@ def test_encoder_and_decoder_are_those_of_phase_2_1_bit_for_bit(client: MlflowCl
     assert all(torch.equal(value, before[f"encoder.{key}"]) for key, value in encoder.items())
     best = load_state(artifact(made, "best_model.pt"))
     assert all(torch.equal(value, best[f"cls_head.{key}"]) for key, value in classifier.head.state_dict().items())
+    trained = load_training_state(pipeline.folder / "outputs" / made.info.run_id / "state" / "last.pt")
+    last = load_state(artifact(made, "last_model.pt"))
+    assert trained["epoch"] - 1 > trained["best_epoch"], "or best and last are the same head"
+    assert all(torch.equal(value, last[f"cls_head.{key}"]) for key, value in trained["weights"].items())
+    assert not torch.equal(last["cls_head.0.weight"], best["cls_head.0.weight"])
 
 
 def test_class_weights_and_the_majority_follow_what_an_epoch_draws(client: MlflowClient) -> None:
