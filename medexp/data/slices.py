@@ -82,7 +82,7 @@ def cut_slices(
         StorageError: The folder cannot be written.
     """
     folder = folder.expanduser().absolute()
-    summary = {"format": FORMAT, **asdict(slices), "cases": {case.id: digests[case.id] for case in cases}}
+    summary = {"format": FORMAT, **asdict(slices), "cases": {case.id: [case.patient, digests[case.id]] for case in cases}}
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         return _same_slices(folder, summary)
     partial = folder.with_name(f".{uuid.uuid4().hex}.{folder.name}")
@@ -205,7 +205,7 @@ def _same_slices(folder: Path, summary: Mapping[str, Any]) -> int:
         raise DataError(f"slices_dir {folder}: holds other things; give a folder that is new or empty") from None
     there = sum(path.suffix == ".npz" for path in folder.iterdir())
     problems = [
-        "it holds slices of other cases"
+        "it holds slices of other cases or of cases of other patients"
         if key == "cases"
         else f"it was cut with {key} {found.get(key)}, not {summary.get(key)}"
         for key in differ

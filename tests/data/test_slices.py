@@ -28,8 +28,8 @@ def settings(channel="t2f", every=1, min_foreground=0.1):
 
 @pytest.fixture
 def cut(tmp_path, data_config):
-    def run(slices=settings(), folder=tmp_path / "slices", jobs=1):  # noqa: B008
-        config = data_config(patient_pattern=PATTERN)
+    def run(slices=settings(), folder=tmp_path / "slices", jobs=1, pattern=PATTERN):  # noqa: B008
+        config = data_config(patient_pattern=pattern)
         cases = find_cases(tmp_path / "data", config)
         digests = {fact.case: fact.sha256 for fact in describe_cases(cases, config, tmp_path / "cache")}
         return cut_slices(cases, digests, config.label_map, slices, folder, jobs)
@@ -135,8 +135,10 @@ def test_cutting_again_is_nothing_and_other_data_or_settings_an_error(tmp_path, 
         DataError, match=r"slices_dir .*slices: 2 problems[^$]*cut with channel t2f, not t1c[^$]*every 1, not 2"
     ):
         cut(settings("t1c", 2))
+    with pytest.raises(DataError, match="of cases of other patients"):  # which a slice names: splits would follow the old ones
+        cut(pattern=r"^(P)\d+-\d+$")
     write_case(tmp_path / "data", "P2-000", seed=1)
-    with pytest.raises(DataError, match="it holds slices of other cases. Give another folder"):
+    with pytest.raises(DataError, match="it holds slices of other cases or of cases of other patients. Give another folder"):
         cut()
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "slices").iterdir()} == written
     shutil.rmtree(tmp_path / "data" / "P2-000")
