@@ -17,6 +17,8 @@ from medexp.tracking.runs import TrackedRun, tracked_run
 
 _PATIENCE = timedelta(hours=6)  # of the other processes while the first one reads a large data set
 _PRECISION = {"fp32": "no", "bf16-mixed": "bf16"}
+# What RuntimeErrors say of memory: torch's allocators of GPUs and of main memory, and cuBLAS. Others have other causes.
+_NO_MEMORY = ("out of memory", "DefaultCPUAllocator", "ALLOC_FAILED")
 
 
 def start_accelerator(device: str, threads: int | None, precision: str = "fp32") -> Accelerator:
@@ -111,8 +113,8 @@ def out_of_memory(config: Phase1Config | ImagePhaseConfig) -> Iterator[None]:
     """One line, with what can be done, of memory that is not there: on a GPU, and in main memory."""
     try:
         yield
-    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-        if type(error) is RuntimeError and "DefaultCPUAllocator" not in str(error):
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and not any(words in str(error) for words in _NO_MEMORY):
             raise
         training, size = config.training, " x ".join(map(str, config.data.input_size))
         raise OutOfMemory(

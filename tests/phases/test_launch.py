@@ -28,11 +28,15 @@ def what_cuda_raises() -> None:
     raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
 
+def what_a_driver_raises() -> None:
+    raise RuntimeError("CUDA error: out of memory")
+
+
 def what_python_raises() -> None:
     bytearray(2**62)
 
 
-@pytest.mark.parametrize("ask", [more_than_any_machine_has, what_cuda_raises, what_python_raises])
+@pytest.mark.parametrize("ask", [more_than_any_machine_has, what_cuda_raises, what_a_driver_raises, what_python_raises])
 def test_too_little_memory_is_told_in_a_line_with_what_to_do(
     store: MlflowClient,  # noqa: F811
     ask: Callable[[], None],
@@ -50,10 +54,21 @@ def test_too_little_memory_is_told_in_a_line_with_what_to_do(
     assert run.data.tags["medexp.error"] == str(raised.value)
 
 
-def test_any_other_error_keeps_its_name(store: MlflowClient) -> None:  # noqa: F811
+def shapes_that_do_not_fit() -> None:
+    torch.cat([torch.zeros(1), torch.zeros(1, 1)])
+
+
+def what_is_not_built() -> None:
+    torch.nn.Module()(torch.zeros(1))
+
+
+@pytest.mark.parametrize(
+    ("fail", "name"), [(shapes_that_do_not_fit, "RuntimeError"), (what_is_not_built, "NotImplementedError")]
+)
+def test_any_other_error_keeps_its_name(store: MlflowClient, fail: Callable[[], None], name: str) -> None:  # noqa: F811
     assert main("phase1", Phase1Config, f"{__name__}:hold", []) == 0
     config = replace(held.pop(), output_dir="outputs")
-    raised = pytest.raises(RuntimeError, match="same number of dimensions")
-    with raised, launched_run("phase1", config, start_accelerator("cpu", 1)) as tracked:
-        torch.cat([torch.zeros(1), torch.zeros(1, 1)])
-    assert store.get_run(tracked.id).data.tags["medexp.error_type"] == "RuntimeError"
+    with pytest.raises(RuntimeError) as raised, launched_run("phase1", config, start_accelerator("cpu", 1)) as tracked:
+        fail()
+    assert type(raised.value).__name__ == name
+    assert store.get_run(tracked.id).data.tags["medexp.error_type"] == name
