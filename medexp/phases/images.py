@@ -180,13 +180,14 @@ def in_batches(
     Args:
         work: From images (B, 1, H, W) to (B, D), in eval mode.
         images: Items with `image`.
-        accelerator: The device.
+        accelerator: The device and the precision: that of training, for a network that was trained here and for any other.
         batch_size: Images at a time.
         title: Name in the progress bar.
     """
 
     def rows(batch: Any) -> Array:
-        return np.asarray(work(batch["image"].to(accelerator.device)).float().cpu())
+        with accelerator.autocast():
+            return np.asarray(work(batch["image"].to(accelerator.device)).float().cpu())
 
     return np.concatenate(map_cases(rows, Batches(images, batch_size), accelerator, title))
 
