@@ -6,7 +6,8 @@ from typing import Any
 from torch import nn
 
 from medexp.errors import RegistryError
-from medexp.models.multitask import ClassificationHead, EncoderClassifier, MultiTaskModel, UNetEncoder
+from medexp.models.heads import ClassificationHead
+from medexp.models.multitask import EncoderClassifier, MultiTaskModel, UNetEncoder
 from medexp.models.swin import SwinEncoder, SwinSegmenter
 
 

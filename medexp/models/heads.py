@@ -5,6 +5,9 @@ from torch import Tensor, nn
 
 from medexp.models.swin import SwinSegmenter
 
+HIDDEN = 256
+"""Width of a classification head's hidden layer."""
+
 
 class SemanticHeads(nn.Module):
     """Linear regression of volume, location and shape from GAP(encoder10) (specification 000, SemanticHeads).
@@ -44,6 +47,36 @@ class SemanticHeads(nn.Module):
     def predict(self, features: Tensor) -> Tensor:
         """Predictions (B, 10) in the units of the targets."""
         return self(features) * self.target_scale + self.target_mean
+
+
+class ClassificationHead(nn.Module):
+    """Logits of pooled features: a hidden layer of HIDDEN units with ReLU (specification 003).
+
+    Features are standardised with buffers, which are no parameters: after instance norm the pooled features of a SwinUNETR are
+    almost constant over cases. Before `standardise` they change nothing.
+
+    Args:
+        in_features: D.
+        classes: Number of classes.
+    """
+
+    feature_mean: Tensor
+    feature_scale: Tensor
+
+    def __init__(self, in_features: int, classes: int = 2) -> None:
+        super().__init__()
+        self.register_buffer("feature_mean", torch.zeros(in_features))
+        self.register_buffer("feature_scale", torch.ones(in_features))
+        self.layers = nn.Sequential(nn.Linear(in_features, HIDDEN), nn.ReLU(inplace=True), nn.Linear(HIDDEN, classes))
+
+    def standardise(self, features: Tensor) -> None:
+        """Take mean and standard deviation of the training cases' features (N, D)."""
+        self.feature_mean.copy_(features.mean(0))
+        self.feature_scale.copy_(_scale(features))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Logits (B, classes) of features (B, D)."""
+        return torch.as_tensor(self.layers((features - self.feature_mean) / self.feature_scale))
 
 
 def _scale(values: Tensor) -> Tensor:

@@ -12,10 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
+from medexp.models.heads import ClassificationHead
 from medexp.models.swin import SwinEncoder
-
-HIDDEN = 256
-"""Width of the head's hidden layer."""
 
 
 class _ConvBlock(nn.Sequential):
@@ -78,18 +76,6 @@ class UNetDecoder(nn.Module):
             up = interpolate(up, size=skip.shape[2:], mode="bilinear", align_corners=False)
             up = block(torch.cat([skip, up], dim=1))
         return torch.as_tensor(self.out(up))
-
-
-class ClassificationHead(nn.Sequential):
-    """Logits (B, classes) of pooled features (B, D): a hidden layer of HIDDEN units with ReLU.
-
-    Args:
-        in_features: D.
-        classes: Number of classes.
-    """
-
-    def __init__(self, in_features: int, classes: int = 2) -> None:
-        super().__init__(nn.Linear(in_features, HIDDEN), nn.ReLU(inplace=True), nn.Linear(HIDDEN, classes))
 
 
 class MultiTaskModel(nn.Module):

@@ -13,7 +13,8 @@ from medexp.config import UNetConfig
 from medexp.errors import CheckpointError
 from medexp.evaluation.intervals import Interval
 from medexp.models.checkpoints import load_state, load_weights
-from medexp.models.multitask import HIDDEN, MultiTaskModel
+from medexp.models.heads import HIDDEN
+from medexp.models.multitask import MultiTaskModel
 
 
 def expected_parameters(network: UNetConfig, classes: int = 2) -> dict[str, int]:
@@ -25,8 +26,12 @@ def expected_parameters(network: UNetConfig, classes: int = 2) -> dict[str, int]
 
     encoder = sum(block(entry, out) for entry, out in itertools.pairwise([1, *widths]))
     decoder = sum(block(low + high, low) for low, high in itertools.pairwise(widths)) + widths[0] + 1
-    head = (widths[-1] + 1) * HIDDEN + (HIDDEN + 1) * classes
-    return {"encoder": encoder, "seg_decoder": decoder, "cls_head": head}
+    return {"encoder": encoder, "seg_decoder": decoder, "cls_head": head_parameters(widths[-1], classes)}
+
+
+def head_parameters(features: int, classes: int = 2) -> int:
+    """Parameters of a classification head, by arithmetic; 256 features and two classes give 66,306."""
+    return (features + 1) * HIDDEN + (HIDDEN + 1) * classes
 
 
 def parameters(net: MultiTaskModel, network: UNetConfig) -> Check:
@@ -83,7 +88,7 @@ def accuracy(found: float, bar: float) -> Check:
 
 
 def majority(gain: Interval, found: float, constant: float) -> Check:
-    """P2_2-MAJORITY: better than always saying the training cases' most frequent class.
+    """P2_2-MAJORITY: better than always saying the validation cases' most frequent class; no constant answer does better.
 
     Args:
         gain: Accuracy minus that of the constant answer, paired.
@@ -108,7 +113,7 @@ def frozen(before: Mapping[str, Tensor], after: Mapping[str, Tensor], trained: i
     Args:
         before: All tensors but the head's before training, batch norm's statistics included.
         after: The same after training.
-        trained: Parameters that the optimiser was given.
+        trained: Parameters of the whole network that get gradients.
         expected: Parameters of the head, by arithmetic.
     """
     changed = [name for name in before if name not in after or not torch.equal(before[name], after[name])]

@@ -23,7 +23,8 @@ from medexp.data.manifest import seen_cases, split_digest
 from medexp.evaluation.classification import BINARY, Predictions, accuracy, gain
 from medexp.models.builders import build
 from medexp.models.checkpoints import load_training_state, save_checkpoint
-from medexp.models.multitask import ClassificationHead, EncoderClassifier, MultiTaskModel, part
+from medexp.models.heads import ClassificationHead
+from medexp.models.multitask import EncoderClassifier, MultiTaskModel, part
 from medexp.phases import image_checks
 from medexp.phases.classified import Judged, judge, log_judged, per_case, rows_of
 from medexp.phases.images import class_weights, packaged, warm_up_images
@@ -49,12 +50,10 @@ class Trained:
     Attributes:
         head: With the best epoch's weights.
         fitted: The training.
-        majority: The most frequent class of what an epoch draws.
     """
 
     head: ClassificationHead
     fitted: FitResult
-    majority: int
 
 
 def run(config: Phase2_2Config) -> None:
@@ -78,23 +77,25 @@ def run(config: Phase2_2Config) -> None:
         trained = train_head(config, encoder, labelled, accelerator, tracked)
         rows, resampled = labelled.of("val"), _resampled(config)
         judged = judge(rows, predict(trained.head, labelled.features("val"), rows["label"].to_numpy()), **resampled)
-        constant = Predictions(judged.predictions.truth, np.eye(2)[np.full(len(rows), trained.majority)])
+        most = int(np.bincount(judged.predictions.truth).argmax())
+        constant = Predictions(judged.predictions.truth, np.eye(2)[np.full(len(rows), most)])
         over_majority = gain(accuracy, judged.predictions, constant, list(rows["patient"]), **resampled)
 
         classifier = EncoderClassifier(encoder.net, trained.head).cpu().eval()
         files = write_checkpoints(encoder, trained, tracked)
         found, by_chance = (float(accuracy(one, np.ones((1, len(rows))))[0]) for one in (judged.predictions, constant))
+        trainable = _size(encoder.whole) + _size(trained.head)
         checks += [
-            image_checks.frozen(before, frozen_state(encoder), _size(trained.head), _size(ClassificationHead(encoder.width))),
+            image_checks.frozen(before, frozen_state(encoder), trainable, image_checks.head_parameters(encoder.width)),
             image_checks.checkpoints(files, whole_like(encoder), whole_state(encoder, trained.head.state_dict())),
             image_checks.accuracy(found, config.min_accuracy),
             image_checks.majority(over_majority, found, by_chance),
         ]
-        tracked.reporter.metrics({"majority/accuracy": by_chance, "params/head_trainable": _size(trained.head)})
+        tracked.reporter.metrics({"majority/accuracy": by_chance, "params/head_trainable": trainable})
         log_judged(judged, labelled.classes, tracked, labelled.picture, shown=config.shown, **resampled)
         report(trained, files, checks, tracked)
         published = [publish(packed(config, encoder, labelled, classifier, judged, checks, tracked), verdict(checks), tracked)]
-        words = [f"Always saying {labelled.classes[trained.majority]!r}, the majority class: accuracy {by_chance:.3f}."]
+        words = [f"Always saying {labelled.classes[most]!r}, the majority class: accuracy {by_chance:.3f}."]
         present(summary(config, encoder, labelled, judged, trained, words), checks, published, tracked)
         stop_if_blocked(tracked, checks)
 
@@ -166,20 +167,21 @@ class _Features(Dataset[dict[str, Any]]):
 def train_head(
     config: Phase2_2Config, encoder: FrozenEncoder, labelled: Labelled, accelerator: Accelerator, run: TrackedRun
 ) -> Trained:
-    """The head alone, with cross-entropy; the best epoch is that of the best validation accuracy."""
+    """The head alone, on standardised features, with cross-entropy; the best epoch has the best validation accuracy."""
     training, rows = config.training, labelled.of("train")
     labels = rows["label"].to_numpy()
     torch.manual_seed(config.seed)
     head = ClassificationHead(encoder.width).to(accelerator.device)
+    features = labelled.features("train")
+    head.standardise(features.to(accelerator.device))
     order = permutations(len(rows), config.seed)
     if labelled.study is not None:
         order = sampling_order(list(rows["source"]), config.data.weights, config.seed)
-    drawn = labels[order(0)]
-    weight = class_weights(training.class_weights, drawn.tolist()).to(accelerator.device)
+    weight = class_weights(training.class_weights, labels[order(0)].tolist()).to(accelerator.device)
     module: nn.Module = head
     cached = training.cache_features
     if cached:
-        data: Dataset[Any] = _Features(labelled.features("train"), labels)
+        data: Dataset[Any] = _Features(features, labels)
     else:
         assert labelled.study is not None
         module, data = EncoderClassifier(encoder.net, head), labelled.study.images("train")
@@ -207,7 +209,7 @@ def train_head(
         title="training the head",
         order=order,
     )
-    return Trained(head, fitted, int(np.bincount(drawn, minlength=2).argmax()))
+    return Trained(head, fitted)
 
 
 @torch.inference_mode()

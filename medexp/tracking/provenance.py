@@ -1,5 +1,6 @@
 """What a run was made with: the configuration, the environment and the state of the code."""
 
+import functools
 import importlib.metadata
 import os
 import platform
@@ -44,6 +45,7 @@ def environment(config: Any) -> dict[str, Any]:
     }
 
 
+@functools.cache
 def installed_packages() -> str:
     """All installed distributions with their versions, as a requirements file."""
     found = {dist.name: dist.version for dist in importlib.metadata.distributions() if dist.name}

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from medexp.errors import CheckpointError, RegistryError
 from medexp.models.builders import build
 from medexp.models.checkpoints import load_state, load_weights, save_checkpoint
-from medexp.models.multitask import ClassificationHead, EncoderClassifier, MultiTaskModel, UNetEncoder, part, size_of
+from medexp.models.heads import ClassificationHead
+from medexp.models.multitask import EncoderClassifier, MultiTaskModel, UNetEncoder, part, size_of
 
 
 def small(**changed: int) -> MultiTaskModel:
@@ -95,7 +96,7 @@ def test_the_decoder_sees_the_encoders_maps() -> None:
 def test_a_frozen_encoder_keeps_its_statistics_and_gets_no_gradients_in_training() -> None:
     net = EncoderClassifier(small().encoder, ClassificationHead(16))
     before = {key: value.clone() for key, value in net.encoder.state_dict().items()}
-    head = {key: value.clone() for key, value in net.head.state_dict().items()}
+    head = {key: value.detach().clone() for key, value in net.head.named_parameters()}
     net.train()
     assert net.training and net.head.training and not any(child.training for child in net.encoder.modules())
     optimizer = torch.optim.AdamW(net.parameters(), lr=0.1, weight_decay=0.1)
@@ -105,7 +106,7 @@ def test_a_frozen_encoder_keeps_its_statistics_and_gets_no_gradients_in_training
         optimizer.step()
     assert all(parameter.grad is None and not parameter.requires_grad for parameter in net.encoder.parameters())
     assert all(torch.equal(before[key], value) for key, value in net.encoder.state_dict().items())
-    assert not any(torch.equal(head[key], value) for key, value in net.head.state_dict().items())
+    assert not any(torch.equal(head[key], value) for key, value in net.head.named_parameters())
 
 
 def test_an_encoder_that_is_not_frozen_would_change() -> None:
@@ -172,3 +173,12 @@ def test_a_part_of_the_weights_has_the_parts_own_keys() -> None:
     net = small()
     assert part(net.state_dict(), "encoder").keys() == net.encoder.state_dict().keys()
     assert part(net.state_dict(), "encode") == {}
+
+
+def test_a_head_takes_features_that_hardly_differ() -> None:
+    features = 5 + 1e-4 * torch.randn(64, 16, generator=torch.Generator().manual_seed(0))
+    head = ClassificationHead(16)
+    alike = head(features).std(dim=0)
+    head.standardise(features)
+    assert bool((head(features).std(dim=0) > 100 * alike).all())
+    assert sum(parameter.numel() for parameter in head.parameters()) == 17 * 256 + 257 * 2, "they are no parameters"

@@ -13,7 +13,8 @@ from medexp.checks import PHASES, Severity
 from medexp.config import UNetConfig
 from medexp.evaluation.intervals import Interval
 from medexp.models.checkpoints import save_checkpoint
-from medexp.models.multitask import ClassificationHead, EncoderClassifier, MultiTaskModel
+from medexp.models.heads import ClassificationHead
+from medexp.models.multitask import EncoderClassifier, MultiTaskModel
 from medexp.phases import image_checks
 
 NAN = math.nan
