@@ -43,7 +43,7 @@ class FrozenEncoder:
 
     Attributes:
         net: In eval mode, on the device.
-        whole: The network that it is a part of, which is the encoder itself where there is no more.
+        whole: The network that it is a part of, which is the encoder itself where there is no more; none of it gets gradients.
         architecture: Of the encoder alone, as `medexp.models.builders.build` takes it.
         width: Features of a case.
         called: What it is, for a reader.
@@ -121,7 +121,7 @@ def load_encoder(config: Phase2_2Config, accelerator: Accelerator) -> FrozenEnco
         )
     digest = read_json(pulled.folder, "manifest.json")["weights_digest"]
     parent = Parent(pulled.name, pulled.version, pulled.digest, digest)
-    whole = load_verified(pulled.folder).to(accelerator.device)
+    whole = load_verified(pulled.folder).to(accelerator.device).requires_grad_(False)
     called = f"{pulled.name} version {pulled.version}"
     if isinstance(whole, MultiTaskModel):
         trained = tuple(contract["input"]["example_shape"][-2:])
@@ -151,7 +151,7 @@ def _from_file(config: Phase2_2Config, accelerator: Accelerator) -> FrozenEncode
     load_weights(whole, state, str(path))
     parent = Parent(path.name, None, None, weights_digest(whole.state_dict()))
     architecture = {"kind": "multitask", "in_channels": 1, **wanted, "classes": len(CLASSES)}
-    return _of_multitask(whole.to(accelerator.device).eval(), architecture, path.name, parent, None)
+    return _of_multitask(whole.to(accelerator.device).eval().requires_grad_(False), architecture, path.name, parent, None)
 
 
 def _of_multitask(

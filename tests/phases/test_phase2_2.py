@@ -76,7 +76,7 @@ def test_the_run_holds_all_that_it_promises(client: MlflowClient, pipeline: Pipe
         expected = balanced_accuracy_score(part["label"], part["predicted"])
         assert metrics[f"val/best/{source}balanced_accuracy"] == pytest.approx(expected)
         assert metrics[f"val/best/{source}accuracy"] == pytest.approx(part["correct"].mean())
-    assert metrics["majority/accuracy"] == pytest.approx((rows["label"] == "no tumour").mean())
+    assert metrics["majority/accuracy"] == pytest.approx(rows["label"].value_counts(normalize=True).max()) > 0.5
     logged = {item.path for item in client.list_artifacts(made.info.run_id)}
     assert {"best_model.pt", "last_model.pt", "dropped.csv", "training_log.csv", "manifest.csv", "checks.json"} <= logged
     pictures = {item.path for item in client.list_artifacts(made.info.run_id, "figures")}
