@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -43,14 +42,12 @@ class ImageStudy:
         data: All images, split.
         accelerator: Device and precision; one process.
         run: The run.
-        cache: Root of the cache.
     """
 
     config: Any
     data: PreparedImages
     accelerator: Accelerator
     run: TrackedRun
-    cache: Path
 
     def images(self, split: str, *, augment: bool = False, masked: bool = False) -> MultiSourceDataset:
         """The images of a split; with `masked` those that have a mask."""
@@ -63,54 +60,66 @@ class ImageStudy:
         image: Array = np.asarray(images[images.cases.index(case)]["image"][0])
         return image
 
-    def need_both_classes(self) -> None:
-        """Training and validation have images with and without a tumour.
 
-        Raises:
-            DataError: One of them has not.
-        """
-        problems = []
-        for split in ("train", "val"):
-            labels = set(self.data.manifest.loc[self.data.manifest["split"] == split, "label"])
-            missing = [name for label, name in enumerate(CLASSES) if label not in labels]
-            problems += [f"{split}: no image of the class {name!r}" for name in missing]
-        if problems:
-            raise DataError(all_problems(self.data.source, problems, "Add images of it; telling apart takes two classes."))
-
-    def need_masks(self) -> None:
-        """Training and validation have slices with a tumour in their mask: empty masks alone teach nothing, and score 1.
-
-        Raises:
-            DataError: One of them has not.
-        """
-        outlined = self.data.manifest.query("label == 1 and tumour_pixels.notna()")
-        problems = [
-            f"{split}: no slice with a mask of a tumour" for split in ("train", "val") if split not in set(outlined["split"])
-        ]
-        if problems:
-            advice = "Segmenting takes some in both: give slices_dir=FOLDER of slices with masks, of more patients."
-            raise DataError(all_problems(self.data.source, problems, advice))
+Need = Callable[[PreparedImages], None]
+"""Raises a DataError where images lack what a phase trains on."""
 
 
-def warm_up_images(config: Any, kaggle_dir: str | None, sources: Sequence[str], *, test: bool) -> None:
+def both_classes(data: PreparedImages) -> None:
+    """Training and validation have images with and without a tumour.
+
+    Raises:
+        DataError: One of them has not.
+    """
+    problems = []
+    for split in ("train", "val"):
+        labels = set(data.manifest.loc[data.manifest["split"] == split, "label"])
+        missing = [name for label, name in enumerate(CLASSES) if label not in labels]
+        problems += [f"{split}: no image of the class {name!r}" for name in missing]
+    if problems:
+        raise DataError(all_problems(data.source, problems, "Add images of it; telling apart takes two classes."))
+
+
+def masks(data: PreparedImages) -> None:
+    """Training and validation have slices with a tumour in their mask: empty masks alone teach nothing, and score 1.
+
+    Raises:
+        DataError: One of them has not.
+    """
+    outlined = set(data.manifest.query("label == 1 and tumour_pixels.notna()")["split"])
+    problems = [f"{split}: no slice with a mask of a tumour" for split in ("train", "val") if split not in outlined]
+    if problems:
+        advice = "Segmenting takes some in both: give slices_dir=FOLDER of slices with masks, of more patients."
+        raise DataError(all_problems(data.source, problems, advice))
+
+
+def warm_up_images(config: Any, kaggle_dir: str | None, sources: Sequence[str], needs: Sequence[Need], *, test: bool) -> None:
     """Do once what the trials of a study share: make the phantoms, read and describe the images.
 
     Args:
         config: The phase's configuration.
         kaggle_dir: As of `begin`.
         sources: As of `begin`.
+        needs: As of `begin`.
         test: Whether the test split will be scored.
 
     Raises:
-        DataError: The test split is to be scored and is empty.
+        DataError: The images cannot be used, or the test split is to be scored and is empty.
     """
-    cache = cache_root(config.cache_dir)
-    data = prepare_images(config.slices_dir, kaggle_dir, config.data, config.phantoms, config.data.split_seed, cache, sources)
+    data = _read(config, kaggle_dir, sources, needs)
     if test and not data.ids("test"):
         raise DataError(
             f"test=true: no image is in the test split, data.test_fraction {config.data.test_fraction:g}. "
             "Raise data.test_fraction, add patients, or leave test out"
         )
+
+
+def _read(config: Any, kaggle_dir: str | None, sources: Sequence[str], needs: Sequence[Need]) -> PreparedImages:
+    cache = cache_root(config.cache_dir)
+    data = prepare_images(config.slices_dir, kaggle_dir, config.data, config.phantoms, config.data.split_seed, cache, sources)
+    for need in needs:
+        need(data)
+    return data
 
 
 def one_process(accelerator: Accelerator, phase: str) -> None:
@@ -128,18 +137,27 @@ def begin(
     phase: str,
     accelerator: Accelerator,
     run: TrackedRun,
+    needs: Sequence[Need],
     kaggle_dir: str | None = None,
     sources: Sequence[str] = SOURCES,
 ) -> ImageStudy:
     """Read and split the images, log what they are and what was dropped, and take over what an interrupted run had trained.
+
+    Args:
+        config: The phase's configuration.
+        phase: Its name.
+        accelerator: Device and precision; one process.
+        run: The run.
+        needs: What the images must have: `both_classes`, `masks`.
+        kaggle_dir: Folder of pictures, None where there is none.
+        sources: What is wanted, of SOURCES.
 
     Raises:
         DataError: The images cannot be used; all problems of each step at once.
         ConfigError: There are several processes.
     """
     one_process(accelerator, phase)
-    cache = cache_root(config.cache_dir)
-    data = prepare_images(config.slices_dir, kaggle_dir, config.data, config.phantoms, config.data.split_seed, cache, sources)
+    data = _read(config, kaggle_dir, sources, needs)
     take_over_state(config.resume, run)
     log_datasets(run, data.manifest, data.digests, data.source, phase)
     counts = {"params/dropped_images": len(data.dropped)}
@@ -155,7 +173,7 @@ def begin(
         reasons = data.dropped["reason"].str.partition(" of ")[0].value_counts()
         told = "; ".join(f"{count} {reason}" for reason, count in reasons.items())
         print(f"Left out: {told}; dropped.csv of the run lists them", flush=True)
-    return ImageStudy(config, data, accelerator, run, cache)
+    return ImageStudy(config, data, accelerator, run)
 
 
 def class_weights(kind: Literal["balanced", "none"], labels: Sequence[int]) -> Tensor:

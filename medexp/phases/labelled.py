@@ -18,13 +18,13 @@ from medexp.data import transforms
 from medexp.data.brats import read_case
 from medexp.data.manifest import data_digest, split_digest
 from medexp.data.splits import SPLITS, Splits
-from medexp.data.tables import split_table, table_manifest
+from medexp.data.tables import read_table, split_table, table_manifest
 from medexp.errors import CheckpointError, ConfigError, DataError, RegistryError, all_problems
 from medexp.evaluation.embeddings import embed_volumes
 from medexp.models.checkpoints import load_state, load_weights, weights_digest
 from medexp.models.multitask import MultiTaskModel, UNetEncoder, size_of
 from medexp.models.swin import SwinEncoder
-from medexp.phases.images import CLASSES, ImageStudy, begin, in_batches, one_process
+from medexp.phases.images import CLASSES, ImageStudy, begin, both_classes, in_batches, one_process
 from medexp.phases.launch import take_over_state
 from medexp.phases.volumes import read_volumes
 from medexp.registry.loading import load_verified
@@ -166,8 +166,7 @@ def read_images(config: Phase2_2Config, encoder: FrozenEncoder, accelerator: Acc
     """Slices and Kaggle images."""
     if config.table:
         raise ConfigError(f"table: found {config.table}, but {encoder.called} takes 2D images; give slices_dir or kaggle_dir")
-    study = begin(config, "phase2_2", accelerator, run, config.kaggle_dir)
-    study.need_both_classes()
+    study = begin(config, "phase2_2", accelerator, run, [both_classes], config.kaggle_dir)
 
     def features(split: str) -> Tensor:
         size, title = config.training.batch_size, f"  features of {split}"
@@ -184,6 +183,19 @@ def read_images(config: Phase2_2Config, encoder: FrozenEncoder, accelerator: Acc
         picture=study.picture,
         example={"example_shape": [1, 1, height, width]},
     )
+
+
+def need_test_volumes(table: str | None) -> None:
+    """A table of volumes has a test split: none is drawn.
+
+    Raises:
+        DataError: It has none, or cannot be read.
+    """
+    if table is None or "test" not in read_table(Path(table).expanduser(), judged="val").split_of.values():
+        raise DataError(
+            f"test=true: no case of {table or 'the phantoms'} is held back. Give a table whose column split says test, "
+            "or leave test out"
+        )
 
 
 def read_table_of_volumes(

@@ -17,7 +17,7 @@ from medexp.evaluation.intervals import Interval, mean_by_patient
 from medexp.models.checkpoints import save_checkpoint
 from medexp.models.multitask import MultiTaskModel
 from medexp.phases import image_checks
-from medexp.phases.images import ImageStudy, begin, dice, packaged, segment, show_segmentations, warm_up_images
+from medexp.phases.images import ImageStudy, begin, dice, masks, packaged, segment, show_segmentations, warm_up_images
 from medexp.phases.launch import forget_precision, launched_run, out_of_memory, start_accelerator
 from medexp.phases.publishing import CAVEAT, Summary, present, publish
 from medexp.registry.packages import Package
@@ -38,8 +38,7 @@ def run(config: Phase2_1Config) -> None:
     """
     accelerator = start_accelerator(config.device, config.threads, config.training.precision)
     with launched_run("phase2_1", config, accelerator) as tracked:
-        study = begin(config, "phase2_1", accelerator, tracked, sources=("brats",))
-        study.need_masks()
+        study = begin(config, "phase2_1", accelerator, tracked, [masks], sources=("brats",))
         net = fresh(study)
         checks = [image_checks.parameters(net, config.network)]
 
@@ -74,7 +73,7 @@ def objective(config: Phase2_1Config, tracked: TrackedRun, *, test: bool = False
     forget_precision()
     accelerator = start_accelerator(config.device, config.threads, config.training.precision)
     with out_of_memory(config):
-        study = begin(config, "phase2_1", accelerator, tracked, sources=("brats",))
+        study = begin(config, "phase2_1", accelerator, tracked, [masks], sources=("brats",))
         net = fresh(study)
         train(study, net)
         for split, prefix in (("val", "val/best/"), ("test", "test/"))[: 2 if test else 1]:
@@ -86,7 +85,7 @@ def objective(config: Phase2_1Config, tracked: TrackedRun, *, test: bool = False
 def warm_up(config: Phase2_1Config, folder: Path, *, test: bool = False) -> Phase2_1Config:
     """Do once what trials share; the split follows from data.split_seed, so another seed is another training alone."""
     del folder
-    warm_up_images(config, None, ("brats",), test=test)
+    warm_up_images(config, None, ("brats",), [masks], test=test)
     return config
 
 

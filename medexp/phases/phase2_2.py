@@ -27,8 +27,15 @@ from medexp.models.heads import ClassificationHead
 from medexp.models.multitask import EncoderClassifier, MultiTaskModel, part
 from medexp.phases import image_checks
 from medexp.phases.classified import Judged, judge, log_judged, per_case, rows_of
-from medexp.phases.images import class_weights, packaged, warm_up_images
-from medexp.phases.labelled import FrozenEncoder, Labelled, load_encoder, read_images, read_table_of_volumes
+from medexp.phases.images import both_classes, class_weights, packaged, warm_up_images
+from medexp.phases.labelled import (
+    FrozenEncoder,
+    Labelled,
+    load_encoder,
+    need_test_volumes,
+    read_images,
+    read_table_of_volumes,
+)
 from medexp.phases.launch import forget_precision, launched_run, out_of_memory, same_networks, start_accelerator
 from medexp.phases.publishing import CAVEAT, PHANTOMS, Summary, made_with, present, publish
 from medexp.registry.definitions import load_definition
@@ -139,7 +146,9 @@ def warm_up(config: Phase2_2Config, folder: Path, *, test: bool = False) -> Phas
     accelerator = start_accelerator(config.device, config.threads, config.training.precision)
     encoder = load_encoder(config, accelerator)
     if not encoder.of_volumes:
-        warm_up_images(config, config.kaggle_dir, SOURCES, test=test)
+        warm_up_images(config, config.kaggle_dir, SOURCES, [both_classes], test=test)
+    elif test:
+        need_test_volumes(config.table)
     return config if encoder.pulled is None else replace(config, encoder=encoder.pulled.uri)
 
 

@@ -33,9 +33,11 @@ from medexp.phases.images import (
     CLASSES,
     ImageStudy,
     begin,
+    both_classes,
     class_weights,
     classify,
     dice,
+    masks,
     packaged,
     predict,
     segment,
@@ -56,6 +58,7 @@ from medexp.training.loop import Batch, FitResult, Group, Objective, fit, permut
 from medexp.training.losses import segmentation_loss
 
 MODEL = "phase2_3_multitask"
+NEEDS = (both_classes, masks)
 
 
 @dataclass(frozen=True)
@@ -107,9 +110,7 @@ def run(config: Phase2_3Config) -> None:
         before = fetch(config, accelerator, tracked)
         digests = {"multitask": before.multitask.digest, "classifier": before.classifier.digest}
         same_networks(config.resume, tracked, digests)
-        study = begin(config, "phase2_3", accelerator, tracked, config.kaggle_dir)
-        study.need_both_classes()
-        study.need_masks()
+        study = begin(config, "phase2_3", accelerator, tracked, NEEDS, config.kaggle_dir)
         checks = [guard(study, before)]
         log_checks(tracked, checks)
         stop_if_blocked(tracked, checks)
@@ -156,7 +157,7 @@ def objective(config: Phase2_3Config, tracked: TrackedRun, *, test: bool = False
     accelerator = start_accelerator(config.device, config.threads, config.training.precision)
     with out_of_memory(config):
         before = fetch(config, accelerator, tracked)
-        study = begin(config, "phase2_3", accelerator, tracked, config.kaggle_dir)
+        study = begin(config, "phase2_3", accelerator, tracked, NEEDS, config.kaggle_dir)
         net = joined(before).to(accelerator.device)
         train(study, net)
         for split, prefix in (("val", "val/best/"), ("test", "test/"))[: 2 if test else 1]:
@@ -172,7 +173,7 @@ def warm_up(config: Phase2_3Config, folder: Path, *, test: bool = False) -> Phas
         test: Whether the test split will be scored.
     """
     del folder
-    warm_up_images(config, config.kaggle_dir, SOURCES, test=test)
+    warm_up_images(config, config.kaggle_dir, SOURCES, NEEDS, test=test)
     return replace(config, multitask=registry.pull(config.multitask).uri, classifier=registry.pull(config.classifier).uri)
 
 
