@@ -86,6 +86,9 @@ class MultiTaskModel(nn.Module):
         base_filters: Channels at full resolution.
         depth: How often the resolution is halved.
         classes: Classes of the head.
+
+    Attributes:
+        keep_statistics: Whether batch norm keeps its statistics in training too.
     """
 
     def __init__(self, in_channels: int = 1, base_filters: int = 32, depth: int = 3, classes: int = 2) -> None:
@@ -93,6 +96,15 @@ class MultiTaskModel(nn.Module):
         self.encoder = UNetEncoder(in_channels, base_filters, depth)
         self.seg_decoder = UNetDecoder(base_filters, depth)
         self.cls_head = ClassificationHead(base_filters * 2**depth, classes)
+        self.keep_statistics = False
+
+    def train(self, mode: bool = True) -> "MultiTaskModel":
+        """Training mode, or eval mode; with `keep_statistics` batch norm stays in eval mode."""
+        super().train(mode)
+        for module in self.modules():
+            if isinstance(module, nn.BatchNorm2d) and self.keep_statistics:
+                module.eval()
+        return self
 
     def forward(self, x: Tensor, do_seg: bool = True, do_cls: bool = True) -> dict[str, Any]:
         """Both tasks, or one.

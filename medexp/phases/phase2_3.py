@@ -1,10 +1,11 @@
 """Phase 2.3 (specification 003): train encoder, segmentation decoder and classification head together, in alternating batches.
 
 The network of phase 2.1 gets the head of phase 2.2, nothing is frozen, and the encoder learns at a lower rate than the rest.
-Both earlier phases are judged again on the same validation cases.
+Batch norm keeps its statistics: the head learned on features that they make, and a batch of one task has others. Both earlier
+phases are judged again on the same validation cases.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -28,7 +29,7 @@ from medexp.evaluation.intervals import Interval, mean_by_patient
 from medexp.models.checkpoints import save_checkpoint, weights_digest
 from medexp.models.multitask import EncoderClassifier, MultiTaskModel
 from medexp.phases import image_checks
-from medexp.phases.classified import Judged, judge, log_judged, rows_of
+from medexp.phases.classified import Judged, brief, judge, log_judged, rows_of
 from medexp.phases.images import (
     CLASSES,
     ImageStudy,
@@ -88,6 +89,7 @@ class Compared:
         scans: Dice per scan: case, patient, source, dice, slices, and dice_before.
         judged: The classifier after joint training.
         judged_before: Phase 2.2's.
+        means: Mean Dice over scans, `dice_before` and `dice`.
         dice: Gain in mean Dice.
         balanced: Gain in balanced accuracy.
     """
@@ -95,6 +97,7 @@ class Compared:
     scans: pd.DataFrame
     judged: Judged
     judged_before: Judged
+    means: Mapping[str, Interval]
     dice: Interval
     balanced: Interval
 
@@ -124,8 +127,8 @@ def run(config: Phase2_3Config) -> None:
                 "Dice",
                 "phase 2.1",
                 compared.dice,
-                float(compared.scans["dice_before"].mean()),
-                float(compared.scans["dice"].mean()),
+                compared.means["dice_before"].estimate,
+                compared.means["dice"].estimate,
                 config.margin,
             ),
             image_checks.kept(
@@ -230,6 +233,7 @@ def joined(before: Before) -> MultiTaskModel:
     net = MultiTaskModel(**{key: value for key, value in before.architecture.items() if key != "kind"})
     net.load_state_dict(before.net.state_dict())
     net.cls_head.load_state_dict(before.head.head.state_dict())
+    net.keep_statistics = True  # the head learned on features of these statistics, and batches of one task have others
     return net
 
 
@@ -330,12 +334,16 @@ def compare(study: ImageStudy, before: Before, net: MultiTaskModel) -> Compared:
     )
     rows = study.data.manifest[study.data.manifest["split"] == "val"].reset_index(drop=True)
     after, earlier = predict(study, partial(classify, net)), predict(study, before.head)
-    differences = (scans["dice"] - scans["dice_before"]).to_numpy()
+
+    def of_scans(values: pd.Series) -> Interval:
+        return mean_by_patient(values.to_numpy(), scans["patient"].tolist(), **resampled)
+
     return Compared(
         scans=scans,
         judged=judge(rows, after, **resampled),
         judged_before=judge(rows, earlier, **resampled),
-        dice=mean_by_patient(differences, scans["patient"].tolist(), **resampled),
+        means={column: of_scans(scans[column]) for column in ("dice_before", "dice")},
+        dice=of_scans(scans["dice"] - scans["dice_before"]),
         balanced=gain(balanced_accuracy, after, earlier, rows["patient"].tolist(), **resampled),
     )
 
@@ -343,13 +351,11 @@ def compare(study: ImageStudy, before: Before, net: MultiTaskModel) -> Compared:
 def report(study: ImageStudy, net: MultiTaskModel, fitted: FitResult, compared: Compared, checks: list[Check]) -> None:
     """Metrics, tables, pictures, checks and the checkpoint."""
     config, reporter = study.config, study.run.reporter
-    for name, scores in (("val/best", compared.judged.scores), ("phase2_2", compared.judged_before.scores)):
-        reporter.metrics({f"{name}/{metric}": interval.estimate for metric, interval in scores["all"].items()})
-    means = {"val/best/dice": compared.scans["dice"], "phase2_1/dice": compared.scans["dice_before"]}
-    reporter.metrics({name: float(values.mean()) for name, values in means.items()})
-    for metric, interval in (("dice", compared.dice), ("balanced_accuracy", compared.balanced)):
-        bounds = {"": interval.estimate, "_low": interval.low, "_high": interval.high}
-        reporter.metrics({f"val/gain/{metric}{end}": value for end, value in bounds.items()})
+    intervals = {f"phase2_2/{metric}": interval for metric, interval in compared.judged_before.scores["all"].items()}
+    intervals |= {"val/best/dice": compared.means["dice"], "phase2_1/dice": compared.means["dice_before"]}
+    intervals |= {"val/gain/dice": compared.dice, "val/gain/balanced_accuracy": compared.balanced}
+    for name, interval in intervals.items():
+        reporter.metrics({name: interval.estimate, f"{name}_low": interval.low, f"{name}_high": interval.high})
     log_judged(
         compared.judged,
         CLASSES,
@@ -390,6 +396,7 @@ def packed(study: ImageStudy, before: Before, net: MultiTaskModel, compared: Com
         checks=checks,
         per_case=compared.scans.drop(columns="dice_before"),
         figures={"Dice over phase 2.1": str(compared.dice), "balanced accuracy over phase 2.2": str(compared.balanced)}
+        | {"validation Dice": str(compared.means["dice"])}
         | {f"validation {name}": str(interval) for name, interval in compared.judged.scores["all"].items()},
         **common,
     )
@@ -398,7 +405,7 @@ def packed(study: ImageStudy, before: Before, net: MultiTaskModel, compared: Com
 def summary(study: ImageStudy, fitted: FitResult, compared: Compared) -> Summary:
     """Both tasks before and after, on the same cases."""
     scans, number = compared.scans, len(compared.judged.rows)
-    dice_row = [f"Dice ({len(scans)} scans)", *(f"{scans[column].mean():.3f}" for column in ("dice_before", "dice"))]
+    dice_row = [f"Dice ({len(scans)} scans)", *(brief(compared.means[column]) for column in ("dice_before", "dice"))]
     return Summary(
         headline=f"phase 2.3, profile {study.config.profile}, on {study.data.source}",
         title=f"validation, {number} images, best epoch {fitted.best_epoch + 1}",

@@ -182,3 +182,12 @@ def test_a_head_takes_features_that_hardly_differ() -> None:
     head.standardise(features)
     assert bool((head(features).std(dim=0) > 100 * alike).all())
     assert sum(parameter.numel() for parameter in head.parameters()) == 17 * 256 + 257 * 2, "they are no parameters"
+
+
+def test_statistics_can_be_kept_while_the_rest_trains() -> None:
+    net = small()
+    net.keep_statistics = True
+    before = {key: value.clone() for key, value in net.state_dict().items() if "running" in key}
+    net.train()(5 + 3 * images(4, 1, 16, 16))
+    assert before and all(torch.equal(value, net.state_dict()[key]) for key, value in before.items())
+    assert net.training and all(parameter.requires_grad for parameter in net.parameters())
