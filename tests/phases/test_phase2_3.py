@@ -90,13 +90,13 @@ def test_all_three_parts_are_trained(client: MlflowClient) -> None:
     head = registry.load(f"models:/{MODELS['phase2_2']}/1").head.state_dict()
     after = registry.load(f"models:/{NAME}/1").state_dict()
     same = {key for key in after if not key.startswith("cls_head.") and torch.equal(after[key], before[key])}
-    assert not same
+    assert same == {key for key in before if "running" in key or "num_batches" in key}, "batch norm's statistics are kept"
     trained = {key: value for key, value in head.items() if key.startswith("layers.")}
     assert trained and not any(torch.equal(after[f"cls_head.{key}"], value) for key, value in trained.items())
 
 
 def test_it_begins_with_the_networks_of_the_earlier_phases(client: MlflowClient, pipeline: Pipeline) -> None:
-    """Rates of almost nothing: what comes out is what went in, but for batch norm's statistics."""
+    """Rates of almost nothing: what comes out is what went in."""
     rates = {"training__lr_encoder": "1e-12", "training__lr_decoder": "1e-11", "training__lr_head": "1e-11"}
     assert run("phase2_3", pipeline.folder, training__epochs="1", training__warmup_epochs="0", shown="0", **rates) == 0
     state = registry.load(f"models:/{NAME}/2").state_dict()
@@ -104,8 +104,7 @@ def test_it_begins_with_the_networks_of_the_earlier_phases(client: MlflowClient,
     head = registry.load(f"models:/{MODELS['phase2_2']}/1").head.state_dict()
     wanted |= {f"cls_head.{key}": value for key, value in head.items()}
     for key, value in wanted.items():
-        if "running" not in key and "num_batches" not in key:
-            torch.testing.assert_close(state[key], value, atol=1e-8, rtol=0)
+        torch.testing.assert_close(state[key], value, atol=1e-8, rtol=0)
 
 
 @given(count=st.integers(1, 30), classified=st.integers(1, 40), batch_size=st.integers(1, 9), epoch=st.integers(0, 3))
