@@ -198,8 +198,8 @@ BAD: dict[str, tuple[dict[str, str], list[str]]] = {
     ),
     "images of another size": ({"data.input_size": "[16, 16]"}, ["data.input_size", "(16, 16)", "(32, 32)"]),
     "a rate of the encoder that is not below": (
-        {"training.lr_encoder": "5e-4"},
-        ["training.lr_encoder: found 0.0005; below lr_decoder (0.0005)", "below lr_head (0.0005)"],
+        {"training.lr_encoder": "1e-4"},
+        ["training.lr_encoder: found 0.0001; below lr_decoder (0.0001)", "below lr_head (0.0001)"],
     ),
     "a margin below 0": ({"margin": "-0.1"}, ["margin: found -0.1; at least 0"]),
 }
