@@ -22,7 +22,7 @@ from medexp.evaluation.cases import map_cases
 from medexp.evaluation.classification import Predictions
 from medexp.evaluation.slices import Batches, evaluate_slices
 from medexp.models.multitask import MultiTaskModel
-from medexp.phases.launch import take_over_state
+from medexp.phases.launch import same_as_begun, take_over_state
 from medexp.phases.publishing import PHANTOMS, made_with
 from medexp.registry.definitions import load_definition
 from medexp.tracking.datasets import log_datasets
@@ -154,10 +154,11 @@ def begin(
 
     Raises:
         DataError: The images cannot be used; all problems of each step at once.
-        ConfigError: There are several processes.
+        ConfigError: There are several processes, or the run that is resumed was begun with other images.
     """
     one_process(accelerator, phase)
     data = _read(config, kaggle_dir, sources, needs)
+    same_as_begun(config.resume, run, {"images": data.digest})
     take_over_state(config.resume, run)
     log_datasets(run, data.manifest, data.digests, data.source, phase)
     counts = {"params/dropped_images": len(data.dropped)}

@@ -25,7 +25,7 @@ from medexp.models.checkpoints import load_state, load_weights, weights_digest
 from medexp.models.multitask import MultiTaskModel, UNetEncoder, size_of
 from medexp.models.swin import SwinEncoder
 from medexp.phases.images import CLASSES, ImageStudy, begin, both_classes, in_batches, one_process
-from medexp.phases.launch import take_over_state
+from medexp.phases.launch import same_as_begun, take_over_state
 from medexp.phases.volumes import read_volumes
 from medexp.registry.loading import load_verified
 from medexp.registry.packages import Parent, read_json
@@ -204,7 +204,7 @@ def read_table_of_volumes(
     """The volumes of a table, or of phantoms; each is embedded once for all runs and then read from the cache.
 
     Raises:
-        ConfigError: A key is given that is for images.
+        ConfigError: A key is given that is for images, or the run that is resumed was begun with other volumes.
         DataError: The table cannot be used, has more than two labels, or a split without one of them.
     """
     one_process(accelerator, "phase2_2")
@@ -233,6 +233,7 @@ def read_table_of_volumes(
         raise DataError(all_problems(f"table {table.path}", missing, advice))
     manifest = table_manifest(table, facts.values(), splits)
     manifest = manifest.assign(source="volumes", label=[table.classes.index(label) for label in manifest["label"]])
+    same_as_begun(config.resume, run, {"table": data_digest(manifest)})
     take_over_state(config.resume, run)
     digests = {split: split_digest(manifest, split) for split in SPLITS if split in set(manifest["split"])}
     log_datasets(run, manifest, digests, volumes.source, "phase2_2")

@@ -13,9 +13,11 @@ from accelerate.utils import InitProcessGroupKwargs, broadcast_object_list, is_t
 
 from medexp.config import ImagePhaseConfig, Phase1Config
 from medexp.errors import CheckFailed, ConfigError, OutOfMemory
+from medexp.files import replacing
 from medexp.tracking.runs import TrackedRun, tracked_run
 
 _PATIENCE = timedelta(hours=6)  # of the other processes while the first one reads a large data set
+_BEGUN = "begun.json"
 _PRECISION = {"fp32": "no", "bf16-mixed": "bf16"}
 # What RuntimeErrors say of memory: torch's allocators of GPUs and of main memory, and cuBLAS. Others have other causes.
 _NO_MEMORY = ("out of memory", "DefaultCPUAllocator", "ALLOC_FAILED")
@@ -85,27 +87,30 @@ def take_over_state(resume: str | None, tracked: TrackedRun) -> None:
         (tracked.folder / ".state").replace(tracked.folder / "state")
 
 
-def same_networks(resume: str | None, tracked: TrackedRun, digests: Mapping[str, str]) -> None:
-    """A run that is resumed goes on with the very networks that it was begun with: an alias may have moved, or a file been
-    replaced, and what was trained on the one means nothing on the other.
+def same_as_begun(resume: str | None, tracked: TrackedRun, digests: Mapping[str, str]) -> None:
+    """A run that is resumed goes on with the very networks and cases that it was begun with.
+
+    An alias may have moved, and what was trained on one network means nothing on another. A patient may have been added: the
+    splits are then drawn anew, and what was trained on would be validated on.
 
     Args:
         resume: The interrupted run's id, None where there is none.
-        tracked: The run that goes on; `networks.json` in its folder keeps the digests.
-        digests: Of the weights of each network, by the key that names it.
+        tracked: The run that goes on; `begun.json` in its folder keeps the digests.
+        digests: Of the weights of each network, and of the cases, by the key that names them.
 
     Raises:
         ConfigError: One of them is another one than it was.
     """
-    interrupted = tracked.folder.parent / str(resume) / "networks.json"
-    if resume is not None and interrupted.is_file():
-        before = json.loads(interrupted.read_text())
-        if changed := [key for key, digest in digests.items() if before.get(key) != digest]:
-            raise ConfigError(
-                f"resume={resume}: {' and '.join(changed)} now names another network than the run was begun with; move the "
-                "alias back or put the file back, or start a new run without resume"
-            )
-    (tracked.folder / "networks.json").write_text(json.dumps(dict(digests)))
+    interrupted, ours = tracked.folder.parent / str(resume) / _BEGUN, tracked.folder / _BEGUN
+    before = json.loads(interrupted.read_text()) if resume is not None and interrupted.is_file() else {}
+    if changed := [key for key, digest in digests.items() if before.get(key, digest) != digest]:
+        raise ConfigError(
+            f"resume={resume}: not what the run was begun with: {' and '.join(changed)}; move the alias or put the "
+            "files back, or start a new run without resume"
+        )
+    kept = json.loads(ours.read_text()) if ours.is_file() else {}
+    with replacing(ours) as temporary:
+        temporary.write_text(json.dumps(kept | dict(digests)))
 
 
 @contextmanager

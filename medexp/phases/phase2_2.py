@@ -36,7 +36,7 @@ from medexp.phases.labelled import (
     read_images,
     read_table_of_volumes,
 )
-from medexp.phases.launch import forget_precision, launched_run, out_of_memory, same_networks, start_accelerator
+from medexp.phases.launch import forget_precision, launched_run, out_of_memory, same_as_begun, start_accelerator
 from medexp.phases.publishing import CAVEAT, PHANTOMS, Summary, made_with, present, publish
 from medexp.registry.definitions import load_definition
 from medexp.registry.leaks import leak_check, unknown_check
@@ -73,7 +73,7 @@ def run(config: Phase2_2Config) -> None:
     with launched_run("phase2_2", config, accelerator) as tracked:
         encoder = load_encoder(config, accelerator)
         tracked.tag(_upstream(encoder))
-        same_networks(config.resume, tracked, {"encoder": encoder.parent.weights_digest})
+        same_as_begun(config.resume, tracked, {"encoder": encoder.parent.weights_digest})
         read = read_table_of_volumes if encoder.of_volumes else read_images
         labelled = read(config, encoder, accelerator, tracked)
         checks = [guard(encoder, labelled)]

@@ -45,7 +45,7 @@ from medexp.phases.images import (
     show_segmentations,
     warm_up_images,
 )
-from medexp.phases.launch import forget_precision, launched_run, out_of_memory, same_networks, start_accelerator
+from medexp.phases.launch import forget_precision, launched_run, out_of_memory, same_as_begun, start_accelerator
 from medexp.phases.publishing import CAVEAT, Summary, present, publish
 from medexp.registry.leaks import leak_check
 from medexp.registry.lineage import upstream_tag
@@ -112,7 +112,7 @@ def run(config: Phase2_3Config) -> None:
     with launched_run("phase2_3", config, accelerator) as tracked:
         before = fetch(config, accelerator, tracked)
         digests = {"multitask": before.multitask.digest, "classifier": before.classifier.digest}
-        same_networks(config.resume, tracked, digests)
+        same_as_begun(config.resume, tracked, digests)
         study = begin(config, "phase2_3", accelerator, tracked, NEEDS, config.kaggle_dir)
         checks = [guard(study, before)]
         log_checks(tracked, checks)

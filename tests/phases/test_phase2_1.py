@@ -169,6 +169,18 @@ def test_an_interrupted_run_goes_on_and_ends_the_same(
     assert digests[0] == digests[1]
 
 
+def test_an_interrupted_run_does_not_go_on_with_other_slices(
+    client: MlflowClient, pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Another patient draws other splits: what was trained on would be validated on."""
+    folder = write_slices(Path("slices").absolute(), 8)
+    interrupted = killed_in("phase2_1", 1, pipeline, client, monkeypatch, slices_dir=str(folder))
+    capsys.readouterr()
+    write_slices(folder, 9)
+    assert run("phase2_1", None, resume=interrupted) == 2
+    assert f"resume={interrupted}: not what the run was begun with: images" in capsys.readouterr().err
+
+
 # ------------------------------------------------------------------------------------------------------------------ bad input
 
 

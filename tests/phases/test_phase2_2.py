@@ -200,7 +200,7 @@ def test_an_encoder_whose_alias_moved_meanwhile_is_not_gone_on_with(
     capsys.readouterr()
     assert run("phase2_2", None, resume=interrupted) == 2
     told = capsys.readouterr().err
-    assert f"resume={interrupted}: encoder now names another network" in told and "without resume" in told
+    assert f"resume={interrupted}: not what the run was begun with: encoder" in told and "without resume" in told
 
 
 def test_a_folder_of_jpegs_works_with_nothing_else_set(
