@@ -1,8 +1,8 @@
 """How long does the demo of phases 2.1, 2.2 and 2.3 take? `python -m benchmarks.slices_demo`
 
 `mlflow run . -e phase2_1`, `phase2_2` and `phase2_3` one after another, as a user starts them, with an empty store and
-an empty cache. Target: at most 4 minutes together. It has no plain alternative to be compared with; the load average before it says
-whether others had the cores.
+an empty cache. Target: at most 4 minutes together. It has no plain alternative to be compared with; the load average
+before it says whether others had the cores.
 """
 
 import time

@@ -5,7 +5,7 @@ computes them anew in every step instead, for the same result.
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +119,7 @@ def objective(config: Phase2_2Config, tracked: TrackedRun, *, test: bool = False
     accelerator = start_accelerator(config.device, config.threads, config.training.precision)
     with out_of_memory(config):
         encoder = load_encoder(config, accelerator)
+        tracked.tag(_upstream(encoder))
         read = read_table_of_volumes if encoder.of_volumes else read_images
         labelled = read(config, encoder, accelerator, tracked)
         trained = train_head(config, encoder, labelled, accelerator, tracked)
@@ -134,13 +135,7 @@ def objective(config: Phase2_2Config, tracked: TrackedRun, *, test: bool = False
 
 
 def warm_up(config: Phase2_2Config, folder: Path, *, test: bool = False) -> Phase2_2Config:
-    """Do once what trials share: read the cases, and say which version of the encoder it is, whose alias may move meanwhile.
-
-    Args:
-        config: The configuration.
-        folder: Gets nothing; the split follows from data.split_seed.
-        test: Whether the test split will be scored.
-    """
+    """Do once what trials share; the split follows from data.split_seed, so another seed is another training alone."""
     del folder
     forget_precision()
     accelerator = start_accelerator(config.device, config.threads, config.training.precision)
@@ -149,7 +144,7 @@ def warm_up(config: Phase2_2Config, folder: Path, *, test: bool = False) -> Phas
         warm_up_images(config, config.kaggle_dir, SOURCES, [both_classes], test=test)
     elif test:
         need_test_volumes(config.table)
-    return config if encoder.pulled is None else replace(config, encoder=encoder.pulled.uri)
+    return config
 
 
 def guard(encoder: FrozenEncoder, labelled: Labelled) -> Check:

@@ -6,7 +6,7 @@ phases are judged again on the same validation cases.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -168,16 +168,10 @@ def objective(config: Phase2_3Config, tracked: TrackedRun, *, test: bool = False
 
 
 def warm_up(config: Phase2_3Config, folder: Path, *, test: bool = False) -> Phase2_3Config:
-    """Do once what trials share: read the images, and say which versions the networks are, whose aliases may move meanwhile.
-
-    Args:
-        config: The configuration.
-        folder: Gets nothing; the split follows from data.split_seed.
-        test: Whether the test split will be scored.
-    """
+    """Do once what trials share; the split follows from data.split_seed, so another seed is another training alone."""
     del folder
     warm_up_images(config, config.kaggle_dir, SOURCES, NEEDS, test=test)
-    return replace(config, multitask=registry.pull(config.multitask).uri, classifier=registry.pull(config.classifier).uri)
+    return config
 
 
 def fetch(config: Phase2_3Config, accelerator: Accelerator, run: TrackedRun) -> Before:

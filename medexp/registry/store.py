@@ -86,11 +86,6 @@ class Pulled:
     version: str
     digest: str
 
-    @property
-    def uri(self) -> str:
-        """The reference that stays the same when an alias moves."""
-        return f"models:/{self.name}/{self.version}"
-
 
 def register(run_id: str, folder: Path, definition: Definition, verdict: str | None) -> Registered:
     """Log a package to a run and make a version of it: nothing is registered that was not read back and verified.

@@ -6,7 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from rich.table import Table
 from medexp.config import SweepConfig
 from medexp.errors import ConfigError, MedexpError, all_problems
 from medexp.files import replacing
+from medexp.registry.store import resolve
 from medexp.studies.pictures import pictures
 from medexp.studies.space import Goal, Space, read_space, suggest
 from medexp.studies.study import recover_dead
@@ -79,7 +80,7 @@ def search(config: SweepConfig, objective: str, warm_up: WarmUp) -> None:
         objective: What a trial runs, `module:function`.
         warm_up: From (the phase's configuration, a folder) to one in which nothing that trials share follows from the seed.
     """
-    settings = getattr(config, config.phase)
+    settings = pinned(getattr(config, config.phase))
     keys = flat_params(settings)
     space = read_space(Path(config.space or _CONFIGS / config.phase / "sweep.yaml").expanduser(), keys)
     name = config.study or f"{config.phase}-{space.digest[:8]}"
@@ -100,6 +101,17 @@ def search(config: SweepConfig, objective: str, warm_up: WarmUp) -> None:
         chosen = choose(study, space.goals)
         again = repeat(config, work, chosen, warm_up, tracked)
         conclude(config, study, space, chosen, again, tracked)
+
+
+def pinned(settings: Any) -> Any:
+    """A phase's configuration whose references to registered models name versions: an alias may move during a sweep.
+
+    Raises:
+        RegistryError: There is no such model, alias or version.
+    """
+    named = {field.name: getattr(settings, field.name) for field in fields(settings)}
+    models = {key: resolve(uri) for key, uri in named.items() if isinstance(uri, str) and uri.startswith("models:/")}
+    return replace(settings, **{key: f"models:/{version.name}/{version.version}" for key, version in models.items()})
 
 
 def same_settings(study: optuna.Study, settings: Mapping[str, str]) -> None:

@@ -170,9 +170,7 @@ def test_a_head_that_was_trained_on_a_file_does_not_hide_what_the_network_was_tr
     file = artifact(last_run(client, "phase2_1"), "best_model.pt")
     assert run("phase2_2", pipeline.folder, encoder=str(file), data__split_seed="1", shown="0") == 0
     capsys.readouterr()
-    assert (
-        run("phase2_3", pipeline.folder, data__split_seed="1", classifier=f"models:/{MODELS['phase2_2']}/2") == 3
-    )
+    assert run("phase2_3", pipeline.folder, data__split_seed="1", classifier=f"models:/{MODELS['phase2_2']}/2") == 3
     told = capsys.readouterr().err
     assert "BLOCKING check failed: LEAK" in told and f"by {MODELS['phase2_1']} version 1" in told
 

@@ -1,0 +1,50 @@
+"""Sweeps over phase 2.2, which hangs on a registered model: the encoder's version is fixed, whatever its alias does."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+from mlflow import MlflowClient
+
+from medexp.cli import main
+from medexp.config import Phase2_2Config, SweepConfig
+from medexp.errors import RegistryError
+from medexp.studies.sweep import pinned
+from tests.phases.image_runs import MODELS, OF_PHASE, SMALL, Pipeline
+from tests.phases.test_phase2_2 import held
+
+ENCODER = MODELS["phase2_1"]
+
+
+def flags(pipeline: Pipeline, **more: str) -> list[str]:
+    folders = {"slices_dir": pipeline.folder / "slices", "kaggle_dir": pipeline.folder / "pictures"}
+    settings = SMALL | OF_PHASE["phase2_2"] | {key: str(path) for key, path in folders.items()}
+    kept = {key: value for key, value in settings.items() if key not in ("bootstrap_samples", "shown")}
+    return [f"--{key}={value}" for key, value in (kept | more).items() if value]
+
+
+def test_the_settings_of_a_head_can_be_searched(client: MlflowClient, pipeline: Pipeline, tmp_path: Path) -> None:
+    searched = {"phase": "phase2_2", "trials": "2", "workers": "1", "confirm": "1", "test": "true"}
+    assert main("sweep", SweepConfig, "medexp.studies.sweep:run", flags(pipeline, **searched)) == 0
+    experiment = client.get_experiment_by_name("sweep")
+    assert experiment is not None
+    runs = client.search_runs([experiment.experiment_id])
+    (sweep,) = (run for run in runs if "mlflow.parentRunId" not in run.data.tags)
+    nested = [run for run in runs if run.data.tags.get("mlflow.parentRunId") == sweep.info.run_id]
+    assert {run.info.status for run in nested} == {"FINISHED"}
+    assert {run.data.tags["mlflow.runName"] for run in nested} == {"trial-0", "trial-1", "confirm", "test"}
+    digest = client.get_model_version(ENCODER, "1").tags["medexp.digest"]
+    assert all(run.data.tags[f"medexp.upstream.{ENCODER}"] == f"1 {digest}" for run in nested if "trial" in run.info.run_name)
+    assert {"best/val/best/cross_entropy", "test/accuracy"} <= sweep.data.metrics.keys()
+    best = yaml.safe_load(next((tmp_path / "outputs").glob("*/best.yaml")).read_text())
+    assert best["encoder"] == f"models:/{ENCODER}/1" and "training.lr_head" in best
+
+
+def test_an_alias_is_the_version_that_it_stands_for_when_the_sweep_begins(client: MlflowClient, pipeline: Pipeline) -> None:
+    held.clear()
+    assert main("phase2_2", Phase2_2Config, "tests.phases.test_phase2_2:hold", flags(pipeline)) == 0
+    assert held[0].encoder == f"models:/{ENCODER}@champion"
+    assert pinned(held[0]).encoder == f"models:/{ENCODER}/1"
+    client.delete_registered_model_alias(ENCODER, "champion")
+    with pytest.raises(RegistryError, match="has no alias champion"):
+        pinned(held[0])
