@@ -33,6 +33,7 @@ _MADE_FOR, _WORKER, _RUN, _ALIVE = "medexp", "worker", "run", "alive "
 _RENEWED_EVERY = 30  # seconds between two signs of life of a worker
 _SILENT_FOR = 300  # seconds without one after which a worker of another machine counts as gone
 _LOCK_FOR = 30  # seconds that a lock of the journal stands before it counts as left by a killed process
+_AT_ONCE = 5  # tries to make a database's tables, which other processes may be making at the same time
 _CONNECT_FOR = 10  # seconds that a database has to answer
 STORAGE_ERRORS = (SQLAlchemyError, StorageInternalError, OSError)
 _log = logging.getLogger(__name__)
@@ -281,11 +282,13 @@ def _database(where: str) -> optuna.storages.RDBStorage:
     # a server that was restarted is asked anew
     make = partial(optuna.storages.RDBStorage, url.render_as_string(hide_password=False), {"pool_pre_ping": True, **arguments})
     try:
+        for _ in range(_AT_ONCE):
+            try:
+                return make()
+            except (sqlalchemy.exc.IntegrityError, sqlalchemy.exc.ProgrammingError, sqlalchemy.exc.OperationalError) as error:
+                if "already exists" not in str(error) and "UNIQUE" not in str(error).upper():
+                    raise  # else another process made the tables at the same time
         return make()
-    except (sqlalchemy.exc.IntegrityError, sqlalchemy.exc.ProgrammingError, sqlalchemy.exc.OperationalError) as error:
-        if "already exists" not in str(error) and "UNIQUE" not in str(error).upper():
-            raise
-        return make()  # another process made the tables at the same time
     except RuntimeError as error:  # Optuna's word on tables of another version of it, which says what to do
         raise StorageError(f"storage {_shown(where)}: {error}") from error
 

@@ -81,6 +81,7 @@ def search(config: SweepConfig, objective: str, warm_up: WarmUp) -> None:
         warm_up: From (the phase's configuration, a folder) to one in which nothing that trials share follows from the seed.
     """
     settings = pinned(getattr(config, config.phase))
+    config = replace(config, **{config.phase: settings})
     keys = flat_params(settings)
     space = read_space(Path(config.space or _CONFIGS / config.phase / "sweep.yaml").expanduser(), keys)
     name = config.study or f"{config.phase}-{space.digest[:8]}"

@@ -6,6 +6,7 @@ from urllib.parse import urlparse
 
 import pandas as pd
 from mlflow.entities import Dataset, DatasetInput, InputTag
+from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
 
 from medexp.data.manifest import data_digest
@@ -40,6 +41,19 @@ def log_datasets(run: TrackedRun, manifest: pd.DataFrame, digests: Mapping[str, 
             profile=json.dumps(profile),
         )
         inputs.append(DatasetInput(dataset, tags=[InputTag(MLFLOW_DATASET_CONTEXT, split)]))
-    run.client.log_inputs(run.id, datasets=inputs)
+    try:
+        run.client.log_inputs(run.id, datasets=inputs)
+    except MlflowException as error:
+        if not _was_made_meanwhile(error):
+            raise
+        run.client.log_inputs(
+            run.id, datasets=inputs
+        )  # another process made the same data set at the same time: it is there now
     run.reporter.table(manifest, "manifest.csv")
     run.tag({"medexp.data_digest": data_digest(manifest)} | {f"medexp.data_digest.{k}": v for k, v in digests.items()})
+
+
+def _was_made_meanwhile(error: MlflowException) -> bool:
+    """Whether another process had just made the same data set: MLflow looks first and writes then."""
+    told = str(error).lower()
+    return "unique constraint" in told or "duplicate" in told
