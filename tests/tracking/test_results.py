@@ -1,6 +1,8 @@
 import json
+import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import mlflow
@@ -11,6 +13,7 @@ from mlflow import MlflowClient
 from medexp.checks import Check, Severity
 from medexp.data.manifest import data_digest, split_digest
 from medexp.errors import CheckFailed
+from medexp.reporting import NullReporter
 from medexp.tracking.datasets import log_datasets
 from medexp.tracking.results import log_checks, log_summary, stop_if_blocked
 from medexp.tracking.runs import TrackedRun, tracked_run
@@ -54,6 +57,21 @@ def test_each_split_is_a_dataset_input_with_the_digest_of_its_voxels(
     assert source in inputs["val"].source
     assert store.get_run(run.id).data.tags["medexp.data_digest"] == data_digest(manifest)
     assert pd.read_csv(mlflow.artifacts.download_artifacts(run_id=run.id, artifact_path="manifest.csv")).equals(manifest)
+
+
+def test_runs_that_log_the_same_data_at_once_all_have_it(store: MlflowClient, run: TrackedRun, manifest: pd.DataFrame) -> None:
+    digests = {split: split_digest(manifest, split) for split in ("train", "val", "test")}
+    for attempt in range(5):
+        others = [replace(run, id=store.create_run("0").info.run_id, reporter=NullReporter()) for _ in range(6)]
+        start = threading.Barrier(len(others))
+
+        def log(other: TrackedRun, attempt: int = attempt, start: threading.Barrier = start) -> None:
+            start.wait()
+            log_datasets(other, manifest, digests, "phantoms", f"attempt{attempt}")
+
+        with ThreadPoolExecutor(len(others)) as pool:
+            list(pool.map(log, others))
+        assert [len(store.get_run(other.id).inputs.dataset_inputs) for other in others] == [3] * len(others)
 
 
 def test_checks_are_a_table_a_report_metrics_and_a_verdict(store: MlflowClient, run: TrackedRun) -> None:
