@@ -12,7 +12,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -24,7 +23,7 @@ from medexp.studies.space import Space
 from medexp.studies.study import STORAGE_ERRORS, has_tried, open_study, place_of, recover_dead, storage_failures
 from medexp.studies.trials import counted, next_trial
 from medexp.tracking.children import end_left, end_run
-from medexp.tracking.runs import Terminated
+from medexp.tracking.signals import terminate
 from medexp.tracking.stores import STORE_ERRORS, reason, retries
 
 _log = logging.getLogger(__name__)
@@ -205,7 +204,7 @@ def _work(work: Work, index: int, log: Path, errors: Connection, environment: di
     os.environ.update(environment)
     os.chdir(folder)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all processes of a terminal: the parent ends this one
-    signal.signal(signal.SIGTERM, _terminate)
+    signal.signal(signal.SIGTERM, terminate)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     _print_to(log)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -235,8 +234,3 @@ def _end_with_parent() -> None:
     assert parent is not None
     parent.join()
     os.kill(os.getpid(), signal.SIGTERM)
-
-
-def _terminate(signum: int, _frame: FrameType | None) -> None:
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    raise Terminated(128 + signum)

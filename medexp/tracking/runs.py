@@ -7,13 +7,11 @@ import logging
 import os
 import signal
 import tempfile
-import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import mlflow
@@ -28,6 +26,7 @@ from medexp.errors import MedexpError, Pruned, StorageError
 from medexp.reporting import NullReporter, Reporter
 from medexp.tracking.provenance import config_yaml, environment, flat_params, git_state, installed_packages
 from medexp.tracking.reporter import MlflowReporter
+from medexp.tracking.signals import Terminated, on_sigterm, sigterm_waits, terminate
 from medexp.tracking.stores import STORE_ERRORS, check_store, reason, retries, without_secrets
 
 _log = logging.getLogger(__name__)
@@ -54,10 +53,6 @@ class TrackedRun:
         """Set tags of the run."""
         if self.client:
             self.client.log_batch(self.id, tags=[RunTag(key, value) for key, value in values.items()])
-
-
-class Terminated(SystemExit):
-    """SIGTERM came. The run ends KILLED, and the process with the code that a shell gives it: 143."""
 
 
 class _ToldWhatToDo(StorageError):
@@ -106,7 +101,7 @@ def tracked_run(
     _check_writable(output_dir)
     store = check_store()
     outer = mlflow.active_run()
-    with _sigterm_waits(then_raise=outer is not None) as waiting:
+    with sigterm_waits(then_raise=outer is not None) as waiting:
         with _storage_failures(store, output_dir, "Nothing was trained yet: start again when the cause is gone."):
             if outer is not None:
                 started = mlflow.start_run(None, outer.info.experiment_id, phase, nested=True, log_system_metrics=False)
@@ -122,9 +117,9 @@ def tracked_run(
         go_on = f"go on from there with -P resume={run.id}" if hasattr(config, "resume") else "run it again"
         kept = f"What was done is kept in {run.folder}: when the cause is gone, {go_on}"
         try:
-            with _on_sigterm(_terminate), _storage_failures(store, run.folder, kept):
+            with on_sigterm(terminate), _storage_failures(store, run.folder, kept):
                 if waiting:
-                    _terminate(signal.SIGTERM, None)
+                    terminate(signal.SIGTERM, None)
                 monitor.start()
                 _log_provenance(run, client, phase, config)
                 if resumed_from is not None:
@@ -273,47 +268,3 @@ def _is_full_disk(error: BaseException) -> bool:
         return error.errno in (errno.ENOSPC, errno.EDQUOT)
     # safetensors and torch write from Rust and C++, which report the same without an errno
     return "No space left on device" in str(error) or "StorageFull" in str(error)
-
-
-@contextmanager
-def _sigterm_waits(*, then_raise: bool) -> Iterator[list[int]]:
-    """SIGTERM does not interrupt the block, in which a run starts and ends; that it came is in the list that the block gets.
-
-    Args:
-        then_raise: Raise Terminated for it when the block has ended well: for a run in another one, which has to end too.
-    """
-    came: list[int] = []
-    with _on_sigterm(lambda signum, _: came.append(signum)):
-        yield came
-    if came and then_raise:
-        _terminate(came[0], None)
-
-
-@contextmanager
-def _on_sigterm(handler: Callable[[int, FrameType | None], Any] | signal.Handlers) -> Iterator[None]:
-    if threading.current_thread() is not threading.main_thread():  # only the main thread may set a handler
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, _in_this_process(handler) if callable(handler) else handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def _in_this_process(handler: Callable[[int, FrameType | None], Any]) -> Callable[[int, FrameType | None], Any]:
-    """`handler` for this process alone: a worker that is forked from it dies of SIGTERM as usual."""
-    owner = os.getpid()
-
-    def handle(signum: int, frame: FrameType | None) -> None:
-        if os.getpid() != owner:
-            signal.signal(signum, signal.SIG_DFL)
-            os.kill(os.getpid(), signum)
-        handler(signum, frame)
-
-    return handle
-
-
-def _terminate(signum: int, _frame: FrameType | None) -> None:
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    raise Terminated(128 + signum)

@@ -318,7 +318,7 @@ def test_what_ends_a_run_in_a_run_ends_both(store: MlflowClient, config: Config,
 
 
 NESTED = """
-import os, signal, sys
+import os, signal, sys, threading
 import mlflow
 from medexp.tracking.runs import tracked_run
 from dataclasses import dataclass
@@ -331,6 +331,7 @@ class Config:
 
 def terminate(*_, **__):
     os.kill(os.getpid(), signal.SIGTERM)
+    sum(range(10))
 
 when = sys.argv[1]
 with tracked_run("main", Config()) as parent:
@@ -343,11 +344,17 @@ with tracked_run("main", Config()) as parent:
             mlflow.end_run = lambda *a: (terminate(), end(*a))
         if when == "working":
             terminate()
+        if when == "destroying":
+            dying = type("Dying", (), {"__del__": terminate})()
+            del dying
+            threading.Event().wait(60)
     print("went on after SIGTERM")
 """
 
 
-@pytest.mark.parametrize(("when", "child"), [("starting", "KILLED"), ("working", "KILLED"), ("ending", "FINISHED")])
+@pytest.mark.parametrize(
+    ("when", "child"), [("starting", "KILLED"), ("working", "KILLED"), ("destroying", "KILLED"), ("ending", "FINISHED")]
+)
 def test_sigterm_ends_a_run_in_a_run_whenever_it_comes(store: MlflowClient, when: str, child: str) -> None:
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
     done = subprocess.run([sys.executable, "-c", NESTED, when], capture_output=True, text=True, env=environment, check=False)
