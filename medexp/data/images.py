@@ -34,6 +34,7 @@ __all__ = [
     "MultiSourceDataset",
     "PreparedImages",
     "describe_images",
+    "expected_draws",
     "prepare_images",
     "read_image",
     "sampling_order",
@@ -243,22 +244,44 @@ def sampling_order(sources: Sequence[str], weights: Mapping[str, float], seed: i
     Raises:
         ConfigError: A source without a weight above 0.
     """
-    members = {source: np.flatnonzero(np.array(sources) == source) for source in sorted(set(sources))}
-    if missing := [source for source in members if not weights.get(source, 0) > 0]:
-        raise ConfigError(f"data.weights: no weight above 0 for {', '.join(missing)}; found {dict(weights)}")
-    exact = np.array([weights[source] for source in members]) * len(sources) / sum(weights[source] for source in members)
-    shares = np.floor(exact).astype(int)
-    shares[np.argsort(shares - exact, kind="stable")[: len(sources) - shares.sum()]] += 1  # the largest remainders
+    members, shares = _shares(sources, weights)
 
     def order(epoch: int) -> NDArray[np.intp]:
         rng = np.random.default_rng((seed, epoch))
         drawn = []
-        for indices, share in zip(members.values(), shares, strict=True):
+        for indices, share in zip(members, shares, strict=True):
             rounds, rest = divmod(int(share), len(indices))
             drawn += [*[indices] * rounds, rng.permutation(indices)[:rest]]
         return rng.permutation(np.concatenate(drawn))
 
     return order
+
+
+def expected_draws(sources: Sequence[str], weights: Mapping[str, float]) -> NDArray[np.float64]:
+    """How often an epoch of `sampling_order` draws each item, on average over epochs (N,); they add up to N.
+
+    Args:
+        sources: As of `sampling_order`.
+        weights: As of `sampling_order`.
+
+    Raises:
+        ConfigError: A source without a weight above 0.
+    """
+    draws = np.zeros(len(sources))
+    for indices, share in zip(*_shares(sources, weights), strict=True):
+        draws[indices] = share / len(indices)
+    return draws
+
+
+def _shares(sources: Sequence[str], weights: Mapping[str, float]) -> tuple[list[NDArray[np.intp]], NDArray[np.intp]]:
+    """The indices of each source's items, and how many items of an epoch are its own."""
+    members = {source: np.flatnonzero(np.array(sources) == source) for source in sorted(set(sources))}
+    if missing := [source for source in members if not weights.get(source, 0) > 0]:
+        raise ConfigError(f"data.weights: no weight above 0 for {', '.join(missing)}; found {dict(weights)}")
+    exact = np.array([weights[source] for source in members]) * len(sources) / sum(weights[source] for source in members)
+    shares = np.floor(exact).astype(np.intp)
+    shares[np.argsort(shares - exact, kind="stable")[: len(sources) - shares.sum()]] += 1  # the largest remainders
+    return list(members.values()), shares
 
 
 def _shared(images: Iterable[LabelledImage], facts: Mapping[str, ImageFacts]) -> list[str]:

@@ -11,7 +11,14 @@ from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
 from medexp.config import ImagePhantomConfig
-from medexp.data.images import MultiSourceDataset, describe_images, prepare_images, read_image, sampling_order
+from medexp.data.images import (
+    MultiSourceDataset,
+    describe_images,
+    expected_draws,
+    prepare_images,
+    read_image,
+    sampling_order,
+)
 from medexp.data.kaggle import find_kaggle
 from medexp.data.manifest import seen_cases
 from medexp.data.slices import find_slices
@@ -416,8 +423,21 @@ def test_any_weights_fill_an_epoch(counts, data, seed):
         assert abs(used.total() - share) < 1 and max(used.values()) - min(used.values()) <= 1
 
 
+@pytest.mark.parametrize(("weights", "wanted"), [((1, 1), (20 / 30, 2)), ((3, 1), (1, 1)), ((1, 2), (13 / 30, 2.7))])
+def test_how_often_an_item_is_drawn_on_average(weights, wanted):
+    weights = dict(zip(("brats", "kaggle"), weights, strict=True))
+    found = expected_draws(SOURCES, weights)
+    np.testing.assert_allclose(found, np.repeat(wanted, (30, 10)))
+    order = sampling_order(SOURCES, weights, 0)
+    drawn = np.mean([np.bincount(order(epoch), minlength=40) for epoch in range(400)], axis=0)
+    np.testing.assert_allclose(drawn, found, atol=0.12)  # five standard deviations
+
+
 @pytest.mark.parametrize("weights", [{"brats": 1.0}, {"brats": 1.0, "kaggle": 0.0}, {"brats": 1.0, "kaggle": float("nan")}])
 def test_a_source_without_a_weight(weights):
     with pytest.raises(ConfigError, match="data.weights: no weight above 0 for kaggle"):
         sampling_order(SOURCES, weights, 0)
+    with pytest.raises(ConfigError, match="data.weights: no weight above 0 for kaggle"):
+        expected_draws(SOURCES, weights)
     assert len(sampling_order(["brats"] * 3, weights, 0)(0)) == 3
+    assert expected_draws(["brats"] * 3, weights).tolist() == [1, 1, 1]
