@@ -112,6 +112,12 @@ def expected_calibration_error(predictions: Predictions, weights: Array) -> Arra
     return distance.sum(axis=1) / weights.sum(axis=1)
 
 
+def cross_entropy(predictions: Predictions) -> Array:
+    """Of each case (N,), in nats: minus the logarithm of the probability of its class, which counts as at least 1e-38."""
+    of_truth = predictions.probabilities[np.arange(len(predictions.truth)), predictions.truth]
+    return -np.log(np.maximum(of_truth, np.finfo(np.float32).tiny))
+
+
 Metric = Callable[[Predictions, Array], Array]
 """From predictions and the cases' weights (S, N) to one number a row of weights (S,)."""
 
@@ -300,7 +306,7 @@ def reliability(
     return Reliability(probability, band, cases.astype(int))
 
 
-def per_case(
+def per_case_and_arm(
     arms: Mapping[str, Predictions], cases: Sequence[str], patients: Sequence[str], classes: Sequence[str]
 ) -> pd.DataFrame:
     """One row a case and arm: case, patient, label, predicted, a column `probability_<class>` each, and arm."""

@@ -32,9 +32,16 @@ class Interval:
     patients: int
 
     def __str__(self) -> str:
-        if math.isnan(self.low):
-            return f"{self.estimate:+.3f}, no interval"
-        return f"{self.estimate:+.3f} [{self.low:+.3f}, {self.high:+.3f}]"
+        return self._in("{:.3f}")
+
+    @property
+    def as_gain(self) -> str:
+        """The same of a difference: each figure with its sign."""
+        return self._in("{:+.3f}")
+
+    def _in(self, digits: str) -> str:
+        estimate, low, high = map(digits.format, (self.estimate, self.low, self.high))
+        return f"{estimate}, no interval" if math.isnan(self.low) else f"{estimate} [{low}, {high}]"
 
 
 @dataclass(frozen=True)

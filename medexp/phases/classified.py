@@ -16,6 +16,7 @@ from medexp.evaluation.classification import (
     by_source,
     confusion,
     confusion_band,
+    cross_entropy,
     reliability,
     roc_band,
     roc_points,
@@ -68,13 +69,12 @@ def per_case(judged: Judged, classes: Sequence[str]) -> pd.DataFrame:
     """One row a case: case, patient, source, label, predicted, probability of class 1, correct (0 or 1), cross_entropy."""
     predictions = judged.predictions
     names = np.asarray(classes)
-    of_truth = predictions.probabilities[np.arange(len(predictions.truth)), predictions.truth]
     return judged.rows[["case", "patient", "source"]].assign(
         label=names[predictions.truth],
         predicted=names[predictions.predicted],
         probability=predictions.probabilities[:, 1],
         correct=(predictions.truth == predictions.predicted).astype(float),
-        cross_entropy=-np.log(np.maximum(of_truth, np.finfo(np.float32).tiny)),
+        cross_entropy=cross_entropy(predictions),
     )
 
 

@@ -204,9 +204,9 @@ def joint(dice: Interval, balanced: Interval) -> Check:
 def gained(metric: str, phase: str, gain: Interval) -> str:
     """What a paired difference says, plainly."""
     if math.isnan(gain.low) or math.isnan(gain.estimate):
-        return f"{metric}: too few validation patients to tell joint training from {phase} ({gain})."
+        return f"{metric}: too few validation patients to tell joint training from {phase} ({gain.as_gain})."
     if gain.low > 0:
-        return f"{metric}: joint training does better than {phase}: {gain}."
+        return f"{metric}: joint training does better than {phase}: {gain.as_gain}."
     if gain.high < 0:
-        return f"{metric}: joint training does worse than {phase}: {gain}."
-    return f"{metric}: no difference from {phase} that could be measured: {gain}, an interval that holds 0."
+        return f"{metric}: joint training does worse than {phase}: {gain.as_gain}."
+    return f"{metric}: no difference from {phase} that could be measured: {gain.as_gain}, an interval that holds 0."

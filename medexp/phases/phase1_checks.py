@@ -204,12 +204,12 @@ def in_words(dice: Interval, features: Interval) -> str:
 
     def said(interval: Interval, to_what: str) -> str:
         if math.isnan(interval.low) or math.isnan(interval.estimate):
-            return f"Too few patients to tell what LoRA did to {to_what} ({interval})."
+            return f"Too few patients to tell what LoRA did to {to_what} ({interval.as_gain})."
         if interval.low > 0:
-            return f"LoRA improved {to_what}: {interval}."
+            return f"LoRA improved {to_what}: {interval.as_gain}."
         if interval.high < 0:
-            return f"LoRA made {to_what} worse: {interval}."
-        return f"LoRA changed nothing that could be measured in {to_what}: {interval}, an interval that holds 0."
+            return f"LoRA made {to_what} worse: {interval.as_gain}."
+        return f"LoRA changed nothing that could be measured in {to_what}: {interval.as_gain}, an interval that holds 0."
 
     return " ".join(
         [

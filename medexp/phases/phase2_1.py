@@ -163,7 +163,7 @@ def packed(study: ImageStudy, net: MultiTaskModel, per_case: pd.DataFrame, inter
         weights=net.state_dict(),
         checks=checks,
         per_case=per_case,
-        figures={"validation Dice": interval.estimate, "its interval": str(interval)},
+        figures={"validation Dice": str(interval)},
         **common,
     )
 

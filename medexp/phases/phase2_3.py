@@ -389,7 +389,7 @@ def packed(study: ImageStudy, before: Before, net: MultiTaskModel, compared: Com
         },
         checks=checks,
         per_case=compared.scans.drop(columns="dice_before"),
-        figures={"Dice over phase 2.1": str(compared.dice), "balanced accuracy over phase 2.2": str(compared.balanced)}
+        figures={"Dice over phase 2.1": compared.dice.as_gain, "balanced accuracy over phase 2.2": compared.balanced.as_gain}
         | {"validation Dice": str(compared.means["dice"])}
         | {f"validation {name}": str(interval) for name, interval in compared.judged.scores["all"].items()},
         **common,

@@ -14,7 +14,7 @@ from medexp.config import DataConfig, ProbeConfig
 from medexp.data.facts import CaseFacts
 from medexp.data.splits import SPLITS
 from medexp.data.tables import LabelledTable
-from medexp.evaluation.classification import METRICS, Predictions, confusion, gain, per_case, roc_points, scores
+from medexp.evaluation.classification import METRICS, Predictions, confusion, gain, per_case_and_arm, roc_points, scores
 from medexp.evaluation.intervals import Interval
 from medexp.phases import probe_checks
 from medexp.registry.store import Pulled
@@ -126,7 +126,8 @@ def report(run: TrackedRun, data: Data, results: Results) -> None:
         rows = data.of(split)
         reporter.metrics({f"params/{split}_cases": len(rows), f"params/{split}_patients": rows["patient"].nunique()})
     reporter.metrics({f"params/hyperparameter_{arm}": value for arm, value in results.chosen.items()})
-    reporter.table(per_case(results.predictions, list(tested["case"]), list(tested["patient"]), classes), "per_case.csv")
+    cases, patients = list(tested["case"]), list(tested["patient"])
+    reporter.table(per_case_and_arm(results.predictions, cases, patients, classes), "per_case.csv")
     for arm, predicted in results.predictions.items():
         counts = confusion(predicted, np.ones((1, len(tested))))[0]
         reporter.figure(confusion_matrix(counts, classes, f"{ARMS[arm]}, test cases"), f"figures/confusion_{arm}.png")

@@ -72,7 +72,7 @@ def report(tracked: TrackedRun, judgement: Judgement) -> None:
 
 def reason(judgement: Judgement) -> str:
     """Why a version is promoted, in words."""
-    return f"gain {judgement.interval}" if judgement.interval else "the first champion"
+    return f"gain {judgement.interval.as_gain}" if judgement.interval else "the first champion"
 
 
 def refuse(tracked: TrackedRun, candidate: Pulled, champion: Pulled | None, judgement: Judgement) -> None:

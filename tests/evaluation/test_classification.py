@@ -21,8 +21,9 @@ from medexp.evaluation.classification import (
     by_source,
     confusion,
     confusion_band,
+    cross_entropy,
     gain,
-    per_case,
+    per_case_and_arm,
     reliability,
     roc_band,
     roc_points,
@@ -336,9 +337,14 @@ def test_weights_are_resamples_and_rows_do_not_mix(metric: Metric) -> None:
     assert metric(predictions, weights) == pytest.approx(each)
 
 
+def test_cross_entropy_is_that_of_each_cases_class_and_finite_where_it_was_called_impossible() -> None:
+    found = cross_entropy(Predictions(np.array([0, 1, 1]), np.array([[0.9, 0.1], [0.6, 0.4], [1.0, 0.0]])))
+    assert found == pytest.approx([-np.log(0.9), -np.log(0.4), -np.log(np.finfo(np.float32).tiny)])
+
+
 def test_the_table_has_a_row_a_case_and_arm() -> None:
     predictions = Predictions(np.array([0, 1]), np.array([[0.9, 0.1], [0.6, 0.4]]))
-    table = per_case({"encoder": predictions, "random": predictions}, ["c1", "c2"], ["p1", "p2"], ["glioma", "meningioma"])
+    table = per_case_and_arm({"encoder": predictions, "random": predictions}, ["c1", "c2"], ["p1", "p2"], ["glioma", "meningioma"])
     assert table.to_dict("records")[1] == {
         "case": "c2",
         "patient": "p2",

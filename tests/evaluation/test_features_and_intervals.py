@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medexp.evaluation.features import mean_r2, probe, r2, r2_gains
-from medexp.evaluation.intervals import MIN_PATIENTS, mean_by_patient
+from medexp.evaluation.intervals import MIN_PATIENTS, Interval, mean_by_patient
 
 SETTINGS: dict[str, Any] = {"samples": 500, "confidence": 0.95}
 
@@ -74,7 +74,13 @@ def test_too_few_patients_give_no_interval(patients: int) -> None:
     assert found.estimate == 4.5
     assert math.isnan(found.low)
     assert math.isnan(found.high)
-    assert str(found) == "+4.500, no interval"
+    assert str(found) == "4.500, no interval" and found.as_gain == "+4.500, no interval"
+
+
+def test_differences_alone_have_a_sign() -> None:
+    """A Dice of 0.506 is no gain."""
+    assert str(Interval(0.506, 0.403, 0.591, 8)) == "0.506 [0.403, 0.591]"
+    assert Interval(0.506, -0.403, 0.591, 8).as_gain == "+0.506 [-0.403, +0.591]"
 
 
 @settings(max_examples=20, deadline=None)

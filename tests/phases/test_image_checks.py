@@ -223,6 +223,7 @@ def test_a_loss_beyond_the_margin_fails(check_id: str, gain: float, passed: bool
 def test_what_joint_training_added_is_said_plainly(low: float, high: float, words: str) -> None:
     gain, nothing = Interval(0.1, low, high, 8), Interval(0.0, -0.1, 0.1, 8)
     assert words in image_checks.gained("Dice", "phase 2.1", gain)
+    assert "+0.100" in image_checks.gained("Dice", "phase 2.1", gain), "a difference, with its sign"
     check = image_checks.joint(gain, nothing)
     assert check.passed is (low > 0) and check.severity is Severity.DIAGNOSTIC and words in check.advice
     assert image_checks.joint(nothing, gain).passed is (low > 0)

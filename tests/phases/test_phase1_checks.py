@@ -170,4 +170,5 @@ def test_attribution_says_in_plain_words_what_was_found(dice: Interval, features
     assert check.passed is passed
     assert not check.blocks
     assert words in check.advice
+    assert all(interval.as_gain in check.advice for interval in (dice, features)), "differences, with their sign"
     assert check.measured["probe_r2_random"] == 0.2

@@ -95,6 +95,9 @@ def test_a_definition_holds_for_the_version_that_its_phase_made(client: MlflowCl
     cases = pd.read_csv(folder / "cases.csv")
     assert set(scored["patient"].map(patient_sha256)) <= set(cases.loc[cases["split"] == "val", "patient_sha256"])
     assert (folder / "README.md").read_text().startswith(f"# {name}: {definition.title}")
+    measured_there = (folder / "README.md").read_text().partition("## Measured")[2].partition("\n## ")[0]
+    figures = [line for line in measured_there.splitlines() if line.startswith("| validation ")]
+    assert figures and not any("+" in line for line in figures), "no differences"
     version = client.get_model_version_by_alias(name, "champion")
     assert version.tags["medexp.run"] == last_run(client, phase).info.run_id
 

@@ -25,6 +25,7 @@ def test_what_the_interval_says_is_said_plainly(low: float, high: float, passed:
     gain = Interval(0.2, low, high, 20)
     check = attribution(gain, "")
     assert check.passed is passed and check.severity is Severity.DIAGNOSTIC
+    assert "+0.200" in check.advice, "a difference, with its sign"
     assert words in check.advice == in_words(gain, "the unadapted encoder")
     assert better_than_majority(gain).passed is passed
     assert better_than_majority(gain).severity is Severity.DIAGNOSTIC
