@@ -1,5 +1,6 @@
 """Pictures in folders yes/ and no/, as the Kaggle brain tumour set has them: found, read to one grey channel, and split."""
 
+import struct
 import warnings
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -26,7 +27,11 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".npz")
 MIN_SIDE = 16
 """Fewest pixels along each side of an image."""
 
-_UNREADABLE = (OSError, ValueError, EOFError, SyntaxError, OverflowError, Image.DecompressionBombWarning)
+# What damaged pictures make Pillow raise, and damaged EXIF data.
+_UNREADABLE = (
+    *(OSError, ValueError, EOFError, SyntaxError, OverflowError, struct.error, TypeError, AttributeError),
+    *(Image.DecompressionBombWarning, Image.DecompressionBombError),
+)
 _GREY16 = 257  # from 16 bits to the range of 8: 65535 / 257 = 255
 
 
@@ -88,8 +93,8 @@ def read_kaggle(path: Path, label: int | None = None) -> tuple[NDArray[np.float3
         float32 (H, W); the patient.
 
     Raises:
-        DataError: Unreadable, larger than Pillow's limit against decompression bombs, smaller than MIN_SIDE, constant; of an
-            npz also a pickled image, another shape, NaN or infinite pixels, another label.
+        DataError: Unreadable, also its EXIF data alone; larger than Pillow's limit against decompression bombs, smaller than
+            MIN_SIDE, constant; of an npz also a pickled image, another shape, NaN or infinite pixels, another label.
     """
     image, patient = _from_npz(path, label) if path.suffix.lower() == ".npz" else (_from_picture(path), None)
     if min(image.shape) < MIN_SIDE:
@@ -173,15 +178,19 @@ def _class_folders(folder: Path) -> dict[str, list[Path]]:
 
 
 def _from_picture(path: Path) -> NDArray[np.float32]:
+    wrong = "unreadable or no JPEG or PNG"
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(path, formats=("JPEG", "PNG")) as picture:
                 picture.load()
-                return _grey(ImageOps.exif_transpose(picture))
-    except (*_UNREADABLE, Image.DecompressionBombError) as error:
+                wrong = "its EXIF data is damaged, so that nobody knows which side is up; save it turned right and without"
+                Image.Exif().load(picture.info.get("exif", b""))  # Pillow's reader of JPEG keeps a bad header to itself
+                turned = ImageOps.exif_transpose(picture)
+    except _UNREADABLE as error:
         reason = " ".join(str(error).split())[:160]
-        raise DataError(f"{path.name}: unreadable or no JPEG or PNG ({type(error).__name__}: {reason})") from error
+        raise DataError(f"{path.name}: {wrong} ({type(error).__name__}: {reason})") from error
+    return _grey(turned)
 
 
 def _grey(picture: Image.Image) -> NDArray[np.float32]:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
 from medexp.config import ImagePhantomConfig
+from medexp.data.image_facts import VERSION
 from medexp.data.images import (
     MultiSourceDataset,
     describe_images,
@@ -107,7 +108,8 @@ def test_only_what_changed_is_read_again(tmp_path, image_config, jobs):
 
 
 @pytest.mark.parametrize(
-    "damage", ["", "{", "[]", '{"version": 1}', '{"version": 1, "files": [1]}', '{"version": 0, "files": {}}']
+    "damage",
+    ["", "{", "[]", f'{{"version": {VERSION}}}', f'{{"version": {VERSION}, "files": [1]}}', '{"version": 1, "files": {}}'],
 )
 def test_a_damaged_cache_is_computed_anew(tmp_path, image_config, damage):
     folder = kaggle_folder(tmp_path / "k", 2, 2)

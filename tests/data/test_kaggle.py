@@ -1,6 +1,7 @@
 import json
 import zlib
 from collections import Counter
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -119,6 +120,31 @@ def test_a_camera_that_was_held_askew(tmp_path):
     np.testing.assert_array_equal(read_kaggle(tmp_path / "a.png")[0], np.rot90(pixels(1, (40, 30)), -1))
 
 
+def turned(suffix: str, changes: dict[int, int]) -> bytes:
+    """A picture with EXIF data, of which the bytes at some places are changed, saved with Pillow."""
+    exif = Image.Exif()
+    exif[0x0112], exif[0x010E], exif[0x011A] = 6, "a head", 72.0  # a quarter turn, a description, dots per inch
+    block = bytearray(exif.tobytes())
+    for place, value in changes.items():
+        block[place % len(block)] = value
+    content = BytesIO()
+    Image.fromarray(pixels(1, (40, 30))).save(content, "PNG" if suffix == ".png" else "JPEG", exif=bytes(block))
+    return content.getvalue()
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg"])
+@pytest.mark.parametrize(
+    ("place", "value", "kind"), [(9, 0, "SyntaxError"), (17, 0, "error"), (17, 26, "TypeError"), (41, 13, "AttributeError")]
+)
+def test_exif_data_that_pillow_cannot_read(tmp_path, suffix, place, value, kind):
+    path = tmp_path / f"a{suffix}"
+    path.write_bytes(turned(suffix, {place: value}))
+    with pytest.raises(DataError, match=rf"^a{suffix}: its EXIF data is damaged, .* save it turned right .* \({kind}: "):
+        read_kaggle(path)
+    path.write_bytes(turned(suffix, {}))
+    assert read_kaggle(path)[0].shape == (30, 40)
+
+
 def truncated(path: Path) -> None:
     path.write_bytes(write_picture(path).read_bytes()[:-300])
 
@@ -193,10 +219,17 @@ def test_a_pickle_bomb_never_goes_off(tmp_path, name):
     assert not mark.exists()
 
 
-@given(place=st.floats(0, 1), value=st.integers(0, 255), keep=st.floats(0.3, 1), suffix=st.sampled_from([".png", ".jpg"]))
-def test_a_damaged_picture_is_read_or_refused(tmp_path_factory, place, value, keep, suffix):
-    path = write_picture(tmp_path_factory.mktemp("damaged") / f"a{suffix}", mode="RGB")
-    content = bytearray(path.read_bytes())
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL")
+@given(
+    place=st.floats(0, 1),
+    value=st.integers(0, 255),
+    keep=st.one_of(st.just(1.0), st.floats(0.3, 1)),
+    exif=st.dictionaries(st.integers(6, 71), st.integers(0, 255), max_size=3),
+    suffix=st.sampled_from([".png", ".jpg"]),
+)
+def test_a_damaged_picture_is_read_or_refused(tmp_path_factory, place, value, keep, exif, suffix):
+    path = tmp_path_factory.mktemp("damaged") / f"a{suffix}"
+    content = bytearray(turned(suffix, exif))
     content[int(place * (len(content) - 1))] = value
     path.write_bytes(content[: int(keep * len(content))])
     try:
