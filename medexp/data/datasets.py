@@ -33,8 +33,8 @@ _CENTROID = slice(SEMANTIC_FEATURES.index("centroid_r"), SEMANTIC_FEATURES.index
 def training_dataset(prepared: Prepared, split: str, data: DataConfig, cache: Path, seed: int) -> Dataset[dict[str, Any]]:
     """Random crops of a split's cases, in the order of `prepared.ids(split)`.
 
-    An item is asked for by (epoch, index), and its randomness follows from (seed, epoch, index) alone: neither a resumed
-    training nor the number of loading processes changes it.
+    An item is asked for by (epoch, index), or by (epoch, index, repeat) where an epoch may have it again, and its randomness
+    follows from the seed and these alone: neither a resumed training nor the number of loading processes changes it.
 
     Returns:
         Items with image float32 (4, *input_size), label int64 (*input_size) of 0 to 3, semantic float32 (10,) in the order
@@ -97,10 +97,9 @@ class _TrainingDataset(Dataset[dict[str, Any]]):
     def __len__(self) -> int:
         return len(self.volumes)
 
-    def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
-        epoch, index = key
-        case, facts, tensors = self.volumes[index]
-        self.augment.set_random_state(seed=int(np.random.SeedSequence((self.seed, epoch, index)).generate_state(1)[0]))
+    def __getitem__(self, key: tuple[int, ...]) -> dict[str, Any]:
+        case, facts, tensors = self.volumes[key[1]]
+        self.augment.set_random_state(seed=int(np.random.SeedSequence((self.seed, *key)).generate_state(1)[0]))
         (item,) = self.augment({"image": MetaTensor(tensors["image"]), "label": MetaTensor(tensors["label"][None])})
         semantic = torch.tensor(facts.semantic, dtype=torch.float32)
         mirrored = item["image"].affine.diagonal()[:3] < 0

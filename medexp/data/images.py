@@ -162,16 +162,17 @@ def prepare_images(
 class MultiSourceDataset(Dataset[dict[str, Any]]):
     """The images of a split, of all sources, in the order of `prepared.ids(split)`.
 
-    An item is asked for by index or, where randomness is wanted, by (epoch, index); it then follows from (seed, epoch, index)
-    alone. Items have image float32 (1, H, W); mask float32 (1, H, W) of 0 and 1, all 0 where there is none; has_mask; label
-    int64, 1 with a tumour; source; case.
+    An item is asked for by index or, where randomness is wanted, by (epoch, index), or by (epoch, index, repeat) where an
+    epoch may have it again; it then follows from the seed and these alone, and repeat 0 is the same as none. Items have image
+    float32 (1, H, W); mask float32 (1, H, W) of 0 and 1, all 0 where there is none; has_mask; label int64, 1 with a tumour;
+    source; case.
 
     Args:
         prepared: The images.
         split: train, val or test.
         data: `input_size`.
         seed: Seed of the augmentation.
-        augment: Whether images that are asked for by (epoch, index) are augmented.
+        augment: Whether images that are asked for with an epoch are augmented.
         masked: Whether images without a mask are left out.
 
     Attributes:
@@ -201,11 +202,11 @@ class MultiSourceDataset(Dataset[dict[str, Any]]):
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, key: int | tuple[int, int]) -> dict[str, Any]:
-        epoch, index = key if isinstance(key, tuple) else (None, key)
+    def __getitem__(self, key: int | tuple[int, ...]) -> dict[str, Any]:
+        index = key[1] if isinstance(key, tuple) else key
         image, mask, has_mask = self._preprocessed(index)
-        if self.augment is not None and epoch is not None:
-            self.augment.set_random_state(seed=int(np.random.SeedSequence((self.seed, epoch, index)).generate_state(1)[0]))
+        if self.augment is not None and isinstance(key, tuple):
+            self.augment.set_random_state(seed=int(np.random.SeedSequence((self.seed, *key)).generate_state(1)[0]))
             item = self.augment({"image": MetaTensor(image), "mask": MetaTensor(mask)})
             image, mask = item["image"].as_tensor(), item["mask"].as_tensor()
         return {

@@ -156,7 +156,7 @@ def guard(encoder: FrozenEncoder, labelled: Labelled) -> Check:
 
 
 class _Features(Dataset[dict[str, Any]]):
-    """Cached features with their labels, by index or by (epoch, index)."""
+    """Cached features with their labels, by (epoch, index, repeat)."""
 
     def __init__(self, features: Tensor, labels: np.ndarray) -> None:
         self.features, self.labels = features, labels
@@ -164,7 +164,7 @@ class _Features(Dataset[dict[str, Any]]):
     def __len__(self) -> int:
         return len(self.labels)
 
-    def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
+    def __getitem__(self, key: tuple[int, int, int]) -> dict[str, Any]:
         return {"image": self.features[key[1]], "label": int(self.labels[key[1]])}
 
 

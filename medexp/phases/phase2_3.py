@@ -240,10 +240,10 @@ class _BothTasks(Dataset[dict[str, Any]]):
     def __len__(self) -> int:
         return sum(map(len, self.parts))
 
-    def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
-        epoch, index = key
+    def __getitem__(self, key: tuple[int, int, int]) -> dict[str, Any]:
+        epoch, index, repeat = key
         task = int(index >= len(self.parts[0]))
-        return self.parts[task][epoch, index - task * len(self.parts[0])] | {"task": task}
+        return self.parts[task][epoch, index - task * len(self.parts[0]), repeat] | {"task": task}
 
 
 def alternating(

@@ -1,12 +1,14 @@
 """The one fit loop, on accelerate: one process or many, CPU, CUDA or MPS, fp32 or bf16.
 
-Everything random in an epoch follows from (seed, epoch) and from a case's index, so a training that goes on after a kill
-does the rest of its epochs exactly as it would have done: no random state is saved, and none can be forgotten.
+Everything random in an epoch follows from (seed, epoch), a case's index and how often the epoch had it before, so a training
+that goes on after a kill does the rest of its epochs exactly as it would have done: no random state is saved, and none can be
+forgotten.
 """
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -88,8 +90,9 @@ def permutations(size: int, seed: int) -> Order:
     return lambda epoch: np.random.default_rng([seed, epoch]).permutation(size)
 
 
-class EpochSampler(Sampler[tuple[int, int]]):
-    """The items of an epoch; yields (epoch, index): the data set needs both."""
+class EpochSampler(Sampler[tuple[int, int, int]]):
+    """The items of an epoch; yields (epoch, index, how often the epoch had that index before): a data set's randomness follows
+    from these."""
 
     def __init__(self, order: Order) -> None:
         self.order, self.epoch, self.size = order, 0, len(order(0))
@@ -97,8 +100,10 @@ class EpochSampler(Sampler[tuple[int, int]]):
     def __len__(self) -> int:
         return self.size
 
-    def __iter__(self) -> Iterator[tuple[int, int]]:
-        return iter([(self.epoch, int(index)) for index in self.order(self.epoch)])
+    def __iter__(self) -> Iterator[tuple[int, int, int]]:
+        indices = pd.Series(self.order(self.epoch))
+        repeats = indices.groupby(indices).cumcount()
+        return zip(repeat(self.epoch), indices.tolist(), repeats.tolist())
 
 
 def fit(
@@ -121,7 +126,7 @@ def fit(
     Args:
         module: The network; the parameters that require gradients are trained and, with its buffers, saved.
         groups: The same parameters with their learning rates.
-        data: Takes (epoch, index); see `medexp.data.datasets.training_dataset`.
+        data: Takes (epoch, index, repeat), as `EpochSampler` yields them; see `medexp.data.datasets.training_dataset`.
         objective: Loss, validation and what makes an epoch the best.
         training: Epochs, batch, schedule, clipping.
         seed: Seed of the order of cases and of dropout.

@@ -274,7 +274,7 @@ def test_images_without_a_mask_are_left_out_where_masks_are_needed(prepare, imag
     assert set(data.sources) == {"brats"} and all(data[i]["has_mask"] for i in range(len(data)))
 
 
-def test_randomness_follows_from_seed_epoch_and_index_alone(prepare, image_config):
+def test_randomness_follows_from_seed_epoch_index_and_repeat_alone(prepare, image_config):
     prepared = prepare()
 
     def dataset(seed=0, augment=True):
@@ -292,8 +292,10 @@ def test_randomness_follows_from_seed_epoch_and_index_alone(prepare, image_confi
     assert same(data[3, 1], wanted) and same(dataset()[3, 1], wanted)
     assert not all(same(data[epoch, 1], wanted) for epoch in range(4, 9))
     assert not all(same(dataset(seed)[3, 1], wanted) for seed in range(1, 6))
+    assert same(data[3, 1, 0], wanted)
+    assert not all(same(data[3, 1, repeat], wanted) for repeat in range(1, 6)), "each time that an epoch has it"
     assert same(data[1], data[1]) and same(dataset(augment=False)[5, 1], data[1]), "never random without both"
-    keys = [(epoch, index) for epoch in range(2) for index in range(len(data))]
+    keys = [(epoch, index, repeat) for epoch in range(2) for index in range(len(data)) for repeat in range(2)]
     alone, shared = (list(DataLoader(data, batch_size=4, sampler=keys, num_workers=workers)) for workers in (0, 2))
     assert all(torch.equal(one["image"], other["image"]) for one, other in zip(alone, shared, strict=True))
 

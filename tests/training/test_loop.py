@@ -33,14 +33,14 @@ TRAINING = TrainingConfig(
 
 
 class Points(Dataset[dict[str, torch.Tensor]]):
-    """Noisy points of a line; the noise follows from epoch and index, as augmentation does."""
+    """Noisy points of a line; the noise follows from epoch, index and repeat, as augmentation does."""
 
     def __len__(self) -> int:
         return 7
 
-    def __getitem__(self, key: tuple[int, int]) -> dict[str, torch.Tensor]:
-        epoch, index = key
-        noise = torch.randn(3, generator=torch.Generator().manual_seed(epoch * 100 + index))
+    def __getitem__(self, key: tuple[int, int, int]) -> dict[str, torch.Tensor]:
+        epoch, index, repeat = key
+        noise = torch.randn(3, generator=torch.Generator().manual_seed(epoch * 100 + index + repeat * 10_000))
         return {"x": index + noise, "y": torch.tensor([2.0 * index])}
 
 
@@ -236,3 +236,30 @@ def test_an_epoch_has_the_items_that_its_order_names(tmp_path: Path) -> None:
         order=lambda epoch: np.array([epoch, 3, 3]),
     )
     assert seen == [[0.0, 6.0], [6.0], [2.0, 6.0], [6.0]]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_each_draw_of_an_item_in_an_epoch_has_its_own_noise(tmp_path: Path, workers: int) -> None:
+    seen: list[tuple[float, float]] = []
+
+    def loss(module: nn.Module, batch: dict[str, torch.Tensor], epoch: int) -> dict[str, torch.Tensor]:
+        seen.extend(zip(batch["y"].flatten().tolist(), batch["x"][:, 0].tolist(), strict=True))
+        return {"loss": module(batch["x"]).square().mean()}
+
+    net = network()
+    fit(
+        net,
+        [Group("all", 1e-2, list(net.parameters()))],
+        Points(),
+        Objective(loss, lambda module, epoch: {"score": 0.0}, "score"),  # type: ignore[arg-type]
+        replace(TRAINING, epochs=2, workers=workers),
+        seed=5,
+        accelerator=Accelerator(cpu=True),
+        reporter=NullReporter(),
+        folder=tmp_path,
+        title="points",
+        order=lambda epoch: np.array([3, 1, 3, 3]),
+    )
+    keys = [(epoch, index, repeat) for epoch in range(2) for index, repeat in ((3, 0), (1, 0), (3, 1), (3, 2))]
+    items = [Points()[key] for key in keys]
+    assert seen == [(float(item["y"]), float(item["x"][0])) for item in items]
