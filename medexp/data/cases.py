@@ -62,7 +62,7 @@ class LabelledImage:
     Args:
         id: Unique over all sources.
         source: brats (a slice of a volume) or kaggle (a picture in a folder of its class).
-        patient: Images of one patient stay in one split.
+        patient: Images of one patient stay in one split; the id of a picture of which nothing is known.
         scan: The case that a slice was cut from; the id of an image that is no slice.
         path: Its file.
         label: 1 with a tumour, 0 without; None where it follows from the mask.

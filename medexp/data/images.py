@@ -18,7 +18,7 @@ from medexp.data.cases import LabelledImage
 from medexp.data.image_facts import ImageFacts, describe_images, read_image
 from medexp.data.image_transforms import INPUT, augmentation, preprocess
 from medexp.data.image_transforms import VERSION as INPUT_VERSION
-from medexp.data.kaggle import find_kaggle, split_kaggle
+from medexp.data.kaggle import find_kaggle, left_aside, split_kaggle
 from medexp.data.manifest import data_digest, split_digest
 from medexp.data.phantoms.images import ensure_kaggle, ensure_slices
 from medexp.data.slices import find_slices
@@ -57,7 +57,7 @@ class PreparedImages:
         splits: Ids by split.
         manifest: One row an image, sorted by case: case, patient, scan, source, label (0 or 1), tumour_pixels (empty without
             a mask), height, width, split, sha256, voxels_sha256.
-        dropped: One row an image that is in no split: case, source, label, reason.
+        dropped: One row an image that is in no split, or a file that is not read: case, source, label, reason.
         source: What they are in words: the folders, or which phantoms.
     """
 
@@ -96,7 +96,8 @@ def prepare_images(
     """Finds, checks, describes and splits the images of one or both sources.
 
     Slices are split by patient, Kaggle images class by class (`split_kaggle`). Slices without a picture, all pixels equal, and
-    exact duplicates of Kaggle images are dropped. Exact duplicates of slices keep their patients together.
+    exact duplicates of Kaggle images are dropped. Exact duplicates of slices keep their patients together. Whoever
+    nobody names is called after the pixels of the picture: file names such as Y1.jpg are in every folder.
 
     Args:
         slices_dir: Folder of slices, as `prepare` cuts them.
@@ -128,7 +129,7 @@ def prepare_images(
     find = {"brats": find_slices, "kaggle": find_kaggle}
     images = [image for name, folder in folders.items() for image in find[name](folder, data.patient_pattern)]
     facts = {fact.case: fact for fact in describe_images(images, data, cache)}
-    images = [replace(image, patient=facts[image.id].patient or image.patient) for image in images]
+    images = [replace(image, patient=_patient(image, facts[image.id])) for image in images]
     dropped = {image.id: "a blank slice, all pixels are equal" for image in images if facts[image.id].constant}
     parts = []
     for name in folders:
@@ -146,15 +147,16 @@ def prepare_images(
     kept = {image.id: image for image in images if image.id not in dropped}
     rows = [
         {"case": image.id, "source": image.source, "label": facts[image.id].label, "reason": dropped[image.id]}
-        for image in sorted(images, key=lambda image: image.id)
+        for image in images
         if image.id in dropped
     ]
+    rows += left_aside(folders["kaggle"]) if "kaggle" in folders else []
     return PreparedImages(
         images=kept,
         facts={case: facts[case] for case in kept},
         splits=splits,
         manifest=_manifest(kept, facts, splits),
-        dropped=pd.DataFrame(rows, columns=["case", "source", "label", "reason"]),
+        dropped=pd.DataFrame(rows, columns=["case", "source", "label", "reason"]).sort_values("case", ignore_index=True),
         source=source,
     )
 
@@ -283,6 +285,10 @@ def _shares(sources: Sequence[str], weights: Mapping[str, float]) -> tuple[list[
     shares = np.floor(exact).astype(np.intp)
     shares[np.argsort(shares - exact, kind="stable")[: len(sources) - shares.sum()]] += 1  # the largest remainders
     return list(members.values()), shares
+
+
+def _patient(image: LabelledImage, fact: ImageFacts) -> str:
+    return fact.patient or (f"picture-{fact.voxels_sha256[:16]}" if image.patient == image.id else image.patient)
 
 
 def _shared(images: Iterable[LabelledImage], facts: Mapping[str, ImageFacts]) -> list[str]:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from fractions import Fraction
 from math import floor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +23,7 @@ CLASSES = {"no": 0, "yes": 1}
 """The folders and the labels that they stand for."""
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".npz")
-"""Endings of the files that are read, in any case; others are left aside."""
+"""Endings of the files that are read, in any case; `left_aside` names the others."""
 
 MIN_SIDE = 16
 """Fewest pixels along each side of an image."""
@@ -63,8 +64,7 @@ def find_kaggle(folder: Path, pattern: str) -> tuple[LabelledImage, ...]:
             )
             problems.append(f"class {name}: {found}; telling apart takes both classes")
             continue
-        files = sorted(path for path in folders[0].iterdir() if path.suffix.lower() in SUFFIXES and path.is_file())
-        files = [path for path in files if not path.name.startswith(".")]
+        files = sorted(filter(_is_read, folders[0].iterdir()))
         if not files:
             others = sorted({path.suffix for path in folders[0].iterdir() if path.suffix})
             problems.append(
@@ -77,6 +77,18 @@ def find_kaggle(folder: Path, pattern: str) -> tuple[LabelledImage, ...]:
     if problems:
         raise DataError(all_problems(f"kaggle_dir {folder}", problems, advice))
     return tuple(sorted(images, key=lambda image: image.id))
+
+
+def left_aside(folder: Path) -> list[dict[str, Any]]:
+    """What lies in yes/ and no/ and is not read, hidden files aside, as rows of `PreparedImages.dropped`."""
+    rows = []
+    for name, folders in _class_folders(folder).items():
+        for path in (path for each in folders for path in each.iterdir() if not _is_read(path)):
+            if not path.name.startswith("."):
+                kind = (path.suffix.lower() or "no ending") if path.is_file() else "no file"
+                reason = f"not read ({kind}; JPEG, PNG and npz are)"
+                rows.append({"case": f"{name}-{path.name}", "source": "kaggle", "label": CLASSES[name], "reason": reason})
+    return rows
 
 
 def read_kaggle(path: Path, label: int | None = None) -> tuple[NDArray[np.float32], str | None]:
@@ -175,6 +187,10 @@ def _class_folders(folder: Path) -> dict[str, list[Path]]:
     except OSError:
         folders = []
     return {name: [path for path in folders if path.name.lower() == name] for name in CLASSES}
+
+
+def _is_read(path: Path) -> bool:
+    return path.suffix.lower() in SUFFIXES and path.is_file() and not path.name.startswith(".")
 
 
 def _from_picture(path: Path) -> NDArray[np.float32]:

@@ -183,6 +183,26 @@ def test_the_metadata_tells_the_patient_better_than_a_pattern(tmp_path, image_co
     assert found["scan10-0_slice_000"] == "scan10-0"
 
 
+def test_whoever_nobody_names_is_called_after_the_pixels(tmp_path, image_config):
+    """Y1.png of one collection and of another are two patients; a picture is the same one under any name."""
+    found = []
+    for folder, seed in (("one", 1), ("other", 2)):
+        kaggle = kaggle_folder(tmp_path / folder, 3 + seed, 3)
+        write_picture(kaggle / "yes" / "Y1.png", seed=seed)
+        write_picture(kaggle / "yes" / f"known{seed}.png", seed=99)
+        write_picture(kaggle / "yes" / "P7_slice_001.png", seed=50 + seed)
+        np.savez(kaggle / "no" / "named.npz", image=pixels(60 + seed), metadata=json.dumps({"patient": "Ada"}))
+        data = prepare_images(None, str(kaggle), image_config(), PHANTOMS, 0, tmp_path / "cache")
+        found.append({case: image.patient for case, image in data.images.items()})
+        assert data.facts["yes-Y1.png"].voxels_sha256.startswith(data.images["yes-Y1.png"].patient.removeprefix("picture-"))
+        assert dict(zip(data.manifest["case"], data.manifest["patient"], strict=True)) == found[-1]
+        assert len(set(found[-1].values())) == len(found[-1])
+    one, other = found
+    assert one["yes-Y1.png"] != other["yes-Y1.png"] and one["yes-known1.png"] == other["yes-known2.png"]
+    for known in found:
+        assert (known["yes-P7_slice_001.png"], known["no-named.npz"]) == ("P7", "Ada")
+
+
 def metadata(index):
     content = {"format": "medexp-slice-1", "case": f"scan0{index}-0", "patient": "Ada", "slice": index}
     return np.array(json.dumps(content))
@@ -209,6 +229,27 @@ def test_what_is_dropped_is_told(prepare, tmp_path):
     assert not set(data.dropped["case"]) & (set(data.images) | set(data.facts) | set(data.manifest["case"]))
     assert prepare(slices=False).manifest["case"].nunique() == 13
     assert len(prepare(kaggle=False, slices=True).dropped) == 2
+
+
+def test_files_that_are_not_read_are_told(prepare, tmp_path):
+    kaggle = kaggle_folder(tmp_path / "kaggle")
+    for name in ("yes/a.tif", "yes/b.TIF", "no/c.webp", "no/README", "no/.hidden", "yes/._Y1.png"):
+        (kaggle / name).write_text("")
+    (kaggle / "no" / "more.png").mkdir()
+    write_picture(kaggle / "no" / "more.png" / "Z.png")
+    data = prepare()
+    assert len(data.images) == 18 + 12
+    assert data.dropped.to_dict("records") == [
+        {"case": case, "source": "kaggle", "label": label, "reason": f"not read ({kind}; JPEG, PNG and npz are)"}
+        for case, label, kind in (
+            ("no-README", 0, "no ending"),
+            ("no-c.webp", 0, ".webp"),
+            ("no-more.png", 0, "no file"),
+            ("yes-a.tif", 1, ".tif"),
+            ("yes-b.TIF", 1, ".tif"),
+        )
+    ]
+    assert prepare(kaggle=False).dropped.empty
 
 
 def test_slices_that_two_patients_share_bring_them_into_one_split(prepare, tmp_path):
