@@ -2,6 +2,7 @@
 
 import difflib
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from fractions import Fraction
@@ -17,10 +18,13 @@ from medexp.config import STUDIED, problems_of
 from medexp.errors import ConfigError, all_problems
 from medexp.files import read_mapping
 
-_CONFIGS = Path(__file__).parents[2] / "configs"
+CONFIGS = Path(__file__).parents[2] / "configs"
 _STRICT = ConfigDict(extra="forbid")
 _CHANGEABLE = ("lora", "training", "aux_heads", "data.input_size")
 _NOT_COMPARED = ("output_dir", "cache_dir", "device", "threads", "resume", "recover")
+
+AS_IT_WAS = "as it was"
+"""What is run before the first rung where a remedy alone may do."""
 
 Fault = Literal["out_of_memory", "diverged"]
 Name = Annotated[str, Field(pattern=r"^\S(.*\S)?$", max_length=60)]
@@ -97,7 +101,7 @@ def read_ladder(phase: str, file: str | None = None) -> Ladder:
     Raises:
         ConfigError: It cannot be read, does not hold, or contradicts itself; all problems at once.
     """
-    path = Path(file).expanduser() if file else _CONFIGS / phase / "recovery.yaml"
+    path = Path(file).expanduser() if file else CONFIGS / phase / "recovery.yaml"
     content = read_mapping(path, ConfigError, f"a ladder has {', '.join(Ladder.__dataclass_fields__)}")
     try:
         ladder = TypeAdapter(Ladder).validate_python(content)
@@ -187,6 +191,11 @@ def _contradictions(ladder: Ladder, phase: str) -> Iterator[str]:
     names = [rung.name for rung in ladder.rungs]
     for name in dict.fromkeys(name for name in names if names.count(name) > 1):
         yield f"rungs: two are named {name!r}; each has a name of its own"
+    for name in names:
+        if name == AS_IT_WAS or re.fullmatch(r"search \d+", name):
+            yield f"rung {name!r}: is what recovery itself calls some of its runs; choose another name"
+        if set(name) & set("'\\"):
+            yield f"rung {name!r}: has ' or \\ in its name, by which MLflow cannot find its run; leave them out"
     for where, change in [
         *((f"rung {rung.name!r}", rung.change) for rung in ladder.rungs),
         *((f"remedies.{fault}", change) for fault, change in ladder.remedies.items()),
@@ -265,7 +274,7 @@ def _adapter(phase: str) -> TypeAdapter[Any]:
 
 
 def _full(phase: str) -> dict[str, Any]:
-    content = yaml.safe_load((_CONFIGS / phase / "full.yaml").read_text(encoding="utf-8"))
+    content = yaml.safe_load((CONFIGS / phase / "full.yaml").read_text(encoding="utf-8"))
     return {"profile": "full"} | content
 
 

@@ -3,18 +3,22 @@
 import hashlib
 import importlib
 import json
+import math
 import os
+import shlex
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, get_args
 
 import optuna
 import yaml
+from optuna.study import get_all_study_names
 from optuna.trial import TrialState
+from pydantic import TypeAdapter
 
 from medexp.checks import Severity
 from medexp.config import RecoverConfig
@@ -28,9 +32,9 @@ from medexp.errors import (
 )
 from medexp.phases.launch import forget_precision
 from medexp.studies.diagnostics import Attempt, describe, diagnose, said, show
-from medexp.studies.ladder import Fault, Ladder, Rung, changed, differences, phase_config, read_ladder
-from medexp.studies.space import Space, read_space, suggest
-from medexp.studies.study import ask, open_study, recover_dead
+from medexp.studies.ladder import AS_IT_WAS, CONFIGS, Fault, Ladder, Rung, changed, differences, phase_config, read_ladder
+from medexp.studies.space import Space, suggest
+from medexp.studies.study import ask, open_study, place_of, recover_dead
 from medexp.tracking.children import end_run
 from medexp.tracking.past import PastRun, artifact, past_run, runs_like, tag_run
 from medexp.tracking.results import log_summary
@@ -38,7 +42,6 @@ from medexp.tracking.runs import TrackedRun, runs_tagged, tracked_run
 
 _FAULTS: Mapping[type[MedexpError], Fault] = {OutOfMemory: "out_of_memory", TrainingDiverged: "diverged"}
 _MAY_BE_MENDED = (CheckFailed, OutOfMemory, TrainingDiverged)
-_AS_IT_WAS = "as it was"
 _SPREAD = 3.0  # of a rate in the search around a rung, up and down
 
 
@@ -52,6 +55,7 @@ class Climb:
         failed: The run that failed.
         fault: What it failed of before it came to its checks; None where a check failed.
         start: Its configuration: what the ladder stands on.
+        run_phase: Runs the phase with a configuration.
         tracked: The run of the recovery.
         study: Optuna's study, which holds a trial a rung, and the attempts.
         attempts: What was run so far, in earlier calls too.
@@ -62,6 +66,7 @@ class Climb:
     failed: PastRun
     fault: Fault | None
     start: Any
+    run_phase: Callable[[Any], None]
     tracked: TrackedRun
     study: optuna.Study
     attempts: list[Attempt] = field(default_factory=list)
@@ -75,12 +80,28 @@ class Climb:
     @property
     def rungs(self) -> list[Rung]:
         """What is climbed: the failed run's own configuration first, where a remedy alone may do."""
-        as_it_was = Rung(_AS_IT_WAS, "the configuration that failed, with the remedy", {})
+        as_it_was = Rung(AS_IT_WAS, "the configuration that failed, with the remedy", {})
         return [*([as_it_was] if self.fault else []), *self.ladder.rungs]
 
     @property
     def names(self) -> list[str]:
         return [rung.name for rung in self.rungs]
+
+    @property
+    def passed(self) -> Attempt | None:
+        """The run that passed all BLOCKING checks, with which the recovery ends."""
+        return next((attempt for attempt in self.attempts if attempt.outcome == "PASSED"), None)
+
+    @property
+    def stopped_by(self) -> list[str]:
+        """The BLOCKING checks that the last run failed and that no rung mends."""
+        failed = blocking(self.attempts[-1].run) if self.attempts and self.attempts[-1].outcome == "FAILED" else {}
+        return sorted(failed.keys() - set(self.ladder.mends))
+
+    @property
+    def search_name(self) -> str:
+        """Name of the study of the search, which lives where the rungs' does."""
+        return f"{self.study.study_name}-search"
 
 
 def run(config: RecoverConfig) -> None:
@@ -93,8 +114,12 @@ def run(config: RecoverConfig) -> None:
     recover(config)
 
 
-def recover(config: RecoverConfig) -> str:
+def recover(config: RecoverConfig, run_phase: Callable[[Any], None] | None = None) -> str:
     """Recover from a failed run.
+
+    Args:
+        config: What to recover, and how.
+        run_phase: Runs the phase with the configuration that a rung makes of it; None: as its entry point does.
 
     Returns:
         The id of the run that passed all BLOCKING checks; its models are registered and nominated.
@@ -109,19 +134,24 @@ def recover(config: RecoverConfig) -> str:
     failed = past_run(config.run)
     fault = what_failed(failed, config.phase, ladder)
     start = replace(_configuration_of(failed, config), resume=None, recover=False, output_dir=config.output_dir)
+    start = replace(start, cache_dir=config.cache_dir or start.cache_dir)
     changed(config.phase, start, [rung.change for rung in ladder.rungs], f"the ladder on the configuration of run {failed.id}")
     name = config.study or f"{config.phase}-recover-{failed.id[:8]}"
-    output_dir = Path(config.output_dir).expanduser().absolute()
+    run_phase = run_phase or importlib.import_module(f"medexp.phases.{config.phase}").run
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    space = _space(ladder, {"rung": {"type": "categorical", "choices": [_AS_IT_WAS, *(rung.name for rung in ladder.rungs)]}})
-    study = open_study(name, config.storage, config.phase, space, config.seed, output_dir)
+    space = _space(ladder, {"rung": {"type": "categorical", "choices": [AS_IT_WAS, *(rung.name for rung in ladder.rungs)]}})
+    study = open_study(name, config.storage, config.phase, space, config.seed, _folder(config))
     _same_start(study, ladder, start)
     with runs_tagged({"medexp.study": name, "medexp.recovers": failed.id}), tracked_run("recover", config) as tracked:
         attempts = [Attempt(**kept) for kept in study.user_attrs.get("attempts", [])]
-        climb = Climb(config, ladder, failed, fault, start, tracked, study, attempts)
+        climb = Climb(config, ladder, failed, fault, start, run_phase, tracked, study, attempts)
         _clear_up(climb)
         _say_what_there_is(climb)
-        return conclude(climb, up(climb, space) or around_the_best(climb))
+        if not climb.passed:
+            up(climb, space)
+        if not climb.passed and not climb.stopped_by:
+            around_the_best(climb)
+        return conclude(climb)
 
 
 def run_or_recover(phase: str, config: Any, run_phase: Callable[[Any], None], study: str | None = None) -> str | None:
@@ -217,34 +247,27 @@ def blocking(run_id: str) -> dict[str, str]:
     return {check["id"]: check["advice"] for check in checks if not check["passed"] and check["severity"] == Severity.BLOCKING}
 
 
-def up(climb: Climb, space: Space) -> str | None:
-    """Climb, rung upon rung; what was done in an earlier call is not done again.
-
-    Returns:
-        The run that passed; None where none did.
-    """
+def up(climb: Climb, space: Space) -> None:
+    """Climb, rung upon rung, until one passes; what was done in an earlier call is not done again."""
     below = climb.start
     for place, rung in enumerate(climb.rungs):
         on_top = [one.change for one in climb.rungs[: place + 1]]
         before = below
         while True:
+            if climb.passed or _is_stopped(climb):
+                return
             remedies = [climb.ladder.remedies[fault] for fault in climb.faults]
             try:
                 config = changed(climb.config.phase, climb.start, [*on_top, *remedies], f"rung {rung.name!r}")
             except ConfigError as error:
                 print(f"{error}\nNo rung stands on that.")
-                return None
+                return
             done = next((one for one in reversed(climb.attempts) if one.rung == rung.name), None)
-            if done and done.outcome == "PASSED":
-                return done.run
             if done and done.outcome == "FAILED":
-                if beyond := sorted(set(blocking(done.run)) - set(climb.ladder.mends)):
-                    print(f"{', '.join(beyond)} failed, which no rung mends")
-                    return None
                 break
             if len(climb.faults) > climb.ladder.at_most:
                 print(f"remedies were taken {climb.ladder.at_most} times, which is all that the ladder allows")
-                return None
+                return
             if not differences(below, config):
                 print(f"{rung.name}: changes nothing here, and is skipped")
                 break
@@ -253,38 +276,39 @@ def up(climb: Climb, space: Space) -> str | None:
                 _told(climb.study, trial, attempt(climb, rung.name, before, config))
             before = config
         below = config
-    return None
 
 
-def around_the_best(climb: Climb) -> str | None:
-    """Sampled trials around the best rung, as many as were asked for.
-
-    Returns:
-        The run that passed; None where none did.
-    """
+def around_the_best(climb: Climb) -> None:
+    """Sampled trials around the best rung, as many as were asked for, until one passes."""
+    if not climb.config.search:
+        return
     judged = [one for one in climb.attempts if one.value is not None and one.rung in climb.names]
-    if not climb.config.search or not judged:
-        return None
+    if not judged:
+        print(f"search: no rung came as far as {climb.ladder.goal}; there is no best one to search around")
+        return
     best = max(judged, key=lambda one: one.value or 0.0)
-    phase, output_dir = climb.config.phase, Path(climb.config.output_dir).expanduser().absolute()
+    phase = climb.config.phase
     base = changed(phase, climb.start, [{key: after for key, (_, after) in best.settings.items()}], f"rung {best.rung!r}")
-    space = _space(climb.ladder, _near(base, {key for rung in climb.ladder.rungs for key in rung.change}))
-    name, seed = f"{climb.study.study_name}-search", climb.config.seed + len(climb.attempts)  # gone on with, it draws others
-    study = open_study(name, climb.config.storage, phase, space, seed, output_dir)
+    near = _near(base, {key for rung in climb.ladder.rungs for key in rung.change})
+    if not near:
+        print("search: the ladder changes no number above 0; there is nothing to search")
+        return
+    space, seed = _space(climb.ladder, near), climb.config.seed + len(climb.attempts)  # gone on with, it draws others
+    where = place_of(climb.study.study_name, climb.config.storage, _folder(climb.config))
+    study = open_study(climb.search_name, where, phase, space, seed, _folder(climb.config))
     for number in range(len(_tried(study)), climb.config.search):
         with _trial(study, None) as trial:
             values = suggest(trial, space)
             try:
                 config = changed(phase, base, [values], f"search {number + 1}")
             except ConfigError as error:
+                print(f"\n{error}\nThat is no configuration, and is not run.")
                 trial.set_user_attr("unfit", str(error))
                 study.tell(trial, state=TrialState.FAIL)
                 continue
-            made = attempt(climb, f"search {number + 1}", base, config)
-            _told(study, trial, made)
-        if made.outcome == "PASSED":
-            return made.run
-    return None
+            _told(study, trial, attempt(climb, f"search {number + 1}", base, config))
+        if climb.passed or _is_stopped(climb):
+            return
 
 
 def attempt(climb: Climb, name: str, before: Any, config: Any) -> Attempt:
@@ -295,20 +319,18 @@ def attempt(climb: Climb, name: str, before: Any, config: Any) -> Attempt:
     """
     change = {key: list(values) for key, values in differences(before, config).items()}
     print(f"\n{name}: {said(change)}")
-    number = sum(one.rung != name for one in climb.attempts) + 1
-    tags = {"medexp.rung": name, "mlflow.runName": f"{number} {name}"}
+    tags = {"medexp.rung": name, "mlflow.runName": f"{len(climb.attempts) + 1} {name}"}
     outcome, told = "PASSED", ""
     forget_precision()
     try:
         with runs_tagged(tags):
-            importlib.import_module(f"medexp.phases.{climb.config.phase}").run(
-                replace(config, resume=_interrupted(climb, name, config))
-            )
+            climb.run_phase(replace(config, resume=_interrupted(climb, name, config)))
     except _MAY_BE_MENDED as error:
         outcome, told = _FAULTS.get(type(error), "FAILED"), str(error).replace("\n  - ", " ").partition(". ")[0]
     made = runs_like(climb.tracked.id, {"mlflow.parentRunId": climb.tracked.id, "medexp.rung": name})[-1]
     settings = {key: list(values) for key, values in differences(climb.start, config).items()}
     value = made.metrics.get(climb.ladder.goal)
+    value = value if value is not None and math.isfinite(value) else None
     ended = Attempt(name, made.id, outcome, value, change, settings, told)
     climb.attempts.append(ended)
     climb.study.set_user_attr("attempts", [vars(one) for one in climb.attempts])
@@ -320,24 +342,23 @@ def attempt(climb: Climb, name: str, before: Any, config: Any) -> Attempt:
     return ended
 
 
-def conclude(climb: Climb, passed: str | None) -> str:
+def conclude(climb: Climb) -> str:
     """What the recovery came to, in its run and in the terminal.
 
     Raises:
         CheckFailed: No rung passed.
     """
-    tracked = climb.tracked
+    tracked, passed = climb.tracked, climb.passed
     tracked.tag({"medexp.verdict": "PASSED" if passed else "FAILED"})
     tracked.reporter.table(describe(climb.failed, climb.attempts, climb.ladder.goal), "rungs.csv")
-    report = diagnose(tracked, climb.failed, climb.attempts, climb.ladder, passed)
+    report = diagnose(tracked, climb.failed, climb.attempts, climb.ladder, passed.run if passed else None)
     log_summary(tracked, report)
     show(climb.failed, climb.attempts, climb.ladder.goal)
     print(f"Run: {tracked.id}, files in {tracked.folder}")
     if passed:
-        tag_run(climb.failed.id, {"medexp.recovered_by": passed})
-        (rung,) = {attempt.rung for attempt in climb.attempts if attempt.run == passed}
-        print(f"Recovered: run {passed} ({rung}) passes all BLOCKING checks")
-        return passed
+        tag_run(climb.failed.id, {"medexp.recovered_by": passed.run})
+        print(f"Recovered: run {passed.run} ({passed.rung}) passes all BLOCKING checks")
+        return passed.run
     raise CheckFailed(
         f"recovery of run {climb.failed.id}: none of {len(climb.attempts)} runs passed all BLOCKING checks. What each of them "
         f"changed and what that did is in diagnostics.md of run {tracked.id}; nothing was promoted"
@@ -363,22 +384,21 @@ def _configuration_of(failed: PastRun, config: RecoverConfig) -> Any:
 def _space(ladder: Ladder, parameters: Mapping[str, Any]) -> Space:
     content = {"goals": [{"metric": ladder.goal, "direction": "maximize"}], "parameters": dict(parameters)}
     content |= {"sampler": {"name": "tpe"}, "pruner": {"name": "none"}}
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "space.yaml"
-        file.write_text(yaml.safe_dump(content, sort_keys=False))
-        return read_space(file, list(parameters))
+    return TypeAdapter(Space).validate_python(content)
 
 
 def _near(base: Any, keys: set[str]) -> dict[str, Any]:
-    """A small space around a configuration: of the numbers that the ladder changes."""
+    """A small space around a configuration: of the numbers above 0 that the ladder changes."""
     space: dict[str, Any] = {}
     for key in sorted(keys):
         value = base
         for part in key.split("."):
             value = getattr(value, part)
+        if not isinstance(value, int | float) or isinstance(value, bool) or value <= 0:
+            continue
         if isinstance(value, float):
             space[key] = {"type": "float", "low": value / _SPREAD, "high": value * _SPREAD, "log": True}
-        elif isinstance(value, int) and not isinstance(value, bool):
+        else:
             space[key] = {"type": "int", "low": -(-value // 2), "high": 2 * value}
     return space
 
@@ -420,19 +440,36 @@ def _tried(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
 
 
 def _clear_up(climb: Climb) -> None:
-    """End what a killed recovery of this study left running.
+    """End what a killed recovery of this study left running, be it a rung or a trial of the search.
 
     Raises:
         ConfigError: Another one is climbing.
     """
-    recover_dead(climb.study)
-    if climb.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-        raise ConfigError(
-            f"study {climb.study.study_name}: another recovery is climbing it. Wait for its end, or name another: study=NAME"
-        )
+    studies = [climb.study]
+    storage = climb.study._storage
+    if climb.search_name in get_all_study_names(storage):
+        studies.append(optuna.load_study(study_name=climb.search_name, storage=storage))
+    for study in studies:
+        recover_dead(study)
+        if study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+            raise ConfigError(
+                f"study {climb.study.study_name}: another recovery is climbing it. Wait for its end, or name another: "
+                "study=NAME"
+            )
     for run in runs_like(climb.tracked.id, {"medexp.study": climb.study.study_name}):
         if run.status == "RUNNING" and run.id != climb.tracked.id:
+            print(f"Run {run.id} was left running by a recovery that was killed; it is ended KILLED")
             end_run(run.id)
+
+
+def _is_stopped(climb: Climb) -> bool:
+    if stopped_by := climb.stopped_by:
+        print(f"{', '.join(stopped_by)} failed, which no rung mends")
+    return bool(stopped_by)
+
+
+def _folder(config: RecoverConfig) -> Path:
+    return Path(config.output_dir).expanduser().absolute()
 
 
 def _interrupted(climb: Climb, name: str, config: Any) -> str | None:
@@ -453,3 +490,12 @@ def _say_what_there_is(climb: Climb) -> None:
     kept = f"; {len(climb.attempts)} runs are done and kept" if climb.attempts else ""
     failed = climb.fault or ", ".join(blocking(climb.failed.id)) or "a BLOCKING check"
     print(f"Recovering run {climb.failed.id} ({failed}) in study {climb.study.study_name}: {ladder}{kept}", flush=True)
+    print(f"Interrupted, it goes on with: {_command(climb.config)}", flush=True)
+
+
+def _command(config: RecoverConfig) -> str:
+    """The command that goes on with a recovery, and tells no password of a database."""
+    usual = yaml.safe_load((CONFIGS / "recover/demo.yaml").read_text(encoding="utf-8")) | {"profile": "demo", "phase": None}
+    given = {key: str(value) for key, value in asdict(config).items() if value != usual[key]}
+    words = [f"-P {key}={'URL' if '://' in value else shlex.quote(value)}" for key, value in given.items()]
+    return " ".join(["mlflow run . -e recover", *words])

@@ -109,6 +109,10 @@ BAD = {
     "no reason": ({"rungs": [{"name": "a", "change": {"training.epochs": 300}}]}, "rungs.0.why is missing"),
     "no name": ({"rungs": [rung("training.epochs", 300, " ")]}, "rungs.0.name"),
     "same name": ({"rungs": [rung("training.epochs", 300), rung("lora.rank", 4)]}, "two are named 'a'"),
+    "our name": ({"rungs": [rung("lora.rank", 4, "as it was")]}, "rung 'as it was': is what recovery itself calls"),
+    "our name with a number": ({"rungs": [rung("lora.rank", 4, "search 2")]}, "rung 'search 2': is what recovery itself"),
+    "apostrophe": ({"rungs": [rung("lora.rank", 4, "it's")]}, "has ' or .* in its name, by which MLflow cannot find its run"),
+    "backslash": ({"rungs": [rung("lora.rank", 4, "a\\")]}, "in its name, by which MLflow cannot find its run"),
     "no change": ({"rungs": [rung("training.epochs", 300) | {"change": {}}]}, "rung 'a': changes nothing"),
     "same change": (
         {"rungs": [rung("training.epochs", 300), rung("training.epochs", 300, "b")]},

@@ -1,17 +1,23 @@
-"""Which runs are recovered and which are refused, by what they failed of. Training is in tests/end_to_end/test_recover.py."""
+"""Which runs are recovered and which are refused, and what is run. Training is in tests/end_to_end/test_recover.py."""
 
 import json
+import multiprocessing
+import os
+import signal
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from mlflow import MlflowClient
+from mlflow.entities import Run
 
 from medexp.checks import Check, Severity
 from medexp.cli import main
 from medexp.config import Phase1Config, PrepareConfig, RecoverConfig
-from medexp.errors import CheckpointError, ConfigError, DataError, StorageError
+from medexp.errors import CheckFailed, CheckpointError, ConfigError, DataError, StorageError
+from medexp.studies import recovery
 from medexp.tracking.results import log_checks, stop_if_blocked
 from medexp.tracking.runs import TrackedRun, tracked_run
 
@@ -151,3 +157,140 @@ def test_a_run_whose_configuration_is_gone_is_refused(store: MlflowClient, capsy
     assert f"config.yaml of run {run_id}: " in said
     assert "seed: found 'x'" in said
     assert "training is missing" in said
+
+
+GOAL = "val/best/dice_WT"
+HALVED = {"training.lr_lora": {"times": 0.5}}
+
+
+def recovery_of(run_id: str, change: dict[str, Any], name: str = "a", **changed: object) -> RecoverConfig:
+    """Climbs one rung."""
+    rungs = [{"name": name, "why": "-", "change": change}]
+    ladder = {"goal": GOAL, "mends": ["TEST_2.5"], "rungs": rungs, "remedies": {}, "at_most": 0}
+    Path("ladder.yaml").write_text(json.dumps(ladder))
+    flags = ["--run", run_id, "--ladder", "ladder.yaml", "--output_dir", "outputs"]
+    assert main("recover", RecoverConfig, f"{__name__}:hold", flags) == 0
+    return replace(taken.pop(), **changed)
+
+
+class Trainings:
+    """Stands where phase 1 trains; each comes to what the next of `ends` does in its run, the last one for ever."""
+
+    def __init__(self, *ends: Callable[[TrackedRun], object], value: float = 0.5) -> None:
+        self.ends, self.value = list(ends), value
+        self.configs: list[Phase1Config] = []
+
+    def __call__(self, config: Phase1Config) -> None:
+        self.configs.append(config)
+        with tracked_run("phase1", config) as tracked:
+            tracked.reporter.metrics({GOAL: self.value})
+            (self.ends.pop(0) if len(self.ends) > 1 else self.ends[0])(tracked)
+
+
+def rungs(client: MlflowClient) -> list[Run]:
+    """The runs of rungs and searches of all recoveries, the oldest first."""
+    (experiment,) = client.search_experiments(filter_string="name = 'recover'")
+    found = client.search_runs([experiment.experiment_id], order_by=["attributes.start_time ASC"])
+    return [run for run in found if "medexp.rung" in run.data.tags]
+
+
+def statuses(client: MlflowClient) -> list[tuple[str, str]]:
+    return [(run.info.run_name, run.info.status) for run in rungs(client)]
+
+
+def killed_while_it_searches(environment: dict[str, str], folder: str, config: RecoverConfig) -> None:
+    os.environ.clear()
+    os.environ.update(environment)
+    os.chdir(folder)
+    recovery.recover(config, Trainings(failing("TEST_2.5"), lambda tracked: os.kill(os.getpid(), signal.SIGKILL)))
+
+
+def test_what_passed_in_the_search_has_passed_when_it_is_asked_for_again(store: MlflowClient) -> None:
+    config = recovery_of(ended(failing("TEST_2.5")), HALVED, search=2)
+    trainings = Trainings(failing("TEST_2.5"), failing())
+    passed = recovery.recover(config, trainings)
+    assert statuses(store) == [("1 a", "FAILED"), ("2 search 1", "FINISHED")]
+    assert recovery.recover(config, trainings) == passed
+    assert recovery.recover(replace(config, search=0), trainings) == passed
+    assert len(trainings.configs) == 2
+
+
+def test_a_second_recovery_leaves_alone_one_that_searches(store: MlflowClient) -> None:
+    config = recovery_of(ended(failing("TEST_2.5")), HALVED, search=1)
+
+    def meanwhile(tracked: TrackedRun) -> None:
+        with pytest.raises(ConfigError, match="another recovery is climbing it"):
+            recovery.recover(config, Trainings(failing()))
+        assert store.get_run(tracked.id).info.status == "RUNNING"
+        assert store.get_run(store.get_run(tracked.id).data.tags["mlflow.parentRunId"]).info.status == "RUNNING"
+
+    recovery.recover(config, Trainings(failing("TEST_2.5"), meanwhile))
+
+
+def test_a_search_that_was_killed_goes_on_with_the_same_settings(
+    store: MlflowClient, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = recovery_of(ended(failing("TEST_2.5")), HALVED, search=1)
+    process = multiprocessing.get_context("forkserver").Process(
+        target=killed_while_it_searches, args=(dict(os.environ), str(tmp_path), config)
+    )
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    assert statuses(store) == [("1 a", "FAILED"), ("2 search 1", "RUNNING")]
+    recovery.recover(config, Trainings(failing()))
+    assert statuses(store) == [("1 a", "FAILED"), ("2 search 1", "KILLED"), ("2 search 1", "FINISHED")]
+    _, killed, again = rungs(store)
+    assert killed.data.params["training.lr_lora"] == again.data.params["training.lr_lora"]
+    assert f"Run {killed.info.run_id} was left running by a recovery that was killed" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("change", [{"lora.target_stages": {"add": [2]}}, {"training.patience": {"times": 2}, **HALVED}])
+def test_a_search_where_there_is_little_to_search_ends_in_diagnostics(
+    store: MlflowClient, capsys: pytest.CaptureFixture[str], change: dict[str, Any]
+) -> None:
+    config = recovery_of(ended(failing("TEST_2.5")), change, "150", search=1)
+    trainings = Trainings(failing("TEST_2.5"))
+    with pytest.raises(CheckFailed, match=f"none of {len(change)} runs passed"):
+        recovery.recover(config, trainings)
+    assert len(trainings.configs) == len(change)
+    assert ("there is nothing to search" in capsys.readouterr().out) == (len(change) == 1)
+    assert {one.training.patience for one in trainings.configs} == {0}
+    assert list(Path("mlruns").glob("**/diagnostics.md"))
+
+
+def test_what_no_rung_mends_ends_the_search_too(store: MlflowClient, capsys: pytest.CaptureFixture[str]) -> None:
+    config = recovery_of(ended(failing("TEST_2.5")), HALVED, search=3)
+    trainings = Trainings(failing("TEST_2.5"), failing("TEST_2.1"))
+    for _ in range(2):
+        with pytest.raises(CheckFailed, match="none of 2 runs passed"):
+            recovery.recover(config, trainings)
+        assert "TEST_2.1 failed, which no rung mends" in capsys.readouterr().out
+    trainings = Trainings(failing("TEST_2.1"))
+    with pytest.raises(CheckFailed, match="none of 1 runs passed"):
+        recovery.recover(replace(config, study="another"), trainings)
+
+
+def test_a_value_that_is_no_number_is_none(store: MlflowClient) -> None:
+    config = recovery_of(ended(failing("TEST_2.5")), HALVED, search=1)
+
+    with pytest.raises(CheckFailed, match="none of 1 runs passed"):
+        recovery.recover(config, Trainings(failing("TEST_2.5"), value=float("nan")))
+
+
+def test_a_cache_that_is_given_is_the_one_that_is_used(store: MlflowClient) -> None:
+    run_id = ended(failing("TEST_2.5"), cache_dir="theirs")
+    trainings = Trainings(failing("TEST_2.5"), failing())
+    with pytest.raises(CheckFailed):
+        recovery.recover(recovery_of(run_id, HALVED), trainings)
+    recovery.recover(recovery_of(run_id, HALVED, cache_dir="ours", study="another"), trainings)
+    assert [config.cache_dir for config in trainings.configs] == ["theirs", "ours"]
+
+
+def test_it_says_how_it_goes_on(store: MlflowClient, capsys: pytest.CaptureFixture[str]) -> None:
+    run_id = ended(failing("TEST_2.5"))
+    given = {"study": "mine", "storage": "sqlite:///secret.db", "output_dir": "out puts"}
+    Path("outputs").rename("out puts")
+    recovery.recover(recovery_of(run_id, HALVED, **given), Trainings(failing()))
+    command = f"mlflow run . -e recover -P phase=phase1 -P run={run_id} -P ladder=ladder.yaml -P study=mine -P storage=URL"
+    assert f"Interrupted, it goes on with: {command} -P output_dir='out puts'\n" in capsys.readouterr().out
