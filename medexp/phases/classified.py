@@ -138,6 +138,18 @@ def log_judged(
         run.reporter.figure(gallery([picture(case) for case in first["case"]], captions, title), "figures/misclassified.png")
 
 
+def pooled(judged: Judged) -> list[str]:
+    """What to know of figures of several sources together; nothing where there is one."""
+    counts = judged.rows["source"].value_counts()
+    if len(counts) == 1:
+        return []
+    told = ", ".join(f"{source} {count} ({count / len(judged.rows):.1%})" for source, count in counts.items())
+    return [
+        f"The checks and the best epoch go by the validation cases of all sources together: {told}. A source with few of them "
+        "decides little; the metrics val/best/SOURCE/… are of each alone."
+    ]
+
+
 def rows_of(columns: Sequence[Mapping[str, Interval]]) -> list[list[str]]:
     """The rows of a closing table: a metric each, then its figure in each column with its interval.
 

@@ -113,7 +113,7 @@ def frozen(before: Mapping[str, Tensor], after: Mapping[str, Tensor], trained: i
     Args:
         before: All tensors but the head's before training, batch norm's statistics included.
         after: The same after training.
-        trained: Parameters of the whole network that get gradients.
+        trained: Parameters that got gradients, or that the optimiser had.
         expected: Parameters of the head, by arithmetic.
     """
     changed = [name for name in before if name not in after or not torch.equal(before[name], after[name])]

@@ -1,7 +1,7 @@
 """What the phases on 2D images share: how they begin, and how both tasks are trained and judged."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -12,10 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from medexp.checks import PHASES
 from medexp.config import ImagePhaseConfig, cache_root
 from medexp.data.images import SOURCES, MultiSourceDataset, PreparedImages, prepare_images
-from medexp.data.manifest import seen_cases
 from medexp.data.splits import SPLITS
 from medexp.errors import ConfigError, DataError, all_problems
 from medexp.evaluation.cases import map_cases
@@ -23,8 +21,7 @@ from medexp.evaluation.classification import Predictions
 from medexp.evaluation.slices import Batches, evaluate_slices
 from medexp.models.multitask import MultiTaskModel
 from medexp.phases.launch import same_as_begun, take_over_state
-from medexp.phases.publishing import PHANTOMS, made_with
-from medexp.registry.definitions import load_definition
+from medexp.phases.publishing import packaged
 from medexp.tracking.datasets import log_datasets
 from medexp.tracking.figures import gallery
 from medexp.tracking.runs import TrackedRun
@@ -93,7 +90,9 @@ def masks(data: PreparedImages) -> None:
         raise DataError(all_problems(data.source, problems, advice))
 
 
-def warm_up_images(config: Any, kaggle_dir: str | None, sources: Sequence[str], needs: Sequence[Need], *, test: bool) -> None:
+def warm_up_images(
+    config: Any, kaggle_dir: str | None, sources: Sequence[str], needs: Sequence[Need], *, test: bool
+) -> PreparedImages:
     """Do once what the trials of a study share: make the phantoms, read and describe the images.
 
     Args:
@@ -112,6 +111,7 @@ def warm_up_images(config: Any, kaggle_dir: str | None, sources: Sequence[str], 
             f"test=true: no image is in the test split, data.test_fraction {config.data.test_fraction:g}. "
             "Raise data.test_fraction, add patients, or leave test out"
         )
+    return data
 
 
 def _read(config: Any, kaggle_dir: str | None, sources: Sequence[str], needs: Sequence[Need]) -> PreparedImages:
@@ -177,17 +177,23 @@ def begin(
     return ImageStudy(config, data, accelerator, run)
 
 
-def class_weights(kind: Literal["balanced", "none"], labels: Sequence[int]) -> Tensor:
-    """Weights of the classes in cross-entropy (2,), of mean 1 over the cases.
+def class_weights(kind: Literal["balanced", "none"], labels: Sequence[int], draws: Array) -> Tensor:
+    """Weights of the classes in cross-entropy (2,), of mean 1 over what an epoch draws.
 
     Args:
         kind: balanced: the inverse of how often a class is drawn; none: all alike.
-        labels: Label of each case that an epoch draws.
+        labels: Label of each training case (N,).
+        draws: How often an epoch draws each case, on average (N,).
+
+    Raises:
+        ConfigError: A class is never drawn.
     """
-    counts = np.bincount(labels, minlength=len(CLASSES))
-    if kind == "none" or not counts.all():
+    counts = np.bincount(labels, weights=draws, minlength=len(CLASSES))
+    if not counts.all():
+        raise ConfigError("data.weights: training would draw cases of one class alone; raise the weight of the other's source")
+    if kind == "none":
         return torch.ones(len(CLASSES))
-    return torch.tensor(len(labels) / (len(CLASSES) * counts), dtype=torch.float32)
+    return torch.tensor(counts.sum() / (len(CLASSES) * counts), dtype=torch.float32)
 
 
 @torch.inference_mode()
@@ -269,8 +275,20 @@ def show_segmentations(study: ImageStudy, net: MultiTaskModel) -> None:
     study.run.reporter.figure(figure, "figures/segmentations.png")
 
 
-def packaged(study: ImageStudy, name: str, phase: str, output: str) -> dict[str, Any]:
-    """What every package of these phases says alike: contract, evaluation, cases, and facts for the card.
+def claims(config: ImagePhaseConfig, data: PreparedImages) -> dict[str, str | None]:
+    """How the images were chosen, labelled and split, by item of CLAIM."""
+    return {
+        "Inclusion and exclusion": f"all images but {len(data.dropped)} that dropped.csv of the run lists",
+        "Missing data": "an image that cannot be read stops the phase",
+        "Reference standard": f"a tumour where a slice has at least {config.data.min_tumour_pixels} mask pixels; of a Kaggle "
+        "image its folder",
+        "Assignment to partitions": f"drawn by seed {config.data.split_seed}: slices by patient, Kaggle images class by "
+        f"class; validation {config.data.val_fraction:.0%}, test {config.data.test_fraction:.0%}",
+    }
+
+
+def packaged_images(study: ImageStudy, name: str, phase: str, output: str) -> dict[str, Any]:
+    """`medexp.phases.publishing.packaged` of a phase's images.
 
     Args:
         study: What it was made with.
@@ -279,31 +297,15 @@ def packaged(study: ImageStudy, name: str, phase: str, output: str) -> dict[str,
         output: What comes out, in words.
     """
     config, data = study.config, study.data
-    height, width = config.data.input_size
-    facts: dict[str, str | None] = {
-        "data": data.source,
-        "data digest": data.digest,
-        "Inclusion and exclusion": f"all images but {len(data.dropped)} that dropped.csv of the run lists",
-        "Missing data": "an image that cannot be read stops the phase",
-        "Reference standard": f"a tumour where a slice has at least {config.data.min_tumour_pixels} mask pixels; of a Kaggle "
-        "image its folder",
-        "Assignment to partitions": f"drawn by seed {config.data.split_seed}: slices by patient, Kaggle images class by "
-        f"class; validation {config.data.val_fraction:.0%}, test {config.data.test_fraction:.0%}",
-        "Testing on external data": "none",
-    }
-    real = any(getattr(config, key, None) for key in ("slices_dir", "kaggle_dir"))
-    return {
-        "contract": {
-            "input": asdict(load_definition(name).input) | {"example_shape": [1, 1, height, width]},
-            "output": output,
-        },
-        "evaluation": {
-            "phase": phase,
-            "revision": PHASES[phase].revision,
-            "split": "val",
-            "data_digest": data.digests["val"],
-            "made_on": data.digest,
-        },
-        "cases": seen_cases(data.manifest, data.facts.values()),  # type: ignore[arg-type]
-        "facts": {**made_with(study.run, config.profile, config.seed), **facts, **({} if real else PHANTOMS)},
-    }
+    return packaged(
+        config,
+        study.run,
+        name,
+        phase,
+        output,
+        manifest=data.manifest,
+        cases=data.facts.values(),
+        source=data.source,
+        example={"example_shape": [1, 1, *config.data.input_size]},
+        claims=claims(config, data),
+    )

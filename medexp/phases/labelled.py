@@ -24,9 +24,10 @@ from medexp.evaluation.embeddings import embed_volumes
 from medexp.models.checkpoints import load_state, load_weights, weights_digest
 from medexp.models.multitask import MultiTaskModel, UNetEncoder, size_of
 from medexp.models.swin import SwinEncoder
-from medexp.phases.images import CLASSES, ImageStudy, begin, both_classes, in_batches, one_process
+from medexp.phases.images import CLASSES, ImageStudy, begin, both_classes, claims, in_batches, one_process
 from medexp.phases.launch import same_as_begun, take_over_state
-from medexp.phases.volumes import read_volumes
+from medexp.phases.volumes import LabelledVolumes, read_volumes
+from medexp.registry.lineage import upstream_tag
 from medexp.registry.loading import load_verified
 from medexp.registry.packages import Parent, read_json
 from medexp.registry.store import Pulled
@@ -63,6 +64,11 @@ class FrozenEncoder:
     def of_volumes(self) -> bool:
         return isinstance(self.net, SwinEncoder)
 
+    @property
+    def upstream(self) -> dict[str, str]:
+        """The tag that names its package."""
+        return upstream_tag(self.pulled.name, self.pulled.version, self.pulled.digest) if self.pulled else {}
+
 
 @dataclass(frozen=True)
 class Labelled:
@@ -78,6 +84,7 @@ class Labelled:
         study: The images; None for volumes.
         picture: From a case to a grey image (H, W) of it.
         example: What a contract says of these cases beyond the definition: `example_shape`, and `spacing_mm` of volumes.
+        claims: How they were chosen, labelled and split, by item of CLAIM.
     """
 
     manifest: pd.DataFrame
@@ -88,15 +95,11 @@ class Labelled:
     study: ImageStudy | None
     picture: Callable[[str], Array]
     example: Mapping[str, Any]
+    claims: Mapping[str, str | None]
 
     def of(self, split: str) -> pd.DataFrame:
         """The rows of a split."""
         return self.manifest[self.manifest["split"] == split].reset_index(drop=True)
-
-    @property
-    def digest(self) -> str:
-        """Of all cases."""
-        return data_digest(self.manifest)
 
 
 def load_encoder(config: Phase2_2Config, accelerator: Accelerator) -> FrozenEncoder:
@@ -172,7 +175,6 @@ def read_images(config: Phase2_2Config, encoder: FrozenEncoder, accelerator: Acc
         size, title = config.training.batch_size, f"  features of {split}"
         return torch.from_numpy(in_batches(encoder.net, study.images(split), accelerator, size, title))
 
-    height, width = config.data.input_size
     return Labelled(
         manifest=study.data.manifest,
         classes=CLASSES,
@@ -181,7 +183,8 @@ def read_images(config: Phase2_2Config, encoder: FrozenEncoder, accelerator: Acc
         features=features,
         study=study,
         picture=study.picture,
-        example={"example_shape": [1, 1, height, width]},
+        example={"example_shape": [1, 1, *config.data.input_size]},
+        claims=claims(config, study.data),
     )
 
 
@@ -198,16 +201,19 @@ def need_test_volumes(table: str | None) -> None:
         )
 
 
-def read_table_of_volumes(
-    config: Phase2_2Config, encoder: FrozenEncoder, accelerator: Accelerator, run: TrackedRun
-) -> Labelled:
-    """The volumes of a table, or of phantoms; each is embedded once for all runs and then read from the cache.
+def split_volumes(config: Phase2_2Config, encoder: FrozenEncoder, folder: Path) -> tuple[LabelledVolumes, pd.DataFrame]:
+    """The volumes of a table, or of phantoms, and the manifest that says their splits; a test split is there where the table
+    has one.
+
+    Args:
+        config: The configuration.
+        encoder: An encoder of volumes.
+        folder: Gets the table of the phantoms.
 
     Raises:
-        ConfigError: A key is given that is for images, or the run that is resumed was begun with other volumes.
+        ConfigError: A key is given that is for images.
         DataError: The table cannot be used, has more than two labels, or a split without one of them.
     """
-    one_process(accelerator, "phase2_2")
     assert encoder.pulled is not None
     for key in ("slices_dir", "kaggle_dir"):
         if getattr(config, key):
@@ -215,7 +221,7 @@ def read_table_of_volumes(
     if not config.training.cache_features:
         raise ConfigError("training.cache_features=false: a volume costs seconds in every step; leave it out for volumes")
     cache = cache_root(config.cache_dir)
-    volumes = read_volumes(config.table, config.volumes, encoder.pulled, config.data.jobs, run.folder, cache, "val")
+    volumes = read_volumes(config.table, config.volumes, encoder.pulled, config.data.jobs, folder, cache, "val")
     table, facts = volumes.table, volumes.facts
     if len(table.classes) != len(CLASSES):
         raise DataError(
@@ -233,6 +239,21 @@ def read_table_of_volumes(
         raise DataError(all_problems(f"table {table.path}", missing, advice))
     manifest = table_manifest(table, facts.values(), splits)
     manifest = manifest.assign(source="volumes", label=[table.classes.index(label) for label in manifest["label"]])
+    return volumes, manifest
+
+
+def read_table_of_volumes(
+    config: Phase2_2Config, encoder: FrozenEncoder, accelerator: Accelerator, run: TrackedRun
+) -> Labelled:
+    """The volumes of a table, or of phantoms; each is embedded once for all runs and then read from the cache.
+
+    Raises:
+        ConfigError: As of `split_volumes`, or the run that is resumed was begun with other volumes.
+        DataError: As of `split_volumes`.
+    """
+    one_process(accelerator, "phase2_2")
+    volumes, manifest = split_volumes(config, encoder, run.folder)
+    table, facts, cache = volumes.table, volumes.facts, cache_root(config.cache_dir)
     same_as_begun(config.resume, run, {"table": data_digest(manifest)})
     take_over_state(config.resume, run)
     digests = {split: split_digest(manifest, split) for split in SPLITS if split in set(manifest["split"])}
@@ -262,4 +283,13 @@ def read_table_of_volumes(
         study=None,
         picture=picture,
         example={"spacing_mm": list(volumes.settings.spacing), "example_shape": [1, 4, *size]},
+        claims={
+            "Inclusion and exclusion": f"all volumes of {volumes.source}",
+            "Missing data": "a volume that cannot be read, or lacks a channel, stops the phase",
+            "Reference standard": f"the labels of {volumes.source}",
+            "Assignment to partitions": "given by the table's column split"
+            if table.split_of
+            else f"drawn by seed {config.data.split_seed}: by patient, label by label; validation "
+            f"{config.data.val_fraction:.0%}, none held back",
+        },
     )

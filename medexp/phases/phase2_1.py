@@ -17,7 +17,7 @@ from medexp.evaluation.intervals import Interval, mean_by_patient
 from medexp.models.checkpoints import save_checkpoint
 from medexp.models.multitask import MultiTaskModel
 from medexp.phases import image_checks
-from medexp.phases.images import ImageStudy, begin, dice, masks, packaged, segment, show_segmentations, warm_up_images
+from medexp.phases.images import ImageStudy, begin, dice, masks, packaged_images, segment, show_segmentations, warm_up_images
 from medexp.phases.launch import forget_precision, launched_run, out_of_memory, start_accelerator
 from medexp.phases.publishing import CAVEAT, Summary, present, publish
 from medexp.registry.packages import Package
@@ -149,7 +149,7 @@ def packed(study: ImageStudy, net: MultiTaskModel, per_case: pd.DataFrame, inter
     """The network with all that it was judged by."""
     network, training = study.config.network, study.config.training
     output = "seg: logits (B, 1, H, W); cls: logits (B, 2) of an untrained head"
-    common: dict[str, Any] = packaged(study, MODEL, "phase2_1", output)
+    common: dict[str, Any] = packaged_images(study, MODEL, "phase2_1", output)
     common["facts"] |= {
         "Training": f"at most {training.epochs} epochs, {training.optimizer}, rate {training.lr_network:g}, batches of "
         f"{training.batch_size * training.accumulate}, Dice of the batch + BCE; the head was not trained; all settings: "

@@ -5,29 +5,30 @@ computes them anew in every step instead, for the same result.
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from accelerate import Accelerator
+from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
+from torch.nn import functional
 from torch.utils.data import Dataset
 
-from medexp.checks import PHASES, Check, verdict
+from medexp.checks import Check, verdict
 from medexp.config import Phase2_2Config
-from medexp.data.images import SOURCES, sampling_order
-from medexp.data.manifest import seen_cases, split_digest
-from medexp.evaluation.classification import BINARY, Predictions, accuracy, gain
+from medexp.data.images import SOURCES, expected_draws, sampling_order
+from medexp.evaluation.classification import BINARY, Predictions, accuracy, cross_entropy, gain
 from medexp.models.builders import build
 from medexp.models.checkpoints import load_training_state, save_checkpoint
 from medexp.models.heads import ClassificationHead
 from medexp.models.multitask import EncoderClassifier, MultiTaskModel, part
 from medexp.phases import image_checks
-from medexp.phases.classified import Judged, judge, log_judged, per_case, rows_of
-from medexp.phases.images import both_classes, class_weights, packaged, warm_up_images
+from medexp.phases.classified import Judged, judge, log_judged, per_case, pooled, rows_of
+from medexp.phases.images import both_classes, class_weights, warm_up_images
 from medexp.phases.labelled import (
     FrozenEncoder,
     Labelled,
@@ -35,12 +36,11 @@ from medexp.phases.labelled import (
     need_test_volumes,
     read_images,
     read_table_of_volumes,
+    split_volumes,
 )
 from medexp.phases.launch import forget_precision, launched_run, out_of_memory, same_as_begun, start_accelerator
-from medexp.phases.publishing import CAVEAT, PHANTOMS, Summary, made_with, present, publish
-from medexp.registry.definitions import load_definition
-from medexp.registry.leaks import leak_check, unknown_check
-from medexp.registry.lineage import upstream_tag
+from medexp.phases.publishing import CAVEAT, Summary, packaged, present, publish
+from medexp.registry.leaks import split_check
 from medexp.registry.packages import Package
 from medexp.tracking.figures import curves
 from medexp.tracking.results import log_checks, stop_if_blocked
@@ -57,10 +57,12 @@ class Trained:
     Attributes:
         head: With the best epoch's weights.
         fitted: The training.
+        parameters: How many got gradients or were the optimiser's, of the head and of all of the encoder's network.
     """
 
     head: ClassificationHead
     fitted: FitResult
+    parameters: int
 
 
 def run(config: Phase2_2Config) -> None:
@@ -72,11 +74,11 @@ def run(config: Phase2_2Config) -> None:
     accelerator = start_accelerator(config.device, config.threads, config.training.precision)
     with launched_run("phase2_2", config, accelerator) as tracked:
         encoder = load_encoder(config, accelerator)
-        tracked.tag(_upstream(encoder))
+        tracked.tag(encoder.upstream)
         same_as_begun(config.resume, tracked, {"encoder": encoder.parent.weights_digest})
         read = read_table_of_volumes if encoder.of_volumes else read_images
         labelled = read(config, encoder, accelerator, tracked)
-        checks = [guard(encoder, labelled)]
+        checks = [guard(encoder, labelled.manifest)]
         log_checks(tracked, checks)
         stop_if_blocked(tracked, checks)
 
@@ -84,25 +86,31 @@ def run(config: Phase2_2Config) -> None:
         trained = train_head(config, encoder, labelled, accelerator, tracked)
         rows, resampled = labelled.of("val"), _resampled(config)
         judged = judge(rows, predict(trained.head, labelled.features("val"), rows["label"].to_numpy()), **resampled)
-        most = int(np.bincount(judged.predictions.truth).argmax())
-        constant = Predictions(judged.predictions.truth, np.eye(2)[np.full(len(rows), most)])
+        truth = judged.predictions.truth
+        most = int(np.bincount(truth).argmax())
+        constant = Predictions(truth, np.eye(2)[np.full(len(rows), most)])
         over_majority = gain(accuracy, judged.predictions, constant, list(rows["patient"]), **resampled)
 
         classifier = EncoderClassifier(encoder.net, trained.head).cpu().eval()
         files = write_checkpoints(encoder, trained, tracked)
-        found, by_chance = (float(accuracy(one, np.ones((1, len(rows))))[0]) for one in (judged.predictions, constant))
-        trainable = _size(encoder.whole) + _size(trained.head)
+        found, by_chance = judged.scores["all"]["accuracy"].estimate, float((truth == most).mean())
         checks += [
-            image_checks.frozen(before, frozen_state(encoder), trainable, image_checks.head_parameters(encoder.width)),
+            image_checks.frozen(
+                before, frozen_state(encoder), trained.parameters, image_checks.head_parameters(encoder.width)
+            ),
             image_checks.checkpoints(files, whole_like(encoder), whole_state(encoder, trained.head.state_dict())),
             image_checks.accuracy(found, config.min_accuracy),
             image_checks.majority(over_majority, found, by_chance),
         ]
-        tracked.reporter.metrics({"majority/accuracy": by_chance, "params/head_trainable": trainable})
+        tracked.reporter.metrics({"majority/accuracy": by_chance, "params/head_trainable": trained.parameters})
         log_judged(judged, labelled.classes, tracked, labelled.picture, shown=config.shown, **resampled)
         report(trained, files, checks, tracked)
         published = [publish(packed(config, encoder, labelled, classifier, judged, checks, tracked), verdict(checks), tracked)]
-        words = [f"Always saying {labelled.classes[most]!r}, the majority class: accuracy {by_chance:.3f}."]
+        words = [
+            f"Always saying {labelled.classes[most]!r}, the majority class: accuracy {by_chance:.3f}.",
+            *pooled(judged),
+            *shifted(config, labelled),
+        ]
         present(summary(config, encoder, labelled, judged, trained, words), checks, published, tracked)
         stop_if_blocked(tracked, checks)
 
@@ -119,7 +127,7 @@ def objective(config: Phase2_2Config, tracked: TrackedRun, *, test: bool = False
     accelerator = start_accelerator(config.device, config.threads, config.training.precision)
     with out_of_memory(config):
         encoder = load_encoder(config, accelerator)
-        tracked.tag(_upstream(encoder))
+        tracked.tag(encoder.upstream)
         read = read_table_of_volumes if encoder.of_volumes else read_images
         labelled = read(config, encoder, accelerator, tracked)
         trained = train_head(config, encoder, labelled, accelerator, tracked)
@@ -135,24 +143,47 @@ def objective(config: Phase2_2Config, tracked: TrackedRun, *, test: bool = False
 
 
 def warm_up(config: Phase2_2Config, folder: Path, *, test: bool = False) -> Phase2_2Config:
-    """Do once what trials share; the split follows from data.split_seed, so another seed is another training alone."""
-    del folder
+    """Do once what trials share; the split follows from data.split_seed, so another seed is another training alone.
+
+    Raises:
+        CheckFailed: The encoder was trained on what the trials would be judged on.
+    """
     forget_precision()
     accelerator = start_accelerator(config.device, config.threads, config.training.precision)
     encoder = load_encoder(config, accelerator)
-    if not encoder.of_volumes:
-        warm_up_images(config, config.kaggle_dir, SOURCES, [both_classes], test=test)
-    elif test:
-        need_test_volumes(config.table)
+    if encoder.of_volumes:
+        if test:
+            need_test_volumes(config.table)
+        manifest = split_volumes(config, encoder, folder)[1]
+    else:
+        manifest = warm_up_images(config, config.kaggle_dir, SOURCES, [both_classes], test=test).manifest
+    stop_if_blocked(None, [guard(encoder, manifest, split) for split in ("val", "test")[: 1 + test]])
     return config
 
 
-def guard(encoder: FrozenEncoder, labelled: Labelled) -> Check:
-    """LEAK: the encoder was not trained on the validation cases."""
-    judged_on = labelled.of("val")[["case", "patient", "voxels_sha256"]]
-    if encoder.pulled is None:
-        return unknown_check(encoder.called, judged_on)
-    return leak_check(encoder.pulled, judged_on, learned=("train",))
+def guard(encoder: FrozenEncoder, manifest: pd.DataFrame, split: str = "val") -> Check:
+    """LEAK: the encoder has not seen a split's cases."""
+    return split_check([encoder.pulled] if encoder.pulled else [], encoder.called, manifest, split)
+
+
+def draws(config: Phase2_2Config, labelled: Labelled) -> NDArray[np.float64]:
+    """How often an epoch draws each training case, on average (N,)."""
+    rows = labelled.of("train")
+    return np.ones(len(rows)) if labelled.study is None else expected_draws(list(rows["source"]), config.data.weights)
+
+
+def shifted(config: Phase2_2Config, labelled: Labelled) -> list[str]:
+    """What to know of the probabilities where weights made a class more frequent in training than it is; else nothing."""
+    labels, times, name = labelled.of("train")["label"].to_numpy(), draws(config, labelled), labelled.classes[1]
+    counted = times * class_weights(config.training.class_weights, labels.tolist(), times).numpy()[labels]
+    share, there = (float(values @ labels / values.sum()) for values in (counted, np.ones(len(labels))))
+    if f"{share:.0%}" == f"{there:.0%}":
+        return []
+    return [
+        f"Weights of classes and sources made {name!r} {share:.0%} of what the head was trained on; it is {there:.0%} of the "
+        f"training cases and {labelled.of('val')['label'].mean():.0%} of the validation cases, by which Brier score, ECE and "
+        "calibration.png go. Calibrate the probabilities on cases as frequent as yours before you use them as such."
+    ]
 
 
 class _Features(Dataset[dict[str, Any]]):
@@ -181,7 +212,7 @@ def train_head(
     order = permutations(len(rows), config.seed)
     if labelled.study is not None:
         order = sampling_order(list(rows["source"]), config.data.weights, config.seed)
-    weight = class_weights(training.class_weights, labels[order(0)].tolist()).to(accelerator.device)
+    weight = class_weights(training.class_weights, labels.tolist(), draws(config, labelled)).to(accelerator.device)
     module: nn.Module = head
     cached = training.cache_features
     if cached:
@@ -192,17 +223,17 @@ def train_head(
     known, truth = (labelled.features("val") if cached else None), labelled.of("val")["label"].to_numpy()
 
     def loss(module: nn.Module, batch: Batch, epoch: int) -> dict[str, Tensor]:
-        return {"loss": cross_entropy(module(batch["image"]).float(), batch["label"], weight)}
+        return {"loss": functional.cross_entropy(module(batch["image"]).float(), batch["label"], weight)}
 
     def validate(_: nn.Module, epoch: int) -> dict[str, float]:
         predictions = predict(head, labelled.features("val") if known is None else known, truth)
-        of_truth = predictions.probabilities[np.arange(len(predictions.truth)), predictions.truth]
-        right = float(accuracy(predictions, np.ones((1, len(of_truth))))[0])
-        return {"accuracy": right, "ce": float(-np.log(np.maximum(of_truth, 1e-12)).mean())}
+        right = float(accuracy(predictions, np.ones((1, len(truth))))[0])
+        return {"accuracy": right, "ce": float(cross_entropy(predictions).mean())}
 
+    group = Group("head", training.lr_head, list(head.parameters()))
     fitted = fit(
         module,
-        [Group("head", training.lr_head, list(head.parameters()))],
+        [group],
         data,
         Objective(loss, validate, "accuracy"),
         training,
@@ -213,7 +244,8 @@ def train_head(
         title="training the head",
         order=order,
     )
-    return Trained(head, fitted)
+    got = {one for part in (encoder.whole, head) for one in part.parameters() if one.requires_grad}
+    return Trained(head, fitted, sum(one.numel() for one in got.union(group.parameters)))
 
 
 @torch.inference_mode()
@@ -277,29 +309,26 @@ def packed(
     """Encoder and head with all that they were judged by."""
     training = config.training
     output = f"logits (B, 2): {', '.join(labelled.classes)}"
-    if labelled.study is not None:
-        name = OF_IMAGES
-        common = packaged(labelled.study, name, "phase2_2", output)
-    else:
-        name = OF_VOLUMES
-        facts = {"data": labelled.source, "data digest": labelled.digest, "Testing on external data": "none"}
-        common = {
-            "contract": {"input": {**asdict(load_definition(name).input), **labelled.example}, "output": output},
-            "evaluation": {
-                "phase": "phase2_2",
-                "revision": PHASES["phase2_2"].revision,
-                "split": "val",
-                "data_digest": split_digest(labelled.manifest, "val"),
-                "made_on": labelled.digest,
-            },
-            "cases": seen_cases(labelled.manifest, labelled.facts.values()),
-            "facts": {**made_with(run, config.profile, config.seed), **facts, **({} if config.table else PHANTOMS)},
-        }
+    name = OF_IMAGES if labelled.study else OF_VOLUMES
+    common = packaged(
+        config,
+        run,
+        name,
+        "phase2_2",
+        output,
+        manifest=labelled.manifest,
+        cases=labelled.facts.values(),
+        source=labelled.source,
+        example=labelled.example,
+        claims=labelled.claims,
+    )
+    limits = [common["facts"].get("Limitations"), *pooled(judged), *shifted(config, labelled)]
     common["facts"] |= {
         "Training": f"at most {training.epochs} epochs, {training.optimizer}, rate {training.lr_head:g}, batches of "
         f"{training.batch_size * training.accumulate}, cross-entropy, class weights {training.class_weights}; the encoder "
         "was frozen; all settings: config.yaml of the run",
         "Selection of the final model": "the epoch with the best validation accuracy",
+        "Limitations": " ".join(filter(None, limits)) or None,
     }
     return Package(
         name=name,
@@ -329,13 +358,3 @@ def summary(
 
 def _resampled(config: Phase2_2Config) -> dict[str, Any]:
     return {"samples": config.bootstrap_samples, "confidence": config.confidence, "seed": config.seed}
-
-
-def _size(module: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
-
-
-def _upstream(encoder: FrozenEncoder) -> dict[str, str]:
-    if encoder.pulled is None:
-        return {}
-    return upstream_tag(encoder.pulled.name, encoder.pulled.version, encoder.pulled.digest)

@@ -22,14 +22,14 @@ from torch.utils.data import Dataset
 from medexp import registry
 from medexp.checks import Check, verdict
 from medexp.config import Phase2_3Config
-from medexp.data.images import SOURCES, MultiSourceDataset, sampling_order
+from medexp.data.images import SOURCES, MultiSourceDataset, expected_draws, sampling_order
 from medexp.errors import ConfigError, RegistryError
 from medexp.evaluation.classification import balanced_accuracy, gain
 from medexp.evaluation.intervals import Interval, mean_by_patient
 from medexp.models.checkpoints import save_checkpoint, weights_digest
 from medexp.models.multitask import EncoderClassifier, MultiTaskModel
 from medexp.phases import image_checks
-from medexp.phases.classified import Judged, brief, judge, log_judged, rows_of
+from medexp.phases.classified import Judged, brief, judge, log_judged, pooled, rows_of
 from medexp.phases.images import (
     CLASSES,
     ImageStudy,
@@ -39,7 +39,7 @@ from medexp.phases.images import (
     classify,
     dice,
     masks,
-    packaged,
+    packaged_images,
     predict,
     segment,
     show_segmentations,
@@ -47,7 +47,7 @@ from medexp.phases.images import (
 )
 from medexp.phases.launch import forget_precision, launched_run, out_of_memory, same_as_begun, start_accelerator
 from medexp.phases.publishing import CAVEAT, Summary, present, publish
-from medexp.registry.leaks import leak_check
+from medexp.registry.leaks import split_check
 from medexp.registry.lineage import upstream_tag
 from medexp.registry.loading import load_verified
 from medexp.registry.packages import MANIFEST, Package, Parent, read_json
@@ -80,6 +80,12 @@ class Before:
     head: EncoderClassifier
     architecture: dict[str, Any]
 
+    @property
+    def upstream(self) -> dict[str, str]:
+        """The tags that name both packages."""
+        first, second = (upstream_tag(one.name, one.version, one.digest) for one in (self.multitask, self.classifier))
+        return first | second
+
 
 @dataclass(frozen=True)
 class Compared:
@@ -110,11 +116,12 @@ def run(config: Phase2_3Config) -> None:
     """
     accelerator = start_accelerator(config.device, config.threads, config.training.precision)
     with launched_run("phase2_3", config, accelerator) as tracked:
-        before = fetch(config, accelerator, tracked)
+        before = fetch(config, accelerator)
+        tracked.tag(before.upstream)
         digests = {"multitask": before.multitask.digest, "classifier": before.classifier.digest}
         same_as_begun(config.resume, tracked, digests)
         study = begin(config, "phase2_3", accelerator, tracked, NEEDS, config.kaggle_dir)
-        checks = [guard(study, before)]
+        checks = [guard(before, study.data.manifest)]
         log_checks(tracked, checks)
         stop_if_blocked(tracked, checks)
 
@@ -159,7 +166,8 @@ def objective(config: Phase2_3Config, tracked: TrackedRun, *, test: bool = False
     forget_precision()
     accelerator = start_accelerator(config.device, config.threads, config.training.precision)
     with out_of_memory(config):
-        before = fetch(config, accelerator, tracked)
+        before = fetch(config, accelerator)
+        tracked.tag(before.upstream)
         study = begin(config, "phase2_3", accelerator, tracked, NEEDS, config.kaggle_dir)
         net = joined(before).to(accelerator.device)
         train(study, net)
@@ -170,11 +178,15 @@ def objective(config: Phase2_3Config, tracked: TrackedRun, *, test: bool = False
 def warm_up(config: Phase2_3Config, folder: Path, *, test: bool = False) -> Phase2_3Config:
     """Do once what trials share; the split follows from data.split_seed, so another seed is another training alone."""
     del folder
-    warm_up_images(config, config.kaggle_dir, SOURCES, NEEDS, test=test)
+    forget_precision()
+    accelerator = start_accelerator(config.device, config.threads, config.training.precision)
+    before = fetch(config, accelerator)
+    manifest = warm_up_images(config, config.kaggle_dir, SOURCES, NEEDS, test=test).manifest
+    stop_if_blocked(None, [guard(before, manifest, split) for split in ("val", "test")[: 1 + test]])
     return config
 
 
-def fetch(config: Phase2_3Config, accelerator: Accelerator, run: TrackedRun) -> Before:
+def fetch(config: Phase2_3Config, accelerator: Accelerator) -> Before:
     """Pull the network of phase 2.1 and the head of phase 2.2, which must have been trained on that very encoder.
 
     Raises:
@@ -209,17 +221,13 @@ def fetch(config: Phase2_3Config, accelerator: Accelerator, run: TrackedRun) -> 
         raise ConfigError(
             f"data.input_size: found {config.data.input_size}, the network was trained on images of {trained}; give that"
         )
-    for one in pulled.values():
-        run.tag(upstream_tag(one.name, one.version, one.digest))
     return Before(pulled["multitask"], pulled["classifier"], net, head, contract["architecture"])
 
 
-def guard(study: ImageStudy, before: Before) -> Check:
-    """LEAK: neither network was trained on the validation cases. A head that was trained on a file has no registered ancestor,
-    so phase 2.1's network is asked itself."""
-    rows = study.data.manifest
-    judged_on = rows.loc[rows["split"] == "val", ["case", "patient", "voxels_sha256"]]
-    return leak_check(before.classifier, judged_on, learned=("train",), beside=[before.multitask])
+def guard(before: Before, manifest: pd.DataFrame, split: str = "val") -> Check:
+    """LEAK: neither network has seen a split's cases. A head that was trained on a file has no registered ancestor, so phase
+    2.1's network is asked itself."""
+    return split_check([before.classifier, before.multitask], "", manifest, split)
 
 
 def joined(before: Before) -> MultiTaskModel:
@@ -274,8 +282,8 @@ def train(study: ImageStudy, net: MultiTaskModel) -> FitResult:
     config, training = study.config, study.config.training
     segmented, classified = study.images("train", augment=True, masked=True), study.images("train", augment=True)
     by_source = sampling_order(classified.sources, config.data.weights, config.seed)
-    drawn = np.array(classified.labels)[by_source(0)]
-    weight = class_weights(training.class_weights, drawn.tolist()).to(study.accelerator.device)
+    draws = expected_draws(classified.sources, config.data.weights)
+    weight = class_weights(training.class_weights, classified.labels, draws).to(study.accelerator.device)
     order = alternating(permutations(len(segmented), config.seed), by_source, len(segmented), training.batch_size)
 
     def loss(module: nn.Module, batch: Batch, epoch: int) -> dict[str, Tensor]:
@@ -372,7 +380,7 @@ def report(study: ImageStudy, net: MultiTaskModel, fitted: FitResult, compared: 
 def packed(study: ImageStudy, before: Before, net: MultiTaskModel, compared: Compared, checks: list[Check]) -> Package:
     """The network with all that it was judged by."""
     training = study.config.training
-    common = packaged(study, MODEL, "phase2_3", f"seg: logits (B, 1, H, W); cls: logits (B, 2): {', '.join(CLASSES)}")
+    common = packaged_images(study, MODEL, "phase2_3", f"seg: logits (B, 1, H, W); cls: logits (B, 2): {', '.join(CLASSES)}")
     common["facts"] |= {
         "Training": f"at most {training.epochs} epochs in alternating batches of {training.batch_size}, {training.optimizer}, "
         f"rates {training.lr_encoder:g} of the encoder, {training.lr_decoder:g} of the decoder, {training.lr_head:g} of the "
@@ -408,6 +416,7 @@ def summary(study: ImageStudy, fitted: FitResult, compared: Compared) -> Summary
         words=[
             image_checks.gained("Dice", "phase 2.1", compared.dice),
             image_checks.gained("Balanced accuracy", "phase 2.2", compared.balanced),
+            *pooled(compared.judged),
             f"Intervals of {study.config.confidence:.0%}, by patient.",
             CAVEAT,
         ],

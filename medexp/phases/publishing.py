@@ -1,17 +1,21 @@
 """How a phase registers what it made, and what it says of that in the terminal."""
 
 import tempfile
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from importlib.metadata import version as installed
 from pathlib import Path
+from typing import Any
 
+import pandas as pd
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 import medexp
-from medexp.checks import Check, as_lines, verdict
+from medexp.checks import PHASES, Check, as_lines, verdict
+from medexp.config import ImagePhaseConfig
+from medexp.data.manifest import data_digest, seen_cases, split_digest
 from medexp.registry import store
 from medexp.registry.definitions import load_definition
 from medexp.registry.packages import Package, write_package
@@ -34,6 +38,50 @@ PHANTOMS: Mapping[str, str | None] = {
 def made_with(run: TrackedRun, profile: str, seed: int) -> dict[str, str | None]:
     """What every card says of how a model was made."""
     return {"run": run.id, "profile": profile, "seed": str(seed), "license": None, "Software": _SOFTWARE}
+
+
+def packaged(
+    config: ImagePhaseConfig,
+    run: TrackedRun,
+    name: str,
+    phase: str,
+    output: str,
+    *,
+    manifest: pd.DataFrame,
+    cases: Iterable[Any],
+    source: str,
+    example: Mapping[str, Any],
+    claims: Mapping[str, str | None],
+) -> dict[str, Any]:
+    """What every package of phases 2.1 to 2.3 says alike: contract, evaluation, cases, and facts for the card.
+
+    Args:
+        config: The phase's configuration.
+        run: The run.
+        name: Name of the model.
+        phase: The phase that made it.
+        output: What comes out, in words.
+        manifest: One row a case.
+        cases: What is known of each, for `medexp.data.manifest.seen_cases`.
+        source: What they are, in words.
+        example: What the contract says of the input beyond the definition.
+        claims: How the cases were chosen, labelled and split, by item of CLAIM.
+    """
+    digest = data_digest(manifest)
+    facts = {"data": source, "data digest": digest, **claims, "Testing on external data": "none"}
+    real = any(getattr(config, key, None) for key in ("slices_dir", "kaggle_dir", "table"))
+    return {
+        "contract": {"input": {**asdict(load_definition(name).input), **example}, "output": output},
+        "evaluation": {
+            "phase": phase,
+            "revision": PHASES[phase].revision,
+            "split": "val",
+            "data_digest": split_digest(manifest, "val"),
+            "made_on": digest,
+        },
+        "cases": seen_cases(manifest, cases),
+        "facts": {**made_with(run, config.profile, config.seed), **facts, **({} if real else PHANTOMS)},
+    }
 
 
 def publish(package: Package, outcome: str | None, run: TrackedRun) -> Nominated:

@@ -71,6 +71,22 @@ def unknown_check(called: str, cases: pd.DataFrame) -> Check:
     return _check(cases, _Seen(unknown=[called]), {}, 0, LEARNED)
 
 
+def split_check(models: Sequence[Pulled], called: str, manifest: pd.DataFrame, split: str = "val") -> Check:
+    """LEAK of what a phase builds on, for a split of its cases. An earlier phase may have chosen its epoch on the validation
+    cases; the test cases nobody may have seen.
+
+    Args:
+        models: What the phase builds on; none where that is not registered.
+        called: What that is, in words.
+        manifest: All cases: `case`, `patient`, `voxels_sha256`, `split`.
+        split: val or test.
+    """
+    cases = manifest.loc[manifest["split"] == split, ["case", "patient", "voxels_sha256"]]
+    if not models:
+        return unknown_check(called, cases)
+    return leak_check(models[0], cases, ("train",) if split == "val" else LEARNED, models[1:])
+
+
 def _check(cases: pd.DataFrame, seen: _Seen, leaks: Mapping[str, Sequence[str]], leaked: int, learned: Sequence[str]) -> Check:
     unknown, splits = "; ".join(seen.unknown), {"train": "training", "val": "validation"}
     where = " or ".join(splits[split] for split in learned)

@@ -18,8 +18,12 @@ def log_checks(run: TrackedRun, checks: Sequence[Check]) -> None:
     run.tag({"medexp.verdict": verdict(checks)})
 
 
-def stop_if_blocked(run: TrackedRun, checks: Sequence[Check]) -> None:
+def stop_if_blocked(run: TrackedRun | None, checks: Sequence[Check]) -> None:
     """End the run here if a BLOCKING check failed; log the checks first.
+
+    Args:
+        run: The run; None before there is one, in what the trials of a study share.
+        checks: All checks.
 
     Raises:
         CheckFailed: With each such check, its demand, what was measured and its advice.
@@ -30,7 +34,7 @@ def stop_if_blocked(run: TrackedRun, checks: Sequence[Check]) -> None:
             for check in checks
             if check.blocks
         ]
-        advice = f"Nothing is promoted; the report is in run {run.id}."
+        advice = f"Nothing is promoted; the report is in run {run.id}." if run else "No trial was begun."
         raise CheckFailed(all_problems("BLOCKING check failed", failed, advice))
 
 

@@ -344,7 +344,9 @@ def test_cross_entropy_is_that_of_each_cases_class_and_finite_where_it_was_calle
 
 def test_the_table_has_a_row_a_case_and_arm() -> None:
     predictions = Predictions(np.array([0, 1]), np.array([[0.9, 0.1], [0.6, 0.4]]))
-    table = per_case_and_arm({"encoder": predictions, "random": predictions}, ["c1", "c2"], ["p1", "p2"], ["glioma", "meningioma"])
+    table = per_case_and_arm(
+        {"encoder": predictions, "random": predictions}, ["c1", "c2"], ["p1", "p2"], ["glioma", "meningioma"]
+    )
     assert table.to_dict("records")[1] == {
         "case": "c2",
         "patient": "p2",

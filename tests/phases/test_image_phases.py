@@ -13,13 +13,13 @@ from mlflow import MlflowClient
 from torch.utils.data import Dataset
 
 from medexp.cli import main
-from medexp.errors import DataError
+from medexp.errors import CheckFailed, DataError
 from medexp.models.multitask import MultiTaskModel
 from medexp.phases.images import classify, in_batches
 from medexp.phases.labelled import need_test_volumes
 from medexp.phases.launch import forget_precision, start_accelerator
 from medexp.tracking.runs import tracked_run
-from tests.phases.image_runs import CONFIGS, SMALL, write_pictures, write_slices
+from tests.phases.image_runs import CONFIGS, SMALL, Pipeline, write_pictures, write_slices
 
 held: list[Any] = []
 
@@ -77,6 +77,28 @@ def test_a_study_is_told_what_its_phase_would_be_told(
         module.warm_up(config, tmp_path)
     with pytest.raises(DataError, match=told), tracked_run(phase, config) as tracked:
         module.objective(config, tracked)
+
+
+@pytest.mark.parametrize("phase", ["phase2_2", "phase2_3"])
+def test_a_study_over_cases_that_its_networks_have_seen_does_not_begin(
+    client: MlflowClient, pipeline: Pipeline, tmp_path: Path, phase: str
+) -> None:
+    """Nor one whose test split they were selected on; it may be validated on."""
+
+    def warm_up(test: bool = False, **flags: str) -> None:
+        given = {"slices_dir": str(pipeline.folder / "slices"), "kaggle_dir": str(pipeline.folder / "pictures")}
+        settings = SMALL | given | {key.replace("__", "."): value for key, value in flags.items()}
+        assert main(phase, CONFIGS[phase], f"{__name__}:hold", [f"--{key}={value}" for key, value in settings.items()]) == 0
+        import_module(f"medexp.phases.{phase}").warm_up(held.pop(), tmp_path, test=test)
+
+    warm_up(test=True)
+    told = "BLOCKING check failed: LEAK .*in training of .*phase2_1_multitask version 1.*BraTS-MEN-.*No trial was begun"
+    with pytest.raises(CheckFailed, match=told):
+        warm_up(data__split_seed="1")
+    later = {"data__val_fraction": "0.15", "data__test_fraction": "0.25"}  # some of what was validated on is held back now
+    warm_up(**later)
+    with pytest.raises(CheckFailed, match="LEAK .*in training or validation of .*Take these patients out"):
+        warm_up(test=True, **later)
 
 
 def test_volumes_without_a_test_split_cannot_be_scored_on_it(tmp_path: Path) -> None:

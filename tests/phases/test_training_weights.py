@@ -1,0 +1,165 @@
+"""What weights of sources and of classes do to the training of phases 2.2 and 2.3, and what phase 2.2 trains at all."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from medexp.cli import main
+from medexp.data.images import SOURCES, PreparedImages, expected_draws, prepare_images
+from medexp.errors import ConfigError
+from medexp.models.multitask import MultiTaskModel
+from medexp.phases import image_checks
+from medexp.phases.images import CLASSES, ImageStudy, class_weights
+from medexp.phases.labelled import FrozenEncoder, Labelled
+from medexp.phases.launch import start_accelerator
+from medexp.phases.phase2_2 import Trained, frozen_state, shifted, train_head
+from medexp.phases.phase2_3 import train
+from medexp.registry.packages import Parent
+from medexp.reporting import NullReporter
+from medexp.tracking.runs import TrackedRun
+from tests.phases.image_runs import CONFIGS, SMALL, write_pictures, write_slices
+
+WIDTH = 16
+held: list[Any] = []
+
+
+def hold(config: Any) -> None:
+    held.append(config)
+
+
+def configured(phase: str, **flags: str) -> Any:
+    settings = SMALL | {"training.epochs": "1", "training.warmup_epochs": "0", "data.weights": "{brats: 1, kaggle: 1}"}
+    settings |= {key.replace("__", "."): value for key, value in flags.items()}
+    assert main(phase, CONFIGS[phase], f"{__name__}:hold", [f"--{key}={value}" for key, value in settings.items()]) == 0
+    return held.pop()
+
+
+# ------------------------------------------------------------------------------------------------------------ class weights
+
+
+def test_balanced_classes_count_the_same_over_what_is_drawn_on_average() -> None:
+    labels, draws = [0, 0, 0, 1], np.array([0.5, 0.5, 0.5, 2.5])
+    assert class_weights("balanced", labels, draws).tolist() == pytest.approx([4 / 3, 4 / 5])
+    assert class_weights("balanced", labels, np.ones(4)).tolist() == pytest.approx([2 / 3, 2])
+    assert class_weights("none", labels, draws).tolist() == [1, 1]
+
+
+def test_weights_do_not_hang_on_what_one_epoch_happens_to_draw() -> None:
+    """Of 40 slices an epoch draws half, besides one picture over and over: often not the only slice with a tumour."""
+    sources, labels = ["brats"] * 40 + ["kaggle"], [1] + [0] * 40
+    draws = expected_draws(sources, {"brats": 1.0, "kaggle": 1.0})
+    weights = class_weights("balanced", labels, draws)
+    assert draws[0] < 1 and weights[1] == pytest.approx(len(labels) / (2 * draws[0]))
+
+
+@pytest.mark.parametrize("kind", ["balanced", "none"])
+def test_a_class_that_is_never_drawn_is_told(kind: Any) -> None:
+    with pytest.raises(ConfigError, match="data.weights: training would draw cases of one class alone"):
+        class_weights(kind, [0, 0, 1], np.array([1.5, 1.5, 0.0]))
+
+
+# ------------------------------------------------------------------------------------------------------------------ training
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> PreparedImages:
+    """More pictures than slices, and more `no` than `yes`."""
+    folder = tmp_path_factory.mktemp("weights")
+    slices, pictures = write_slices(folder / "slices", 8), write_pictures(folder / "pictures", 20)
+    for number in range(5, 20):
+        (pictures / "yes" / f"yes{number}.png").unlink()
+    config = configured("phase2_2")
+    return prepare_images(str(slices), str(pictures), config.data, config.phantoms, 0, folder / "cache", SOURCES)
+
+
+def labelled(config: Any, data: PreparedImages) -> Labelled:
+    """The images with features in which a tumour can be seen."""
+
+    def features(split: str) -> Tensor:
+        labels = data.manifest.loc[data.manifest["split"] == split, "label"].to_numpy()
+        noise = np.random.default_rng(len(labels)).normal(size=(len(labels), WIDTH))
+        return torch.from_numpy((noise + labels[:, None]).astype(np.float32))
+
+    study = ImageStudy(config, data, start_accelerator("cpu", 1), None)  # type: ignore[arg-type]
+    return Labelled(data.manifest, CLASSES, "images", data.facts, features, study, study.picture, {}, {})
+
+
+def small_encoder() -> FrozenEncoder:
+    torch.manual_seed(0)
+    whole = MultiTaskModel(1, 4, 2).eval().requires_grad_(False)
+    return FrozenEncoder(whole.encoder, whole, {}, WIDTH, "a network", Parent("a network", None, None, ""), None)
+
+
+def head_of(data: PreparedImages, folder: Path, encoder: FrozenEncoder | None = None, **flags: str) -> Trained:
+    config, run = configured("phase2_2", **flags), TrackedRun("run", folder, NullReporter())
+    return train_head(config, encoder or small_encoder(), labelled(config, data), start_accelerator("cpu", 1), run)
+
+
+def joint(data: PreparedImages, folder: Path, **flags: str) -> MultiTaskModel:
+    config, run = configured("phase2_3", **flags), TrackedRun("run", folder, NullReporter())
+    torch.manual_seed(0)
+    net = MultiTaskModel(1, 4, 2)
+    train(ImageStudy(config, data, start_accelerator("cpu", 1), run), net)
+    return net
+
+
+def weights_of(net: torch.nn.Module) -> Tensor:
+    return torch.cat([parameter.detach().flatten() for parameter in net.parameters()])
+
+
+@pytest.mark.parametrize("phase", ["phase2_2", "phase2_3"])
+def test_weights_of_sources_and_of_classes_change_what_is_trained(data: PreparedImages, tmp_path: Path, phase: str) -> None:
+    """Each alone: those of sources without those of classes, and the other way about."""
+
+    def trained(name: str, **flags: str) -> Tensor:
+        if phase == "phase2_2":
+            return weights_of(head_of(data, tmp_path / name, **flags).head)
+        return weights_of(joint(data, tmp_path / name, **flags).cls_head)
+
+    plain = trained("plain", training__class_weights="none")
+    assert torch.equal(plain, trained("again", training__class_weights="none"))
+    by_source = trained("by source", training__class_weights="none", data__weights="{brats: 1, kaggle: 99}")
+    balanced = trained("balanced", training__class_weights="balanced")
+    assert not torch.equal(plain, by_source) and not torch.equal(plain, balanced)
+
+
+def test_what_weights_did_to_the_probabilities_is_said_where_they_did_it(data: PreparedImages) -> None:
+    config = configured("phase2_2", data__weights="{brats: 1, kaggle: 99}")
+    rows = data.manifest[data.manifest["split"] == "train"]
+    (words,) = shifted(config, labelled(config, data))
+    assert "made 'tumour' 50% of what the head was trained on" in words
+    assert f"{rows['label'].mean():.0%} of the training cases" in words and rows["label"].mean() < 0.45
+    natural: Mapping[str, Any] = rows["source"].value_counts().to_dict()
+    as_they_are = "{" + ", ".join(f"{source}: {count}" for source, count in natural.items()) + "}"
+    config = configured("phase2_2", training__class_weights="none", data__weights=as_they_are)
+    assert shifted(config, labelled(config, data)) == []
+    config = configured("phase2_2", training__class_weights="none", data__weights="{brats: 1, kaggle: 99}")
+    share = float(expected_draws(list(rows["source"]), {"brats": 1, "kaggle": 99}) @ rows["label"] / len(rows))
+    assert f"made 'tumour' {share:.0%} of" in shifted(config, labelled(config, data))[0], "the sources' weights alone"
+
+
+# -------------------------------------------------------------------------------------------------------------- what trains
+
+
+def frozen(before: Mapping[str, Tensor], encoder: FrozenEncoder, trained: Trained) -> bool:
+    return image_checks.frozen(before, frozen_state(encoder), trained.parameters, image_checks.head_parameters(WIDTH)).passed
+
+
+def test_the_head_alone_gets_gradients(data: PreparedImages, tmp_path: Path) -> None:
+    encoder = small_encoder()
+    before = frozen_state(encoder)
+    assert frozen(before, encoder, head_of(data, tmp_path, encoder))
+
+
+@pytest.mark.parametrize("name", ["encoder.blocks.0.0.weight", "seg_decoder.out.bias"])
+def test_a_parameter_that_was_thawed_fails_the_check(data: PreparedImages, tmp_path: Path, name: str) -> None:
+    """Though it did not change."""
+    encoder = small_encoder()
+    before = frozen_state(encoder)
+    encoder.whole.get_parameter(name).requires_grad_(True)
+    assert not frozen(before, encoder, head_of(data, tmp_path, encoder))
