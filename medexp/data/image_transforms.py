@@ -14,7 +14,9 @@ VERSION = 1
 
 INPUT = {
     "dtype": "float32",
+    "channels": ["mri"],
     "orientation": "rows anterior to posterior, columns right to left",
+    "units": "standard deviations of the image's foreground",
     "normalisation": "zero mean and unit variance over the foreground, brighter than 1 % of the maximum; background is 0",
 }
 """What `preprocess` makes of a slice, in the words of input contracts."""

@@ -1,6 +1,6 @@
 """Doing something once for each case, shared among the processes of a launch."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
 from accelerate import Accelerator
@@ -23,7 +23,11 @@ def map_cases(work: Callable[[Mapping[str, Any]], T], cases: Dataset[Any], accel
     """
     size = len(cases)  # type: ignore[arg-type]
     mine = range(accelerator.process_index, size, accelerator.num_processes)
-    hidden = not (accelerator.is_main_process and get_console().is_terminal)  # in a log file it would leave empty lines
-    shown = track(mine, title, disable=hidden, transient=True)
-    results = gather_object([(index, work(cases[index])) for index in shown])
+    results = gather_object([(index, work(cases[index])) for index in shown(mine, title, accelerator)])
     return [result for _, result in sorted(results, key=lambda item: item[0])]
+
+
+def shown(items: Iterable[T], title: str, accelerator: Accelerator) -> Iterable[T]:
+    """The items, with a progress bar in the first process where there is a terminal."""
+    hidden = not (accelerator.is_main_process and get_console().is_terminal)  # in a log file it would leave empty lines
+    return track(items, title, disable=hidden, transient=True)

@@ -1,26 +1,30 @@
-"""Features of whole volumes, each computed once for an encoder and then read from the cache."""
+"""Features of volumes and images, computed once for an encoder and then read from the cache."""
 
+import functools
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from accelerate import Accelerator
 from monai.transforms import DivisiblePad
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
+from torch import Tensor, nn
 
 from medexp.config import DataConfig
-from medexp.data import transforms
+from medexp.data import image_transforms, transforms
 from medexp.data.brats import read_case
 from medexp.data.cases import Case
 from medexp.data.facts import CaseFacts
+from medexp.evaluation.slices import Batches, in_batches
 from medexp.files import replacing
 from medexp.models.checkpoints import weights_digest
 from medexp.models.swin import DIVISOR, SwinEncoder, SwinSegmenter, embed
@@ -75,22 +79,62 @@ def embed_volumes(
     digests = {name: weights_digest(net.to(device).state_dict()) for name, net in encoders.items()}
     rows: dict[str, list[Array]] = {name: [] for name in encoders}
     computed = 0
+
+    @functools.lru_cache(maxsize=1)
+    def image(case: Case) -> Tensor:
+        volume = transforms.preprocess(read_case(case, data.label_map), data)["image"]
+        return torch.as_tensor(pad(volume)).unsqueeze(0).to(device)
+
+    def features(name: str, case: Case) -> Array:
+        return np.asarray(embed(encoders[name], image(case)).float().cpu()[0])
+
     for case in track(cases, f"Embedding with {len(encoders)} encoders", console=Console(stderr=True)):
-        image = None
-        for name, net in encoders.items():
-            key = hashlib.sha256(json.dumps([digests[name], facts[case.id].sha256, preprocessing]).encode()).hexdigest()[:40]
-            entry = cache / "embeddings" / f"{key}.safetensors"
-            features = _cached(entry)
-            if features is None:
-                if image is None:
-                    volume = transforms.preprocess(read_case(case, data.label_map), data)["image"]
-                    image = torch.as_tensor(pad(volume)).unsqueeze(0).to(device)
-                features = np.asarray(embed(net, image).float().cpu()[0])
-                with replacing(entry) as temporary:
-                    save_file({"features": features}, temporary, metadata={"sha256": _sha256(features)})
-                computed += 1
-            rows[name].append(features)
-    return Embeddings({name: np.stack(features) for name, features in rows.items()}, computed)
+        for name in encoders:
+            key = [digests[name], facts[case.id].sha256, preprocessing]
+            found, known = _kept(key, cache, functools.partial(features, name, case))
+            rows[name].append(found)
+            computed += not known
+    return Embeddings({name: np.stack(found) for name, found in rows.items()}, computed)
+
+
+def embed_images(
+    encoder: nn.Module, batches: Batches, pixels: Sequence[str], settings: Sequence[Any], cache: Path, accelerator: Accelerator
+) -> tuple[Array, bool]:
+    """Features of images in the precision of training, and whether they were in the cache.
+
+    All images together are one entry: how images share batches changes the last bits on some devices, and an entry is what
+    computing anew would give. Its key is of the encoder's weights, the pixels of all images in order, how they are
+    preprocessed and all that floats hang on. An entry that is damaged is computed again.
+
+    Args:
+        encoder: From images (B, 1, H, W) to features (B, D), in eval mode, on the device.
+        batches: The images.
+        pixels: sha256 of the decoded pixels of each.
+        settings: What else the images and their batches follow from: input size, batch size.
+        cache: Root of the cache; one file goes under `embeddings/`.
+        accelerator: Device and precision.
+
+    Raises:
+        DataError: An image cannot be read.
+        StorageError: The cache cannot be written.
+    """
+    computing = [torch.__version__, accelerator.device.type, accelerator.mixed_precision]
+    made = [image_transforms.VERSION, VERSION, *settings]
+    key = [weights_digest(encoder.state_dict()), list(pixels), made, computing]
+    return _kept(key, cache, lambda: in_batches(encoder, batches, accelerator, "  features"))
+
+
+def _kept(content: Sequence[Any], cache: Path, compute: Callable[[], Array]) -> tuple[Array, bool]:
+    """The features that follow from `content` alone, and whether they were in the cache; else they are computed and kept."""
+    key = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:40]
+    entry = cache / "embeddings" / f"{key}.safetensors"
+    known = _cached(entry)
+    if known is not None:
+        return known, True
+    features = compute()
+    with replacing(entry) as temporary:
+        save_file({"features": features}, temporary, metadata={"sha256": _sha256(features)})
+    return features, False
 
 
 def _cached(entry: Path) -> Array | None:

@@ -1,50 +1,106 @@
-"""Segmentation of 2D slices, judged per scan: the slices of a scan are one case."""
+"""2D images in batches, as often as they are judged; segmentation of slices, where the slices of a scan are one case."""
 
-import math
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
 
+import numpy as np
 import pandas as pd
 import torch
 from accelerate import Accelerator
+from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import Dataset, default_collate
+from torch.utils.data import DataLoader, Dataset
 
-from medexp.evaluation.cases import map_cases
+from medexp.evaluation.cases import shown
+
+Array = NDArray[np.floating[Any]]
+T = TypeVar("T")
+
+_MOST_BYTES = 2**29  # of kept batches
+PIXELS = ("truth", "predicted", "overlap")
 
 
-class Batches(Dataset[dict[str, Any]]):
-    """The items of a data set, several at a time, in order."""
+class Batches:
+    """The items of a data set, several at a time, in order, as often as they are asked for.
 
-    def __init__(self, data: Dataset[Any], size: int) -> None:
-        self._data, self._size = data, size
-        self._items: int = len(data)  # type: ignore[arg-type]
+    A data set may keep in memory what it read, but not what another process read for it: those batches are kept here, the
+    first 512 MB of them, and only the others are read again.
+
+    Args:
+        data: Items by index: tensors, numbers and text by name.
+        size: Items at a time.
+        workers: Processes that read; 0 reads in this one.
+    """
+
+    def __init__(self, data: Dataset[Any], size: int, workers: int = 0) -> None:
+        items: int = len(data)  # type: ignore[arg-type]
+        self._data, self._workers = data, workers
+        self._parts = [list(range(first, min(first + size, items))) for first in range(0, items, size)]
+        self._kept: list[dict[str, Any]] = []
+        self._room = _MOST_BYTES if workers else 0
 
     def __len__(self) -> int:
-        return math.ceil(self._items / self._size)
+        return len(self._parts)
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        first = index * self._size
-        return default_collate([self._data[item] for item in range(first, min(first + self._size, self._items))])
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        first = len(self._kept)
+        yield from self._kept[:first]
+        if first == len(self):
+            return
+        own = torch.Generator()  # or a loader draws from the one that dropout draws from
+        rest = DataLoader(self._data, batch_sampler=self._parts[first:], num_workers=self._workers, generator=own)
+        for index, batch in enumerate(rest, first):
+            if index == len(self._kept):
+                self._keep(batch)
+            yield batch
+
+    def _keep(self, batch: dict[str, Any]) -> None:
+        self._room -= sum(value.nbytes for value in batch.values() if isinstance(value, Tensor))
+        if self._room >= 0:  # a copy: what workers send lies in shared memory, of which a container has little
+            copied = {key: value.clone() if isinstance(value, Tensor) else value for key, value in batch.items()}
+            self._kept.append(copied)
 
 
 @torch.inference_mode()
+def map_batches(work: Callable[[Any], T], batches: Batches, accelerator: Accelerator, title: str) -> list[T]:
+    """The result of `work` for each batch, in order, in the precision of training."""
+    results = []
+    for batch in shown(batches, title, accelerator):
+        with accelerator.autocast():  # and not while items are read
+            results.append(work(batch))
+    return results
+
+
+def in_batches(work: Callable[[Tensor], Tensor], batches: Batches, accelerator: Accelerator, title: str) -> Array:
+    """What a network makes of each image (N, D), in the order of the data set, in float32.
+
+    Args:
+        work: From images (B, 1, H, W) to (B, D), in eval mode.
+        batches: Items with `image`.
+        accelerator: The device and the precision: that of training, for a network that was trained here and for any other.
+        title: Name in the progress bar.
+    """
+
+    def rows(batch: Any) -> Array:
+        return np.asarray(work(batch["image"].to(accelerator.device)).float().cpu())
+
+    return np.concatenate(map_batches(rows, batches, accelerator, title))
+
+
 def evaluate_slices(
     net: Callable[[Tensor], Tensor],
-    data: Dataset[Any],
+    batches: Batches,
     manifest: pd.DataFrame,
     accelerator: Accelerator,
-    batch_size: int,
     title: str = "  evaluating",
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Dice of each scan at the size that the network sees: a pixel is tumour where its probability is above 0.5.
 
     Args:
         net: From images (B, 1, H, W) to logits (B, 1, H, W), in eval mode.
-        data: Items with `image` and `mask` (1, H, W), `has_mask` and `case`; those without a mask are left out.
+        batches: Items with `image` and `mask` (1, H, W), `has_mask` and `case`; those without a mask are left out.
         manifest: Columns `case`, `scan`, `patient` and `source`.
-        accelerator: Device, precision and processes.
-        batch_size: Slices at a time.
+        accelerator: Device and precision.
         title: Name in the progress bar.
 
     Returns:
@@ -53,18 +109,25 @@ def evaluate_slices(
     """
 
     def judge(batch: Any) -> list[dict[str, Any]]:
-        with accelerator.autocast():
-            logits = net(batch["image"].to(accelerator.device))
-        predicted = (logits.float() > 0).flatten(1)
-        truth = (batch["mask"].to(accelerator.device) > 0.5).flatten(1)
-        pixels = torch.stack([truth.sum(1), predicted.sum(1), (truth & predicted).sum(1)], dim=1).tolist()
-        names = ("truth", "predicted", "overlap")
-        rows = zip(batch["case"], batch["has_mask"].tolist(), pixels, strict=True)
-        return [{"case": case} | dict(zip(names, counts, strict=True)) for case, masked, counts in rows if masked]
+        return count_pixels(net(batch["image"].to(accelerator.device)), batch) if batch["has_mask"].any() else []
 
-    rows = [row for part in map_cases(judge, Batches(data, batch_size), accelerator, title) for row in part]
-    slices = pd.DataFrame(rows, columns=["case", "truth", "predicted", "overlap"])
+    rows = [row for part in map_batches(judge, batches, accelerator, title) for row in part]
+    slices = pd.DataFrame(rows, columns=["case", *PIXELS])
     return dice_by_scan(slices, manifest), slices
+
+
+def count_pixels(logits: Tensor, batch: Any) -> list[dict[str, Any]]:
+    """One row an item that has a mask: `case` and the pixels `truth`, `predicted` and `overlap`.
+
+    Args:
+        logits: (B, 1, H, W), above 0 is tumour.
+        batch: `mask` (B, 1, H, W), `has_mask` and `case`.
+    """
+    predicted = (logits.float() > 0).flatten(1)
+    truth = (batch["mask"].to(logits.device) > 0.5).flatten(1)
+    pixels = torch.stack([truth.sum(1), predicted.sum(1), (truth & predicted).sum(1)], dim=1).tolist()
+    rows = zip(batch["case"], batch["has_mask"].tolist(), pixels, strict=True)
+    return [{"case": case} | dict(zip(PIXELS, counts, strict=True)) for case, masked, counts in rows if masked]
 
 
 def dice_by_scan(slices: pd.DataFrame, manifest: pd.DataFrame) -> pd.DataFrame:

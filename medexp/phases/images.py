@@ -1,7 +1,7 @@
 """What the phases on 2D images share: how they begin, and how both tasks are trained and judged."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -10,18 +10,19 @@ import torch
 from accelerate import Accelerator
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from medexp.config import ImagePhaseConfig, cache_root
+from medexp.data.image_transforms import INPUT
 from medexp.data.images import SOURCES, MultiSourceDataset, PreparedImages, prepare_images
 from medexp.data.splits import SPLITS
-from medexp.errors import ConfigError, DataError, all_problems
-from medexp.evaluation.cases import map_cases
+from medexp.errors import ConfigError, DataError, RegistryError, all_problems
 from medexp.evaluation.classification import Predictions
-from medexp.evaluation.slices import Batches, evaluate_slices
+from medexp.evaluation.slices import PIXELS, Batches, count_pixels, dice_by_scan, evaluate_slices, in_batches, map_batches
 from medexp.models.multitask import MultiTaskModel
 from medexp.phases.launch import same_as_begun, take_over_state
 from medexp.phases.publishing import packaged
+from medexp.registry.packages import other_input, read_json
+from medexp.registry.store import Pulled
 from medexp.tracking.datasets import log_datasets
 from medexp.tracking.figures import gallery
 from medexp.tracking.runs import TrackedRun
@@ -45,10 +46,18 @@ class ImageStudy:
     data: PreparedImages
     accelerator: Accelerator
     run: TrackedRun
+    _judged: dict[str, Batches] = field(default_factory=dict, init=False, repr=False)
 
     def images(self, split: str, *, augment: bool = False, masked: bool = False) -> MultiSourceDataset:
         """The images of a split; with `masked` those that have a mask."""
         return MultiSourceDataset(self.data, split, self.config.data, self.config.seed, augment, masked)
+
+    def batches(self, split: str) -> Batches:
+        """The images of a split to be judged, made once: they stay in memory from one validation to the next."""
+        if split not in self._judged:
+            training = self.config.training
+            self._judged[split] = Batches(self.images(split), training.batch_size, training.workers)
+        return self._judged[split]
 
     def picture(self, case: str) -> Array:
         """An image (H, W) as the network sees it."""
@@ -120,6 +129,27 @@ def _read(config: Any, kaggle_dir: str | None, sources: Sequence[str], needs: Se
     for need in needs:
         need(data)
     return data
+
+
+def demand_input(pulled: Pulled, input_size: tuple[int, int]) -> None:
+    """A registered network takes the images that are made here.
+
+    Args:
+        pulled: Its package.
+        input_size: Height and width that images are brought to.
+
+    Raises:
+        RegistryError: Its contract asks for images of another kind; all that differs at once.
+        ConfigError: It was trained on images of another size.
+    """
+    contract, called = read_json(pulled.folder, "contract.json").get("input", {}), f"{pulled.name} version {pulled.version}"
+    problems = other_input(contract, INPUT)
+    problems += ["input.example_shape is missing"] if "example_shape" not in contract else []
+    if problems:
+        raise RegistryError(all_problems(f"contract.json of {called}", problems, "Give a network of such images."))
+    trained = tuple(contract["example_shape"][-2:])
+    if trained != input_size:
+        raise ConfigError(f"data.input_size: found {input_size}, {called} was trained on images of {trained}; give that")
 
 
 def one_process(accelerator: Accelerator, phase: str) -> None:
@@ -196,27 +226,6 @@ def class_weights(kind: Literal["balanced", "none"], labels: Sequence[int], draw
     return torch.tensor(counts.sum() / (len(CLASSES) * counts), dtype=torch.float32)
 
 
-@torch.inference_mode()
-def in_batches(
-    work: Callable[[Tensor], Tensor], images: Dataset[Any], accelerator: Accelerator, batch_size: int, title: str
-) -> Array:
-    """What a network makes of each image (N, D), in the order of the data set, in float32.
-
-    Args:
-        work: From images (B, 1, H, W) to (B, D), in eval mode.
-        images: Items with `image`.
-        accelerator: The device and the precision: that of training, for a network that was trained here and for any other.
-        batch_size: Images at a time.
-        title: Name in the progress bar.
-    """
-
-    def rows(batch: Any) -> Array:
-        with accelerator.autocast():
-            return np.asarray(work(batch["image"].to(accelerator.device)).float().cpu())
-
-    return np.concatenate(map_cases(rows, Batches(images, batch_size), accelerator, title))
-
-
 def predict(study: ImageStudy, logits: Callable[[Tensor], Tensor], split: str = "val") -> Predictions:
     """What a classifier says of the images of a split, in the order of `study.data.ids(split)`.
 
@@ -225,9 +234,8 @@ def predict(study: ImageStudy, logits: Callable[[Tensor], Tensor], split: str = 
         logits: From images (B, 1, H, W) to logits (B, 2), in eval mode.
         split: train, val or test.
     """
-    images = study.images(split)
-    rows = in_batches(logits, images, study.accelerator, study.config.training.batch_size, "  classifying")
-    return Predictions(np.array(images.labels), np.asarray(torch.from_numpy(rows).softmax(dim=1)))
+    rows = in_batches(logits, study.batches(split), study.accelerator, "  classifying")
+    return _predictions(study, rows, split)
 
 
 def dice(study: ImageStudy, logits: Callable[[Tensor], Tensor], split: str = "val") -> pd.DataFrame:
@@ -238,19 +246,36 @@ def dice(study: ImageStudy, logits: Callable[[Tensor], Tensor], split: str = "va
         logits: From images (B, 1, H, W) to logits (B, 1, H, W), in eval mode.
         split: train, val or test.
     """
-    images, size = study.images(split, masked=True), study.config.training.batch_size
-    return evaluate_slices(logits, images, study.data.manifest, study.accelerator, size)[0]
+    return evaluate_slices(logits, study.batches(split), study.data.manifest, study.accelerator)[0]
+
+
+def predict_and_dice(study: ImageStudy, net: MultiTaskModel, split: str = "val") -> tuple[Predictions, pd.DataFrame]:
+    """`predict` and `dice` of a network in eval mode, whose encoder sees each image once for both.
+
+    Args:
+        study: The images.
+        net: The network.
+        split: train, val or test.
+    """
+
+    def judge(batch: Any) -> tuple[Array, list[dict[str, Any]]]:
+        masked = bool(batch["has_mask"].any())
+        found = net(batch["image"].to(study.accelerator.device), do_seg=masked)
+        return np.asarray(found["cls"].float().cpu()), count_pixels(found["seg"], batch) if masked else []
+
+    logits, pixels = zip(*map_batches(judge, study.batches(split), study.accelerator, "  evaluating"), strict=True)
+    slices = pd.DataFrame([row for rows in pixels for row in rows], columns=["case", *PIXELS])
+    return _predictions(study, np.concatenate(logits), split), dice_by_scan(slices, study.data.manifest)
+
+
+def _predictions(study: ImageStudy, logits: Array, split: str) -> Predictions:
+    labels = [study.data.facts[case].label for case in study.data.ids(split)]
+    return Predictions(np.array(labels), np.asarray(torch.from_numpy(logits).softmax(dim=1)))
 
 
 def segment(net: MultiTaskModel, images: Tensor) -> Tensor:
     """Logits (B, 1, H, W) of images (B, 1, H, W)."""
     logits: Tensor = net(images, do_cls=False)["seg"]
-    return logits
-
-
-def classify(net: MultiTaskModel, images: Tensor) -> Tensor:
-    """Logits (B, 2) of images (B, 1, H, W)."""
-    logits: Tensor = net(images, do_seg=False)["cls"]
     return logits
 
 

@@ -1,5 +1,6 @@
 """Labelled cases and the frozen encoder that looks at them: 2D images or volumes, as the encoder's contract says."""
 
+import functools
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,11 +21,12 @@ from medexp.data.manifest import data_digest, split_digest
 from medexp.data.splits import SPLITS, Splits
 from medexp.data.tables import read_table, split_table, table_manifest
 from medexp.errors import CheckpointError, ConfigError, DataError, RegistryError, all_problems
-from medexp.evaluation.embeddings import embed_volumes
+from medexp.evaluation.embeddings import embed_images, embed_volumes
+from medexp.evaluation.slices import Batches, in_batches
 from medexp.models.checkpoints import load_state, load_weights, weights_digest
 from medexp.models.multitask import MultiTaskModel, UNetEncoder, size_of
 from medexp.models.swin import SwinEncoder
-from medexp.phases.images import CLASSES, ImageStudy, begin, both_classes, claims, in_batches, one_process
+from medexp.phases.images import CLASSES, ImageStudy, begin, both_classes, claims, demand_input, one_process
 from medexp.phases.launch import same_as_begun, take_over_state
 from medexp.phases.volumes import LabelledVolumes, read_volumes
 from medexp.registry.lineage import upstream_tag
@@ -36,6 +38,7 @@ from medexp.tracking.runs import TrackedRun
 
 Array = NDArray[np.floating[Any]]
 _FIRST = "Train one first: mlflow run . -e phase2_1"
+_AT_ONCE = 8  # images in a batch of cached features, or fewer: trials of most batch sizes share them
 
 
 @dataclass(frozen=True)
@@ -79,8 +82,8 @@ class Labelled:
         classes: Names of the classes 0 and 1.
         source: What they are in words.
         facts: By case, for `medexp.data.manifest.seen_cases`.
-        features: From a split, train or val, to the features (cases, D) of its cases, float32, in the order of `of`. They are
-            computed anew at each call.
+        features: From a split, train or val, to the features (cases, D) of its cases, float32, in the order of `of`. They
+            come from the cache, or with `training.cache_features=false` are computed anew at each call.
         study: The images; None for volumes.
         picture: From a case to a grey image (H, W) of it.
         example: What a contract says of these cases beyond the definition: `example_shape`, and `spacing_mm` of volumes.
@@ -106,7 +109,7 @@ def load_encoder(config: Phase2_2Config, accelerator: Accelerator) -> FrozenEnco
     """The encoder that the configuration names.
 
     Raises:
-        RegistryError: There is no such model, or it holds no encoder that a head can be trained on.
+        RegistryError: There is no such model, it holds no encoder that a head can be trained on, or takes other images.
         CheckpointError: There is no such file, or its network is of another size than `network` says.
         ConfigError: The encoder was trained on images of another size.
     """
@@ -127,11 +130,7 @@ def load_encoder(config: Phase2_2Config, accelerator: Accelerator) -> FrozenEnco
     whole = load_verified(pulled.folder).to(accelerator.device).requires_grad_(False)
     called = f"{pulled.name} version {pulled.version}"
     if isinstance(whole, MultiTaskModel):
-        trained = tuple(contract["input"]["example_shape"][-2:])
-        if trained != config.data.input_size:
-            raise ConfigError(
-                f"data.input_size: found {config.data.input_size}, {called} was trained on images of {trained}; give that"
-            )
+        demand_input(pulled, config.data.input_size)
         return _of_multitask(whole, architecture, called, parent, pulled)
     assert isinstance(whole, SwinEncoder)
     return FrozenEncoder(whole, whole, architecture, 16 * architecture["feature_size"], called, parent, pulled)
@@ -171,16 +170,24 @@ def read_images(config: Phase2_2Config, encoder: FrozenEncoder, accelerator: Acc
         raise ConfigError(f"table: found {config.table}, but {encoder.called} takes 2D images; give slices_dir or kaggle_dir")
     study = begin(config, "phase2_2", accelerator, run, [both_classes], config.kaggle_dir)
 
-    def features(split: str) -> Tensor:
-        size, title = config.training.batch_size, f"  features of {split}"
-        return torch.from_numpy(in_batches(encoder.net, study.images(split), accelerator, size, title))
+    def anew(split: str) -> Tensor:
+        return torch.from_numpy(in_batches(encoder.net, study.batches(split), accelerator, f"  features of {split}"))
+
+    @functools.cache
+    def once(split: str) -> Tensor:
+        rows, size = study.data.manifest.query("split == @split"), min(config.training.batch_size, _AT_ONCE)
+        batches, settings = Batches(study.images(split), size, config.training.workers), [*config.data.input_size, size]
+        cache = cache_root(config.cache_dir)
+        found, known = embed_images(encoder.net, batches, list(rows["voxels_sha256"]), settings, cache, accelerator)
+        print(f"features of {split}: {len(found)} images, {'from the cache' if known else 'computed'}", flush=True)
+        return torch.from_numpy(found)
 
     return Labelled(
         manifest=study.data.manifest,
         classes=CLASSES,
         source=study.data.source,
         facts=study.data.facts,
-        features=features,
+        features=once if config.training.cache_features else anew,
         study=study,
         picture=study.picture,
         example={"example_shape": [1, 1, *config.data.input_size]},

@@ -23,7 +23,7 @@ from medexp import registry
 from medexp.checks import Check, verdict
 from medexp.config import Phase2_3Config
 from medexp.data.images import SOURCES, MultiSourceDataset, expected_draws, sampling_order
-from medexp.errors import ConfigError, RegistryError
+from medexp.errors import RegistryError
 from medexp.evaluation.classification import balanced_accuracy, gain
 from medexp.evaluation.intervals import Interval, mean_by_patient
 from medexp.models.checkpoints import save_checkpoint, weights_digest
@@ -36,11 +36,12 @@ from medexp.phases.images import (
     begin,
     both_classes,
     class_weights,
-    classify,
+    demand_input,
     dice,
     masks,
     packaged_images,
     predict,
+    predict_and_dice,
     segment,
     show_segmentations,
     warm_up_images,
@@ -190,7 +191,8 @@ def fetch(config: Phase2_3Config, accelerator: Accelerator) -> Before:
     """Pull the network of phase 2.1 and the head of phase 2.2, which must have been trained on that very encoder.
 
     Raises:
-        RegistryError: One of them is not there or is something else, or the head was trained on another encoder.
+        RegistryError: One of them is not there or is something else, the head was trained on another encoder, or they
+            take other images.
         ConfigError: They were trained on images of another size.
     """
     pulled = {}
@@ -215,13 +217,10 @@ def fetch(config: Phase2_3Config, accelerator: Accelerator) -> Before:
             f"{other.name} version {other.version}. Train a head on this one: mlflow run . -e phase2_2 "
             f"-P encoder=models:/{other.name}/{other.version}, then give its version as classifier"
         )
-    contract = read_json(pulled["multitask"].folder, "contract.json")
-    trained = tuple(contract["input"]["example_shape"][-2:])
-    if trained != config.data.input_size:
-        raise ConfigError(
-            f"data.input_size: found {config.data.input_size}, the network was trained on images of {trained}; give that"
-        )
-    return Before(pulled["multitask"], pulled["classifier"], net, head, contract["architecture"])
+    for one in pulled.values():
+        demand_input(one, config.data.input_size)
+    architecture = read_json(pulled["multitask"].folder, "contract.json")["architecture"]
+    return Before(pulled["multitask"], pulled["classifier"], net, head, architecture)
 
 
 def guard(before: Before, manifest: pd.DataFrame, split: str = "val") -> Check:
@@ -317,9 +316,9 @@ def train(study: ImageStudy, net: MultiTaskModel) -> FitResult:
 
 def both_tasks(study: ImageStudy, net: MultiTaskModel, split: str = "val") -> dict[str, float]:
     """Mean Dice over scans, balanced accuracy, and the mean of the two, `both`."""
-    found = predict(study, partial(classify, net), split)
+    found, scans = predict_and_dice(study, net, split)
     scores = {
-        "dice": float(dice(study, partial(segment, net), split)["dice"].mean()),
+        "dice": float(scans["dice"].mean()),
         "balanced_accuracy": float(balanced_accuracy(found, np.ones((1, len(found.truth))))[0]),
     }
     return scores | {"both": sum(scores.values()) / 2}
@@ -329,13 +328,14 @@ def compare(study: ImageStudy, before: Before, net: MultiTaskModel) -> Compared:
     """Joint training, phase 2.1 and phase 2.2 on the same validation cases."""
     config = study.config
     resampled = {"samples": config.bootstrap_samples, "confidence": config.confidence, "seed": config.seed}
-    scans = dice(study, partial(segment, net)).merge(
+    after, scans = predict_and_dice(study, net)
+    scans = scans.merge(
         dice(study, partial(segment, before.net))[["case", "dice"]].rename(columns={"dice": "dice_before"}),
         on="case",
         validate="1:1",
     )
     rows = study.data.manifest[study.data.manifest["split"] == "val"].reset_index(drop=True)
-    after, earlier = predict(study, partial(classify, net)), predict(study, before.head)
+    earlier = predict(study, before.head)
 
     def of_scans(values: pd.Series) -> Interval:
         return mean_by_patient(values.to_numpy(), scans["patient"].tolist(), **resampled)

@@ -15,7 +15,7 @@ from medexp.data.phantoms.head import Domain
 from medexp.data.tables import COLUMNS, LabelledTable, read_table, write_table
 from medexp.data.transforms import INPUT
 from medexp.errors import RegistryError, all_problems
-from medexp.registry.packages import read_json
+from medexp.registry.packages import other_input, read_json
 from medexp.registry.store import Pulled
 
 
@@ -64,11 +64,7 @@ def read_volumes(
 def input_settings(encoder: Pulled, jobs: int) -> tuple[tuple[str, ...], DataConfig]:
     """The channels in the order that the package's contract wants them, and how it wants volumes to be."""
     contract = read_json(encoder.folder, "contract.json").get("input", {})
-    problems = [
-        f"input.{key} is {contract.get(key)!r}; {value!r} can be made"
-        for key, value in INPUT.items()
-        if contract.get(key) != value
-    ]
+    problems = other_input(contract, INPUT)
     problems += [f"input.{key} is missing" for key in ("spacing_mm", "example_shape") if key not in contract]
     channels = tuple(contract.get("channels", ()))
     if sorted(channels) != sorted(CHANNELS):

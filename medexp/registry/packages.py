@@ -194,6 +194,15 @@ def read_json(folder: Path, name: str) -> Any:
         raise RegistryError(f"package {folder}: {name} cannot be read ({error.strerror}). {AGAIN}") from error
 
 
+def other_input(contract: Mapping[str, Any], made: Mapping[str, Any]) -> list[str]:
+    """What the `input` of a contract asks for and is not what can be made, a line each."""
+    return [
+        f"input.{key} is {contract.get(key)!r}; {value!r} can be made"
+        for key, value in made.items()
+        if contract.get(key) != value
+    ]
+
+
 def weights_file(folder: Path) -> Path:
     """The file with a package's weights.
 

@@ -1,4 +1,4 @@
-"""Embeddings: computed once for an encoder and a volume, and again when a file in the cache is damaged."""
+"""Embeddings: computed once for an encoder and its volumes or images, and again when a file in the cache is damaged."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -9,19 +9,25 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
 from monai.transforms import DivisiblePad
+from torch.utils.data import Dataset
 
 from medexp.config import DataConfig
+from medexp.data import image_transforms
 from medexp.data.brats import image_files, read_case
 from medexp.data.cases import Case
 from medexp.data.facts import CaseFacts, describe_cases
 from medexp.data.transforms import preprocess
-from medexp.evaluation.embeddings import Embeddings, embed_volumes
+from medexp.evaluation.embeddings import Embeddings, embed_images, embed_volumes
+from medexp.evaluation.slices import Batches
 from medexp.models.builders import build
+from medexp.models.multitask import UNetEncoder
 from medexp.models.swin import SwinEncoder
 from tests.data.small_cases import AFFINE, save, write_case
 
 CPU = torch.device("cpu")
+DAMAGE = ["flipped", "truncated", "empty", "other"]
 
 
 def encoder(seed: int) -> SwinEncoder:
@@ -100,18 +106,115 @@ def test_the_same_voxels_that_lie_otherwise_are_another_volume(
     assert not np.array_equal(after.features["first"], before)
 
 
-@pytest.mark.parametrize("damage", ["flipped", "truncated", "empty", "other"])
+def spoil(entry: Path, damage: str) -> None:
+    content = bytearray(entry.read_bytes())
+    if damage == "flipped":
+        content[-3] ^= 1
+    spoilt = {"flipped": content, "truncated": content[:-40], "empty": b"", "other": b"not what it was"}[damage]
+    entry.write_bytes(bytes(spoilt))
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
 def test_a_damaged_file_is_computed_again(embed: Callable[..., Embeddings], tmp_path: Path, damage: str) -> None:
     before = embed()
     entries = sorted((tmp_path / "cache" / "embeddings").iterdir())
     assert len(entries) == 4 and all(entry.suffix == ".safetensors" for entry in entries)
-    content = bytearray(entries[0].read_bytes())
-    if damage == "flipped":
-        content[-3] ^= 1
-    spoilt = {"flipped": content, "truncated": content[:-40], "empty": b"", "other": b"not what it was"}[damage]
-    entries[0].write_bytes(bytes(spoilt))
+    spoil(entries[0], damage)
     after = embed()
     assert after.computed == 1
     for name, rows in before.features.items():
         assert np.array_equal(after.features[name], rows)
     assert embed().computed == 0
+
+
+class Pictures(Dataset[dict[str, Any]]):
+    """Five images of noise, and how often one was read."""
+
+    def __init__(self) -> None:
+        self.read = 0
+
+    def __len__(self) -> int:
+        return 5
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        self.read += 1
+        return {"image": torch.randn(1, 16, 16, generator=torch.Generator().manual_seed(index))}
+
+
+def unet(seed: int) -> UNetEncoder:
+    torch.manual_seed(seed)
+    return UNetEncoder(1, 4, 2).eval()
+
+
+@pytest.fixture
+def embed_pictures(tmp_path: Path) -> Callable[..., tuple[np.ndarray, bool]]:
+    """Features of the pictures; that they were in the cache and that none was read must be one."""
+
+    def run(**changed: Any) -> tuple[np.ndarray, bool]:
+        data = Pictures()
+        given = {"encoder": unet(0), "pixels": list("abcde"), "settings": [16, 16, 2]} | changed
+        accelerator = Accelerator(cpu=True)
+        found, known = embed_images(**given, batches=Batches(data, 2), cache=tmp_path / "cache", accelerator=accelerator)
+        assert data.read == (0 if known else 5)
+        return found, known
+
+    return run
+
+
+def test_features_of_images_are_computed_once(embed_pictures: Callable[..., tuple[np.ndarray, bool]]) -> None:
+    first, known = embed_pictures()
+    assert not known and first.dtype == np.float32
+    with torch.inference_mode():
+        wanted = unet(0)(torch.stack([Pictures()[index]["image"] for index in range(5)]))
+    np.testing.assert_allclose(first, wanted.numpy(), atol=1e-6)
+    again, known = embed_pictures()
+    assert known
+    np.testing.assert_array_equal(again, first)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"encoder": unet(1)},
+        {"pixels": list("abcdx")},
+        {"pixels": list("bacde")},
+        {"settings": [32, 16, 2]},
+        {"settings": [16, 16, 4]},
+    ],
+    ids=["another encoder", "an altered pixel", "another order", "another size", "other batches"],
+)
+def test_other_features_are_computed_anew(
+    embed_pictures: Callable[..., tuple[np.ndarray, bool]], changed: dict[str, Any]
+) -> None:
+    embed_pictures()
+    assert not embed_pictures(**changed)[1]
+    assert embed_pictures(**changed)[1] and embed_pictures()[1]
+
+
+def test_another_preprocessing_precision_or_torch_computes_anew(
+    embed_pictures: Callable[..., tuple[np.ndarray, bool]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    embed_pictures()
+    changes: list[tuple[object, str, Any]] = [
+        (image_transforms, "VERSION", 1000),
+        (torch, "__version__", "1000.0"),
+        (Accelerator, "mixed_precision", "bf16"),
+    ]
+    for owner, name, value in changes:
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, name, value)
+            assert not embed_pictures()[1], name
+    assert embed_pictures()[1]
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_damaged_features_of_images_are_computed_again(
+    embed_pictures: Callable[..., tuple[np.ndarray, bool]], tmp_path: Path, damage: str
+) -> None:
+    first, _ = embed_pictures()
+    (entry,) = (tmp_path / "cache" / "embeddings").iterdir()
+    spoil(entry, damage)
+    again, known = embed_pictures()
+    assert not known
+    np.testing.assert_array_equal(again, first)
+    assert embed_pictures()[1]

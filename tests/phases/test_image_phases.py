@@ -1,25 +1,35 @@
 """What phases 2.1 to 2.3 share: two networks that are compared are judged alike, and what a trial needs is asked for first."""
 
 import copy
-from collections.abc import Iterator
+import json
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from mlflow import MlflowClient
 from torch.utils.data import Dataset
 
 from medexp.cli import main
-from medexp.errors import CheckFailed, DataError
+from medexp.data.image_transforms import INPUT
+from medexp.data.images import SOURCES, prepare_images
+from medexp.errors import CheckFailed, DataError, RegistryError
+from medexp.evaluation.slices import Batches, in_batches
 from medexp.models.multitask import MultiTaskModel
-from medexp.phases.images import classify, in_batches
+from medexp.phases.images import ImageStudy, demand_input, dice, predict, predict_and_dice, segment
 from medexp.phases.labelled import need_test_volumes
 from medexp.phases.launch import forget_precision, start_accelerator
+from medexp.registry.definitions import load_definition
+from medexp.registry.store import Pulled
 from medexp.tracking.runs import tracked_run
-from tests.phases.image_runs import CONFIGS, SMALL, Pipeline, write_pictures, write_slices
+from tests.phases.image_runs import CONFIGS, SMALL, Pipeline, run, write_pictures, write_slices
 
 held: list[Any] = []
 
@@ -52,9 +62,101 @@ def test_a_network_that_was_trained_here_is_judged_as_one_that_was_pulled(fresh_
     accelerator = start_accelerator("cpu", 1, precision)
     accelerator.prepare(trained)
     found = [
-        in_batches(lambda images, net=net: classify(net, images), Noise(), accelerator, 4, "") for net in (trained, pulled)
+        in_batches(lambda images, net=net: net(images)["cls"], Batches(Noise(), 4), accelerator, "")
+        for net in (trained, pulled)
     ]
     np.testing.assert_array_equal(*found)
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("images")
+    write_slices(folder / "slices")
+    write_pictures(folder / "pictures")
+    return folder
+
+
+def study_of(folder: Path, sources: Sequence[str], **flags: str) -> ImageStudy:
+    """The images of a folder, as phase 2.3 sees them; without a run."""
+    settings = SMALL | {"slices_dir": str(folder / "slices"), "kaggle_dir": str(folder / "pictures")}
+    settings |= {key.replace("__", "."): value for key, value in flags.items()}
+    assert (
+        main("phase2_3", CONFIGS["phase2_3"], f"{__name__}:hold", [f"--{key}={value}" for key, value in settings.items()]) == 0
+    )
+    config = held.pop()
+    given = [config.slices_dir, config.kaggle_dir, config.data, config.phantoms, config.data.split_seed]
+    no_run: Any = None
+    return ImageStudy(config, prepare_images(*given, folder / "cache", sources), start_accelerator("cpu", 1), no_run)
+
+
+@pytest.fixture
+def net() -> MultiTaskModel:
+    torch.manual_seed(0)
+    return MultiTaskModel(1, 4, 2).eval()
+
+
+@pytest.mark.parametrize("workers", ["0", "2"])
+def test_validation_reads_each_image_once(images: Path, tmp_path: Path, net: MultiTaskModel, workers: str) -> None:
+    shutil.copytree(images, tmp_path / "in")
+    study = study_of(tmp_path / "in", SOURCES, training__workers=workers)
+    first, scans = predict_and_dice(study, net)
+    shutil.rmtree(tmp_path / "in")
+    again, scans_again = predict_and_dice(study, net)
+    np.testing.assert_array_equal(again.probabilities, first.probabilities)
+    pd.testing.assert_frame_equal(scans_again, scans)
+
+
+@pytest.mark.parametrize("sources", [SOURCES, ("brats",), ("kaggle",)])
+def test_both_tasks_are_judged_in_one_pass_as_each_is_alone(images: Path, net: MultiTaskModel, sources: Sequence[str]) -> None:
+    study, seen, drawn = study_of(images, sources), [], []
+    hooks = [net.encoder.blocks[0].register_forward_hook(lambda _, inputs, __: seen.extend(inputs[0]))]
+    hooks += [net.seg_decoder.register_forward_hook(lambda _, inputs, __: drawn.extend(inputs[0][0]))]
+    found, scans = predict_and_dice(study, net)
+    for hook in hooks:
+        hook.remove()
+    ids = study.data.ids("val")
+    masked = sum(study.data.facts[case].tumour_pixels is not None for case in ids)
+    assert len(seen) == len(ids) > 0, "the encoder sees each image once"
+    assert masked <= len(drawn) < masked + study.config.training.batch_size, "the decoder those that have a mask"
+    alone = predict(study, lambda batch: net(batch)["cls"])
+    np.testing.assert_array_equal(found.probabilities, alone.probabilities)
+    assert list(found.truth) == list(alone.truth) == [study.data.facts[case].label for case in ids]
+    pd.testing.assert_frame_equal(scans, dice(study, partial(segment, net)))
+    assert scans["slices"].sum() == masked
+
+
+@pytest.mark.parametrize(
+    ("contract", "words"),
+    [
+        ({"channels": ["t1c", "t2f"]}, "input.channels is ['t1c', 't2f']; ['mri'] can be made"),
+        ({"normalisation": "0 to 1"}, "input.normalisation is '0 to 1'"),
+        ({"orientation": None}, "input.orientation is None"),
+        ({"units": "percent"}, "input.units is 'percent'"),
+        ({"example_shape": None}, "input.example_shape is missing"),
+    ],
+)
+def test_a_network_of_other_images_is_refused(tmp_path: Path, contract: dict[str, Any], words: str) -> None:
+    made = {**asdict(load_definition("phase2_1_multitask").input), "example_shape": [1, 1, 32, 32]}
+    given = {key: value for key, value in {**made, **contract}.items() if value is not None}
+    for name, content in (("good", made), ("other", given)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "contract.json").write_text(json.dumps({"input": content}))
+    demand_input(Pulled(tmp_path / "good", "good", "1", "d"), (32, 32))
+    with pytest.raises(RegistryError) as error:
+        demand_input(Pulled(tmp_path / "other", "other", "1", "d"), (32, 32))
+    assert words in str(error.value) and "contract.json of other version 1" in str(error.value)
+    assert not any(f"input.{key}" in str(error.value) for key in set(made) - set(contract))
+
+
+@pytest.mark.parametrize("phase", ["phase2_2", "phase2_3"])
+def test_a_network_of_images_that_were_made_otherwise_is_not_built_upon(
+    client: MlflowClient, pipeline: Pipeline, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, phase: str
+) -> None:
+    """As by another version of medexp."""
+    monkeypatch.setitem(INPUT, "normalisation", "0 to 1")
+    assert run(phase, pipeline.folder) == 2
+    told = capsys.readouterr().err
+    assert "contract.json of phase2_1_multitask version 1" in told and "'0 to 1' can be made" in told, told
 
 
 @pytest.mark.parametrize(

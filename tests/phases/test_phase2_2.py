@@ -1,6 +1,7 @@
 """Phase 2.2 as a user runs it: its run and its version, the cache of features, volumes, the leak guard, bad input."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -155,11 +156,16 @@ def test_with_the_encoder_in_the_loop_everything_is_the_same_bit_for_bit(client:
     assert all(torch.equal(value, last[1][key]) for key, value in last[0].items())
 
 
-def test_a_checkpoint_file_gives_the_same_head_and_says_that_nobody_knows_its_patients(
+def test_a_checkpoint_file_gives_the_same_head_from_the_same_features_and_says_that_nobody_knows_its_patients(
     client: MlflowClient, pipeline: Pipeline, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = artifact(last_run(client, "phase2_1"), "best_model.pt")
+    capsys.readouterr()
     assert run("phase2_2", pipeline.folder, encoder=str(file)) == 0
+    told = capsys.readouterr().out
+    for split in ("train", "val"):
+        assert re.search(rf"features of {split}: \d+ images, computed", pipeline.told["phase2_2"])
+        assert re.search(rf"features of {split}: \d+ images, from the cache", told)
     assert weights_of(client, "1") == weights_of(client, "2")
     made = last_run(client, "phase2_2")
     (leak,) = (one for one in json.loads(artifact(made, "checks.json").read_text()) if one["id"] == "LEAK")
