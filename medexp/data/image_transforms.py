@@ -1,5 +1,7 @@
 """From an image as it is stored to what a 2D network takes: the part that is the same every time, and the random part."""
 
+from typing import Any
+
 import numpy as np
 import torch
 from monai.transforms import Compose, RandFlipd, RandGaussianNoised, RandScaleIntensityd, RandShiftIntensityd
@@ -9,7 +11,7 @@ from torch.nn import functional
 
 from medexp.data.cases import FOREGROUND
 
-VERSION = 1
+VERSION = 2
 """Raise it when `preprocess` changes."""
 
 INPUT = {
@@ -27,8 +29,9 @@ def preprocess(
 ) -> tuple[Tensor, Tensor]:
     """Pads to the shape of the input with the darkest value, resizes, and z-scores the foreground; background becomes 0.
 
-    The convention of `medexp.data.transforms`, in the plane. Nothing is stretched: a square input gets a square. Images are
-    resized bilinearly with antialiasing, masks by nearest pixel.
+    The darkest value is background, and so is 0 in an image of negative values too that has no value as often as 0: it was
+    z-scored over the brain before. The convention of `medexp.data.transforms`, in the plane. Nothing is stretched: a square
+    input gets a square. Images are resized bilinearly with antialiasing, masks by nearest pixel.
 
     Args:
         image: float32 (H, W), not constant.
@@ -38,12 +41,10 @@ def preprocess(
     Returns:
         Image float32 (1, *input_size) and mask float32 (1, *input_size) of 0 and 1.
     """
-    size = list(input_size)
-    pixels = _padded(torch.from_numpy(image - image.min()), size)
-    pixels = functional.interpolate(pixels, size, mode="bilinear", antialias=True, align_corners=False)[0]
-    tumour = torch.zeros(1, *size)
+    pixels = _fitted(torch.from_numpy(_from_zero(image)), input_size, mode="bilinear", antialias=True, align_corners=False)
+    tumour = torch.zeros(1, *input_size)
     if mask is not None:
-        tumour = functional.interpolate(_padded(torch.from_numpy(mask > 0).float(), size), size, mode="nearest-exact")[0]
+        tumour = _fitted(torch.from_numpy(mask > 0).float(), input_size, mode="nearest-exact")
     inside = pixels > FOREGROUND * pixels.max()
     values = pixels[inside]
     deviation = values.std(correction=0)
@@ -67,9 +68,27 @@ def augmentation() -> Compose:
     )
 
 
-def _padded(plane: Tensor, size: list[int]) -> Tensor:
-    """(H, W) as (1, 1, H', W') with the sides of `size` in proportion, centred in zeros."""
-    height, width = plane.shape
+def _from_zero(image: NDArray[np.float32]) -> NDArray[np.float32]:
+    """An image moved to where its darkest value, and its background with it, is 0."""
+    darkest = image.min()
+    if darkest < 0:
+        values, counts = np.unique(image, return_counts=True)
+        if values[counts.argmax()] == 0:
+            image = np.where(image == 0, darkest, image)
+    return image - darkest
+
+
+def _fitted(plane: Tensor, size: tuple[int, int], **how: Any) -> Tensor:
+    """(H, W) as (1, *size), centred in zeros that give it the proportions of `size`.
+
+    One axis after the other, and the one that is padded last: padded as a whole, a thin strip would become a huge square.
+    """
+    pixels, (height, width) = plane[None, None], plane.shape
     wanted = max(height, round(width * size[0] / size[1])), max(width, round(height * size[1] / size[0]))
-    down, across = wanted[0] - height, wanted[1] - width
-    return functional.pad(plane, (across // 2, across - across // 2, down // 2, down - down // 2))[None, None]
+    missing = wanted[0] - height, wanted[1] - width
+    for axis in sorted((1, 0), key=lambda axis: missing[axis]):
+        margins = (missing[axis] // 2, missing[axis] - missing[axis] // 2)
+        pixels = functional.pad(pixels, margins if axis else (0, 0, *margins))
+        shape = (pixels.shape[2], size[1]) if axis else (size[0], pixels.shape[3])
+        pixels = functional.interpolate(pixels, shape, **how)
+    return pixels[0]

@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader
 
 from medexp.config import ImagePhantomConfig
 from medexp.data.image_facts import VERSION
+from medexp.data.image_transforms import preprocess
 from medexp.data.images import (
     MultiSourceDataset,
     describe_images,
@@ -392,6 +393,9 @@ def test_black_and_white_and_shifted_intensities(tmp_path, image_config):
     write_picture(kaggle / "yes" / "bw.png", seed=1, mode="1")
     np.savez(kaggle / "yes" / "plain.npz", image=pixels(2).astype(np.float32))
     np.savez(kaggle / "yes" / "shifted.npz", image=pixels(2).astype(np.float32) * 0.01 - 1)  # z-scored by someone else
+    brain = pixels(2) > 0
+    scored = (pixels(2) - pixels(2)[brain].mean()) / pixels(2)[brain].std()
+    np.savez(kaggle / "yes" / "brain.npz", image=np.where(brain, scored, 0))  # z-scored over the brain, around it exactly 0
     config = image_config()
     prepared = prepare_images(None, str(kaggle), config, PHANTOMS, 0, tmp_path / "cache")
     images = {}
@@ -400,6 +404,26 @@ def test_black_and_white_and_shifted_intensities(tmp_path, image_config):
         images |= {data.cases[index]: data[index]["image"] for index in range(len(data))}
     assert images["yes-bw.png"].isfinite().all() and images["yes-bw.png"].unique().numel() > 1
     torch.testing.assert_close(images["yes-plain.npz"], images["yes-shifted.npz"], atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(images["yes-plain.npz"], images["yes-brain.npz"], atol=0.02, rtol=0)  # the darkest is 1, not 0
+
+
+@pytest.mark.parametrize(("shape", "size"), [((40, 30), (32, 24)), ((16, 4000), (32, 32)), ((4000, 16), (48, 24))])
+def test_pictures_of_any_shape_are_padded_to_that_of_the_input(shape, size):
+    """As when the whole picture is padded first, which a thin one of 80,000 pixels has no memory for."""
+    image, mask = pixels(3, shape).astype(np.float32), mask_of(shape[0] * 2, shape)
+    height, width = (
+        max(side, round(other * a / b))
+        for side, other, a, b in ((shape[0], shape[1], *size), (shape[1], shape[0], *size[::-1]))
+    )
+    margins = [(whole - part) // 2 for whole, part in ((height, shape[0]), (width, shape[1]))]
+    place = tuple(slice(margin, margin + side) for margin, side in zip(margins, shape, strict=True))
+    whole, outlined = np.zeros((height, width), np.float32), np.zeros((height, width), np.uint8)
+    whole[place], outlined[place] = image, mask
+    for found, wanted in zip(preprocess(image, mask, size), preprocess(whole, outlined, size), strict=True):
+        assert found.shape == (1, *size)
+        torch.testing.assert_close(found, wanted, atol=1e-4, rtol=0)
+    thin = preprocess(pixels(3, (80_000, 16)).astype(np.float32), None, size)[0]
+    assert thin.shape == (1, *size) and thin.isfinite().all()
 
 
 def test_masks_stay_where_the_image_is(tmp_path, image_config):
