@@ -6,6 +6,7 @@ weights of the head, the same to the bit. The encoder has the specification's si
 equality depends on what it was trained on.
 """
 
+import shutil
 import time
 from dataclasses import replace
 from functools import partial
@@ -16,7 +17,7 @@ import torch
 
 from benchmarks.sides import empty_home, in_turns, told, verdict
 from medexp.cli import main
-from medexp.config import Phase2_2Config
+from medexp.config import Phase2_2Config, cache_root
 from medexp.models.checkpoints import save_checkpoint, weights_digest
 from medexp.models.multitask import MultiTaskModel
 
@@ -34,6 +35,7 @@ def compare(config: Phase2_2Config) -> None:
     outcomes: dict[bool, tuple[Any, str]] = {}
 
     def seconds(cached: bool) -> float:
+        shutil.rmtree(cache_root(config.cache_dir) / "embeddings", ignore_errors=True)
         settings = replace(config, training=replace(config.training, cache_features=cached))
         with tracked_run("phase2_2", settings) as run:
             encoder = load_encoder(settings, accelerator)

@@ -4,6 +4,7 @@ import ast
 import importlib.metadata
 import re
 import tomllib
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,10 @@ import medexp.config
 from medexp.checks import PHASES
 from medexp.cli import main
 from medexp.config import RECOVERED, STUDIED, Phase1Config
+from medexp.data import image_transforms, transforms
+from medexp.data.cases import CHANNELS
+from medexp.registry.definitions import known_models, load_definition
+from medexp.registry.packages import other_input
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -151,6 +156,13 @@ def test_every_library_that_is_imported_is_a_dependency():
                 if owners and not owners & {*declared, "medexp"}:
                     missing[name] = path.name
     assert not missing
+
+
+@pytest.mark.parametrize("name", known_models())
+def test_a_registered_model_takes_what_is_made_of_images_or_of_volumes(name):
+    contract = load_definition(name).input
+    made = image_transforms.INPUT if contract.shape[1] == 1 else {**transforms.INPUT, "channels": list(CHANNELS)}
+    assert other_input({**asdict(contract), "channels": list(contract.channels)}, made) == []
 
 
 def test_versions_agree():
