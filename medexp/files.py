@@ -1,6 +1,7 @@
-"""Files: writing that leaves either the whole file or none, and reading YAML that holds keys."""
+"""Files: writing that leaves either the whole file or folder or none, and reading YAML that holds keys."""
 
 import os
+import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -33,6 +34,36 @@ def replacing(path: Path) -> Iterator[Path]:
         raise StorageError(
             f"{path}: cannot be written ({error.strerror or error}); free space or choose another folder"
         ) from error
+
+
+@contextmanager
+def filling(folder: Path, key: str) -> Iterator[Path]:
+    """A temporary folder that becomes `folder` when the block ends well and vanishes when it does not.
+
+    Several processes may fill one folder at once: each has its own temporary one and the first one stays.
+
+    Args:
+        folder: A folder that is not there or is empty.
+        key: The setting that says where it is, for the message.
+
+    Raises:
+        StorageError: When it cannot be written or the disk is full.
+    """
+    partial = folder.with_name(f".{uuid.uuid4().hex}.{folder.name}")
+    try:
+        partial.mkdir(parents=True)
+        yield partial
+        try:
+            partial.rename(folder)
+        except OSError:
+            if not folder.is_dir():  # otherwise another process filled it meanwhile
+                raise
+    except OSError as error:
+        raise StorageError(
+            f"{key} {folder}: cannot be written ({error.strerror or error}); free space or give another folder"
+        ) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def read_mapping(path: Path, failure: type[MedexpError], known: str) -> dict[Any, Any]:

@@ -1,7 +1,7 @@
 import pytest
 
 from medexp.errors import StorageError
-from medexp.files import replacing
+from medexp.files import filling, replacing
 
 
 def test_the_file_appears_whole(tmp_path):
@@ -37,3 +37,31 @@ def test_a_full_disk_is_named(tmp_path):
     ):
         full.write("x")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_appears_full_and_the_first_one_stays(tmp_path):
+    folder = tmp_path / "new" / "full"
+    with filling(folder, "data_dir") as first:
+        (first / "a.txt").write_text("first")
+        with filling(folder, "data_dir") as second:
+            (second / "a.txt").write_text("second")
+            assert not folder.exists()
+    assert (folder / "a.txt").read_text() == "second"
+    assert [p.name for p in folder.parent.iterdir()] == ["full"]
+
+
+def test_a_folder_that_was_not_filled_is_not_there(tmp_path):
+    with pytest.raises(ZeroDivisionError), filling(tmp_path / "full", "data_dir") as folder:
+        (folder / "a.txt").write_text("half")
+        raise ZeroDivisionError
+    with (
+        pytest.raises(StorageError, match="data_dir .*full: cannot be written .No space left on device.; free space or give"),
+        filling(tmp_path / "full", "data_dir"),
+        open("/dev/full", "w") as full,
+    ):
+        full.write("x")
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "full").write_text("a file")
+    with pytest.raises(StorageError, match="data_dir .*full: cannot be written"), filling(tmp_path / "full", "data_dir"):
+        pass
+    assert [p.name for p in tmp_path.iterdir()] == ["full"]

@@ -6,8 +6,6 @@ of text. Older files hold the metadata as a pickle, which is never opened: what 
 
 import json
 import re
-import shutil
-import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -26,7 +24,8 @@ from medexp.config import SliceConfig
 from medexp.data.brats import read_case
 from medexp.data.cases import CHANNELS, FOREGROUND, Case, LabelledImage, Volume, patient_of
 from medexp.data.npz import Arrays, metadata_of, plane_problems, read_npz
-from medexp.errors import DataError, StorageError, all_problems
+from medexp.errors import DataError, all_problems
+from medexp.files import filling
 
 FORMAT = "medexp-slice-1"
 """In every file's metadata: raise it when a slice comes to hold something else."""
@@ -85,9 +84,7 @@ def cut_slices(
     summary = {"format": FORMAT, **asdict(slices), "cases": {case.id: [case.patient, digests[case.id]] for case in cases}}
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         return _same_slices(folder, summary)
-    partial = folder.with_name(f".{uuid.uuid4().hex}.{folder.name}")
-    try:
-        partial.mkdir(parents=True)
+    with filling(folder, "slices_dir") as partial:
         counts = Parallel(n_jobs=jobs, return_as="generator_unordered")(
             delayed(_cut)(case, digests[case.id], dict(label_map), slices, partial) for case in cases
         )
@@ -98,19 +95,7 @@ def cut_slices(
                 "slices.min_foreground or slices.every"
             )
         (partial / _SUMMARY).write_text(json.dumps(summary | {"slices": count}, indent=1) + "\n")
-        try:
-            partial.rename(folder)
-        except OSError:
-            if not folder.is_dir():
-                raise
-            return _same_slices(folder, summary)  # another process wrote them meanwhile
-    except OSError as error:
-        raise StorageError(
-            f"slices_dir {folder}: cannot be written ({error.strerror or error}); free space or give another folder"
-        ) from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-    return count
+    return _same_slices(folder, summary)  # its own, or those that another process wrote meanwhile
 
 
 def find_slices(folder: Path, pattern: str) -> tuple[LabelledImage, ...]:

@@ -1,8 +1,6 @@
 """Scans heads on the grids that real data brings and writes them as BraTS folders of NIfTI."""
 
 import os
-import shutil
-import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +17,7 @@ from threadpoolctl import threadpool_limits
 
 from medexp.data.cases import CHANNELS
 from medexp.data.phantoms.head import Domain, Head, Waves
-from medexp.errors import StorageError
+from medexp.files import filling
 
 VERSION = 4
 """Part of the folder's name: raise it when what is written changes."""
@@ -81,24 +79,11 @@ def written_once(folder: Path, title: str, tasks: Callable[[Path], Sequence[Any]
     """
     if folder.is_dir():
         return folder
-    partial = folder.with_name(f".{uuid.uuid4().hex}.{folder.name}")
-    try:
-        partial.mkdir(parents=True)
+    with filling(folder, "cache_dir") as partial:
         calls = tasks(partial)
         done = Parallel(n_jobs=min(os.cpu_count() or 1, 4), return_as="generator_unordered")(calls)
         for _ in track(done, title, total=len(calls), console=Console(stderr=True)):
             pass
-        try:
-            partial.rename(folder)
-        except OSError:
-            if not folder.is_dir():  # otherwise another process wrote the same phantoms meanwhile
-                raise
-    except OSError as error:
-        raise StorageError(
-            f"{folder}: cannot be written ({error.strerror or error}); free space or give cache_dir=FOLDER"
-        ) from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return folder
 
 
