@@ -36,7 +36,14 @@ from medexp.models.lora import add_lora, decoder_parameters, freeze_encoder, lor
 from medexp.models.swin import SwinSegmenter, encoder_state
 from medexp.phases import phase1_checks
 from medexp.phases.base import Base, initial, load_base, network, pretrained
-from medexp.phases.launch import forget_precision, launched_run, out_of_memory, start_accelerator, take_over_state
+from medexp.phases.launch import (
+    forget_precision,
+    launched_run,
+    out_of_memory,
+    same_as_begun,
+    start_accelerator,
+    take_over_state,
+)
 from medexp.phases.phase1_results import Results, publish_all, summary
 from medexp.phases.publishing import present
 from medexp.registry.lineage import upstream_tag
@@ -157,13 +164,20 @@ def warm_up(config: Phase1Config, folder: Path, *, test: bool = False) -> Phase1
 
 
 def begin(config: Phase1Config, accelerator: Accelerator, tracked: TrackedRun) -> Study:
-    """The data and the base, logged, and what an interrupted run had trained."""
+    """The data and the base, logged, and what an interrupted run had trained.
+
+    Raises:
+        ConfigError: The run that is resumed was begun with another base, other cases or other splits.
+    """
     cache = cache_root(config.cache_dir)
     with accelerator.main_process_first():
         data = prepare(config.data_dir, config.splits, config.data, config.phantoms, config.seed, cache)
+    base = load_base(config, accelerator, cache)
+    begun = {"base": base.digest} | {f"{split} cases": digest for split, digest in data.digests.items()}
+    with accelerator.main_process_first():
+        same_as_begun(config.resume, tracked, begun)
         take_over_state(config.resume, tracked)
     log_datasets(tracked, data.manifest, data.digests, data.source, "phase1")
-    base = load_base(config, accelerator, cache)
     tracked.tag(upstream_tag(base.pulled.name, base.pulled.version, base.pulled.digest) if base.pulled else {})
     return Study(config, data, accelerator, tracked, cache, base)
 

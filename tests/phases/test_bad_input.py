@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -155,6 +156,52 @@ def test_a_checkpoint_that_cannot_be_used(content, words, folder: Path, store: M
 def test_a_checkpoint_that_is_not_there(checkpoint, words, folder: Path, store: MlflowClient, capsys) -> None:  # noqa: F811
     assert run("phase1", "--data_dir", str(folder), "--checkpoint", checkpoint) == 2
     assert_refused(capsys, store, "phase1", words)
+
+
+def rewritten_base(folder: Path) -> None:
+    torch.save({key: value + 1 for key, value in small().items()}, folder.parent / "base.pt")
+
+
+def another_patient(folder: Path) -> None:
+    write_case(folder, "BraTS-MEN-00009-000", seed=9)
+
+
+def swapped(folder: Path) -> None:
+    splits(train=[ALL[2], ALL[1]], val=[ALL[0]])(folder)
+
+
+BEGUN: dict[str, tuple[Callable[[Path], None], str]] = {
+    "another base": (rewritten_base, "base"),
+    "another patient": (another_patient, "train cases"),
+    "another split": (swapped, "train cases and val cases"),
+}
+
+
+@pytest.mark.parametrize(("change", "told"), BEGUN.values(), ids=BEGUN.keys())
+def test_an_interrupted_phase1_does_not_go_on_with_something_else(
+    change: Callable[[Path], None],
+    told: str,
+    folder: Path,
+    store: MlflowClient,  # noqa: F811
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    """What was trained on would be validated on, or go on from another network."""
+    torch.save(small(), tmp_path / "base.pt")
+    flags = ["--data_dir", str(folder), "--checkpoint", str(tmp_path / "base.pt"), "--network.window_size", "4"]
+    if change is swapped:
+        splits(train=ALL[:2], val=[ALL[2]])(folder)
+        flags += ["--splits", str(tmp_path / "splits.json")]
+    hook = torch.nn.modules.module.register_module_forward_pre_hook(lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    try:
+        assert run("phase1", *flags) == 143
+    finally:
+        hook.remove()
+    interrupted = next((tmp_path / "outputs").iterdir()).name
+    change(folder)
+    capsys.readouterr()
+    assert run("phase1", "--resume", interrupted) == 2
+    assert f"resume={interrupted}: not what the run was begun with: {told}" in capsys.readouterr().err
 
 
 def assert_refused(capsys: pytest.CaptureFixture[str], store: MlflowClient, phase: str, words: list[str]) -> None:  # noqa: F811
