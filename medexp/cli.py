@@ -25,7 +25,7 @@ import yaml
 from docstring_parser import parse as parse_docstring
 from jsonargparse import ArgumentError, ArgumentParser, DefaultHelpFormatter
 
-from medexp.config import STUDIED, SweepConfig, problems_of
+from medexp.config import STUDIED, RecoverConfig, SweepConfig, problems_of
 from medexp.errors import ConfigError, MedexpError, all_problems
 
 _CONFIGS = Path(__file__).parents[1] / "configs"
@@ -74,7 +74,12 @@ def main(phase: str, config_class: type, run: str, argv: Sequence[str] | None = 
             run_phase(config)
 
     go_on = f"; go on with -P resume={run_id} (--resume {run_id})" if _has(config_class, "resume") else ""
-    return exit_code(phase, work, "; run it again, it goes on from there" if _steps(config_class) else go_on)
+    return exit_code(phase, work, "; run it again, it goes on from there" if _goes_on(config_class) else go_on)
+
+
+def _goes_on(config_class: type) -> bool:
+    """Whether the same command again goes on with what was interrupted: pipelines and studies know what they did."""
+    return bool(_steps(config_class)) or issubclass(config_class, RecoverConfig)
 
 
 def _with_phase(entry: str, config_class: type, argv: Sequence[str]) -> type:

@@ -683,6 +683,14 @@ class SweepConfig:
                 yield f"{key}: found {getattr(self, key)}; at least 1"
         if self.phase not in STUDIED:
             yield f"phase: found {self.phase!r}; {', '.join(STUDIED)} can be searched"
+        elif not hasattr(self, self.phase):
+            yield f"phase: found {self.phase!r} in a file; which phase is searched is said as a flag, phase={self.phase}"
+        else:
+            settings = getattr(self, self.phase)
+            if getattr(settings, "resume", None) is not None:
+                yield f"resume: found {settings.resume}; leave it out: a sweep goes on by itself when it is run again"
+            if getattr(settings, "recover", False):
+                yield "recover: found true; leave it out: a trial that fails is one of the study's trials"
         if self.confirm < 0:
             yield f"confirm: found {self.confirm}; at least 0"
         if self.seed < 0:

@@ -21,6 +21,12 @@ class ConfigError(MedexpError):
     """A flag, a key or a configuration file that cannot be used."""
 
 
+class UnfitValues(ConfigError):
+    """Values that a search proposed and that make no configuration: that trial fails, others may fit."""
+
+    exit_code = 3
+
+
 class DataError(MedexpError):
     """A data folder, case, split file or label table that cannot be used."""
 

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from medexp.cli import main
-from medexp.config import MainConfig, Phase1Config, PrepareConfig, ProbeConfig, PromoteConfig
+from medexp.config import MainConfig, Phase1Config, PrepareConfig, ProbeConfig, PromoteConfig, RecoverConfig, SweepConfig
 from medexp.errors import CheckFailed
 from medexp.tracking.provenance import config_yaml
 
@@ -495,9 +495,32 @@ def test_a_pipeline_that_contradicts_itself(argv, message, capsys):
     assert not seen
 
 
-def test_an_interrupted_pipeline_says_how_it_goes_on(capsys):
-    assert main("main", MainConfig, f"{__name__}:be_terminated", []) == 143
-    assert capsys.readouterr().err == "medexp main: interrupted; run it again, it goes on from there\n"
+@pytest.mark.parametrize(
+    ("name", "config", "argv"),
+    [("main", MainConfig, []), ("sweep", SweepConfig, []), ("recover", RecoverConfig, ["--run", "abc123"])],
+)
+def test_an_interrupted_pipeline_or_study_says_how_it_goes_on(name, config, argv, capsys):
+    assert main(name, config, f"{__name__}:be_terminated", argv) == 143
+    assert capsys.readouterr().err == f"medexp {name}: interrupted; run it again, it goes on from there\n"
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--resume", "abc123"], "resume: found abc123; leave it out: a sweep goes on by itself when it is run again"),
+        (["--recover", "true"], "recover: found true; leave it out"),
+        (["--phase1.resume", "abc123"], "resume: found abc123; leave it out"),
+    ],
+)
+def test_what_a_sweep_does_not_hand_on(argv, message, capsys):
+    assert main("sweep", SweepConfig, f"{__name__}:record", argv) == 2
+    assert capsys.readouterr().err.startswith(f"medexp sweep: error: {message}")
+
+
+def test_a_file_does_not_choose_the_phase_of_a_sweep(tmp_path, capsys):
+    (tmp_path / "sweep.yaml").write_text("phase: phase2_1\n")
+    assert main("sweep", SweepConfig, f"{__name__}:record", ["--config", str(tmp_path / "sweep.yaml")]) == 2
+    assert "phase: found 'phase2_1' in a file; which phase is searched is said as a flag" in capsys.readouterr().err
 
 
 def test_a_pipelines_help_is_of_its_own_keys_and_names_its_steps(capsys):

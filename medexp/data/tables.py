@@ -13,6 +13,7 @@ from medexp.data.cases import CHANNELS, Case
 from medexp.data.facts import CaseFacts
 from medexp.data.splits import SPLITS, Splits, by_label, draw_by_label, patient_groups, straddling
 from medexp.errors import DataError, all_problems
+from medexp.files import replacing
 
 COLUMNS = ("id", "path", "label", "patient")
 """Columns that a table must have; `split` may stand beside them, any other is not read."""
@@ -145,7 +146,8 @@ def table_manifest(table: LabelledTable, facts: Iterable[CaseFacts], splits: Spl
 
 def write_table(rows: pd.DataFrame, path: Path) -> None:
     """Write a table that `read_table` reads."""
-    rows.to_csv(path, sep="\t", index=False)
+    with replacing(path) as temporary:
+        rows.to_csv(temporary, sep="\t", index=False)
 
 
 def _rows(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:

@@ -4,6 +4,7 @@ import difflib
 import hashlib
 import itertools
 import json
+import math
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -20,6 +21,14 @@ from pydantic.dataclasses import dataclass
 from medexp.errors import ConfigError, all_problems
 from medexp.files import read_mapping
 
+
+class _Grid(optuna.samplers.GridSampler):
+    """Optuna's grid, without its request to stop `study.optimize` once all is tried: nothing here runs that, and it raises."""
+
+    def after_trial(self, *_: Any) -> None:
+        """Nothing is left to do."""
+
+
 _STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 _SAMPLERS: dict[str, tuple[Callable[..., optuna.samplers.BaseSampler], dict[str, type]]] = {
     "tpe": (
@@ -27,7 +36,7 @@ _SAMPLERS: dict[str, tuple[Callable[..., optuna.samplers.BaseSampler], dict[str,
         {"n_startup_trials": int, "n_ei_candidates": int, "multivariate": bool, "group": bool, "constant_liar": bool},
     ),
     "random": (optuna.samplers.RandomSampler, {}),
-    "grid": (optuna.samplers.GridSampler, {}),
+    "grid": (_Grid, {}),
     "nsga2": (
         optuna.samplers.NSGAIISampler,
         {"population_size": int, "mutation_prob": float, "crossover_prob": float, "swapping_prob": float},
@@ -63,6 +72,11 @@ class Goal:
     metric: str
     direction: Literal["maximize", "minimize"]
     report: str | None = None
+
+    @property
+    def watched(self) -> str:
+        """What pruning goes by."""
+        return self.report or self.metric
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -163,15 +177,24 @@ class Space:
         """sha256 of all that decides what trials are tried: equal for two files that say the same in another order."""
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
 
+    @property
+    def combinations(self) -> int | None:
+        """How many there are to try; None: a sampler that draws has no end."""
+        return math.prod(map(len, self._grid.values())) if self._grid else None
+
+    @property
+    def _grid(self) -> dict[str, Sequence[Any]]:
+        return (
+            {key: _values_of(parameter) for key, parameter in self.parameters.items()} if self.sampler.name == "grid" else {}
+        )
+
     def make_sampler(self, seed: int) -> optuna.samplers.BaseSampler:
         """The sampler as Optuna has it."""
         make, _ = _SAMPLERS[self.sampler.name]
-        grid = (
-            {key: _values_of(parameter) for key, parameter in self.parameters.items()} if self.sampler.name == "grid" else None
-        )
-        given = self.sampler.arguments if grid is None else {"search_space": grid}
+        if self._grid:
+            return make(self._grid, seed=0)  # it shuffles, and all processes have to number the combinations alike
         with warnings.catch_warnings(action="ignore", category=ExperimentalWarning):
-            return make(**given, seed=seed)
+            return make(**self.sampler.arguments, seed=seed)
 
     def make_pruner(self) -> optuna.pruners.BasePruner:
         """The pruner as Optuna has it."""

@@ -24,11 +24,12 @@ from medexp.config import SweepConfig
 from medexp.errors import ConfigError, MedexpError, all_problems
 from medexp.files import replacing
 from medexp.registry.store import resolve
+from medexp.studies.ladder import flat
 from medexp.studies.pictures import pictures
 from medexp.studies.space import Goal, Space, read_space, suggest
 from medexp.studies.study import recover_dead
 from medexp.studies.trials import ask_for, commonest_reason, counted, with_values
-from medexp.studies.workers import Work, run_workers
+from medexp.studies.workers import Work, prepare_workers, run_workers
 from medexp.tracking.children import end_left, end_run
 from medexp.tracking.provenance import config_yaml, flat_params
 from medexp.tracking.results import log_summary
@@ -52,12 +53,14 @@ class Repeated:
         seeds: The seeds of those that came to an end.
         values: Their values, (seeds, goals).
         test: What the test split gave, by name; empty where it was not asked for.
+        tested: Numbers of the trials whose settings were scored on the test split in this study, this one last.
         failed: What did not come to an end, and why.
     """
 
     seeds: Sequence[int]
     values: np.ndarray
     test: Mapping[str, float]
+    tested: Sequence[int]
     failed: Sequence[str]
 
 
@@ -83,12 +86,18 @@ def search(config: SweepConfig, objective: str, warm_up: WarmUp) -> None:
     settings = pinned(getattr(config, config.phase))
     config = replace(config, **{config.phase: settings})
     keys = flat_params(settings)
-    space = read_space(Path(config.space or _CONFIGS / config.phase / "sweep.yaml").expanduser(), keys)
+    file = Path(config.space or _CONFIGS / config.phase / "sweep.yaml").expanduser()
+    space = read_space(file, keys)
+    if space.combinations and config.trials > space.combinations:
+        raise ConfigError(
+            f"trials: found {config.trials}; the grid of {file} has {space.combinations} combinations, give those"
+        )
     name = config.study or f"{config.phase}-{space.digest[:8]}"
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     key = f"sweep {name} {space.digest}"
     with runs_tagged({**tags_of_step(key), "medexp.study": name}), tracked_run("sweep", config) as tracked:
         output_dir = Path(config.output_dir).expanduser().absolute()
+        prepare_workers(objective)
         work = Work(
             name, config.storage, config.phase, space, settings, tracked.id, objective, config.trials, config.seed, output_dir
         )
@@ -221,7 +230,7 @@ def report(study: optuna.Study, goals: Sequence[Goal], tracked: TrackedRun) -> N
     trials = counted(study)
     rows = [
         {"trial": trial.number, "state": trial.state.name, "outcome": outcome(goals, trial)}
-        | {goal.metric: value for goal, value in zip(goals, trial.values or (), strict=False)}
+        | dict(zip([goal.metric for goal in goals], trial.values if trial.state is TrialState.COMPLETE else (), strict=False))
         | trial.params
         | {"seconds": trial.duration.total_seconds() if trial.duration else None, "run": trial.user_attrs.get("run")}
         for trial in trials
@@ -276,10 +285,16 @@ def repeat(config: SweepConfig, work: Work, chosen: FrozenTrial, warm_up: WarmUp
     ended = {title: [one for one in trials if one.state is TrialState.COMPLETE] for title, trials in came_to.items()}
     lost = [one for trials in came_to.values() for one in trials if one.state is not TrialState.COMPLETE]
     again, tested = ended["confirm"], ended["test"]
+    main = work.open()
+    numbers = [number for number in main.user_attrs.get("tested", []) if number != chosen.number]
+    if tested:
+        numbers.append(chosen.number)
+        main.set_user_attr("tested", numbers)
     return Repeated(
         [trial.user_attrs["seed"] for trial in again],
         np.array([trial.values for trial in again]),
         tested[0].user_attrs["test_scores"] if tested else {},
+        numbers,
         [f"{trial.user_attrs['name']} {outcome(work.space.goals, trial)}" for trial in lost],
     )
 
@@ -358,6 +373,10 @@ def in_words(goals: Sequence[Goal], count: int, chosen: FrozenTrial, again: Repe
     if again.test:
         told = ", ".join(f"{name} {value:.4g}" for name, value in sorted(again.test.items()))
         said.append(f"The test split, scored once after the search: {told}.")
+        if len(again.tested) > 1:
+            earlier = ", ".join(map(str, again.tested[:-1]))
+            said[-1] = f"The test split, scored again after more search: {told}."
+            said.append(f"It was scored for trial {earlier} of this study before: who has seen that is no longer blind to it.")
     else:
         said.append("All of this is on validation cases; there is no score of the test split.")
     return said
@@ -366,19 +385,11 @@ def in_words(goals: Sequence[Goal], count: int, chosen: FrozenTrial, again: Repe
 def given(config: SweepConfig) -> dict[str, Any]:
     """What the phase was given beyond its profile, by dotted key: the chosen values were found with it."""
     file = _CONFIGS / config.phase / f"{config.profile}.yaml"
-    profile = dict(_flat(yaml.safe_load(file.read_text(encoding="utf-8"))))
-    settings = dict(_flat(yaml.safe_load(config_yaml(getattr(config, config.phase)))))
+    profile = dict(flat(yaml.safe_load(file.read_text(encoding="utf-8"))))
+    settings = dict(flat(yaml.safe_load(config_yaml(getattr(config, config.phase)))))
     return {
         key: value for key, value in settings.items() if key in profile and profile[key] != value and key not in _NO_MATTER
     }
-
-
-def _flat(block: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in block.items():
-        if isinstance(value, dict) and name != "label_map":
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value
 
 
 def values_of(trial: FrozenTrial, space: Space) -> dict[str, Any]:

@@ -15,12 +15,11 @@ from optuna.exceptions import StorageInternalError
 from optuna.trial import FrozenTrial, TrialState
 
 from medexp.config import problems_of
-from medexp.errors import ConfigError, MedexpError, Pruned, StorageError, TrainingDiverged, all_problems
+from medexp.errors import ConfigError, MedexpError, Pruned, TrainingDiverged, UnfitValues, all_problems
 from medexp.reporting import Reporter
 from medexp.studies.space import Goal, Space, suggest
 from medexp.studies.study import GIVEN, ask
-from medexp.tracking.runs import child_run
-from medexp.tracking.stores import STORE_ERRORS, reason
+from medexp.tracking.runs import child_run, store_failures
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -43,6 +42,7 @@ class TrialReporter:
         trial: The trial; None: it is not pruned.
         goals: The study's goals; a study with two of them is not pruned.
         logged: The last value of each metric.
+        stepwise: Names of those that were logged step by step.
         seen: What pruning goes by, so far.
     """
 
@@ -50,12 +50,15 @@ class TrialReporter:
     trial: optuna.Trial | None
     goals: Sequence[Goal]
     logged: dict[str, float] = field(default_factory=dict)
+    stepwise: set[str] = field(default_factory=set)
     seen: list[float] = field(default_factory=list)
 
     def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
         self.reporter.metrics(values, step)
         self.logged.update(values)
-        watched = self.goals[0].report or self.goals[0].metric
+        if step:
+            self.stepwise.update(values)
+        watched = self.goals[0].watched
         if self.trial is None or watched not in values or step == 0 or len(self.goals) > 1:
             return
         self.seen.append(values[watched])
@@ -98,38 +101,37 @@ def run_trial(trial: optuna.Trial, space: Space, config: Any, parent_id: str, ob
 
     Raises:
         Pruned: The trial is not worth going on with.
-        ConfigError: The sampled values make no configuration, or a goal was never logged.
+        UnfitValues: The sampled values make no configuration.
+        ConfigError: A goal was never logged, or what pruning goes by was not logged step by step.
         TrainingDiverged: A goal is not finite.
         StorageError: The tracking store does not answer, or the disk is full.
         Exception: What the objective raises.
     """
     values = suggest(trial, space)
     name, seed, test = (trial.user_attrs.get(key) for key in GIVEN)
-    changed = with_values(config, values if seed is None else {**values, "seed": seed})
     params = {key: str(list(value) if isinstance(value, tuple) else value) for key, value in values.items()}
     params |= {} if seed is None else {"seed": str(seed)}
     tags = {"medexp.study": trial.study.study_name, "medexp.trial": str(trial.number)}
     folder = Path(config.output_dir).expanduser()
-    try:
-        with child_run(parent_id, name or f"trial-{trial.number}", folder, params, tags) as run:
-            trial.set_user_attr("run", run.id)
-            watching = TrialReporter(run.reporter, trial if seed is None else None, space.goals)
-            try:
-                objective(changed, replace(run, reporter=watching), **({"test": True} if test else {}))
-                if test:
-                    scores = {key: value for key, value in watching.logged.items() if key.startswith("test/")}
-                    trial.set_user_attr("test_scores", scores)
-                return _values_of(space.goals, watching.logged)
-            except Pruned:
-                run.tag({"medexp.pruned_step": str(trial.user_attrs["pruned_step"])})
-                raise
-            finally:
-                shutil.rmtree(run.folder, ignore_errors=True)  # the state of a training that nobody goes on with
-    except STORE_ERRORS as error:
-        raise StorageError(
-            f"trial {trial.number}: the tracking store does not answer, or the disk is full ({reason(error)}). "
-            "Finished trials are kept: when the cause is gone, run it again with the same study"
-        ) from error
+    kept = "Finished trials are kept: when the cause is gone, run it again with the same study"
+    with (
+        store_failures(folder, kept),
+        child_run(parent_id, name or f"trial-{trial.number}", folder, params, tags) as run,
+    ):
+        trial.set_user_attr("run", run.id)
+        watching = TrialReporter(run.reporter, trial if seed is None else None, space.goals)
+        try:
+            changed = with_values(config, values if seed is None else {**values, "seed": seed})
+            objective(changed, replace(run, reporter=watching), **({"test": True} if test else {}))
+            if test:
+                scores = {key: value for key, value in watching.logged.items() if key.startswith("test/")}
+                trial.set_user_attr("test_scores", scores)
+            return _values_of(space, watching)
+        except Pruned:
+            run.tag({"medexp.pruned_step": str(trial.user_attrs["pruned_step"])})
+            raise
+        finally:
+            shutil.rmtree(run.folder, ignore_errors=True)  # the state of a training that nobody goes on with
 
 
 def next_trial(
@@ -219,12 +221,12 @@ def with_values(config: Any, values: Mapping[str, Any]) -> Any:
     """A configuration in which dotted keys have other values.
 
     Raises:
-        ConfigError: The configuration does not hold with them; all problems at once.
+        UnfitValues: The configuration does not hold with them; all problems at once.
     """
     for key, value in values.items():
         config = _with(config, key, tuple(value) if isinstance(value, list) else value)
     if problems := problems_of(config):
-        raise ConfigError(all_problems("the values of a trial", problems, "Correct the space."))
+        raise UnfitValues(all_problems("the values of a trial", problems, "Correct the space."))
     return config
 
 
@@ -233,16 +235,18 @@ def _with(config: Any, key: str, value: Any) -> Any:
     return dataclasses.replace(config, **{block: _with(getattr(config, block), rest, value) if rest else value})
 
 
-def _values_of(goals: Sequence[Goal], logged: Mapping[str, float]) -> list[float]:
+def _values_of(space: Space, watching: TrialReporter) -> list[float]:
+    goals, logged = space.goals, watching.logged
     names = [goal.metric for goal in goals]
     if missing := [name for name in names if name not in logged]:
         there = ", ".join(sorted(logged)) or "none"
+        told = [f"{name}: the trial did not log this metric" for name in missing]
+        raise ConfigError(all_problems("goals", told, f"Logged were {there}. Name one of them in the space."))
+    if (goals[0].report or space.pruner.name != "none") and goals[0].watched not in watching.stepwise:
+        there = ", ".join(sorted(watching.stepwise)) or "none"
         raise ConfigError(
-            all_problems(
-                "goals",
-                [f"{name}: no trial logs this metric" for name in missing],
-                f"Logged were {there}. Name one of them in the space.",
-            )
+            f"goals: {goals[0].watched}: the trial did not log it step by step, so nothing can be pruned by it. Logged so "
+            f"were {there}. Name one of them as the goal's report, or give the pruner none"
         )
     if bad := [name for name in names if not math.isfinite(logged[name])]:
         raise TrainingDiverged(f"{', '.join(bad)} is not finite")

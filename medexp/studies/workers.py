@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,6 @@ _log = logging.getLogger(__name__)
 _LOOK_EVERY = 0.5  # seconds between two looks at a study
 # Forked from a process that has imported all and has no threads, locks or connections: a worker begins at once.
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload([__name__])
 _NAME = "medexp-worker-"
 _LAST_WORDS = 30  # seconds that a worker has to end its run
 
@@ -82,6 +82,18 @@ class Work:
 class _Worker:
     process: Any
     errors: Connection
+
+
+def prepare_workers(objective: str) -> None:
+    """Have all that workers need imported, in the process that they are forked from, while this one does something else.
+
+    Args:
+        objective: As of `Work`.
+    """
+    # an import that asks CUDA whether there is a device would keep processes that are forked later from using it
+    os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
+    _CONTEXT.set_forkserver_preload([__name__, objective.partition(":")[0]])
+    forkserver.ensure_running()
 
 
 def run_workers(work: Work, count: int, logs: Path, look: Callable[[optuna.Study], None]) -> optuna.Study:

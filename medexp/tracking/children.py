@@ -3,6 +3,7 @@
 from collections.abc import Collection
 
 from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
 
 
 def end_left(parent_id: str, study: str | None = None, ended: Collection[int] = ()) -> list[str]:
@@ -32,5 +33,9 @@ def end_left(parent_id: str, study: str | None = None, ended: Collection[int] = 
 
 
 def end_run(run_id: str) -> None:
-    """End a run KILLED whose process is gone."""
-    MlflowClient().set_terminated(run_id, "KILLED")
+    """End a run KILLED whose process is gone; one that was deleted meanwhile, or is in another store, stays what it is."""
+    try:
+        MlflowClient().set_terminated(run_id, "KILLED")
+    except MlflowException as error:
+        if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            raise

@@ -17,7 +17,7 @@ from typing import Any
 import mlflow
 from mlflow import MlflowClient
 from mlflow.entities import Param, RunTag
-from mlflow.exceptions import MlflowException
+from mlflow.exceptions import MlflowException, RestException
 from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 from sqlalchemy.exc import OperationalError
@@ -70,6 +70,34 @@ def runs_tagged(tags: Mapping[str, str]) -> Iterator[None]:
 
 
 @contextmanager
+def store_failures(folder: Path, advice: str) -> Iterator[None]:
+    """Makes a StorageError of a full disk and of a tracking store that went away; every other error passes as it is.
+
+    Args:
+        folder: What is written to, where the error does not say.
+        advice: What was kept, and what to do.
+    """
+    try:
+        yield
+    except _ToldWhatToDo:
+        raise
+    except StorageError as error:
+        raise _ToldWhatToDo(f"{error}. {advice}") from error
+    except MedexpError:
+        raise
+    except Exception as error:
+        link: BaseException | None = error
+        while link is not None:
+            if _is_full_disk(link):
+                raise _ToldWhatToDo(f"{getattr(link, 'filename', None) or folder}: the disk is full. {advice}") from error
+            if _is_no_answer(link):
+                store = without_secrets(mlflow.get_tracking_uri())
+                raise _ToldWhatToDo(f"tracking store {store}: does not answer ({reason(error)}). {advice}") from error
+            link = link.__cause__ or link.__context__
+        raise
+
+
+@contextmanager
 def tracked_run(
     phase: str, config: Any, *, resumed_from: str | None = None, is_main: bool = True, run_id: str | None = None
 ) -> Iterator[TrackedRun]:
@@ -99,10 +127,10 @@ def tracked_run(
         return
     output_dir = Path(config.output_dir).expanduser()
     _check_writable(output_dir)
-    store = check_store()
+    check_store()
     outer = mlflow.active_run()
     with sigterm_waits(then_raise=outer is not None) as waiting:
-        with _storage_failures(store, output_dir, "Nothing was trained yet: start again when the cause is gone."):
+        with store_failures(output_dir, "Nothing was trained yet: start again when the cause is gone."):
             if outer is not None:
                 started = mlflow.start_run(None, outer.info.experiment_id, phase, nested=True, log_system_metrics=False)
             else:
@@ -117,7 +145,7 @@ def tracked_run(
         go_on = f"go on from there with -P resume={run.id}" if hasattr(config, "resume") else "run it again"
         kept = f"What was done is kept in {run.folder}: when the cause is gone, {go_on}"
         try:
-            with on_sigterm(terminate), _storage_failures(store, run.folder, kept):
+            with on_sigterm(terminate), store_failures(run.folder, kept):
                 if waiting:
                     terminate(signal.SIGTERM, None)
                 monitor.start()
@@ -145,7 +173,7 @@ def tracked_run(
                 except STORE_ERRORS as second:
                     _log.warning("Run %s still counts as running: %s", run.id, reason(second))
             raise
-        with _storage_failures(store, run.folder, kept):
+        with store_failures(run.folder, kept):
             monitor.finish()
             mlflow.end_run("FINISHED")
 
@@ -162,7 +190,7 @@ def child_run(
     Args:
         parent_id: The run that it is shown in.
         name: Its name.
-        output_dir: It gets a folder in there, named by its id, when something is written to it.
+        output_dir: Its folder is in there, named by its id.
         params: What is particular to it.
         tags: Its tags.
     """
@@ -174,6 +202,7 @@ def child_run(
     run = TrackedRun(run_id, output_dir / run_id, MlflowReporter(client, run_id), client)
     status = "FAILED"
     try:
+        run.folder.mkdir(parents=True)
         yield run
         status = "FINISHED"
     except Pruned:
@@ -240,27 +269,11 @@ def _check_writable(folder: Path) -> None:
         ) from error
 
 
-@contextmanager
-def _storage_failures(store: str, folder: Path, advice: str) -> Iterator[None]:
-    """Makes a StorageError with advice of a full disk and of a store that went away; every other error passes as it is."""
-    try:
-        yield
-    except _ToldWhatToDo:
-        raise
-    except StorageError as error:
-        raise _ToldWhatToDo(f"{error}. {advice}") from error
-    except MedexpError:
-        raise
-    except Exception as error:
-        link: BaseException | None = error
-        while link is not None:
-            if _is_full_disk(link):
-                raise _ToldWhatToDo(f"{getattr(link, 'filename', None) or folder}: the disk is full. {advice}") from error
-            package = type(link).__module__.partition(".")[0]
-            if package in ("requests", "urllib3", "botocore", "boto3") or isinstance(link, OperationalError):
-                raise _ToldWhatToDo(f"tracking store {store}: does not answer ({reason(error)}). {advice}") from error
-            link = link.__cause__ or link.__context__
-        raise
+def _is_no_answer(error: BaseException) -> bool:
+    if isinstance(error, RestException):
+        return error.get_http_status_code() >= 500
+    package = type(error).__module__.partition(".")[0]
+    return package in ("requests", "urllib3", "botocore", "boto3") or isinstance(error, OperationalError)
 
 
 def _is_full_disk(error: BaseException) -> bool:

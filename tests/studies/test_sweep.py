@@ -11,6 +11,7 @@ from mlflow import MlflowClient
 
 from medexp.errors import ConfigError, DataError, MedexpError
 from medexp.studies.sweep import search
+from medexp.tracking.children import end_run
 from tests.studies.cheap import SPACE, sweep_config, warm_up
 from tests.studies.sweeping import OBJECTIVE, SCORE, parents, runs, statuses
 
@@ -68,7 +69,7 @@ def test_a_sweep_from_its_start_to_its_last_line(store: MlflowClient, tmp_path: 
     ("how", "error", "told"),
     [
         ("data", DataError, "case 7: is empty"),
-        ("unlogged", ConfigError, f"{SCORE}: no trial logs this metric.*Logged were train/loss, val/score"),
+        ("unlogged", ConfigError, f"{SCORE}: the trial did not log this metric.*Logged were train/loss, val/score"),
         ("check", MedexpError, r"no trial came to an end. The commonest reason: TEST_0: too shallow \(6 of 6 trials\)"),
     ],
 )
@@ -106,3 +107,55 @@ def test_two_goals_give_a_front(store: MlflowClient, tmp_path: Path, capsys: Any
     drawn = {Path(item.path).stem for item in store.list_artifacts(parent.info.run_id, "figures")}
     assert "pareto_front" in drawn
     assert {f"best/{SCORE}", "best/train/loss"} <= parent.data.metrics.keys()
+
+
+GRID = SPACE.replace("name: random", "name: grid").replace("low: 0.0, high: 1.0}", "low: 0.0, high: 1.0, step: 0.5}")
+GRID = GRID.replace("low: 1, high: 4", "low: 1, high: 2")
+
+
+def test_a_grid_is_tried_to_its_end_though_a_worker_is_killed(store: MlflowClient, tmp_path: Path) -> None:
+    (tmp_path / "sweep.yaml").write_text(GRID)
+    search(sweep_config(tmp_path, "killed", workers=2), OBJECTIVE, warm_up)
+    assert statuses(store) == {"FINISHED": 6, "KILLED": 1}
+    ended = [run for run in runs(store, "trial") if run.info.status == "FINISHED"]
+    assert len({(run.data.params["rate"], run.data.params["depth"]) for run in ended}) == 6
+
+
+def test_a_grid_has_so_many_trials_and_no_more(store: MlflowClient, tmp_path: Path) -> None:
+    (tmp_path / "sweep.yaml").write_text(GRID)
+    with pytest.raises(ConfigError, match=r"trials: found 7; the grid of .*sweep.yaml has 6 combinations"):
+        search(sweep_config(tmp_path, trials=7), OBJECTIVE, warm_up)
+    assert not runs(store)
+
+
+def test_a_pruned_trial_has_no_value(store: MlflowClient, tmp_path: Path, capsys: Any) -> None:
+    # the random sampler's rates with seed 0 fall below the median of those before at least once in 6
+    text = SPACE.replace("pruner: {name: none}", "pruner: {name: median, arguments: {n_startup_trials: 1}}")
+    (tmp_path / "sweep.yaml").write_text(text)
+    search(sweep_config(tmp_path), OBJECTIVE, warm_up)
+    (parent,) = parents(store)
+    table = pd.read_csv(store.download_artifacts(parent.info.run_id, "trials.csv"))
+    pruned = table["state"] == "PRUNED"
+    assert parent.data.metrics["trials/pruned"] == pruned.sum() > 0
+    assert table.loc[pruned, SCORE].isna().all() and table.loc[~pruned, SCORE].notna().all()
+    assert set(table.loc[pruned, "outcome"]) == {"pruned at step 10"}
+    assert "pruned at step 10; best so far" in capsys.readouterr().out
+
+
+def test_a_test_split_that_is_scored_for_a_second_choice_is_no_longer_blind(
+    store: MlflowClient, tmp_path: Path, capsys: Any
+) -> None:
+    search(sweep_config(tmp_path, trials=1, test=True), OBJECTIVE, warm_up)
+    assert "The test split, scored once after the search" in capsys.readouterr().out
+    search(sweep_config(tmp_path, trials=6, test=True), OBJECTIVE, warm_up)
+    assert len(runs(store, "test")) == 2  # a better one was found
+    assert "It was scored for trial 0 of this study before" in capsys.readouterr().out
+
+
+def test_a_run_that_was_deleted_meanwhile_stops_nobody(store: MlflowClient, tmp_path: Path) -> None:
+    config = sweep_config(tmp_path, "killed", trials=2)
+    search(config, OBJECTIVE, warm_up)
+    for run in runs(store, "trial"):
+        store.delete_run(run.info.run_id)
+        end_run(run.info.run_id)
+    end_run("0" * 32)

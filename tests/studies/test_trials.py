@@ -133,7 +133,7 @@ def test_a_trial_that_fails_says_why_and_the_search_goes_on(
 
 @pytest.mark.parametrize(("how", "error", "told"), [
     ("data", DataError, "case 7: is empty"),
-    ("unlogged", ConfigError, "val/best/score: no trial logs this metric.*Logged were train/loss, val/score"),
+    ("unlogged", ConfigError, "val/best/score: the trial did not log this metric.*Logged were train/loss, val/score"),
 ])  # fmt: skip
 def test_what_no_trial_would_be_spared_ends_the_search_and_the_trial_is_tried_again(
     store: MlflowClient, go_on: Next, parent: str, how: str, error: type[Exception], told: str
@@ -163,9 +163,52 @@ def test_a_full_disk_is_no_trials_fault(go_on: Next) -> None:
         Path("/dev/full").write_text("state")
 
     study = optuna.create_study(direction="maximize")
-    with pytest.raises(StorageError, match=r"No space left.*run it again with the same study"):
+    with pytest.raises(StorageError, match=r"the disk is full. Finished trials are kept.*run it again with the same study"):
         go_on(study, objective=full)
     assert study.trials[-1].state is TrialState.WAITING
+
+
+def test_a_file_that_a_trial_lacks_is_its_own_failure(store: MlflowClient, go_on: Next, parent: str) -> None:
+    def lacks(config: Any, run: Any) -> None:
+        (run.folder / "state" / "last.pt").read_bytes()
+
+    assert "No such file" in go_on(optuna.create_study(direction="maximize"), objective=lacks).user_attrs["reason"]
+    assert [run.info.status for run in children(store, parent)] == ["FAILED"]
+
+
+def test_sampled_values_that_make_no_configuration_fail_that_trial_alone(
+    store: MlflowClient, go_on: Next, parent: str, tmp_path: Path
+) -> None:
+    study = optuna.create_study(direction="maximize")
+    space = written(tmp_path, SPACE.replace("high: 4", "high: 6"))
+    ask_for(study, {"rate": 0.6, "depth": 5})
+    trial = go_on(study, space=space)
+    assert (trial.state, trial.user_attrs["reason"]) == (
+        TrialState.FAIL,
+        "the values of a trial: depth: found 5; at most 4. Correct the space.",
+    )
+    assert [run.info.status for run in children(store, parent)] == ["FAILED"]
+    ask_for(study, {"rate": 0.6, "depth": 4})
+    assert go_on(study, space=space).state is TrialState.COMPLETE
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        (("report: val/score", "report: val/scores"), "val/scores: the trial did not log it step by step"),
+        ((", report: val/score}]\n", "}]\n"), "val/best/score: the trial did not log it step by step"),
+        (("report: val/score", "report: val/best/score"), "Logged so were train/loss, val/score. Name one of them"),
+    ],
+)
+@pytest.mark.parametrize("pruner", ["none", "median"])
+def test_what_nothing_can_be_pruned_by(go_on: Next, tmp_path: Path, pruner: str, changed: tuple[str, str], told: str) -> None:
+    space = written(tmp_path, SPACE.replace(*changed).replace("pruner: {name: none}", f"pruner: {{name: {pruner}}}"))
+    study = optuna.create_study(direction="maximize", pruner=space.make_pruner())
+    if pruner == "none" and not space.goals[0].report:
+        assert go_on(study, space=space).state is TrialState.COMPLETE
+    else:
+        with pytest.raises(ConfigError, match=told):
+            go_on(study, space=space)
 
 
 def test_where_the_studys_storage_fails_the_trial_is_tried_again(go_on: Next) -> None:
@@ -193,7 +236,6 @@ def test_a_trial_that_is_asked_for_has_its_name_seed_and_test_scores_and_is_not_
 
 def test_nothing_is_left_of_a_trials_training(go_on: Next, tmp_path: Path) -> None:
     def trains(config: Any, run: Any) -> None:
-        run.folder.mkdir(parents=True)
         (run.folder / "last.pt").write_text("state")
         objective(config, run)
 

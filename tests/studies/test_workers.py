@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import signal
 import subprocess
 import threading
@@ -190,7 +191,7 @@ def test_a_tracking_server_that_stays_away_ends_the_sweep_which_then_goes_on(
         stop(server)
         go()
         process.join()
-    assert "StorageError: trial 0: the tracking store does not answer" in Path("err.txt").read_text()
+    assert re.search("tracking store http.* does not answer .*Finished trials are kept", Path("err.txt").read_text())
     with restarted(server):
         store = MlflowClient()
         assert statuses(store) == {"RUNNING": 1}
@@ -227,7 +228,7 @@ def test_a_full_disk_ends_the_sweep_which_goes_on_when_there_is_room(
     outputs = Path(config.output_dir)
     search(replace(config, trials=2), OBJECTIVE, warm_up)
     (outputs / "fills").touch()
-    with pytest.raises(StorageError, match="No space left on device.*inished trials are kept"):
+    with pytest.raises(StorageError, match="(disk is full|No space left on device).*inished trials are kept"):
         search(config, OBJECTIVE, warm_up)
     (outputs / "fills").unlink()
     (outputs / "full").unlink()
