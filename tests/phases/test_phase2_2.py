@@ -241,6 +241,10 @@ def test_an_encoder_of_volumes_gets_a_head_through_the_same_code(
     assert sorted(rows["patient"]) == ["p11", "p12", "p2", "p7"] and set(rows["label"]) == {"glioma", "meningioma"}
     uri = f"models:/{VOLUMES}@champion"
     example = json.loads((registry.pull(uri).folder / "contract.json").read_text())["input"]["example_shape"]
+    card = (registry.pull(uri).folder / "README.md").read_text()
+    for words in (f"Reference standard | the labels of {volumes}", "Assignment to partitions | given by the table's column"):
+        assert words in card
+    assert f"Inclusion and exclusion | all volumes of {volumes}" in card and "Made on phantoms" not in card
     images = np.random.default_rng(0).normal(size=example).astype("float32")
     net = registry.load(uri)
     with torch.inference_mode():
