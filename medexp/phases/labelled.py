@@ -17,6 +17,7 @@ from medexp import registry
 from medexp.config import Phase2_2Config, cache_root
 from medexp.data import transforms
 from medexp.data.brats import read_case
+from medexp.data.images import MultiSourceDataset, PreparedImages
 from medexp.data.manifest import data_digest, split_digest
 from medexp.data.splits import SPLITS, Splits
 from medexp.data.tables import read_table, split_table, table_manifest
@@ -38,7 +39,7 @@ from medexp.tracking.runs import TrackedRun
 
 Array = NDArray[np.floating[Any]]
 _FIRST = "Train one first: mlflow run . -e phase2_1"
-_AT_ONCE = 8  # images in a batch of cached features, or fewer: trials of most batch sizes share them
+_AT_ONCE = 8  # images in a batch of cached features, whatever the batches of training: trials share them
 
 
 @dataclass(frozen=True)
@@ -164,6 +165,39 @@ def _of_multitask(
     return FrozenEncoder(whole.encoder, whole, alone, width, called, parent, pulled)
 
 
+def image_features(
+    config: Phase2_2Config, encoder: FrozenEncoder, data: PreparedImages, accelerator: Accelerator
+) -> Callable[[str], Tensor]:
+    """`Labelled.features` of images, from the cache."""
+
+    def features(split: str) -> Tensor:
+        rows = data.manifest.query("split == @split")
+        images = MultiSourceDataset(data, split, config.data, config.seed, augment=False)
+        batches, settings = Batches(images, _AT_ONCE, config.training.workers), [*config.data.input_size, _AT_ONCE]
+        cache = cache_root(config.cache_dir)
+        found, known = embed_images(encoder.net, batches, list(rows["voxels_sha256"]), settings, cache, accelerator)
+        print(f"features of {split}: {len(found)} images, {'from the cache' if known else 'computed'}", flush=True)
+        return torch.from_numpy(found)
+
+    return features
+
+
+def volume_features(
+    config: Phase2_2Config, encoder: FrozenEncoder, volumes: LabelledVolumes, manifest: pd.DataFrame, accelerator: Accelerator
+) -> Callable[[str], Tensor]:
+    """`Labelled.features` of volumes, from the cache."""
+    cases, net = {case.id: case for case in volumes.table.cases}, encoder.net
+    assert isinstance(net, SwinEncoder)
+
+    def features(split: str) -> Tensor:
+        ordered = [cases[case] for case in manifest.loc[manifest["split"] == split, "case"]]
+        cache, settings = cache_root(config.cache_dir), volumes.settings
+        embedded = embed_volumes({"encoder": net}, ordered, volumes.facts, settings, cache, accelerator.device)
+        return torch.from_numpy(embedded.features["encoder"])
+
+    return features
+
+
 def read_images(config: Phase2_2Config, encoder: FrozenEncoder, accelerator: Accelerator, run: TrackedRun) -> Labelled:
     """Slices and Kaggle images."""
     if config.table:
@@ -173,21 +207,14 @@ def read_images(config: Phase2_2Config, encoder: FrozenEncoder, accelerator: Acc
     def anew(split: str) -> Tensor:
         return torch.from_numpy(in_batches(encoder.net, study.batches(split), accelerator, f"  features of {split}"))
 
-    @functools.cache
-    def once(split: str) -> Tensor:
-        rows, size = study.data.manifest.query("split == @split"), min(config.training.batch_size, _AT_ONCE)
-        batches, settings = Batches(study.images(split), size, config.training.workers), [*config.data.input_size, size]
-        cache = cache_root(config.cache_dir)
-        found, known = embed_images(encoder.net, batches, list(rows["voxels_sha256"]), settings, cache, accelerator)
-        print(f"features of {split}: {len(found)} images, {'from the cache' if known else 'computed'}", flush=True)
-        return torch.from_numpy(found)
-
     return Labelled(
         manifest=study.data.manifest,
         classes=CLASSES,
         source=study.data.source,
         facts=study.data.facts,
-        features=once if config.training.cache_features else anew,
+        features=functools.cache(image_features(config, encoder, study.data, accelerator))
+        if config.training.cache_features
+        else anew,
         study=study,
         picture=study.picture,
         example={"example_shape": [1, 1, *config.data.input_size]},
@@ -260,19 +287,12 @@ def read_table_of_volumes(
     """
     one_process(accelerator, "phase2_2")
     volumes, manifest = split_volumes(config, encoder, run.folder)
-    table, facts, cache = volumes.table, volumes.facts, cache_root(config.cache_dir)
+    table = volumes.table
     same_as_begun(config.resume, run, {"table": data_digest(manifest)})
     take_over_state(config.resume, run)
     digests = {split: split_digest(manifest, split) for split in SPLITS if split in set(manifest["split"])}
     log_datasets(run, manifest, digests, volumes.source, "phase2_2")
     cases = {case.id: case for case in table.cases}
-    net = encoder.net
-    assert isinstance(net, SwinEncoder)
-
-    def features(split: str) -> Tensor:
-        ordered = [cases[case] for case in manifest.loc[manifest["split"] == split, "case"]]
-        embedded = embed_volumes({"encoder": net}, ordered, facts, volumes.settings, cache, accelerator.device)
-        return torch.from_numpy(embedded.features["encoder"])
 
     def picture(case: str) -> Array:
         """The middle axial slice of t1c, anterior up and the patient's right on the left."""
@@ -285,8 +305,8 @@ def read_table_of_volumes(
         manifest=manifest,
         classes=table.classes,
         source=volumes.source,
-        facts=facts,
-        features=features,
+        facts=volumes.facts,
+        features=volume_features(config, encoder, volumes, manifest, accelerator),
         study=None,
         picture=picture,
         example={"spacing_mm": list(volumes.settings.spacing), "example_shape": [1, 4, *size]},

@@ -32,11 +32,13 @@ from medexp.phases.images import both_classes, class_weights, warm_up_images
 from medexp.phases.labelled import (
     FrozenEncoder,
     Labelled,
+    image_features,
     load_encoder,
     need_test_volumes,
     read_images,
     read_table_of_volumes,
     split_volumes,
+    volume_features,
 )
 from medexp.phases.launch import forget_precision, launched_run, out_of_memory, same_as_begun, start_accelerator
 from medexp.phases.publishing import CAVEAT, Summary, packaged, present, publish
@@ -154,10 +156,16 @@ def warm_up(config: Phase2_2Config, folder: Path, *, test: bool = False) -> Phas
     if encoder.of_volumes:
         if test:
             need_test_volumes(config.table)
-        manifest = split_volumes(config, encoder, folder)[1]
+        volumes, manifest = split_volumes(config, encoder, folder)
+        features = volume_features(config, encoder, volumes, manifest, accelerator)
     else:
-        manifest = warm_up_images(config, config.kaggle_dir, SOURCES, [both_classes], test=test).manifest
-    stop_if_blocked(None, [guard(encoder, manifest, split) for split in ("val", "test")[: 1 + test]])
+        data = warm_up_images(config, config.kaggle_dir, SOURCES, [both_classes], test=test)
+        manifest, features = data.manifest, image_features(config, encoder, data, accelerator)
+    judged = ("val", "test")[: 1 + test]
+    stop_if_blocked(None, [guard(encoder, manifest, split) for split in judged])
+    if config.training.cache_features:
+        for split in ("train", *judged):
+            features(split)
     return config
 
 

@@ -1,5 +1,6 @@
 """Sweeps over phase 2.2, which hangs on a registered model: the encoder's version is fixed, whatever its alias does."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -9,9 +10,15 @@ from mlflow import MlflowClient
 from medexp.cli import main
 from medexp.config import Phase2_2Config, SweepConfig
 from medexp.errors import RegistryError
+from medexp.registry.store import Registered
 from medexp.studies.sweep import pinned
+from tests.mlflow_store import store
 from tests.phases.image_runs import MODELS, OF_PHASE, SMALL, Pipeline
 from tests.phases.test_phase2_2 import held
+from tests.phases.test_probe import registered
+from tests.registry.conftest import package, written
+
+__all__ = ["package", "registered", "store", "written"]  # fixtures
 
 ENCODER = MODELS["phase2_1"]
 
@@ -23,7 +30,9 @@ def flags(pipeline: Pipeline, **more: str) -> list[str]:
     return [f"--{key}={value}" for key, value in (kept | more).items() if value]
 
 
-def test_the_settings_of_a_head_can_be_searched(client: MlflowClient, pipeline: Pipeline, tmp_path: Path) -> None:
+def test_the_settings_of_a_head_can_be_searched(
+    client: MlflowClient, pipeline: Pipeline, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     searched = {"phase": "phase2_2", "trials": "2", "workers": "1", "confirm": "1", "test": "true"}
     assert main("sweep", SweepConfig, "medexp.studies.sweep:run", flags(pipeline, **searched)) == 0
     experiment = client.get_experiment_by_name("sweep")
@@ -38,6 +47,27 @@ def test_the_settings_of_a_head_can_be_searched(client: MlflowClient, pipeline: 
     assert {"best/val/best/cross_entropy", "test/accuracy"} <= sweep.data.metrics.keys()
     best = yaml.safe_load(next((tmp_path / "outputs").glob("*/best.yaml")).read_text())
     assert best["encoder"] == f"models:/{ENCODER}/1" and "training.lr_head" in best
+    printed = capfd.readouterr().out.splitlines()
+    assert [line.split(":")[0] for line in printed if "images, computed" in line] == [
+        "features of test"
+    ]  # the phase had others
+    trials = "".join(log.read_text() for log in (tmp_path / "outputs").glob("*/workers/*.log"))
+    assert "images, from the cache" in trials and "images, computed" not in trials
+
+
+def test_so_can_those_of_a_head_on_volumes(
+    store: MlflowClient, registered: Callable[..., Registered], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    registered()
+    settings = {"phase": "phase2_2", "trials": "1", "workers": "1", "confirm": "0", "training.epochs": "2", "threads": "1"}
+    settings |= {"encoder": "models:/phase1_encoder_merged@champion", "output_dir": str(tmp_path / "outputs")}
+    settings |= {"volumes.meningioma_patients": "4", "volumes.glioma_patients": "4", "data.val_fraction": "0.5"}
+    flags = [f"--{key}={value}" for key, value in settings.items()]
+    assert main("sweep", SweepConfig, "medexp.studies.sweep:run", flags) == 0, capfd.readouterr()
+    experiment = store.get_experiment_by_name("sweep")
+    assert experiment is not None
+    (trial,) = store.search_runs([experiment.experiment_id], "tags.`medexp.trial` = '0'")
+    assert trial.info.status == "FINISHED" and "val/best/cross_entropy" in trial.data.metrics
 
 
 def test_an_alias_is_the_version_that_it_stands_for_when_the_sweep_begins(client: MlflowClient, pipeline: Pipeline) -> None:
