@@ -113,6 +113,11 @@ def same_as_begun(resume: str | None, tracked: TrackedRun, digests: Mapping[str,
         temporary.write_text(json.dumps(kept | dict(digests)))
 
 
+def scored(test: bool) -> dict[str, str]:
+    """The splits that a trial of a study is scored on, and the prefix of its metrics there; the test split by name alone."""
+    return {"val": "val/best/"} | ({"test": "test/"} if test else {})
+
+
 @contextmanager
 def out_of_memory(config: Phase1Config | ImagePhaseConfig) -> Iterator[None]:
     """One line, with what can be done, of memory that is not there: on a GPU, and in main memory."""

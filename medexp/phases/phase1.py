@@ -41,6 +41,7 @@ from medexp.phases.launch import (
     launched_run,
     out_of_memory,
     same_as_begun,
+    scored,
     start_accelerator,
     take_over_state,
 )
@@ -124,13 +125,12 @@ def objective(config: Phase1Config, tracked: TrackedRun, *, test: bool = False) 
     with out_of_memory(config):
         study = begin(config, start_accelerator(config.device, config.threads, config.training.precision), tracked)
         _, adapter, _ = train_lora(study)
-        for split, prefix in (("val", "val/best/"), ("test", "test/")):
-            if split == "val" or test:
-                per_case = judge(study, _adapted(adapter), "lora", split)
-                tracked.reporter.table(per_case, f"per_case_{split}.csv")
-                scores = mean_scores(per_case)
-                scores |= {"dice": float(np.mean([scores[f"dice_{region}"] for region in REGIONS]))}
-                tracked.reporter.metrics({f"{prefix}{name}": value for name, value in scores.items()})
+        for split, prefix in scored(test).items():
+            per_case = judge(study, _adapted(adapter), "lora", split)
+            tracked.reporter.table(per_case, f"per_case_{split}.csv")
+            scores = mean_scores(per_case)
+            scores |= {"dice": float(np.mean([scores[f"dice_{region}"] for region in REGIONS]))}
+            tracked.reporter.metrics({f"{prefix}{name}": value for name, value in scores.items()})
 
 
 def warm_up(config: Phase1Config, folder: Path, *, test: bool = False) -> Phase1Config:

@@ -18,7 +18,7 @@ from medexp.models.checkpoints import save_checkpoint
 from medexp.models.multitask import MultiTaskModel
 from medexp.phases import image_checks
 from medexp.phases.images import ImageStudy, begin, dice, masks, packaged_images, segment, show_segmentations, warm_up_images
-from medexp.phases.launch import forget_precision, launched_run, out_of_memory, start_accelerator
+from medexp.phases.launch import forget_precision, launched_run, out_of_memory, scored, start_accelerator
 from medexp.phases.publishing import CAVEAT, Summary, present, publish
 from medexp.registry.packages import Package
 from medexp.tracking.figures import curves
@@ -76,7 +76,7 @@ def objective(config: Phase2_1Config, tracked: TrackedRun, *, test: bool = False
         study = begin(config, "phase2_1", accelerator, tracked, [masks], sources=("brats",))
         net = fresh(study)
         train(study, net)
-        for split, prefix in (("val", "val/best/"), ("test", "test/"))[: 2 if test else 1]:
+        for split, prefix in scored(test).items():
             scans = dice(study, partial(segment, net), split)
             tracked.reporter.table(scans, f"per_case_{split}.csv")
             tracked.reporter.metrics({f"{prefix}dice": float(scans["dice"].mean())})

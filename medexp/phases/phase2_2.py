@@ -40,7 +40,7 @@ from medexp.phases.labelled import (
     split_volumes,
     volume_features,
 )
-from medexp.phases.launch import forget_precision, launched_run, out_of_memory, same_as_begun, start_accelerator
+from medexp.phases.launch import forget_precision, launched_run, out_of_memory, same_as_begun, scored, start_accelerator
 from medexp.phases.publishing import CAVEAT, Summary, packaged, present, publish
 from medexp.registry.leaks import split_check
 from medexp.registry.packages import Package
@@ -124,6 +124,9 @@ def objective(config: Phase2_2Config, tracked: TrackedRun, *, test: bool = False
         config: The trial's configuration.
         tracked: The trial's run.
         test: Whether the test split is scored too, as `test/…`; a search never asks for it.
+
+    Raises:
+        CheckFailed: The encoder has seen cases that the trial would be scored on.
     """
     forget_precision()
     accelerator = start_accelerator(config.device, config.threads, config.training.precision)
@@ -132,8 +135,9 @@ def objective(config: Phase2_2Config, tracked: TrackedRun, *, test: bool = False
         tracked.tag(encoder.upstream)
         read = read_table_of_volumes if encoder.of_volumes else read_images
         labelled = read(config, encoder, accelerator, tracked)
+        stop_if_blocked(tracked, [guard(encoder, labelled.manifest, split) for split in scored(test)])
         trained = train_head(config, encoder, labelled, accelerator, tracked)
-        for split, prefix in (("val", "val/best/"), ("test", "test/"))[: 2 if test else 1]:
+        for split, prefix in scored(test).items():
             rows = labelled.of(split)
             found = predict(trained.head, labelled.features(split), rows["label"].to_numpy())
             every = np.ones((1, len(rows)))
@@ -161,10 +165,9 @@ def warm_up(config: Phase2_2Config, folder: Path, *, test: bool = False) -> Phas
     else:
         data = warm_up_images(config, config.kaggle_dir, SOURCES, [both_classes], test=test)
         manifest, features = data.manifest, image_features(config, encoder, data, accelerator)
-    judged = ("val", "test")[: 1 + test]
-    stop_if_blocked(None, [guard(encoder, manifest, split) for split in judged])
+    stop_if_blocked(None, [guard(encoder, manifest, split) for split in scored(test)])
     if config.training.cache_features:
-        for split in ("train", *judged):
+        for split in ("train", *scored(test)):
             features(split)
     return config
 

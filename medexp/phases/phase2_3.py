@@ -46,7 +46,7 @@ from medexp.phases.images import (
     show_segmentations,
     warm_up_images,
 )
-from medexp.phases.launch import forget_precision, launched_run, out_of_memory, same_as_begun, start_accelerator
+from medexp.phases.launch import forget_precision, launched_run, out_of_memory, same_as_begun, scored, start_accelerator
 from medexp.phases.publishing import CAVEAT, Summary, present, publish
 from medexp.registry.leaks import split_check
 from medexp.registry.lineage import upstream_tag
@@ -163,6 +163,9 @@ def objective(config: Phase2_3Config, tracked: TrackedRun, *, test: bool = False
         config: The trial's configuration.
         tracked: The trial's run.
         test: Whether the test split is scored too, as `test/…`; a search never asks for it.
+
+    Raises:
+        CheckFailed: A network has seen cases that the trial would be scored on.
     """
     forget_precision()
     accelerator = start_accelerator(config.device, config.threads, config.training.precision)
@@ -170,9 +173,10 @@ def objective(config: Phase2_3Config, tracked: TrackedRun, *, test: bool = False
         before = fetch(config, accelerator)
         tracked.tag(before.upstream)
         study = begin(config, "phase2_3", accelerator, tracked, NEEDS, config.kaggle_dir)
+        stop_if_blocked(tracked, [guard(before, study.data.manifest, split) for split in scored(test)])
         net = joined(before).to(accelerator.device)
         train(study, net)
-        for split, prefix in (("val", "val/best/"), ("test", "test/"))[: 2 if test else 1]:
+        for split, prefix in scored(test).items():
             tracked.reporter.metrics({f"{prefix}{name}": value for name, value in both_tasks(study, net, split).items()})
 
 
@@ -183,7 +187,7 @@ def warm_up(config: Phase2_3Config, folder: Path, *, test: bool = False) -> Phas
     accelerator = start_accelerator(config.device, config.threads, config.training.precision)
     before = fetch(config, accelerator)
     manifest = warm_up_images(config, config.kaggle_dir, SOURCES, NEEDS, test=test).manifest
-    stop_if_blocked(None, [guard(before, manifest, split) for split in ("val", "test")[: 1 + test]])
+    stop_if_blocked(None, [guard(before, manifest, split) for split in scored(test)])
     return config
 
 

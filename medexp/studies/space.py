@@ -54,6 +54,9 @@ _PRUNERS: dict[str, tuple[Callable[..., optuna.pruners.BasePruner], dict[str, ty
     "none": (optuna.pruners.NopPruner, {}),
 }
 
+_CASES = {"data_dir", "slices_dir", "kaggle_dir", "table", "splits", "split_seed", "val_fraction", "test_fraction", "exclude"}
+_CASES |= {"patient_pattern", "min_tumour_pixels", "label_map"}
+
 Scalar = bool | int | float | str | None
 Choice = Scalar | tuple[Scalar, ...]
 _Int = Annotated[int, Strict()]
@@ -275,6 +278,8 @@ def _unknown(parameters: Collection[Any], keys: Collection[str]) -> Iterator[str
         if key not in keys:
             near = difflib.get_close_matches(str(key), keys, 1, 0) or ["none"]
             yield f"unknown parameter {key}; the nearest known is {near[0]}"
+        elif key.rpartition(".")[2] in _CASES or key.startswith("phantoms."):
+            yield f"parameters.{key}: decides which cases trials are judged on, and the easiest would be best; set it instead"
 
 
 def _contradictions(space: Space) -> Iterator[str]:

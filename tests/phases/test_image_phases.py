@@ -185,18 +185,26 @@ def test_a_study_is_told_what_its_phase_would_be_told(
 def test_a_study_over_cases_that_its_networks_have_seen_does_not_begin(
     client: MlflowClient, pipeline: Pipeline, tmp_path: Path, phase: str
 ) -> None:
-    """Nor one whose test split they were selected on; it may be validated on."""
+    """Nor one whose test split they were selected on; it may be validated on. Its trials say so too: they may search it."""
 
-    def warm_up(test: bool = False, **flags: str) -> None:
+    module = import_module(f"medexp.phases.{phase}")
+
+    def configured(**flags: str) -> Any:
         given = {"slices_dir": str(pipeline.folder / "slices"), "kaggle_dir": str(pipeline.folder / "pictures")}
         settings = SMALL | given | {key.replace("__", "."): value for key, value in flags.items()}
         assert main(phase, CONFIGS[phase], f"{__name__}:hold", [f"--{key}={value}" for key, value in settings.items()]) == 0
-        import_module(f"medexp.phases.{phase}").warm_up(held.pop(), tmp_path, test=test)
+        return held.pop()
+
+    def warm_up(test: bool = False, **flags: str) -> None:
+        module.warm_up(configured(**flags), tmp_path, test=test)
 
     warm_up(test=True)
     told = "BLOCKING check failed: LEAK .*in training of .*phase2_1_multitask version 1.*BraTS-MEN-.*No trial was begun"
     with pytest.raises(CheckFailed, match=told):
         warm_up(data__split_seed="1")
+    config = configured(data__split_seed="1")
+    with pytest.raises(CheckFailed, match="LEAK .*in training of"), tracked_run(phase, config) as tracked:
+        module.objective(config, tracked)
     later = {"data__val_fraction": "0.15", "data__test_fraction": "0.25"}  # some of what was validated on is held back now
     warm_up(**later)
     with pytest.raises(CheckFailed, match="LEAK .*in training or validation of .*Take these patients out"):

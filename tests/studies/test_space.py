@@ -16,7 +16,7 @@ from medexp.errors import ConfigError
 from medexp.studies.space import Space, as_params, read_space, suggest
 
 ROOT = Path(__file__).parents[2]
-KEYS = ("rate", "depth", "stages", "mode", "decay")
+KEYS = ("rate", "depth", "stages", "mode", "decay", "data.val_fraction")
 GOAL = {"metric": "val/best/dice", "direction": "maximize", "report": "val/dice"}
 RATE = {"type": "float", "low": 1e-4, "high": 1e-1, "log": True}
 DEPTH = {"type": "int", "low": 1, "high": 9, "step": 2}
@@ -166,6 +166,10 @@ BAD: dict[str, tuple[dict[str, Any], list[str]]] = {
     ),
     "no parameter": ({"parameters": {}}, ["parameters: none; name at least one"]),
     "an unknown parameter": (parameters(deepth=DEPTH), ["unknown parameter deepth; the nearest known is depth"]),
+    "what decides which cases are judged": (
+        parameters(**{"data.val_fraction": RATE}),
+        ["parameters.data.val_fraction: decides which cases trials are judged on"],
+    ),
     "no type": (parameters(rate={"low": 1}), ["parameters.rate.type is missing; known are float, int, categorical"]),
     "an unknown type": (parameters(rate={"type": "real"}), ["parameters.rate.type: found 'real'; known are float"]),
     "an unknown key of a parameter": (
