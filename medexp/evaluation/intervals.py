@@ -39,6 +39,23 @@ class Interval:
         """The same of a difference: each figure with its sign."""
         return self._in("{:+.3f}")
 
+    def told(self, *, few: str, better: str, worse: str, same: str) -> str:
+        """Which of four sentences about a paired difference holds, with its figures.
+
+        Args:
+            few: There is no interval.
+            better: The interval is above 0.
+            worse: The interval is below 0.
+            same: The interval holds 0.
+        """
+        if math.isnan(self.low) or math.isnan(self.estimate):
+            return f"{few} ({self.as_gain})."
+        if self.low > 0:
+            return f"{better}: {self.as_gain}."
+        if self.high < 0:
+            return f"{worse}: {self.as_gain}."
+        return f"{same}: {self.as_gain}, an interval that holds 0."
+
     def _in(self, digits: str) -> str:
         estimate, low, high = map(digits.format, (self.estimate, self.low, self.high))
         return f"{estimate}, no interval" if math.isnan(self.low) else f"{estimate} [{low}, {high}]"

@@ -1,7 +1,6 @@
 """The checks of phases 2.1 to 2.3: the success criteria of specification 003, without ids there, with DESIGN's errata."""
 
 import itertools
-import math
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -203,10 +202,9 @@ def joint(dice: Interval, balanced: Interval) -> Check:
 
 def gained(metric: str, phase: str, gain: Interval) -> str:
     """What a paired difference says, plainly."""
-    if math.isnan(gain.low) or math.isnan(gain.estimate):
-        return f"{metric}: too few validation patients to tell joint training from {phase} ({gain.as_gain})."
-    if gain.low > 0:
-        return f"{metric}: joint training does better than {phase}: {gain.as_gain}."
-    if gain.high < 0:
-        return f"{metric}: joint training does worse than {phase}: {gain.as_gain}."
-    return f"{metric}: no difference from {phase} that could be measured: {gain.as_gain}, an interval that holds 0."
+    return gain.told(
+        few=f"{metric}: too few validation patients to tell joint training from {phase}",
+        better=f"{metric}: joint training does better than {phase}",
+        worse=f"{metric}: joint training does worse than {phase}",
+        same=f"{metric}: no difference from {phase} that could be measured",
+    )

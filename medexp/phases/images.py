@@ -18,14 +18,16 @@ from medexp.data.splits import SPLITS
 from medexp.errors import ConfigError, DataError, RegistryError, all_problems
 from medexp.evaluation.classification import Predictions
 from medexp.evaluation.slices import PIXELS, Batches, count_pixels, dice_by_scan, evaluate_slices, in_batches, map_batches
+from medexp.models.checkpoints import save_checkpoint
 from medexp.models.multitask import MultiTaskModel
 from medexp.phases.launch import same_as_begun, take_over_state
 from medexp.phases.publishing import packaged
 from medexp.registry.packages import other_input, read_json
 from medexp.registry.store import Pulled
 from medexp.tracking.datasets import log_datasets
-from medexp.tracking.figures import gallery
+from medexp.tracking.figures import curves, gallery
 from medexp.tracking.runs import TrackedRun
+from medexp.training.loop import FitResult
 
 Array = NDArray[np.floating[Any]]
 CLASSES = ("no tumour", "tumour")
@@ -277,6 +279,16 @@ def segment(net: MultiTaskModel, images: Tensor) -> Tensor:
     """Logits (B, 1, H, W) of images (B, 1, H, W)."""
     logits: Tensor = net(images, do_cls=False)["seg"]
     return logits
+
+
+def log_training(study: ImageStudy, net: MultiTaskModel, fitted: FitResult) -> None:
+    """The log of a training with its curves, pictures of what the network outlines, and its checkpoint, `best_model.pt`."""
+    reporter, checkpoint = study.run.reporter, study.run.folder / "best_model.pt"
+    reporter.table(fitted.history, "training_log.csv")
+    reporter.figure(curves(fitted.history), "figures/curves.png")
+    show_segmentations(study, net)
+    save_checkpoint(net.state_dict(), checkpoint)
+    reporter.file(checkpoint)
 
 
 @torch.inference_mode()

@@ -203,20 +203,15 @@ def in_words(dice: Interval, features: Interval) -> str:
     """What the two intervals say, plainly."""
 
     def said(interval: Interval, to_what: str) -> str:
-        if math.isnan(interval.low) or math.isnan(interval.estimate):
-            return f"Too few patients to tell what LoRA did to {to_what} ({interval.as_gain})."
-        if interval.low > 0:
-            return f"LoRA improved {to_what}: {interval.as_gain}."
-        if interval.high < 0:
-            return f"LoRA made {to_what} worse: {interval.as_gain}."
-        return f"LoRA changed nothing that could be measured in {to_what}: {interval.as_gain}, an interval that holds 0."
+        return interval.told(
+            few=f"Too few patients to tell what LoRA did to {to_what}",
+            better=f"LoRA improved {to_what}",
+            worse=f"LoRA made {to_what} worse",
+            same=f"LoRA changed nothing that could be measured in {to_what}",
+        )
 
-    return " ".join(
-        [
-            said(dice, "Dice over training the decoder alone"),
-            said(features, "what a linear probe reads from the encoder's features"),
-        ]
-    )
+    read = said(features, "what a linear probe reads from the encoder's features")
+    return f"{said(dice, 'Dice over training the decoder alone')} {read}"
 
 
 def _largest_gradient(parameters: Iterable[nn.Parameter]) -> float:

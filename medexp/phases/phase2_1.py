@@ -14,14 +14,12 @@ from torch import Tensor, nn
 from medexp.checks import Check, verdict
 from medexp.config import Phase2_1Config
 from medexp.evaluation.intervals import Interval, mean_by_patient
-from medexp.models.checkpoints import save_checkpoint
 from medexp.models.multitask import MultiTaskModel
 from medexp.phases import image_checks
-from medexp.phases.images import ImageStudy, begin, dice, masks, packaged_images, segment, show_segmentations, warm_up_images
+from medexp.phases.images import ImageStudy, begin, dice, log_training, masks, packaged_images, segment, warm_up_images
 from medexp.phases.launch import forget_precision, launched_run, out_of_memory, scored, start_accelerator
 from medexp.phases.publishing import CAVEAT, Summary, present, publish
 from medexp.registry.packages import Package
-from medexp.tracking.figures import curves
 from medexp.tracking.results import log_checks, stop_if_blocked
 from medexp.tracking.runs import TrackedRun
 from medexp.training.loop import Batch, FitResult, Group, Objective, fit
@@ -137,11 +135,7 @@ def report(
         {"val/best/dice": interval.estimate, "val/best/dice_low": interval.low, "val/best/dice_high": interval.high}
     )
     reporter.table(per_case, "per_case.csv")
-    reporter.table(fitted.history, "training_log.csv")
-    reporter.figure(curves(fitted.history), "figures/curves.png")
-    show_segmentations(study, net)
-    save_checkpoint(net.state_dict(), study.run.folder / "best_model.pt")
-    reporter.file(study.run.folder / "best_model.pt")
+    log_training(study, net, fitted)
     log_checks(study.run, checks)
 
 

@@ -26,7 +26,7 @@ from medexp.data.images import SOURCES, MultiSourceDataset, expected_draws, samp
 from medexp.errors import RegistryError
 from medexp.evaluation.classification import balanced_accuracy, gain
 from medexp.evaluation.intervals import Interval, mean_by_patient
-from medexp.models.checkpoints import save_checkpoint, weights_digest
+from medexp.models.checkpoints import weights_digest
 from medexp.models.multitask import EncoderClassifier, MultiTaskModel
 from medexp.phases import image_checks
 from medexp.phases.classified import Judged, brief, judge, log_judged, pooled, rows_of
@@ -38,12 +38,12 @@ from medexp.phases.images import (
     class_weights,
     demand_input,
     dice,
+    log_training,
     masks,
     packaged_images,
     predict,
     predict_and_dice,
     segment,
-    show_segmentations,
     warm_up_images,
 )
 from medexp.phases.launch import forget_precision, launched_run, out_of_memory, same_as_begun, scored, start_accelerator
@@ -53,7 +53,6 @@ from medexp.registry.lineage import upstream_tag
 from medexp.registry.loading import load_verified
 from medexp.registry.packages import MANIFEST, Package, Parent, read_json
 from medexp.registry.store import Pulled
-from medexp.tracking.figures import curves
 from medexp.tracking.results import log_checks, stop_if_blocked
 from medexp.tracking.runs import TrackedRun
 from medexp.training.loop import Batch, FitResult, Group, Objective, fit, permutations
@@ -373,11 +372,7 @@ def report(study: ImageStudy, net: MultiTaskModel, fitted: FitResult, compared: 
         seed=config.seed,
     )
     reporter.table(compared.scans, "dice_per_scan.csv")
-    reporter.table(fitted.history, "training_log.csv")
-    reporter.figure(curves(fitted.history), "figures/curves.png")
-    show_segmentations(study, net)
-    save_checkpoint(net.state_dict(), study.run.folder / "best_model.pt")
-    reporter.file(study.run.folder / "best_model.pt")
+    log_training(study, net, fitted)
     log_checks(study.run, checks)
 
 

@@ -48,13 +48,12 @@ def in_words(gain: Interval, reference: str) -> str:
         gain: The encoder's minus the reference's.
         reference: What it is compared with, in words.
     """
-    if math.isnan(gain.low) or math.isnan(gain.estimate):
-        return f"Too few test patients to tell what the encoder adds over {reference} ({gain.as_gain})."
-    if gain.low > 0:
-        return f"The encoder does better than {reference}: {gain.as_gain}."
-    if gain.high < 0:
-        return f"The encoder does worse than {reference}: {gain.as_gain}."
-    return f"The encoder adds nothing that could be measured over {reference}: {gain.as_gain}, an interval that holds 0."
+    return gain.told(
+        few=f"Too few test patients to tell what the encoder adds over {reference}",
+        better=f"The encoder does better than {reference}",
+        worse=f"The encoder does worse than {reference}",
+        same=f"The encoder adds nothing that could be measured over {reference}",
+    )
 
 
 def _figures(gain: Interval) -> dict[str, float | int | str | bool | None]:
