@@ -134,10 +134,12 @@ def tracked_run(
             if outer is not None:
                 started = mlflow.start_run(None, outer.info.experiment_id, phase, nested=True, log_system_metrics=False)
             else:
+                chosen = None
                 if "MLFLOW_RUN_ID" not in os.environ:  # inside `mlflow run` it is chosen, and choosing another one raises
-                    mlflow.set_experiment(phase)
+                    # of two processes that make the experiment at once, one is told of it and not set to it
+                    chosen = mlflow.set_experiment(phase).experiment_id
                 # MLflow's own monitor is left running when the store is gone at the end, so ours is started below.
-                started = mlflow.start_run(log_system_metrics=False)
+                started = mlflow.start_run(experiment_id=chosen, log_system_metrics=False)
         client, run_id = MlflowClient(), started.info.run_id
         run = TrackedRun(run_id, output_dir / run_id, MlflowReporter(client, run_id), client)
         logging.getLogger("mlflow.system_metrics").setLevel(logging.ERROR)  # its warnings show the URI with its password

@@ -8,11 +8,13 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import mlflow
 import pytest
 import yaml
 from mlflow import MlflowClient
+from mlflow.tracking._tracking_service.client import TrackingServiceClient
 
 from medexp.errors import CheckFailed, StorageError
 from medexp.tracking.runs import runs_tagged, tracked_run
@@ -279,6 +281,22 @@ def test_a_process_that_is_ended_from_outside(
     found = store.get_run(run_id)
     assert found.info.status == status
     assert found.data.metrics == kept
+
+
+def test_a_run_is_in_its_experiment_though_another_process_makes_that_meanwhile(
+    store: MlflowClient, config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, find, looked = store.create_experiment("phase1"), TrackingServiceClient.get_experiment_by_name, []
+
+    def not_yet(client: TrackingServiceClient, name: str) -> Any:
+        looked.append(name)
+        return find(client, name) if len(looked) > 1 else None
+
+    monkeypatch.setattr(TrackingServiceClient, "get_experiment_by_name", not_yet)
+    with tracked_run("phase1", config) as run:
+        pass
+    assert looked == ["phase1", "phase1"]
+    assert store.get_run(run.id).info.experiment_id == made
 
 
 def nest(config: Config, error: BaseException | None = None) -> tuple[str, str]:
