@@ -71,8 +71,12 @@ def run(config: SweepConfig) -> None:
         ConfigError: The space, the study or a trial's settings do not hold.
         MedexpError: No trial came to an end; it says the commonest reason.
     """
-    phase = importlib.import_module(f"medexp.phases.{config.phase}")
-    search(config, f"medexp.phases.{config.phase}:objective", phase.warm_up)
+    phase = f"medexp.phases.{config.phase}"
+
+    def warm_up(*given: Any, **named: Any) -> Any:
+        return importlib.import_module(phase).warm_up(*given, **named)  # imported late, while workers' imports go on
+
+    search(config, f"{phase}:objective", warm_up)
 
 
 def search(config: SweepConfig, objective: str, warm_up: WarmUp) -> None:
@@ -83,6 +87,7 @@ def search(config: SweepConfig, objective: str, warm_up: WarmUp) -> None:
         objective: What a trial runs, `module:function`.
         warm_up: From (the phase's configuration, a folder) to one in which nothing that trials share follows from the seed.
     """
+    prepare_workers(objective)
     settings = pinned(getattr(config, config.phase))
     config = replace(config, **{config.phase: settings})
     keys = flat_params(settings)
@@ -97,7 +102,6 @@ def search(config: SweepConfig, objective: str, warm_up: WarmUp) -> None:
     key = f"sweep {name} {space.digest}"
     with runs_tagged({**tags_of_step(key), "medexp.study": name}), tracked_run("sweep", config) as tracked:
         output_dir = Path(config.output_dir).expanduser().absolute()
-        prepare_workers(objective)
         work = Work(
             name, config.storage, config.phase, space, settings, tracked.id, objective, config.trials, config.seed, output_dir
         )
