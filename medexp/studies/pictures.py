@@ -33,6 +33,7 @@ def pictures(study: optuna.Study, goals: Sequence[str]) -> dict[str, Figure]:
             axes = plot(study, **options)
             figure = (axes.flat[0] if hasattr(axes, "flat") else axes).figure
             figure.set_size_inches(9, 5)
+            figure.tight_layout()  # or long names are cut off
             drawn[f"figures/{name}.png"] = figure
 
     for index, (goal, direction) in enumerate(zip(goals, study.directions, strict=True)):

@@ -97,3 +97,17 @@ def test_the_look_of_other_pictures_is_left_as_it_was() -> None:
 
 def _labels(figure: Any) -> list[str]:
     return [figure.axes[0].get_xlabel(), figure.axes[0].get_ylabel()]
+
+
+def test_nothing_is_cut_off() -> None:
+    made = optuna.create_study(direction="maximize")
+    long = {"aux_heads.lambda_aux_of_all": SPACE["rate"], "training.weight_decay_of_all": SPACE["rate"]}
+    for number in range(4):
+        params = dict.fromkeys(long, 10.0 ** -(1 + number))
+        value = 0.1 * number
+        made.add_trial(
+            optuna.trial.create_trial(params=params, distributions=long, value=value, intermediate_values={1: value})
+        )
+    for path, figure in drawn(made, ["val/best/balanced_accuracy"]).items():
+        box, (width, height) = figure.get_tightbbox(), figure.get_size_inches()
+        assert min(box.x0, box.y0) >= 0 and box.x1 <= width and box.y1 <= height, path
