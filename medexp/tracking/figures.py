@@ -95,9 +95,10 @@ def curves(history: pd.DataFrame, columns: Sequence[str] | None = None) -> Figur
         ]
     panels = {
         "loss": [name for name in columns if "loss" in name or name.rsplit("/")[-1] in ("ce", "segmentation", "semantic")],
-        "Dice": [name for name in columns if "dice" in name and "loss" not in name],
     }
-    panels["other"] = [name for name in columns if name not in panels["loss"] + panels["Dice"]]
+    scores = ("dice", "accuracy", "both")  # `both` is the mean of these two
+    panels["score"] = [name for name in columns if name not in panels["loss"] and any(word in name for word in scores)]
+    panels["other"] = [name for name in columns if name not in panels["loss"] + panels["score"]]
     panels = {label: names for label, names in panels.items() if names} or {"nothing measured": []}
     figure = Figure(figsize=(1 + 4.6 * len(panels), 3.8), dpi=110, layout="constrained")
     for axes, (label, names) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
@@ -106,7 +107,7 @@ def curves(history: pd.DataFrame, columns: Sequence[str] | None = None) -> Figur
             axes.plot(measured["epoch"] + 1, measured[name], marker="o", markersize=3, linewidth=1.6, color=colour, label=name)
         axes.set(xlabel="epoch", title=label)
         axes.xaxis.get_major_locator().set_params(integer=True)
-        if label == "Dice":
+        if label == "score":
             axes.set_ylim(0, 1)
         _plain_frame(axes)
         if names:

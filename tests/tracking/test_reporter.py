@@ -74,6 +74,13 @@ def test_curves_show_what_was_measured() -> None:
     drawn = {line.get_label(): line.get_xydata().tolist() for axes in figure.axes for line in axes.lines}
     assert drawn == {"train/loss": [[1, 1.0], [2, 0.5]], "val/dice_WT": [[2, 0.7]]}
     assert len(curves(history, ["train/loss"]).axes) == 1
+    history = history.assign(**{"val/accuracy": [0.5, 0.6], "train/grad_norm": [2.0, 1.0], "val/ce": [0.7, 0.6]})
+    shown = {axes.get_title(): [line.get_label() for line in axes.lines] for axes in curves(history).axes}
+    assert shown == {
+        "loss": ["train/loss", "val/ce"],
+        "score": ["val/dice_WT", "val/accuracy"],
+        "other": ["train/grad_norm"],
+    }
     curves(history[["epoch"]]).canvas.draw()
 
 
