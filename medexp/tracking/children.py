@@ -3,6 +3,7 @@
 from collections.abc import Collection
 
 from mlflow import MlflowClient
+from mlflow.entities import LifecycleStage
 from mlflow.exceptions import MlflowException
 
 
@@ -33,9 +34,14 @@ def end_left(parent_id: str, study: str | None = None, ended: Collection[int] = 
 
 
 def end_run(run_id: str) -> None:
-    """End a run KILLED whose process is gone; one that was deleted meanwhile, or is in another store, stays what it is."""
+    """End a run KILLED that counts as running and whose process is gone; one that was deleted, or is in another store, stays
+    what it is."""
+    client = MlflowClient()
     try:
-        MlflowClient().set_terminated(run_id, "KILLED")
+        info = client.get_run(run_id).info
     except MlflowException as error:
-        if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
             raise
+        return
+    if info.status == "RUNNING" and info.lifecycle_stage == LifecycleStage.ACTIVE:
+        client.set_terminated(run_id, "KILLED")

@@ -17,13 +17,14 @@ from typing import Any
 import mlflow
 from mlflow import MlflowClient
 from mlflow.entities import Param, RunTag
-from mlflow.exceptions import MlflowException, RestException
+from mlflow.exceptions import RestException
 from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 from sqlalchemy.exc import OperationalError
 
 from medexp.errors import MedexpError, Pruned, StorageError
 from medexp.reporting import NullReporter, Reporter
+from medexp.tracking.children import end_run
 from medexp.tracking.provenance import config_yaml, environment, flat_params, git_state, installed_packages
 from medexp.tracking.reporter import MlflowReporter
 from medexp.tracking.signals import Terminated, on_sigterm, sigterm_waits, terminate
@@ -153,7 +154,8 @@ def tracked_run(
                 monitor.start()
                 _log_provenance(run, client, phase, config)
                 if resumed_from is not None:
-                    _take_over(run, client, resumed_from)
+                    run.tag({"medexp.resumed_from": resumed_from})
+                    end_run(resumed_from)
                 yield run
                 run.reporter.flush()
         except BaseException as error:
@@ -246,18 +248,6 @@ def _log_provenance(run: TrackedRun, client: MlflowClient, phase: str, config: A
     present = client.get_run(run.id).data.params
     params = [Param(key, value) for key, value in flat_params(config).items() if key not in present]
     client.log_batch(run.id, params=params, tags=[RunTag(key, value) for key, value in tags.items()])
-
-
-def _take_over(run: TrackedRun, client: MlflowClient, interrupted: str) -> None:
-    run.tag({"medexp.resumed_from": interrupted})
-    try:
-        status = client.get_run(interrupted).info.status
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-            raise
-        return  # it ran on another store; what it trained is in its folder
-    if status == "RUNNING":
-        client.set_terminated(interrupted, "KILLED")
 
 
 def _check_writable(folder: Path) -> None:
