@@ -170,6 +170,7 @@ def image_features(
 ) -> Callable[[str], Tensor]:
     """`Labelled.features` of images, from the cache."""
 
+    @functools.cache
     def features(split: str) -> Tensor:
         rows = data.manifest.query("split == @split")
         images = MultiSourceDataset(data, split, config.data, config.seed, augment=False)
@@ -189,6 +190,7 @@ def volume_features(
     cases, net = {case.id: case for case in volumes.table.cases}, encoder.net
     assert isinstance(net, SwinEncoder)
 
+    @functools.cache
     def features(split: str) -> Tensor:
         ordered = [cases[case] for case in manifest.loc[manifest["split"] == split, "case"]]
         cache, settings = cache_root(config.cache_dir), volumes.settings
@@ -212,9 +214,7 @@ def read_images(config: Phase2_2Config, encoder: FrozenEncoder, accelerator: Acc
         classes=CLASSES,
         source=study.data.source,
         facts=study.data.facts,
-        features=functools.cache(image_features(config, encoder, study.data, accelerator))
-        if config.training.cache_features
-        else anew,
+        features=image_features(config, encoder, study.data, accelerator) if config.training.cache_features else anew,
         study=study,
         picture=study.picture,
         example={"example_shape": [1, 1, *config.data.input_size]},
