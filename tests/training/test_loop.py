@@ -1,6 +1,7 @@
 """The fit loop: exact resume, accumulation, divergence, and what it reports."""
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from torch.utils.data import Dataset
 from medexp.config import TrainingConfig
 from medexp.errors import StorageError, TrainingDiverged
 from medexp.reporting import NullReporter
-from medexp.training.loop import FitResult, Group, Objective, fit
+from medexp.training.loop import FitResult, Group, Objective, Order, fit
 
 TRAINING = TrainingConfig(
     epochs=4,
@@ -66,11 +67,19 @@ def network() -> nn.Sequential:
 
 
 def train(
-    folder: Path, reporter: NullReporter, training: TrainingConfig = TRAINING, scale: float = 1.0, seed: int = 5
+    folder: Path,
+    reporter: NullReporter,
+    training: TrainingConfig = TRAINING,
+    scale: float = 1.0,
+    seed: int = 5,
+    order: Order | None = None,
+    see: Callable[[dict[str, torch.Tensor]], None] = lambda batch: None,
 ) -> FitResult:
+    """Trains on the points; `see` gets each batch."""
     net = network()
 
     def loss(module: nn.Module, batch: dict[str, torch.Tensor], epoch: int) -> dict[str, torch.Tensor]:
+        see(batch)
         return {"loss": scale * nn.functional.mse_loss(module(batch["x"]), batch["y"])}
 
     def validate(module: nn.Module, epoch: int) -> dict[str, float]:
@@ -88,6 +97,7 @@ def train(
         reporter=reporter,
         folder=folder,
         title="points",
+        order=order,
     )
 
 
@@ -216,24 +226,12 @@ def test_the_statistics_of_batch_norm_are_those_of_the_best_epoch(tmp_path: Path
 
 def test_an_epoch_has_the_items_that_its_order_names(tmp_path: Path) -> None:
     seen: list[list[float]] = []
-
-    def loss(module: nn.Module, batch: dict[str, torch.Tensor], epoch: int) -> dict[str, torch.Tensor]:
-        seen.append(batch["y"].flatten().tolist())
-        return {"loss": module(batch["x"]).square().mean()}
-
-    net = network()
-    fit(
-        net,
-        [Group("all", 1e-2, list(net.parameters()))],
-        Points(),
-        Objective(loss, lambda module, epoch: {"score": 0.0}, "score"),  # type: ignore[arg-type]
+    train(
+        tmp_path,
+        NullReporter(),
         replace(TRAINING, epochs=2),
-        seed=5,
-        accelerator=Accelerator(cpu=True),
-        reporter=NullReporter(),
-        folder=tmp_path,
-        title="points",
         order=lambda epoch: np.array([epoch, 3, 3]),
+        see=lambda batch: seen.append(batch["y"].flatten().tolist()),
     )
     assert seen == [[0.0, 6.0], [6.0], [2.0, 6.0], [6.0]]
 
@@ -241,24 +239,12 @@ def test_an_epoch_has_the_items_that_its_order_names(tmp_path: Path) -> None:
 @pytest.mark.parametrize("workers", [0, 2])
 def test_each_draw_of_an_item_in_an_epoch_has_its_own_noise(tmp_path: Path, workers: int) -> None:
     seen: list[tuple[float, float]] = []
-
-    def loss(module: nn.Module, batch: dict[str, torch.Tensor], epoch: int) -> dict[str, torch.Tensor]:
-        seen.extend(zip(batch["y"].flatten().tolist(), batch["x"][:, 0].tolist(), strict=True))
-        return {"loss": module(batch["x"]).square().mean()}
-
-    net = network()
-    fit(
-        net,
-        [Group("all", 1e-2, list(net.parameters()))],
-        Points(),
-        Objective(loss, lambda module, epoch: {"score": 0.0}, "score"),  # type: ignore[arg-type]
+    train(
+        tmp_path,
+        NullReporter(),
         replace(TRAINING, epochs=2, workers=workers),
-        seed=5,
-        accelerator=Accelerator(cpu=True),
-        reporter=NullReporter(),
-        folder=tmp_path,
-        title="points",
         order=lambda epoch: np.array([3, 1, 3, 3]),
+        see=lambda batch: seen.extend(zip(batch["y"].flatten().tolist(), batch["x"][:, 0].tolist(), strict=True)),
     )
     keys = [(epoch, index, repeat) for epoch in range(2) for index, repeat in ((3, 0), (1, 0), (3, 1), (3, 2))]
     items = [Points()[key] for key in keys]
