@@ -16,8 +16,7 @@ from torch.utils.data import Dataset
 from medexp.config import ImageDataConfig, ImagePhantomConfig
 from medexp.data.cases import LabelledImage
 from medexp.data.image_facts import ImageFacts, describe_images, read_image
-from medexp.data.image_transforms import INPUT, augmentation, preprocess
-from medexp.data.image_transforms import VERSION as INPUT_VERSION
+from medexp.data.image_transforms import augmentation, preprocess
 from medexp.data.kaggle import find_kaggle, left_aside, split_kaggle
 from medexp.data.manifest import data_digest, split_digest
 from medexp.data.phantoms.images import ensure_kaggle, ensure_slices
@@ -26,8 +25,6 @@ from medexp.data.splits import SPLITS, Splits, make_splits, some
 from medexp.errors import ConfigError, DataError, all_problems
 
 __all__ = [
-    "INPUT",
-    "INPUT_VERSION",
     "SOURCES",
     "ImageFacts",
     "LabelledImage",

@@ -145,7 +145,7 @@ def dice_by_scan(slices: pd.DataFrame, manifest: pd.DataFrame) -> pd.DataFrame:
     """
     owners = manifest.set_index("case").loc[slices["case"]].reset_index(drop=True)
     scans = slices.reset_index(drop=True).groupby(owners["scan"])
-    pixels = scans[["truth", "predicted", "overlap"]].sum()
+    pixels = scans[list(PIXELS)].sum()
     both = pixels["truth"] + pixels["predicted"]
     table = owners.groupby("scan")[["patient", "source"]].first()
     table["dice"] = (2 * pixels["overlap"] / both).where(both > 0, 1.0)

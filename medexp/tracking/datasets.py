@@ -46,9 +46,7 @@ def log_datasets(run: TrackedRun, manifest: pd.DataFrame, digests: Mapping[str, 
     except MlflowException as error:
         if not _was_made_meanwhile(error):
             raise
-        run.client.log_inputs(
-            run.id, datasets=inputs
-        )  # another process made the same data set at the same time: it is there now
+        run.client.log_inputs(run.id, datasets=inputs)  # the other's is there now
     run.reporter.table(manifest, "manifest.csv")
     run.tag({"medexp.data_digest": data_digest(manifest)} | {f"medexp.data_digest.{k}": v for k, v in digests.items()})
 
