@@ -21,7 +21,7 @@ from typing import Any
 
 from benchmarks.sides import empty_home, told, verdict
 from medexp.cli import main as medexp
-from medexp.config import Phase1Config
+from medexp.phases.phase1.config import Phase1Config
 
 CASES = 63  # the demo's training cases: 32 steps of 2
 ROUNDS = 3
@@ -38,7 +38,7 @@ def compare(config: Phase1Config) -> None:
     import torch
 
     from benchmarks.steps import our_loss, our_module, random_batch
-    from medexp.phases.launch import start_accelerator
+    from medexp.phases.shared.launch import start_accelerator
     from medexp.tracking.runs import tracked_run
     from medexp.training.loop import Objective, fit
 

@@ -17,18 +17,19 @@ import torch
 
 from benchmarks.sides import empty_home, in_turns, told, verdict
 from medexp.cli import main
-from medexp.config import Phase2_2Config, cache_root
+from medexp.config.shared import cache_root
 from medexp.models.checkpoints import save_checkpoint, weights_digest
 from medexp.models.multitask import MultiTaskModel
+from medexp.phases.phase2_2.config import Phase2_2Config
 
 ROUNDS = 2
 EPOCHS = 30
 
 
 def compare(config: Phase2_2Config) -> None:
-    from medexp.phases.labelled import load_encoder, read_images
-    from medexp.phases.launch import start_accelerator
-    from medexp.phases.phase2_2 import train_head
+    from medexp.phases.phase2_2.labelled import load_encoder, read_images
+    from medexp.phases.phase2_2.recipe import train_head
+    from medexp.phases.shared.launch import start_accelerator
     from medexp.tracking.runs import tracked_run
 
     accelerator = start_accelerator(config.device, config.threads)

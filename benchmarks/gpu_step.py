@@ -17,7 +17,7 @@ from statistics import median
 from typing import TYPE_CHECKING
 
 from medexp.cli import main as medexp
-from medexp.config import Phase1Config
+from medexp.phases.phase1.config import Phase1Config
 
 if TYPE_CHECKING:
     import torch

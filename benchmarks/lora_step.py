@@ -18,7 +18,7 @@ from statistics import median
 
 from benchmarks.sides import told, verdict
 from medexp.cli import main as medexp
-from medexp.config import Phase1Config
+from medexp.phases.phase1.config import Phase1Config
 
 SETTINGS = {
     "network.feature_size": "48",

@@ -1,6 +1,6 @@
 """What does pruning save, and what does it cost? `python -m benchmarks.pruning`
 
-The space of configs/phase1/sweep.yaml on a smaller demo (16 patients, 8 epochs), searched without pruning, with the median
+Phase 1's own space (profiles/sweep.yaml) on a smaller demo (16 patients, 8 epochs), searched without pruning, with the median
 pruner and with Hyperband. The sampler is random with one seed, so all three try the same settings in the same order, and the
 best value differs only where pruning stopped the best. Training steps count, not seconds: at most half of them, with a best
 value that is not worse by more than the noise, which is the SD of the best settings' value over 3 fresh seeds.
@@ -48,7 +48,7 @@ def main() -> None:
         from medexp.studies.study import open_study
         from medexp.studies.trials import counted
 
-        shipped = yaml.safe_load((ROOT / "configs/phase1/sweep.yaml").read_text())
+        shipped = yaml.safe_load((ROOT / "medexp/phases/phase1/profiles/sweep.yaml").read_text())
         for name, pruner in PRUNERS.items():
             (folder / f"{name}.yaml").write_text(yaml.safe_dump({**shipped, "sampler": {"name": "random"}, "pruner": pruner}))
         MlflowClient().search_experiments()  # makes the store, which two processes at once cannot

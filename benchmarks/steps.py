@@ -16,12 +16,12 @@ from peft import get_peft_model
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from medexp.config import Phase1Config
-from medexp.data.regions import to_regions
+from medexp.data.volumes.regions import to_regions
 from medexp.models.heads import SegmenterWithHeads, SemanticHeads
 from medexp.models.lora import add_lora, decoder_parameters, lora_parameters
-from medexp.phases.base import initial
-from medexp.phases.launch import start_accelerator
+from medexp.phases.phase1.config import Phase1Config
+from medexp.phases.phase1.pretrained import initial
+from medexp.phases.shared.launch import start_accelerator
 from medexp.training.loop import Batch, Group
 from medexp.training.losses import segmentation_loss
 

@@ -1,7 +1,7 @@
 """Make a version the champion: `mlflow run . -e promote`, `medexp promote` or `python -m entry_points.promote`."""
 
 from medexp.cli import main
-from medexp.config import PromoteConfig
+from medexp.phases.promote.config import PromoteConfig
 
 if __name__ == "__main__":
-    raise SystemExit(main("promote", PromoteConfig, "medexp.phases.promote:run"))
+    raise SystemExit(main("promote", PromoteConfig, "medexp.phases.promote.recipe:run"))

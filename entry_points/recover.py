@@ -1,7 +1,7 @@
 """Recover from a failed run: `mlflow run . -e recover` or `python -m entry_points.recover`."""
 
 from medexp.cli import main
-from medexp.config import RecoverConfig
+from medexp.phases.recover.config import RecoverConfig
 
 if __name__ == "__main__":
     raise SystemExit(main("recover", RecoverConfig, "medexp.studies.recovery:run"))

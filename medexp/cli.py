@@ -25,11 +25,12 @@ import yaml
 from docstring_parser import parse as parse_docstring
 from jsonargparse import ArgumentError, ArgumentParser, DefaultHelpFormatter
 
-from medexp.config import STUDIED, RecoverConfig, SweepConfig, problems_of
+from medexp import phases
+from medexp.config.validate import problems_of
 from medexp.errors import ConfigError, MedexpError, all_problems
+from medexp.phases.recover.config import RecoverConfig
+from medexp.phases.sweep.config import SweepConfig
 
-_CONFIGS = Path(__file__).parents[1] / "configs"
-_NOT_PROFILES = {"sweep", "recovery"}
 _SHORT = {"rank": "lora.rank"}
 _MAY_DIFFER_ON_RESUME = {"resume", "recover", "output_dir", "cache_dir", "device", "threads"}
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
@@ -41,7 +42,7 @@ def main(phase: str, config_class: type, run: str, argv: Sequence[str] | None = 
     """Resolve the configuration of a phase from the command line and run the phase.
 
     Args:
-        phase: Name of the phase: of its entry point and of its folder under configs/.
+        phase: Name of the phase: of its entry point and of its folder in medexp/phases/.
         config_class: The frozen dataclass that describes the phase's configuration.
         run: `module:function`, imported when the configuration holds; called with it.
         argv: The command line; without it, the process's own.
@@ -56,7 +57,7 @@ def main(phase: str, config_class: type, run: str, argv: Sequence[str] | None = 
 
     def work() -> None:
         if config_class is SweepConfig:  # its own keys alone: the keys of an unknown phase would be what is told
-            raise ConfigError(f"phase: found {_studied(phase, argv)!r}; {', '.join(STUDIED)} can be searched")
+            raise ConfigError(f"phase: found {_studied(phase, argv)!r}; {', '.join(phases.studied())} can be searched")
         flags = _flags(argv, config_class)
         if flags.pop("debug", None) == "true":
             os.environ["MEDEXP_DEBUG"] = "1"
@@ -87,9 +88,11 @@ def _with_phase(entry: str, config_class: type, argv: Sequence[str]) -> type:
     if config_class is not SweepConfig:
         return config_class
     name = _studied(entry, argv)
-    if name not in STUDIED:
+    if name not in phases.studied():
         return config_class
-    made = dataclasses.make_dataclass(config_class.__name__, [(name, STUDIED[name])], bases=(config_class,), frozen=True)
+    made = dataclasses.make_dataclass(
+        config_class.__name__, [(name, phases.phase(name).config)], bases=(config_class,), frozen=True
+    )
     made.__doc__ = f"{config_class.__doc__}    {name}: Configuration of {name}.\n"
     return made
 
@@ -98,7 +101,7 @@ def _studied(entry: str, argv: Sequence[str]) -> str:
     """The phase that a study is told to study."""
     words = [word.removeprefix("--").partition("=") for word in argv]
     given = [value or next(iter(argv[place + 1 :]), "") for place, (name, _, value) in enumerate(words) if name == "phase"]
-    default = yaml.safe_load((_CONFIGS / entry / "demo.yaml").read_text(encoding="utf-8"))["phase"]
+    default = yaml.safe_load(phases.phase(entry).profile("demo").read_text(encoding="utf-8"))["phase"]
     return str(given[-1] if given else default)
 
 
@@ -203,11 +206,11 @@ def _flags(argv: Sequence[str], config_class: type) -> dict[str, str]:
     return flags
 
 
-def _profile(phase: str, profile: str, config_class: type) -> dict[str, _Value]:
-    file = _CONFIGS / phase / f"{profile}.yaml"
-    profiles = sorted(path.stem for path in file.parent.glob("*.yaml") if path.stem not in _NOT_PROFILES)
-    if profile not in profiles:
-        raise ConfigError(f"--profile: found {profile!r}; {phase} has {', '.join(profiles)}")
+def _profile(name: str, profile: str, config_class: type) -> dict[str, _Value]:
+    record = phases.phase(name)
+    file = record.profile(profile)
+    if profile not in record.profiles:
+        raise ConfigError(f"--profile: found {profile!r}; {name} has {', '.join(record.profiles)}")
     layer: dict[str, _Value] = {}
     for step, step_class in _steps(config_class).items():
         layer |= {f"{step}.{key}": value for key, value in _profile(step, profile, step_class).items()}
@@ -323,8 +326,8 @@ def _built(config_class: Any, values: Mapping[str, Any], prefix: str = "") -> An
 
 def _announce(phase: str, config: Any) -> None:
     """Say what starts and set the threads, both before torch is imported."""
-    phases = [config, *(getattr(config, step) for step in _steps(type(config)))]
-    if threads := max((getattr(phase, "threads", None) or 0 for phase in phases), default=0):
+    configs = [config, *(getattr(config, step) for step in _steps(type(config)))]
+    if threads := max((getattr(one, "threads", None) or 0 for one in configs), default=0):
         os.environ.update(dict.fromkeys(_THREAD_VARIABLES, str(threads)))
         # Threads that wait by spinning take the core from those that work, on a machine that has other things to do.
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

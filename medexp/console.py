@@ -10,7 +10,7 @@ import click
 
 from medexp.cli import exit_code
 from medexp.cli import main as phase_main
-from medexp.config import PromoteConfig
+from medexp.phases.promote.config import PromoteConfig
 
 _as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 _PASS_ON = {"ignore_unknown_options": True, "help_option_names": []}

@@ -14,7 +14,7 @@ import psutil
 import torch
 
 import medexp
-from medexp.config import cache_root
+from medexp.config.shared import cache_root
 from medexp.errors import MedexpError
 from medexp.registry.definitions import known_models, load_definition
 from medexp.tracking.provenance import git_state

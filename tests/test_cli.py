@@ -10,12 +10,20 @@ import pytest
 import yaml
 
 from medexp.cli import main
-from medexp.config import MainConfig, Phase1Config, PrepareConfig, ProbeConfig, PromoteConfig, RecoverConfig, SweepConfig
 from medexp.errors import CheckFailed
+from medexp.phases.main.config import MainConfig
+from medexp.phases.phase1.config import Phase1Config
+from medexp.phases.prepare.config import PrepareConfig
+from medexp.phases.probe.config import ProbeConfig
+from medexp.phases.promote.config import PromoteConfig
+from medexp.phases.recover.config import RecoverConfig
+from medexp.phases.sweep.config import SweepConfig
 from medexp.tracking.provenance import config_yaml
 
 ROOT = Path(__file__).parents[1]
-DEMO, FULL = (yaml.safe_load((ROOT / "configs" / "phase1" / f"{profile}.yaml").read_text()) for profile in ("demo", "full"))
+DEMO, FULL = (
+    yaml.safe_load((ROOT / "medexp/phases/phase1/profiles" / f"{profile}.yaml").read_text()) for profile in ("demo", "full")
+)
 SNIPPET = """
 lora:
   rank: 8
@@ -383,7 +391,7 @@ print("imported", {{"torch", "mlflow", "monai", "numpy"}} & sys.modules.keys())
 def test_ctrl_c_in_a_process_of_its_own(tmp_path):
     (tmp_path / "phase.py").write_text("import time\ndef run(config):\n    print('waiting', flush=True)\n    time.sleep(60)\n")
     program = (
-        "from medexp.cli import main; from medexp.config import Phase1Config; "
+        "from medexp.cli import main; from medexp.phases.phase1.config import Phase1Config; "
         "raise SystemExit(main('phase1', Phase1Config, 'phase:run', []))"
     )
     environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path}"}

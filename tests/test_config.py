@@ -6,15 +6,12 @@ from pathlib import Path
 import pytest
 
 from medexp.cli import main
-from medexp.config import (
-    ImageDataConfig,
-    ImagePhantomConfig,
-    Phase1Config,
-    PrepareConfig,
-    ProbeConfig,
-    cache_root,
-    problems_of,
-)
+from medexp.config.data import ImageDataConfig, ImagePhantomConfig
+from medexp.config.shared import cache_root
+from medexp.config.validate import problems_of
+from medexp.phases.phase1.config import Phase1Config
+from medexp.phases.prepare.config import PrepareConfig
+from medexp.phases.probe.config import ProbeConfig
 
 held: list = []
 

@@ -15,12 +15,12 @@ from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
 import medexp
-import medexp.config
 from medexp.checks import PHASES
 from medexp.cli import main
-from medexp.config import RECOVERED, STUDIED, Phase1Config
-from medexp.data import image_transforms, transforms
 from medexp.data.cases import CHANNELS
+from medexp.data.images import transforms as image_transforms
+from medexp.data.volumes import transforms
+from medexp.phases.phase1.config import Phase1Config
 from medexp.registry.definitions import known_models, load_definition
 from medexp.registry.packages import other_input
 
@@ -33,17 +33,11 @@ PINS = {canonicalize_name(name): version for name, _, version in (line.partition
 DEPENDENCIES = [Requirement(text) for text in PROJECT["dependencies"]]
 DEVELOPMENT = [Requirement(text) for text in PROJECT["optional-dependencies"]["dev"]]
 ACCELERATOR = ("nvidia-", "cuda-", "triton")  # what torch brings for a GPU, on machines that have one
-STUDIES = {"main": "main", "sweep": "sweep", "recover": "recovery"}
 held: list = []
 
 
 def hold(config):
     held.append(config)
-
-
-def module_of(phase: str) -> str:
-    """A phase's recipe; those that run other phases again and again are a floor above."""
-    return f"medexp.studies.{STUDIES[phase]}" if phase in STUDIES else f"medexp.phases.{phase}"
 
 
 def main_call(phase: str) -> list:
@@ -56,10 +50,11 @@ def main_call(phase: str) -> list:
 def test_every_phase_has_all_its_parts_and_no_part_lacks_its_phase():
     phases = set(ENTRY_POINTS)
     assert {path.stem for path in (ROOT / "entry_points").glob("*.py")} - {"__init__"} == phases
-    assert {path.name for path in (ROOT / "configs").iterdir()} == phases
-    assert phases == set(PHASES)
-    for phase in phases:
-        module = ROOT / f"{module_of(phase).replace('.', '/')}.py"
+    assert phases == set(medexp.phases.phases()) == set(PHASES)
+    for name, phase in medexp.phases.phases().items():
+        assert phase.name == name and set(phase.profiles) == {"demo", "full"}
+        assert phase.checks == PHASES[name].ids
+        module = ROOT / f"{phase.recipe.replace('.', '/')}.py"
         functions = [node.name for node in ast.parse(module.read_text()).body if isinstance(node, ast.FunctionDef)]
         assert "run" in functions, module
 
@@ -70,21 +65,21 @@ def test_an_entry_point_starts_its_own_phase(phase):
         "parameters": {"profile": {"type": "string", "default": "demo"}},
         "command": f"python -m entry_points.{phase} --profile {{profile}}",  # unquoted: MLflow quotes
     }
-    assert main_call(phase)[0::2] == [phase, f"{module_of(phase)}:run"]
+    record = medexp.phases.phase(phase)
+    assert main_call(phase) == [phase, record.config.__name__, f"{record.recipe}:run"]
 
 
 def test_a_phase_that_can_be_studied_has_all_that_a_study_needs():
-    assert {path.parent.name for path in ROOT.glob("configs/*/sweep.yaml")} == set(STUDIED)
-    assert {path.parent.name for path in ROOT.glob("configs/*/recovery.yaml")} == set(RECOVERED) <= set(STUDIED)
-    for phase in STUDIED:
-        tree = ast.parse((ROOT / f"medexp/phases/{phase}.py").read_text())
+    assert set(medexp.phases.recovered()) <= set(medexp.phases.studied())
+    for name in medexp.phases.studied():
+        tree = ast.parse((ROOT / f"medexp/phases/{name}/recipe.py").read_text())
         functions = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
         assert {"run", "objective", "warm_up"} <= functions
 
 
 @pytest.mark.parametrize("phase", ENTRY_POINTS)
 def test_every_shipped_configuration_holds(phase):
-    config_class = getattr(medexp.config, main_call(phase)[1])
+    config_class = medexp.phases.phase(phase).config
     given = {"data_dir": "d", "slices_dir": "s", "checkpoint": "c", "table": "t", "run": "r"}
     keys = config_class.__dataclass_fields__.keys() | (Phase1Config.__dataclass_fields__.keys() if phase == "sweep" else ())
     flags = [f"--{key}={value}" for key, value in given.items() if key in keys]

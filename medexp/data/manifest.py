@@ -6,9 +6,9 @@ from collections.abc import Iterable, Sequence
 import pandas as pd
 
 from medexp.data.cases import Case
-from medexp.data.facts import CaseFacts
-from medexp.data.semantics import SEMANTIC_FEATURES
 from medexp.data.splits import Splits
+from medexp.data.volumes.facts import CaseFacts
+from medexp.data.volumes.semantics import SEMANTIC_FEATURES
 
 
 def manifest(cases: Sequence[Case], facts: Iterable[CaseFacts], splits: Splits) -> pd.DataFrame:

@@ -11,7 +11,7 @@ import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from medexp.config import DataConfig, ImageDataConfig
+from medexp.config.data import DataConfig, ImageDataConfig
 from medexp.errors import DataError, all_problems
 from medexp.files import replacing
 

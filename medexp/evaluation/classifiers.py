@@ -21,7 +21,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.class_weight import compute_sample_weight
 from threadpoolctl import threadpool_limits
 
-from medexp.config import SearchConfig
+from medexp.config.training import SearchConfig
 
 Array = NDArray[np.floating[Any]]
 Head = Literal["logistic", "mlp"]

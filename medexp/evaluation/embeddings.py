@@ -19,11 +19,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 from torch import Tensor, nn
 
-from medexp.config import DataConfig
-from medexp.data import image_transforms, transforms
-from medexp.data.brats import read_case
+from medexp.config.data import DataConfig
 from medexp.data.cases import Case
-from medexp.data.facts import CaseFacts
+from medexp.data.images import transforms as image_transforms
+from medexp.data.volumes import transforms
+from medexp.data.volumes.brats import read_case
+from medexp.data.volumes.facts import CaseFacts
 from medexp.evaluation.slices import Batches, in_batches
 from medexp.files import replacing
 from medexp.models.checkpoints import weights_digest
@@ -65,7 +66,7 @@ def embed_volumes(
     Args:
         encoders: In eval mode, by name; moved to the device.
         cases: What is embedded.
-        facts: `medexp.data.facts.describe_cases` of them, by case.
+        facts: `medexp.data.volumes.facts.describe_cases` of them, by case.
         data: `spacing` and `input_size`, and `label_map` where cases have segmentations.
         cache: Root of the cache; one small file a volume and encoder goes under `embeddings/`.
         device: Where the encoders compute.

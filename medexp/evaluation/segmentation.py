@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 from torch.utils.data import Dataset
 
-from medexp.data.regions import REGIONS, to_regions
+from medexp.data.volumes.regions import REGIONS, to_regions
 from medexp.evaluation.cases import map_cases
 
 OnPrediction = Callable[[str, Tensor, Tensor, Tensor], None]

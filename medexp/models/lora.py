@@ -12,7 +12,7 @@ from peft import PeftModel, get_peft_model
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
-from medexp.config import LoraConfig
+from medexp.config.networks import LoraConfig
 from medexp.models.swin import SwinSegmenter, is_encoder_key
 
 _ADAPTER = "default"

@@ -1,1 +1,106 @@
-"""One module a phase: a recipe that reads from top to bottom."""
+"""Phases: a folder each, found by looking. Importing this imports neither torch nor mlflow.
+
+A phase's folder holds its record (`__init__.py`), `config.py`, `recipe.py`, `checks.py`, `report.py` and
+`profiles/{demo,full}.yaml`; one whose settings can be searched has `profiles/sweep.yaml`, one that recovers from a failed
+check `profiles/recovery.yaml`. What phases have in common is in `shared/`.
+"""
+
+import functools
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+_FOLDER = Path(__file__).parent
+_SHARED = "shared"
+_NO_PROFILES = {"sweep", "recovery"}
+_FROM_RECIPE = {"run", "objective", "warm_up"}
+
+
+@dataclass(frozen=True)
+class Phase:
+    """What is known of a phase before it runs.
+
+    Attributes:
+        name: Of its folder, of its entry point and of its stanza in MLproject.
+        config: The frozen dataclass of its configuration.
+        recipe: The module whose `run` is called with it; imported when the phase runs.
+        checks: Ids of its checks: what a registered model's definition may demand.
+        revision: Of the checks; raised when one comes to demand something else: what older code judged is then stale.
+        next: By registered model: the command that uses it, with what it does.
+    """
+
+    name: str
+    config: type
+    recipe: str
+    checks: tuple[str, ...] = ()
+    revision: int = 1
+    next: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def folder(self) -> Path:
+        return _FOLDER / self.name
+
+    @property
+    def profiles(self) -> list[str]:
+        """Names of the configurations that it comes with."""
+        return sorted({path.stem for path in self.folder.glob("profiles/*.yaml")} - _NO_PROFILES)
+
+    def profile(self, name: str) -> Path:
+        """The file of a profile, of the space that a sweep searches (sweep) or of the ladder (recovery)."""
+        return self.folder / "profiles" / f"{name}.yaml"
+
+    @property
+    def is_studied(self) -> bool:
+        """Whether its settings can be searched."""
+        return self.profile("sweep").is_file()
+
+    @property
+    def is_recovered(self) -> bool:
+        """Whether it recovers from a failed check."""
+        return self.profile("recovery").is_file()
+
+
+def names() -> list[str]:
+    """Names of all phases."""
+    return sorted(file.parent.name for file in _FOLDER.glob("*/__init__.py") if file.parent.name != _SHARED)
+
+
+@functools.cache
+def phase(name: str) -> Phase:
+    """A phase's record.
+
+    Raises:
+        KeyError: There is no such phase.
+    """
+    if name not in names():
+        raise KeyError(name)
+    record: Phase = importlib.import_module(f"{__name__}.{name}").PHASE
+    return record
+
+
+def phases() -> dict[str, Phase]:
+    """All phases by name."""
+    return {name: phase(name) for name in names()}
+
+
+def studied() -> list[str]:
+    """Names of the phases whose settings can be searched."""
+    return [name for name, one in phases().items() if one.is_studied]
+
+
+def recovered() -> list[str]:
+    """Names of the phases that recover from a failed check."""
+    return [name for name, one in phases().items() if one.is_recovered]
+
+
+def from_recipe(record: Phase) -> Callable[[str], Any]:
+    """The `__getattr__` of a phase's folder: `run`, `objective` and `warm_up` come from its recipe when they are asked for."""
+
+    def lazily(name: str) -> Any:
+        if name not in _FROM_RECIPE:
+            raise AttributeError(f"module {__name__}.{record.name!r} has no attribute {name!r}")
+        return getattr(importlib.import_module(record.recipe), name)
+
+    return lazily

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from medexp.config import cache_root
+from medexp.config.shared import cache_root
 from medexp.errors import RegistryError, StorageError, all_problems
 from medexp.registry.packages import AGAIN, problems_in
 

@@ -1,4 +1,4 @@
-"""What recovery changes, in what order: `configs/<phase>/recovery.yaml`, read and applied. Nothing is run here."""
+"""What recovery changes, in what order: `phases/<phase>/profiles/recovery.yaml`, read and applied. Nothing is run here."""
 
 import difflib
 import math
@@ -13,12 +13,12 @@ import yaml
 from pydantic import ConfigDict, Discriminator, Field, Tag, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
+from medexp import phases
 from medexp.checks import PHASES
-from medexp.config import STUDIED, problems_of
+from medexp.config.validate import problems_of
 from medexp.errors import ConfigError, all_problems
 from medexp.files import read_mapping
 
-CONFIGS = Path(__file__).parents[2] / "configs"
 _STRICT = ConfigDict(extra="forbid")
 _CHANGEABLE = ("lora", "training", "aux_heads", "data.input_size")
 _NOT_COMPARED = ("output_dir", "cache_dir", "device", "threads", "resume", "recover")
@@ -96,12 +96,12 @@ def read_ladder(phase: str, file: str | None = None) -> Ladder:
 
     Args:
         phase: Name of the phase.
-        file: Another file than `configs/<phase>/recovery.yaml`.
+        file: Another file than `phases/<phase>/profiles/recovery.yaml`.
 
     Raises:
         ConfigError: It cannot be read, does not hold, or contradicts itself; all problems at once.
     """
-    path = Path(file).expanduser() if file else CONFIGS / phase / "recovery.yaml"
+    path = Path(file).expanduser() if file else phases.phase(phase).profile("recovery")
     content = read_mapping(path, ConfigError, f"a ladder has {', '.join(Ladder.__dataclass_fields__)}")
     try:
         ladder = TypeAdapter(Ladder).validate_python(content)
@@ -270,11 +270,11 @@ def _unfit(phase: str, change: Mapping[str, Any]) -> list[str]:
 
 
 def _adapter(phase: str) -> TypeAdapter[Any]:
-    return TypeAdapter(STUDIED[phase])
+    return TypeAdapter(phases.phase(phase).config)
 
 
 def _full(phase: str) -> dict[str, Any]:
-    content = yaml.safe_load((CONFIGS / phase / "full.yaml").read_text(encoding="utf-8"))
+    content = yaml.safe_load(phases.phase(phase).profile("full").read_text(encoding="utf-8"))
     return {"profile": "full"} | content
 
 

@@ -20,19 +20,13 @@ from optuna.study import get_all_study_names
 from optuna.trial import TrialState
 from pydantic import TypeAdapter
 
+from medexp import phases
 from medexp.checks import Severity
-from medexp.config import RecoverConfig
-from medexp.errors import (
-    CheckFailed,
-    ConfigError,
-    MedexpError,
-    OutOfMemory,
-    TrainingDiverged,
-    all_problems,
-)
-from medexp.phases.launch import forget_precision
+from medexp.errors import CheckFailed, ConfigError, MedexpError, OutOfMemory, TrainingDiverged, all_problems
+from medexp.phases.recover.config import RecoverConfig
+from medexp.phases.shared.launch import forget_precision
 from medexp.studies.diagnostics import Attempt, describe, diagnose, said, show
-from medexp.studies.ladder import AS_IT_WAS, CONFIGS, Fault, Ladder, Rung, changed, differences, phase_config, read_ladder
+from medexp.studies.ladder import AS_IT_WAS, Fault, Ladder, Rung, changed, differences, phase_config, read_ladder
 from medexp.studies.space import Space, suggest
 from medexp.studies.study import ask, open_study, place_of, recover_dead
 from medexp.tracking.children import end_run
@@ -495,7 +489,10 @@ def _say_what_there_is(climb: Climb) -> None:
 
 def _command(config: RecoverConfig) -> str:
     """The command that goes on with a recovery, and tells no password of a database."""
-    usual = yaml.safe_load((CONFIGS / "recover/demo.yaml").read_text(encoding="utf-8")) | {"profile": "demo", "phase": None}
+    usual = yaml.safe_load(phases.phase("recover").profile("demo").read_text(encoding="utf-8")) | {
+        "profile": "demo",
+        "phase": None,
+    }
     given = {key: str(value) for key, value in asdict(config).items() if value != usual[key]}
     words = [f"-P {key}={'URL' if '://' in value else shlex.quote(value)}" for key, value in given.items()]
     return " ".join(["mlflow run . -e recover", *words])

@@ -1,4 +1,4 @@
-"""What a study searches: goals, parameters, sampler and pruner, from `configs/<phase>/sweep.yaml`."""
+"""What a study searches: goals, parameters, sampler and pruner, from `medexp/phases/<phase>/profiles/sweep.yaml`."""
 
 import difflib
 import hashlib

@@ -20,9 +20,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from medexp.config import SweepConfig
+from medexp import phases
 from medexp.errors import ConfigError, MedexpError, all_problems
 from medexp.files import replacing
+from medexp.phases.sweep.config import SweepConfig
 from medexp.registry.store import resolve
 from medexp.studies.ladder import flat
 from medexp.studies.pictures import pictures
@@ -36,7 +37,6 @@ from medexp.tracking.results import log_summary
 from medexp.tracking.runs import TrackedRun, runs_tagged, tracked_run
 from medexp.tracking.steps import find_interrupted, tags_of_step
 
-_CONFIGS = Path(__file__).parents[2] / "configs"
 _NO_MATTER = ("output_dir", "cache_dir", "device", "threads", "resume", "data.jobs", "training.workers")
 _SHOWN = 10  # trials in the table at the end
 
@@ -91,7 +91,7 @@ def search(config: SweepConfig, objective: str, warm_up: WarmUp) -> None:
     settings = pinned(getattr(config, config.phase))
     config = replace(config, **{config.phase: settings})
     keys = flat_params(settings)
-    file = Path(config.space or _CONFIGS / config.phase / "sweep.yaml").expanduser()
+    file = Path(config.space or phases.phase(config.phase).profile("sweep")).expanduser()
     space = read_space(file, keys)
     if space.combinations and config.trials > space.combinations:
         raise ConfigError(
@@ -388,7 +388,7 @@ def in_words(goals: Sequence[Goal], count: int, chosen: FrozenTrial, again: Repe
 
 def given(config: SweepConfig) -> dict[str, Any]:
     """What the phase was given beyond its profile, by dotted key: the chosen values were found with it."""
-    file = _CONFIGS / config.phase / f"{config.profile}.yaml"
+    file = phases.phase(config.phase).profile(config.profile)
     profile = dict(flat(yaml.safe_load(file.read_text(encoding="utf-8"))))
     settings = dict(flat(yaml.safe_load(config_yaml(getattr(config, config.phase)))))
     return {

@@ -14,7 +14,7 @@ import optuna
 from optuna.exceptions import StorageInternalError
 from optuna.trial import FrozenTrial, TrialState
 
-from medexp.config import problems_of
+from medexp.config.validate import problems_of
 from medexp.errors import ConfigError, MedexpError, Pruned, TrainingDiverged, UnfitValues, all_problems
 from medexp.reporting import Reporter
 from medexp.studies.space import Goal, Space, suggest

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from medexp.data.regions import REGIONS
+from medexp.data.volumes.regions import REGIONS
 from medexp.evaluation.classification import Reliability
 from medexp.evaluation.intervals import Band
 

@@ -22,7 +22,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from medexp.config import TrainingConfig
+from medexp.config.training import TrainingConfig
 from medexp.errors import TrainingDiverged
 from medexp.models.checkpoints import load_training_state, save_checkpoint
 from medexp.reporting import Reporter
@@ -126,7 +126,7 @@ def fit(
     Args:
         module: The network; the parameters that require gradients are trained and, with its buffers, saved.
         groups: The same parameters with their learning rates.
-        data: Takes (epoch, index, repeat), as `EpochSampler` yields them; see `medexp.data.datasets.training_dataset`.
+        data: Takes (epoch, index, repeat), as `EpochSampler` yields them; see `medexp.data.volumes.datasets.training_dataset`.
         objective: Loss, validation and what makes an epoch the best.
         training: Epochs, batch, schedule, clipping.
         seed: Seed of the order of cases and of dropout.

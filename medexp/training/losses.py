@@ -6,7 +6,7 @@ from monai.losses import DiceCELoss, DiceLoss
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from medexp.config import AuxHeadsConfig
+from medexp.config.training import AuxHeadsConfig
 
 _DICE = DiceLoss(sigmoid=True)
 _BATCH_DICE = DiceLoss(sigmoid=True, batch=True)

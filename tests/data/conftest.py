@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from medexp.config import DataConfig, ImageDataConfig
+from medexp.config.data import DataConfig, ImageDataConfig
 
 
 @pytest.fixture

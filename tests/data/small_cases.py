@@ -7,7 +7,7 @@ import nibabel as nib
 import numpy as np
 
 from medexp.data.cases import CHANNELS, Case
-from medexp.data.facts import CaseFacts
+from medexp.data.volumes.facts import CaseFacts
 
 SHAPE = (14, 12, 10)
 AFFINE = np.array([[-2.0, 0, 0, 10], [0, -2, 0, 12], [0, 0, 3, -8], [0, 0, 0, 1]])

@@ -9,8 +9,8 @@ import numpy as np
 from PIL import Image
 
 from medexp.data.cases import LabelledImage
-from medexp.data.image_facts import ImageFacts
-from medexp.data.slices import FORMAT
+from medexp.data.images.facts import ImageFacts
+from medexp.data.images.slices import FORMAT
 
 LEGACY = {"patient": "P1", "note": object}  # a dict that numpy stores as a pickle
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from medexp.data.brats import find_cases, read_case
+from medexp.data.volumes.brats import find_cases, read_case
 from medexp.errors import ConfigError, DataError
 from tests.data.small_cases import AFFINE, SHAPE, blob, save, write_case
 
@@ -289,5 +289,5 @@ def test_small_differences_between_affines_are_rounding(tmp_path, data_config):
 
 
 def test_reading_imports_neither_torch_nor_mlflow():
-    code = "import sys, medexp.data.prepared; sys.exit(bool({'torch', 'mlflow', 'monai'} & set(sys.modules)))"
+    code = "import sys, medexp.data.volumes.prepared; sys.exit(bool({'torch', 'mlflow', 'monai'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from medexp.config import PhantomConfig
-from medexp.data.datasets import evaluation_dataset, training_dataset
-from medexp.data.prepared import prepare
+from medexp.config.data import PhantomConfig
+from medexp.data.volumes.datasets import evaluation_dataset, training_dataset
+from medexp.data.volumes.prepared import prepare
 from tests.data.small_cases import save
 
 PHANTOMS = PhantomConfig(glioma_patients=4, meningioma_patients=7, seed=0)

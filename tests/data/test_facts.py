@@ -6,8 +6,8 @@ import joblib
 import numpy as np
 import pytest
 
-from medexp.data.brats import find_cases
-from medexp.data.facts import describe_cases
+from medexp.data.volumes.brats import find_cases
+from medexp.data.volumes.facts import describe_cases
 from medexp.errors import DataError, StorageError
 from tests.data.small_cases import AFFINE, SHAPE, blob, save, write_case
 

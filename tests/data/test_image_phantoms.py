@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from medexp.config import ImagePhantomConfig
-from medexp.data.images import prepare_images
-from medexp.data.kaggle import find_kaggle, read_kaggle
-from medexp.data.phantoms import PATIENT_PATTERN, ensure_kaggle, ensure_slices
-from medexp.data.phantoms.head import Head
-from medexp.data.phantoms.images import SLICES, scan_picture
-from medexp.data.slices import find_slices, read_slice
+from medexp.config.data import ImagePhantomConfig
+from medexp.data.images.datasets import prepare_images
+from medexp.data.images.kaggle import find_kaggle, read_kaggle
+from medexp.data.images.phantoms import SLICES, ensure_kaggle, ensure_slices, scan_picture
+from medexp.data.images.slices import find_slices, read_slice
+from medexp.data.volumes.phantoms import PATIENT_PATTERN
+from medexp.data.volumes.phantoms.head import Head
 from medexp.errors import StorageError
 
 YES, NO = 30, 20
@@ -143,7 +143,7 @@ def test_written_once_and_whole(tmp_path):
 
 def test_processes_that_write_at_once_agree(tmp_path):
     code = (
-        "import sys, pathlib, joblib; from medexp.data.phantoms import ensure_slices, ensure_kaggle\n"
+        "import sys, pathlib, joblib; from medexp.data.images.phantoms import ensure_slices, ensure_kaggle\n"
         "joblib.parallel_config(backend='threading')\n"
         "print(ensure_slices(4, 0, pathlib.Path(sys.argv[1]), 1)); print(ensure_kaggle(8, 8, 0, pathlib.Path(sys.argv[1])))"
     )

@@ -10,10 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
-from medexp.config import ImagePhantomConfig
-from medexp.data.image_facts import VERSION
-from medexp.data.image_transforms import preprocess
-from medexp.data.images import (
+from medexp.config.data import ImagePhantomConfig
+from medexp.data.images.datasets import (
     MultiSourceDataset,
     describe_images,
     expected_draws,
@@ -21,9 +19,11 @@ from medexp.data.images import (
     read_image,
     sampling_order,
 )
-from medexp.data.kaggle import find_kaggle
+from medexp.data.images.facts import VERSION
+from medexp.data.images.kaggle import find_kaggle
+from medexp.data.images.slices import find_slices
+from medexp.data.images.transforms import preprocess
 from medexp.data.manifest import seen_cases
-from medexp.data.slices import find_slices
 from medexp.errors import ConfigError, DataError
 from tests.data.small_images import kaggle_folder, mask_of, pixels, write_picture, write_slice
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from medexp.data.kaggle import find_kaggle, read_kaggle, split_kaggle
+from medexp.data.images.kaggle import find_kaggle, read_kaggle, split_kaggle
 from medexp.errors import ConfigError, DataError
 from tests.data.small_images import LEGACY, Bomb, an_image, an_image_fact, kaggle_folder, pixels, write_picture
 

@@ -1,6 +1,6 @@
 from medexp.data.manifest import data_digest, manifest, split_digest
-from medexp.data.semantics import SEMANTIC_FEATURES
 from medexp.data.splits import Splits
+from medexp.data.volumes.semantics import SEMANTIC_FEATURES
 from tests.data.small_cases import a_case, a_fact
 
 CASES = [a_case(name, name[0]) for name in ("c-0", "a-0", "b-0")]

@@ -6,9 +6,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from medexp.data.brats import find_cases, read_case
-from medexp.data.facts import describe_cases
-from medexp.data.phantoms import ensure_phantoms
+from medexp.data.volumes.brats import find_cases, read_case
+from medexp.data.volumes.facts import describe_cases
+from medexp.data.volumes.phantoms import ensure_phantoms
 from medexp.errors import StorageError
 
 LABELS = {1: 1, 2: 2, 3: 3}
@@ -127,7 +127,7 @@ def test_phantoms_are_written_once_and_whole(tmp_path):
 
 def test_a_disk_that_fills_up_leaves_nothing(tmp_path):
     code = (
-        "import resource, sys, pathlib; from medexp.data.phantoms import ensure_phantoms\n"
+        "import resource, sys, pathlib; from medexp.data.volumes.phantoms import ensure_phantoms\n"
         "from medexp.errors import StorageError\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, 30_000))\n"
         "try: ensure_phantoms('glioma', 4, 0, pathlib.Path(sys.argv[1]))\n"

@@ -2,8 +2,8 @@ import json
 
 import pytest
 
-from medexp.config import PhantomConfig
-from medexp.data.prepared import prepare
+from medexp.config.data import PhantomConfig
+from medexp.data.volumes.prepared import prepare
 from medexp.errors import DataError
 from tests.data.small_cases import write_case
 

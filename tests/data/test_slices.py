@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medexp.config import SliceConfig
-from medexp.data.brats import find_cases
-from medexp.data.facts import describe_cases
-from medexp.data.slices import FORMAT, cut_slices, find_slices, read_slice
+from medexp.config.data import SliceConfig
+from medexp.data.images.slices import FORMAT, cut_slices, find_slices, read_slice
+from medexp.data.volumes.brats import find_cases
+from medexp.data.volumes.facts import describe_cases
 from medexp.errors import ConfigError, DataError, StorageError
 from tests.data.small_cases import SHAPE, blob, save, write_case
 from tests.data.small_images import LEGACY, Bomb, mask_of, pixels, write_slice
@@ -188,9 +188,9 @@ def test_a_disk_that_fills_up_leaves_nothing(tmp_path):
     write_case(tmp_path / "data", "P1-000")
     code = (
         "import resource, sys, pathlib\n"
-        "from medexp.config import DataConfig, SliceConfig\n"
-        "from medexp.data.brats import find_cases\n"
-        "from medexp.data.slices import cut_slices\n"
+        "from medexp.config.data import DataConfig, SliceConfig\n"
+        "from medexp.data.volumes.brats import find_cases\n"
+        "from medexp.data.images.slices import cut_slices\n"
         "from medexp.errors import StorageError\n"
         "root = pathlib.Path(sys.argv[1])\n"
         "data = DataConfig({2: 2, 3: 3}, '(.*)', (), (1, 1, 1), (64, 64, 64), 0.2, 0.1, 1)\n"

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medexp.config import DataConfig
+from medexp.config.data import DataConfig
 from medexp.data.splits import Splits, load_splits, make_splits, save_splits
 from medexp.errors import DataError
 from tests.data.small_cases import a_case, a_fact

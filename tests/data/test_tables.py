@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medexp.data.cases import Case
-from medexp.data.facts import describe_cases
-from medexp.data.tables import LabelledTable, read_table, split_table, table_manifest, write_table
+from medexp.data.volumes.facts import describe_cases
+from medexp.data.volumes.tables import LabelledTable, read_table, split_table, table_manifest, write_table
 from medexp.errors import DataError
 from tests.data.small_cases import SHAPE, a_fact, save, write_case
 

@@ -25,7 +25,7 @@ from mlflow.entities.model_registry import ModelVersion
 
 from medexp.checks import PHASES
 from medexp.data.manifest import patient_sha256
-from medexp.data.phantoms import PATIENT_PATTERN
+from medexp.data.volumes.phantoms import PATIENT_PATTERN
 from medexp.registry.definitions import load_definition
 
 ROOT = Path(__file__).parents[2]

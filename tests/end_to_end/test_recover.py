@@ -22,9 +22,11 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from medexp.cli import main
-from medexp.config import MainConfig, Phase1Config, RecoverConfig
 from medexp.errors import OutOfMemory
-from medexp.phases.launch import launched_run, start_accelerator
+from medexp.phases.main.config import MainConfig
+from medexp.phases.phase1.config import Phase1Config
+from medexp.phases.recover.config import RecoverConfig
+from medexp.phases.shared.launch import launched_run, start_accelerator
 from tests.mlflow_store import empty_database, store  # noqa: F401
 
 ROOT = Path(__file__).parents[2]
@@ -152,7 +154,7 @@ def test_a_killed_recovery_goes_on_and_passes_at_a_later_rung(store: MlflowClien
 
     assert recover(*given) == 0  # what is done is not done again
     assert len(runs(store, phase="phase1")) == 4
-    assert recover(*given[:2], "--study=up", "--ladder=" + str(ROOT / "configs/phase1/recovery.yaml")) == 2
+    assert recover(*given[:2], "--study=up", "--ladder=" + str(ROOT / "medexp/phases/phase1/profiles/recovery.yaml")) == 2
 
 
 def test_one_that_cannot_pass_ends_in_diagnostics(
@@ -219,12 +221,12 @@ def test_the_pipeline_recovers_by_itself_and_finds_what_passed(
 ) -> None:
     small = {"probe.phantoms.meningioma_patients": "4", "probe.phantoms.glioma_patients": "4", "recover": "true"}
     command = flags(**{"validation.min_dice_wt": "0.4"}, **small)
-    assert main("main", MainConfig, "medexp.studies.main:run", command) == 0
+    assert main("main", MainConfig, "medexp.studies.pipeline:run", command) == 0
     assert "Champion: phase1_encoder_merged version 2" in capsys.readouterr().out
     failed, passed = runs(store, phase="phase1")
     (parent,) = runs(store, phase="main")
     assert (failed.info.status, passed.info.status, parent.info.status) == ("FAILED", "FINISHED", "FINISHED")
     assert "| phase1 | recovered | PASSED | " in parent.data.tags["mlflow.note.content"]
-    assert main("main", MainConfig, "medexp.studies.main:run", command) == 0
+    assert main("main", MainConfig, "medexp.studies.pipeline:run", command) == 0
     assert runs(store, phase="main")[-1].data.tags["medexp.reused.phase1"] == passed.info.run_id
     assert len(runs(store, phase="phase1")) == 2

@@ -11,7 +11,7 @@ from scipy.stats import binomtest
 from sklearn import metrics as sklearn_metrics
 from sklearn.calibration import calibration_curve
 
-from medexp.config import SearchConfig
+from medexp.config.training import SearchConfig
 from medexp.evaluation.classification import (
     BINARY,
     CALIBRATION,

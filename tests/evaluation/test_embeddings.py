@@ -13,12 +13,12 @@ from accelerate import Accelerator
 from monai.transforms import DivisiblePad
 from torch.utils.data import Dataset
 
-from medexp.config import DataConfig
-from medexp.data import image_transforms
-from medexp.data.brats import image_files, read_case
+from medexp.config.data import DataConfig
 from medexp.data.cases import Case
-from medexp.data.facts import CaseFacts, describe_cases
-from medexp.data.transforms import preprocess
+from medexp.data.images import transforms as image_transforms
+from medexp.data.volumes.brats import image_files, read_case
+from medexp.data.volumes.facts import CaseFacts, describe_cases
+from medexp.data.volumes.transforms import preprocess
 from medexp.evaluation.embeddings import Embeddings, embed_images, embed_volumes
 from medexp.evaluation.slices import Batches
 from medexp.models.builders import build

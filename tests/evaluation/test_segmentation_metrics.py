@@ -9,7 +9,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from medexp.data.regions import to_regions
+from medexp.data.volumes.regions import to_regions
 from medexp.evaluation.segmentation import evaluate_segmentation, mean_scores
 
 SIZE = (32, 32, 32)

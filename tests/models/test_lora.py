@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 
-from medexp.config import LoraConfig
+from medexp.config.networks import LoraConfig
 from medexp.models.builders import build
 from medexp.models.lora import (
     add_lora,

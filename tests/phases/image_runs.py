@@ -12,7 +12,9 @@ from mlflow.entities import Run
 from PIL import Image
 
 from medexp.cli import main
-from medexp.config import Phase2_1Config, Phase2_2Config, Phase2_3Config
+from medexp.phases.phase2_1.config import Phase2_1Config
+from medexp.phases.phase2_2.config import Phase2_2Config
+from medexp.phases.phase2_3.config import Phase2_3Config
 from tests.data.small_images import write_slice
 
 SIZE = 32

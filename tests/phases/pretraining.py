@@ -3,9 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-from medexp.config import Phase1Config
-from medexp.phases.base import pretrained
-from medexp.phases.launch import start_accelerator
+from medexp.phases.phase1.config import Phase1Config
+from medexp.phases.phase1.pretrained import pretrained
+from medexp.phases.shared.launch import start_accelerator
 
 
 def wants_the_base(barrier: Any, answers: Any, config: Phase1Config, cache: Path) -> None:

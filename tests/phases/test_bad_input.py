@@ -13,8 +13,9 @@ import torch
 from mlflow import MlflowClient
 
 from medexp.cli import main
-from medexp.config import Phase1Config, PrepareConfig
 from medexp.models.builders import build
+from medexp.phases.phase1.config import Phase1Config
+from medexp.phases.prepare.config import PrepareConfig
 from tests.data.small_cases import AFFINE, SHAPE, blob, save, write_case
 from tests.mlflow_store import empty_database, store  # noqa: F401
 

@@ -10,12 +10,12 @@ import torch
 from torch import nn
 
 from medexp.checks import PHASES, Severity
-from medexp.config import UNetConfig
+from medexp.config.networks import UNetConfig
 from medexp.evaluation.intervals import Interval
 from medexp.models.checkpoints import save_checkpoint
 from medexp.models.heads import ClassificationHead
 from medexp.models.multitask import EncoderClassifier, MultiTaskModel
-from medexp.phases import image_checks
+from medexp.phases.shared import image_checks
 
 NAN = math.nan
 SIZE = UNetConfig(base_filters=4, depth=2)

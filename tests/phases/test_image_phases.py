@@ -18,14 +18,14 @@ from mlflow import MlflowClient
 from torch.utils.data import Dataset
 
 from medexp.cli import main
-from medexp.data.image_transforms import INPUT
-from medexp.data.images import SOURCES, prepare_images
+from medexp.data.images.datasets import SOURCES, prepare_images
+from medexp.data.images.transforms import INPUT
 from medexp.errors import CheckFailed, DataError, RegistryError
 from medexp.evaluation.slices import Batches, in_batches
 from medexp.models.multitask import MultiTaskModel
-from medexp.phases.images import ImageStudy, demand_input, dice, predict, predict_and_dice, segment
-from medexp.phases.labelled import need_test_volumes
-from medexp.phases.launch import forget_precision, start_accelerator
+from medexp.phases.phase2_2.labelled import need_test_volumes
+from medexp.phases.shared.images import ImageStudy, demand_input, dice, predict, predict_and_dice, segment
+from medexp.phases.shared.launch import forget_precision, start_accelerator
 from medexp.registry.definitions import load_definition
 from medexp.registry.store import Pulled
 from medexp.tracking.runs import tracked_run

@@ -8,8 +8,9 @@ import yaml
 from mlflow import MlflowClient
 
 from medexp.cli import main
-from medexp.config import Phase2_2Config, SweepConfig
 from medexp.errors import RegistryError
+from medexp.phases.phase2_2.config import Phase2_2Config
+from medexp.phases.sweep.config import SweepConfig
 from medexp.registry.store import Registered
 from medexp.studies.sweep import pinned
 from tests.mlflow_store import store

@@ -8,9 +8,9 @@ import torch
 from mlflow import MlflowClient
 
 from medexp.cli import main
-from medexp.config import Phase1Config
 from medexp.errors import OutOfMemory
-from medexp.phases.launch import launched_run, start_accelerator
+from medexp.phases.phase1.config import Phase1Config
+from medexp.phases.shared.launch import launched_run, start_accelerator
 from tests.mlflow_store import empty_database, store  # noqa: F401
 
 held: list[Phase1Config] = []

@@ -10,13 +10,14 @@ import pytest
 import torch
 
 from medexp.checks import Check, Severity, verdict
-from medexp.config import LoraConfig, ValidationConfig
-from medexp.data.regions import to_regions
+from medexp.config.networks import LoraConfig
+from medexp.data.volumes.regions import to_regions
 from medexp.evaluation.intervals import Interval
 from medexp.models.builders import build
 from medexp.models.lora import MergeCertificate, add_lora, lora_parameters, merge_lora
 from medexp.models.swin import SwinSegmenter
-from medexp.phases import phase1_checks
+from medexp.phases.phase1 import checks as phase1_checks
+from medexp.phases.phase1.config import ValidationConfig
 
 LORA = LoraConfig(rank=2, alpha=4, target_stages=(3, 4), target_modules=("qkv",), lora_dropout=0.0, mode="lora")
 VALIDATION = ValidationConfig(0.5, 2, 100, 0.95, 0.80, 0.05)

@@ -14,12 +14,12 @@ from mlflow import MlflowClient
 
 from medexp import registry
 from medexp.cli import main
-from medexp.config import PromoteConfig
 from medexp.data.manifest import patient_sha256
 from medexp.errors import ConfigError
 from medexp.models.checkpoints import load_state
 from medexp.models.multitask import MultiTaskModel
-from medexp.phases.images import one_process
+from medexp.phases.promote.config import PromoteConfig
+from medexp.phases.shared.images import one_process
 from medexp.registry.definitions import load_definition
 from tests.phases.image_runs import (
     MODELS,

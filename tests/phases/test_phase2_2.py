@@ -16,11 +16,11 @@ from sklearn.metrics import balanced_accuracy_score
 
 from medexp import registry
 from medexp.cli import main
-from medexp.config import Phase2_2Config
 from medexp.models.checkpoints import load_state, load_training_state, save_checkpoint
 from medexp.models.multitask import EncoderClassifier, MultiTaskModel
-from medexp.phases.labelled import load_encoder
-from medexp.phases.launch import start_accelerator
+from medexp.phases.phase2_2.config import Phase2_2Config
+from medexp.phases.phase2_2.labelled import load_encoder
+from medexp.phases.shared.launch import start_accelerator
 from medexp.registry.store import Registered
 from tests.mlflow_store import store
 from tests.phases.image_runs import (

@@ -15,7 +15,7 @@ from mlflow import MlflowClient
 from medexp import registry
 from medexp.models.checkpoints import load_state
 from medexp.models.multitask import MultiTaskModel
-from medexp.phases.phase2_3 import alternating
+from medexp.phases.phase2_3.recipe import alternating
 from tests.mlflow_store import store  # noqa: F401
 from tests.phases.image_runs import MODELS, Pipeline, artifact, history, last_run, measured, run, table
 from tests.phases.interrupting import killed_in

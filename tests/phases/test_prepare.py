@@ -7,8 +7,8 @@ import pytest
 from mlflow import MlflowClient
 
 from medexp.cli import main
-from medexp.config import PrepareConfig
-from medexp.data.slices import find_slices, read_slice
+from medexp.data.images.slices import find_slices, read_slice
+from medexp.phases.prepare.config import PrepareConfig
 from tests.data.small_cases import write_case
 from tests.mlflow_store import empty_database, store  # noqa: F401
 

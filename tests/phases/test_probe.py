@@ -16,13 +16,13 @@ from mlflow.entities import Run
 from sklearn.metrics import balanced_accuracy_score
 
 from medexp.cli import main
-from medexp.config import ProbeConfig
-from medexp.data.brats import image_files
 from medexp.data.cases import CHANNELS, Case
-from medexp.data.facts import describe_cases
 from medexp.data.manifest import patient_sha256
-from medexp.data.tables import COLUMNS, write_table
+from medexp.data.volumes.brats import image_files
+from medexp.data.volumes.facts import describe_cases
+from medexp.data.volumes.tables import COLUMNS, write_table
 from medexp.models.builders import build
+from medexp.phases.probe.config import ProbeConfig
 from medexp.registry.definitions import load_definition
 from medexp.registry.packages import Package, Parent
 from medexp.registry.store import Registered, register
@@ -263,7 +263,7 @@ def test_an_adapter_is_an_encoder_too(
     table: Path,
     tmp_path: Path,
 ) -> None:
-    from medexp.config import LoraConfig
+    from medexp.config.networks import LoraConfig
     from medexp.models.lora import add_lora
 
     registered(base=True)
@@ -307,7 +307,7 @@ def test_an_encoder_of_other_volumes_is_refused(
     words: str,
 ) -> None:
     from medexp.errors import RegistryError
-    from medexp.phases.volumes import input_settings
+    from medexp.phases.shared.volumes import input_settings
     from medexp.registry.store import Pulled
 
     made = dict(package().contract)

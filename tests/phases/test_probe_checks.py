@@ -6,7 +6,7 @@ import pytest
 
 from medexp.checks import PHASES, Severity
 from medexp.evaluation.intervals import Interval
-from medexp.phases.probe_checks import attribution, better_than_majority, in_words
+from medexp.phases.probe.checks import attribution, better_than_majority, in_words
 
 NAN = math.nan
 

@@ -11,13 +11,14 @@ from mlflow import MlflowClient
 from safetensors.torch import save_file
 
 from medexp.cli import main
-from medexp.config import DataConfig, PromoteConfig
-from medexp.data.brats import find_cases
-from medexp.data.facts import describe_cases
+from medexp.config.data import DataConfig
 from medexp.data.manifest import data_digest, manifest
 from medexp.data.splits import make_splits
+from medexp.data.volumes.brats import find_cases
+from medexp.data.volumes.facts import describe_cases
 from medexp.models.builders import build
 from medexp.models.swin import decoder_state, encoder_state
+from medexp.phases.promote.config import PromoteConfig
 from medexp.registry import journal
 from medexp.registry.definitions import load_definition
 from medexp.registry.journal import Move

@@ -10,15 +10,15 @@ import torch
 from torch import Tensor
 
 from medexp.cli import main
-from medexp.data.images import SOURCES, PreparedImages, expected_draws, prepare_images
+from medexp.data.images.datasets import SOURCES, PreparedImages, expected_draws, prepare_images
 from medexp.errors import ConfigError
 from medexp.models.multitask import MultiTaskModel
-from medexp.phases import image_checks
-from medexp.phases.images import CLASSES, ImageStudy, class_weights
-from medexp.phases.labelled import FrozenEncoder, Labelled
-from medexp.phases.launch import start_accelerator
-from medexp.phases.phase2_2 import Trained, frozen_state, shifted, train_head
-from medexp.phases.phase2_3 import train
+from medexp.phases.phase2_2.labelled import FrozenEncoder, Labelled
+from medexp.phases.phase2_2.recipe import Trained, frozen_state, shifted, train_head
+from medexp.phases.phase2_3.recipe import train
+from medexp.phases.shared import image_checks
+from medexp.phases.shared.images import CLASSES, ImageStudy, class_weights
+from medexp.phases.shared.launch import start_accelerator
 from medexp.registry.packages import Parent
 from medexp.reporting import NullReporter
 from medexp.tracking.runs import TrackedRun

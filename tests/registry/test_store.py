@@ -12,7 +12,7 @@ import torch
 from mlflow import MlflowClient
 
 from medexp import registry
-from medexp.config import LoraConfig
+from medexp.config.networks import LoraConfig
 from medexp.errors import MedexpError, RegistryError, StorageError
 from medexp.models.builders import build
 from medexp.models.checkpoints import weights_digest

@@ -8,8 +8,8 @@ from dataclasses import dataclass, make_dataclass
 from pathlib import Path
 from typing import Any
 
-from medexp.config import SweepConfig
 from medexp.errors import CheckFailed, DataError
+from medexp.phases.sweep.config import SweepConfig
 from medexp.tracking.runs import TrackedRun
 
 SPACE = """

@@ -9,13 +9,13 @@ import pytest
 import yaml
 
 from medexp.cli import main
-from medexp.config import Phase1Config
 from medexp.errors import ConfigError
+from medexp.phases.phase1.config import Phase1Config
 from medexp.studies.ladder import changed, differences, phase_config, read_ladder
 from medexp.tracking.provenance import config_yaml
 
 ROOT = Path(__file__).parents[2]
-SHIPPED = yaml.safe_load((ROOT / "configs/phase1/recovery.yaml").read_text())
+SHIPPED = yaml.safe_load((ROOT / "medexp/phases/phase1/profiles/recovery.yaml").read_text())
 taken: list[Phase1Config] = []
 
 

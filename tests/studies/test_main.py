@@ -10,10 +10,10 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from medexp.cli import main
-from medexp.config import MainConfig
 from medexp.errors import DataError
-from medexp.phases.launch import start_accelerator
-from medexp.studies.main import Pipeline, probed, read_digests, take
+from medexp.phases.main.config import MainConfig
+from medexp.phases.shared.launch import start_accelerator
+from medexp.studies.pipeline import Pipeline, probed, read_digests, take
 from medexp.tracking.runs import tracked_run
 from medexp.tracking.steps import find_interrupted, mark_done, tags_of_step
 from tests.data.small_cases import write_case
@@ -189,7 +189,7 @@ def test_a_step_that_fails_stops_the_pipeline_in_its_own_run(
     case = sorted(Path(config.data_dir or "").iterdir())[0]
     (case / f"{case.name}-t2w.nii.gz").unlink()
     flags = ["--data_dir", str(config.data_dir), "--cache_dir", str(config.cache_dir)]
-    assert main("main", MainConfig, "medexp.studies.main:run", flags) == 2
+    assert main("main", MainConfig, "medexp.studies.pipeline:run", flags) == 2
     told = capsys.readouterr()
     assert "medexp main: error:" in told.err
     assert "t2w" in told.err
@@ -219,6 +219,6 @@ def test_several_processes_are_refused_before_a_run_starts(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
-    assert main("main", MainConfig, "medexp.studies.main:run", []) == 2
+    assert main("main", MainConfig, "medexp.studies.pipeline:run", []) == 2
     assert "medexp main: error: WORLD_SIZE=2: main runs in one process" in capsys.readouterr().err
     assert store.get_experiment_by_name("main") is None

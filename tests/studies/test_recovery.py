@@ -16,8 +16,10 @@ from mlflow.entities import Run
 
 from medexp.checks import Check, Severity
 from medexp.cli import main
-from medexp.config import Phase1Config, PrepareConfig, RecoverConfig
 from medexp.errors import CheckFailed, CheckpointError, ConfigError, DataError, StorageError
+from medexp.phases.phase1.config import Phase1Config
+from medexp.phases.prepare.config import PrepareConfig
+from medexp.phases.recover.config import RecoverConfig
 from medexp.studies import recovery
 from medexp.tracking.results import log_checks, stop_if_blocked
 from medexp.tracking.runs import TrackedRun, tracked_run

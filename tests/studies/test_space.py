@@ -11,8 +11,8 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medexp.config import STUDIED
 from medexp.errors import ConfigError
+from medexp.phases import studied
 from medexp.studies.space import Space, as_params, read_space, suggest
 
 ROOT = Path(__file__).parents[2]
@@ -49,11 +49,11 @@ def drawn(space: Space, count: int = 20) -> list[dict[str, Any]]:
     return [suggest(study.ask(), space) for _ in range(count)]
 
 
-@pytest.mark.parametrize("phase", STUDIED)
+@pytest.mark.parametrize("phase", studied())
 def test_every_shipped_space_holds(phase: str) -> None:
-    content = yaml.safe_load((ROOT / "configs" / phase / "demo.yaml").read_text())
+    content = yaml.safe_load((ROOT / "medexp/phases" / phase / "profiles/demo.yaml").read_text())
     keys = {f"{block}.{key}" for block, values in content.items() if isinstance(values, dict) for key in values}
-    for one in drawn(read_space(ROOT / "configs" / phase / "sweep.yaml", keys)):
+    for one in drawn(read_space(ROOT / "medexp/phases" / phase / "profiles/sweep.yaml", keys)):
         for key, value in one.items():
             block, _, name = key.partition(".")
             there = content[block][name]

@@ -13,9 +13,9 @@ from optuna.exceptions import StorageInternalError
 from optuna.trial import TrialState
 
 from medexp.cli import main
-from medexp.config import Phase1Config
 from medexp.errors import ConfigError, DataError, StorageError
-from medexp.phases import phase1
+from medexp.phases.phase1 import recipe as phase1
+from medexp.phases.phase1.config import Phase1Config
 from medexp.reporting import NullReporter
 from medexp.studies.space import Space, read_space
 from medexp.studies.trials import TrialReporter, ask_for, commonest_reason, counted, next_trial, with_values

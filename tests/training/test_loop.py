@@ -12,7 +12,7 @@ from accelerate import Accelerator
 from torch import nn
 from torch.utils.data import Dataset
 
-from medexp.config import TrainingConfig
+from medexp.config.training import TrainingConfig
 from medexp.errors import StorageError, TrainingDiverged
 from medexp.reporting import NullReporter
 from medexp.training.loop import FitResult, Group, Objective, Order, fit

@@ -4,8 +4,8 @@ import pytest
 import torch
 from monai.losses import DiceCELoss, DiceLoss
 
-from medexp.config import AuxHeadsConfig
-from medexp.data.regions import to_regions
+from medexp.config.training import AuxHeadsConfig
+from medexp.data.volumes.regions import to_regions
 from medexp.models.heads import SemanticHeads
 from medexp.training.losses import aux_weight, segmentation_loss
 

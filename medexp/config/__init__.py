@@ -1,0 +1,1 @@
+"""What all configurations share, and the one way to make one."""

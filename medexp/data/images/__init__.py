@@ -1,0 +1,1 @@
+"""2D images: slices of volumes, and pictures in Kaggle's folders."""

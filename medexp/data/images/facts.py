@@ -1,0 +1,177 @@
+"""What is known of a 2D image once it was read and checked: digests, shape, label. Computed once and cached."""
+
+import hashlib
+import json
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from joblib import Parallel, delayed
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import track
+
+from medexp.config.data import ImageDataConfig
+from medexp.data.cases import LabelledImage
+from medexp.data.images.kaggle import read_kaggle
+from medexp.data.images.slices import read_slice
+from medexp.errors import DataError, all_problems
+from medexp.files import replacing
+
+VERSION = 2
+"""Part of the cache: raise it when what is computed here, in `slices` or in `kaggle` changes."""
+
+_CHUNK = 32  # images a task of joblib
+_TOLD = 20  # bad images that a message names
+
+
+@dataclass(frozen=True)
+class ImageFacts:
+    """What a manifest and a split need to know of an image.
+
+    Args:
+        case: Its id.
+        sha256: Of the decoded pixels, the shape, the mask and the label.
+        voxels_sha256: Of the decoded pixels and the shape alone: equal for exact duplicates.
+        shape: Height and width in pixels.
+        tumour_pixels: Mask pixels; None without a mask.
+        label: 1 with a tumour, 0 without.
+        patient: As the file's metadata names it; None where it does not.
+        constant: Whether all pixels are equal.
+    """
+
+    case: str
+    sha256: str
+    voxels_sha256: str
+    shape: tuple[int, int]
+    tumour_pixels: int | None
+    label: int
+    patient: str | None = None
+    constant: bool = False
+
+
+def read_image(image: LabelledImage) -> tuple[NDArray[np.float32], NDArray[np.uint8] | None]:
+    """An image as it is stored, float32 (H, W), and its mask, uint8 (H, W) of 0 to 3; None where its source has none.
+
+    Raises:
+        DataError: All problems of the file at once.
+    """
+    if image.source == "brats":
+        content = read_slice(image.path)
+        return content.image[0], content.mask
+    return read_kaggle(image.path, image.label)[0], None
+
+
+def describe_images(images: Sequence[LabelledImage], data: ImageDataConfig, cache: Path) -> tuple[ImageFacts, ...]:
+    """Reads, checks and describes every image, in the order given.
+
+    Files that were described before and have not changed since (path, size and mtime) come from the cache.
+
+    Args:
+        images: As `find_slices` and `find_kaggle` return them.
+        data: `min_tumour_pixels` and `jobs`.
+        cache: Root of the cache; one JSON file for each folder of images goes under `images/`.
+
+    Raises:
+        DataError: All problems of all images at once.
+    """
+    by_folder: dict[Path, list[LabelledImage]] = defaultdict(list)
+    for image in images:
+        by_folder[image.path.parent].append(image)
+    records: dict[str, dict[str, Any]] = {}
+    problems: list[str] = []
+    for folder, members in by_folder.items():
+        entry = cache / "images" / f"{hashlib.sha256(str(folder.absolute()).encode()).hexdigest()[:40]}.json"
+        known = _cached(entry)
+        stamps = {image.id: _stamp(image) for image in members}
+        todo = [image for image in members if known.get(image.path.name, {}).get("stamp") != stamps[image.id]]
+        if todo:
+            chunks = [todo[start : start + _CHUNK] for start in range(0, len(todo), _CHUNK)]
+            jobs = min(data.jobs, len(chunks))
+            found = Parallel(n_jobs=jobs, return_as="generator")(delayed(_describe)(chunk) for chunk in chunks)
+            bar = track(found, f"Reading {folder.name}", total=len(chunks), console=Console(stderr=True))
+            for image, record in zip(todo, (record for chunk in bar for record in chunk), strict=True):
+                if isinstance(record, str):
+                    problems.append(record)
+                else:
+                    known[image.path.name] = {"stamp": stamps[image.id], **record}
+            with replacing(entry) as temporary:
+                temporary.write_text(json.dumps({"version": VERSION, "files": known}))
+        records |= {image.id: known[image.path.name] for image in members if image.path.name in known}
+    if failed := len(problems):
+        if len(problems) > _TOLD:
+            problems = [*problems[:_TOLD], f"and {len(problems) - _TOLD} more"]
+        raise DataError(
+            all_problems(
+                f"{failed} of {len(images)} images cannot be used", problems, "Repair them, or take them out of the folder."
+            )
+        )
+    return tuple(_facts(image, records[image.id], data.min_tumour_pixels) for image in images)
+
+
+def _describe(images: Sequence[LabelledImage]) -> list[dict[str, Any] | str]:
+    """A record for each image, or what is wrong with it."""
+    found: list[dict[str, Any] | str] = []
+    for image in images:
+        try:
+            found.append(_record(image))
+        except DataError as error:
+            found.append(f"{image.path.parent.name}/{error}")
+    return found
+
+
+def _record(image: LabelledImage) -> dict[str, Any]:
+    mask = None
+    if image.source == "brats":
+        content = read_slice(image.path)
+        pixels, mask, patient = content.image[0], content.mask, content.metadata.get("patient")
+    else:
+        pixels, patient = read_kaggle(image.path, image.label)
+    return {
+        "shape": pixels.shape,
+        "pixels_sha256": _sha256(pixels + np.float32(0)),  # -0 becomes 0
+        "mask_sha256": None if mask is None else _sha256(mask),
+        "tumour_pixels": None if mask is None else int(np.count_nonzero(mask)),
+        "patient": patient,
+        "constant": bool(pixels.min() == pixels.max()),
+    }
+
+
+def _sha256(array: NDArray[Any]) -> str:
+    whole = hashlib.sha256(repr(array.shape).encode())
+    whole.update(np.ascontiguousarray(array, array.dtype.newbyteorder("<")).data)
+    return whole.hexdigest()
+
+
+def _facts(image: LabelledImage, record: Mapping[str, Any], least: int) -> ImageFacts:
+    tumour = record["tumour_pixels"]
+    label = int(tumour >= least) if image.label is None else image.label
+    parts = f"{record['pixels_sha256']} {record['mask_sha256']} {label}"
+    return ImageFacts(
+        case=image.id,
+        sha256=hashlib.sha256(parts.encode()).hexdigest(),
+        voxels_sha256=record["pixels_sha256"],
+        shape=tuple(record["shape"]),
+        tumour_pixels=tumour,
+        label=label,
+        patient=record["patient"],
+        constant=record["constant"],
+    )
+
+
+def _stamp(image: LabelledImage) -> list[Any]:
+    stat = image.path.stat()
+    return [image.source, image.label, stat.st_size, stat.st_mtime_ns]
+
+
+def _cached(entry: Path) -> dict[str, dict[str, Any]]:
+    """What is known of a folder's files, by name; nothing when the file is damaged or of another version."""
+    try:
+        content = json.loads(entry.read_text())
+        files = content["files"] if content["version"] == VERSION else {}
+        return {name: dict(record) for name, record in files.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}

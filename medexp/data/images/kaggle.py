@@ -1,0 +1,237 @@
+"""Pictures in folders yes/ and no/, as the Kaggle brain tumour set has them: found, read to one grey channel, and split."""
+
+import struct
+import warnings
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from fractions import Fraction
+from math import floor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from medexp.data.cases import LabelledImage, patient_of
+from medexp.data.images.npz import metadata_of, plane_problems, read_npz
+from medexp.data.images.slices import scan_of
+from medexp.data.splits import Digested, Splits, by_label, draw_by_label, patient_groups
+from medexp.errors import DataError, all_problems
+
+CLASSES = {"no": 0, "yes": 1}
+"""The folders and the labels that they stand for."""
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".npz")
+"""Endings of the files that are read, in any case; `left_aside` names the others."""
+
+MIN_SIDE = 16
+"""Fewest pixels along each side of an image."""
+
+# What damaged pictures make Pillow raise, and damaged EXIF data.
+_UNREADABLE = (
+    *(OSError, ValueError, EOFError, SyntaxError, OverflowError, struct.error, TypeError, AttributeError),
+    *(Image.DecompressionBombWarning, Image.DecompressionBombError),
+)
+_GREY16 = 257  # from 16 bits to the range of 8: 65535 / 257 = 255
+
+
+def find_kaggle(folder: Path, pattern: str) -> tuple[LabelledImage, ...]:
+    """The images of a folder, sorted by id. Reads names only.
+
+    Args:
+        folder: Holds the folders yes/ and no/, in any case.
+        pattern: `ImageDataConfig.patient_pattern`.
+
+    Raises:
+        DataError: All problems at once: no such folder, no folder of a class or two of them, no image in one.
+        ConfigError: `pattern` is no regular expression with a group.
+    """
+    patient = patient_of(pattern)
+    advice = "Give kaggle_dir=FOLDER with the folders yes/ and no/ of JPEG, PNG or npz images"
+    if not folder.is_dir():
+        raise DataError(f"No Kaggle data found in kaggle_dir {folder}: no such folder. {advice}")
+    classes = _class_folders(folder)
+    if not any(classes.values()):
+        nested = [path for path in sorted(folder.iterdir()) if path.is_dir() and all(_class_folders(path).values())]
+        hint = f"; did you mean kaggle_dir={nested[0]}?" if nested else ""
+        raise DataError(f"No Kaggle data found in kaggle_dir {folder}: neither yes/ nor no/ in it. {advice}{hint}")
+    images, problems = [], []
+    for name, folders in classes.items():
+        if len(folders) != 1:
+            found = (
+                f"{len(folders)} folders ({', '.join(path.name for path in folders)}); keep one" if folders else "no folder"
+            )
+            problems.append(f"class {name}: {found}; telling apart takes both classes")
+            continue
+        files = sorted(filter(_is_read, folders[0].iterdir()))
+        if not files:
+            others = sorted({path.suffix for path in folders[0].iterdir() if path.suffix})
+            problems.append(
+                f"class {name}: no image in {folders[0].name}/" + (f", only {', '.join(others)}" if others else "")
+            )
+        for path in files:
+            key = f"{name}-{path.name}"
+            owner = patient(scan_of(path.stem))
+            images.append(LabelledImage(key, "kaggle", key if owner == path.stem else owner, key, path, CLASSES[name]))
+    if problems:
+        raise DataError(all_problems(f"kaggle_dir {folder}", problems, advice))
+    return tuple(sorted(images, key=lambda image: image.id))
+
+
+def left_aside(folder: Path) -> list[dict[str, Any]]:
+    """What lies in yes/ and no/ and is not read, hidden files aside, as rows of `PreparedImages.dropped`."""
+    rows = []
+    for name, folders in _class_folders(folder).items():
+        for path in (path for each in folders for path in each.iterdir() if not _is_read(path)):
+            if not path.name.startswith("."):
+                kind = (path.suffix.lower() or "no ending") if path.is_file() else "no file"
+                reason = f"not read ({kind}; JPEG, PNG and npz are)"
+                rows.append({"case": f"{name}-{path.name}", "source": "kaggle", "label": CLASSES[name], "reason": reason})
+    return rows
+
+
+def read_kaggle(path: Path, label: int | None = None) -> tuple[NDArray[np.float32], str | None]:
+    """An image as one grey channel, and the patient that its file names, if any.
+
+    JPEG and PNG come in 0 to 255, whatever their mode (1 and 16 bits, palette, RGB, CMYK, transparent over black), turned as
+    their EXIF data says; npz as it stands, colours weighted as Pillow does.
+
+    Args:
+        path: A JPEG, PNG or npz file.
+        label: Its class; an npz that says another is refused.
+
+    Returns:
+        float32 (H, W); the patient.
+
+    Raises:
+        DataError: Unreadable, also its EXIF data alone; larger than Pillow's limit against decompression bombs, smaller than
+            MIN_SIDE, constant; of an npz also a pickled image, another shape, NaN or infinite pixels, another label.
+    """
+    image, patient = _from_npz(path, label) if path.suffix.lower() == ".npz" else (_from_picture(path), None)
+    if min(image.shape) < MIN_SIDE:
+        raise DataError(f"{path.name}: {image.shape[1]} x {image.shape[0]} pixels; at least {MIN_SIDE} a side are needed")
+    if image.min() == image.max():
+        raise DataError(f"{path.name}: a constant image, every pixel is {image.flat[0]:g}")
+    return image, patient
+
+
+def split_kaggle(
+    images: Sequence[LabelledImage], facts: Iterable[Digested], val_fraction: float, test_fraction: float, seed: int
+) -> tuple[Splits, dict[str, str]]:
+    """Draws the splits class by class; the images of a patient stay together.
+
+    Of n patients of a class, floor((1 - val - test) n) are trained on and floor(val n) validated on, at least one each; the
+    rest is tested on. Exact duplicates are taken out first: of those with one label all but the first by id, of those under
+    both labels all. Patients who share one stay together nevertheless.
+
+    Args:
+        images: With a label each.
+        facts: Of each of them.
+        val_fraction: Share to validate on.
+        test_fraction: Share to test on; 0 leaves test empty.
+        seed: Seed of the draw.
+
+    Returns:
+        The splits, and why each image that is in none was dropped.
+
+    Raises:
+        DataError: A class with fewer than two patients.
+    """
+    facts = list(facts)
+    dropped = _duplicates(images, facts)
+    kept = [[case for case in group if case not in dropped] for group in patient_groups(images, facts)]
+    groups = by_label(filter(None, kept), {image.id: str(image.label) for image in images})
+    problems = [
+        f"class {name}: {len(groups[str(label)])} patients" + (" once duplicates are taken out" if dropped else "")
+        for name, label in CLASSES.items()
+        if len(groups[str(label)]) < 2
+    ]
+    if problems:
+        raise DataError(all_problems("Kaggle data", problems, "Training and validation take one each: add images."))
+    val, test = (Fraction(str(fraction)) for fraction in (val_fraction, test_fraction))  # floor(0.7 * 10) must be 7
+
+    def sizes(count: int) -> tuple[int, int]:
+        trained, validated = max(1, floor((1 - val - test) * count)), max(1, floor(val * count))
+        if not test:
+            return 0, validated
+        if trained + validated == count > 2:
+            trained, validated = (trained - 1, validated) if trained > 1 else (1, validated - 1)
+        return count - trained - validated, validated
+
+    return draw_by_label(groups, sizes, seed), dropped
+
+
+def _duplicates(images: Sequence[LabelledImage], facts: Iterable[Digested]) -> dict[str, str]:
+    """Why images are dropped, by id."""
+    labels = {image.id: image.label for image in images}
+    by_voxels: dict[str, list[str]] = defaultdict(list)
+    for fact in facts:
+        if fact.case in labels:
+            by_voxels[fact.voxels_sha256].append(fact.case)
+    dropped: dict[str, str] = {}
+    for same in by_voxels.values():
+        first, *others = sorted(same)
+        if len({labels[name] for name in same}) > 1:
+            dropped |= {
+                name: f"under both labels, an exact duplicate of {', '.join(sorted({*same} - {name}))}" for name in same
+            }
+        else:
+            dropped |= dict.fromkeys(others, f"exact duplicate of {first}")
+    return dropped
+
+
+def _class_folders(folder: Path) -> dict[str, list[Path]]:
+    try:
+        folders = [path for path in sorted(folder.iterdir()) if path.is_dir()]
+    except OSError:
+        folders = []
+    return {name: [path for path in folders if path.name.lower() == name] for name in CLASSES}
+
+
+def _is_read(path: Path) -> bool:
+    return path.suffix.lower() in SUFFIXES and path.is_file() and not path.name.startswith(".")
+
+
+def _from_picture(path: Path) -> NDArray[np.float32]:
+    wrong = "unreadable or no JPEG or PNG"
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path, formats=("JPEG", "PNG")) as picture:
+                picture.load()
+                wrong = "its EXIF data is damaged, so that nobody knows which side is up; save it turned right and without"
+                Image.Exif().load(picture.info.get("exif", b""))  # Pillow's reader of JPEG keeps a bad header to itself
+                turned = ImageOps.exif_transpose(picture)
+    except _UNREADABLE as error:
+        reason = " ".join(str(error).split())[:160]
+        raise DataError(f"{path.name}: {wrong} ({type(error).__name__}: {reason})") from error
+    return _grey(turned)
+
+
+def _grey(picture: Image.Image) -> NDArray[np.float32]:
+    if picture.mode.startswith("I"):
+        return np.asarray(picture, np.float32) / np.float32(_GREY16)
+    if picture.has_transparency_data:
+        solid = Image.new("RGBA", picture.size, "black")
+        picture = Image.alpha_composite(solid, picture.convert("RGBA"))
+    if picture.mode not in ("L", "1"):
+        picture = picture.convert("RGB")
+    return np.asarray(picture.convert("L"), np.float32)
+
+
+def _from_npz(path: Path, label: int | None) -> tuple[NDArray[np.float32], str | None]:
+    arrays = read_npz(path, ("image", "label", "metadata"))
+    problems, metadata = plane_problems(arrays, "image"), {}
+    try:
+        metadata = dict(metadata_of(arrays) or {})
+    except DataError as error:
+        problems.append(str(error))
+    stated = arrays.get("label")
+    said = metadata.get("label") if stated is None else stated.item() if stated.size == 1 else stated.tolist()
+    if label is not None and said is not None and said != label:
+        problems.append(f"its label is {said!r}, that of its folder {label}")
+    image, patient = arrays.get("image"), metadata.get("patient")
+    if problems or image is None:
+        raise DataError(all_problems(path.name, problems, "Repair it, or take it out of the folder."))
+    return image.astype(np.float32).reshape(image.shape[-2:]), patient if isinstance(patient, str) else None

@@ -1,0 +1,243 @@
+"""Axial 2D slices of volumes: cut into .npz files, found in a folder, and read back.
+
+A file `{scan}_slice_{index:03d}.npz` holds `image` float32 (1, H, W), `mask` uint8 (H, W) and `metadata`, JSON in a 0-d array
+of text. Older files hold the metadata as a pickle, which is never opened: what is needed of it stands in the name.
+"""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from joblib import Parallel, delayed
+from nibabel.orientations import apply_orientation, io_orientation
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import track
+from scipy import ndimage
+
+from medexp.config.data import SliceConfig
+from medexp.data.cases import CHANNELS, FOREGROUND, Case, LabelledImage, Volume, patient_of
+from medexp.data.images.npz import Arrays, metadata_of, plane_problems, read_npz
+from medexp.data.volumes.brats import read_case
+from medexp.errors import DataError, all_problems
+from medexp.files import filling
+
+FORMAT = "medexp-slice-1"
+"""In every file's metadata: raise it when a slice comes to hold something else."""
+
+_NAME = re.compile(r"(?P<scan>.+)_slice_(?P<index>\d+)")
+_SUMMARY = "slices.json"
+_SQUARE = 0.01  # sides of a pixel that differ by less, relatively, are taken for equal
+
+
+@dataclass(frozen=True)
+class Slice:
+    """What a file holds.
+
+    Attributes:
+        image: float32 (1, H, W), raw intensities of one channel; rows from anterior to posterior, columns from the patient's
+            right to the left, as radiologists see it.
+        mask: uint8 (H, W): 0 background, 1 necrotic or non-enhancing core, 2 edema, 3 enhancing tumour.
+        metadata: format, case, patient, slice (its index from inferior to superior), channel, spacing (edge of a pixel in mm)
+            and volume_sha256; of an older file case and slice alone.
+    """
+
+    image: NDArray[np.float32]
+    mask: NDArray[np.uint8]
+    metadata: Mapping[str, Any]
+
+
+def cut_slices(
+    cases: Sequence[Case],
+    digests: Mapping[str, str],
+    label_map: Mapping[int, int],
+    slices: SliceConfig,
+    folder: Path,
+    jobs: int,
+) -> int:
+    """Cut every case into axial slices. The folder appears when all are written; one that holds these very slices is left.
+
+    Volumes are turned to the nearest RAS axes and, where pixels are not square, resampled in the plane to the finer edge.
+
+    Args:
+        cases: Cases with a segmentation.
+        digests: `CaseFacts.sha256` of each, by id.
+        label_map: As of `medexp.data.volumes.brats.read_case`.
+        slices: Which slices are kept.
+        folder: A new or empty folder.
+        jobs: Cases cut in parallel.
+
+    Returns:
+        The number of slices.
+
+    Raises:
+        DataError: The folder holds something else, or slices of other data or settings; no slice is kept; a case cannot be
+            read.
+        StorageError: The folder cannot be written.
+    """
+    folder = folder.expanduser().absolute()
+    summary = {"format": FORMAT, **asdict(slices), "cases": {case.id: [case.patient, digests[case.id]] for case in cases}}
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        return _same_slices(folder, summary)
+    with filling(folder, "slices_dir") as partial:
+        counts = Parallel(n_jobs=jobs, return_as="generator_unordered")(
+            delayed(_cut)(case, digests[case.id], dict(label_map), slices, partial) for case in cases
+        )
+        count = sum(track(counts, "Cutting slices", total=len(cases), console=Console(stderr=True)))
+        if not count:
+            raise DataError(
+                f"slices: none of the {len(cases)} cases has a slice of which {slices.min_foreground:.0%} is brain. Lower "
+                "slices.min_foreground or slices.every"
+            )
+        (partial / _SUMMARY).write_text(json.dumps(summary | {"slices": count}, indent=1) + "\n")
+    return _same_slices(folder, summary)  # its own, or those that another process wrote meanwhile
+
+
+def find_slices(folder: Path, pattern: str) -> tuple[LabelledImage, ...]:
+    """The slices of a folder, sorted by name. Reads names only.
+
+    Args:
+        folder: Holds the .npz files; other files are left aside.
+        pattern: `ImageDataConfig.patient_pattern`.
+
+    Raises:
+        DataError: No such folder, no slice in it, an .npz file that is not named as a slice.
+        ConfigError: `pattern` is no regular expression with a group.
+    """
+    patient = patient_of(pattern)
+    advice = "Cut some: mlflow run . -e prepare -P data_dir=FOLDER -P slices_dir=FOLDER"
+    if not folder.is_dir():
+        raise DataError(f"slices_dir {folder}: no such folder. {advice}")
+    files = sorted(path for path in folder.iterdir() if path.suffix == ".npz" and path.is_file())
+    files = [path for path in files if not path.name.startswith(".")]
+    if not files:
+        nested = [path.name for path in sorted(folder.iterdir()) if path.is_dir() and any(path.glob("*_slice_*.npz"))]
+        below = f"; {', '.join(nested)} in it do: put their files into one folder, patients are split anew" if nested else ""
+        raise DataError(f"slices_dir {folder}: holds no file of the name SCAN_slice_NNN.npz{below}. {advice}")
+    scans = {path: match["scan"] for path in files if (match := _NAME.fullmatch(path.stem))}
+    problems = [f"{path.name}: is not named SCAN_slice_NNN.npz" for path in files if path not in scans]
+    if problems:
+        raise DataError(all_problems(f"slices_dir {folder}", problems, "Take these files out of the folder, or rename them."))
+    return tuple(LabelledImage(path.stem, "brats", patient(scan), scan, path, None) for path, scan in scans.items())
+
+
+def scan_of(name: str) -> str:
+    """The scan that a slice's name begins with; the name itself of what is no slice."""
+    match = _NAME.fullmatch(name)
+    return match["scan"] if match else name
+
+
+def read_slice(path: Path) -> Slice:
+    """A slice, checked; of this layout or of the older one, whose pickled metadata is not opened.
+
+    Raises:
+        DataError: All problems of the file at once: unreadable, no image or mask, either of them a pickle, shapes that do not
+            fit, NaN or infinite pixels, labels outside 0 to 4 (4 is 3 in BraTS 2021 and older), metadata of another slice.
+    """
+    arrays = read_npz(path, ("image", "mask", "metadata"))
+    problems = [*plane_problems(arrays, "image"), *plane_problems(arrays, "mask")]
+    image, mask = arrays.get("image"), arrays.get("mask")
+    if image is not None and mask is not None and not problems:
+        if image.shape[-2:] != mask.shape[-2:]:
+            problems.append(f"image {image.shape} and mask {mask.shape} differ in shape")
+        if unknown := sorted({float(value) for value in np.unique(mask)} - {0, 1, 2, 3, 4}):
+            problems.append(f"mask holds {', '.join(f'{value:g}' for value in unknown[:5])}; allowed are 0, 1, 2, 3 and 4")
+    metadata: Mapping[str, Any] = {}
+    try:
+        metadata = _metadata(path, arrays)
+    except DataError as error:
+        problems.append(str(error))
+    if problems or image is None or mask is None:
+        raise DataError(all_problems(path.name, problems, "Cut it anew, or take it out of the folder."))
+    labels = np.where(mask == 4, 3, mask).astype(np.uint8)
+    height, width = mask.shape[-2:]
+    return Slice(image.astype(np.float32).reshape(1, height, width), labels.reshape(height, width), metadata)
+
+
+def _metadata(path: Path, arrays: Arrays) -> Mapping[str, Any]:
+    """The metadata of a file, from its name alone where it has none that can be read without unpickling."""
+    match = _NAME.fullmatch(path.stem)
+    if match is None:
+        raise DataError("is not named SCAN_slice_NNN.npz")
+    named = {"case": match["scan"], "slice": int(match["index"])}
+    metadata = metadata_of(arrays)
+    if metadata is None:
+        return named
+    if metadata.get("format") != FORMAT:
+        raise DataError(f"its metadata is of the format {metadata.get('format')!r}; this version reads {FORMAT!r}")
+    if not isinstance(metadata.get("patient"), str):
+        raise DataError("its metadata names no patient")
+    found = {key: metadata.get(key) for key in named}
+    if found != named:
+        raise DataError(f"its metadata says {found}, its name {named}; was it renamed?")
+    return metadata
+
+
+def _same_slices(folder: Path, summary: Mapping[str, Any]) -> int:
+    """The number of slices in a folder that holds what `summary` says."""
+    try:
+        found = json.loads((folder / _SUMMARY).read_text())
+        count, differ = (
+            int(found.pop("slices")),
+            sorted(key for key in {*found, *summary} if found.get(key) != summary.get(key)),
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        raise DataError(f"slices_dir {folder}: holds other things; give a folder that is new or empty") from None
+    there = sum(path.suffix == ".npz" for path in folder.iterdir())
+    problems = [
+        "it holds slices of other cases or of cases of other patients"
+        if key == "cases"
+        else f"it was cut with {key} {found.get(key)}, not {summary.get(key)}"
+        for key in differ
+    ]
+    if there != count:
+        problems.append(f"it holds {there} slices where {count} were cut")
+    if problems:
+        raise DataError(all_problems(f"slices_dir {folder}", problems, "Give another folder, or remove this one."))
+    return count
+
+
+def _cut(case: Case, digest: str, label_map: Mapping[int, int], slices: SliceConfig, folder: Path) -> int:
+    """Write a case's slices and count them."""
+    voxels, label, edge = _in_plane(read_case(case, label_map), CHANNELS.index(slices.channel))
+    brain = voxels > FOREGROUND * voxels.max()
+    count = 0
+    for index in range(0, voxels.shape[2], slices.every):
+        image = voxels[::-1, ::-1, index].T
+        if brain[:, :, index].mean() < slices.min_foreground or image.min() == image.max():
+            continue
+        metadata = {
+            "format": FORMAT,
+            "case": case.id,
+            "patient": case.patient,
+            "slice": index,
+            "channel": slices.channel,
+            "spacing": [edge, edge],
+            "volume_sha256": digest,
+        }
+        np.savez_compressed(
+            folder / f"{case.id}_slice_{index:03d}.npz",
+            image=np.ascontiguousarray(image[None]),
+            mask=np.ascontiguousarray(label[::-1, ::-1, index].T),
+            metadata=np.array(json.dumps(metadata)),
+        )
+        count += 1
+    return count
+
+
+def _in_plane(volume: Volume, channel: int) -> tuple[NDArray[np.float32], NDArray[np.uint8], float]:
+    """One channel and the label along the nearest RAS axes, and the edge of their square pixels in mm."""
+    orientation = io_orientation(volume.affine)
+    voxels, label = (apply_orientation(array, orientation) for array in (volume.image[channel], volume.label))
+    edges = nib.affines.voxel_sizes(volume.affine)[np.argsort(orientation[:, 0])]
+    edge = float(edges[:2].min())
+    if edges[:2].max() > edge * (1 + _SQUARE):
+        zoom = (*(edges[:2] / edge), 1.0)
+        voxels = ndimage.zoom(voxels, zoom, order=1, mode="nearest", grid_mode=True)
+        label = ndimage.zoom(label, zoom, order=0, mode="nearest", grid_mode=True)
+    return voxels, label, edge

@@ -1,0 +1,1 @@
+"""Brain volumes in BraTS folders, and labelled tables of them."""

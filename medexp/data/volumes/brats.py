@@ -1,0 +1,241 @@
+"""Reader of BraTS folders: one folder a case, one NIfTI file a modality, one for the segmentation where that is wanted.
+
+Takes the suffixes of BraTS 2023 (t1c t1n t2w t2f seg) and the older ones (t1ce t1 t2 flair seg), after `-` or `_`, as .nii.gz
+or .nii.
+"""
+
+import gzip
+import re
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+from nibabel.filebasedimages import ImageFileError
+from nibabel.spatialimages import HeaderDataError
+from numpy.typing import NDArray
+
+from medexp.config.data import DataConfig
+from medexp.data.cases import CHANNELS, Case, Volume, patient_of
+from medexp.errors import DataError, all_problems
+
+SUFFIXES = {"t2f": ("t2f", "flair"), "t1c": ("t1c", "t1ce"), "t1n": ("t1n", "t1"), "t2w": ("t2w", "t2"), "seg": ("seg",)}
+AFFINE_TOLERANCE = 1e-3
+"""Largest difference, in mm, between affines of one case: writers round sforms and quaternions differently."""
+
+_NAME = re.compile(r".+[-_](?P<suffix>[a-z0-9]+)\.nii(\.gz)?", re.IGNORECASE)
+_UNREADABLE = (OSError, EOFError, zlib.error, ImageFileError, HeaderDataError, ValueError)
+
+
+def find_cases(data_dir: Path, data: DataConfig) -> tuple[Case, ...]:
+    """The cases of a folder of case folders, sorted by id. Reads names only.
+
+    Args:
+        data_dir: Folder with one folder a case.
+        data: `patient_pattern` gives a case its patient, `exclude` leaves cases out.
+
+    Raises:
+        DataError: All problems at once: no such folder, no case in it, a case without a modality, a modality with several
+            files, an excluded case that is not there.
+        ConfigError: `patient_pattern` is no regular expression with a group.
+    """
+    patient = patient_of(data.patient_pattern)
+    if not data_dir.is_dir():
+        raise DataError(f"{data_dir}: no such folder. Give data_dir=FOLDER with one folder a case")
+    folders = sorted(path for path in data_dir.iterdir() if path.is_dir() and not path.name.startswith("."))
+    if not folders:
+        holds = (
+            " It holds NIfTI files: give the folder above it"
+            if any(_NAME.fullmatch(p.name) for p in data_dir.iterdir())
+            else ""
+        )
+        raise DataError(f"{data_dir}: no case in it. Give data_dir=FOLDER with one folder a case.{holds}")
+    names = {folder.name for folder in folders}
+    problems = [f"data.exclude: no case {name} in the folder" for name in sorted(set(data.exclude) - names)]
+    cases = []
+    for folder in folders:
+        if folder.name in data.exclude:
+            continue
+        files, missing = _files_of(folder)
+        problems += missing
+        if not missing:
+            cases.append(Case(folder.name, patient(folder.name), tuple(files[channel] for channel in CHANNELS), files["seg"]))
+    if not cases and not problems:
+        problems = [f"data.exclude leaves out all {len(folders)} cases"]
+    if problems:
+        raise DataError(
+            all_problems(str(data_dir), problems, "Complete the cases, or leave them out with data.exclude=[ID, ...].")
+        )
+    return tuple(cases)
+
+
+def image_files(path: Path, channels: Sequence[str] = CHANNELS) -> tuple[Path, ...]:
+    """The images of a case that needs no segmentation. Reads names only.
+
+    Args:
+        path: A case's folder, or one 4D NIfTI file whose last axis is the channels.
+        channels: The channels in the order that is wanted, of CHANNELS.
+
+    Returns:
+        One file a channel; the 4D file alone.
+
+    Raises:
+        DataError: There is nothing at `path`, it is neither a folder nor a NIfTI file, or a channel is missing or ambiguous.
+    """
+    if path.is_dir():
+        files, problems = _files_of(path, channels)
+        if problems:
+            raise DataError("; ".join(problems))
+        return tuple(files[channel] for channel in channels)
+    if not path.exists():
+        raise DataError(f"{path}: no such file or folder")
+    if not path.name.lower().endswith((".nii", ".nii.gz")):
+        raise DataError(f"{path}: neither a case's folder nor a NIfTI file (.nii, .nii.gz)")
+    return (path,)
+
+
+def read_case(case: Case, label_map: Mapping[int, int]) -> Volume:
+    """The volume of a case, checked.
+
+    Args:
+        case: Where its files are.
+        label_map: From the file's labels to 0..3; 0 is always background.
+
+    Raises:
+        DataError: All problems of the case at once: an unreadable or truncated file, one that is not 3D (4D for a case of one
+            file), shapes or affines that differ within the case, NaN or infinite voxels, a constant channel, labels that are
+            no integers or outside the map, an empty mask.
+    """
+    problems: list[str] = []
+    stacked = len(case.images) == 1
+    arrays: dict[Path, NDArray[np.float32]] = {}
+    affines: dict[Path, NDArray[np.float64]] = {}
+    for path in case.files:
+        try:
+            arrays[path], affines[path] = _read(path, dimensions=4 if stacked and path in case.images else 3)
+        except DataError as error:
+            problems.append(str(error))
+    channels = {path.name: arrays[path] for path in case.images if path in arrays}
+    if stacked:
+        channels = {
+            f"{name}, channel {index}": part
+            for name, array in channels.items()
+            for index, part in enumerate(np.moveaxis(array, -1, 0), 1)
+        }
+        if channels and len(channels) != len(CHANNELS):
+            problems.append(f"{case.images[0].name}: {len(channels)} channels along its last axis; expected {len(CHANNELS)}")
+    else:
+        problems += _geometry_problems(arrays, affines)
+    for name, channel in channels.items():
+        problems += _image_problems(name, channel)
+    label = None
+    if case.label is None:
+        label = np.zeros(next(iter(channels.values())).shape, np.uint8) if channels else None
+    elif case.label in arrays:
+        try:
+            label = _mapped(case.label, arrays[case.label], label_map)
+        except DataError as error:
+            problems.append(str(error))
+    if problems or label is None:
+        left_out = f"leave the case out with data.exclude=[{case.id}]" if case.label else "take the case out of the table"
+        raise DataError(all_problems(f"case {case.id}", problems, f"Repair the files, or {left_out}."))
+    return Volume(np.stack(list(channels.values())), label, affines[case.label or case.images[0]])
+
+
+def _files_of(folder: Path, modalities: Iterable[str] = SUFFIXES) -> tuple[dict[str, Path], list[str]]:
+    """The file of each modality, and what is missing or ambiguous."""
+    found: dict[str, list[Path]] = {modality: [] for modality in modalities}
+    for path in sorted(folder.iterdir()):
+        match = _NAME.fullmatch(path.name)
+        if match and path.is_file() and not path.name.startswith("."):
+            for modality, paths in found.items():
+                if match["suffix"].lower() in SUFFIXES[modality]:
+                    paths.append(path)
+    if not any(found.values()):
+        return {}, [f"{folder.name}: no NIfTI file of a case; looked for {_looked_for(*found)}"]
+    problems = []
+    for modality, paths in found.items():
+        if not paths:
+            problems.append(f"{folder.name}: no {modality}; looked for {_looked_for(modality)}")
+        elif len(paths) > 1:
+            problems.append(f"{folder.name}: {len(paths)} files for {modality} ({', '.join(p.name for p in paths)}); keep one")
+    return {modality: paths[0] for modality, paths in found.items() if paths}, problems
+
+
+def _looked_for(*modalities: str) -> str:
+    return " or ".join(f"*-{suffix}.nii.gz" for modality in modalities for suffix in SUFFIXES[modality]) + " (also _ and .nii)"
+
+
+def _read(path: Path, dimensions: int = 3) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+    try:
+        content = path.read_bytes()
+        if path.name.lower().endswith(".gz"):
+            content = gzip.decompress(
+                content
+            )  # whole, so that the checksum at its end is held against it; nib.load stops before
+        kinds = [kind for kind in (nib.Nifti1Image, nib.Nifti2Image) if kind.header_class.may_contain_header(content)]
+        if not kinds:
+            raise ImageFileError("no NIfTI header")
+        image = kinds[0].from_bytes(content)
+        if image.get_data_dtype().kind not in "iuf":
+            raise DataError(f"{path.name}: voxels of type {image.get_data_dtype()}; allowed are integers and floats")
+        if len(image.shape) != dimensions:
+            raise DataError(f"{path.name}: not {dimensions}D, its shape is {image.shape}")
+        affine = np.asarray(image.affine, np.float64)
+        if not np.isfinite(affine).all() or abs(np.linalg.det(affine)) < 1e-9:
+            raise DataError(f"{path.name}: its affine has no inverse; the header's sform or qform is damaged")
+        return image.get_fdata(dtype=np.float32, caching="unchanged"), affine
+    except _UNREADABLE as error:
+        raise DataError(f"{path.name}: unreadable or truncated ({type(error).__name__}: {_one_line(error)})") from error
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:160]
+
+
+def _geometry_problems(arrays: Mapping[Path, NDArray[np.float32]], affines: Mapping[Path, NDArray[np.float64]]) -> list[str]:
+    """Each file whose shape or affine is not that of the case's first readable file."""
+    if not arrays:
+        return []
+    first, *others = arrays
+    problems = []
+    for path in others:
+        if arrays[path].shape != arrays[first].shape:
+            problems.append(f"{path.name}: shape {arrays[path].shape} differs from {arrays[first].shape} of {first.name}")
+        elif (gap := float(np.abs(affines[path] - affines[first]).max())) > AFFINE_TOLERANCE:
+            problems.append(
+                f"{path.name}: affine differs by up to {gap:.3g} from that of {first.name}; allowed is {AFFINE_TOLERANCE}"
+            )
+    return problems
+
+
+def _image_problems(name: str, array: NDArray[np.float32]) -> list[str]:
+    if bad := int(array.size - np.isfinite(array).sum()):
+        return [f"{name}: {bad} NaN or infinite voxels"]
+    if array.size == 0 or array.min() == array.max():
+        return [f"{name}: a constant channel, every voxel is {array.flat[0] if array.size else 'missing'}"]
+    return []
+
+
+def _mapped(path: Path, array: NDArray[np.float32], label_map: Mapping[int, int]) -> NDArray[np.uint8]:
+    """The label in classes 0..3."""
+    values, counts = np.unique(array[array != 0], return_counts=True)
+    if not np.isfinite(values).all():
+        raise DataError(f"{path.name}: NaN or infinite labels")
+    if broken := [value for value in values if value != round(value)]:
+        raise DataError(
+            f"{path.name}: labels that are no integers, such as {broken[0]:g}; was it resampled with interpolation?"
+        )
+    unknown = {int(value): int(count) for value, count in zip(values, counts, strict=True) if int(value) not in label_map}
+    if unknown:
+        listed = ", ".join(f"{value} ({count} voxels)" for value, count in unknown.items())
+        raise DataError(
+            f"{path.name}: labels outside the map: {listed}; allowed are {sorted({0, *label_map})}. Add them to data.label_map"
+        )
+    label = np.zeros(array.shape, np.uint8)
+    for value in values:
+        label[array == value] = label_map[int(value)]
+    if not label.any():
+        raise DataError(f"{path.name}: an empty mask, no tumour voxel after data.label_map")
+    return label

@@ -1,0 +1,191 @@
+"""A labelled table: a TSV with one row a volume, from which a classifier is trained and tested."""
+
+import csv
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from medexp.data.cases import CHANNELS, Case
+from medexp.data.splits import SPLITS, Splits, by_label, draw_by_label, patient_groups, straddling
+from medexp.data.volumes.brats import image_files
+from medexp.data.volumes.facts import CaseFacts
+from medexp.errors import DataError, all_problems
+from medexp.files import replacing
+
+COLUMNS = ("id", "path", "label", "patient")
+"""Columns that a table must have; `split` may stand beside them, any other is not read."""
+
+_FORM = f"a TSV has the columns {', '.join(COLUMNS)} and, if it is split, split ({', '.join(SPLITS)})"
+
+
+@dataclass(frozen=True)
+class LabelledTable:
+    """What a table says, before any volume was read.
+
+    Attributes:
+        path: The file.
+        cases: Its cases without segmentations, in the order of the rows.
+        labels: Label of each case, by id.
+        split_of: Split of each case, by id; empty for a table without the column `split`.
+    """
+
+    path: Path
+    cases: tuple[Case, ...]
+    labels: Mapping[str, str]
+    split_of: Mapping[str, str]
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The labels there are, sorted; at least two."""
+        return tuple(sorted(set(self.labels.values())))
+
+
+def read_table(path: Path, channels: Sequence[str] = CHANNELS, judged: str = "test") -> LabelledTable:
+    """A table as it stands. Reads no volume.
+
+    Args:
+        path: Tab-separated, UTF-8, with Unix or Windows line ends. `id` is unique, `path` is a case's BraTS folder or a 4D
+            NIfTI file whose last axis is the channels, relative to the table's folder or absolute; `patient` says whose it is.
+        channels: The channels in the order that is wanted, of CHANNELS.
+        judged: The split that is judged on, test or val; a table that is split has cases in it.
+
+    Raises:
+        DataError: All problems at once: an unreadable or empty file, missing or repeated columns, rows of another width, empty
+            values, an id twice, an unknown split, a patient in two splits, fewer than two labels, no case to train or to judge
+            on, a label that training has not, a path that is missing or holds no volume.
+    """
+    names, rows = _rows(path)
+    problems = [f"no column {name}; {_FORM}" for name in COLUMNS if name not in names]
+    problems += [f"column {name} stands {count} times; keep one" for name, count in Counter(names).items() if count > 1]
+    if problems:
+        raise DataError(all_problems(f"table {path}", [*problems, f"found the columns {', '.join(map(repr, names))}"]))
+    values: list[dict[str, str]] = []
+    wanted = [name for name in (*COLUMNS, "split") if name in names]
+    for number, line in rows:
+        if len(line) != len(names):
+            problems.append(f"line {number}: {len(line)} values, the header has {len(names)} columns")
+            continue
+        found = {name: value.strip() for name, value in zip(names, line, strict=True)}
+        problems += [f"line {number}: {name} is empty" for name in wanted if not found[name]]
+        values.append(found)
+    for name, count in Counter(row["id"] for row in values).items():
+        if name and count > 1:
+            problems.append(f"id {name} stands {count} times; an id names one row")
+    split_of = {row["id"]: row["split"] for row in values} if "split" in names else {}
+    unknown = sorted(set(split_of.values()) - {"", *SPLITS})
+    problems += [f"unknown split {name!r}; allowed are {', '.join(SPLITS)}" for name in unknown]
+    cases = []
+    for row in values:
+        images: tuple[Path, ...] = ()
+        try:
+            images = image_files((path.parent / Path(row["path"]).expanduser()).absolute(), channels) if row["path"] else ()
+        except DataError as error:
+            problems.append(f"id {row['id']}: {error}")
+        cases.append(Case(row["id"], row["patient"], images, None))
+    table = LabelledTable(path, tuple(cases), {row["id"]: row["label"] for row in values}, split_of)
+    problems += straddling({case: [split] for case, split in split_of.items()}, cases, [])
+    problems += _class_problems(table, judged)
+    if problems:
+        raise DataError(all_problems(f"table {path}", problems, "Correct the table."))
+    return table
+
+
+def split_table(table: LabelledTable, facts: Iterable[CaseFacts], test_fraction: float, seed: int) -> Splits:
+    """The splits that the table gives; without them patients are drawn by `seed`, label by label.
+
+    Patients that share an exact duplicate are drawn together. Of the patients of each label, `test_fraction` is tested on: at
+    least one, and at least one is left to train on; a patient with several labels counts for the most frequent one.
+
+    Args:
+        table: The table.
+        facts: `medexp.data.volumes.facts.describe_cases` of its cases.
+        test_fraction: Share of the patients that is tested on, above 0 and below 1.
+        seed: Seed of the draw.
+
+    Raises:
+        DataError: All problems at once: exact duplicates in two splits or under two labels, a label with too few patients.
+    """
+    facts = list(facts)
+    problems = _duplicates_with_two_labels(table, facts)
+    groups = by_label(patient_groups(table.cases, facts), table.labels)
+    if table.split_of:
+        problems += straddling({case: [split] for case, split in table.split_of.items()}, [], facts)
+    else:
+        problems += [
+            f"label {label}: {len(groups[label])} patients; train and test take one each. Add patients, or a split column"
+            for label in table.classes
+            if len(groups[label]) < 2
+        ]
+    if problems:
+        raise DataError(all_problems(f"table {table.path}", problems, "Correct the table."))
+    if table.split_of:
+        given = {split: [case for case, part in table.split_of.items() if part == split] for split in SPLITS}
+        return Splits(**{split: tuple(sorted(cases)) for split, cases in given.items()})
+    return draw_by_label(groups, lambda size: (min(max(1, round(size * test_fraction)), size - 1), 0), seed)
+
+
+def table_manifest(table: LabelledTable, facts: Iterable[CaseFacts], splits: Splits) -> pd.DataFrame:
+    """One row a case, sorted: case, patient, label, split, sha256 (voxels and affine) and voxels_sha256 (voxels alone)."""
+    facts_of = {fact.case: fact for fact in facts}
+    rows = [
+        {
+            "case": case.id,
+            "patient": case.patient,
+            "label": table.labels[case.id],
+            "split": splits.of(case.id),
+            "sha256": facts_of[case.id].sha256,
+            "voxels_sha256": facts_of[case.id].voxels_sha256,
+        }
+        for case in sorted(table.cases, key=lambda case: case.id)
+    ]
+    return pd.DataFrame(rows)
+
+
+def write_table(rows: pd.DataFrame, path: Path) -> None:
+    """Write a table that `read_table` reads."""
+    with replacing(path) as temporary:
+        rows.to_csv(temporary, sep="\t", index=False)
+
+
+def _rows(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
+    """The names of the columns, and the rows that are not blank with their line numbers."""
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:  # with or without the mark that spreadsheets write
+            reader = csv.reader(file, delimiter="\t")
+            lines = [(reader.line_num, row) for row in reader if any(value.strip() for value in row)]
+    except OSError as error:
+        raise DataError(f"table {path}: cannot be read ({error.strerror}). Give table=FILE; {_FORM}") from error
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"table {path}: is no text table ({error}); {_FORM}") from error
+    if len(lines) < 2:
+        raise DataError(f"table {path}: holds no rows; {_FORM}")
+    return [name.strip() for name in lines[0][1]], lines[1:]
+
+
+def _class_problems(table: LabelledTable, judged: str) -> list[str]:
+    """Too few labels, and labels or splits that cannot be trained and tested with."""
+    labels = set(table.labels.values()) - {""}
+    if len(labels) < 2:
+        return [f"one label only ({', '.join(labels) or 'none'}); telling apart takes two"]
+    if not table.split_of:
+        return []
+    of = {split: {table.labels[case] for case, given in table.split_of.items() if given == split} for split in SPLITS}
+    trained = (of["train"] | of["val"]) - {""}
+    problems = [f"split {split} has no case" for split in ("train", judged) if not of[split]]
+    if trained and (missing := sorted(labels - trained)):
+        problems.append(f"labels without a case in train or val: {', '.join(missing)}; a head cannot learn what it never sees")
+    return problems
+
+
+def _duplicates_with_two_labels(table: LabelledTable, facts: Iterable[CaseFacts]) -> list[str]:
+    by_voxels: dict[str, list[str]] = defaultdict(list)
+    for fact in facts:
+        by_voxels[fact.voxels_sha256].append(fact.case)
+    return [
+        f"exact duplicates under different labels: {', '.join(f'{case} ({table.labels[case]})' for case in sorted(cases))}"
+        for cases in by_voxels.values()
+        if len({table.labels[case] for case in cases}) > 1
+    ]

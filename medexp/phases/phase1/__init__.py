@@ -1,0 +1,12 @@
+"""Phase 1: adapt a SwinUNETR encoder with LoRA."""
+
+from medexp.phases import Phase, from_recipe
+from medexp.phases.phase1.config import Phase1Config
+
+PHASE = Phase(
+    "phase1",
+    Phase1Config,
+    "medexp.phases.phase1.recipe",
+    checks=("TEST_2.1", "TEST_2.2", "TEST_2.3", "TEST_2.4", "TEST_2.5", "TEST_2.6", "ATTRIBUTION"),
+)
+__getattr__ = from_recipe(PHASE)

@@ -1,0 +1,203 @@
+"""The base that phase 1 adapts: a checkpoint file, a registered model, or a small network pretrained on glioma phantoms."""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from accelerate import Accelerator
+from filelock import FileLock, Timeout
+from torch import Tensor
+
+from medexp import registry
+from medexp.config.training import TrainingConfig
+from medexp.data.manifest import seen_cases
+from medexp.data.volumes.datasets import evaluation_dataset, training_dataset
+from medexp.data.volumes.phantoms import PATIENT_PATTERN, ensure_phantoms
+from medexp.data.volumes.prepared import prepare
+from medexp.data.volumes.regions import REGIONS, to_regions
+from medexp.evaluation.segmentation import evaluate_segmentation, mean_scores
+from medexp.files import replacing
+from medexp.models.builders import build
+from medexp.models.checkpoints import load_state, load_weights, save_checkpoint, weights_digest
+from medexp.models.heads import SegmenterWithHeads
+from medexp.models.swin import SwinSegmenter
+from medexp.phases.phase1.config import Phase1Config
+from medexp.registry.packages import CASES, weights_file
+from medexp.registry.store import Pulled
+from medexp.reporting import NullReporter
+from medexp.training.loop import Batch, Group, Objective, fit
+from medexp.training.losses import segmentation_loss
+
+BASE_MODEL = "bsf_base"
+_VERSION = 1  # of the pretraining below: raise it when its outcome changes, so that cached bases are made anew
+
+
+@dataclass(frozen=True)
+class Base:
+    """The weights that are adapted, and where they come from.
+
+    Attributes:
+        state: Weights of the whole SwinUNETR, float32.
+        source: The file or the models:/ reference.
+        digest: sha256 of the weights.
+        pulled: Its version in the registry, where it came from there.
+        cases: What it was trained and selected on (`medexp.data.manifest.seen_cases`); None where that is not known.
+    """
+
+    state: dict[str, Tensor]
+    source: str
+    digest: str
+    pulled: Pulled | None = None
+    cases: pd.DataFrame | None = None
+
+
+def architecture(config: Phase1Config) -> dict[str, int | str]:
+    """The SwinUNETR of a configuration, as registered packages describe it."""
+    shape = asdict(config.network)
+    return {"kind": "swin_unetr", "in_channels": 4, "out_channels": len(REGIONS), **shape}
+
+
+def initial(config: Phase1Config) -> SwinSegmenter:
+    """The SwinUNETR of a configuration with initial weights, channels last: its convolutions are faster so."""
+    net = build(architecture(config))
+    assert isinstance(net, SwinSegmenter)
+    net.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]  # torch's stubs lack this argument alone
+    return net
+
+
+def network(config: Phase1Config, base: Base) -> SwinSegmenter:
+    """The SwinUNETR with the base's weights.
+
+    Raises:
+        CheckpointError: The weights do not fit, key by key.
+    """
+    net = initial(config)
+    load_weights(net, base.state, base.source)
+    return net
+
+
+def load_base(config: Phase1Config, accelerator: Accelerator, cache: Path) -> Base:
+    """The base that the configuration names; without a `checkpoint` it is pretrained once and cached.
+
+    Raises:
+        CheckpointError: The file is unsafe, unreadable or does not fit.
+        RegistryError: There is no such registered model.
+    """
+    pulled = None
+    if config.checkpoint is not None and config.checkpoint.startswith("models:/"):
+        pulled = registry.pull(config.checkpoint)
+        source, file, cases = config.checkpoint, weights_file(pulled.folder), pulled.folder / CASES
+    else:
+        file = Path(config.checkpoint).expanduser() if config.checkpoint else pretrained(config, accelerator, cache)
+        source, cases = str(file), file.with_name(CASES)
+    net = initial(config)
+    load_weights(net, load_state(file), source)  # a base that does not fit is refused before anything is trained
+    seen = pd.read_csv(cases) if cases.is_file() else None
+    return Base(net.state_dict(), source, weights_digest(net.state_dict()), pulled, seen)
+
+
+def pretrained(config: Phase1Config, accelerator: Accelerator, cache: Path) -> Path:
+    """The embedded base, in BrainSegFounder's own file layout: trained on first use, then read from the cache.
+
+    Of several launches that want the same base at once, one trains it and the others wait for it.
+    """
+    training = TrainingConfig(
+        epochs=config.base.epochs,
+        optimizer="adamw",
+        weight_decay=0.01,
+        batch_size=config.base.batch_size,
+        accumulate=1,
+        scheduler="cosine",
+        warmup_epochs=1,
+        grad_clip=1.0,
+        precision=config.training.precision,
+        validate_every=config.base.epochs,
+        patience=0,
+        workers=config.training.workers,
+    )
+    # What the pretraining depends on; weights that come from other settings have another key.
+    grid = [config.data.spacing, config.data.input_size, config.data.val_fraction, config.data.test_fraction]
+    recipe = [asdict(replace(training, workers=0)), config.base.lr, asdict(config.network), asdict(config.phantoms)]
+    parts = [_VERSION, *recipe, *grid, config.seed]
+    key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+    folder = cache / "bases" / key
+    file = folder / "finetuned_model_fold_0.pt"
+
+    def is_there() -> bool:
+        return file.is_file() and file.with_name(CASES).is_file()
+
+    with _alone(folder) if accelerator.is_main_process and not is_there() else nullcontext():
+        accelerator.wait_for_everyone()  # from here on all processes of a launch find the same
+        if not is_there():
+            _pretrain(config, training, accelerator, cache, file)
+    return file
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """One process at a time; the others say that they wait."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / "lock")
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        print("waiting for the base, which another process is pretraining", flush=True)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _pretrain(config: Phase1Config, training: TrainingConfig, accelerator: Accelerator, cache: Path, file: Path) -> None:
+    """Train the base on phantoms, and write it with the cases that it saw."""
+    # The user's own cases are not among these.
+    settings = replace(config.data, label_map={1: 1, 2: 2, 3: 3}, patient_pattern=PATIENT_PATTERN, exclude=())
+    with accelerator.main_process_first():
+        phantoms = ensure_phantoms("glioma", config.phantoms.glioma_patients, config.phantoms.seed, cache)
+        data = prepare(str(phantoms), None, settings, config.phantoms, config.seed, cache)
+    torch.manual_seed(config.seed)
+    net = initial(config)
+    module = SegmenterWithHeads(net)
+    held_out = evaluation_dataset(data, "val", settings, cache)
+
+    def loss(module: torch.nn.Module, batch: Batch, epoch: int) -> dict[str, Tensor]:
+        losses = segmentation_loss(module(batch["image"])[0], to_regions(batch["label"]), "dice_bce")
+        return {"loss": losses.pop("segmentation")} | losses
+
+    def validate(module: torch.nn.Module, epoch: int) -> dict[str, float]:
+        scores = evaluate_segmentation(
+            net,
+            held_out,
+            window=config.data.input_size,
+            overlap=config.validation.overlap,
+            spacing=config.data.spacing,
+            accelerator=accelerator,
+            hd95=False,
+        )
+        return mean_scores(scores)
+
+    result = fit(
+        module,
+        [Group("network", config.base.lr, list(net.parameters()))],
+        training_dataset(data, "train", settings, cache, config.seed),
+        Objective(loss, validate, "dice_WT"),
+        training,
+        seed=config.seed,
+        accelerator=accelerator,
+        reporter=NullReporter(),  # a run that finds the base in the cache has the same metrics as the one that made it
+        folder=file.with_name("state"),
+        title="pretraining the base on glioma phantoms",
+    )
+    if accelerator.is_main_process:
+        with replacing(file.with_name(CASES)) as temporary:
+            seen_cases(data.manifest, data.facts.values()).to_csv(temporary, index=False)
+        content = {"epoch": config.base.epochs, "best_acc": np.float64(result.best_value), "state_dict": net.state_dict()}
+        save_checkpoint(content, file)
+    accelerator.wait_for_everyone()

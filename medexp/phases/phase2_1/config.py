@@ -1,0 +1,37 @@
+"""Configuration of phase 2.1."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from medexp.config.networks import UNetConfig
+from medexp.config.training import TrainingConfig
+from medexp.phases.shared.config import ImagePhaseConfig, fits_depth
+
+
+@dataclass(frozen=True)
+class WarmUpTrainingConfig(TrainingConfig):
+    """The training of encoder and segmentation decoder.
+
+    Args:
+        lr_network: Learning rate.
+    """
+
+    lr_network: float
+
+
+@dataclass(frozen=True)
+class Phase2_1Config(ImagePhaseConfig):
+    """Train the multi-task U-Net's encoder and segmentation decoder on slices (specification 003, Phase 2.1).
+
+    Args:
+        min_dice: P2_1-DICE's bar for the mean validation Dice of a scan's slices together.
+        network: The multi-task U-Net.
+    """
+
+    min_dice: float
+    network: UNetConfig
+    training: WarmUpTrainingConfig
+
+    def problems(self) -> Iterator[str]:
+        yield from super().problems()
+        yield from fits_depth(self.network, self.data.input_size)

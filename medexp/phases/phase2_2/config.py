@@ -1,0 +1,54 @@
+"""Configuration of phase 2.2."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from medexp.config.data import PhantomConfig
+from medexp.config.networks import UNetConfig
+from medexp.config.training import TrainingConfig
+from medexp.phases.shared.config import ImagePhaseConfig, fits_depth
+
+
+@dataclass(frozen=True)
+class HeadTrainingConfig(TrainingConfig):
+    """The training of the classification head.
+
+    Args:
+        lr_head: Learning rate.
+        class_weights: balanced weighs classes by the inverse of how often training draws them; none weighs all cases alike.
+        cache_features: Whether the frozen encoder sees each image once; false computes its features anew in every step, for
+            the same result in far more time.
+    """
+
+    lr_head: float
+    class_weights: Literal["balanced", "none"]
+    cache_features: bool
+
+
+@dataclass(frozen=True)
+class Phase2_2Config(ImagePhaseConfig):
+    """Train a classification head on a frozen encoder (specification 003, Phase 2.2).
+
+    Args:
+        encoder: models:/NAME@alias or models:/NAME/VERSION of a multi-task U-Net or of an encoder of volumes, or a multi-task
+            U-Net's checkpoint file.
+        kaggle_dir: Folder with yes/ and no/, of JPEG, PNG or npz files.
+        table: For an encoder of volumes: TSV with the columns id, path, label, patient and, where it is split, split, as probe
+            takes it; without it glioma is told from meningioma on phantoms (demo only).
+        min_accuracy: P2_2-ACCURACY's bar for the validation accuracy.
+        network: The multi-task U-Net of a checkpoint file; a registered one brings its own.
+        volumes: Phantoms that an encoder of volumes is given, of a seed that no encoder was trained on.
+    """
+
+    encoder: str
+    kaggle_dir: str | None
+    table: str | None
+    min_accuracy: float
+    network: UNetConfig
+    training: HeadTrainingConfig
+    volumes: PhantomConfig
+
+    def problems(self) -> Iterator[str]:
+        yield from super().problems()
+        yield from fits_depth(self.network, self.data.input_size)

@@ -1,0 +1,57 @@
+"""Module 0 (specification 000): check a data folder, split it by patient, cache semantic features and write the manifest;
+with `slices_dir`, cut the volumes into slices for the 2D phases (specification 003)."""
+
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from medexp.config.shared import cache_root
+from medexp.data.images.slices import cut_slices
+from medexp.data.splits import SPLITS, save_splits
+from medexp.data.volumes.prepared import prepare
+from medexp.phases.prepare.config import PrepareConfig
+from medexp.tracking.datasets import log_datasets
+from medexp.tracking.runs import tracked_run
+
+
+def run(config: PrepareConfig) -> None:
+    """The whole phase; `PrepareConfig` says what can be set.
+
+    Raises:
+        DataError: The folder, a case, the split file or `slices_dir` cannot be used; nothing is written then.
+    """
+    with tracked_run("prepare", config) as tracked:
+        data = prepare(config.data_dir, config.splits, config.data, config.phantoms, config.seed, cache_root(config.cache_dir))
+        slices = 0
+        if config.slices_dir is not None:
+            digests = {case: facts.sha256 for case, facts in data.facts.items()}
+            folder, cases = Path(config.slices_dir), tuple(data.cases.values())
+            slices = cut_slices(cases, digests, config.data.label_map, config.slices, folder, config.data.jobs)
+        log_datasets(tracked, data.manifest, data.digests, data.source, "prepare")
+        save_splits(data.splits, tracked.folder / "data_splits.json")
+        tracked.reporter.file(tracked.folder / "data_splits.json")
+        duplicates = int((data.manifest["duplicate_of"] != "").sum())
+        table = Table("split", "patients", "cases", "digest", title=data.source)
+        for split in SPLITS:
+            rows = data.manifest[data.manifest["split"] == split]
+            tracked.reporter.metrics(
+                {f"params/{split}_cases": len(rows), f"params/{split}_patients": rows["patient"].nunique()}
+            )
+            table.add_row(split, str(rows["patient"].nunique()), str(len(rows)), data.digests.get(split, "")[:12])
+        tracked.reporter.metrics({"params/duplicates": duplicates})
+        Console().print(table)
+        print(f"Exact duplicates, each in one split with its original: {duplicates}")
+        print(f"Splits: {tracked.folder / 'data_splits.json'}")
+        settings = {"profile": config.profile, "data_dir": config.data_dir, "splits": tracked.folder / "data_splits.json"}
+        print(f"Next: mlflow run . -e phase1 {_flags(settings)}, with the same data.* settings if you gave any")
+        if config.slices_dir is not None:
+            tracked.reporter.metrics({"params/slices": slices})
+            print(f"Slices: {slices} in {config.slices_dir}")
+            print(f"Next: mlflow run . -e phase2_1 {_flags({'profile': config.profile, 'slices_dir': config.slices_dir})}")
+
+
+def _flags(settings: Mapping[str, object]) -> str:
+    return " ".join(f"-P {key}={shlex.quote(str(value))}" for key, value in settings.items() if value is not None)

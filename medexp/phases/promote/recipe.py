@@ -1,0 +1,84 @@
+"""Make a version the champion of its model, when the model's policy supports it; the run records why, or why not."""
+
+from rich.console import Console
+
+from medexp import registry
+from medexp.checks import as_lines, in_a_line, verdict
+from medexp.errors import CheckFailed, all_problems
+from medexp.phases.promote.config import PromoteConfig
+from medexp.phases.promote.rescore import rescore
+from medexp.registry.definitions import load_definition
+from medexp.registry.journal import read
+from medexp.registry.promotion import CHAMPION, Judgement, champion_of, confirm, crown, judge, scores_of
+from medexp.registry.store import Pulled, pull
+from medexp.tracking.figures import gains
+from medexp.tracking.results import log_checks, log_summary
+from medexp.tracking.runs import TrackedRun, tracked_run
+
+
+def run(config: PromoteConfig) -> None:
+    """The whole phase; `PromoteConfig` says what can be set.
+
+    Raises:
+        RegistryError: There is no such model or version, it was made by another program, the champion was moved by hand, or
+            another process moved it meanwhile.
+        CheckFailed: The policy does not support the move; nothing was moved.
+    """
+    definition = load_definition(config.model)
+    with tracked_run("promote", config) as tracked:
+        journal, stands = champion_of(config.model)
+        candidate = registry.pull(f"models:/{config.model}" + (f"/{config.version}" if config.version else "@candidate"))
+        if candidate.version == stands:
+            moved = next(entry for entry in reversed(journal.entries) if entry.alias == CHAMPION)
+            confirm(moved, tracked.id)  # who moved it may have been killed before loading it
+            log_summary(tracked, f"Version {stands} of {config.model} is the champion already; nothing was moved.\n")
+            print(f"{config.model} version {stands} is the champion already")
+            print(f"Next, what it is made of:  medexp lineage models:/{config.model}@champion")
+            return
+        champion = pull(f"models:/{config.model}/{stands}") if stands else None
+        scores = scores_of(champion) if champion else None
+        wanted = scores_of(candidate).data_digest
+        if champion and scores and config.reevaluate and scores.data_digest != wanted:
+            scores = rescore(champion, wanted, config)
+            tracked.reporter.table(scores.per_case, "champion_on_the_candidates_cases.csv")
+        judgement = judge(
+            definition, candidate, scores, samples=config.bootstrap_samples, seed=config.seed, first=config.first
+        )
+        report(tracked, judgement)
+        if verdict(judgement.checks) == "FAILED":
+            refuse(tracked, candidate, champion, judgement)
+        evidence = judgement.evidence | {"bootstrap_samples": config.bootstrap_samples, "seed": config.seed}
+        entry = crown(candidate, reason(judgement), evidence, tracked.id, journal.head)
+        tracked.reporter.text("\n".join(str(entry) for entry in read(config.model).entries) + "\n", "journal.txt")
+        log_summary(tracked, f"**Promoted**: {entry}\n")
+        print(f"Promoted: {config.model} version {candidate.version} is the champion; before it: {entry.start or 'none'}")
+        print(f"Next, what it is made of:  medexp lineage models:/{config.model}@champion")
+        print(f"Next, should it disappoint: medexp rollback {config.model} --reason TEXT")
+
+
+def report(tracked: TrackedRun, judgement: Judgement) -> None:
+    """The checks and what they rest on, in the run and in the terminal."""
+    log_checks(tracked, judgement.checks)
+    if len(judgement.gains):
+        tracked.reporter.table(judgement.gains, "gains.csv")
+        tracked.reporter.figure(gains(judgement.gains), "figures/gains.png")
+    if judgement.interval:
+        interval = judgement.interval
+        tracked.reporter.metrics({"gain": interval.estimate, "gain_low": interval.low, "gain_high": interval.high})
+    console = Console(soft_wrap=True)
+    for line in as_lines(judgement.checks):
+        console.print(line, highlight=False)
+
+
+def reason(judgement: Judgement) -> str:
+    """Why a version is promoted, in words."""
+    return f"gain {judgement.interval.as_gain}" if judgement.interval else "the first champion"
+
+
+def refuse(tracked: TrackedRun, candidate: Pulled, champion: Pulled | None, judgement: Judgement) -> None:
+    """Say which demands did not hold, with the numbers, and that the champion stays."""
+    failed = [f"{in_a_line(check)}; demanded: {check.threshold}; {check.advice}" for check in judgement.checks if check.blocks]
+    stays = f"version {champion.version} stays the champion" if champion else "there is no champion"
+    told = all_problems(f"{candidate.name} version {candidate.version} is not promoted", failed, f"{stays}; run {tracked.id}.")
+    log_summary(tracked, f"**Refused**: {told}\n")
+    raise CheckFailed(told)

@@ -1,0 +1,80 @@
+"""Scoring a registered version on other cases than it was judged on, so that it can be compared there."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pandas as pd
+from accelerate import Accelerator
+from safetensors.torch import load_file
+
+from medexp.config.shared import cache_root
+from medexp.data.volumes.datasets import evaluation_dataset
+from medexp.data.volumes.prepared import Prepared, prepare
+from medexp.data.volumes.regions import REGIONS
+from medexp.errors import DataError, RegistryError
+from medexp.evaluation.segmentation import evaluate_segmentation
+from medexp.models.builders import build
+from medexp.models.checkpoints import load_state, load_weights
+from medexp.phases.promote.config import PromoteConfig
+from medexp.phases.shared.launch import start_accelerator
+from medexp.registry.packages import read_json, weights_file
+from medexp.registry.promotion import Scores
+from medexp.registry.store import Pulled
+
+
+def rescore(champion: Pulled, wanted: str | None, config: PromoteConfig) -> Scores:
+    """The champion's scores on the cases that the data keys of the configuration name.
+
+    Args:
+        champion: What to score.
+        wanted: Data digest of the cases that the candidate was judged on.
+        config: Where the cases are.
+
+    Raises:
+        RegistryError: The model cannot be scored anew.
+        DataError: The cases are not those that the candidate was judged on.
+    """
+    if champion.name not in SCORERS:
+        raise RegistryError(
+            f"reevaluate=true: {champion.name} cannot be scored anew, only {', '.join(SCORERS)} can; train the version on the "
+            "champion's data instead"
+        )
+    split = read_json(champion.folder, "evaluation.json")["split"]
+    cache = cache_root(config.cache_dir)
+    data = prepare(config.data_dir, config.splits, config.data, config.phantoms, config.seed, cache)
+    found = data.digests.get(split)
+    if found != wanted:
+        raise DataError(
+            f"{data.source}: its {split} cases have data digest {found}, the version was judged on {wanted}. "
+            "Give data_dir, splits, seed, data.* and phantoms.* as in the run that made it (its config.yaml has them)"
+        )
+    accelerator = start_accelerator(config.device, config.threads)
+    return Scores(SCORERS[champion.name](champion, data, split, config, accelerator), wanted)
+
+
+def _segmentation(
+    champion: Pulled, data: Prepared, split: str, config: PromoteConfig, accelerator: Accelerator
+) -> pd.DataFrame:
+    """An encoder with the decoder that it was judged with, on whole volumes in the champion's own spacing."""
+    contract, evaluation = read_json(champion.folder, "contract.json"), read_json(champion.folder, "evaluation.json")
+    decoder = champion.folder / "judge" / "decoder.safetensors"
+    net = build({**contract["architecture"], "kind": "swin_unetr", "out_channels": len(REGIONS)})
+    load_weights(net, load_state(weights_file(champion.folder)) | load_file(decoder), str(champion.folder))
+    window, spacing = evaluation["window"], contract["input"]["spacing_mm"]
+    settings = replace(config.data, spacing=tuple(spacing), input_size=tuple(window))
+    scores = evaluate_segmentation(
+        net.to(accelerator.device).eval(),
+        evaluation_dataset(data, split, settings, cache_root(config.cache_dir)),
+        window=window,
+        overlap=evaluation["overlap"],
+        spacing=spacing,
+        accelerator=accelerator,
+        hd95=False,
+    )
+    return scores.assign(patient=[data.cases[case].patient for case in scores["case"]])
+
+
+SCORERS: dict[str, Callable[[Pulled, Prepared, str, PromoteConfig, Accelerator], pd.DataFrame]] = {
+    "phase1_encoder_merged": _segmentation,
+}
+"""What scores a model; the others have no way to be scored anew."""

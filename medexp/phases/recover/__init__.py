@@ -1,0 +1,11 @@
+"""Climb a phase's recovery ladder."""
+
+from medexp.phases import Phase, from_recipe
+from medexp.phases.recover.config import RecoverConfig
+
+PHASE = Phase(
+    "recover",
+    RecoverConfig,
+    "medexp.studies.recovery",
+)
+__getattr__ = from_recipe(PHASE)

@@ -1,0 +1,45 @@
+"""Configuration of a recovery."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from medexp.phases import recovered
+
+
+@dataclass(frozen=True)
+class RecoverConfig:
+    """Climb a phase's recovery ladder, its profiles/recovery.yaml, from a run that failed, until its BLOCKING checks pass.
+
+    Args:
+        profile: demo (embedded phantoms) or full, of the run that failed.
+        phase: The phase that failed.
+        run: Id of the run that failed; its configuration is where the ladder stands on.
+        ladder: A YAML file to climb instead of the phase's profiles/recovery.yaml.
+        search: Trials around the best rung when no rung passed; 0: none.
+        study: Name of the study that the rungs are kept in; the same name goes on. Without it one is made of the run.
+        storage: Where the study lives: a journal file or a database's URL; without it a journal file in output_dir/studies.
+        output_dir: Folder that gets one folder a run, named by its run id; the failed run's folder is in it.
+        cache_dir: Folder for what is computed once; without it $XDG_CACHE_HOME/medexp or ~/.cache/medexp.
+        seed: Seed of the sampler of the search.
+    """
+
+    profile: str
+    phase: str
+    run: str | None
+    ladder: str | None
+    search: int
+    study: str | None
+    storage: str | None
+    output_dir: str
+    cache_dir: str | None
+    seed: int
+
+    def problems(self) -> Iterator[str]:
+        if self.phase not in recovered():
+            yield f"phase: found {self.phase!r}; {', '.join(recovered())} can recover"
+        if self.run is None:
+            yield "run: not given; give the id of the run that failed, run=RUN_ID"
+        if self.search < 0:
+            yield f"search: found {self.search}; at least 0"
+        if self.seed < 0:
+            yield f"seed: found {self.seed}; at least 0"

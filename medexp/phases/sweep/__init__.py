@@ -1,0 +1,11 @@
+"""Search the settings of a phase with Optuna."""
+
+from medexp.phases import Phase, from_recipe
+from medexp.phases.sweep.config import SweepConfig
+
+PHASE = Phase(
+    "sweep",
+    SweepConfig,
+    "medexp.studies.sweep",
+)
+__getattr__ = from_recipe(PHASE)
