@@ -1,7 +1,7 @@
 from medexp.data.manifest import data_digest, manifest, split_digest
 from medexp.data.splits import Splits
 from medexp.data.volumes.semantics import SEMANTIC_FEATURES
-from tests.data.small_cases import a_case, a_fact
+from tests.data.volumes.small_cases import a_case, a_fact
 
 CASES = [a_case(name, name[0]) for name in ("c-0", "a-0", "b-0")]
 FACTS = [a_fact("a-0", "one"), a_fact("b-0", "two"), a_fact("c-0", "one")]

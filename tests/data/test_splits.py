@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from medexp.config.data import DataConfig
 from medexp.data.splits import Splits, load_splits, make_splits, save_splits
 from medexp.errors import DataError
-from tests.data.small_cases import a_case, a_fact
+from tests.data.volumes.small_cases import a_case, a_fact
 
 
 @st.composite

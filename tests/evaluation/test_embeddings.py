@@ -24,7 +24,7 @@ from medexp.evaluation.slices import Batches
 from medexp.models.builders import build
 from medexp.models.multitask import UNetEncoder
 from medexp.models.swin import SwinEncoder
-from tests.data.small_cases import AFFINE, save, write_case
+from tests.data.volumes.small_cases import AFFINE, save, write_case
 
 CPU = torch.device("cpu")
 DAMAGE = ["flipped", "truncated", "empty", "other"]

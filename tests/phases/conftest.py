@@ -9,7 +9,7 @@ import pytest
 from mlflow import MlflowClient
 
 from tests.mlflow_store import empty_database  # noqa: F401
-from tests.phases.image_runs import CONFIGS, Pipeline, run, write_pictures, write_slices
+from tests.phases.shared.image_runs import CONFIGS, Pipeline, run, write_pictures, write_slices
 
 
 @pytest.fixture(scope="session")

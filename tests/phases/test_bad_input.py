@@ -16,7 +16,7 @@ from medexp.cli import main
 from medexp.models.builders import build
 from medexp.phases.phase1.config import Phase1Config
 from medexp.phases.prepare.config import PrepareConfig
-from tests.data.small_cases import AFFINE, SHAPE, blob, save, write_case
+from tests.data.volumes.small_cases import AFFINE, SHAPE, blob, save, write_case
 from tests.mlflow_store import empty_database, store  # noqa: F401
 
 CASE = "BraTS-MEN-00001-000"

@@ -29,7 +29,7 @@ from medexp.phases.shared.launch import forget_precision, start_accelerator
 from medexp.registry.definitions import load_definition
 from medexp.registry.store import Pulled
 from medexp.tracking.runs import tracked_run
-from tests.phases.image_runs import CONFIGS, SMALL, Pipeline, run, write_pictures, write_slices
+from tests.phases.shared.image_runs import CONFIGS, SMALL, Pipeline, run, write_pictures, write_slices
 
 held: list[Any] = []
 

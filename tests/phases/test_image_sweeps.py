@@ -14,9 +14,9 @@ from medexp.phases.sweep.config import SweepConfig
 from medexp.registry.store import Registered
 from medexp.studies.sweep import pinned
 from tests.mlflow_store import store
-from tests.phases.image_runs import MODELS, OF_PHASE, SMALL, Pipeline
-from tests.phases.test_phase2_2 import held
-from tests.phases.test_probe import registered
+from tests.phases.phase2_2.test_recipe import held
+from tests.phases.probe.test_recipe import registered
+from tests.phases.shared.image_runs import MODELS, OF_PHASE, SMALL, Pipeline
 from tests.registry.conftest import package, written
 
 __all__ = ["package", "registered", "store", "written"]  # fixtures
@@ -70,7 +70,7 @@ def test_so_can_those_of_a_head_on_volumes(
 
 def test_an_alias_is_the_version_that_it_stands_for_when_the_sweep_begins(client: MlflowClient, pipeline: Pipeline) -> None:
     held.clear()
-    assert main("phase2_2", Phase2_2Config, "tests.phases.test_phase2_2:hold", flags(pipeline)) == 0
+    assert main("phase2_2", Phase2_2Config, "tests.phases.phase2_2.test_recipe:hold", flags(pipeline)) == 0
     assert held[0].encoder == f"models:/{ENCODER}@champion"
     assert pinned(held[0]).encoder == f"models:/{ENCODER}/1"
     client.delete_registered_model_alias(ENCODER, "champion")

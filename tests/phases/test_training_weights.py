@@ -22,7 +22,7 @@ from medexp.phases.shared.launch import start_accelerator
 from medexp.registry.packages import Parent
 from medexp.reporting import NullReporter
 from medexp.tracking.runs import TrackedRun
-from tests.phases.image_runs import CONFIGS, SMALL, write_pictures, write_slices
+from tests.phases.shared.image_runs import CONFIGS, SMALL, write_pictures, write_slices
 
 WIDTH = 16
 held: list[Any] = []

@@ -16,7 +16,7 @@ from medexp.phases.shared.launch import start_accelerator
 from medexp.studies.pipeline import Pipeline, probed, read_digests, take
 from medexp.tracking.runs import tracked_run
 from medexp.tracking.steps import find_interrupted, mark_done, tags_of_step
-from tests.data.small_cases import write_case
+from tests.data.volumes.small_cases import write_case
 from tests.mlflow_store import empty_database, store  # noqa: F401
 
 taken: list[MainConfig] = []

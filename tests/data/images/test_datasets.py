@@ -25,7 +25,7 @@ from medexp.data.images.slices import find_slices
 from medexp.data.images.transforms import preprocess
 from medexp.data.manifest import seen_cases
 from medexp.errors import ConfigError, DataError
-from tests.data.small_images import kaggle_folder, mask_of, pixels, write_picture, write_slice
+from tests.data.images.small_images import kaggle_folder, mask_of, pixels, write_picture, write_slice
 
 PHANTOMS = ImagePhantomConfig(4, 10, 8, 0)
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 from medexp.data.images.kaggle import find_kaggle, read_kaggle, split_kaggle
 from medexp.errors import ConfigError, DataError
-from tests.data.small_images import LEGACY, Bomb, an_image, an_image_fact, kaggle_folder, pixels, write_picture
+from tests.data.images.small_images import LEGACY, Bomb, an_image, an_image_fact, kaggle_folder, pixels, write_picture
 
 PATTERN = r"^(BraTS-[A-Za-z]+-\d+)-\d+$"
 

@@ -16,8 +16,8 @@ from medexp.data.images.slices import FORMAT, cut_slices, find_slices, read_slic
 from medexp.data.volumes.brats import find_cases
 from medexp.data.volumes.facts import describe_cases
 from medexp.errors import ConfigError, DataError, StorageError
-from tests.data.small_cases import SHAPE, blob, save, write_case
-from tests.data.small_images import LEGACY, Bomb, mask_of, pixels, write_slice
+from tests.data.images.small_images import LEGACY, Bomb, mask_of, pixels, write_slice
+from tests.data.volumes.small_cases import SHAPE, blob, save, write_case
 
 PATTERN = r"^(P\d+)-\d+$"
 

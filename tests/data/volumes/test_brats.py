@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from medexp.data.volumes.brats import find_cases, read_case
 from medexp.errors import ConfigError, DataError
-from tests.data.small_cases import AFFINE, SHAPE, blob, save, write_case
+from tests.data.volumes.small_cases import AFFINE, SHAPE, blob, save, write_case
 
 
 def only(root, config):

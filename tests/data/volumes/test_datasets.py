@@ -7,7 +7,7 @@ from torch.utils.data import DataLoader
 from medexp.config.data import PhantomConfig
 from medexp.data.volumes.datasets import evaluation_dataset, training_dataset
 from medexp.data.volumes.prepared import prepare
-from tests.data.small_cases import save
+from tests.data.volumes.small_cases import save
 
 PHANTOMS = PhantomConfig(glioma_patients=4, meningioma_patients=7, seed=0)
 

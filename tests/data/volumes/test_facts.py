@@ -9,7 +9,7 @@ import pytest
 from medexp.data.volumes.brats import find_cases
 from medexp.data.volumes.facts import describe_cases
 from medexp.errors import DataError, StorageError
-from tests.data.small_cases import AFFINE, SHAPE, blob, save, write_case
+from tests.data.volumes.small_cases import AFFINE, SHAPE, blob, save, write_case
 
 NOISE = np.random.default_rng(5).integers(1, 99, SHAPE).astype(np.int16)
 

@@ -5,7 +5,7 @@ import pytest
 from medexp.config.data import PhantomConfig
 from medexp.data.volumes.prepared import prepare
 from medexp.errors import DataError
-from tests.data.small_cases import write_case
+from tests.data.volumes.small_cases import write_case
 
 PHANTOMS = PhantomConfig(glioma_patients=4, meningioma_patients=5, seed=0)
 

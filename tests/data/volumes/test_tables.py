@@ -13,7 +13,7 @@ from medexp.data.cases import Case
 from medexp.data.volumes.facts import describe_cases
 from medexp.data.volumes.tables import LabelledTable, read_table, split_table, table_manifest, write_table
 from medexp.errors import DataError
-from tests.data.small_cases import SHAPE, a_fact, save, write_case
+from tests.data.volumes.small_cases import SHAPE, a_fact, save, write_case
 
 ROWS = [
     ["a", "a", "glioma", "p1", "train"],

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from medexp.cli import main
 from medexp.phases.phase1.config import Phase1Config
-from tests.phases.pretraining import wants_the_base
+from tests.phases.phase1.pretraining import wants_the_base
 from tests.studies.at_work import all_at_once
 
 SMALL = {

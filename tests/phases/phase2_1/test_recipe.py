@@ -21,7 +21,7 @@ from medexp.models.multitask import MultiTaskModel
 from medexp.phases.promote.config import PromoteConfig
 from medexp.phases.shared.images import one_process
 from medexp.registry.definitions import load_definition
-from tests.phases.image_runs import (
+from tests.phases.shared.image_runs import (
     MODELS,
     SIZE,
     Pipeline,
@@ -34,7 +34,7 @@ from tests.phases.image_runs import (
     write_pictures,
     write_slices,
 )
-from tests.phases.interrupting import killed_in
+from tests.phases.shared.interrupting import killed_in
 
 NAME = MODELS["phase2_1"]
 

@@ -23,7 +23,9 @@ from medexp.phases.phase2_2.labelled import load_encoder
 from medexp.phases.shared.launch import start_accelerator
 from medexp.registry.store import Registered
 from tests.mlflow_store import store
-from tests.phases.image_runs import (
+from tests.phases.probe.test_recipe import registered
+from tests.phases.probe.test_recipe import table as table_of_volumes
+from tests.phases.shared.image_runs import (
     MODELS,
     NETWORK,
     PICTURES,
@@ -39,9 +41,7 @@ from tests.phases.image_runs import (
     write_pictures,
     write_slices,
 )
-from tests.phases.interrupting import killed_in
-from tests.phases.test_probe import registered
-from tests.phases.test_probe import table as table_of_volumes
+from tests.phases.shared.interrupting import killed_in
 from tests.registry.conftest import package, written
 
 __all__ = ["package", "registered", "store", "table_of_volumes", "written"]  # fixtures

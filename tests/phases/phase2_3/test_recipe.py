@@ -17,8 +17,8 @@ from medexp.models.checkpoints import load_state
 from medexp.models.multitask import MultiTaskModel
 from medexp.phases.phase2_3.recipe import alternating
 from tests.mlflow_store import store  # noqa: F401
-from tests.phases.image_runs import MODELS, Pipeline, artifact, history, last_run, measured, run, table
-from tests.phases.interrupting import killed_in
+from tests.phases.shared.image_runs import MODELS, Pipeline, artifact, history, last_run, measured, run, table
+from tests.phases.shared.interrupting import killed_in
 
 NAME = MODELS["phase2_3"]
 

@@ -9,7 +9,7 @@ from mlflow import MlflowClient
 from medexp.cli import main
 from medexp.data.images.slices import find_slices, read_slice
 from medexp.phases.prepare.config import PrepareConfig
-from tests.data.small_cases import write_case
+from tests.data.volumes.small_cases import write_case
 from tests.mlflow_store import empty_database, store  # noqa: F401
 
 

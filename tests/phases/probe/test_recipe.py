@@ -27,7 +27,7 @@ from medexp.registry.definitions import load_definition
 from medexp.registry.packages import Package, Parent
 from medexp.registry.store import Registered, register
 from tests.data.conftest import data_config  # noqa: F401
-from tests.data.small_cases import SHAPE, write_case
+from tests.data.volumes.small_cases import SHAPE, write_case
 from tests.mlflow_store import empty_database, store  # noqa: F401
 from tests.registry.conftest import SEGMENTER, package, written  # noqa: F401
 

@@ -24,7 +24,7 @@ from medexp.registry.definitions import load_definition
 from medexp.registry.journal import Move
 from medexp.registry.promotion import Nominated, nominate
 from medexp.registry.store import register
-from tests.data.small_cases import write_case
+from tests.data.volumes.small_cases import write_case
 from tests.mlflow_store import empty_database, store  # noqa: F401
 from tests.registry.conftest import ENCODER, SEGMENTER, package, scores, written  # noqa: F401
 

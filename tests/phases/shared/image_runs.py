@@ -15,7 +15,7 @@ from medexp.cli import main
 from medexp.phases.phase2_1.config import Phase2_1Config
 from medexp.phases.phase2_2.config import Phase2_2Config
 from medexp.phases.phase2_3.config import Phase2_3Config
-from tests.data.small_images import write_slice
+from tests.data.images.small_images import write_slice
 
 SIZE = 32
 PATIENTS, SLICES, PICTURES = 24, 3, 20  # PICTURES of each class

@@ -9,7 +9,7 @@ from mlflow import MlflowClient
 
 from medexp.models.checkpoints import load_training_state
 from medexp.tracking.reporter import MlflowReporter
-from tests.phases.image_runs import Pipeline, last_run, run
+from tests.phases.shared.image_runs import Pipeline, last_run, run
 
 
 def killed_in(
