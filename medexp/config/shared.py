@@ -2,8 +2,24 @@
 
 import os
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+
+@dataclass(frozen=True)
+class Resampling:
+    """How the intervals of a run are drawn, by bootstrap of patients.
+
+    Attributes:
+        samples: Resamples.
+        confidence: Coverage, above 0 and below 1.
+        seed: Seed of the resamples: the same patients and seed give the same resamples to every statistic.
+    """
+
+    samples: int
+    confidence: float
+    seed: int
 
 
 def cache_root(cache_dir: str | None) -> Path:

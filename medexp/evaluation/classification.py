@@ -10,6 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from sklearn.metrics import roc_curve
 
+from medexp.config.shared import Resampling
 from medexp.evaluation.intervals import Band, Interval, as_shares, band_by_patient, by_patient
 
 Array = NDArray[np.floating[Any]]
@@ -152,28 +153,23 @@ _SHARE_OF: Mapping[Metric, Callable[[Predictions], NDArray[np.bool_]]] = {
 def scores(
     predictions: Predictions,
     patients: Sequence[str],
+    resampling: Resampling,
     metrics: Mapping[str, Metric] = METRICS,
-    *,
-    samples: int,
-    confidence: float,
-    seed: int,
 ) -> dict[str, Interval]:
     """Metrics with their intervals by patient; those that are a share of the cases as `as_shares` has them.
 
     Args:
         predictions: Of the cases that are judged on.
         patients: Patient of each case.
+        resampling: How resamples are drawn, and the coverage.
         metrics: By name: METRICS, BINARY or CALIBRATION.
-        samples: Resamples.
-        confidence: Coverage, 0 to 1.
-        seed: Seed of the resamples.
     """
 
     def interval(metric: Metric) -> Interval:
         statistic = partial(metric, predictions)
-        band = band_by_patient(statistic, patients, samples=samples, confidence=confidence, seed=seed)
+        band = band_by_patient(statistic, patients, resampling)
         if counted := _SHARE_OF.get(metric):
-            band = as_shares(band, counted(predictions), patients, confidence=confidence)
+            band = as_shares(band, counted(predictions), patients, confidence=resampling.confidence)
         return band.single()
 
     return {name: interval(metric) for name, metric in metrics.items()}
@@ -183,11 +179,8 @@ def by_source(
     predictions: Predictions,
     patients: Sequence[str],
     sources: Sequence[str],
+    resampling: Resampling,
     metrics: Mapping[str, Metric] = BINARY,
-    *,
-    samples: int,
-    confidence: float,
-    seed: int,
 ) -> dict[str, dict[str, Interval]]:
     """`scores` of all cases together, under "all", and then of each source's alone.
 
@@ -197,42 +190,24 @@ def by_source(
         predictions: Of the cases that are judged on.
         patients: Patient of each case.
         sources: Source of each case.
+        resampling: How resamples are drawn, and the coverage.
         metrics: By name.
-        samples: Resamples.
-        confidence: Coverage, 0 to 1.
-        seed: Seed of the resamples.
     """
     named, owners = np.asarray(sources), np.asarray(patients)
     parts = {"all": np.full(len(named), True)} | {str(source): named == source for source in np.unique(named)}
-    return {
-        name: scores(predictions.of(rows), owners[rows].tolist(), metrics, samples=samples, confidence=confidence, seed=seed)
-        for name, rows in parts.items()
-    }
+    return {name: scores(predictions.of(rows), owners[rows].tolist(), resampling, metrics) for name, rows in parts.items()}
 
 
-def confusion_band(predictions: Predictions, patients: Sequence[str], *, samples: int, confidence: float, seed: int) -> Band:
+def confusion_band(predictions: Predictions, patients: Sequence[str], resampling: Resampling) -> Band:
     """Each cell of the confusion matrix (K, K), a count of cases, with its interval; arguments as those of `scores`."""
-    return band_by_patient(partial(confusion, predictions), patients, samples=samples, confidence=confidence, seed=seed)
+    return band_by_patient(partial(confusion, predictions), patients, resampling)
 
 
 def gain(
-    metric: Metric,
-    predictions: Predictions,
-    reference: Predictions,
-    patients: Sequence[str],
-    *,
-    samples: int,
-    confidence: float,
-    seed: int,
+    metric: Metric, predictions: Predictions, reference: Predictions, patients: Sequence[str], resampling: Resampling
 ) -> Interval:
     """How much better a metric is than that of a reference on the same cases, paired: both are resampled together."""
-    return by_patient(
-        lambda weights: metric(predictions, weights) - metric(reference, weights),
-        patients,
-        samples=samples,
-        confidence=confidence,
-        seed=seed,
-    )
+    return by_patient(lambda weights: metric(predictions, weights) - metric(reference, weights), patients, resampling)
 
 
 def roc_points(predictions: Predictions, label: int) -> tuple[Array, Array]:
@@ -245,10 +220,7 @@ def roc_band(
     predictions: Predictions,
     label: int,
     patients: Sequence[str],
-    *,
-    samples: int,
-    confidence: float,
-    seed: int,
+    resampling: Resampling,
     points: int = 101,
 ) -> tuple[Array, Band]:
     """True positive rates of a class against the rest, with pointwise intervals, at evenly spaced false positive rates.
@@ -259,9 +231,7 @@ def roc_band(
         predictions: Of the cases that are judged on.
         label: The class.
         patients: Patient of each case.
-        samples: Resamples.
-        confidence: Coverage at each rate, 0 to 1.
-        seed: Seed of the resamples.
+        resampling: How resamples are drawn, and the coverage at each rate.
         points: How many rates, from 0 to 1.
 
     Returns:
@@ -269,7 +239,7 @@ def roc_band(
     """
     grid = np.linspace(0, 1, points)
     rates = partial(_true_positive_rates, predictions, label=label, grid=grid)
-    return grid, band_by_patient(rates, patients, samples=samples, confidence=confidence, seed=seed)
+    return grid, band_by_patient(rates, patients, resampling)
 
 
 @dataclass(frozen=True)
@@ -287,9 +257,7 @@ class Reliability:
     cases: NDArray[np.int_]
 
 
-def reliability(
-    predictions: Predictions, patients: Sequence[str], *, samples: int, confidence: float, seed: int
-) -> Reliability:
+def reliability(predictions: Predictions, patients: Sequence[str], resampling: Resampling) -> Reliability:
     """What a reliability diagram shows, in the bins of `expected_calibration_error`; arguments as those of `scores`.
 
     The shares have bounds as `as_shares` gives them.
@@ -299,8 +267,8 @@ def reliability(
     def share(weights: Array) -> Array:
         return _ratio(weights @ (members * predictions.truth[:, None]), weights @ members)
 
-    band = band_by_patient(share, patients, samples=samples, confidence=confidence, seed=seed)
-    band = as_shares(band, members > 0, patients, confidence=confidence)
+    band = band_by_patient(share, patients, resampling)
+    band = as_shares(band, members > 0, patients, confidence=resampling.confidence)
     cases = members.sum(axis=0)
     probability = _ratio((members * predictions.probabilities[:, [1]]).sum(axis=0), cases)
     return Reliability(probability, band, cases.astype(int))

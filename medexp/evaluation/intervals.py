@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from medexp.config.shared import Resampling
+
 Array = NDArray[np.floating[Any]]
 # With n patients a percentile interval of 95 % is narrower than it says, and with a few it is hardly more than their range.
 MIN_PATIENTS = 6
@@ -82,38 +84,33 @@ class Band:
         return Interval(self.estimate.item(), self.low.item(), self.high.item(), self.patients)
 
 
-def band_by_patient(
-    statistic: Callable[[Array], Array], patients: Sequence[str], *, samples: int, confidence: float, seed: int
-) -> Band:
+def band_by_patient(statistic: Callable[[Array], Array], patients: Sequence[str], resampling: Resampling) -> Band:
     """Percentile bootstrap of any array of statistics of weighted rows, resampling patients with all their rows.
 
     Args:
         statistic: From weights (S, rows), how often each row was drawn in each of S resamples, to the statistics of each,
             (S, ...). NaN where a resample does not define it, such as an AUROC without a case of one class: left out.
         patients: Patient of each row.
-        samples: Resamples.
-        confidence: Coverage, 0 to 1.
-        seed: Seed of the resamples: the same patients and seed give the same resamples to every statistic.
+        resampling: How resamples are drawn, and the coverage.
     """
     names, patient = np.unique(np.asarray(patients), return_inverse=True)
     estimate = np.asarray(statistic(np.ones((1, len(patients))))[0])
     if len(names) < MIN_PATIENTS:
         return Band(estimate, np.full(estimate.shape, math.nan), np.full(estimate.shape, math.nan), len(names))
-    drawn = np.random.default_rng(seed).integers(0, len(names), (samples, len(names)))
+    drawn = np.random.default_rng(resampling.seed).integers(0, len(names), (resampling.samples, len(names)))
     times = np.stack([np.bincount(sample, minlength=len(names)) for sample in drawn]).astype(float)
-    blocks = np.array_split(times, math.ceil(samples * len(patients) / _WEIGHTS))
+    blocks = np.array_split(times, math.ceil(resampling.samples * len(patients) / _WEIGHTS))
     values = np.concatenate([statistic(block[:, patient]) for block in blocks])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # of what no resample defines, whose bounds are NaN
-        low, high = np.nanquantile(values, [(1 - confidence) / 2, (1 + confidence) / 2], axis=0)
+        levels = (1 - resampling.confidence) / 2, (1 + resampling.confidence) / 2
+        low, high = np.nanquantile(values, levels, axis=0)
     return Band(estimate, np.asarray(low), np.asarray(high), len(names))
 
 
-def by_patient(
-    statistic: Callable[[Array], Array], patients: Sequence[str], *, samples: int, confidence: float, seed: int
-) -> Interval:
+def by_patient(statistic: Callable[[Array], Array], patients: Sequence[str], resampling: Resampling) -> Interval:
     """`band_by_patient` of a single statistic, from weights (S, rows) to (S,)."""
-    return band_by_patient(statistic, patients, samples=samples, confidence=confidence, seed=seed).single()
+    return band_by_patient(statistic, patients, resampling).single()
 
 
 def as_shares(band: Band, counted: NDArray[np.bool_], patients: Sequence[str], *, confidence: float) -> Band:
@@ -136,18 +133,16 @@ def as_shares(band: Band, counted: NDArray[np.bool_], patients: Sequence[str], *
     return Band(band.estimate, low, high, band.patients)
 
 
-def mean_by_patient(values: Array, patients: Sequence[str], *, samples: int, confidence: float, seed: int) -> Interval:
+def mean_by_patient(values: Array, patients: Sequence[str], resampling: Resampling) -> Interval:
     """`by_patient` of the mean over rows. For a paired comparison the values are differences, row by row.
 
     Args:
-        values: One number a row.
+        values: One number a row (rows,).
         patients: Patient of each row.
-        samples: Resamples.
-        confidence: Coverage of the two-sided interval, 0 to 1.
-        seed: Seed of the resamples.
+        resampling: How resamples are drawn, and the coverage of the two-sided interval.
     """
 
     def mean(weights: Array) -> Array:
         return weights @ values / weights.sum(axis=1)
 
-    return by_patient(mean, patients, samples=samples, confidence=confidence, seed=seed)
+    return by_patient(mean, patients, resampling)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from medexp.checks import as_markdown
+from medexp.config.shared import Resampling
 from medexp.registry.definitions import Definition
 
 if TYPE_CHECKING:
@@ -230,7 +231,7 @@ def _precision(per_case: pd.DataFrame, columns: list[str], confidence: float) ->
         if rows.empty:
             continue
         patients = rows["patient"].astype(str).tolist()
-        found = mean_by_patient(rows[column].to_numpy(), patients, samples=_SAMPLES, confidence=confidence, seed=0)
+        found = mean_by_patient(rows[column].to_numpy(), patients, Resampling(_SAMPLES, confidence, seed=0))
         few = f"no interval, {found.patients} patients are too few"
         told.append(f"{column} {few if math.isnan(found.low) else f'{found.low:.3f} to {found.high:.3f}'}")
     return f"{confidence:.0%} intervals of the means, bootstrap by patient: {'; '.join(told)}" if told else ""

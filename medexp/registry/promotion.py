@@ -10,6 +10,7 @@ import pandas as pd
 import torch
 
 from medexp.checks import PHASES, Check, Severity
+from medexp.config.shared import Resampling
 from medexp.errors import RegistryError
 from medexp.evaluation.intervals import MIN_PATIENTS, Interval, mean_by_patient
 from medexp.registry import journal
@@ -142,9 +143,8 @@ def judge(
     interval = None
     if comparable:
         patients = gains["patient"].tolist()
-        interval = mean_by_patient(
-            gains["gain"].to_numpy(), patients, samples=samples, confidence=policy.confidence, seed=seed
-        )
+        resampling = Resampling(samples, policy.confidence, seed)
+        interval = mean_by_patient(gains["gain"].to_numpy(), patients, resampling)
     checks = (
         _checks_check(definition, candidate),
         _data_check(scores.data_digest, champion.data_digest),

@@ -11,6 +11,7 @@ from scipy.stats import binomtest
 from sklearn import metrics as sklearn_metrics
 from sklearn.calibration import calibration_curve
 
+from medexp.config.shared import Resampling
 from medexp.config.training import SearchConfig
 from medexp.evaluation.classification import (
     BINARY,
@@ -33,7 +34,7 @@ from medexp.evaluation.classifiers import fit_head, folds_by_patient, majority
 from medexp.evaluation.intervals import MIN_PATIENTS, as_shares, band_by_patient, by_patient
 
 SEARCH = SearchConfig(folds=4, c=(1e-4, 1e-2, 1.0), hidden_size=(2, 16), weight_decay=1.0, iterations=500)
-RESAMPLING = {"samples": 500, "confidence": 0.95, "seed": 0}
+RESAMPLING = Resampling(samples=500, confidence=0.95, seed=0)
 
 
 def guesses(seed: int, cases: int, classes: int, steps: int = 4) -> Predictions:
@@ -93,19 +94,19 @@ def test_one_class_has_no_auroc_and_the_recall_of_that_class() -> None:
 def test_intervals_hold_the_estimate_and_leave_out_resamples_of_one_class() -> None:
     predictions = guesses(0, 10, 2)
     patients = [str(i) for i in range(12)]
-    for name, interval in scores(predictions, patients, **RESAMPLING).items():
+    for name, interval in scores(predictions, patients, RESAMPLING).items():
         assert interval.estimate == pytest.approx(expected(predictions)[name])
         assert interval.low <= interval.estimate <= interval.high
     constant = Predictions(predictions.truth, np.tile([0.9, 0.1], (12, 1)))
-    found = scores(constant, patients, **RESAMPLING)["balanced_accuracy"]
+    found = scores(constant, patients, RESAMPLING)["balanced_accuracy"]
     assert (found.low, found.estimate, found.high) == (0.5, 0.5, 0.5)
     rare = Predictions(np.array([1] + [0] * 11), guesses(0, 10, 2).probabilities)
-    interval = scores(rare, patients, **RESAMPLING)["auroc"]  # a third of the resamples lack the one case
+    interval = scores(rare, patients, RESAMPLING)["auroc"]  # a third of the resamples lack the one case
     assert 0 <= interval.low <= interval.estimate <= interval.high <= 1
 
 
 def test_a_statistic_that_no_resample_defines_has_no_interval() -> None:
-    interval = by_patient(lambda weights: np.full(len(weights), np.nan), [str(i) for i in range(8)], **RESAMPLING)
+    interval = by_patient(lambda weights: np.full(len(weights), np.nan), [str(i) for i in range(8)], RESAMPLING)
     assert math.isnan(interval.low) and math.isnan(interval.high) and interval.patients == 8
 
 
@@ -117,19 +118,19 @@ def test_a_paired_gain_is_told_where_separate_intervals_overlap() -> None:
     said = [np.where(mask, truth, 1 - truth) for mask in (right, better)]
     worse, best = (Predictions(truth, np.eye(2)[labels]) for labels in said)
     patients = [str(i) for i in range(60)]
-    found = gain(METRICS["balanced_accuracy"], best, worse, patients, **RESAMPLING)
-    apart = [scores(one, patients, **RESAMPLING)["balanced_accuracy"] for one in (worse, best)]
+    found = gain(METRICS["balanced_accuracy"], best, worse, patients, RESAMPLING)
+    apart = [scores(one, patients, RESAMPLING)["balanced_accuracy"] for one in (worse, best)]
     assert apart[1].low < apart[0].high
     assert 0 < found.low < found.estimate == pytest.approx(apart[1].estimate - apart[0].estimate)
-    nothing = gain(METRICS["balanced_accuracy"], best, best, patients, **RESAMPLING)
+    nothing = gain(METRICS["balanced_accuracy"], best, best, patients, RESAMPLING)
     assert nothing.low == nothing.estimate == nothing.high == 0
 
 
 def test_scans_of_one_patient_are_drawn_together() -> None:
     one = guesses(5, 8, 2)
     many = Predictions(one.truth.repeat(5), one.probabilities.repeat(5, axis=0))
-    alone = scores(one, [str(i) for i in range(10)], **RESAMPLING)
-    assert scores(many, [str(i // 5) for i in range(50)], **RESAMPLING) == alone
+    alone = scores(one, [str(i) for i in range(10)], RESAMPLING)
+    assert scores(many, [str(i // 5) for i in range(50)], RESAMPLING) == alone
 
 
 def binary(seed: int, cases: int = 40) -> Predictions:
@@ -179,7 +180,7 @@ def test_bins_and_calibration_error_are_those_of_scikit_learn(seed: int, cases: 
     predictions = binary(seed, cases)
     repeated, weights = drawn(predictions, seed)
     for row, one in enumerate((predictions, repeated)):
-        found = reliability(one, alone(len(one.truth)), samples=20, confidence=0.95, seed=0)
+        found = reliability(one, alone(len(one.truth)), Resampling(20, 0.95, seed=0))
         share, probability = calibration_curve(one.truth, one.probabilities[:, 1], n_bins=10, strategy="uniform")
         there = found.cases > 0
         assert found.share.estimate[there] == pytest.approx(share)
@@ -192,7 +193,7 @@ def test_bins_and_calibration_error_are_those_of_scikit_learn(seed: int, cases: 
 
 @pytest.mark.parametrize("probability", [0.1, 0.2, 0.3, 0.7, 0.9, 0.0, 1.0])
 def test_the_edge_of_a_bin_belongs_to_the_bin_below(probability: float) -> None:
-    found = reliability(of([0, 1], [probability] * 2), alone(2), **RESAMPLING)
+    found = reliability(of([0, 1], [probability] * 2), alone(2), RESAMPLING)
     assert np.flatnonzero(found.cases) == max(round(10 * probability) - 1, 0)
     assert found.share.estimate[found.cases > 0] == 0.5
 
@@ -207,7 +208,7 @@ def test_probabilities_at_their_word_have_no_calibration_error() -> None:
 @given(st.integers(0, 9999), st.integers(2, 40), st.integers(2, 23))
 def test_the_roc_band_is_the_curve_of_scikit_learn_at_each_rate(seed: int, cases: int, points: int) -> None:
     predictions = binary(seed, cases)
-    grid, band = roc_band(predictions, 1, alone(cases), samples=20, confidence=0.95, seed=0, points=points)
+    grid, band = roc_band(predictions, 1, alone(cases), Resampling(20, 0.95, seed=0), points=points)
     false, true, _ = sklearn_metrics.roc_curve(predictions.truth, predictions.probabilities[:, 1], drop_intermediate=False)
     assert (grid[0], grid[-1], len(grid)) == (0, 1, points)
     assert band.estimate == pytest.approx(np.interp(grid.round(9), false.round(9), true))
@@ -216,7 +217,7 @@ def test_the_roc_band_is_the_curve_of_scikit_learn_at_each_rate(seed: int, cases
 
 def test_the_interval_of_the_roc_is_that_of_resampled_curves() -> None:
     predictions, patients = binary(4), alone(20) * 2
-    grid, band = roc_band(predictions, 1, patients, samples=150, confidence=0.9, seed=3, points=7)
+    grid, band = roc_band(predictions, 1, patients, Resampling(150, 0.9, seed=3), points=7)
     rng, curves = np.random.default_rng(3), []
     order = sorted(set(patients))
     for sample in rng.integers(0, 20, (150, 20)):
@@ -231,26 +232,26 @@ def test_the_interval_of_the_roc_is_that_of_resampled_curves() -> None:
 
 
 def test_a_constant_probability_has_the_diagonal_and_a_perfect_one_the_corner() -> None:
-    grid, band = roc_band(of([0, 1] * 6, [0.4] * 12), 1, alone(12), **RESAMPLING)
+    grid, band = roc_band(of([0, 1] * 6, [0.4] * 12), 1, alone(12), RESAMPLING)
     for line in (band.estimate, band.low, band.high):
         assert line == pytest.approx(grid)
-    _, band = roc_band(of([0, 1] * 6, [0.1, 0.8] * 6), 1, alone(12), **RESAMPLING)
+    _, band = roc_band(of([0, 1] * 6, [0.1, 0.8] * 6), 1, alone(12), RESAMPLING)
     assert (band.low == 1).all()
 
 
 @pytest.mark.parametrize("label", [0, 1])
 def test_one_class_has_nan_where_the_other_is_needed(label: int) -> None:
     predictions = of([label] * 8, np.linspace(0.1, 0.95, 8))
-    found = scores(predictions, alone(8), {**BINARY, **CALIBRATION}, **RESAMPLING)
+    found = scores(predictions, alone(8), RESAMPLING, {**BINARY, **CALIBRATION})
     missing = {"auroc", "specificity" if label else "sensitivity"}
     assert {name for name, interval in found.items() if math.isnan(interval.estimate)} == missing
     assert all(math.isnan(found[name].low) and math.isnan(found[name].high) for name in missing)
-    _, band = roc_band(predictions, 1, alone(8), **RESAMPLING)
+    _, band = roc_band(predictions, 1, alone(8), RESAMPLING)
     assert np.isnan(band.estimate).all() and np.isnan(band.low).all()
 
 
 def test_one_case_has_figures_and_no_intervals() -> None:
-    found = scores(of([1], [0.75]), ["p"], {**BINARY, **CALIBRATION}, **RESAMPLING)
+    found = scores(of([1], [0.75]), ["p"], RESAMPLING, {**BINARY, **CALIBRATION})
     assert found["sensitivity"].estimate == found["accuracy"].estimate == 1
     assert found["brier"].estimate == 0.0625 and found["ece"].estimate == 0.25
     assert all(math.isnan(interval.low) for interval in found.values())
@@ -259,17 +260,17 @@ def test_one_case_has_figures_and_no_intervals() -> None:
 def test_each_source_has_its_own_figures() -> None:
     predictions = binary(2, 60)
     sources, patients = ["kaggle"] * 25 + ["brats"] * 35, alone(30) * 2
-    found = by_source(predictions, patients, sources, **RESAMPLING)
+    found = by_source(predictions, patients, sources, RESAMPLING)
     assert list(found) == ["all", "brats", "kaggle"]
-    assert found["all"] == scores(predictions, patients, BINARY, **RESAMPLING)
+    assert found["all"] == scores(predictions, patients, RESAMPLING, BINARY)
     second = np.arange(60) >= 25
-    assert found["brats"] == scores(predictions.of(second), patients[25:], BINARY, **RESAMPLING)
+    assert found["brats"] == scores(predictions.of(second), patients[25:], RESAMPLING, BINARY)
     assert found["kaggle"]["auroc"].patients == 25
 
 
 def test_a_source_of_one_class_has_no_auroc_and_stops_nothing() -> None:
     predictions = of([0, 1] * 10 + [1] * 10, np.linspace(0.05, 0.95, 30))
-    found = by_source(predictions, alone(30), ["brats"] * 20 + ["kaggle"] * 10, {**BINARY, **CALIBRATION}, **RESAMPLING)
+    found = by_source(predictions, alone(30), ["brats"] * 20 + ["kaggle"] * 10, RESAMPLING, {**BINARY, **CALIBRATION})
     assert math.isnan(found["kaggle"]["auroc"].estimate) and math.isnan(found["kaggle"]["specificity"].low)
     assert not math.isnan(found["kaggle"]["sensitivity"].low)
     assert not math.isnan(found["all"]["auroc"].low)
@@ -282,18 +283,18 @@ def test_many_rows_are_resampled_a_block_at_a_time() -> None:
         sizes.append(weights.size)
         return weights @ values / weights.sum(axis=1)
 
-    band = band_by_patient(mean, patients, **RESAMPLING)
-    assert max(sizes) <= 11_000_000 and sum(sizes) == 60_000 * (RESAMPLING["samples"] + 1)
-    few = band_by_patient(lambda weights: weights @ values[:50] / weights.sum(axis=1), patients[:50], **RESAMPLING)
+    band = band_by_patient(mean, patients, RESAMPLING)
+    assert max(sizes) <= 11_000_000 and sum(sizes) == 60_000 * (RESAMPLING.samples + 1)
+    few = band_by_patient(lambda weights: weights @ values[:50] / weights.sum(axis=1), patients[:50], RESAMPLING)
     assert (band.low, band.high) == (pytest.approx(few.low), pytest.approx(few.high)), "the same patients, drawn alike"
 
 
 def test_each_cell_of_the_matrix_has_the_interval_that_it_has_alone() -> None:
     predictions, patients = binary(1), alone(20) * 2
-    band = confusion_band(predictions, patients, **RESAMPLING)
+    band = confusion_band(predictions, patients, RESAMPLING)
     assert np.array_equal(band.estimate, sklearn_metrics.confusion_matrix(predictions.truth, predictions.predicted))
     for row, column in np.ndindex(2, 2):
-        cell = by_patient(lambda weights: confusion(predictions, weights)[:, row, column], patients, **RESAMPLING)  # noqa: B023
+        cell = by_patient(lambda weights: confusion(predictions, weights)[:, row, column], patients, RESAMPLING)  # noqa: B023
         assert (cell.low, cell.high) == (band.low[row, column], band.high[row, column])
         assert cell.low < cell.estimate < cell.high
 
@@ -301,7 +302,7 @@ def test_each_cell_of_the_matrix_has_the_interval_that_it_has_alone() -> None:
 @pytest.mark.parametrize("right", [True, False])
 def test_a_share_of_all_or_none_is_not_certain(right: bool) -> None:
     truth = np.array([1] * 8 + [0] * 16)
-    found = scores(of(truth, truth if right else 1 - truth), alone(24), BINARY, **RESAMPLING)
+    found = scores(of(truth, truth if right else 1 - truth), alone(24), RESAMPLING, BINARY)
     for name, patients in {"sensitivity": 8, "specificity": 16, "accuracy": 24}.items():
         right_of_all = (patients if right else 0, patients)
         exact = binomtest(*right_of_all).proportion_ci(confidence_level=0.95, method="exact")
@@ -311,20 +312,20 @@ def test_a_share_of_all_or_none_is_not_certain(right: bool) -> None:
 
 def test_a_share_of_few_patients_has_no_interval_however_many_patients_there_are() -> None:
     truth = np.array([1] * (MIN_PATIENTS - 1) + [0] * 20)
-    found = scores(of(truth, np.tile([0.3, 0.6], 13)[: len(truth)]), alone(len(truth)), BINARY, **RESAMPLING)
+    found = scores(of(truth, np.tile([0.3, 0.6], 13)[: len(truth)]), alone(len(truth)), RESAMPLING, BINARY)
     assert math.isnan(found["sensitivity"].low) and not math.isnan(found["sensitivity"].estimate)
     assert not math.isnan(found["specificity"].low)
-    bins = reliability(of([0, 1] * 10 + [1] * 3, [0.5] * 20 + [0.95] * 3), alone(23), **RESAMPLING)
+    bins = reliability(of([0, 1] * 10 + [1] * 3, [0.5] * 20 + [0.95] * 3), alone(23), RESAMPLING)
     assert list(np.flatnonzero(~np.isnan(bins.share.low))) == [4]
     assert bins.share.estimate[9] == 1
 
 
 def test_many_slices_of_a_patient_are_one_trial() -> None:
     truth = np.ones(60, int)
-    apart = scores(of(truth, truth), alone(60), BINARY, **RESAMPLING)["accuracy"]
-    together = scores(of(truth, truth), alone(6) * 10, BINARY, **RESAMPLING)["accuracy"]
+    apart = scores(of(truth, truth), alone(60), RESAMPLING, BINARY)["accuracy"]
+    together = scores(of(truth, truth), alone(6) * 10, RESAMPLING, BINARY)["accuracy"]
     assert together.low == pytest.approx(0.025 ** (1 / 6)) and apart.low == pytest.approx(0.025 ** (1 / 60))
-    band = band_by_patient(lambda weights: np.ones((len(weights), 1)), alone(6) * 10, **RESAMPLING)
+    band = band_by_patient(lambda weights: np.ones((len(weights), 1)), alone(6) * 10, RESAMPLING)
     few = np.arange(60)[:, None] % 6 == 0  # ten rows, all of one patient
     assert np.isnan(as_shares(band, few, alone(6) * 10, confidence=0.95).low)
 

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_hex
 
+from medexp.config.shared import Resampling
 from medexp.evaluation.classification import Predictions, confusion_band, reliability, roc_band, roc_points
 from medexp.evaluation.intervals import Band
 from medexp.tracking.figures import GALLERY, calibration, confusion_matrix, gallery, roc
 
-RESAMPLING = {"samples": 200, "confidence": 0.95, "seed": 0}
+RESAMPLING = Resampling(samples=200, confidence=0.95, seed=0)
 
 
 @pytest.fixture
@@ -52,12 +53,12 @@ def test_a_confusion_matrix_has_intervals_where_there_are_any(predictions, patie
     counts = np.array([[3.0, 1.0], [0.0, 5.0]])
     figure = confusion_matrix(counts, ["no", "yes"], "test cases", Band(counts, low, high, 9))
     assert [text.get_text() for text in figure.axes[0].texts] == ["3 [1, 5]\n75%", "1 [0, 3]\n25%", "0\n0%", "5 [2, 9]\n100%"]
-    band = confusion_band(predictions, patients, **RESAMPLING)
+    band = confusion_band(predictions, patients, RESAMPLING)
     confusion_matrix(band.estimate, ["no", "yes"], "test cases", band).savefig(tmp_path / "figure.png")
 
 
 def test_a_band_is_shaded_for_the_arm_that_has_one(predictions, patients, tmp_path) -> None:
-    curve, band = roc_points(predictions, 1), roc_band(predictions, 1, patients, **RESAMPLING)
+    curve, band = roc_points(predictions, 1), roc_band(predictions, 1, patients, RESAMPLING)
     figure = roc({"tumour": {"head": curve, "random": curve}}, "ROC", {"tumour": {"head": band}})
     (shade,) = figure.axes[0].collections
     shaded = shade.get_paths()[0].vertices
@@ -67,7 +68,7 @@ def test_a_band_is_shaded_for_the_arm_that_has_one(predictions, patients, tmp_pa
 
 
 def test_a_reliability_diagram_has_a_point_and_a_bar_a_bin(predictions, patients, tmp_path) -> None:
-    found = reliability(predictions, patients, **RESAMPLING)
+    found = reliability(predictions, patients, RESAMPLING)
     figure = calibration({"all": found, "kaggle": found}, "tumour", "Calibration")
     upper, lower = figure.axes[0], figure.axes[2]
     assert [axes.get_title() for axes in figure.axes] == ["all", "kaggle", "", ""]

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset, Subset
 
 from medexp.checks import Check
-from medexp.config.shared import cache_root
+from medexp.config.shared import Resampling, cache_root
 from medexp.data.splits import save_splits
 from medexp.data.volumes.datasets import evaluation_dataset, training_dataset
 from medexp.data.volumes.prepared import Prepared, prepare
@@ -372,9 +372,7 @@ def attribute(study: Study, per_case: pd.DataFrame, features: dict[str, Features
     interval = partial(
         mean_by_patient,
         patients=patients,
-        samples=settings.bootstrap_samples,
-        confidence=settings.confidence,
-        seed=config.seed,
+        resampling=Resampling(settings.bootstrap_samples, settings.confidence, config.seed),
     )
     dice = interval(gains.to_numpy())
 

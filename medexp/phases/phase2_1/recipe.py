@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from medexp.checks import Check, verdict
+from medexp.config.shared import Resampling
 from medexp.evaluation.intervals import Interval, mean_by_patient
 from medexp.models.multitask import MultiTaskModel
 from medexp.phases.phase2_1.config import Phase2_1Config
@@ -45,9 +46,7 @@ def run(config: Phase2_1Config) -> None:
         interval = mean_by_patient(
             per_case["dice"].to_numpy(),
             per_case["patient"].tolist(),
-            samples=config.bootstrap_samples,
-            confidence=config.confidence,
-            seed=config.seed,
+            Resampling(config.bootstrap_samples, config.confidence, config.seed),
         )
         whole_brain = float(dice(study, all_of_the_brain)["dice"].mean())
         checks.append(image_checks.segmentation(interval, whole_brain, config.min_dice))

@@ -19,6 +19,7 @@ from torch.nn import functional
 from torch.utils.data import Dataset
 
 from medexp.checks import Check, verdict
+from medexp.config.shared import Resampling
 from medexp.data.images.datasets import SOURCES, expected_draws, sampling_order
 from medexp.evaluation.classification import BINARY, Predictions, accuracy, cross_entropy, gain
 from medexp.models.builders import build
@@ -86,12 +87,13 @@ def run(config: Phase2_2Config) -> None:
 
         before = frozen_state(encoder)
         trained = train_head(config, encoder, labelled, accelerator, tracked)
-        rows, resampled = labelled.of("val"), _resampled(config)
-        judged = judge(rows, predict(trained.head, labelled.features("val"), rows["label"].to_numpy()), **resampled)
+        rows = labelled.of("val")
+        resampling = Resampling(config.bootstrap_samples, config.confidence, config.seed)
+        judged = judge(rows, predict(trained.head, labelled.features("val"), rows["label"].to_numpy()), resampling)
         truth = judged.predictions.truth
         most = int(np.bincount(truth).argmax())
         constant = Predictions(truth, np.eye(2)[np.full(len(rows), most)])
-        over_majority = gain(accuracy, judged.predictions, constant, list(rows["patient"]), **resampled)
+        over_majority = gain(accuracy, judged.predictions, constant, list(rows["patient"]), resampling)
 
         classifier = EncoderClassifier(encoder.net, trained.head).cpu().eval()
         files = write_checkpoints(encoder, trained, tracked)
@@ -105,7 +107,7 @@ def run(config: Phase2_2Config) -> None:
             image_checks.majority(over_majority, found, by_chance),
         ]
         tracked.reporter.metrics({"majority/accuracy": by_chance, "params/head_trainable": trained.parameters})
-        log_judged(judged, labelled.classes, tracked, labelled.picture, shown=config.shown, **resampled)
+        log_judged(judged, labelled.classes, tracked, labelled.picture, resampling, shown=config.shown)
         report(trained, files, checks, tracked)
         published = [publish(packed(config, encoder, labelled, classifier, judged, checks, tracked), verdict(checks), tracked)]
         words = [
@@ -365,7 +367,3 @@ def summary(
         rows=rows_of(list(judged.scores.values())),
         words=[*words, f"Intervals of {config.confidence:.0%}, by patient.", CAVEAT],
     )
-
-
-def _resampled(config: Phase2_2Config) -> dict[str, Any]:
-    return {"samples": config.bootstrap_samples, "confidence": config.confidence, "seed": config.seed}

@@ -21,6 +21,7 @@ from torch.utils.data import Dataset
 
 from medexp import registry
 from medexp.checks import Check, verdict
+from medexp.config.shared import Resampling
 from medexp.data.images.datasets import SOURCES, MultiSourceDataset, expected_draws, sampling_order
 from medexp.errors import RegistryError
 from medexp.evaluation.classification import balanced_accuracy, gain
@@ -330,7 +331,7 @@ def both_tasks(study: ImageStudy, net: MultiTaskModel, split: str = "val") -> di
 def compare(study: ImageStudy, before: Before, net: MultiTaskModel) -> Compared:
     """Joint training, phase 2.1 and phase 2.2 on the same validation cases."""
     config = study.config
-    resampled = {"samples": config.bootstrap_samples, "confidence": config.confidence, "seed": config.seed}
+    resampling = _resampling(config)
     after, scans = predict_and_dice(study, net)
     scans = scans.merge(
         dice(study, partial(segment, before.net))[["case", "dice"]].rename(columns={"dice": "dice_before"}),
@@ -341,15 +342,15 @@ def compare(study: ImageStudy, before: Before, net: MultiTaskModel) -> Compared:
     earlier = predict(study, before.head)
 
     def of_scans(values: pd.Series) -> Interval:
-        return mean_by_patient(values.to_numpy(), scans["patient"].tolist(), **resampled)
+        return mean_by_patient(values.to_numpy(), scans["patient"].tolist(), resampling)
 
     return Compared(
         scans=scans,
-        judged=judge(rows, after, **resampled),
-        judged_before=judge(rows, earlier, **resampled),
+        judged=judge(rows, after, resampling),
+        judged_before=judge(rows, earlier, resampling),
         means={column: of_scans(scans[column]) for column in ("dice_before", "dice")},
         dice=of_scans(scans["dice"] - scans["dice_before"]),
-        balanced=gain(balanced_accuracy, after, earlier, rows["patient"].tolist(), **resampled),
+        balanced=gain(balanced_accuracy, after, earlier, rows["patient"].tolist(), resampling),
     )
 
 
@@ -366,10 +367,8 @@ def report(study: ImageStudy, net: MultiTaskModel, fitted: FitResult, compared: 
         CLASSES,
         study.run,
         study.picture,
+        _resampling(config),
         shown=config.shown,
-        samples=config.bootstrap_samples,
-        confidence=config.confidence,
-        seed=config.seed,
     )
     reporter.table(compared.scans, "dice_per_scan.csv")
     log_training(study, net, fitted)
@@ -420,3 +419,7 @@ def summary(study: ImageStudy, fitted: FitResult, compared: Compared) -> Summary
             CAVEAT,
         ],
     )
+
+
+def _resampling(config: Phase2_3Config) -> Resampling:
+    return Resampling(config.bootstrap_samples, config.confidence, config.seed)

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from medexp.checks import Check, verdict
 from medexp.config.data import DataConfig
+from medexp.config.shared import Resampling
 from medexp.data.splits import SPLITS
 from medexp.data.volumes.facts import CaseFacts
 from medexp.data.volumes.tables import LabelledTable
@@ -90,22 +91,11 @@ def judge(
     checks: Sequence[Check],
 ) -> Results:
     """Metrics with their intervals, the gains of the encoder over the other arms, and the checks on them."""
-    samples, confidence, seed = config.bootstrap_samples, config.confidence, config.seed
+    resampling = Resampling(config.bootstrap_samples, config.confidence, config.seed)
     patients = list(data.of("test")["patient"])
-    measured = {
-        arm: scores(predicted, patients, samples=samples, confidence=confidence, seed=seed)
-        for arm, predicted in predictions.items()
-    }
+    measured = {arm: scores(predicted, patients, resampling) for arm, predicted in predictions.items()}
     gains = {
-        arm: gain(
-            METRICS["balanced_accuracy"],
-            predictions["encoder"],
-            reference,
-            patients,
-            samples=samples,
-            confidence=confidence,
-            seed=seed,
-        )
+        arm: gain(METRICS["balanced_accuracy"], predictions["encoder"], reference, patients, resampling)
         for arm, reference in predictions.items()
         if arm != "encoder"
     }

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from medexp.config.shared import Resampling
 from medexp.evaluation.classification import (
     BINARY,
     CALIBRATION,
@@ -46,20 +47,16 @@ class Judged:
     scores: Mapping[str, Mapping[str, Interval]]
 
 
-def judge(rows: pd.DataFrame, predictions: Predictions, *, samples: int, confidence: float, seed: int) -> Judged:
+def judge(rows: pd.DataFrame, predictions: Predictions, resampling: Resampling) -> Judged:
     """Every metric with its interval by patient, of all cases and of each source's.
 
     Args:
         rows: One row a case: case, patient, source.
         predictions: Of these cases.
-        samples: Resamples.
-        confidence: Coverage, 0 to 1.
-        seed: Seed of the resamples.
+        resampling: How resamples are drawn, and the coverage.
     """
     patients, sources = list(rows["patient"]), list(rows["source"])
-    measured = by_source(
-        predictions, patients, sources, {**BINARY, **CALIBRATION}, samples=samples, confidence=confidence, seed=seed
-    )
+    measured = by_source(predictions, patients, sources, resampling, {**BINARY, **CALIBRATION})
     if len(measured) == 2:  # all of one source: once is enough
         measured = {"all": measured["all"]}
     return Judged(rows, predictions, measured)
@@ -83,11 +80,9 @@ def log_judged(
     classes: Sequence[str],
     run: TrackedRun,
     picture: Callable[[str], Array],
+    resampling: Resampling,
     *,
     shown: int,
-    samples: int,
-    confidence: float,
-    seed: int,
 ) -> None:
     """Metrics `val/best/…` and, per source, `val/best/<source>/…`; `per_case.csv`; confusion matrices, ROC, calibration and
     misclassified cases as pictures.
@@ -97,12 +92,9 @@ def log_judged(
         classes: Names of the classes 0 and 1.
         run: The run.
         picture: From a case to a grey image (H, W).
+        resampling: How the intervals in the pictures are drawn.
         shown: Misclassified cases in the picture, at most.
-        samples: Resamples of the intervals in the pictures.
-        confidence: Their coverage.
-        seed: Seed of the resamples.
     """
-    resampled = {"samples": samples, "confidence": confidence, "seed": seed}
     for name, measured in judged.scores.items():
         prefix = "val/best/" if name == "all" else f"val/best/{name}/"
         for metric, interval in measured.items():
@@ -116,17 +108,17 @@ def log_judged(
         rows = (judged.rows["source"] == name).to_numpy() | (name == "all")
         part, patients = judged.predictions.of(rows), list(judged.rows.loc[rows, "patient"])
         title = f"{name}, {rows.sum()} validation cases"
-        counts, band = confusion(part, np.ones((1, rows.sum())))[0], confusion_band(part, patients, **resampled)  # type: ignore[arg-type]
+        counts, band = confusion(part, np.ones((1, rows.sum())))[0], confusion_band(part, patients, resampling)
         run.reporter.figure(confusion_matrix(counts, classes, title, band), f"figures/confusion_{name}.png")
         if len(set(part.truth)) == 2:
             area = judged.scores[name]["auroc"]
             label = f"{name}, AUROC {area.estimate:.3f}"
             curves[label] = roc_points(part, 1)
-            bands[label] = roc_band(part, 1, patients, **resampled)  # type: ignore[arg-type]
+            bands[label] = roc_band(part, 1, patients, resampling)
         error = judged.scores[name]["ece"].estimate
-        diagrams[f"{name}, ECE {error:.3f}"] = reliability(part, patients, **resampled)  # type: ignore[arg-type]
+        diagrams[f"{name}, ECE {error:.3f}"] = reliability(part, patients, resampling)
     if curves:
-        figure = roc({classes[1]: curves}, f"ROC, validation, intervals of {confidence:.0%}", {classes[1]: bands})
+        figure = roc({classes[1]: curves}, f"ROC, validation, intervals of {resampling.confidence:.0%}", {classes[1]: bands})
         run.reporter.figure(figure, "figures/roc.png")
     run.reporter.figure(calibration(diagrams, classes[1], "Calibration, validation"), "figures/calibration.png")
 
