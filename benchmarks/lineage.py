@@ -25,7 +25,7 @@ def digest(name: str, version: int) -> str:
 
 def models(versions: int) -> Iterator[tuple[str, int, dict[str, str]]]:
     """Name, version and upstream tag of each version."""
-    from medexp.registry.lineage import upstream_tag
+    from medexp.registry.tags import upstream_tag
 
     encoders = versions // 10
     yield BASE, 1, {}
@@ -47,7 +47,7 @@ def fill(uri: str, versions: int, runs: int) -> None:
     from mlflow.store.tracking.dbmodels.models import SqlLatestMetric, SqlParam, SqlRun, SqlTag
     from sqlalchemy import create_engine, insert
 
-    from medexp.registry.lineage import upstream_tag
+    from medexp.registry.tags import upstream_tag
 
     rows: dict[Any, list[dict[str, Any]]] = {SqlRun: [], SqlTag: [], SqlParam: [], SqlLatestMetric: []}
     registry: dict[Any, list[dict[str, Any]]] = {SqlModelVersion: [], SqlModelVersionTag: []}

@@ -48,7 +48,8 @@ def compare(folder: Path) -> None:
 
     from medexp.models.builders import build
     from medexp.registry.definitions import load_definition
-    from medexp.registry.packages import WEIGHTS, Package, write_package
+    from medexp.registry.package import Package
+    from medexp.registry.packages import WEIGHTS, write_package
     from medexp.registry.store import Registered, register, resolve
 
     torch.set_num_threads(1)

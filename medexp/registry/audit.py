@@ -11,9 +11,9 @@ from medexp.errors import RegistryError
 from medexp.registry import journal
 from medexp.registry.client import answering, pages
 from medexp.registry.journal import Journal
-from medexp.registry.lineage import UPSTREAM
 from medexp.registry.promotion import CANDIDATE, CHAMPION
 from medexp.registry.store import stored_digest
+from medexp.registry.tags import upstream
 
 _PAGE = 500  # runs asked for by id in one query
 
@@ -164,7 +164,7 @@ def _of_lost_models(journals: Mapping[str, Journal], models: Mapping[str, Regist
 
 
 def _of_parents(version: ModelVersion, versions: Mapping[tuple[str, str], ModelVersion]) -> Iterator[Drift]:
-    for name, number, digest in _parents(version):
+    for (name, number), digest in _parents(version):
         parent = versions.get((name, number))
         if parent is None or parent.tags.get("medexp.digest") != digest:
             found = "is deleted" if parent is None else "is another model now"
@@ -212,16 +212,15 @@ def _runs_to_keep(
         seen.add(key)
         if version.run_id:
             why.setdefault(version.run_id, []).append(_called(version, _aliases(models, version)))
-        todo += [versions[name, number] for name, number, _ in _parents(version) if (name, number) in versions]
+        todo += [versions[parent] for parent, _ in _parents(version) if parent in versions]
     return tuple(Kept(run, tuple(names)) for run, names in why.items())
 
 
-def _parents(version: ModelVersion) -> Iterator[tuple[str, str, str]]:
-    """Name, version and digest of the registered models that a version was made from."""
-    for key, value in version.tags.items():
-        number, _, digest = value.partition(" ")
-        if key.startswith(UPSTREAM) and number.isdecimal():
-            yield key.removeprefix(UPSTREAM), number, digest
+def _parents(version: ModelVersion) -> Iterator[tuple[tuple[str, str], str]]:
+    """Name and version, and the digest, of each registered model that a version was made from."""
+    for name, number, digest in upstream(version.tags):
+        if number is not None:
+            yield (name, number), digest
 
 
 def _models(client: MlflowClient) -> dict[str, RegisteredModel]:

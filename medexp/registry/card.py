@@ -8,16 +8,14 @@ https://doi.org/10.1148/ryai.240300. The wording is ours.
 import math
 from collections.abc import Mapping
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 
 from medexp.checks import as_markdown
 from medexp.config.shared import Resampling
 from medexp.registry.definitions import Definition
-
-if TYPE_CHECKING:
-    from medexp.registry.packages import Package
+from medexp.registry.package import Package
 
 _UNKNOWN = "unknown"
 _LEARNED = ("train", "val")
@@ -80,7 +78,7 @@ NOT_APPLICABLE: Mapping[int, str] = {
 """The items that ask about a study or a paper."""
 
 
-def model_card(definition: Definition, package: "Package") -> str:
+def model_card(definition: Definition, package: Package) -> str:
     """A model card in markdown. What is not known says so.
 
     Args:
@@ -136,7 +134,7 @@ def as_description(card: str) -> str:
 # -------------------------------------------------------------------------------------------------------------------- CLAIM
 
 
-def _claim(definition: Definition, package: "Package") -> dict[str, str | None]:
+def _claim(definition: Definition, package: Package) -> dict[str, str | None]:
     """What is known here of each item; what follows from the package, else what its phase says."""
     policy, evaluation = definition.promotion, package.evaluation
     given = package.contract.get("input", {})
@@ -245,7 +243,7 @@ def _worst(per_case: pd.DataFrame, columns: list[str], higher_is_better: bool) -
     return f"worst mean of {', '.join(columns)}: " + ", ".join(f"{case} ({value:.3f})" for case, value in worst.items())
 
 
-def _limitations(package: "Package") -> list[str]:
+def _limitations(package: Package) -> list[str]:
     """What the phase says, and what follows from the package."""
     told = package.facts.get(ITEMS[40])
     limits = [told] if told else []

@@ -9,7 +9,8 @@ import pandas as pd
 from medexp.checks import Check, Severity
 from medexp.data.manifest import patient_sha256
 from medexp.errors import RegistryError
-from medexp.registry.packages import CASES, Parent, read_json
+from medexp.registry.package import Parent
+from medexp.registry.packages import CASES, read_json
 from medexp.registry.store import Pulled, pull, resolve
 
 LEARNED = ("train", "val")  # trained on, or selected on; what was held back is fine

@@ -23,8 +23,9 @@ from rich.tree import Tree
 
 from medexp.errors import RegistryError
 from medexp.registry.client import MISSING, answering, pages
+from medexp.registry.store import resolve
+from medexp.registry.tags import UPSTREAM, Upstream, upstream
 
-UPSTREAM = "medexp.upstream."
 _DIGEST, _CHECKS = "medexp.digest", "checks/"
 _PAGE = 1000
 _EACH = 3  # uses of a version, on average, up to which those of all versions of its model are asked for at once
@@ -150,17 +151,6 @@ class Lineage:
     impact: Impact
 
 
-def upstream_tag(name: str, version: str | None, digest: str) -> dict[str, str]:
-    """The tag that says of a run, or of a version, which model it was built on.
-
-    Args:
-        name: Name of the model.
-        version: Its version; None where it is not registered.
-        digest: Digest of its package; of its weights where it is not registered.
-    """
-    return {f"{UPSTREAM}{name}": f"{version or 'unregistered'} {digest}"}
-
-
 def lineage(uri: str, runs: int | None = None) -> Lineage:
     """Where a registered model comes from, and what was built on it.
 
@@ -172,8 +162,6 @@ def lineage(uri: str, runs: int | None = None) -> Lineage:
         RegistryError: There is no such model, alias or version.
         StorageError: The registry does not answer.
     """
-    from medexp.registry.store import resolve  # which tags its versions with `upstream_tag`
-
     found, client = resolve(uri), MlflowClient()
     with answering():
         return Lineage(_origin(client, found, set()), _everything_built_on(client, _model(found), runs))
@@ -191,8 +179,6 @@ def impact(name: str, version: str | int, runs: int | None = None) -> Impact:
         RegistryError: There is no such version, and nothing says that it was built on it.
         StorageError: The registry does not answer.
     """
-    from medexp.registry.store import resolve
-
     try:
         model = _model(resolve(f"models:/{name}/{version}"))
     except RegistryError:
@@ -237,26 +223,21 @@ def _origin(client: MlflowClient, found: ModelVersion | Model, seen: set[tuple[s
     made_in = _get_run(client, found.run_id)
     # A base that was never registered is known to the run alone: the name of its file may be no tag of a version.
     tags = (made_in.data.tags if made_in else {}) | found.tags
-    upstream = [(name, value) for name, value in _upstream(tags) if (name, value.partition(" ")[0]) != key]
+    parents = [_parent(client, parent) for parent in upstream(tags) if (parent.name, parent.version) != key]
     run = _run(made_in) if made_in else Run(found.run_id, None, None, "LOST", True, None) if found.run_id else None
-    return Origin(model, run, tuple(_origin(client, _parent(client, name, value), seen) for name, value in upstream))
+    return Origin(model, run, tuple(_origin(client, parent, seen) for parent in parents))
 
 
-def _upstream(tags: Mapping[str, str]) -> list[tuple[str, str]]:
-    return sorted((key.removeprefix(UPSTREAM), value) for key, value in tags.items() if key.startswith(UPSTREAM))
-
-
-def _parent(client: MlflowClient, name: str, value: str) -> ModelVersion | Model:
-    number, _, digest = value.partition(" ")
-    if not number.isdecimal():
-        return Model(name, None, digest or None, state="unregistered")
+def _parent(client: MlflowClient, said: Upstream) -> ModelVersion | Model:
+    if said.version is None:
+        return Model(said.name, None, said.digest or None, state="unregistered")
     try:
-        found = client.get_model_version(name, number)
+        found = client.get_model_version(said.name, said.version)
     except MlflowException as error:
         if error.error_code != MISSING:
             raise
-        return Model(name, number, digest, state="deleted")
-    return found if found.tags.get(_DIGEST) == digest else Model(name, number, digest, state="replaced")
+        return Model(said.name, said.version, said.digest, state="deleted")
+    return found if found.tags.get(_DIGEST) == said.digest else Model(said.name, said.version, said.digest, state="replaced")
 
 
 def _get_run(client: MlflowClient, run_id: str | None) -> MlflowRun | None:

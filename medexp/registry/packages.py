@@ -16,22 +16,21 @@ import hashlib
 import json
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
 
-from medexp.checks import Check, as_records
+from medexp.checks import as_records
 from medexp.errors import RegistryError, StorageError, all_problems
 from medexp.models.checkpoints import weights_digest
 from medexp.registry.card import model_card
 from medexp.registry.definitions import load_definition
+from medexp.registry.package import Package
 
 WEIGHTS = "weights.safetensors"
 ADAPTER = "adapter"
@@ -40,59 +39,6 @@ MANIFEST = "manifest.json"
 CASES = "cases.csv"
 _FORMAT = 1  # of the folder: raise it when an older medexp can no longer read what is written
 AGAIN = "Pull it again; if that does not help, register the model anew from its run."
-
-
-@dataclass(frozen=True)
-class Parent:
-    """A model that another one was made from.
-
-    Attributes:
-        name: Name of the model, or of a file.
-        version: Its version; None where it is not registered.
-        digest: Digest of its package; None where it is not registered.
-        weights_digest: `medexp.models.checkpoints.weights_digest` of its weights.
-    """
-
-    name: str
-    version: str | None
-    digest: str | None
-    weights_digest: str
-
-
-@dataclass(frozen=True)
-class Package:
-    """What is written.
-
-    Attributes:
-        name: Name that the model is registered under.
-        architecture: `kind` and arguments of `medexp.models.builders.build`; an adapter is
-            `{"kind": "lora_adapter", "base": <architecture of its base>}`, of a base that medexp does not build
-            `{"kind": "external", "class": <its name, for whoever has to give it>}`.
-        contract: `input`, as the definition has it and with `spacing_mm` and `example_shape`, and `output`.
-        weights: The weights by key; empty for an adapter.
-        parents: What it was made from, by role; an adapter has a `base`.
-        checks: The checks that it was judged by.
-        evaluation: `phase`, `revision` of its checks, `split`, `data_digest` of the cases that it was judged on and `made_on`,
-            that of all data that the phase was given; empty for a model that was not judged.
-        per_case: Its scores, a row a case: `case`, `patient` and the metrics.
-        cases: Output of `medexp.data.manifest.seen_cases` of what its weights were trained and selected on; None: not known.
-        facts: What it was made with, for the card, such as run, data and license; None is unknown.
-        figures: What was measured, for the card.
-        extra: Further files and folders by their path in the package, such as `adapter`, as peft saves it.
-    """
-
-    name: str
-    architecture: Mapping[str, Any]
-    contract: Mapping[str, Any]
-    weights: Mapping[str, Tensor]
-    parents: Mapping[str, Parent] = field(default_factory=dict)
-    checks: Sequence[Check] = ()
-    evaluation: Mapping[str, Any] = field(default_factory=dict)
-    per_case: pd.DataFrame = field(default_factory=lambda: pd.DataFrame({"case": [], "patient": []}))
-    cases: pd.DataFrame | None = None
-    facts: Mapping[str, str | None] = field(default_factory=dict)
-    figures: Mapping[str, float | str] = field(default_factory=dict)
-    extra: Mapping[str, Path] = field(default_factory=dict)
 
 
 def write_package(package: Package, folder: Path) -> str:

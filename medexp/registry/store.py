@@ -32,8 +32,8 @@ from medexp.registry.cache import alone, kept
 from medexp.registry.card import as_description
 from medexp.registry.client import MISSING, answering, pages, quoted, registered_model
 from medexp.registry.definitions import Definition
-from medexp.registry.lineage import upstream_tag
 from medexp.registry.packages import MANIFEST, read_json, verify_package
+from medexp.registry.tags import upstream_tag
 
 _MODEL_FILE = Path(__file__).with_name("pyfunc_model.py")
 _REQUIREMENTS = (

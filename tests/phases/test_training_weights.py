@@ -19,7 +19,7 @@ from medexp.phases.phase2_3.recipe import train
 from medexp.phases.shared import image_checks
 from medexp.phases.shared.images import CLASSES, ImageStudy, class_weights
 from medexp.phases.shared.launch import start_accelerator
-from medexp.registry.packages import Parent
+from medexp.registry.package import Parent
 from medexp.reporting import NullReporter
 from medexp.tracking.runs import TrackedRun
 from tests.phases.shared.image_runs import CONFIGS, SMALL, write_pictures, write_slices

@@ -11,7 +11,8 @@ import torch
 from medexp.checks import Check, Severity
 from medexp.models.builders import build
 from medexp.registry.definitions import load_definition
-from medexp.registry.packages import Package, write_package
+from medexp.registry.package import Package
+from medexp.registry.packages import write_package
 from tests.mlflow_store import empty_database, server, store  # noqa: F401
 
 ENCODER = {"kind": "swin_encoder", "in_channels": 4, "feature_size": 12, "window_size": 2}

@@ -17,7 +17,7 @@ from medexp import registry
 from medexp.errors import RegistryError
 from medexp.models.checkpoints import weights_digest
 from medexp.registry.definitions import load_definition
-from medexp.registry.packages import Parent
+from medexp.registry.package import Parent
 from medexp.registry.store import Registered, register
 
 NAME = "phase1_lora_adapter"

@@ -18,7 +18,7 @@ from medexp.registry import journal
 from medexp.registry.audit import audit
 from medexp.registry.definitions import load_definition
 from medexp.registry.journal import Move
-from medexp.registry.packages import Parent
+from medexp.registry.package import Parent
 from medexp.registry.promotion import CHAMPION, Nominated, champion_of, crown, nominate
 from medexp.registry.store import register
 from tests.registry.conftest import SEGMENTER

@@ -15,7 +15,7 @@ from medexp.data.manifest import patient_sha256
 from medexp.errors import RegistryError
 from medexp.registry.definitions import load_definition
 from medexp.registry.leaks import leak_check, unknown_check
-from medexp.registry.packages import Parent
+from medexp.registry.package import Parent
 from medexp.registry.store import Pulled, Registered, register
 from tests.registry.conftest import ENCODER, SEGMENTER
 

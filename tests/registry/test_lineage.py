@@ -11,7 +11,8 @@ from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, RunTag
 from rich.console import Console
 
 from medexp.errors import RegistryError, StorageError
-from medexp.registry.lineage import Impact, Lineage, as_records, as_tree, impact, lineage, upstream_tag
+from medexp.registry.lineage import Impact, Lineage, as_records, as_tree, impact, lineage
+from medexp.registry.tags import upstream_tag
 
 BASE, ADAPTER, ENCODER, PROBE = "bsf_base", "phase1_lora_adapter", "phase1_encoder_merged", "glioma_probe"
 Used = Mapping[str, str]

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from medexp.errors import MedexpError, RegistryError, StorageError
 from medexp.registry.loading import load_package
-from medexp.registry.packages import Package, verify_package, write_package
+from medexp.registry.package import Package
+from medexp.registry.packages import verify_package, write_package
 
 FILES = (
     "weights.safetensors",

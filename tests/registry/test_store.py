@@ -19,7 +19,7 @@ from medexp.models.checkpoints import weights_digest
 from medexp.models.lora import add_lora
 from medexp.models.swin import SwinSegmenter
 from medexp.registry.definitions import load_definition
-from medexp.registry.packages import Parent
+from medexp.registry.package import Parent
 from medexp.registry.store import Registered, find_by_weights, register
 from tests.registry.conftest import SEGMENTER
 

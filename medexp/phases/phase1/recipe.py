@@ -48,7 +48,7 @@ from medexp.phases.shared.launch import (
     take_over_state,
 )
 from medexp.phases.shared.publishing import present
-from medexp.registry.lineage import upstream_tag
+from medexp.registry.tags import upstream_tag
 from medexp.tracking.datasets import log_datasets
 from medexp.tracking.figures import curves, dice_bars, overlay
 from medexp.tracking.results import log_checks, stop_if_blocked

@@ -19,9 +19,9 @@ from medexp.phases.phase1.pretrained import BASE_MODEL, Base, architecture
 from medexp.phases.shared.publishing import CAVEAT, PHANTOMS, Summary, made_with, publish
 from medexp.registry import store
 from medexp.registry.definitions import load_definition
-from medexp.registry.lineage import upstream_tag
-from medexp.registry.packages import Package, Parent
+from medexp.registry.package import Package, Parent
 from medexp.registry.promotion import Nominated
+from medexp.registry.tags import upstream_tag
 from medexp.tracking.runs import TrackedRun
 from medexp.training.loop import FitResult
 

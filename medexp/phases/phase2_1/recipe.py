@@ -20,7 +20,7 @@ from medexp.phases.shared import image_checks
 from medexp.phases.shared.images import ImageStudy, begin, dice, log_training, masks, packaged_images, segment, warm_up_images
 from medexp.phases.shared.launch import forget_precision, launched_run, out_of_memory, scored, start_accelerator
 from medexp.phases.shared.publishing import CAVEAT, Summary, present, publish
-from medexp.registry.packages import Package
+from medexp.registry.package import Package
 from medexp.tracking.results import log_checks, stop_if_blocked
 from medexp.tracking.runs import TrackedRun
 from medexp.training.loop import Batch, FitResult, Group, Objective, fit

@@ -31,10 +31,11 @@ from medexp.phases.phase2_2.config import Phase2_2Config
 from medexp.phases.shared.images import CLASSES, ImageStudy, begin, both_classes, claims, demand_input, one_process
 from medexp.phases.shared.launch import same_as_begun, take_over_state
 from medexp.phases.shared.volumes import LabelledVolumes, read_volumes
-from medexp.registry.lineage import upstream_tag
 from medexp.registry.loading import load_verified
-from medexp.registry.packages import Parent, read_json
+from medexp.registry.package import Parent
+from medexp.registry.packages import read_json
 from medexp.registry.store import Pulled
+from medexp.registry.tags import upstream_tag
 from medexp.tracking.datasets import log_datasets
 from medexp.tracking.runs import TrackedRun
 

@@ -44,7 +44,7 @@ from medexp.phases.shared.images import both_classes, class_weights, warm_up_ima
 from medexp.phases.shared.launch import forget_precision, launched_run, out_of_memory, same_as_begun, scored, start_accelerator
 from medexp.phases.shared.publishing import CAVEAT, Summary, packaged, present, publish
 from medexp.registry.leaks import split_check
-from medexp.registry.packages import Package
+from medexp.registry.package import Package
 from medexp.tracking.figures import curves
 from medexp.tracking.results import log_checks, stop_if_blocked
 from medexp.tracking.runs import TrackedRun

@@ -50,10 +50,11 @@ from medexp.phases.shared.images import (
 from medexp.phases.shared.launch import forget_precision, launched_run, out_of_memory, same_as_begun, scored, start_accelerator
 from medexp.phases.shared.publishing import CAVEAT, Summary, present, publish
 from medexp.registry.leaks import split_check
-from medexp.registry.lineage import upstream_tag
 from medexp.registry.loading import load_verified
-from medexp.registry.packages import MANIFEST, Package, Parent, read_json
+from medexp.registry.package import Package, Parent
+from medexp.registry.packages import MANIFEST, read_json
 from medexp.registry.store import Pulled
+from medexp.registry.tags import upstream_tag
 from medexp.tracking.results import log_checks, stop_if_blocked
 from medexp.tracking.runs import TrackedRun
 from medexp.training.loop import Batch, FitResult, Group, Objective, fit, permutations

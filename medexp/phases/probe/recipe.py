@@ -27,10 +27,11 @@ from medexp.phases.probe.report import Data, judge, report, show
 from medexp.phases.shared.launch import start_accelerator
 from medexp.phases.shared.volumes import read_volumes
 from medexp.registry.leaks import fetch_parent, leak_check
-from medexp.registry.lineage import upstream_tag
 from medexp.registry.loading import load_verified
-from medexp.registry.packages import Parent, read_json
+from medexp.registry.package import Parent
+from medexp.registry.packages import read_json
 from medexp.registry.store import Pulled
+from medexp.registry.tags import upstream_tag
 from medexp.tracking.datasets import log_datasets
 from medexp.tracking.results import log_checks, stop_if_blocked
 from medexp.tracking.runs import TrackedRun, tracked_run

@@ -18,7 +18,8 @@ from medexp.data.manifest import data_digest, seen_cases, split_digest
 from medexp.phases.shared.config import ImagePhaseConfig
 from medexp.registry import store
 from medexp.registry.definitions import load_definition
-from medexp.registry.packages import Package, write_package
+from medexp.registry.package import Package
+from medexp.registry.packages import write_package
 from medexp.registry.promotion import CANDIDATE, CHAMPION, Nominated, nominate
 from medexp.tracking.results import log_summary
 from medexp.tracking.runs import TrackedRun

@@ -24,7 +24,7 @@ from medexp.data.volumes.tables import COLUMNS, write_table
 from medexp.models.builders import build
 from medexp.phases.probe.config import ProbeConfig
 from medexp.registry.definitions import load_definition
-from medexp.registry.packages import Package, Parent
+from medexp.registry.package import Package, Parent
 from medexp.registry.store import Registered, register
 from tests.data.conftest import data_config  # noqa: F401
 from tests.data.volumes.small_cases import SHAPE, write_case

@@ -1,0 +1,41 @@
+"""The tag by which a run, or a version, says which models it was built on."""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+UPSTREAM = "medexp.upstream."
+
+
+class Upstream(NamedTuple):
+    """What a tag says.
+
+    Attributes:
+        name: Name of the model.
+        version: Its version; None where it is not registered.
+        digest: Digest of its package; of its weights where it is not registered.
+    """
+
+    name: str
+    version: str | None
+    digest: str
+
+
+def upstream_tag(name: str, version: str | None, digest: str) -> dict[str, str]:
+    """The tag that says of a run, or of a version, which model it was built on.
+
+    Args:
+        name: Name of the model.
+        version: Its version; None where it is not registered.
+        digest: Digest of its package; of its weights where it is not registered.
+    """
+    return {f"{UPSTREAM}{name}": f"{version or 'unregistered'} {digest}"}
+
+
+def upstream(tags: Mapping[str, str]) -> list[Upstream]:
+    """What all tags of a run, or of a version, say that it was built on, by name."""
+    found = []
+    for key, value in sorted(tags.items()):
+        if key.startswith(UPSTREAM):
+            version, _, digest = value.partition(" ")
+            found.append(Upstream(key.removeprefix(UPSTREAM), version if version.isdecimal() else None, digest))
+    return found
