@@ -1,4 +1,4 @@
-"""Files: writing that leaves either the whole file or folder or none, and reading YAML that holds keys."""
+"""Files: writing that leaves either the whole file or folder or none, reading YAML that holds keys, and what is shipped."""
 
 import os
 import shutil
@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+import medexp
 from medexp.errors import MedexpError, StorageError
 
 
@@ -64,6 +65,13 @@ def filling(folder: Path, key: str) -> Iterator[Path]:
         ) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def shipped(name: str) -> Path:
+    """A folder that stands beside medexp in a checkout and that a wheel holds in `medexp/_shipped/`."""
+    package = Path(medexp.__file__).parent
+    inside = package / "_shipped" / name
+    return inside if inside.is_dir() else package.parent / name
 
 
 def read_mapping(path: Path, failure: type[MedexpError], known: str) -> dict[Any, Any]:

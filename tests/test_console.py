@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
+import medexp
 from medexp.console import main
 from medexp.registry import promotion
 from medexp.registry import store as registered
@@ -221,7 +222,7 @@ def test_doctor_names_a_definition_that_does_not_hold(
     shutil.copytree(ROOT / "registry", tmp_path / "registry")
     with (tmp_path / "registry" / "bsf_base.yaml").open("a") as file:
         file.write("titel: x\n")
-    monkeypatch.setattr("medexp.registry.definitions._FOLDER", tmp_path / "registry")
+    monkeypatch.setattr(medexp, "__file__", str(tmp_path / "medexp" / "__init__.py"))
     told = printed(capsys, "doctor", code=2)
     assert "WRONG  " in told
     assert "bsf_base.yaml: unknown key titel" in told

@@ -8,9 +8,8 @@ from pydantic.dataclasses import dataclass
 
 from medexp.checks import PHASES
 from medexp.errors import RegistryError, all_problems
-from medexp.files import read_mapping
+from medexp.files import read_mapping, shipped
 
-_FOLDER = Path(__file__).parents[2] / "registry"
 _STRICT = ConfigDict(extra="forbid")
 
 
@@ -101,7 +100,7 @@ class Definition:
 
 def known_models() -> list[str]:
     """Names of all models that have a definition."""
-    return sorted(path.stem for path in _FOLDER.glob("*.yaml"))
+    return sorted(path.stem for path in shipped("registry").glob("*.yaml"))
 
 
 def load_definition(name: str) -> Definition:
@@ -110,7 +109,7 @@ def load_definition(name: str) -> Definition:
     Raises:
         RegistryError: There is none, or its file does not hold.
     """
-    path = _FOLDER / f"{name}.yaml"
+    path = shipped("registry") / f"{name}.yaml"
     if name not in known_models():
         raise RegistryError(
             f"model {name!r}: has no definition; known are {', '.join(known_models())}. A new one needs {path}"

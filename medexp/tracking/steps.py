@@ -11,6 +11,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 
 import medexp
+from medexp.files import shipped
 from medexp.tracking.processes import is_gone, this_process
 from medexp.tracking.runs import TrackedRun
 
@@ -52,10 +53,11 @@ def step_key(step: str, config: Any, inputs: Mapping[str, str]) -> str:
 def code_digest() -> str:
     """sha256 over medexp's source files and the definitions of its models."""
     package = Path(medexp.__file__).parent
-    files = [*package.rglob("*.py"), *(package.parent / "registry").glob("*.yaml")]
+    sources = {str(path.relative_to(package.parent)): path for path in sorted(package.rglob("*.py"))}
+    definitions = {f"registry/{path.name}": path for path in sorted(shipped("registry").glob("*.yaml"))}
     digest = hashlib.sha256()
-    for path in sorted(files):
-        digest.update(f"{path.relative_to(package.parent)}\0{hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
+    for name, path in (sources | definitions).items():  # named alike in a checkout and in a wheel
+        digest.update(f"{name}\0{hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
     return digest.hexdigest()
 
 
