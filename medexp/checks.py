@@ -7,34 +7,6 @@ from enum import StrEnum
 from typing import Any
 
 
-@dataclass(frozen=True)
-class PhaseChecks:
-    """What a phase judges by.
-
-    Attributes:
-        ids: Its checks.
-        revision: Raised when a check comes to demand something else: what older code judged is then stale.
-    """
-
-    ids: tuple[str, ...] = ()
-    revision: int = 1
-
-
-PHASES: Mapping[str, PhaseChecks] = {
-    "prepare": PhaseChecks(),
-    "phase1": PhaseChecks(("TEST_2.1", "TEST_2.2", "TEST_2.3", "TEST_2.4", "TEST_2.5", "TEST_2.6", "ATTRIBUTION")),
-    "promote": PhaseChecks(("PROMOTE_CHECKS", "PROMOTE_DATA", "PROMOTE_CASES", "PROMOTE_POLICY")),
-    "probe": PhaseChecks(("LEAK", "PROBE_MAJORITY", "PROBE_ATTRIBUTION")),
-    "phase2_1": PhaseChecks(("P2_1-PARAMETERS", "P2_1-DICE")),
-    "phase2_2": PhaseChecks(("LEAK", "P2_2-FROZEN", "P2_2-CHECKPOINTS", "P2_2-ACCURACY", "P2_2-MAJORITY")),
-    "phase2_3": PhaseChecks(("LEAK", "P2_3-DICE", "P2_3-ACCURACY", "P2_3-GAIN")),
-    "main": PhaseChecks(),
-    "sweep": PhaseChecks(),
-    "recover": PhaseChecks(),
-}
-"""All phases and their checks: what a registered model's definition may name."""
-
-
 class Severity(StrEnum):
     """BLOCKING: its failure stops promotion and fails the run. DIAGNOSTIC: it informs.
 

@@ -14,6 +14,7 @@ import psutil
 import torch
 
 import medexp
+from medexp import phases
 from medexp.config.shared import cache_root
 from medexp.errors import MedexpError
 from medexp.registry.definitions import known_models, load_definition
@@ -133,7 +134,7 @@ def _code(wrong: _Tell) -> Mapping[str, str]:
 def _definitions(wrong: _Tell) -> Mapping[str, str]:
     for name in known_models():
         try:
-            load_definition(name)
+            load_definition(name, phases.checks())
         except MedexpError as error:
             wrong(str(error))
     return {"models defined": ", ".join(known_models())}

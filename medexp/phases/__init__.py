@@ -85,6 +85,11 @@ def phases() -> dict[str, Phase]:
     return {name: phase(name) for name in names()}
 
 
+def checks() -> dict[str, tuple[str, ...]]:
+    """The checks of each phase, by its name: what a registered model's definition may name."""
+    return {name: one.checks for name, one in phases().items()}
+
+
 def studied() -> list[str]:
     """Names of the phases whose settings can be searched."""
     return [name for name, one in phases().items() if one.is_studied]

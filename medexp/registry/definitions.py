@@ -1,12 +1,12 @@
 """What a registered model is for, what it takes, and what it must show to become the champion: `registry/<model>.yaml`."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
-from medexp.checks import PHASES
 from medexp.errors import RegistryError, all_problems
 from medexp.files import read_mapping, shipped
 
@@ -103,8 +103,12 @@ def known_models() -> list[str]:
     return sorted(path.stem for path in shipped("registry").glob("*.yaml"))
 
 
-def load_definition(name: str) -> Definition:
+def load_definition(name: str, checks: Mapping[str, Sequence[str]] | None = None) -> Definition:
     """The definition of a model.
+
+    Args:
+        name: Name of the model.
+        checks: As for `read_definition`.
 
     Raises:
         RegistryError: There is none, or its file does not hold.
@@ -114,18 +118,22 @@ def load_definition(name: str) -> Definition:
         raise RegistryError(
             f"model {name!r}: has no definition; known are {', '.join(known_models())}. A new one needs {path}"
         )
-    return read_definition(path)
+    return read_definition(path, checks)
 
 
-def read_definition(path: Path) -> Definition:
+def read_definition(path: Path, checks: Mapping[str, Sequence[str]] | None = None) -> Definition:
     """A definition from its file.
+
+    Args:
+        path: The file.
+        checks: The ids of each phase's checks, by its name: what the file names is held against them. Without it nobody asks.
 
     Raises:
         RegistryError: The file is no YAML mapping, has keys that are unknown, missing or of the wrong type, or names phases or
             checks that there are not. All problems at once, with the known names.
     """
     content = read_mapping(path, RegistryError, f"known are {', '.join(_keys_at(()))}")
-    problems = _unknown_names(content)
+    problems = [] if checks is None else _unknown_names(content, checks)
     if "name" in content:
         problems.append("unknown key name; the file's name is the model's")
     try:
@@ -137,20 +145,19 @@ def read_definition(path: Path) -> Definition:
     return definition
 
 
-def _unknown_names(content: dict[Any, Any]) -> list[str]:
+def _unknown_names(content: dict[Any, Any], checks: Mapping[str, Sequence[str]]) -> list[str]:
     """Phases and checks that the definition names and that there are not."""
-    phases = [content.get("producing_phase"), *_list(content.get("consumers"))]
     problems = [
-        f"unknown phase {phase!r}; known are {', '.join(PHASES)}"
-        for phase in phases
-        if isinstance(phase, str) and phase not in PHASES
+        f"unknown phase {phase!r}; known are {', '.join(checks)}"
+        for phase in (content.get("producing_phase"), *_list(content.get("consumers")))
+        if isinstance(phase, str) and phase not in checks
     ]
-    known = PHASES.get(str(content.get("producing_phase")))
+    known = checks.get(str(content.get("producing_phase")))
     if known is not None:
         problems += [
-            f"required_checks: unknown check {check!r}; {content['producing_phase']} has {', '.join(known.ids) or 'none'}"
+            f"required_checks: unknown check {check!r}; {content['producing_phase']} has {', '.join(known) or 'none'}"
             for check in _list(content.get("required_checks"))
-            if isinstance(check, str) and check not in known.ids
+            if isinstance(check, str) and check not in known
         ]
     return problems
 

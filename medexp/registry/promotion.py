@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 import torch
 
-from medexp.checks import PHASES, Check, Severity
+from medexp.checks import Check, Severity
 from medexp.config.shared import Resampling
 from medexp.errors import RegistryError
 from medexp.evaluation.intervals import MIN_PATIENTS, Interval, mean_by_patient
@@ -116,7 +116,14 @@ def champion_of(name: str) -> tuple[Journal, str | None]:
 
 
 def judge(
-    definition: Definition, candidate: Pulled, champion: Scores | None, *, samples: int, seed: int, first: bool = False
+    definition: Definition,
+    candidate: Pulled,
+    champion: Scores | None,
+    *,
+    revision: int,
+    samples: int,
+    seed: int,
+    first: bool = False,
 ) -> Judgement:
     """Hold a version against the policy of its model.
 
@@ -124,6 +131,7 @@ def judge(
         definition: The model's definition.
         candidate: The version's package.
         champion: What the champion does on its cases, or on the candidate's when it was scored anew; None: there is none.
+        revision: Of the producing phase's checks, as they are today: what an earlier one judged is stale.
         samples: Resamples of the interval.
         seed: Seed of the resamples.
         first: Whether the user asked for the first champion where the policy does not give it by itself.
@@ -137,7 +145,7 @@ def judge(
     scores = scores_of(candidate)
     if champion is None:
         allowed = first or policy.no_champion == "promote"
-        return Judgement((_checks_check(definition, candidate), _first_check(policy, allowed)), pd.DataFrame(), None)
+        return Judgement((_checks_check(definition, candidate, revision), _first_check(policy, allowed)), pd.DataFrame(), None)
     gains = _gains(policy, champion.per_case, scores.per_case)
     comparable = len(gains) > 0 and bool(gains["gain"].notna().all())
     interval = None
@@ -146,7 +154,7 @@ def judge(
         resampling = Resampling(samples, policy.confidence, seed)
         interval = mean_by_patient(gains["gain"].to_numpy(), patients, resampling)
     checks = (
-        _checks_check(definition, candidate),
+        _checks_check(definition, candidate, revision),
         _data_check(scores.data_digest, champion.data_digest),
         _cases_check(policy, gains, champion, scores),
         _policy_check(policy, interval, comparable),
@@ -275,11 +283,10 @@ def _before(past: list[Entry]) -> str | None:
     return stack[-2] if len(stack) > 1 else None
 
 
-def _checks_check(definition: Definition, candidate: Pulled) -> Check:
+def _checks_check(definition: Definition, candidate: Pulled, demanded: int) -> Check:
     """The BLOCKING checks are there, passed, and are what the phase demands today."""
     records = {record["id"]: record for record in read_json(candidate.folder, "checks.json")}
     revision = read_json(candidate.folder, "evaluation.json").get("revision")
-    demanded = PHASES[definition.producing_phase].revision
     missing = sorted(set(definition.required_checks) - set(records))
     failed = sorted(check for check, record in records.items() if record["severity"] == "BLOCKING" and not record["passed"])
     stale = revision != demanded

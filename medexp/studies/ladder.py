@@ -14,7 +14,6 @@ from pydantic import ConfigDict, Discriminator, Field, Tag, TypeAdapter, Validat
 from pydantic.dataclasses import dataclass
 
 from medexp import phases
-from medexp.checks import PHASES
 from medexp.config.validate import problems_of
 from medexp.errors import ConfigError, all_problems
 from medexp.files import read_mapping
@@ -185,9 +184,10 @@ def _applied(there: Any, value: Any) -> Any:
 def _contradictions(ladder: Ladder, phase: str) -> Iterator[str]:
     """What each value's own type does not tell."""
     example = dict(flat(_full(phase)))
+    known = phases.phase(phase).checks
     for check in ladder.mends:
-        if check not in PHASES[phase].ids:
-            yield f"mends: unknown check {check!r}; {phase} has {', '.join(PHASES[phase].ids)}"
+        if check not in known:
+            yield f"mends: unknown check {check!r}; {phase} has {', '.join(known)}"
     names = [rung.name for rung in ladder.rungs]
     for name in dict.fromkeys(name for name in names if names.count(name) > 1):
         yield f"rungs: two are named {name!r}; each has a name of its own"

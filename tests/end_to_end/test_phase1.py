@@ -23,9 +23,9 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 from mlflow.entities.model_registry import ModelVersion
 
-from medexp.checks import PHASES
 from medexp.data.manifest import patient_sha256
 from medexp.data.volumes.phantoms import PATIENT_PATTERN
+from medexp.phases import phase
 from medexp.registry.definitions import load_definition
 
 ROOT = Path(__file__).parents[2]
@@ -185,7 +185,7 @@ def test_a_definition_holds_for_the_model_that_its_phase_produced(home: Home, fi
     assert {key: contract["input"][key] for key in wanted} == wanted
     assert contract["input"]["example_shape"][1] == len(definition.input.channels)
     checks = json.loads((folder / "checks.json").read_text())
-    assert set(definition.required_checks) <= {check["id"] for check in checks} <= set(PHASES["phase1"].ids)
+    assert set(definition.required_checks) <= {check["id"] for check in checks} <= set(phase("phase1").checks)
     cases, table = pd.read_csv(folder / "cases.csv"), pd.read_csv(folder / "per_case.csv")
     if definition.promotion:
         assert {"case", "patient", *definition.promotion.columns} <= set(table)

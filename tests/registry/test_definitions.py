@@ -9,7 +9,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medexp.checks import PHASES
+from medexp import phases
 from medexp.errors import RegistryError
 from medexp.registry.definitions import known_models, load_definition, read_definition
 
@@ -63,16 +63,16 @@ def path(tmp_path: Path) -> Path:
 def refused(path: Path, content: Any) -> str:
     path.write_text(yaml.safe_dump(content))
     with pytest.raises(RegistryError) as caught:
-        read_definition(path)
+        read_definition(path, phases.checks())
     assert str(path) in str(caught.value)
     return str(caught.value)
 
 
 @pytest.mark.parametrize("name", known_models())
 def test_shipped_definitions_hold(name: str) -> None:
-    definition = load_definition(name)
+    definition = load_definition(name, phases.checks())
     assert definition.name == name
-    assert definition.producing_phase in PHASES
+    assert definition.producing_phase in phases.names()
     assert "Not a medical device" in definition.intended_use
 
 
@@ -124,7 +124,7 @@ def test_an_unknown_model_is_answered_with_the_known_ones() -> None:
         ({"input__shape": ["B", 1.5]}, "input.shape.1"),
         ({"input__channels": [1]}, "input.channels.0: found 1"),
         ({"promotion": ["dice"]}, "promotion: found ['dice']"),
-        ({"producing_phase": "phase9"}, f"unknown phase 'phase9'; known are {', '.join(PHASES)}"),
+        ({"producing_phase": "phase9"}, f"unknown phase 'phase9'; known are {', '.join(phases.names())}"),
         ({"producing_phase": None}, "producing_phase: found None"),
         ({"consumers": ["probe", "phase9"]}, "unknown phase 'phase9'; known are"),
         ({"required_checks": ["TEST_9"]}, "unknown check 'TEST_9'; phase1 has TEST_2.1, TEST_2.2"),
@@ -215,6 +215,6 @@ def test_any_value_is_taken_or_refused_in_words(tmp_path_factory: pytest.TempPat
     path = tmp_path_factory.mktemp("definition") / "my_model.yaml"
     path.write_text(yaml.safe_dump(changed(**{key: value})), encoding="utf-8")
     try:
-        assert read_definition(path).name == "my_model"
+        assert read_definition(path, phases.checks()).name == "my_model"
     except RegistryError as error:
         assert str(path) in str(error)

@@ -61,7 +61,7 @@ def pulled(version: str) -> Pulled:
 
 
 def judged(version: str, champion: Scores | None, definition: Definition | None = None, **given: bool) -> Judgement:
-    return judge(definition or load_definition(NAME), pulled(version), champion, samples=1000, seed=0, **given)
+    return judge(definition or load_definition(NAME), pulled(version), champion, revision=1, samples=1000, seed=0, **given)
 
 
 def failed(judgement: Judgement) -> list[str]:
@@ -101,7 +101,7 @@ def test_a_model_without_a_policy_has_no_aliases(store: MlflowClient, written: C
     made = register(run, written(name="bsf_base", architecture=architecture), definition, "PASSED")
     assert nominate(made, definition, "PASSED", run).aliases == ()
     with pytest.raises(RegistryError, match=r"bsf_base: its definition has no promotion policy"):
-        judge(definition, registry.pull("models:/bsf_base/1"), None, samples=100, seed=0)
+        judge(definition, registry.pull("models:/bsf_base/1"), None, revision=1, samples=100, seed=0)
 
 
 # ---------------------------------------------------------------------------------------------------------------- the policy

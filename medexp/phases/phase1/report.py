@@ -8,12 +8,13 @@ from typing import Any
 import pandas as pd
 from safetensors.torch import save_file
 
-from medexp.checks import PHASES, Check, verdict
+from medexp.checks import Check, verdict
 from medexp.data.cases import CHANNELS
 from medexp.data.manifest import seen_cases
 from medexp.data.volumes.prepared import Prepared
 from medexp.data.volumes.regions import REGIONS
 from medexp.models.swin import SwinSegmenter, decoder_state, encoder_state
+from medexp.phases import phase
 from medexp.phases.phase1.config import Phase1Config
 from medexp.phases.phase1.pretrained import BASE_MODEL, Base, architecture
 from medexp.phases.shared.publishing import CAVEAT, PHANTOMS, Summary, made_with, publish
@@ -85,7 +86,7 @@ def publish_all(
             checks=results.checks,
             evaluation={
                 "phase": "phase1",
-                "revision": PHASES["phase1"].revision,
+                "revision": phase("phase1").revision,
                 "split": "val",
                 "data_digest": data.digests["val"],
                 "made_on": data.digest,

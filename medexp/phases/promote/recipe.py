@@ -2,7 +2,7 @@
 
 from rich.console import Console
 
-from medexp import registry
+from medexp import phases, registry
 from medexp.checks import as_lines, in_a_line, verdict
 from medexp.errors import CheckFailed, all_problems
 from medexp.phases.promote.config import PromoteConfig
@@ -24,7 +24,7 @@ def run(config: PromoteConfig) -> None:
             another process moved it meanwhile.
         CheckFailed: The policy does not support the move; nothing was moved.
     """
-    definition = load_definition(config.model)
+    definition = load_definition(config.model, phases.checks())
     with tracked_run("promote", config) as tracked:
         journal, stands = champion_of(config.model)
         candidate = registry.pull(f"models:/{config.model}" + (f"/{config.version}" if config.version else "@candidate"))
@@ -42,7 +42,13 @@ def run(config: PromoteConfig) -> None:
             scores = rescore(champion, wanted, config)
             tracked.reporter.table(scores.per_case, "champion_on_the_candidates_cases.csv")
         judgement = judge(
-            definition, candidate, scores, samples=config.bootstrap_samples, seed=config.seed, first=config.first
+            definition,
+            candidate,
+            scores,
+            revision=phases.phase(definition.producing_phase).revision,
+            samples=config.bootstrap_samples,
+            seed=config.seed,
+            first=config.first,
         )
         report(tracked, judgement)
         if verdict(judgement.checks) == "FAILED":

@@ -13,7 +13,8 @@ from rich.markup import escape
 from rich.table import Table
 
 import medexp
-from medexp.checks import PHASES, Check, as_lines, verdict
+from medexp import phases
+from medexp.checks import Check, as_lines, verdict
 from medexp.data.manifest import data_digest, seen_cases, split_digest
 from medexp.phases.shared.config import ImagePhaseConfig
 from medexp.registry import store
@@ -75,7 +76,7 @@ def packaged(
         "contract": {"input": {**asdict(load_definition(name).input), **example}, "output": output},
         "evaluation": {
             "phase": phase,
-            "revision": PHASES[phase].revision,
+            "revision": phases.phase(phase).revision,
             "split": "val",
             "data_digest": split_digest(manifest, "val"),
             "made_on": digest,
@@ -93,7 +94,7 @@ def publish(package: Package, outcome: str | None, run: TrackedRun) -> Nominated
         outcome: The verdict of its checks, PASSED or FAILED; None where nobody judged it.
         run: The run that made it.
     """
-    definition = load_definition(package.name)
+    definition = load_definition(package.name, phases.checks())
     with tempfile.TemporaryDirectory(dir=run.folder, prefix=".package.") as temporary:
         write_package(package, Path(temporary) / package.name)
         made = store.register(run.id, Path(temporary) / package.name, definition, outcome)

@@ -4,8 +4,9 @@ import math
 
 import pytest
 
-from medexp.checks import PHASES, Severity
+from medexp.checks import Severity
 from medexp.evaluation.intervals import Interval
+from medexp.phases import phase
 from medexp.phases.probe.checks import attribution, better_than_majority, in_words
 
 NAN = math.nan
@@ -29,7 +30,7 @@ def test_what_the_interval_says_is_said_plainly(low: float, high: float, passed:
     assert words in check.advice == in_words(gain, "the unadapted encoder")
     assert better_than_majority(gain).passed is passed
     assert better_than_majority(gain).severity is Severity.DIAGNOSTIC
-    assert {check.id, better_than_majority(gain).id} <= set(PHASES["probe"].ids)
+    assert {check.id, better_than_majority(gain).id} <= set(phase("probe").checks)
 
 
 def test_a_missing_unadapted_encoder_is_named() -> None:

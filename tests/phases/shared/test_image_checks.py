@@ -9,12 +9,13 @@ import pytest
 import torch
 from torch import nn
 
-from medexp.checks import PHASES, Severity
+from medexp.checks import Severity
 from medexp.config.networks import UNetConfig
 from medexp.evaluation.intervals import Interval
 from medexp.models.checkpoints import save_checkpoint
 from medexp.models.heads import ClassificationHead
 from medexp.models.multitask import EncoderClassifier, MultiTaskModel
+from medexp.phases import phase
 from medexp.phases.shared import image_checks
 
 NAN = math.nan
@@ -37,7 +38,7 @@ def state() -> dict[str, torch.Tensor]:
 def test_the_arithmetic_agrees_with_the_network(filters: int, depth: int) -> None:
     size = UNetConfig(filters, depth)
     check = image_checks.parameters(MultiTaskModel(1, filters, depth), size)
-    assert check.passed and check.id in PHASES["phase2_1"].ids
+    assert check.passed and check.id in phase("phase2_1").checks
     assert check.measured["total"] == sum(image_checks.expected_parameters(size).values())
 
 
@@ -81,7 +82,7 @@ def test_a_network_of_another_size_fails(change: Callable[[MultiTaskModel], None
 def test_dice_must_exceed_the_bar_and_what_takes_no_learning(mean: float, brain: float, passed: bool) -> None:
     check = image_checks.segmentation(Interval(mean, 0.1, 0.9, 8), brain, 0.5)
     assert check.passed is passed and check.blocks is not passed
-    assert check.id in PHASES["phase2_1"].ids and "> 0.5" in check.threshold
+    assert check.id in phase("phase2_1").checks and "> 0.5" in check.threshold
 
 
 # --------------------------------------------------------------------------------------------------------------- phase 2.2
@@ -91,7 +92,7 @@ def test_dice_must_exceed_the_bar_and_what_takes_no_learning(mean: float, brain:
 def test_accuracy_must_exceed_the_bar(found: float, passed: bool) -> None:
     check = image_checks.accuracy(found, 0.70)
     assert check.passed is passed and check.severity is Severity.BLOCKING
-    assert check.id in PHASES["phase2_2"].ids
+    assert check.id in phase("phase2_2").checks
 
 
 @pytest.mark.parametrize(("found", "constant", "passed"), [(0.8, 0.6, True), (0.6, 0.6, False), (0.5, 0.6, False)])
@@ -206,7 +207,7 @@ def test_a_loss_beyond_the_margin_fails(check_id: str, gain: float, passed: bool
     interval = Interval(gain, gain - 0.1, gain + 0.1, 8)
     check = image_checks.kept(check_id, "Dice", "phase 2.1", interval, 0.8, 0.8 + gain, 0.02)
     assert check.passed is passed and check.blocks is not passed
-    assert check.id in PHASES["phase2_3"].ids
+    assert check.id in phase("phase2_3").checks
     assert check.measured["before"] == 0.8 and check.measured["low"] == pytest.approx(gain - 0.1, nan_ok=True)
 
 
