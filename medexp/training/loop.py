@@ -6,16 +6,19 @@ forgotten.
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import repeat
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 import torch
 from accelerate import Accelerator
+from accelerate.optimizer import AcceleratedOptimizer
+from accelerate.utils import DistributedDataParallelKwargs
 from monai.optimizers import WarmupCosineSchedule
 from numpy.typing import NDArray
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -33,11 +36,21 @@ _STEPS_PER_READING = 10  # reading a loss waits for the device; once in ten step
 
 @dataclass(frozen=True)
 class Group:
-    """Parameters that share a learning rate; the name appears in the metric `train/lr_<name>`."""
+    """Parameters that share a learning rate.
+
+    Attributes:
+        name: Appears in the metric `train/lr_<name>`.
+        lr: Learning rate at the end of the warm-up.
+        parameters: They require gradients, also where they start later.
+        starts: Epoch, from 0, from which they are trained. Until then they have no gradients, and neither steps nor weight
+            decay change them; AdamW's averages of their gradients begin with that epoch, and their learning rate is what the
+            one schedule of the whole training then says. Buffers, such as batch norm's statistics, know no groups.
+    """
 
     name: str
     lr: float
     parameters: Sequence[nn.Parameter]
+    starts: int = 0
 
 
 @dataclass(frozen=True)
@@ -47,12 +60,20 @@ class Objective:
     Attributes:
         loss: From (module, batch, epoch) to scalars; `loss` is minimised, all are reported under `train/`.
         validate: From (module in eval mode, epoch) to scalars, reported under `val/`. Called in every process.
-        monitor: The validation scalar whose largest value is the best epoch's.
+        monitor: The validation scalar whose best value is the best epoch's; the earliest of equals.
+        direction: Whether its largest or its smallest value is the best. NaN is never better than anything.
     """
 
     loss: Callable[[nn.Module, Batch, int], dict[str, Tensor]]
     validate: Callable[[nn.Module, int], dict[str, float]]
     monitor: str
+    direction: Literal["maximize", "minimize"] = "maximize"
+
+    def better(self, value: float, best: float) -> bool:
+        """Whether a monitored value is better than the best so far, which is NaN where there is none."""
+        if math.isnan(value) or math.isnan(best):
+            return not math.isnan(value)
+        return value > best if self.direction == "maximize" else value < best
 
 
 @dataclass(frozen=True)
@@ -61,7 +82,7 @@ class FitResult:
 
     Attributes:
         history: One row an epoch: `epoch`, `step`, the mean of each training scalar, and the validation's where there was one.
-        best_epoch: Epoch of the largest monitored value, from 0.
+        best_epoch: Epoch of the best monitored value, from 0.
         best_value: That value.
     """
 
@@ -76,10 +97,13 @@ class _Progress:
 
     epoch: int = 0
     best_epoch: int = -1
-    best_value: float = -math.inf
+    best_value: float = math.nan
     history: list[dict[str, float]] = field(default_factory=list)
     reported: list[tuple[int, dict[str, float]]] = field(default_factory=list)
 
+
+Collate = Callable[[list[Any]], Any]
+"""From the items of a batch to the batch: tensors in dicts and lists, which go to the device."""
 
 Order = Callable[[int], NDArray[np.intp]]
 """From an epoch to the indices of its items, in order; every epoch has as many."""
@@ -120,12 +144,13 @@ def fit(
     title: str,
     prefix: str = "",
     order: Order | None = None,
+    collate: Collate | None = None,
 ) -> FitResult:
     """Train a module, or go on from where `folder` says that an earlier call stopped.
 
     Args:
         module: The network; the parameters that require gradients are trained and, with its buffers, saved.
-        groups: The same parameters with their learning rates.
+        groups: The same parameters with their learning rates; one group at least trains from epoch 0.
         data: Takes (epoch, index, repeat), as `EpochSampler` yields them; see `medexp.data.volumes.datasets.training_dataset`.
         objective: Loss, validation and what makes an epoch the best.
         training: Epochs, batch, schedule, clipping.
@@ -136,17 +161,99 @@ def fit(
         title: Name in the progress bar.
         prefix: Put before the names of metrics, such as `control/`.
         order: Which items an epoch has, and in which order; without it all of them once, shuffled.
+        collate: Makes a batch of items that do not stack, such as token sequences of several lengths; without it their tensors
+            are stacked.
 
     Raises:
-        TrainingDiverged: A loss is not finite.
+        TrainingDiverged: A loss is not finite, or the monitored value is NaN in every epoch.
         StorageError: The state cannot be written; the state of the epoch before is kept.
     """
     sampler = EpochSampler(order or permutations(len(data), seed))  # type: ignore[arg-type]
+    learner = _prepared(module, groups, data, sampler, collate, training, accelerator)
+    steps = len(learner.loader)
+    done = _go_on_from(folder / "last.pt", learner)
+    for step, metrics in done.reported:
+        reporter.metrics(metrics, step)
+
+    def report(metrics: Mapping[str, float], step: int) -> None:
+        named = {f"{prefix}{name}": float(value) for name, value in metrics.items()}
+        done.reported.append((step, named))
+        reporter.metrics(named, step)
+
+    with _progress_bar(accelerator.is_main_process) as progress:
+        bar = progress.add_task(title, total=training.epochs * steps, completed=done.epoch * steps)
+        for epoch in range(done.epoch, training.epochs):
+            judged = epoch % training.validate_every == 0 and done.best_epoch >= 0
+            if training.patience and judged and epoch - done.best_epoch > training.patience:
+                break
+            sampler.epoch = epoch
+            torch.manual_seed(int(np.random.SeedSequence([seed, epoch, accelerator.process_index]).generate_state(1)[0]))
+            readings: list[dict[str, float]] = []
+            with _waiting(groups, epoch):
+                for reading in _read(_steps(learner, objective, training, epoch)):
+                    _demand_finite(reading, title, epoch, training, groups)
+                    report({f"train/{name}": value for name, value in reading.items()}, epoch * steps + len(readings))
+                    readings.append(reading)
+                    progress.advance(bar)
+            row: dict[str, float] = {"epoch": epoch, "step": (epoch + 1) * steps}
+            row |= {f"train/{name}": float(value) for name, value in pd.DataFrame(readings).mean().items()}
+            row |= {f"train/lr_{name}": rate for name, rate in _rates(learner, epoch).items()}
+            if (epoch + 1) % training.validate_every == 0 or epoch + 1 == training.epochs:
+                module.eval()
+                row |= {f"val/{name}": value for name, value in objective.validate(module, epoch).items()}
+            report({k: v for k, v in row.items() if k == "epoch" or k.startswith(("val/", "train/lr_"))}, (epoch + 1) * steps)
+            value = row.get(f"val/{objective.monitor}")
+            done.epoch = epoch + 1
+            done.history.append(row)
+            if value is not None and objective.better(value, done.best_value):
+                done.best_epoch, done.best_value = epoch, value
+                if accelerator.is_main_process:
+                    save_checkpoint(_trained(module), folder / "best.pt")
+            if accelerator.is_main_process:
+                save_checkpoint(vars(done) | _state(learner), folder / "last.pt")
+            reporter.flush()
+            said = f"  {title}: epoch {epoch + 1}/{training.epochs}, loss {row['train/loss']:.3f}"
+            if value is not None:
+                said += f", validation {objective.monitor} {value:.3f}"
+            progress.console.print(said, soft_wrap=True)
+    if done.best_epoch < 0:
+        raise TrainingDiverged(f"{title}: validation {objective.monitor} is not a number in any epoch, so none is the best")
+    accelerator.wait_for_everyone()
+    _restore(module, load_training_state(folder / "best.pt"))
+    module.eval()
+    accelerator.free_memory()
+    return FitResult(pd.DataFrame(done.history), done.best_epoch, done.best_value)
+
+
+@dataclass(frozen=True)
+class _Learner:
+    """A network and what moves its weights, on their device: `module` is the network, `wrapped` what accelerate made of it."""
+
+    module: nn.Module
+    wrapped: nn.Module
+    loader: DataLoader[Any]
+    groups: Sequence[Group]
+    adamw: torch.optim.AdamW
+    optimizer: AcceleratedOptimizer
+    schedule: WarmupCosineSchedule
+    accelerator: Accelerator
+
+
+def _prepared(
+    module: nn.Module,
+    groups: Sequence[Group],
+    data: Dataset[Any],
+    sampler: EpochSampler,
+    collate: Collate | None,
+    training: TrainingConfig,
+    accelerator: Accelerator,
+) -> _Learner:
     loader = DataLoader(
         data,
         batch_size=training.batch_size,
         sampler=sampler,
         num_workers=training.workers,
+        collate_fn=collate,
         persistent_workers=training.workers > 0,
         pin_memory=accelerator.device.type == "cuda",
         generator=torch.Generator(),  # its own: starting workers would draw from the one that dropout draws from
@@ -157,82 +264,71 @@ def fit(
         fused=accelerator.device.type == "cuda",
     )
     accelerator.gradient_accumulation_steps = training.accumulate
+    late = any(group.starts for group in groups)  # the other processes would wait for gradients that nobody computes
+    accelerator.ddp_handler = DistributedDataParallelKwargs(find_unused_parameters=late)
     wrapped, optimizer, loader = accelerator.prepare(module, adamw, loader)
     updates = math.ceil(len(loader) / training.accumulate)
     schedule = WarmupCosineSchedule(adamw, training.warmup_epochs * updates, training.epochs * updates)
-    parameters = [parameter for group in groups for parameter in group.parameters]
-    rates = [f"training.lr_{group.name}" for group in groups if hasattr(training, f"lr_{group.name}")]
+    return _Learner(module, wrapped, loader, groups, adamw, optimizer, schedule, accelerator)
 
-    done = _Progress()
-    if (folder / "last.pt").is_file():
-        saved = load_training_state(folder / "last.pt")
-        _restore(module, saved.pop("weights"))
-        adamw.load_state_dict(saved.pop("optimizer"))
-        schedule.load_state_dict(saved.pop("schedule"))
-        done = _Progress(**saved)
-        for step, metrics in done.reported:
-            reporter.metrics(metrics, step)
 
-    def report(metrics: Mapping[str, float], step: int) -> None:
-        named = {f"{prefix}{name}": float(value) for name, value in metrics.items()}
-        done.reported.append((step, named))
-        reporter.metrics(named, step)
-
-    def losses(batches: Iterable[Batch], epoch: int) -> Iterator[dict[str, Tensor]]:
-        for batch in batches:
-            with accelerator.accumulate(wrapped):
-                parts = objective.loss(wrapped, batch, epoch)
-                accelerator.backward(parts["loss"])
-                if accelerator.sync_gradients:
-                    parts["grad_norm"] = accelerator.clip_grad_norm_(parameters, training.grad_clip)
-                optimizer.step()
-                optimizer.zero_grad()
+def _steps(learner: _Learner, objective: Objective, training: TrainingConfig, epoch: int) -> Iterator[dict[str, Tensor]]:
+    """The steps of an epoch: moves the weights, and yields the scalars of each step as they lie on the device."""
+    accelerator, optimizer = learner.accelerator, learner.optimizer
+    parameters = [parameter for group in learner.groups for parameter in group.parameters]
+    learner.module.train()
+    for batch in learner.loader:
+        with accelerator.accumulate(learner.wrapped):
+            parts = objective.loss(learner.wrapped, batch, epoch)
+            accelerator.backward(parts["loss"])
             if accelerator.sync_gradients:
-                schedule.step()
-            yield {name: value.detach() for name, value in parts.items()}
+                parts["grad_norm"] = accelerator.clip_grad_norm_(parameters, training.grad_clip)
+            optimizer.step()
+            optimizer.zero_grad()
+        if accelerator.sync_gradients:
+            learner.schedule.step()
+        yield {name: value.detach() for name, value in parts.items()}
 
-    with _progress_bar(accelerator.is_main_process) as progress:
-        bar = progress.add_task(title, total=training.epochs * len(loader), completed=done.epoch * len(loader))
-        for epoch in range(done.epoch, training.epochs):
-            judged = epoch % training.validate_every == 0 and done.best_epoch >= 0
-            if training.patience and judged and epoch - done.best_epoch > training.patience:
-                break
-            sampler.epoch = epoch
-            torch.manual_seed(int(np.random.SeedSequence([seed, epoch, accelerator.process_index]).generate_state(1)[0]))
-            module.train()
-            readings: list[dict[str, float]] = []
-            for reading in _read(losses(loader, epoch)):
-                _demand_finite(reading, title, epoch, rates)
-                report({f"train/{name}": value for name, value in reading.items()}, epoch * len(loader) + len(readings))
-                readings.append(reading)
-                progress.advance(bar)
-            step = (epoch + 1) * len(loader)
-            row = {"epoch": epoch, "step": step} | {f"train/{k}": float(v) for k, v in pd.DataFrame(readings).mean().items()}
-            row |= {f"train/lr_{group['name']}": group["lr"] for group in adamw.param_groups}
-            if (epoch + 1) % training.validate_every == 0 or epoch + 1 == training.epochs:
-                module.eval()
-                row |= {f"val/{name}": value for name, value in objective.validate(module, epoch).items()}
-            report({k: v for k, v in row.items() if k == "epoch" or k.startswith(("val/", "train/lr_"))}, step)
-            value = row.get(f"val/{objective.monitor}")
-            done.epoch = epoch + 1
-            done.history.append(row)
-            if value is not None and (done.best_epoch < 0 or value > done.best_value):
-                done.best_epoch, done.best_value = epoch, value
-                if accelerator.is_main_process:
-                    save_checkpoint(_trained(module), folder / "best.pt")
-            if accelerator.is_main_process:
-                content = {"weights": _trained(module), "optimizer": adamw.state_dict(), "schedule": schedule.state_dict()}
-                save_checkpoint(vars(done) | content, folder / "last.pt")
-            reporter.flush()
-            said = f"  {title}: epoch {epoch + 1}/{training.epochs}, loss {row['train/loss']:.3f}"
-            if value is not None:
-                said += f", validation {objective.monitor} {value:.3f}"
-            progress.console.print(said, soft_wrap=True)
-    accelerator.wait_for_everyone()
-    _restore(module, load_training_state(folder / "best.pt"))
-    module.eval()
-    accelerator.free_memory()
-    return FitResult(pd.DataFrame(done.history), done.best_epoch, done.best_value)
+
+@contextmanager
+def _waiting(groups: Sequence[Group], epoch: int) -> Iterator[None]:
+    """Groups that start later require no gradients: nothing is computed for them, and AdamW passes over what has none.
+
+    Between epochs all require them again, so that what is saved and restored is the same in every epoch.
+    """
+    parameters = [parameter for group in groups if epoch < group.starts for parameter in group.parameters]
+    for parameter in parameters:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in parameters:
+            parameter.requires_grad_(True)
+
+
+def _rates(learner: _Learner, epoch: int) -> dict[str, float]:
+    """Learning rate of each group at the end of an epoch; 0 where it waits."""
+    pairs = zip(learner.groups, learner.adamw.param_groups, strict=True)
+    return {group.name: held["lr"] if epoch >= group.starts else 0.0 for group, held in pairs}
+
+
+def _state(learner: _Learner) -> dict[str, Any]:
+    return {
+        "weights": _trained(learner.module),
+        "optimizer": learner.adamw.state_dict(),
+        "schedule": learner.schedule.state_dict(),
+    }
+
+
+def _go_on_from(path: Path, learner: _Learner) -> _Progress:
+    """Where an earlier call stopped, with its weights and what moves them; the beginning, where there is no such file."""
+    if not path.is_file():
+        return _Progress()
+    saved = load_training_state(path)
+    _restore(learner.module, saved.pop("weights"))
+    learner.adamw.load_state_dict(saved.pop("optimizer"))
+    learner.schedule.load_state_dict(saved.pop("schedule"))
+    return _Progress(**saved)
 
 
 def _read(losses: Iterator[dict[str, Tensor]]) -> Iterator[dict[str, float]]:
@@ -253,9 +349,12 @@ def _read(losses: Iterator[dict[str, Tensor]]) -> Iterator[dict[str, float]]:
         yield from drain()
 
 
-def _demand_finite(reading: Mapping[str, float], title: str, epoch: int, rates: Sequence[str]) -> None:
+def _demand_finite(
+    reading: Mapping[str, float], title: str, epoch: int, training: TrainingConfig, groups: Sequence[Group]
+) -> None:
     bad = [name for name, value in reading.items() if not math.isfinite(value)]
     if bad:
+        rates = [f"training.lr_{group.name}" for group in groups if hasattr(training, f"lr_{group.name}")]
         lower = " and ".join(rates) or "the learning rate"
         raise TrainingDiverged(
             f"{title}: {', '.join(bad)} is not finite in epoch {epoch + 1}; lower {lower}, or set training.precision=fp32"

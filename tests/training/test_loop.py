@@ -1,9 +1,12 @@
 """The fit loop: exact resume, accumulation, divergence, and what it reports."""
 
 import math
-from collections.abc import Callable
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -66,6 +69,15 @@ def network() -> nn.Sequential:
     return nn.Sequential(nn.Linear(3, 8), nn.Dropout(0.5), nn.Linear(8, 1))
 
 
+def two_groups(net: nn.Sequential, starts: int) -> list[Group]:
+    """The last layer, and the first one from an epoch on."""
+    return [Group("last", 1e-2, list(net[2].parameters())), Group("first", 1e-3, list(net[0].parameters()), starts)]
+
+
+def saved(folder: Path, name: str = "last.pt") -> dict[str, Any]:
+    return torch.load(folder / name, weights_only=True)
+
+
 def train(
     folder: Path,
     reporter: NullReporter,
@@ -74,9 +86,13 @@ def train(
     seed: int = 5,
     order: Order | None = None,
     see: Callable[[dict[str, torch.Tensor]], None] = lambda batch: None,
+    starts: int = 0,
+    scores: Sequence[float] | None = None,
+    direction: Literal["maximize", "minimize"] = "maximize",
+    net: nn.Sequential | None = None,
 ) -> FitResult:
-    """Trains on the points; `see` gets each batch."""
-    net = network()
+    """Trains on the points, the first layer from an epoch on; `see` gets each batch; `scores` are said of the epochs."""
+    net = net or network()
 
     def loss(module: nn.Module, batch: dict[str, torch.Tensor], epoch: int) -> dict[str, torch.Tensor]:
         see(batch)
@@ -84,13 +100,14 @@ def train(
 
     def validate(module: nn.Module, epoch: int) -> dict[str, float]:
         assert not module.training
-        return {"score": float(sum(p.detach().sum() for p in module.parameters())), "epoch_seen": epoch}
+        score = float(sum(p.detach().sum() for p in module.parameters())) if scores is None else scores[epoch]
+        return {"score": score, "epoch_seen": epoch}
 
     return fit(
         net,
-        [Group("all", 1e-2, list(net.parameters()))],
+        [Group("all", 1e-2, list(net.parameters()))] if starts == 0 else two_groups(net, starts),
         Points(),
-        Objective(loss, validate, "score"),  # type: ignore[arg-type]
+        Objective(loss, validate, "score", direction),  # type: ignore[arg-type]
         training,
         seed=seed,
         accelerator=Accelerator(cpu=True),
@@ -117,7 +134,7 @@ def test_an_interrupted_training_ends_in_the_same_metrics_to_the_bit(
     found = train(tmp_path / "cut", resumed, training)
     assert resumed.values == whole.values
     assert found.history.equals(expected.history)
-    one, other = (torch.load(tmp_path / name / "last.pt", weights_only=True)["weights"] for name in ("whole", "cut"))
+    one, other = (saved(tmp_path / name)["weights"] for name in ("whole", "cut"))
     assert all(torch.equal(one[key], other[key]) for key in one)
 
 
@@ -249,3 +266,150 @@ def test_each_draw_of_an_item_in_an_epoch_has_its_own_noise(tmp_path: Path, work
     keys = [(epoch, index, repeat) for epoch in range(2) for index, repeat in ((3, 0), (1, 0), (3, 1), (3, 2))]
     items = [Points()[key] for key in keys]
     assert seen == [(float(item["y"]), float(item["x"][0])) for item in items]
+
+
+def first_layer(folder: Path, name: str = "last.pt") -> torch.Tensor:
+    weights = saved(folder, name)
+    return (weights["weights"] if name == "last.pt" else weights)["0.weight"]
+
+
+def test_a_group_that_starts_later_stays_as_it_was_until_then(tmp_path: Path) -> None:
+    """Neither steps nor weight decay move it, and AdamW knows nothing of it: it begins as if the training began there."""
+    net, required = network(), []
+    found = train(tmp_path, Recorder(), starts=2, net=net, see=lambda _: required.append(net[0].weight.requires_grad))
+    assert required == [False] * 8 + [True] * 8
+    assert [rate > 0 for rate in found.history["train/lr_first"]] == [
+        False,
+        False,
+        True,
+        False,
+    ]  # the schedule ends at 0
+    steps = {index: float(state["step"]) for index, state in saved(tmp_path)["optimizer"]["state"].items()}
+    assert steps == {0: 16, 1: 16, 2: 8, 3: 8}
+    assert not torch.equal(first_layer(tmp_path), network()[0].weight)
+
+    train(tmp_path / "waited", Recorder(), replace(TRAINING, epochs=2), starts=2)
+    assert torch.equal(first_layer(tmp_path / "waited"), network()[0].weight)
+    assert saved(tmp_path / "waited")["optimizer"]["state"].keys() == {0, 1}
+
+
+@pytest.mark.parametrize("stop_after", [1, 2, 3])
+def test_a_training_cut_around_the_start_of_a_group_ends_the_same_to_the_bit(tmp_path: Path, stop_after: int) -> None:
+    """Interrupted in the epoch before its first, in its first, and in the one after; killed ones start with a new network."""
+    whole, resumed = Recorder(), Recorder()
+    expected = train(tmp_path / "whole", whole, starts=2)
+    net = network()
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "cut", Recorder(stop_after), starts=2, net=net)
+    assert all(parameter.requires_grad for parameter in net.parameters())
+    found = train(tmp_path / "cut", resumed, starts=2)
+    assert resumed.values == whole.values
+    assert found.history.equals(expected.history)
+    one, other = saved(tmp_path / "whole"), saved(tmp_path / "cut")
+    assert all(torch.equal(one["weights"][key], other["weights"][key]) for key in one["weights"])
+    assert not torch.equal(one["weights"]["0.weight"], network()[0].weight)
+    for index, state in one["optimizer"]["state"].items():
+        assert all(torch.equal(value, other["optimizer"]["state"][index][key]) for key, value in state.items())
+
+
+def test_the_best_epoch_may_be_one_in_which_a_group_waited(tmp_path: Path) -> None:
+    net = network()
+    found = train(tmp_path, Recorder(), starts=2, scores=[0, 1, 0, 0], net=net)
+    assert found.best_epoch == 1
+    assert torch.equal(net[0].weight, network()[0].weight)
+    assert not torch.equal(net[2].weight, network()[2].weight)
+    assert not torch.equal(first_layer(tmp_path), net[0].weight)
+
+
+@pytest.mark.parametrize(
+    ("direction", "scores", "best"),
+    [
+        ("minimize", [3, 1, 2, 1], 1),
+        ("maximize", [1, 3, 3, 2], 1),
+        ("minimize", [math.nan, 2, math.nan, 1], 3),
+        ("maximize", [math.nan, 2, math.nan, 1], 1),
+        ("maximize", [-math.inf, -math.inf, math.nan, -math.inf], 0),
+    ],
+)
+def test_the_best_epoch_follows_the_direction_and_is_never_one_of_nan(
+    tmp_path: Path, direction: Literal["maximize", "minimize"], scores: list[float], best: int
+) -> None:
+    found = train(tmp_path / "whole", Recorder(), scores=scores, direction=direction)
+    assert (found.best_epoch, found.best_value) == (best, scores[best])
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "cut", Recorder(2), scores=scores, direction=direction)
+    again = train(tmp_path / "cut", Recorder(), scores=scores, direction=direction)
+    assert (again.best_epoch, again.best_value) == (best, scores[best])
+    assert all(
+        torch.equal(saved(tmp_path / "whole", "best.pt")[key], value)
+        for key, value in saved(tmp_path / "cut", "best.pt").items()
+    )
+
+
+def test_patience_counts_from_the_smallest_value_where_that_is_the_best(tmp_path: Path) -> None:
+    scores = [5, 3, 4, 4, math.nan, 1]
+    found = train(tmp_path, Recorder(), replace(TRAINING, patience=2, epochs=6), scores=scores, direction="minimize")
+    assert list(found.history["epoch"]) == [0, 1, 2, 3] and found.best_epoch == 1
+
+
+def test_a_training_without_a_single_score_has_no_best_epoch(tmp_path: Path) -> None:
+    with pytest.raises(TrainingDiverged, match="points: validation score is not a number in any epoch"):
+        train(tmp_path, Recorder(), scores=[math.nan] * 4)
+
+
+class Sentences(Dataset[torch.Tensor]):
+    """Tokens, as many as the item's index says and one more."""
+
+    def __len__(self) -> int:
+        return 5
+
+    def __getitem__(self, key: tuple[int, int, int]) -> torch.Tensor:
+        return torch.arange(1, key[1] + 2)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_items_of_several_lengths_become_a_batch_by_the_collate_function(tmp_path: Path, workers: int) -> None:
+    seen: list[list[list[int]]] = []
+    net = nn.Sequential(nn.Embedding(6, 4), nn.Linear(4, 1))
+
+    def loss(module: nn.Module, batch: dict[str, torch.Tensor], epoch: int) -> dict[str, torch.Tensor]:
+        seen.append(batch["ids"].tolist())
+        return {"loss": (module(batch["ids"]).squeeze(-1) * batch["mask"]).mean()}
+
+    fit(
+        net,
+        [Group("all", 1e-2, list(net.parameters()))],
+        Sentences(),
+        Objective(loss, lambda module, epoch: {"score": 1.0}, "score"),  # type: ignore[arg-type]
+        replace(TRAINING, epochs=1, warmup_epochs=0, workers=workers),
+        seed=5,
+        accelerator=Accelerator(cpu=True),
+        reporter=NullReporter(),
+        folder=tmp_path,
+        title="sentences",
+        order=lambda epoch: np.array([0, 2, 4, 1]),
+        collate=padded,
+    )
+    assert seen == [[[1, 0, 0], [1, 2, 3]], [[1, 2, 3, 4, 5], [1, 2, 0, 0, 0]]]
+
+
+def padded(items: list[torch.Tensor]) -> dict[str, torch.Tensor]:
+    ids = nn.utils.rnn.pad_sequence(items, batch_first=True)
+    return {"ids": ids, "mask": (ids > 0).float()}
+
+
+def test_two_processes_agree_on_a_group_that_starts_later(tmp_path: Path) -> None:
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
+    done = subprocess.run([*launch, __file__, str(tmp_path)], capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stderr
+    one, other = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
+    assert all(torch.equal(one[key], other[key]) for key in one)
+    assert torch.equal(first_layer(tmp_path / "waited"), network()[0].weight)
+    assert not torch.equal(one["0.weight"], network()[0].weight)
+
+
+if __name__ == "__main__":  # a process of the test above
+    folder, net = Path(sys.argv[1]), network()
+    train(folder / "waited", NullReporter(), replace(TRAINING, epochs=2), starts=2)
+    train(folder / "trained", NullReporter(), starts=2, scores=range(4), net=net)
+    torch.save(net.state_dict(), folder / f"{Accelerator(cpu=True).process_index}.pt")
