@@ -15,22 +15,20 @@ from medexp.console import main
 from medexp.registry import promotion
 from medexp.registry import store as registered
 from medexp.registry.definitions import load_definition
-from tests.mlflow_store import empty_database, store  # noqa: F401
-from tests.registry.conftest import package, written  # noqa: F401
 
 ROOT = Path(__file__).parents[1]
 NAME = "phase1_encoder_merged"
 
 
 @pytest.fixture(autouse=True)
-def _in_a_folder_of_its_own(store: MlflowClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+def _in_a_folder_of_its_own(store: MlflowClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("MEDEXP_DEBUG", "before")  # so that what the command line sets is undone
     monkeypatch.delenv("MEDEXP_DEBUG")
 
 
 @pytest.fixture
-def register(store: MlflowClient, written: Callable[..., Path]) -> Callable[[int], str]:  # noqa: F811
+def register(store: MlflowClient, written: Callable[..., Path]) -> Callable[[int], str]:
     """Register a version as its phase does; its number. The first one becomes the champion."""
 
     def make(seed: int) -> str:
@@ -118,7 +116,7 @@ def test_models_lists_what_is_registered(register: Callable[[int], str], capsys:
         assert words in shown
 
 
-def test_a_version_of_another_program_is_listed(store: MlflowClient, capsys: pytest.CaptureFixture[str]) -> None:  # noqa: F811
+def test_a_version_of_another_program_is_listed(store: MlflowClient, capsys: pytest.CaptureFixture[str]) -> None:
     store.create_registered_model("theirs")
     store.create_registered_model("empty")
     store.create_model_version("theirs", "file:///nowhere")
@@ -131,7 +129,7 @@ def test_a_version_of_another_program_is_listed(store: MlflowClient, capsys: pyt
 
 
 def test_other_programs_names_and_numbers_are_answered_in_a_line(
-    store: MlflowClient,  # noqa: F811
+    store: MlflowClient,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     store.create_registered_model("it's")
@@ -161,7 +159,7 @@ def test_pull_says_where_the_verified_package_is(register: Callable[[int], str],
 
 def test_a_hand_moved_alias_is_found_and_rolled_back(
     register: Callable[[int], str],
-    store: MlflowClient,  # noqa: F811
+    store: MlflowClient,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     register(0), register(1)

@@ -4,10 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medexp.config.data import DataConfig
 from medexp.data.splits import Splits, load_splits, make_splits, save_splits
 from medexp.errors import DataError
 from tests.data.volumes.small_cases import a_case, a_fact
+from tests.small import data_config
 
 
 @st.composite
@@ -24,7 +24,7 @@ fractions = st.tuples(st.floats(0.01, 0.6), st.floats(0, 0.39))
 
 
 def config(val=0.3, test=0.15):
-    return DataConfig({}, "(.*)", (), (1.0, 1.0, 1.0), (64, 64, 64), val, test, 1)
+    return data_config(val_fraction=val, test_fraction=test)
 
 
 def parts(splits):

@@ -27,7 +27,6 @@ from medexp.phases.main.config import MainConfig
 from medexp.phases.phase1.config import Phase1Config
 from medexp.phases.recover.config import RecoverConfig
 from medexp.phases.shared.launch import launched_run, start_accelerator
-from tests.mlflow_store import empty_database, store  # noqa: F401
 
 ROOT = Path(__file__).parents[2]
 SMALL = {
@@ -60,7 +59,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def home(store: MlflowClient, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:  # noqa: F811
+def home(store: MlflowClient, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with a store of its own; phantoms and base are made once."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
     return tmp_path
@@ -97,7 +96,7 @@ def trials(name: str) -> list[optuna.trial.FrozenTrial]:
     return optuna.load_study(study_name=name, storage=storage).trials
 
 
-def test_phase_1_recovers_by_itself(store: MlflowClient, home: Path) -> None:  # noqa: F811
+def test_phase_1_recovers_by_itself(store: MlflowClient, home: Path) -> None:
     settings = SMALL | {"validation.min_dice_wt": "0.4", "recover": "true"}
     parameters = [word for key, value in settings.items() for word in ("-P", f"{key}={value}")]
     parameters[parameters.index("output_dir=outputs")] = f"output_dir={home / 'outputs'}"
@@ -127,7 +126,7 @@ def test_phase_1_recovers_by_itself(store: MlflowClient, home: Path) -> None:  #
     assert store.get_model_version("phase1_encoder_merged", "2").tags["medexp.run"] == passed.info.run_id
 
 
-def test_a_killed_recovery_goes_on_and_passes_at_a_later_rung(store: MlflowClient, home: Path) -> None:  # noqa: F811
+def test_a_killed_recovery_goes_on_and_passes_at_a_later_rung(store: MlflowClient, home: Path) -> None:
     assert phase1(**{"validation.min_dice_wt": "0.7"}) == 3
     (failed,) = runs(store, phase="phase1")
     given = [f"--run={failed.info.run_id}", ladder(LONGER, LONGER | {"name": "longer still"}), "--study=up"]
@@ -158,7 +157,7 @@ def test_a_killed_recovery_goes_on_and_passes_at_a_later_rung(store: MlflowClien
 
 
 def test_one_that_cannot_pass_ends_in_diagnostics(
-    store: MlflowClient,  # noqa: F811
+    store: MlflowClient,
     home: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -193,7 +192,7 @@ def test_one_that_cannot_pass_ends_in_diagnostics(
     assert len(runs(store, phase="phase1")) == count
 
 
-def test_a_training_that_diverges_is_tried_with_lower_rates(store: MlflowClient) -> None:  # noqa: F811
+def test_a_training_that_diverges_is_tried_with_lower_rates(store: MlflowClient) -> None:
     assert phase1(**{"validation.min_dice_wt": "0", "training.lr_decoder": "1.0e+36"}) == 3
     (failed,) = runs(store, phase="phase1")
     assert failed.data.tags["medexp.error_type"] == "TrainingDiverged"
@@ -205,7 +204,7 @@ def test_a_training_that_diverges_is_tried_with_lower_rates(store: MlflowClient)
     assert failed.data.tags["medexp.error"].startswith("training the decoder alone: ")
 
 
-def test_a_training_that_needs_too_much_memory_is_tried_with_half_a_batch(store: MlflowClient) -> None:  # noqa: F811
+def test_a_training_that_needs_too_much_memory_is_tried_with_half_a_batch(store: MlflowClient) -> None:
     assert main("phase1", Phase1Config, f"{__name__}:hold", flags(**{"validation.min_dice_wt": "0"})) == 0
     config = replace(held.pop(), output_dir="outputs")
     with pytest.raises(OutOfMemory), launched_run("phase1", config, start_accelerator("cpu", 1)) as tracked:
@@ -216,7 +215,7 @@ def test_a_training_that_needs_too_much_memory_is_tried_with_half_a_batch(store:
 
 
 def test_the_pipeline_recovers_by_itself_and_finds_what_passed(
-    store: MlflowClient,  # noqa: F811
+    store: MlflowClient,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     small = {"probe.phantoms.meningioma_patients": "4", "probe.phantoms.glioma_patients": "4", "recover": "true"}

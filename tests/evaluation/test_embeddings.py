@@ -25,6 +25,7 @@ from medexp.models.builders import build
 from medexp.models.multitask import UNetEncoder
 from medexp.models.swin import SwinEncoder
 from tests.data.volumes.small_cases import AFFINE, save, write_case
+from tests.small import data_config
 
 CPU = torch.device("cpu")
 DAMAGE = ["flipped", "truncated", "empty", "other"]
@@ -52,7 +53,7 @@ def cases(tmp_path: Path) -> tuple[Case, ...]:
 
 @pytest.fixture
 def settings() -> DataConfig:
-    return DataConfig({}, "(.+)", (), (2.0, 2.0, 3.0), (64, 32, 32), 0.0, 0.5, 1)
+    return data_config(spacing=(2.0, 2.0, 3.0), input_size=(64, 32, 32), val_fraction=0.0, test_fraction=0.5)
 
 
 @pytest.fixture

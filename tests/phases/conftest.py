@@ -1,19 +1,31 @@
+"""The three phases on images, run once; and a table of volumes with a registered encoder of them."""
+
 import contextlib
 import io
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import mlflow
+import numpy as np
+import pandas as pd
 import pytest
 from mlflow import MlflowClient
 
-from tests.mlflow_store import empty_database  # noqa: F401
+from medexp.data.cases import CHANNELS
+from medexp.data.volumes.tables import COLUMNS, write_table
+from medexp.registry.definitions import load_definition
+from medexp.registry.package import Parent
+from medexp.registry.store import Registered, register
+from tests.data.volumes.small_cases import SHAPE, write_case
+from tests.packages import SEGMENTER
 from tests.phases.shared.image_runs import CONFIGS, Pipeline, run, write_pictures, write_slices
 
 
 @pytest.fixture(scope="session")
-def pipeline(empty_database: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pipeline]:  # noqa: F811
+def pipeline(empty_database: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pipeline]:
     """Phases 2.1, 2.2 and 2.3, run once, pulling from one another by alias."""
     folder = tmp_path_factory.mktemp("pipeline")
     write_slices(folder / "slices")
@@ -51,3 +63,42 @@ def _at(folder: Path, patch: pytest.MonkeyPatch) -> None:
         patch.setenv(name, "")
         patch.delenv(name)
     patch.setattr(mlflow.tracking.fluent, "_active_experiment_id", None)
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> Path:
+    """Volumes of 16 patients, two scans of every other; in one class one half of the brain is darker."""
+    rows = []
+    for number in range(16):
+        for scan in range(1 + number % 2):
+            case, rng = f"p{number}-{scan}", np.random.default_rng((number, scan))
+            brain = np.zeros(SHAPE)
+            brain[1:-1, 1:-1, 1:-1] = 1
+            if number < 8:
+                brain[SHAPE[0] // 2 :] *= 0.3
+            channels = {name: (rng.integers(200, 900, SHAPE) * brain).astype(np.int16) for name in CHANNELS}
+            write_case(tmp_path / "data", case, seg=None, **channels)
+            split = ("train", "train", "val", "test", "test")[number % 5]
+            rows.append([case, f"data/{case}", ("glioma", "meningioma")[number >= 8], f"p{number}", split])
+    write_table(pd.DataFrame(rows, columns=[*COLUMNS, "split"]), tmp_path / "table.tsv")
+    return tmp_path / "table.tsv"
+
+
+@pytest.fixture
+def registered(store: MlflowClient, written: Callable[..., Path]) -> Callable[..., Registered]:
+    """A version of `phase1_encoder_merged` with the alias champion; with `base`, made from a registered one."""
+
+    def make(*, base: bool = False, **given: Any) -> Registered:
+        parents: dict[str, Any] = {}
+        if base:
+            made = register_package("bsf_base", architecture=SEGMENTER, seed=1, checks=[])
+            parents = {"base": Parent(**asdict(made))}
+        made = register_package("phase1_encoder_merged", **{"parents": parents, "seed": 2, **given})
+        store.set_registered_model_alias(made.name, "champion", made.version)
+        return made
+
+    def register_package(name: str, **given: Any) -> Registered:
+        run = store.create_run(store.create_experiment(f"{name}-{len(store.search_experiments())}"))
+        return register(run.info.run_id, written(name=name, **given), load_definition(name), "PASSED")
+
+    return make

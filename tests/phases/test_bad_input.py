@@ -17,7 +17,6 @@ from medexp.models.builders import build
 from medexp.phases.phase1.config import Phase1Config
 from medexp.phases.prepare.config import PrepareConfig
 from tests.data.volumes.small_cases import AFFINE, SHAPE, blob, save, write_case
-from tests.mlflow_store import empty_database, store  # noqa: F401
 
 CASE = "BraTS-MEN-00001-000"
 PHASES = {"prepare": PrepareConfig, "phase1": Phase1Config}
@@ -84,20 +83,20 @@ BAD_DATA: dict[str, tuple[Callable[[Path], None], list[str]]] = {
 
 
 @pytest.mark.parametrize(("spoil", "words"), BAD_DATA.values(), ids=BAD_DATA.keys())
-def test_data_that_cannot_be_used(spoil, words, folder: Path, store: MlflowClient, capsys, tmp_path: Path) -> None:  # noqa: F811
+def test_data_that_cannot_be_used(spoil, words, folder: Path, store: MlflowClient, capsys, tmp_path: Path) -> None:
     spoil(folder)
     flags = ["--splits", str(tmp_path / "splits.json")] if (tmp_path / "splits.json").exists() else []
     assert run("prepare", "--data_dir", str(folder), *flags) == 2
     assert_refused(capsys, store, "prepare", words)
 
 
-def test_phase1_refuses_the_same(folder: Path, store: MlflowClient, capsys) -> None:  # noqa: F811
+def test_phase1_refuses_the_same(folder: Path, store: MlflowClient, capsys) -> None:
     truncate(folder)
     assert run("phase1", "--data_dir", str(folder)) == 2
     assert_refused(capsys, store, "phase1", [f"{CASE}-t2w.nii.gz"])
 
 
-def test_a_patient_in_two_splits(folder: Path, store: MlflowClient, capsys, tmp_path: Path) -> None:  # noqa: F811
+def test_a_patient_in_two_splits(folder: Path, store: MlflowClient, capsys, tmp_path: Path) -> None:
     write_case(folder, "BraTS-MEN-00001-001", seed=9)
     splits(train=[*ALL[:2]], val=[ALL[2], "BraTS-MEN-00001-001"])(folder)
     assert run("prepare", "--data_dir", str(folder), "--splits", str(tmp_path / "splits.json")) == 2
@@ -105,14 +104,14 @@ def test_a_patient_in_two_splits(folder: Path, store: MlflowClient, capsys, tmp_
 
 
 @pytest.mark.parametrize("phase", PHASES)
-def test_no_such_folder(phase, store: MlflowClient, capsys) -> None:  # noqa: F811
+def test_no_such_folder(phase, store: MlflowClient, capsys) -> None:
     assert run(phase, "--data_dir", "nowhere") == 2
     assert_refused(capsys, store, phase, ["nowhere"])
 
 
 @pytest.mark.parametrize("phase", PHASES)
 @pytest.mark.skipif(os.geteuid() != 0, reason="becoming another user, whom permissions bind, takes root")
-def test_a_read_only_output_folder(phase, folder: Path, store: MlflowClient, capsys, tmp_path: Path) -> None:  # noqa: F811
+def test_a_read_only_output_folder(phase, folder: Path, store: MlflowClient, capsys, tmp_path: Path) -> None:
     (tmp_path / "locked").mkdir(mode=0o555)
     os.seteuid(65534)
     try:
@@ -143,7 +142,7 @@ BAD_CHECKPOINTS: dict[str, tuple[Callable[[], Any], list[str]]] = {
 
 
 @pytest.mark.parametrize(("content", "words"), BAD_CHECKPOINTS.values(), ids=BAD_CHECKPOINTS.keys())
-def test_a_checkpoint_that_cannot_be_used(content, words, folder: Path, store: MlflowClient, capsys, tmp_path: Path) -> None:  # noqa: F811
+def test_a_checkpoint_that_cannot_be_used(content, words, folder: Path, store: MlflowClient, capsys, tmp_path: Path) -> None:
     torch.save(content(), tmp_path / "base.pt")
     assert run("phase1", "--data_dir", str(folder), "--checkpoint", str(tmp_path / "base.pt")) == 2
     assert_refused(capsys, store, "phase1", ["base.pt", *words])
@@ -154,7 +153,7 @@ def test_a_checkpoint_that_cannot_be_used(content, words, folder: Path, store: M
     ("checkpoint", "words"),
     [("absent.pt", ["absent.pt"]), ("models:/nobody@champion", ["models:/nobody@champion", "no model nobody"])],
 )
-def test_a_checkpoint_that_is_not_there(checkpoint, words, folder: Path, store: MlflowClient, capsys) -> None:  # noqa: F811
+def test_a_checkpoint_that_is_not_there(checkpoint, words, folder: Path, store: MlflowClient, capsys) -> None:
     assert run("phase1", "--data_dir", str(folder), "--checkpoint", checkpoint) == 2
     assert_refused(capsys, store, "phase1", words)
 
@@ -183,7 +182,7 @@ def test_an_interrupted_phase1_does_not_go_on_with_something_else(
     change: Callable[[Path], None],
     told: str,
     folder: Path,
-    store: MlflowClient,  # noqa: F811
+    store: MlflowClient,
     capsys: pytest.CaptureFixture[str],
     tmp_path: Path,
 ) -> None:
@@ -205,7 +204,7 @@ def test_an_interrupted_phase1_does_not_go_on_with_something_else(
     assert f"resume={interrupted}: not what the run was begun with: {told}" in capsys.readouterr().err
 
 
-def assert_refused(capsys: pytest.CaptureFixture[str], store: MlflowClient, phase: str, words: list[str]) -> None:  # noqa: F811
+def assert_refused(capsys: pytest.CaptureFixture[str], store: MlflowClient, phase: str, words: list[str]) -> None:
     _, _, told = capsys.readouterr().err.partition(f"medexp {phase}: error: ")
     assert all(word in told for word in words), told
     assert "Traceback" not in told

@@ -13,13 +13,8 @@ from medexp.phases.phase2_2.config import Phase2_2Config
 from medexp.phases.sweep.config import SweepConfig
 from medexp.registry.store import Registered
 from medexp.studies.sweep import pinned
-from tests.mlflow_store import store
 from tests.phases.phase2_2.test_recipe import held
-from tests.phases.probe.test_recipe import registered
 from tests.phases.shared.image_runs import MODELS, OF_PHASE, SMALL, Pipeline
-from tests.registry.conftest import package, written
-
-__all__ = ["package", "registered", "store", "written"]  # fixtures
 
 ENCODER = MODELS["phase2_1"]
 

@@ -16,28 +16,14 @@ from medexp import registry
 from medexp.errors import RegistryError
 from medexp.registry import journal
 from medexp.registry.audit import audit
-from medexp.registry.definitions import load_definition
 from medexp.registry.journal import Move
 from medexp.registry.package import Parent
-from medexp.registry.promotion import CHAMPION, Nominated, champion_of, crown, nominate
-from medexp.registry.store import register
-from tests.registry.conftest import SEGMENTER
+from medexp.registry.promotion import CHAMPION, Nominated, champion_of, crown
+from tests.packages import SEGMENTER
 from tests.registry.faults import at_call, start
 
 NAME = "phase1_encoder_merged"
 Publish = Callable[..., Nominated]
-
-
-@pytest.fixture
-def publish(store: MlflowClient, written: Callable[..., Path]) -> Publish:
-    """Register a version as a phase does, in a run of its own."""
-
-    def make(name: str = NAME, **given: object) -> Nominated:
-        run = store.create_run("0").info.run_id
-        definition = load_definition(name)
-        return nominate(register(run, written(name=name, **given), definition, "PASSED"), definition, "PASSED", run)
-
-    return make
 
 
 def told(name: str | None = None, *, every_byte: bool = False) -> list[str]:
@@ -195,7 +181,7 @@ def test_a_deleted_model_leaves_its_journal(store: MlflowClient, publish: Publis
 
 
 def test_deleted_runs_and_runs_to_keep_are_named_up_to_the_base(store: MlflowClient, publish: Publish) -> None:
-    base = publish("bsf_base", architecture=SEGMENTER)
+    base = publish(name="bsf_base", architecture=SEGMENTER)
     parent = Parent(base.name, base.version, base.digest, base.weights_digest)
     publish(seed=0, parents={"base": parent})
     publish(seed=1, parents={"base": parent})

@@ -11,7 +11,7 @@ from medexp.checks import Check, Severity
 from medexp.registry.card import ITEMS, NOT_APPLICABLE, as_description, model_card
 from medexp.registry.definitions import load_definition
 from medexp.registry.package import Package, Parent
-from tests.registry.conftest import scores
+from tests.packages import scores
 
 NAME = "phase1_encoder_merged"
 EMPTY = Package("bsf_base", {}, {}, {})

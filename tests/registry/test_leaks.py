@@ -17,7 +17,7 @@ from medexp.registry.definitions import load_definition
 from medexp.registry.leaks import leak_check, unknown_check
 from medexp.registry.package import Parent
 from medexp.registry.store import Pulled, Registered, register
-from tests.registry.conftest import ENCODER, SEGMENTER
+from tests.packages import ENCODER, SEGMENTER
 
 ENCODER_MODEL, BASE_MODEL = "phase1_encoder_merged", "bsf_base"
 Make = Callable[..., Registered]

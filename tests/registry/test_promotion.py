@@ -33,23 +33,11 @@ from medexp.registry.promotion import (
     scores_of,
 )
 from medexp.registry.store import Pulled, register
-from tests.registry.conftest import ENCODER, EVALUATION, scores
+from tests.packages import ENCODER, EVALUATION, scores
 from tests.registry.faults import at_call, start
 
 NAME = "phase1_encoder_merged"
 Publish = Callable[..., Nominated]
-
-
-@pytest.fixture
-def publish(store: MlflowClient, written: Callable[..., Path]) -> Publish:
-    """Register a version as a phase does; what is given changes its package."""
-
-    def make(outcome: str = "PASSED", **given: object) -> Nominated:
-        run = store.create_run("0").info.run_id
-        definition = load_definition(NAME)
-        return nominate(register(run, written(**given), definition, outcome), definition, outcome, run)
-
-    return make
 
 
 def aliases(store: MlflowClient) -> dict[str, str]:

@@ -21,7 +21,7 @@ from medexp.models.swin import SwinSegmenter
 from medexp.registry.definitions import load_definition
 from medexp.registry.package import Parent
 from medexp.registry.store import Registered, find_by_weights, register
-from tests.registry.conftest import SEGMENTER
+from tests.packages import SEGMENTER
 
 Written = Callable[..., Path]
 NAME = "phase1_encoder_merged"

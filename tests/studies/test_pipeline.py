@@ -17,13 +17,12 @@ from medexp.studies.pipeline import Pipeline, probed, read_digests, take
 from medexp.tracking.runs import tracked_run
 from medexp.tracking.steps import find_interrupted, mark_done, tags_of_step
 from tests.data.volumes.small_cases import write_case
-from tests.mlflow_store import empty_database, store  # noqa: F401
 
 taken: list[MainConfig] = []
 
 
 @pytest.fixture
-def config(store: MlflowClient, tmp_path: Path) -> MainConfig:  # noqa: F811
+def config(store: MlflowClient, tmp_path: Path) -> MainConfig:
     """The pipeline on three good cases of three patients."""
     for number in (1, 2, 3):
         write_case(tmp_path / "data", f"BraTS-MEN-0000{number}-000", seed=number)
@@ -49,7 +48,7 @@ def prepare(config: MainConfig, holds: bool = True) -> tuple[str, str, Run]:
     return outcome, run_id, MlflowClient().get_run(tracked.id)
 
 
-def test_an_unchanged_step_is_found_and_shown_as_such(config: MainConfig, store: MlflowClient, capsys) -> None:  # noqa: F811
+def test_an_unchanged_step_is_found_and_shown_as_such(config: MainConfig, store: MlflowClient, capsys) -> None:
     outcome, first, _ = prepare(config)
     assert outcome == "ran"
     elsewhere = replace(config.prepare, output_dir="elsewhere", data=replace(config.prepare.data, jobs=2))
@@ -137,7 +136,7 @@ def test_a_step_of_other_code_runs_again(config: MainConfig, tmp_path: Path, mon
     assert prepare(config)[0] == "ran"
 
 
-def test_a_table_is_its_content_and_its_volumes(config: MainConfig, tmp_path: Path, store: MlflowClient) -> None:  # noqa: F811
+def test_a_table_is_its_content_and_its_volumes(config: MainConfig, tmp_path: Path, store: MlflowClient) -> None:
     store.create_registered_model("phase1_encoder_merged")
     store.create_model_version("phase1_encoder_merged", "file:///nowhere", tags={"medexp.digest": "d1"})
     rows = [f"c{i}\tdata/BraTS-MEN-0000{i}-000\t{label}\tp{i}" for i, label in ((1, "a"), (2, "a"), (3, "b"))]
@@ -183,7 +182,7 @@ def test_a_run_whose_process_was_killed_can_be_gone_on_from(config: MainConfig) 
 
 def test_a_step_that_fails_stops_the_pipeline_in_its_own_run(
     config: MainConfig,
-    store: MlflowClient,  # noqa: F811
+    store: MlflowClient,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     case = sorted(Path(config.data_dir or "").iterdir())[0]
@@ -214,7 +213,7 @@ def test_a_mended_step_goes_on(config: MainConfig) -> None:
 
 def test_several_processes_are_refused_before_a_run_starts(
     config: MainConfig,
-    store: MlflowClient,  # noqa: F811
+    store: MlflowClient,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

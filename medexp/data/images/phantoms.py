@@ -69,7 +69,16 @@ def ensure_slices(patients: int, seed: int, cache: Path, jobs: int) -> Path:
     """
     folder = cache / "phantoms" / f"slices-{patients}-seed{seed}-{SLICES.channel}-v{VOLUMES}.{VERSION}-{FORMAT}"
     if not folder.is_dir():
-        data = DataConfig({1: 1, 2: 2, 3: 3}, PATIENT_PATTERN, (), (3.0, 3.0, 4.5), (64, 64, 32), 0.2, 0.1, jobs)
+        data = DataConfig(
+            label_map={1: 1, 2: 2, 3: 3},
+            patient_pattern=PATIENT_PATTERN,
+            exclude=(),
+            spacing=(3.0, 3.0, 4.5),
+            input_size=(64, 64, 32),
+            val_fraction=0.2,
+            test_fraction=0.1,
+            jobs=jobs,
+        )
         cases = find_cases(ensure_phantoms("meningioma", patients, seed, cache), data)
         digests = {fact.case: fact.sha256 for fact in describe_cases(cases, data, cache)}
         cut_slices(cases, digests, data.label_map, SLICES, folder, jobs)

@@ -188,18 +188,20 @@ def test_a_disk_that_fills_up_leaves_nothing(tmp_path):
     write_case(tmp_path / "data", "P1-000")
     code = (
         "import resource, sys, pathlib\n"
-        "from medexp.config.data import DataConfig, SliceConfig\n"
+        "from medexp.config.data import SliceConfig\n"
         "from medexp.data.volumes.brats import find_cases\n"
         "from medexp.data.images.slices import cut_slices\n"
         "from medexp.errors import StorageError\n"
         "root = pathlib.Path(sys.argv[1])\n"
-        "data = DataConfig({2: 2, 3: 3}, '(.*)', (), (1, 1, 1), (64, 64, 64), 0.2, 0.1, 1)\n"
+        "from tests.small import data_config\n"
+        "data = data_config(label_map={2: 2, 3: 3}, patient_pattern='(.*)')\n"
         "cases = find_cases(root / 'data', data)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
         "try: cut_slices(cases, {'P1-000': 'd'}, data.label_map, SliceConfig('t2f', 1, 0.1), root / 'slices', 1)\n"
         "except StorageError as error: print(error)"
     )
-    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True)
+    root = Path(__file__).parents[3]
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], cwd=root, capture_output=True, text=True, check=True)
     assert "slices: cannot be written (File too large); free space" in done.stdout
     assert [path.name for path in tmp_path.iterdir()] == ["data"]
 

@@ -21,20 +21,9 @@ from medexp.models.multitask import MultiTaskModel
 from medexp.phases.promote.config import PromoteConfig
 from medexp.phases.shared.images import one_process
 from medexp.registry.definitions import load_definition
-from tests.phases.shared.image_runs import (
-    MODELS,
-    SIZE,
-    Pipeline,
-    artifact,
-    history,
-    last_run,
-    measured,
-    run,
-    table,
-    write_pictures,
-    write_slices,
-)
+from tests.phases.shared.image_runs import MODELS, SIZE, Pipeline, run, write_pictures, write_slices
 from tests.phases.shared.interrupting import killed_in
+from tests.runs import artifact, history, last_run, logged_table, measured
 
 NAME = MODELS["phase2_1"]
 
@@ -47,9 +36,9 @@ def test_the_run_holds_all_that_it_promises(client: MlflowClient, pipeline: Pipe
     for name in ("train/loss", "train/dice_loss", "train/ce", "train/lr_network", "val/dice", "params/train_patients"):
         assert name in metrics
     assert metrics["val/best/dice_low"] <= metrics["val/best/dice"] <= metrics["val/best/dice_high"]
-    scans = table(made, "per_case.csv")
+    scans = logged_table(made, "per_case.csv")
     assert metrics["val/best/dice"] == pytest.approx(scans["dice"].mean())
-    manifest = table(made, "manifest.csv")
+    manifest = logged_table(made, "manifest.csv")
     assert set(manifest["source"]) == {"brats"}
     validated = manifest[manifest["split"] == "val"]
     assert set(scans["case"]) == set(validated["scan"])

@@ -22,29 +22,20 @@ from medexp.phases.phase2_2.config import Phase2_2Config
 from medexp.phases.phase2_2.labelled import load_encoder
 from medexp.phases.shared.launch import start_accelerator
 from medexp.registry.store import Registered
-from tests.mlflow_store import store
-from tests.phases.probe.test_recipe import registered
-from tests.phases.probe.test_recipe import table as table_of_volumes
 from tests.phases.shared.image_runs import (
     MODELS,
     NETWORK,
     PICTURES,
     SMALL,
     Pipeline,
-    artifact,
-    history,
-    last_run,
-    measured,
     run,
     scan_name,
-    table,
     write_pictures,
     write_slices,
 )
 from tests.phases.shared.interrupting import killed_in
-from tests.registry.conftest import package, written
+from tests.runs import artifact, history, last_run, logged_table, measured
 
-__all__ = ["package", "registered", "store", "table_of_volumes", "written"]  # fixtures
 held: list[Phase2_2Config] = []
 NAME, VOLUMES = MODELS["phase2_2"], "phase2_2_volume_classifier"
 ENCODER = MODELS["phase2_1"]
@@ -66,8 +57,8 @@ def test_the_run_holds_all_that_it_promises(client: MlflowClient, pipeline: Pipe
         for metric in ("accuracy", "balanced_accuracy", "sensitivity", "specificity", "auroc", "macro_f1", "ece"):
             low, value, high = (metrics[f"val/best/{source}{metric}{bound}"] for bound in ("_low", "", "_high"))
             assert 0 <= value <= 1 and (low <= value <= high or np.isnan([low, high]).any() or metric == "ece")
-    rows = table(made, "per_case.csv")
-    manifest = table(made, "manifest.csv").query("split == 'val'")
+    rows = logged_table(made, "per_case.csv")
+    manifest = logged_table(made, "manifest.csv").query("split == 'val'")
     assert list(rows["case"]) == list(manifest["case"]) and set(rows["source"]) == {"brats", "kaggle"}
     assert list(rows["label"] == "tumour") == list(manifest["label"] == 1)
     assert list(rows["correct"] == 1) == list(rows["label"] == rows["predicted"])
@@ -86,7 +77,7 @@ def test_the_run_holds_all_that_it_promises(client: MlflowClient, pipeline: Pipe
 
 
 def test_duplicates_are_dropped_and_told(client: MlflowClient, pipeline: Pipeline) -> None:
-    dropped = table(last_run(client, "phase2_2"), "dropped.csv")
+    dropped = logged_table(last_run(client, "phase2_2"), "dropped.csv")
     assert len(dropped) == 2 and dropped["reason"].str.contains("duplicate").all()
     assert last_run(client, "phase2_2").data.metrics["params/dropped_images"] == 2
     assert "Left out: 2 exact duplicate" in pipeline.told["phase2_2"]
@@ -127,7 +118,7 @@ def test_the_majority_is_that_of_the_cases_judged_on_whatever_was_trained_on(cli
         3,
     )
     made = last_run(client, "phase2_2")
-    labels = table(made, "manifest.csv").query("split == 'val'")["label"]
+    labels = logged_table(made, "manifest.csv").query("split == 'val'")["label"]
     assert made.data.metrics["majority/accuracy"] == pytest.approx(max(labels.mean(), 1 - labels.mean()))
 
 
@@ -150,8 +141,8 @@ def test_with_the_encoder_in_the_loop_everything_is_the_same_bit_for_bit(client:
     made = last_run(client, "phase2_2")
     assert measured(made) == measured(cached)
     assert weights_of(client, "1") == weights_of(client, "2")
-    pd.testing.assert_frame_equal(table(made, "training_log.csv"), table(cached, "training_log.csv"))
-    pd.testing.assert_frame_equal(table(made, "per_case.csv"), table(cached, "per_case.csv"))
+    pd.testing.assert_frame_equal(logged_table(made, "training_log.csv"), logged_table(cached, "training_log.csv"))
+    pd.testing.assert_frame_equal(logged_table(made, "per_case.csv"), logged_table(cached, "per_case.csv"))
     last = [load_state(artifact(one, "last_model.pt")) for one in (cached, made)]
     assert all(torch.equal(value, last[1][key]) for key, value in last[0].items())
 
@@ -207,7 +198,7 @@ def test_a_folder_of_jpegs_works_with_nothing_else_set(
     folder = write_pictures(tmp_path / "pictures", PICTURES, "jpg")
     assert run("phase2_2", None, kaggle_dir=str(folder)) == 0, capsys.readouterr().err
     made = last_run(client, "phase2_2")
-    assert set(table(made, "manifest.csv")["source"]) == {"kaggle"}
+    assert set(logged_table(made, "manifest.csv")["source"]) == {"kaggle"}
     assert "val/best/kaggle/accuracy" not in made.data.metrics, "all cases are of that source"
     card = (registry.pull(f"models:/{NAME}/2").folder / "README.md").read_text()
     assert str(folder) in card and "Made on phantoms" not in card
@@ -217,13 +208,13 @@ def test_a_folder_of_jpegs_works_with_nothing_else_set(
 
 
 @pytest.fixture
-def volumes(table_of_volumes: Path) -> Path:
+def volumes(table: Path) -> Path:
     """Ten patients of two classes."""
-    rows = pd.read_csv(table_of_volumes, sep="\t").drop_duplicates("patient")
+    rows = pd.read_csv(table, sep="\t").drop_duplicates("patient")
     rows = rows[rows["split"] != "test"]
     rows["split"] = ["val" if patient in ("p2", "p7", "p11", "p12") else "train" for patient in rows["patient"]]
-    rows.to_csv(table_of_volumes, sep="\t", index=False)
-    return table_of_volumes
+    rows.to_csv(table, sep="\t", index=False)
+    return table
 
 
 def test_an_encoder_of_volumes_gets_a_head_through_the_same_code(
@@ -237,7 +228,7 @@ def test_an_encoder_of_volumes_gets_a_head_through_the_same_code(
     assert run("phase2_2", None, encoder=encoder, table=str(volumes), training__epochs="20") == 0, capsys.readouterr()
     done = last_run(store, "phase2_2")
     assert done.data.tags["medexp.upstream.phase1_encoder_merged"] == f"1 {made.digest}"
-    rows = table(done, "per_case.csv")
+    rows = logged_table(done, "per_case.csv")
     assert sorted(rows["patient"]) == ["p11", "p12", "p2", "p7"] and set(rows["label"]) == {"glioma", "meningioma"}
     uri = f"models:/{VOLUMES}@champion"
     example = json.loads((registry.pull(uri).folder / "contract.json").read_text())["input"]["example_shape"]
@@ -322,11 +313,11 @@ def test_a_table_that_cannot_be_used(
 def test_validation_patients_that_the_encoder_was_trained_on_stop_it_before_anything_is_trained(
     client: MlflowClient, pipeline: Pipeline, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    trained = table(last_run(client, "phase2_1"), "manifest.csv").query("split == 'train'")
+    trained = logged_table(last_run(client, "phase2_1"), "manifest.csv").query("split == 'train'")
     assert run("phase2_2", pipeline.folder, data__split_seed="1") == 3
     told = capsys.readouterr().err
     made = last_run(client, "phase2_2")
-    validated = table(made, "manifest.csv").query("split == 'val' and source == 'brats'")
+    validated = logged_table(made, "manifest.csv").query("split == 'val' and source == 'brats'")
     leaked = set(validated["patient"]) & set(trained["patient"])
     assert leaked and all(patient in told for patient in leaked)
     assert not any(patient in told for patient in set(validated["patient"]) - leaked)
@@ -339,7 +330,8 @@ def test_validation_patients_that_the_encoder_was_trained_on_stop_it_before_anyt
 
 def test_patients_that_the_encoder_was_only_selected_on_do_not_stop_it(client: MlflowClient) -> None:
     rows = {
-        phase: table(last_run(client, phase), "manifest.csv").query("split == 'val'") for phase in ("phase2_1", "phase2_2")
+        phase: logged_table(last_run(client, phase), "manifest.csv").query("split == 'val'")
+        for phase in ("phase2_1", "phase2_2")
     }
     assert set(rows["phase2_1"]["patient"]) <= set(rows["phase2_2"]["patient"])
     assert last_run(client, "phase2_2").data.metrics["checks/LEAK"] == 1

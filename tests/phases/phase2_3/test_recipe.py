@@ -16,9 +16,9 @@ from medexp import registry
 from medexp.models.checkpoints import load_state
 from medexp.models.multitask import MultiTaskModel
 from medexp.phases.phase2_3.recipe import alternating
-from tests.mlflow_store import store  # noqa: F401
-from tests.phases.shared.image_runs import MODELS, Pipeline, artifact, history, last_run, measured, run, table
+from tests.phases.shared.image_runs import MODELS, Pipeline, run
 from tests.phases.shared.interrupting import killed_in
+from tests.runs import artifact, history, last_run, logged_table, measured
 
 NAME = MODELS["phase2_3"]
 
@@ -60,14 +60,14 @@ def test_the_earlier_phases_are_judged_on_the_same_cases_and_come_out_as_they_di
     assert metrics["phase2_1/dice"] == pytest.approx(first.data.metrics["val/best/dice"])
     for metric in ("accuracy", "balanced_accuracy", "auroc", "macro_f1"):
         assert metrics[f"phase2_2/{metric}"] == pytest.approx(second.data.metrics[f"val/best/{metric}"])
-    scans = table(made, "dice_per_scan.csv")
-    before = table(first, "per_case.csv").set_index("case")["dice"]
+    scans = logged_table(made, "dice_per_scan.csv")
+    before = logged_table(first, "per_case.csv").set_index("case")["dice"]
     assert scans.set_index("case")["dice_before"].to_dict() == pytest.approx(before.to_dict())
     assert metrics["val/best/dice"] == pytest.approx(scans["dice"].mean())
     assert metrics["val/gain/dice"] == pytest.approx((scans["dice"] - scans["dice_before"]).mean())
     gain = metrics["val/best/balanced_accuracy"] - metrics["phase2_2/balanced_accuracy"]
     assert metrics["val/gain/balanced_accuracy"] == pytest.approx(gain)
-    assert list(table(made, "per_case.csv")["case"]) == list(table(second, "per_case.csv")["case"])
+    assert list(logged_table(made, "per_case.csv")["case"]) == list(logged_table(second, "per_case.csv")["case"])
 
 
 def test_the_version_is_the_checkpoint_and_names_both_parents(client: MlflowClient) -> None:
@@ -82,7 +82,7 @@ def test_the_version_is_the_checkpoint_and_names_both_parents(client: MlflowClie
         "classifier": (MODELS["phase2_2"], "1"),
     }
     scored = pd.read_csv(pulled.folder / "per_case.csv")
-    pd.testing.assert_frame_equal(scored, table(last_run(client, "phase2_3"), "dice_per_scan.csv")[list(scored)])
+    pd.testing.assert_frame_equal(scored, logged_table(last_run(client, "phase2_3"), "dice_per_scan.csv")[list(scored)])
 
 
 def test_all_three_parts_are_trained(client: MlflowClient) -> None:
@@ -235,7 +235,7 @@ def test_a_head_of_another_encoder_is_refused_with_the_command_that_trains_one(
 
 
 def test_before_phases_2_1_and_2_2_the_next_step_is_told(
-    store: MlflowClient,  # noqa: F811
+    store: MlflowClient,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert run("phase2_3", None) == 2

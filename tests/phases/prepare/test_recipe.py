@@ -4,13 +4,12 @@ import shlex
 from pathlib import Path
 
 import pytest
-from mlflow import MlflowClient
 
 from medexp.cli import main
 from medexp.data.images.slices import find_slices, read_slice
 from medexp.phases.prepare.config import PrepareConfig
 from tests.data.volumes.small_cases import write_case
-from tests.mlflow_store import empty_database, store  # noqa: F401
+from tests.runs import last_run
 
 
 @pytest.fixture
@@ -25,12 +24,7 @@ def prepare(folder: Path, *flags: str) -> int:
     return main("prepare", PrepareConfig, "medexp.phases.prepare:run", given)
 
 
-def the_run(store: MlflowClient):  # noqa: F811
-    experiment = store.get_experiment_by_name("prepare")
-    return store.search_runs([experiment.experiment_id])[0]
-
-
-def test_slices_are_cut_and_the_next_command_named(folder, store, capsys):  # noqa: F811
+def test_slices_are_cut_and_the_next_command_named(folder, store, capsys):
     assert prepare(folder, "--slices_dir", "my slices", "--slices.channel", "t1c", "--slices.every", "2") == 0
     told = capsys.readouterr().out.splitlines()
     assert told[-2:] == ["Slices: 12 in my slices", "Next: mlflow run . -e phase2_1 -P profile=demo -P slices_dir='my slices'"]
@@ -38,26 +32,26 @@ def test_slices_are_cut_and_the_next_command_named(folder, store, capsys):  # no
     found = find_slices(Path("my slices"), r"^(BraTS-[A-Za-z]+-\d+)-\d+$")
     assert len(found) == 12 and {image.patient for image in found} == {f"BraTS-MEN-0000{n}" for n in (1, 2, 3)}
     assert {read_slice(image.path).metadata["channel"] for image in found} == {"t1c"}
-    run = the_run(store)
+    run = last_run(store, "prepare")
     assert run.info.status == "FINISHED" and run.data.metrics["params/slices"] == 12
     assert prepare(folder, "--slices_dir", "my slices", "--slices.channel", "t1c", "--slices.every", "2") == 0
     assert "Slices: 12 in my slices" in capsys.readouterr().out
 
 
-def test_without_a_folder_none_are_cut(folder, store, capsys):  # noqa: F811
+def test_without_a_folder_none_are_cut(folder, store, capsys):
     assert prepare(folder) == 0
     told = capsys.readouterr().out
     assert "Slices" not in told and told.splitlines()[-1].startswith("Next: mlflow run . -e phase1 ")
-    assert "params/slices" not in the_run(store).data.metrics
+    assert "params/slices" not in last_run(store, "prepare").data.metrics
 
 
-def test_a_folder_of_other_slices_is_left_and_the_run_fails(folder, store, capsys):  # noqa: F811
+def test_a_folder_of_other_slices_is_left_and_the_run_fails(folder, store, capsys):
     assert prepare(folder, "--slices_dir", "slices") == 0
     before = {path: path.stat().st_mtime_ns for path in Path("slices").iterdir()}
     assert prepare(folder, "--slices_dir", "slices", "--slices.channel", "t2w") == 2
     assert "it was cut with channel t2f, not t2w. Give another folder, or remove this one" in capsys.readouterr().err
     assert {path: path.stat().st_mtime_ns for path in Path("slices").iterdir()} == before
-    assert the_run(store).info.status == "FAILED"
+    assert last_run(store, "prepare").info.status == "FAILED"
 
 
 @pytest.mark.parametrize(
@@ -68,7 +62,7 @@ def test_a_folder_of_other_slices_is_left_and_the_run_fails(folder, store, capsy
         (["--slices.min_foreground", "1"], "slices.min_foreground: found 1.0; 0 to below 1"),
     ],
 )
-def test_settings_that_cannot_be(folder, store, capsys, flags, words):  # noqa: F811
+def test_settings_that_cannot_be(folder, store, capsys, flags, words):
     assert prepare(folder, "--slices_dir", "slices", *flags) == 2
     assert words in capsys.readouterr().err
     assert not Path("slices").exists()

@@ -2,79 +2,28 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import mlflow
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from mlflow import MlflowClient
-from mlflow.entities import Run
 from sklearn.metrics import balanced_accuracy_score
 
 from medexp.cli import main
-from medexp.data.cases import CHANNELS, Case
+from medexp.data.cases import Case
 from medexp.data.manifest import patient_sha256
 from medexp.data.volumes.brats import image_files
 from medexp.data.volumes.facts import describe_cases
-from medexp.data.volumes.tables import COLUMNS, write_table
 from medexp.models.builders import build
 from medexp.phases.probe.config import ProbeConfig
 from medexp.registry.definitions import load_definition
 from medexp.registry.package import Package, Parent
 from medexp.registry.store import Registered, register
-from tests.data.conftest import data_config  # noqa: F401
-from tests.data.volumes.small_cases import SHAPE, write_case
-from tests.mlflow_store import empty_database, store  # noqa: F401
-from tests.registry.conftest import SEGMENTER, package, written  # noqa: F401
-
-PATIENTS = 16
-LABELS = ("glioma", "meningioma")
-
-
-@pytest.fixture
-def table(tmp_path: Path) -> Path:
-    """Two scans of every other patient; in one class one half of the brain is darker."""
-    rows = []
-    for number in range(PATIENTS):
-        for scan in range(1 + number % 2):
-            case, rng = f"p{number}-{scan}", np.random.default_rng((number, scan))
-            brain = np.zeros(SHAPE)
-            brain[1:-1, 1:-1, 1:-1] = 1
-            if number < PATIENTS // 2:
-                brain[SHAPE[0] // 2 :] *= 0.3
-            channels = {name: (rng.integers(200, 900, SHAPE) * brain).astype(np.int16) for name in CHANNELS}
-            write_case(tmp_path / "data", case, seg=None, **channels)
-            split = ("train", "train", "val", "test", "test")[number % 5]
-            rows.append([case, f"data/{case}", LABELS[number >= PATIENTS // 2], f"p{number}", split])
-    write_table(pd.DataFrame(rows, columns=[*COLUMNS, "split"]), tmp_path / "table.tsv")
-    return tmp_path / "table.tsv"
-
-
-@pytest.fixture
-def registered(
-    store: MlflowClient,  # noqa: F811
-    written: Callable[..., Path],  # noqa: F811
-) -> Callable[..., Registered]:
-    """A version of `phase1_encoder_merged` with the alias champion; with `base`, made from a registered one."""
-
-    def make(*, base: bool = False, **given: Any) -> Registered:
-        parents: dict[str, Any] = {}
-        if base:
-            made = register_package("bsf_base", architecture=SEGMENTER, seed=1, checks=[])
-            parents = {"base": Parent(**asdict(made))}
-        made = register_package("phase1_encoder_merged", **{"parents": parents, "seed": 2, **given})
-        store.set_registered_model_alias(made.name, "champion", made.version)
-        return made
-
-    def register_package(name: str, **given: Any) -> Registered:
-        run = store.create_run(store.create_experiment(f"{name}-{len(store.search_experiments())}"))
-        return register(run.info.run_id, written(name=name, **given), load_definition(name), "PASSED")
-
-    return make
+from tests.packages import SEGMENTER
+from tests.runs import artifact, last_run
 
 
 def probe(table: Path | str, **flags: str) -> int:
@@ -83,25 +32,15 @@ def probe(table: Path | str, **flags: str) -> int:
     return main("probe", ProbeConfig, "medexp.phases.probe:run", flagged)
 
 
-def last_run(client: MlflowClient) -> Run:
-    experiment = client.get_experiment_by_name("probe")
-    assert experiment is not None
-    return client.search_runs([experiment.experiment_id], order_by=["attributes.start_time DESC"])[0]
-
-
-def artifact(run: Run, path: str) -> Path:
-    return Path(mlflow.artifacts.download_artifacts(run_id=run.info.run_id, artifact_path=path))
-
-
 def test_the_run_holds_all_that_it_promises(
-    store: MlflowClient,  # noqa: F811
+    store: MlflowClient,
     registered: Callable[..., Registered],
     table: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     made = registered(base=True)
     assert probe(table) == 0
-    run = last_run(store)
+    run = last_run(store, "probe")
     assert run.info.status == "FINISHED"
     tags, measured = run.data.tags, run.data.metrics
     assert tags["medexp.upstream.phase1_encoder_merged"] == f"1 {made.digest}"
@@ -112,7 +51,7 @@ def test_the_run_holds_all_that_it_promises(
             values = [measured[f"{prefix}/{metric}{bound}"] for bound in ("_low", "", "_high")]
             assert values == sorted(values) or np.isnan(values).any()
     assert measured["majority/balanced_accuracy"] == 0.5
-    assert measured["params/val_patients"] == len({n for n in range(PATIENTS) if n % 5 == 2})
+    assert measured["params/val_patients"] == len({n for n in range(16) if n % 5 == 2})
     assert {item.dataset.name for item in run.inputs.dataset_inputs} == {"probe_train", "probe_val", "probe_test"}
 
     rows = pd.read_csv(artifact(run, "per_case.csv"))
@@ -142,34 +81,34 @@ def test_the_run_holds_all_that_it_promises(
 
 
 def test_a_second_probe_reads_the_embeddings_and_says_the_same(
-    store: MlflowClient,  # noqa: F811
+    store: MlflowClient,
     registered: Callable[..., Registered],
     table: Path,
 ) -> None:
     registered(base=True)
     assert probe(table) == 0
-    first = last_run(store).data.metrics
+    first = last_run(store, "probe").data.metrics
     cases = len(pd.read_csv(table, sep="\t"))
     assert first["params/embeddings_computed"] == 3 * cases
     assert probe(table) == 0
-    again = last_run(store).data.metrics
+    again = last_run(store, "probe").data.metrics
     assert again["params/embeddings_computed"] == 0
     for name, value in first.items():
         if not name.startswith(("system/", "params/embeddings")):
             assert again[name] == value or (np.isnan(again[name]) and np.isnan(value)), name
     assert probe(table, head="mlp", encoder="models:/phase1_encoder_merged/1") == 0
-    assert last_run(store).data.metrics["params/embeddings_computed"] == 0
+    assert last_run(store, "probe").data.metrics["params/embeddings_computed"] == 0
 
 
 def test_without_a_base_its_row_is_left_out_and_that_is_said(
-    store: MlflowClient,  # noqa: F811
+    store: MlflowClient,
     registered: Callable[..., Registered],
     table: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     registered()
     assert probe(table) == 0
-    run = last_run(store)
+    run = last_run(store, "probe")
     assert "unadapted/accuracy" not in run.data.metrics
     said = "No row for an unadapted encoder"
     assert said in capsys.readouterr().out and said in run.data.tags["mlflow.note.content"]
@@ -182,26 +121,26 @@ def test_without_a_base_its_row_is_left_out_and_that_is_said(
 
 
 def test_a_table_without_splits_is_split_by_patient(
-    store: MlflowClient,  # noqa: F811
+    store: MlflowClient,
     registered: Callable[..., Registered],
     table: Path,
 ) -> None:
     registered()
     pd.read_csv(table, sep="\t").drop(columns="split").to_csv(table, sep="\t", index=False)
     assert probe(table, test_fraction="0.25") == 0
-    manifest = pd.read_csv(artifact(last_run(store), "manifest.csv"))
+    manifest = pd.read_csv(artifact(last_run(store, "probe"), "manifest.csv"))
     assert manifest.groupby("patient")["split"].nunique().max() == 1
     tested = manifest[manifest["split"] == "test"]
     assert tested.groupby("label")["patient"].nunique().to_dict() == {"glioma": 2, "meningioma": 2}
 
 
 def test_a_test_patient_that_the_encoder_learned_from_stops_the_probe(
-    store: MlflowClient,  # noqa: F811
+    store: MlflowClient,
     registered: Callable[..., Registered],
     table: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
-    data_config: Callable[..., Any],  # noqa: F811
+    data_config: Callable[..., Any],
 ) -> None:
     scan = Case("x", "x", image_files(tmp_path / "data" / "p4-0"), None)
     (fact,) = describe_cases([scan], data_config(), tmp_path / "elsewhere")
@@ -216,7 +155,7 @@ def test_a_test_patient_that_the_encoder_learned_from_stops_the_probe(
     assert probe(table) == 3
     told = capsys.readouterr().err
     assert "LEAK" in told and "p3" in told and "p4" in told and "p0" not in told
-    run = last_run(store)
+    run = last_run(store, "probe")
     assert run.info.status == "FAILED"
     assert run.data.tags["medexp.verdict"] == "FAILED"
     assert "p3" in artifact(run, "verification_report.md").read_text()
@@ -257,9 +196,9 @@ def test_a_table_with_bad_volumes_is_refused_whole(
 
 
 def test_an_adapter_is_an_encoder_too(
-    store: MlflowClient,  # noqa: F811
+    store: MlflowClient,
     registered: Callable[..., Registered],
-    written: Callable[..., Path],  # noqa: F811
+    written: Callable[..., Path],
     table: Path,
     tmp_path: Path,
 ) -> None:
@@ -286,7 +225,7 @@ def test_an_adapter_is_an_encoder_too(
     run = store.create_run(store.create_experiment("adapter"))
     register(run.info.run_id, folder, load_definition("phase1_lora_adapter"), "PASSED")
     assert probe(table, encoder="models:/phase1_lora_adapter/1") == 0
-    metrics = last_run(store).data.metrics
+    metrics = last_run(store, "probe").data.metrics
     assert "unadapted/accuracy" in metrics
     assert metrics["params/embeddings_computed"] == 3 * len(pd.read_csv(table, sep="\t")), "adapted, base and random weights"
 
@@ -301,7 +240,7 @@ def test_an_adapter_is_an_encoder_too(
     ],
 )
 def test_an_encoder_of_other_volumes_is_refused(
-    package: Callable[..., Package],  # noqa: F811
+    package: Callable[..., Package],
     tmp_path: Path,
     contract: dict[str, Any],
     words: str,

@@ -11,7 +11,6 @@ from mlflow import MlflowClient
 from safetensors.torch import save_file
 
 from medexp.cli import main
-from medexp.config.data import DataConfig
 from medexp.data.manifest import data_digest, manifest
 from medexp.data.splits import make_splits
 from medexp.data.volumes.brats import find_cases
@@ -20,13 +19,12 @@ from medexp.models.builders import build
 from medexp.models.swin import decoder_state, encoder_state
 from medexp.phases.promote.config import PromoteConfig
 from medexp.registry import journal
-from medexp.registry.definitions import load_definition
 from medexp.registry.journal import Move
-from medexp.registry.promotion import Nominated, nominate
-from medexp.registry.store import register
+from medexp.registry.promotion import Nominated
 from tests.data.volumes.small_cases import write_case
-from tests.mlflow_store import empty_database, store  # noqa: F401
-from tests.registry.conftest import ENCODER, SEGMENTER, package, scores, written  # noqa: F401
+from tests.packages import ENCODER, SEGMENTER, scores
+from tests.runs import last_run
+from tests.small import data_config
 
 NAME = "phase1_encoder_merged"
 Publish = Callable[..., Nominated]
@@ -39,26 +37,11 @@ DATA = {
 }
 
 
-@pytest.fixture
-def publish(store: MlflowClient, written: Callable[..., Path]) -> Publish:  # noqa: F811
-    def make(name: str = NAME, **given: object) -> Nominated:
-        run = store.create_run("0").info.run_id
-        definition = load_definition(name)
-        return nominate(register(run, written(name=name, **given), definition, "PASSED"), definition, "PASSED", run)
-
-    return make
-
-
 def promote(*flags: str) -> int:
     return main("promote", PromoteConfig, "medexp.phases.promote:run", ["--cache_dir", "cache", "--threads", "1", *flags])
 
 
-def the_run(store: MlflowClient) -> Any:  # noqa: F811
-    (run,) = store.search_runs([store.get_experiment_by_name("promote").experiment_id])
-    return run
-
-
-def champion(store: MlflowClient) -> str:  # noqa: F811
+def champion(store: MlflowClient) -> str:
     return str(store.get_registered_model(NAME).aliases["champion"])
 
 
@@ -67,7 +50,7 @@ def evaluated_on(digest: str) -> dict[str, Any]:
 
 
 def test_a_better_candidate_is_promoted_and_the_run_is_the_record(
-    store: MlflowClient,  # noqa: F811
+    store: MlflowClient,
     publish: Publish,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -78,7 +61,7 @@ def test_a_better_candidate_is_promoted_and_the_run_is_the_record(
     for words in ("PASSED PROMOTE_POLICY", f"{NAME} version 2 is the champion; before it: 1", "medexp rollback"):
         assert words in printed
     assert champion(store) == "2"
-    run = the_run(store)
+    run = last_run(store, "promote")
     assert (run.info.status, run.data.tags["medexp.verdict"]) == ("FINISHED", "PASSED")
     assert run.data.metrics["gain"] == pytest.approx(0.1)
     assert run.data.tags[f"medexp.upstream.{NAME}"].startswith("2 ")
@@ -93,7 +76,7 @@ def test_a_better_candidate_is_promoted_and_the_run_is_the_record(
 
 
 def test_a_promotion_that_was_killed_before_it_loaded_the_model_is_finished_when_it_is_run_again(
-    store: MlflowClient,  # noqa: F811
+    store: MlflowClient,
     publish: Publish,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -114,7 +97,7 @@ def test_a_promotion_that_was_killed_before_it_loaded_the_model_is_finished_when
     ],
 )
 def test_what_the_policy_does_not_support_is_refused_with_the_numbers(
-    store: MlflowClient,  # noqa: F811
+    store: MlflowClient,
     publish: Publish,
     capsys: pytest.CaptureFixture[str],
     given: dict[str, Any],
@@ -128,7 +111,7 @@ def test_what_the_policy_does_not_support_is_refused_with_the_numbers(
         assert words in error
     assert "Traceback" not in error
     assert champion(store) == "1"
-    run = the_run(store)
+    run = last_run(store, "promote")
     assert (run.info.status, run.data.tags["medexp.verdict"]) == ("FAILED", "FAILED")
     assert "**Refused**" in run.data.tags["mlflow.note.content"]
 
@@ -141,7 +124,7 @@ def validation(tmp_path: Path) -> pd.DataFrame:
     """The validation cases of a folder `data`, as `prepare` splits it with seed 0: `case`, `patient`, `sha256`."""
     for number in range(1, 19):
         write_case(tmp_path / "data", f"BraTS-MEN-{number:05d}-000", seed=number)
-    data = DataConfig({1: 1, 2: 2, 3: 3, 4: 3}, r"^(BraTS-[A-Za-z]+-\d+)-\d+$", (), (2, 2, 3), (64, 32, 32), 0.7, 0, 1)
+    data = data_config(spacing=(2, 2, 3), input_size=(64, 32, 32), val_fraction=0.7, test_fraction=0)
     cases = find_cases(tmp_path / "data", data)
     facts = describe_cases(cases, data, tmp_path / "cache")
     table = manifest(cases, facts, make_splits(cases, facts, data, 0))
@@ -167,14 +150,14 @@ def data_flags(**changed: str) -> list[str]:
 
 @pytest.mark.usefixtures("judged_elsewhere")
 def test_a_champion_judged_on_other_cases_is_scored_on_the_candidates(
-    store: MlflowClient,  # noqa: F811
+    store: MlflowClient,
     validation: pd.DataFrame,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """It has initial weights, so its Dice there is low whatever it was on its own cases."""
     assert promote(*data_flags()) == 0, capsys.readouterr().err
     assert champion(store) == "2"
-    run = the_run(store)
+    run = last_run(store, "promote")
     anew = pd.read_csv(store.download_artifacts(run.info.run_id, "champion_on_the_candidates_cases.csv"))
     assert list(anew["case"]) == list(validation["case"])
     assert list(anew["patient"]) == list(validation["patient"])
@@ -185,7 +168,7 @@ def test_a_champion_judged_on_other_cases_is_scored_on_the_candidates(
 
 @pytest.mark.usefixtures("judged_elsewhere")
 def test_cases_that_are_not_those_of_the_candidate_are_refused(
-    store: MlflowClient,  # noqa: F811
+    store: MlflowClient,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert promote(*data_flags(seed="1")) == 2
@@ -209,7 +192,7 @@ def test_cases_that_are_not_those_of_the_candidate_are_refused(
     ],
 )
 def test_bad_input_is_told_in_a_line(
-    store: MlflowClient,  # noqa: F811
+    store: MlflowClient,
     publish: Publish,
     capsys: pytest.CaptureFixture[str],
     flags: list[str],
@@ -224,7 +207,7 @@ def test_bad_input_is_told_in_a_line(
 
 
 def test_a_champion_that_was_moved_by_hand_is_not_overruled(
-    store: MlflowClient,  # noqa: F811
+    store: MlflowClient,
     publish: Publish,
     capsys: pytest.CaptureFixture[str],
 ) -> None:

@@ -9,7 +9,8 @@ from mlflow import MlflowClient
 
 from medexp.models.checkpoints import load_training_state
 from medexp.tracking.reporter import MlflowReporter
-from tests.phases.shared.image_runs import Pipeline, last_run, run
+from tests.phases.shared.image_runs import Pipeline, run
+from tests.runs import last_run
 
 
 def killed_in(

@@ -11,7 +11,6 @@ from medexp.cli import main
 from medexp.errors import OutOfMemory
 from medexp.phases.phase1.config import Phase1Config
 from medexp.phases.shared.launch import launched_run, start_accelerator
-from tests.mlflow_store import empty_database, store  # noqa: F401
 
 held: list[Phase1Config] = []
 
@@ -38,7 +37,7 @@ def what_python_raises() -> None:
 
 @pytest.mark.parametrize("ask", [more_than_any_machine_has, what_cuda_raises, what_a_driver_raises, what_python_raises])
 def test_too_little_memory_is_told_in_a_line_with_what_to_do(
-    store: MlflowClient,  # noqa: F811
+    store: MlflowClient,
     ask: Callable[[], None],
 ) -> None:
     assert main("phase1", Phase1Config, f"{__name__}:hold", []) == 0
@@ -65,7 +64,7 @@ def what_is_not_built() -> None:
 @pytest.mark.parametrize(
     ("fail", "name"), [(shapes_that_do_not_fit, "RuntimeError"), (what_is_not_built, "NotImplementedError")]
 )
-def test_any_other_error_keeps_its_name(store: MlflowClient, fail: Callable[[], None], name: str) -> None:  # noqa: F811
+def test_any_other_error_keeps_its_name(store: MlflowClient, fail: Callable[[], None], name: str) -> None:
     assert main("phase1", Phase1Config, f"{__name__}:hold", []) == 0
     config = replace(held.pop(), output_dir="outputs")
     with pytest.raises(RuntimeError) as raised, launched_run("phase1", config, start_accelerator("cpu", 1)) as tracked:

@@ -1,0 +1,141 @@
+"""What many tests start from: an MLflow store of their own, packages and versions in it, small settings of data."""
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import pytest
+import torch
+from mlflow import MlflowClient
+
+from medexp.checks import Check, Severity
+from medexp.config.data import DataConfig, ImageDataConfig
+from medexp.models.builders import build
+from medexp.registry.definitions import load_definition
+from medexp.registry.package import Package
+from medexp.registry.packages import write_package
+from medexp.registry.promotion import Nominated, nominate
+from medexp.registry.store import register
+from tests import small
+from tests.packages import ENCODER, EVALUATION, scores
+
+# ------------------------------------------------------------------------------------------------------------------- stores
+
+
+@pytest.fixture(scope="session")
+def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The database of an empty store: MLflow's migrations run once a session, each test gets a copy."""
+    folder = tmp_path_factory.mktemp("mlflow_template")
+    MlflowClient(tracking_uri=f"sqlite:///{folder / 'mlflow.db'}").search_experiments(max_results=1)
+    return folder / "mlflow.db"
+
+
+@pytest.fixture
+def store(empty_database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MlflowClient:
+    """A client of an empty store in `tmp_path`, which is the working directory; subprocesses see the same store."""
+    shutil.copy(empty_database, tmp_path / "mlflow.db")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    for name in ("MLFLOW_EXPERIMENT_ID", "MLFLOW_RUN_ID"):  # MLflow sets the first for its subprocesses
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    monkeypatch.setattr(mlflow.tracking.fluent, "_active_experiment_id", None)
+    return MlflowClient()
+
+
+@pytest.fixture
+def server(store: MlflowClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[subprocess.Popen[str]]:
+    """A real `mlflow server` on `store`, which is the tracking URI from now on. It reads its output no further."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    stored = ["--backend-store-uri", os.environ["MLFLOW_TRACKING_URI"], "--artifacts-destination", str(tmp_path / "artifacts")]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "mlflow", "server", "--port", port, "--workers", "1", *stored],
+        env=os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{port}")
+    try:
+        assert any("Uvicorn running" in line for line in process.stdout or ())
+        yield process
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+
+
+# ----------------------------------------------------------------------------------------------------- packages and versions
+
+
+@pytest.fixture
+def package() -> Callable[..., Package]:
+    """A package of `phase1_encoder_merged` with initial weights; any attribute can be given."""
+
+    def make(name: str = "phase1_encoder_merged", seed: int = 0, **given: Any) -> Package:
+        torch.manual_seed(seed)
+        architecture = given.get("architecture", ENCODER)
+        checks = [Check(check, "", Severity.BLOCKING, True, "") for check in load_definition(name).required_checks]
+        contract = asdict(load_definition(name).input)
+        content: dict[str, Any] = {
+            "architecture": architecture,
+            "contract": {"input": contract | {"spacing_mm": [1.0, 1.0, 1.0], "example_shape": [1, 4, 64, 32, 32]}},
+            "weights": build(architecture).state_dict() if "weights" not in given else {},
+            "checks": checks,
+            "evaluation": EVALUATION,
+            "per_case": scores(),
+        }
+        return Package(name, **{**content, **given})
+
+    return make
+
+
+@pytest.fixture
+def written(package: Callable[..., Package], tmp_path: Path) -> Callable[..., Path]:
+    """`package`, written; the folder."""
+    count = iter(range(100))
+
+    def write(**given: Any) -> Path:
+        folder = tmp_path / f"package_{next(count)}"
+        write_package(package(**given), folder)
+        return folder
+
+    return write
+
+
+@pytest.fixture
+def publish(store: MlflowClient, written: Callable[..., Path]) -> Callable[..., Nominated]:
+    """Register a version as a phase does, in a run of its own; what is given beside its outcome changes its package."""
+
+    def make(outcome: str = "PASSED", *, name: str = "phase1_encoder_merged", **given: object) -> Nominated:
+        run = store.create_run("0").info.run_id
+        definition = load_definition(name)
+        return nominate(register(run, written(name=name, **given), definition, outcome), definition, outcome, run)
+
+    return make
+
+
+# -------------------------------------------------------------------------------------------------------- settings of data
+
+
+@pytest.fixture
+def data_config() -> Callable[..., DataConfig]:
+    return small.data_config
+
+
+@pytest.fixture
+def image_config() -> Callable[..., ImageDataConfig]:
+    return small.image_config

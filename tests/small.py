@@ -1,0 +1,35 @@
+"""Small settings, for tests that need some and not these in particular."""
+
+from typing import Any
+
+from medexp.config.data import DataConfig, ImageDataConfig
+
+PATIENT_PATTERN = r"^(BraTS-[A-Za-z]+-\d+)-\d+$"
+
+
+def data_config(**changed: Any) -> DataConfig:
+    values: dict[str, Any] = {
+        "label_map": {1: 1, 2: 2, 3: 3, 4: 3},
+        "patient_pattern": PATIENT_PATTERN,
+        "exclude": (),
+        "spacing": (3.0, 3.0, 4.5),
+        "input_size": (64, 64, 32),
+        "val_fraction": 0.3,
+        "test_fraction": 0.15,
+        "jobs": 1,
+    }
+    return DataConfig(**{**values, **changed})
+
+
+def image_config(**changed: Any) -> ImageDataConfig:
+    values: dict[str, Any] = {
+        "input_size": (32, 32),
+        "min_tumour_pixels": 10,
+        "patient_pattern": PATIENT_PATTERN,
+        "val_fraction": 0.15,
+        "test_fraction": 0.15,
+        "split_seed": 0,
+        "weights": {"brats": 1.0, "kaggle": 1.0},
+        "jobs": 1,
+    }
+    return ImageDataConfig(**{**values, **changed})

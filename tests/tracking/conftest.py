@@ -1,1 +1,0 @@
-from tests.mlflow_store import empty_database, server, store  # noqa: F401
