@@ -1,4 +1,9 @@
-"""How well classes are told apart: metrics of weighted cases, so that a bootstrap of all of them is a few matrix products."""
+"""How well K classes are told apart: metrics of weighted cases, so that a bootstrap of all of them is a few matrix products.
+
+Where there are two, class 1 is the positive one, and what is measured of one class is measured of it. Where there are more,
+each class is held against the rest and the figures are averaged, every class counting alike ("macro"), as scikit-learn and
+torchmetrics do; the classes are those of the cases, and a metric that lacks one of them in a resample is NaN there.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -28,6 +33,11 @@ class Predictions:
 
     truth: NDArray[np.int_]
     probabilities: Array
+
+    @property
+    def binary(self) -> bool:
+        """Whether there are two classes, 1 being the positive one."""
+        return self.probabilities.shape[1] == 2
 
     @property
     def predicted(self) -> NDArray[np.int_]:
@@ -65,13 +75,22 @@ def balanced_accuracy(predictions: Predictions, weights: Array) -> Array:
 
 
 def sensitivity(predictions: Predictions, weights: Array) -> Array:
-    """Recall (S,) of class 1, the positive one; NaN where it has no weight."""
-    return _recall(predictions, weights, 1)
+    """Recall (S,) of class 1; NaN where it has no weight. Of more than two classes their mean recall, `balanced_accuracy`."""
+    return _recall(predictions, weights, 1) if predictions.binary else balanced_accuracy(predictions, weights)
 
 
 def specificity(predictions: Predictions, weights: Array) -> Array:
-    """Recall (S,) of class 0, the negative one; NaN where it has no weight."""
-    return _recall(predictions, weights, 0)
+    """Recall (S,) of class 0; NaN where it has no weight.
+
+    Of more than two classes the mean over them of the share of the others' cases that are not taken for it; NaN where all
+    cases are of one class.
+    """
+    if predictions.binary:
+        return _recall(predictions, weights, 0)
+    matrix, there = confusion(predictions, weights), np.unique(predictions.truth)
+    others = matrix.sum(axis=(1, 2))[:, None] - matrix.sum(axis=2)
+    taken = matrix.sum(axis=1) - _diagonal(matrix)
+    return _mean_ratio((others - taken)[:, there], others[:, there])
 
 
 def macro_f1(predictions: Predictions, weights: Array) -> Array:
@@ -96,20 +115,29 @@ def auroc(predictions: Predictions, weights: Array) -> Array:
 
 
 def brier(predictions: Predictions, weights: Array) -> Array:
-    """Mean squared distance (S,) of the probability of class 1 from the truth, 0 or 1 (Brier 1950): 0 is best."""
-    return weights @ (predictions.probabilities[:, 1] - predictions.truth) ** 2 / weights.sum(axis=1)
+    """Mean squared distance (S,) of the probabilities from the truth, 0 or 1 (Brier 1950): 0 is best.
+
+    Of class 1 where there are two, at most 1; of more, summed over the classes, at most 2: scikit-learn's `brier_score_loss`.
+    """
+    if predictions.binary:
+        distance = (predictions.probabilities[:, 1] - predictions.truth) ** 2
+    else:
+        classes = np.eye(predictions.probabilities.shape[1])
+        distance = ((predictions.probabilities - classes[predictions.truth]) ** 2).sum(axis=1)
+    return weights @ distance / weights.sum(axis=1)
 
 
 def expected_calibration_error(predictions: Predictions, weights: Array) -> Array:
-    """ECE (S,): the mean over cases of |observed share - mean probability| of class 1 in the case's bin; 0 is best.
+    """ECE (S,): the mean over cases of |observed share - mean probability| in the case's bin; 0 is best.
 
     Ten bins of equal width, as in Naeini, Cooper and Hauskrecht, "Obtaining Well Calibrated Probabilities Using Bayesian
-    Binning", AAAI 2015; of the probability of class 1, where Guo et al. (ICML 2017) take that of the predicted class. It is
-    never negative, so chance alone makes it positive, and a resample, with fewer different cases, has more of it: in small
-    sets the interval lies too high, and may lie above the estimate.
+    Binning", AAAI 2015; of the probability of class 1 where there are two, and else, as Guo et al. (ICML 2017) have it, of the
+    predicted class, whose share is the accuracy. It is never negative, so chance alone makes it positive, and a resample, with
+    fewer different cases, has more of it: in small sets the interval lies too high, and may lie above the estimate.
     """
-    members = _bins(predictions)
-    distance = np.abs(weights @ (members * (predictions.probabilities[:, [1]] - predictions.truth[:, None])))
+    probability, happened = _foretold(predictions)
+    members = _bins(probability)
+    distance = np.abs(weights @ (members * (probability - happened)[:, None]))
     return distance.sum(axis=1) / weights.sum(axis=1)
 
 
@@ -128,9 +156,9 @@ METRICS: Mapping[str, Metric] = {
     "macro_f1": macro_f1,
     "auroc": auroc,
 }
-"""Of any number of classes."""
+"""What says how well classes are told apart, none of them being the positive one."""
 
-BINARY: Mapping[str, Metric] = {
+DIAGNOSTIC: Mapping[str, Metric] = {
     "accuracy": accuracy,
     "balanced_accuracy": balanced_accuracy,
     "sensitivity": sensitivity,
@@ -138,16 +166,10 @@ BINARY: Mapping[str, Metric] = {
     "macro_f1": macro_f1,
     "auroc": auroc,
 }
-"""Of two classes, where class 1 is the positive one."""
+"""Those, and what a diagnostic test is judged by."""
 
 CALIBRATION: Mapping[str, Metric] = {"brier": brier, "ece": expected_calibration_error}
-"""How far the probabilities of two classes can be taken at their word: less is better."""
-
-_SHARE_OF: Mapping[Metric, Callable[[Predictions], NDArray[np.bool_]]] = {
-    accuracy: lambda predictions: np.full(len(predictions.truth), True),
-    sensitivity: lambda predictions: predictions.truth == 1,
-    specificity: lambda predictions: predictions.truth == 0,
-}
+"""How far the probabilities can be taken at their word: less is better."""
 
 
 def scores(
@@ -162,14 +184,15 @@ def scores(
         predictions: Of the cases that are judged on.
         patients: Patient of each case.
         resampling: How resamples are drawn, and the coverage.
-        metrics: By name: METRICS, BINARY or CALIBRATION.
+        metrics: By name: METRICS, DIAGNOSTIC or CALIBRATION.
     """
 
     def interval(metric: Metric) -> Interval:
         statistic = partial(metric, predictions)
         band = band_by_patient(statistic, patients, resampling)
-        if counted := _SHARE_OF.get(metric):
-            band = as_shares(band, counted(predictions), patients, confidence=resampling.confidence)
+        counted = _counted(metric, predictions)
+        if counted is not None:
+            band = as_shares(band, counted, patients, confidence=resampling.confidence)
         return band.single()
 
     return {name: interval(metric) for name, metric in metrics.items()}
@@ -180,7 +203,7 @@ def by_source(
     patients: Sequence[str],
     sources: Sequence[str],
     resampling: Resampling,
-    metrics: Mapping[str, Metric] = BINARY,
+    metrics: Mapping[str, Metric] = DIAGNOSTIC,
 ) -> dict[str, dict[str, Interval]]:
     """`scores` of all cases together, under "all", and then of each source's alone.
 
@@ -210,8 +233,20 @@ def gain(
     return by_patient(lambda weights: metric(predictions, weights) - metric(reference, weights), patients, resampling)
 
 
+def roc_labels(predictions: Predictions) -> list[int]:
+    """Classes that have a ROC curve, some cases being of them and some not; of two class 1 alone, whose curve 0's mirrors."""
+    there = [int(label) for label in np.unique(predictions.truth)]
+    if len(there) == 1:
+        return []
+    return [1] if predictions.binary else there
+
+
 def roc_points(predictions: Predictions, label: int) -> tuple[Array, Array]:
-    """False and true positive rates of a class against the rest; it needs a case of each."""
+    """The ROC curve of a class against the rest; `roc_labels` says of which there is one.
+
+    Returns:
+        False and true positive rates (points,), both rising from 0 to 1; scikit-learn leaves out what lies on a line.
+    """
     false, true, _ = roc_curve(predictions.truth == label, predictions.probabilities[:, label])
     return false, true
 
@@ -246,9 +281,11 @@ def roc_band(
 class Reliability:
     """Probabilities of class 1 beside how often it was class 1, in bins of equal width from 0 to 1.
 
+    Of more than two classes: probabilities of the predicted class beside how often that was right.
+
     Attributes:
         probability: Mean probability of each bin's cases (bins,); NaN where there are none.
-        share: Share of each bin's cases that are of class 1, with its interval; NaN where there are none.
+        share: Share of each bin's cases that are of that class, with its interval; NaN where there are none.
         cases: Number of each bin's cases (bins,).
     """
 
@@ -262,16 +299,16 @@ def reliability(predictions: Predictions, patients: Sequence[str], resampling: R
 
     The shares have bounds as `as_shares` gives them.
     """
-    members = _bins(predictions)
+    probability, happened = _foretold(predictions)
+    members = _bins(probability)
 
     def share(weights: Array) -> Array:
-        return _ratio(weights @ (members * predictions.truth[:, None]), weights @ members)
+        return _ratio(weights @ (members * happened[:, None]), weights @ members)
 
     band = band_by_patient(share, patients, resampling)
     band = as_shares(band, members > 0, patients, confidence=resampling.confidence)
     cases = members.sum(axis=0)
-    probability = _ratio((members * predictions.probabilities[:, [1]]).sum(axis=0), cases)
-    return Reliability(probability, band, cases.astype(int))
+    return Reliability(_ratio((members * probability[:, None]).sum(axis=0), cases), band, cases.astype(int))
 
 
 def per_case_and_arm(
@@ -309,10 +346,26 @@ def _true_positive_rates(predictions: Predictions, weights: Array, label: int, g
     return np.where((wholes[0] > 0) & (wholes[1] > 0), rates, np.nan)
 
 
-def _bins(predictions: Predictions) -> Array:
-    """Which bin each case's probability of class 1 is in (N, bins), one 1 a row; an edge belongs to the bin below."""
+def _counted(metric: Metric, predictions: Predictions) -> NDArray[np.bool_] | None:
+    """The cases (N,) that a metric is a share of; None where it is something else, such as a mean of shares."""
+    if metric is accuracy:
+        return np.full(len(predictions.truth), True)
+    if predictions.binary and metric in (sensitivity, specificity):
+        return predictions.truth == int(metric is sensitivity)
+    return None
+
+
+def _foretold(predictions: Predictions) -> tuple[Array, NDArray[np.int_]]:
+    """A probability of each case (N,) and whether it came true (N,), 0 or 1: of class 1, or of the class that is predicted."""
+    if predictions.binary:
+        return predictions.probabilities[:, 1], predictions.truth
+    return predictions.probabilities.max(axis=1), (predictions.predicted == predictions.truth).astype(int)
+
+
+def _bins(probability: Array) -> Array:
+    """Which bin each case's probability is in (N, bins), one 1 a row; an edge belongs to the bin below."""
     inner = np.linspace(0, 1, _BINS + 1)[1:-1]
-    return np.eye(_BINS)[np.searchsorted(inner, predictions.probabilities[:, 1])]
+    return np.eye(_BINS)[np.searchsorted(inner, probability)]
 
 
 def _recall(predictions: Predictions, weights: Array, label: int) -> Array:

@@ -2,11 +2,15 @@
 
 from typing import Literal
 
+import numpy as np
+import torch
 from monai.losses import DiceCELoss, DiceLoss
+from numpy.typing import ArrayLike
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from medexp.config.training import AuxHeadsConfig
+from medexp.errors import ConfigError
 
 _DICE = DiceLoss(sigmoid=True)
 _BATCH_DICE = DiceLoss(sigmoid=True, batch=True)
@@ -48,3 +52,26 @@ def aux_weight(epoch: int, aux: AuxHeadsConfig) -> float:
         return 0.0
     rise = (epoch - aux.warmup_start_epoch + 1) / max(aux.warmup_duration, 1)
     return aux.lambda_aux * min(rise, 1.0)
+
+
+def class_weights(labels: ArrayLike, draws: ArrayLike, classes: int, kind: Literal["balanced", "none"]) -> Tensor:
+    """Weights of the classes in cross-entropy (K,), of mean 1 over what an epoch draws.
+
+    Args:
+        labels: Class of each training case (N,), 0 to K - 1.
+        draws: How often an epoch draws each case, on average (N,).
+        classes: Their number K.
+        kind: balanced: the inverse of how often a class is drawn; none: all alike.
+
+    Raises:
+        ConfigError: A class is never drawn.
+    """
+    counts = np.bincount(labels, weights=draws, minlength=classes)
+    if not counts.all():
+        some, others = "one class", "the other's source"
+        if classes > 2:
+            some, others = f"{np.count_nonzero(counts)} of {classes} classes", "the others' sources"
+        raise ConfigError(f"data.weights: training would draw cases of {some} alone; raise the weight of {others}")
+    if kind == "none":
+        return torch.ones(classes)
+    return torch.tensor(counts.sum() / (classes * counts), dtype=torch.float32)

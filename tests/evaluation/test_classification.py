@@ -14,8 +14,8 @@ from sklearn.calibration import calibration_curve
 from medexp.config.shared import Resampling
 from medexp.config.training import SearchConfig
 from medexp.evaluation.classification import (
-    BINARY,
     CALIBRATION,
+    DIAGNOSTIC,
     METRICS,
     Metric,
     Predictions,
@@ -27,6 +27,7 @@ from medexp.evaluation.classification import (
     per_case_and_arm,
     reliability,
     roc_band,
+    roc_labels,
     roc_points,
     scores,
 )
@@ -141,15 +142,74 @@ def binary(seed: int, cases: int = 40) -> Predictions:
     return of(truth, probability)
 
 
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 9999), st.integers(0, 40), st.integers(3, 4))
+def test_metrics_of_more_classes_are_those_of_scikit_learn(seed: int, cases: int, classes: int) -> None:
+    """Each class against the rest, averaged; the Brier score over all classes, and calibration of what is predicted."""
+    predictions = guesses(seed, cases, classes, steps=12)
+    repeated, weights = drawn(predictions, seed, classes)
+    labels = range(classes)
+    for row, one in enumerate((predictions, repeated)):
+        rest = [sklearn_metrics.recall_score(one.truth != label, one.predicted != label) for label in labels]
+        right, confidence = one.predicted == one.truth, one.probabilities.max(axis=1)
+        share, probability = calibration_curve(right, confidence, n_bins=10, strategy="uniform")
+        found = reliability(one, alone(len(one.truth)), Resampling(20, 0.95, seed=0))
+        there = found.cases > 0
+        assert found.share.estimate[there] == pytest.approx(share)
+        assert found.probability[there] == pytest.approx(probability)
+        figures = {
+            "sensitivity": sklearn_metrics.recall_score(one.truth, one.predicted, average="macro"),
+            "specificity": np.mean(rest),
+            "brier": sklearn_metrics.brier_score_loss(one.truth, one.probabilities, labels=labels),
+            "ece": (np.abs(share - probability) * found.cases[there]).sum() / len(one.truth),
+        } | expected(one)
+        figures["auroc"] = sklearn_metrics.roc_auc_score(one.truth, one.probabilities, multi_class="ovr", labels=labels)
+        for name, metric in {**DIAGNOSTIC, **CALIBRATION}.items():
+            assert metric(predictions, weights)[row] == pytest.approx(figures[name]), name
+
+
+def test_a_class_that_no_case_has_is_left_out_of_the_means() -> None:
+    predictions = Predictions(np.array([0, 1, 1, 0]), np.array([[6, 3, 1], [1, 2, 7], [2, 7, 1], [7, 2, 1]]) / 10)
+    found = {name: metric(predictions, np.ones((1, 4)))[0] for name, metric in DIAGNOSTIC.items()}
+    assert found["sensitivity"] == found["balanced_accuracy"] == 0.75
+    assert found["specificity"] == 1, "no case was taken for another class of those that are there"
+    assert found["auroc"] == (1 + 0.625) / 2
+    assert np.isnan(specificity_without(predictions, 1)), "all cases are of one class"
+    assert roc_labels(predictions) == [0, 1] and roc_labels(predictions.of(np.array([True, False, False, True]))) == []
+
+
+def specificity_without(predictions: Predictions, label: int) -> float:
+    return float(DIAGNOSTIC["specificity"](predictions.of(predictions.truth != label), np.ones((1, 2)))[0])
+
+
+def test_of_three_classes_only_the_accuracy_is_a_share_of_cases() -> None:
+    truth = np.arange(24) % 3
+    found = scores(Predictions(truth, np.eye(3)[truth]), alone(24), RESAMPLING, {**DIAGNOSTIC, **CALIBRATION})
+    assert found["accuracy"].low == pytest.approx(0.025 ** (1 / 24)) and found["accuracy"].high == 1
+    assert (found["sensitivity"].low, found["specificity"].low, found["brier"].high, found["ece"].high) == (1, 1, 0, 0)
+
+
+def test_every_class_that_is_there_has_a_roc_curve_and_of_two_class_1_alone() -> None:
+    assert roc_labels(guesses(0, 20, 4)) == [0, 1, 2, 3]
+    assert roc_labels(binary(0)) == [1] and roc_labels(of([1, 1], [0.5, 0.4])) == []
+    predictions = guesses(1, 30, 3)
+    for label in roc_labels(predictions):
+        false, true = roc_points(predictions, label)
+        area = sklearn_metrics.roc_auc_score(predictions.truth == label, predictions.probabilities[:, label])
+        assert np.trapezoid(true, false) == pytest.approx(area)
+        _, band = roc_band(predictions, label, alone(33), RESAMPLING)
+        assert (band.low <= band.estimate).all() and (band.estimate <= band.high).all()
+
+
 def of(truth: list[int] | np.ndarray, probability: list[float] | np.ndarray) -> Predictions:
     """Predictions from the probability of class 1."""
     return Predictions(np.array(truth), np.stack([1 - np.array(probability), np.array(probability)], axis=1))
 
 
-def drawn(predictions: Predictions, seed: int) -> tuple[Predictions, np.ndarray]:
+def drawn(predictions: Predictions, seed: int, classes: int = 2) -> tuple[Predictions, np.ndarray]:
     """The cases as often as a draw takes them, each class at least once, and those weights beside weights of 1."""
     times = np.random.default_rng(seed).integers(0, 4, len(predictions.truth))
-    times[:2] = 1
+    times[:classes] = 1
     repeated = Predictions(predictions.truth.repeat(times), predictions.probabilities.repeat(times, axis=0))
     return repeated, np.stack([np.ones(len(times)), times])
 
@@ -170,7 +230,7 @@ def test_metrics_of_two_classes_are_those_of_scikit_learn(seed: int, cases: int)
             "specificity": sklearn_metrics.recall_score(one.truth, one.predicted, pos_label=0),
             "brier": sklearn_metrics.brier_score_loss(one.truth, one.probabilities[:, 1]),
         } | expected(one)
-        for name, metric in {**BINARY, "brier": CALIBRATION["brier"]}.items():
+        for name, metric in {**DIAGNOSTIC, "brier": CALIBRATION["brier"]}.items():
             assert metric(predictions, weights)[row] == pytest.approx(figures[name]), name
 
 
@@ -242,7 +302,7 @@ def test_a_constant_probability_has_the_diagonal_and_a_perfect_one_the_corner() 
 @pytest.mark.parametrize("label", [0, 1])
 def test_one_class_has_nan_where_the_other_is_needed(label: int) -> None:
     predictions = of([label] * 8, np.linspace(0.1, 0.95, 8))
-    found = scores(predictions, alone(8), RESAMPLING, {**BINARY, **CALIBRATION})
+    found = scores(predictions, alone(8), RESAMPLING, {**DIAGNOSTIC, **CALIBRATION})
     missing = {"auroc", "specificity" if label else "sensitivity"}
     assert {name for name, interval in found.items() if math.isnan(interval.estimate)} == missing
     assert all(math.isnan(found[name].low) and math.isnan(found[name].high) for name in missing)
@@ -251,7 +311,7 @@ def test_one_class_has_nan_where_the_other_is_needed(label: int) -> None:
 
 
 def test_one_case_has_figures_and_no_intervals() -> None:
-    found = scores(of([1], [0.75]), ["p"], RESAMPLING, {**BINARY, **CALIBRATION})
+    found = scores(of([1], [0.75]), ["p"], RESAMPLING, {**DIAGNOSTIC, **CALIBRATION})
     assert found["sensitivity"].estimate == found["accuracy"].estimate == 1
     assert found["brier"].estimate == 0.0625 and found["ece"].estimate == 0.25
     assert all(math.isnan(interval.low) for interval in found.values())
@@ -262,15 +322,15 @@ def test_each_source_has_its_own_figures() -> None:
     sources, patients = ["kaggle"] * 25 + ["brats"] * 35, alone(30) * 2
     found = by_source(predictions, patients, sources, RESAMPLING)
     assert list(found) == ["all", "brats", "kaggle"]
-    assert found["all"] == scores(predictions, patients, RESAMPLING, BINARY)
+    assert found["all"] == scores(predictions, patients, RESAMPLING, DIAGNOSTIC)
     second = np.arange(60) >= 25
-    assert found["brats"] == scores(predictions.of(second), patients[25:], RESAMPLING, BINARY)
+    assert found["brats"] == scores(predictions.of(second), patients[25:], RESAMPLING, DIAGNOSTIC)
     assert found["kaggle"]["auroc"].patients == 25
 
 
 def test_a_source_of_one_class_has_no_auroc_and_stops_nothing() -> None:
     predictions = of([0, 1] * 10 + [1] * 10, np.linspace(0.05, 0.95, 30))
-    found = by_source(predictions, alone(30), ["brats"] * 20 + ["kaggle"] * 10, RESAMPLING, {**BINARY, **CALIBRATION})
+    found = by_source(predictions, alone(30), ["brats"] * 20 + ["kaggle"] * 10, RESAMPLING, {**DIAGNOSTIC, **CALIBRATION})
     assert math.isnan(found["kaggle"]["auroc"].estimate) and math.isnan(found["kaggle"]["specificity"].low)
     assert not math.isnan(found["kaggle"]["sensitivity"].low)
     assert not math.isnan(found["all"]["auroc"].low)
@@ -302,7 +362,7 @@ def test_each_cell_of_the_matrix_has_the_interval_that_it_has_alone() -> None:
 @pytest.mark.parametrize("right", [True, False])
 def test_a_share_of_all_or_none_is_not_certain(right: bool) -> None:
     truth = np.array([1] * 8 + [0] * 16)
-    found = scores(of(truth, truth if right else 1 - truth), alone(24), RESAMPLING, BINARY)
+    found = scores(of(truth, truth if right else 1 - truth), alone(24), RESAMPLING, DIAGNOSTIC)
     for name, patients in {"sensitivity": 8, "specificity": 16, "accuracy": 24}.items():
         right_of_all = (patients if right else 0, patients)
         exact = binomtest(*right_of_all).proportion_ci(confidence_level=0.95, method="exact")
@@ -312,7 +372,7 @@ def test_a_share_of_all_or_none_is_not_certain(right: bool) -> None:
 
 def test_a_share_of_few_patients_has_no_interval_however_many_patients_there_are() -> None:
     truth = np.array([1] * (MIN_PATIENTS - 1) + [0] * 20)
-    found = scores(of(truth, np.tile([0.3, 0.6], 13)[: len(truth)]), alone(len(truth)), RESAMPLING, BINARY)
+    found = scores(of(truth, np.tile([0.3, 0.6], 13)[: len(truth)]), alone(len(truth)), RESAMPLING, DIAGNOSTIC)
     assert math.isnan(found["sensitivity"].low) and not math.isnan(found["sensitivity"].estimate)
     assert not math.isnan(found["specificity"].low)
     bins = reliability(of([0, 1] * 10 + [1] * 3, [0.5] * 20 + [0.95] * 3), alone(23), RESAMPLING)
@@ -322,17 +382,17 @@ def test_a_share_of_few_patients_has_no_interval_however_many_patients_there_are
 
 def test_many_slices_of_a_patient_are_one_trial() -> None:
     truth = np.ones(60, int)
-    apart = scores(of(truth, truth), alone(60), RESAMPLING, BINARY)["accuracy"]
-    together = scores(of(truth, truth), alone(6) * 10, RESAMPLING, BINARY)["accuracy"]
+    apart = scores(of(truth, truth), alone(60), RESAMPLING, DIAGNOSTIC)["accuracy"]
+    together = scores(of(truth, truth), alone(6) * 10, RESAMPLING, DIAGNOSTIC)["accuracy"]
     assert together.low == pytest.approx(0.025 ** (1 / 6)) and apart.low == pytest.approx(0.025 ** (1 / 60))
     band = band_by_patient(lambda weights: np.ones((len(weights), 1)), alone(6) * 10, RESAMPLING)
     few = np.arange(60)[:, None] % 6 == 0  # ten rows, all of one patient
     assert np.isnan(as_shares(band, few, alone(6) * 10, confidence=0.95).low)
 
 
-@pytest.mark.parametrize("metric", [*BINARY.values(), *CALIBRATION.values()])
-def test_weights_are_resamples_and_rows_do_not_mix(metric: Metric) -> None:
-    predictions = binary(7)
+@pytest.mark.parametrize("metric", [*DIAGNOSTIC.values(), *CALIBRATION.values()])
+@pytest.mark.parametrize("predictions", [binary(7), guesses(7, 37, 3)], ids=["two", "three"])
+def test_weights_are_resamples_and_rows_do_not_mix(metric: Metric, predictions: Predictions) -> None:
     weights = np.random.default_rng(0).integers(0, 3, (5, 40)).astype(float)
     each = [metric(predictions, row[None])[0] for row in weights]
     assert metric(predictions, weights) == pytest.approx(each)
@@ -367,6 +427,21 @@ def cloud(seed: int = 0, cases: int = 80, shift: float = 2.0) -> tuple[np.ndarra
     features = rng.normal(size=(cases, 20))
     features[:, 0] += shift * labels
     return 5 + 1e-4 * features, labels, [str(i // 2) for i in range(cases)]
+
+
+@pytest.mark.parametrize("head", ["logistic", "mlp"])
+def test_heads_tell_three_classes_apart(head: str) -> None:
+    rng = np.random.default_rng(0)
+    labels = np.arange(120) // 2 % 3
+    features = rng.normal(size=(120, 10)) + 4 * np.eye(10)[labels]
+    fitted, _ = fit_head(
+        head, features[:90], labels[:90], folds_by_patient(labels[:90], [str(i // 2) for i in range(90)], 4, 0), SEARCH, seed=0
+    )
+    found = Predictions(labels[90:], fitted.predict_proba(features[90:]))
+    assert found.probabilities.sum(axis=1) == pytest.approx(1)
+    assert METRICS["balanced_accuracy"](found, np.ones((1, 30)))[0] > 0.9
+    constant = majority(features[:91], labels[:91]).predict_proba(features[:1])
+    assert constant == pytest.approx(np.bincount(labels[:91])[None] / 91)
 
 
 @pytest.mark.parametrize("head", ["logistic", "mlp"])

@@ -11,13 +11,12 @@ from torch import Tensor
 
 from medexp.cli import main
 from medexp.data.images.datasets import SOURCES, PreparedImages, expected_draws, prepare_images
-from medexp.errors import ConfigError
 from medexp.models.multitask import MultiTaskModel
 from medexp.phases.phase2_2.labelled import FrozenEncoder, Labelled
 from medexp.phases.phase2_2.recipe import Trained, frozen_state, shifted, train_head
 from medexp.phases.phase2_3.recipe import train
 from medexp.phases.shared import image_checks
-from medexp.phases.shared.images import CLASSES, ImageStudy, class_weights
+from medexp.phases.shared.images import CLASSES, ImageStudy
 from medexp.phases.shared.launch import start_accelerator
 from medexp.registry.package import Parent
 from medexp.reporting import NullReporter
@@ -37,30 +36,6 @@ def configured(phase: str, **flags: str) -> Any:
     settings |= {key.replace("__", "."): value for key, value in flags.items()}
     assert main(phase, CONFIGS[phase], f"{__name__}:hold", [f"--{key}={value}" for key, value in settings.items()]) == 0
     return held.pop()
-
-
-# ------------------------------------------------------------------------------------------------------------ class weights
-
-
-def test_balanced_classes_count_the_same_over_what_is_drawn_on_average() -> None:
-    labels, draws = [0, 0, 0, 1], np.array([0.5, 0.5, 0.5, 2.5])
-    assert class_weights("balanced", labels, draws).tolist() == pytest.approx([4 / 3, 4 / 5])
-    assert class_weights("balanced", labels, np.ones(4)).tolist() == pytest.approx([2 / 3, 2])
-    assert class_weights("none", labels, draws).tolist() == [1, 1]
-
-
-def test_weights_do_not_hang_on_what_one_epoch_happens_to_draw() -> None:
-    """Of 40 slices an epoch draws half, besides one picture over and over: often not the only slice with a tumour."""
-    sources, labels = ["brats"] * 40 + ["kaggle"], [1] + [0] * 40
-    draws = expected_draws(sources, {"brats": 1.0, "kaggle": 1.0})
-    weights = class_weights("balanced", labels, draws)
-    assert draws[0] < 1 and weights[1] == pytest.approx(len(labels) / (2 * draws[0]))
-
-
-@pytest.mark.parametrize("kind", ["balanced", "none"])
-def test_a_class_that_is_never_drawn_is_told(kind: Any) -> None:
-    with pytest.raises(ConfigError, match="data.weights: training would draw cases of one class alone"):
-        class_weights(kind, [0, 0, 1], np.array([1.5, 1.5, 0.0]))
 
 
 # ------------------------------------------------------------------------------------------------------------------ training

@@ -21,7 +21,7 @@ from torch.utils.data import Dataset
 from medexp.checks import Check, verdict
 from medexp.config.shared import Resampling
 from medexp.data.images.datasets import SOURCES, expected_draws, sampling_order
-from medexp.evaluation.classification import BINARY, Predictions, accuracy, cross_entropy, gain
+from medexp.evaluation.classification import DIAGNOSTIC, Predictions, accuracy, cross_entropy, gain
 from medexp.models.builders import build
 from medexp.models.checkpoints import load_training_state, save_checkpoint
 from medexp.models.heads import ClassificationHead
@@ -40,7 +40,7 @@ from medexp.phases.phase2_2.labelled import (
 )
 from medexp.phases.shared import image_checks
 from medexp.phases.shared.classified import Judged, judge, log_judged, per_case, pooled, rows_of
-from medexp.phases.shared.images import both_classes, class_weights, warm_up_images
+from medexp.phases.shared.images import both_classes, warm_up_images
 from medexp.phases.shared.launch import forget_precision, launched_run, out_of_memory, same_as_begun, scored, start_accelerator
 from medexp.phases.shared.publishing import CAVEAT, Summary, packaged, present, publish
 from medexp.registry.leaks import split_check
@@ -49,6 +49,7 @@ from medexp.tracking.figures import curves
 from medexp.tracking.results import log_checks, stop_if_blocked
 from medexp.tracking.runs import TrackedRun
 from medexp.training.loop import Batch, FitResult, Group, Objective, fit, permutations
+from medexp.training.losses import class_weights
 
 OF_IMAGES, OF_VOLUMES = "phase2_2_classifier", "phase2_2_volume_classifier"
 
@@ -145,7 +146,7 @@ def objective(config: Phase2_2Config, tracked: TrackedRun, *, test: bool = False
             every = np.ones((1, len(rows)))
             table = per_case(Judged(rows, found, {}), labelled.classes)
             tracked.reporter.table(table, f"per_case_{split}.csv")
-            scores = {name: float(metric(found, every)[0]) for name, metric in BINARY.items()}
+            scores = {name: float(metric(found, every)[0]) for name, metric in DIAGNOSTIC.items()}
             scores["cross_entropy"] = float(table["cross_entropy"].mean())
             tracked.reporter.metrics({f"{prefix}{name}": value for name, value in scores.items()})
 
@@ -188,7 +189,7 @@ def draws(config: Phase2_2Config, labelled: Labelled) -> NDArray[np.float64]:
 def shifted(config: Phase2_2Config, labelled: Labelled) -> list[str]:
     """What to know of the probabilities where weights made a class more frequent in training than it is; else nothing."""
     labels, times, name = labelled.of("train")["label"].to_numpy(), draws(config, labelled), labelled.classes[1]
-    counted = times * class_weights(config.training.class_weights, labels.tolist(), times).numpy()[labels]
+    counted = times * class_weights(labels, times, len(labelled.classes), config.training.class_weights).numpy()[labels]
     share, there = (float(values @ labels / values.sum()) for values in (counted, np.ones(len(labels))))
     if f"{share:.0%}" == f"{there:.0%}":
         return []
@@ -225,7 +226,8 @@ def train_head(
     order = permutations(len(rows), config.seed)
     if labelled.study is not None:
         order = sampling_order(list(rows["source"]), config.data.weights, config.seed)
-    weight = class_weights(training.class_weights, labels.tolist(), draws(config, labelled)).to(accelerator.device)
+    times, classes = draws(config, labelled), len(labelled.classes)
+    weight = class_weights(labels, times, classes, training.class_weights).to(accelerator.device)
     module: nn.Module = head
     cached = training.cache_features
     if cached:

@@ -36,7 +36,6 @@ from medexp.phases.shared.images import (
     ImageStudy,
     begin,
     both_classes,
-    class_weights,
     demand_input,
     dice,
     log_training,
@@ -58,7 +57,7 @@ from medexp.registry.tags import upstream_tag
 from medexp.tracking.results import log_checks, stop_if_blocked
 from medexp.tracking.runs import TrackedRun
 from medexp.training.loop import Batch, FitResult, Group, Objective, fit, permutations
-from medexp.training.losses import segmentation_loss
+from medexp.training.losses import class_weights, segmentation_loss
 
 MODEL = "phase2_3_multitask"
 NEEDS = (both_classes, masks)
@@ -287,7 +286,7 @@ def train(study: ImageStudy, net: MultiTaskModel) -> FitResult:
     segmented, classified = study.images("train", augment=True, masked=True), study.images("train", augment=True)
     by_source = sampling_order(classified.sources, config.data.weights, config.seed)
     draws = expected_draws(classified.sources, config.data.weights)
-    weight = class_weights(training.class_weights, classified.labels, draws).to(study.accelerator.device)
+    weight = class_weights(classified.labels, draws, len(CLASSES), training.class_weights).to(study.accelerator.device)
     order = alternating(permutations(len(segmented), config.seed), by_source, len(segmented), training.batch_size)
 
     def loss(module: nn.Module, batch: Batch, epoch: int) -> dict[str, Tensor]:

@@ -15,7 +15,16 @@ from medexp.config.shared import Resampling
 from medexp.data.splits import SPLITS
 from medexp.data.volumes.facts import CaseFacts
 from medexp.data.volumes.tables import LabelledTable
-from medexp.evaluation.classification import METRICS, Predictions, confusion, gain, per_case_and_arm, roc_points, scores
+from medexp.evaluation.classification import (
+    METRICS,
+    Predictions,
+    confusion,
+    gain,
+    per_case_and_arm,
+    roc_labels,
+    roc_points,
+    scores,
+)
 from medexp.evaluation.intervals import Interval
 from medexp.phases.probe import checks as probe_checks
 from medexp.phases.probe.config import ProbeConfig
@@ -122,12 +131,10 @@ def report(run: TrackedRun, data: Data, results: Results) -> None:
     for arm, predicted in results.predictions.items():
         counts = confusion(predicted, np.ones((1, len(tested))))[0]
         reporter.figure(confusion_matrix(counts, classes, f"{ARMS[arm]}, test cases"), f"figures/confusion_{arm}.png")
-    truth = results.predictions["encoder"].truth
-    drawn = [label for label in range(len(classes)) if 0 < (truth == label).sum() < len(truth)][:_PANELS]
-    if drawn:
+    if drawn := roc_labels(results.predictions["encoder"])[:_PANELS]:
         panels = {
             classes[label]: {ARMS[arm]: roc_points(predicted, label) for arm, predicted in results.predictions.items()}
-            for label in (drawn[1:] if len(classes) == 2 else drawn)  # of two classes one curve mirrors the other
+            for label in drawn
         }
         reporter.figure(roc(panels, f"ROC on {len(tested)} test cases"), "figures/roc.png")
     log_checks(run, results.checks)

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from medexp.config.shared import Resampling
 from medexp.evaluation.classification import (
-    BINARY,
     CALIBRATION,
+    DIAGNOSTIC,
     Predictions,
     by_source,
     confusion,
@@ -56,7 +56,7 @@ def judge(rows: pd.DataFrame, predictions: Predictions, resampling: Resampling) 
         resampling: How resamples are drawn, and the coverage.
     """
     patients, sources = list(rows["patient"]), list(rows["source"])
-    measured = by_source(predictions, patients, sources, resampling, {**BINARY, **CALIBRATION})
+    measured = by_source(predictions, patients, sources, resampling, {**DIAGNOSTIC, **CALIBRATION})
     if len(measured) == 2:  # all of one source: once is enough
         measured = {"all": measured["all"]}
     return Judged(rows, predictions, measured)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -208,25 +208,6 @@ def begin(
         told = "; ".join(f"{count} {reason}" for reason, count in reasons.items())
         print(f"Left out: {told}; dropped.csv of the run lists them", flush=True)
     return ImageStudy(config, data, accelerator, run)
-
-
-def class_weights(kind: Literal["balanced", "none"], labels: Sequence[int], draws: Array) -> Tensor:
-    """Weights of the classes in cross-entropy (2,), of mean 1 over what an epoch draws.
-
-    Args:
-        kind: balanced: the inverse of how often a class is drawn; none: all alike.
-        labels: Label of each training case (N,).
-        draws: How often an epoch draws each case, on average (N,).
-
-    Raises:
-        ConfigError: A class is never drawn.
-    """
-    counts = np.bincount(labels, weights=draws, minlength=len(CLASSES))
-    if not counts.all():
-        raise ConfigError("data.weights: training would draw cases of one class alone; raise the weight of the other's source")
-    if kind == "none":
-        return torch.ones(len(CLASSES))
-    return torch.tensor(counts.sum() / (len(CLASSES) * counts), dtype=torch.float32)
 
 
 def predict(study: ImageStudy, logits: Callable[[Tensor], Tensor], split: str = "val") -> Predictions:
