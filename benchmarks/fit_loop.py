@@ -115,4 +115,4 @@ def bare_loop(config: Phase1Config, tensors: dict[str, Any]) -> Callable[[], Non
 
 
 if __name__ == "__main__":
-    medexp("phase1", Phase1Config, "benchmarks.fit_loop:compare", ["--device", "cpu", "--threads", "1"])
+    medexp("phase1", ["--device", "cpu", "--threads", "1"], run=compare)

@@ -75,4 +75,4 @@ if __name__ == "__main__":
     with empty_home() as home:
         encoder(home / "multitask.pt")
         flags = ["--encoder", str(home / "multitask.pt"), "--training.epochs", str(EPOCHS), "--threads", "1"]
-        main("phase2_2", Phase2_2Config, "benchmarks.frozen_head:compare", flags)
+        main("phase2_2", flags, run=compare)

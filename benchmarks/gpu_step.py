@@ -104,7 +104,7 @@ def main() -> None:
         "device": given.device,
     }
     words = [word for key, value in settings.items() for word in (f"--{key}", value)]
-    medexp("phase1", Phase1Config, "benchmarks.gpu_step:compare", words)
+    medexp("phase1", words, run=compare)
 
 
 if __name__ == "__main__":

@@ -96,5 +96,5 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--peak-of", choices=["ours", "plain"], help="Only measure the memory of one side, in this process.")
     side = parser.parse_args().peak_of
-    run = f"benchmarks.lora_step:peak_of_{side}" if side else "benchmarks.lora_step:compare"
-    medexp("phase1", Phase1Config, run, [word for key, value in SETTINGS.items() for word in (f"--{key}", value)])
+    run = {None: compare, "ours": peak_of_ours, "plain": peak_of_plain}[side]
+    medexp("phase1", [word for key, value in SETTINGS.items() for word in (f"--{key}", value)], run=run)

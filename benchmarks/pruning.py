@@ -44,6 +44,7 @@ def main() -> None:
         from mlflow import MlflowClient
         from optuna.trial import FrozenTrial, TrialState
 
+        from medexp.phases.phase1.config import Phase1Config
         from medexp.studies.space import read_space
         from medexp.studies.study import open_study
         from medexp.studies.trials import counted
@@ -56,7 +57,7 @@ def main() -> None:
             list(threads.map(partial(search, folder), PRUNERS))
 
         def trials_of(study: str, pruner: str) -> list[FrozenTrial]:
-            space = read_space(folder / f"{pruner}.yaml", list(shipped["parameters"]))
+            space = read_space(folder / f"{pruner}.yaml", Phase1Config)
             return counted(open_study(study, None, "phase1", space, 0, folder / "outputs"))
 
         best: dict[str, float] = {}

@@ -14,6 +14,7 @@ nested in the sweep's. Four sides in turns:
 import logging
 import time
 from collections.abc import Callable
+from dataclasses import make_dataclass
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -50,7 +51,7 @@ def compare(folder: Path) -> None:
     names = [f"p{index}" for index in range(5)]
     lines = "".join(f"  {name}: {{type: float, low: 0.0, high: 1.0}}\n" for name in names)
     (folder / "sweep.yaml").write_text(SPACE + lines)
-    space = read_space(folder / "sweep.yaml", names)
+    space = read_space(folder / "sweep.yaml", make_dataclass("Config", [(name, float) for name in names]))
     client = MlflowClient()
     experiment = client.create_experiment("studies")
     mlflow.set_experiment(experiment_id=experiment)

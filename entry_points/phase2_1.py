@@ -1,7 +1,6 @@
 """Train the multi-task U-Net to segment slices: `mlflow run . -e phase2_1` or `python -m entry_points.phase2_1`."""
 
 from medexp.cli import main
-from medexp.phases.phase2_1.config import Phase2_1Config
 
 if __name__ == "__main__":
-    raise SystemExit(main("phase2_1", Phase2_1Config, "medexp.phases.phase2_1.recipe:run"))
+    raise SystemExit(main("phase2_1"))

@@ -1,7 +1,6 @@
 """Train a classification head on a frozen encoder: `mlflow run . -e phase2_2` or `python -m entry_points.phase2_2`."""
 
 from medexp.cli import main
-from medexp.phases.phase2_2.config import Phase2_2Config
 
 if __name__ == "__main__":
-    raise SystemExit(main("phase2_2", Phase2_2Config, "medexp.phases.phase2_2.recipe:run"))
+    raise SystemExit(main("phase2_2"))

@@ -1,7 +1,6 @@
 """Check and describe a data folder: `mlflow run . -e prepare` or `python -m entry_points.prepare`."""
 
 from medexp.cli import main
-from medexp.phases.prepare.config import PrepareConfig
 
 if __name__ == "__main__":
-    raise SystemExit(main("prepare", PrepareConfig, "medexp.phases.prepare.recipe:run"))
+    raise SystemExit(main("prepare"))

@@ -1,7 +1,6 @@
 """Probe a registered encoder on a labelled table: `mlflow run . -e probe` or `python -m entry_points.probe`."""
 
 from medexp.cli import main
-from medexp.phases.probe.config import ProbeConfig
 
 if __name__ == "__main__":
-    raise SystemExit(main("probe", ProbeConfig, "medexp.phases.probe.recipe:run"))
+    raise SystemExit(main("probe"))

@@ -1,7 +1,6 @@
 """Make a version the champion: `mlflow run . -e promote`, `medexp promote` or `python -m entry_points.promote`."""
 
 from medexp.cli import main
-from medexp.phases.promote.config import PromoteConfig
 
 if __name__ == "__main__":
-    raise SystemExit(main("promote", PromoteConfig, "medexp.phases.promote.recipe:run"))
+    raise SystemExit(main("promote"))

@@ -1,7 +1,6 @@
 """Recover from a failed run: `mlflow run . -e recover` or `python -m entry_points.recover`."""
 
 from medexp.cli import main
-from medexp.phases.recover.config import RecoverConfig
 
 if __name__ == "__main__":
-    raise SystemExit(main("recover", RecoverConfig, "medexp.studies.recovery:run"))
+    raise SystemExit(main("recover"))

@@ -10,7 +10,6 @@ import click
 
 from medexp.cli import exit_code
 from medexp.cli import main as phase_main
-from medexp.phases.promote.config import PromoteConfig
 
 _as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 _PASS_ON = {"ignore_unknown_options": True, "help_option_names": []}
@@ -78,7 +77,7 @@ def promote(flags: tuple[str, ...]) -> int:
 
     As `mlflow run . -e promote`: --model NAME --version VERSION; all flags: medexp promote --help.
     """
-    return phase_main("promote", PromoteConfig, "medexp.phases.promote:run", flags)
+    return phase_main("promote", flags)
 
 
 @commands.command()

@@ -1,6 +1,8 @@
-"""Files: writing that leaves either the whole file or folder or none, reading YAML that holds keys, and what is shipped."""
+"""Files: writing that leaves either the whole file or folder or none, YAML, read and written in one way, and what is shipped."""
 
+import math
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Iterator
@@ -74,6 +76,70 @@ def shipped(name: str) -> Path:
     return inside if inside.is_dir() else package.parent / name
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML 1.2: 1e-4 is a number, yes and no are words, and a key stands once."""
+
+    yaml_implicit_resolvers = {}  # noqa: RUF012  as the library declares it
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        content = super().construct_mapping(node, deep)
+        if len(content) < len(node.value):
+            names = [self.construct_object(key, deep=True) for key, _ in node.value]
+            twice = next(name for place, name in enumerate(names) if name in names[:place])
+            raise yaml.constructor.ConstructorError(None, None, f"the key {twice} stands twice", node.start_mark)
+        return content
+
+
+class _OnlyText(_Loader):
+    """Every scalar as it is written: 007 stays 007."""
+
+    yaml_implicit_resolvers = {}  # noqa: RUF012  as the library declares it
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes what YAML 1.1 or 1.2 would read as something else than text."""
+
+
+_FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?$|[-+]?\.(inf|Inf|INF)$|\.(nan|NaN|NAN)$")
+for _tag, _pattern, _first in (  # the core schema of YAML 1.2; of two that match the first counts
+    ("null", re.compile(r"(~|null|Null|NULL|)$"), ["~", "n", "N", ""]),
+    ("bool", re.compile(r"(true|True|TRUE|false|False|FALSE)$"), list("tTfF")),
+    ("int", re.compile(r"([-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+)$"), list("-+0123456789")),
+    ("float", _FLOAT, list("-+.0123456789")),
+):
+    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", _pattern, _first)
+_Dumper.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+.0123456789"))
+_Dumper.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(r"0o[0-7]+$"), ["0"])
+
+
+def _construct_int(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int:
+    text = str(loader.construct_scalar(node))
+    return int(text, 0) if text.startswith(("0o", "0x")) else int(text)  # 010 is ten
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _construct_int)
+
+
+def parse_yaml(text: str, *, only_text: bool = False) -> Any:
+    """What a YAML document says (version 1.2: `1e-4` is a number); no object but mappings, lists and scalars is built.
+
+    Args:
+        text: The document.
+        only_text: Whether each scalar is text, whatever it looks like.
+
+    Raises:
+        yaml.YAMLError: It is none, or a key stands twice in a block.
+    """
+    return yaml.load(text, _OnlyText if only_text else _Loader)  # noqa: S506  subclasses of the safe one
+
+
+def dump_yaml(content: Any, *, in_a_line: bool = False) -> str:
+    """Content as YAML that `parse_yaml` reads back, keys in their order; `in_a_line` without the line's end."""
+    if in_a_line:
+        return yaml.dump(content, Dumper=_Dumper, default_flow_style=True, width=math.inf).split("\n")[0]
+    return yaml.dump(content, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+
+
 def read_mapping(path: Path, failure: type[MedexpError], known: str) -> dict[Any, Any]:
     """The keys and values of a YAML file.
 
@@ -86,7 +152,7 @@ def read_mapping(path: Path, failure: type[MedexpError], known: str) -> dict[Any
         MedexpError: `failure`, when the file cannot be read or is no mapping.
     """
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = parse_yaml(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise failure(f"{path}: cannot be read ({str(error).splitlines()[0]})") from error
     if not isinstance(content, dict):

@@ -10,14 +10,12 @@ import pytest
 import yaml
 
 from medexp.cli import main
+from medexp.config.keys import keys
 from medexp.errors import CheckFailed
-from medexp.phases.main.config import MainConfig
 from medexp.phases.phase1.config import Phase1Config
 from medexp.phases.prepare.config import PrepareConfig
 from medexp.phases.probe.config import ProbeConfig
 from medexp.phases.promote.config import PromoteConfig
-from medexp.phases.recover.config import RecoverConfig
-from medexp.phases.sweep.config import SweepConfig
 from medexp.tracking.provenance import config_yaml
 
 ROOT = Path(__file__).parents[1]
@@ -86,7 +84,7 @@ def _in_a_folder_of_its_own(tmp_path, monkeypatch):
 
 
 def call(*argv, run=record):
-    return main("phase1", Phase1Config, f"{__name__}:{run.__name__}", argv)
+    return main("phase1", argv, run=run)
 
 
 def resolved(*argv):
@@ -353,9 +351,9 @@ def test_resume_with_a_damaged_configuration_names_the_file(saved, capsys):
 
 
 def test_prepare_has_no_rank_and_no_resume(capsys):
-    assert main("prepare", PrepareConfig, f"{__name__}:record", ["--rank", "3"]) == 2
+    assert main("prepare", ["--rank", "3"], run=record) == 2
     assert "--rank: no such flag" in capsys.readouterr().err
-    assert main("prepare", PrepareConfig, f"{__name__}:be_interrupted", []) == 130
+    assert main("prepare", [], run=be_interrupted) == 130
     assert capsys.readouterr().err == "medexp prepare: interrupted\n"
 
 
@@ -390,10 +388,7 @@ print("imported", {{"torch", "mlflow", "monai", "numpy"}} & sys.modules.keys())
 
 def test_ctrl_c_in_a_process_of_its_own(tmp_path):
     (tmp_path / "phase.py").write_text("import time\ndef run(config):\n    print('waiting', flush=True)\n    time.sleep(60)\n")
-    program = (
-        "from medexp.cli import main; from medexp.phases.phase1.config import Phase1Config; "
-        "raise SystemExit(main('phase1', Phase1Config, 'phase:run', []))"
-    )
+    program = "from medexp.cli import main; import phase; raise SystemExit(main('phase1', [], run=phase.run))"
     environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path}"}
     pipe = subprocess.PIPE
     with subprocess.Popen([sys.executable, "-c", program], env=environment, stdout=pipe, stderr=pipe, text=True) as process:
@@ -409,7 +404,7 @@ STEPS = {"prepare": PrepareConfig, "phase1": Phase1Config, "promote": PromoteCon
 
 
 def call_main(*argv):
-    return main("main", MainConfig, f"{__name__}:record", argv)
+    return main("main", argv, run=record)
 
 
 def resolved_main(*argv):
@@ -435,15 +430,13 @@ def test_a_pipelines_steps_are_configured_as_the_phases_alone(flags):
             for key in flags
             if reached(config_class, parameters.get(key, key)) and (step, key) != ("probe", "phantoms.seed")
         ]
-        assert main(step, config_class, f"{__name__}:record", [f"--{key}={flags[key]}" for key in has]) == 0
+        assert main(step, [f"--{key}={flags[key]}" for key in has], run=record) == 0
         assert getattr(config, step) == seen[-1]
     assert config.phase1.lora.rank == int(flags.get("rank", DEMO["lora"]["rank"]))
 
 
 def reached(config_class, key):
-    name, _, rest = key.partition(".")
-    fields = config_class.__dataclass_fields__
-    return name in fields and (not rest or reached(fields[name].type, rest))
+    return key in keys(config_class)
 
 
 def test_a_key_can_be_given_to_one_step():
@@ -503,12 +496,9 @@ def test_a_pipeline_that_contradicts_itself(argv, message, capsys):
     assert not seen
 
 
-@pytest.mark.parametrize(
-    ("name", "config", "argv"),
-    [("main", MainConfig, []), ("sweep", SweepConfig, []), ("recover", RecoverConfig, ["--run", "abc123"])],
-)
-def test_an_interrupted_pipeline_or_study_says_how_it_goes_on(name, config, argv, capsys):
-    assert main(name, config, f"{__name__}:be_terminated", argv) == 143
+@pytest.mark.parametrize(("name", "argv"), [("main", []), ("sweep", []), ("recover", ["--run", "abc123"])])
+def test_an_interrupted_pipeline_or_study_says_how_it_goes_on(name, argv, capsys):
+    assert main(name, argv, run=be_terminated) == 143
     assert capsys.readouterr().err == f"medexp {name}: interrupted; run it again, it goes on from there\n"
 
 
@@ -521,13 +511,13 @@ def test_an_interrupted_pipeline_or_study_says_how_it_goes_on(name, config, argv
     ],
 )
 def test_what_a_sweep_does_not_hand_on(argv, message, capsys):
-    assert main("sweep", SweepConfig, f"{__name__}:record", argv) == 2
+    assert main("sweep", argv, run=record) == 2
     assert capsys.readouterr().err.startswith(f"medexp sweep: error: {message}")
 
 
 def test_a_file_does_not_choose_the_phase_of_a_sweep(tmp_path, capsys):
     (tmp_path / "sweep.yaml").write_text("phase: phase2_1\n")
-    assert main("sweep", SweepConfig, f"{__name__}:record", ["--config", str(tmp_path / "sweep.yaml")]) == 2
+    assert main("sweep", ["--config", str(tmp_path / "sweep.yaml")], run=record) == 2
     assert "phase: found 'phase2_1' in a file; which phase is searched is said as a flag" in capsys.readouterr().err
 
 

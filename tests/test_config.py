@@ -5,25 +5,17 @@ from pathlib import Path
 
 import pytest
 
-from medexp.cli import main
+from medexp.cli import configuration
 from medexp.config.data import ImageDataConfig, ImagePhantomConfig
 from medexp.config.shared import cache_root
 from medexp.config.validate import problems_of
+from medexp.errors import ConfigError
 from medexp.phases.phase1.config import Phase1Config
-from medexp.phases.prepare.config import PrepareConfig
-from medexp.phases.probe.config import ProbeConfig
-
-held: list = []
-
-
-def hold(config):
-    held.append(config)
 
 
 @pytest.fixture(scope="module")
 def demo() -> Phase1Config:
-    assert main("phase1", Phase1Config, f"{__name__}:hold", []) == 0
-    return held[-1]
+    return configuration("phase1")
 
 
 def changed(config, key: str, value):
@@ -108,14 +100,14 @@ def test_a_value_out_of_range_is_named_by_its_key_with_what_is_allowed(demo, key
     ],
 )
 def test_a_value_of_the_probe_out_of_range_is_named(key, value):
-    assert main("probe", ProbeConfig, f"{__name__}:hold", []) == 0
-    problems = problems_of(changed(held[-1], key, value))
+    problems = problems_of(changed(configuration("probe"), key, value))
     assert any(problem.startswith(f"{key}: ") for problem in problems), problems
 
 
 def test_the_full_profile_of_the_probe_needs_a_table():
-    assert main("probe", ProbeConfig, f"{__name__}:hold", ["--profile", "full"]) == 2
-    assert main("probe", ProbeConfig, f"{__name__}:hold", ["--profile", "full", "--table", "t.tsv"]) == 0
+    with pytest.raises(ConfigError, match="table: profile=full needs real data"):
+        configuration("probe", ["--profile", "full"])
+    assert configuration("probe", ["--profile", "full", "--table", "t.tsv"]).table == "t.tsv"
 
 
 @pytest.mark.parametrize(("val", "test"), [(0.0, 0.2), (0.5, 0.5), (0.9, 0.2), (0.3, -0.1)])
@@ -131,8 +123,9 @@ def test_the_full_profile_needs_real_data_and_a_base(demo):
 
 
 def test_prepare_of_the_full_profile_needs_real_data():
-    assert main("prepare", PrepareConfig, f"{__name__}:hold", ["--profile", "full"]) == 2
-    assert main("prepare", PrepareConfig, f"{__name__}:hold", ["--profile", "full", "--data_dir", "d"]) == 0
+    with pytest.raises(ConfigError, match="data_dir: profile=full needs real data"):
+        configuration("prepare", ["--profile", "full"])
+    assert configuration("prepare", ["--profile", "full", "--data_dir", "d"]).data_dir == "d"
 
 
 def test_where_the_cache_is(monkeypatch):

@@ -1,9 +1,44 @@
 """How data are read, split and sampled, and the embedded data: blocks that several phases have."""
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
+
+from annotated_types import Ge, Predicate, doc
+
+from medexp.config.bounds import Count, Fraction, Natural, Told
+from medexp.config.keys import Role
+from medexp.config.shared import Jobs
+
+Patients = Annotated[int, Ge(4), Told("at least 4 patients are needed to fill the splits")]
+Images = Annotated[int, Ge(8), Told("at least 8 images are needed to fill the splits")]
+Spacing = Annotated[
+    tuple[float, float, float],
+    Predicate(lambda spacing: min(spacing) > 0),
+    Told("give three lengths in mm above 0"),
+    doc("Voxel spacing that volumes are resampled to, in mm, along R, A, S."),
+]
+VolumeSize = Annotated[
+    tuple[int, int, int],
+    # instance norm of the bottleneck takes more than one voxel
+    Predicate(lambda size: all(edge > 0 and edge % 32 == 0 for edge in size) and size != (32, 32, 32)),
+    Told("give three multiples of 32, at least one of them above 32"),
+    doc("Size of the network's input in voxels; multiples of 32."),
+]
+ImageSize = Annotated[
+    tuple[int, int],
+    Predicate(lambda size: min(size) >= 16),
+    Told("give a height and a width of at least 16 pixels"),
+    doc("Height and width that images are brought to, in pixels; at least 16 each."),
+]
+LabelMap = Annotated[
+    dict[int, int], Predicate(lambda labels: set(labels.values()) <= {0, 1, 2, 3}), Told("allowed values are 0, 1, 2 and 3")
+]
+SourceWeights = Annotated[
+    dict[str, float],
+    Predicate(lambda weights: set(weights) == {"brats", "kaggle"} and min(weights.values()) > 0),
+    Told("give brats and kaggle a number above 0 each"),
+]
 
 
 @dataclass(frozen=True)
@@ -16,16 +51,9 @@ class PhantomConfig:
         seed: Seed of the phantoms, apart from the training's.
     """
 
-    glioma_patients: int
-    meningioma_patients: int
-    seed: int
-
-    def problems(self) -> Iterator[str]:
-        for key in ("glioma_patients", "meningioma_patients"):
-            if getattr(self, key) < 4:
-                yield f"{key}: found {getattr(self, key)}; at least 4 patients are needed to fill the splits"
-        if self.seed < 0:
-            yield f"seed: found {self.seed}; at least 0"
+    glioma_patients: Patients
+    meningioma_patients: Patients
+    seed: Natural
 
 
 @dataclass(frozen=True)
@@ -38,32 +66,21 @@ class DataConfig:
         patient_pattern: Regular expression on a case's folder name; its first group is the patient. A case that it does not
             match is a patient of its own.
         exclude: Cases to leave out, by folder name.
-        spacing: Voxel spacing that volumes are resampled to, in mm, along R, A, S.
-        input_size: Size of the network's input in voxels; multiples of 32.
         val_fraction: Share of the patients that is validated on, 0 to 1.
         test_fraction: Share of the patients that is held back, 0 to 1.
-        jobs: Cases read in parallel.
     """
 
-    label_map: dict[int, int]
-    patient_pattern: str
-    exclude: tuple[str, ...]
-    spacing: tuple[float, float, float]
-    input_size: tuple[int, int, int]
-    val_fraction: float
-    test_fraction: float
-    jobs: int
+    label_map: Annotated[LabelMap, Role.CASES]
+    patient_pattern: Annotated[str, Role.CASES]
+    exclude: Annotated[tuple[str, ...], Role.CASES]
+    spacing: Spacing
+    input_size: Annotated[VolumeSize, Role.MENDS]
+    val_fraction: Annotated[float, Role.CASES]
+    test_fraction: Annotated[float, Role.CASES]
+    jobs: Jobs
 
     def problems(self) -> Iterator[str]:
-        if bad := sorted(set(self.label_map.values()) - {0, 1, 2, 3}):
-            yield f"label_map: maps to {bad}; allowed are 0, 1, 2 and 3"
-        if min(self.spacing) <= 0:
-            yield f"spacing: found {self.spacing}; give three lengths in mm above 0"
-        if any(size <= 0 or size % 32 for size in self.input_size) or self.input_size == (32, 32, 32):
-            yield f"input_size: found {self.input_size}; give three multiples of 32, at least one of them above 32"
-        yield from _fractions(self)
-        if self.jobs < 1:
-            yield f"jobs: found {self.jobs}; at least 1"
+        yield from _fractions(self.val_fraction, self.test_fraction)
 
 
 @dataclass(frozen=True)
@@ -77,19 +94,10 @@ class ImagePhantomConfig:
         seed: Seed of the phantoms, apart from the training's.
     """
 
-    patients: int
-    yes_images: int
-    no_images: int
-    seed: int
-
-    def problems(self) -> Iterator[str]:
-        if self.patients < 4:
-            yield f"patients: found {self.patients}; at least 4 are needed to fill the splits"
-        for key in ("yes_images", "no_images"):
-            if getattr(self, key) < 8:
-                yield f"{key}: found {getattr(self, key)}; at least 8 images are needed to fill the splits"
-        if self.seed < 0:
-            yield f"seed: found {self.seed}; at least 0"
+    patients: Annotated[int, Ge(4), Told("at least 4 are needed to fill the splits")]
+    yes_images: Images
+    no_images: Images
+    seed: Natural
 
 
 @dataclass(frozen=True)
@@ -97,7 +105,6 @@ class ImageDataConfig:
     """How 2D images are read, split and sampled.
 
     Args:
-        input_size: Height and width that images are brought to, in pixels; at least 16 each.
         min_tumour_pixels: Mask pixels, before resizing, from which on a slice counts as one with a tumour.
         patient_pattern: Regular expression on the name of the scan that an image comes from (a slice's name without
             `_slice_NNN`, else a file's without its ending); its first group is the patient. A scan that it does not match is a
@@ -109,27 +116,17 @@ class ImageDataConfig:
         jobs: Processes that read images in parallel.
     """
 
-    input_size: tuple[int, int]
-    min_tumour_pixels: int
-    patient_pattern: str
-    val_fraction: float
-    test_fraction: float
-    split_seed: int
-    weights: dict[str, float]
-    jobs: int
+    input_size: ImageSize
+    min_tumour_pixels: Annotated[Count, Role.CASES]
+    patient_pattern: Annotated[str, Role.CASES]
+    val_fraction: Annotated[float, Role.CASES]
+    test_fraction: Annotated[float, Role.CASES]
+    split_seed: Annotated[Natural, Role.CASES]
+    weights: SourceWeights
+    jobs: Jobs
 
     def problems(self) -> Iterator[str]:
-        if min(self.input_size) < 16:
-            yield f"input_size: found {self.input_size}; give a height and a width of at least 16 pixels"
-        if self.min_tumour_pixels < 1:
-            yield f"min_tumour_pixels: found {self.min_tumour_pixels}; at least 1"
-        yield from _fractions(self)
-        if self.split_seed < 0:
-            yield f"split_seed: found {self.split_seed}; at least 0"
-        if set(self.weights) != {"brats", "kaggle"} or not all(0 < weight < math.inf for weight in self.weights.values()):
-            yield f"weights: found {self.weights}; give brats and kaggle a number above 0 each"
-        if self.jobs < 1:
-            yield f"jobs: found {self.jobs}; at least 1"
+        yield from _fractions(self.val_fraction, self.test_fraction)
 
 
 @dataclass(frozen=True)
@@ -143,17 +140,10 @@ class SliceConfig:
     """
 
     channel: Literal["t2f", "t1c", "t1n", "t2w"]
-    every: int
-    min_foreground: float
-
-    def problems(self) -> Iterator[str]:
-        if self.every < 1:
-            yield f"every: found {self.every}; at least 1"
-        if not 0 <= self.min_foreground < 1:
-            yield f"min_foreground: found {self.min_foreground}; 0 to below 1"
+    every: Count
+    min_foreground: Fraction
 
 
-def _fractions(data: DataConfig | ImageDataConfig) -> Iterator[str]:
-    val, test = data.val_fraction, data.test_fraction
-    if val <= 0 or test < 0 or val + test >= 1:
+def _fractions(val: float, test: float) -> Iterator[str]:
+    if not (val > 0 and test >= 0 and val + test < 1):
         yield f"val_fraction and test_fraction: found {val} and {test}; the first is above 0, their sum below 1"

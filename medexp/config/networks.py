@@ -1,8 +1,15 @@
 """Networks and their adapters: blocks that several phases have."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
+
+from annotated_types import Ge, Interval, MinLen, MultipleOf
+
+from medexp.config.bounds import Count, Fraction, Positive, Told
+from medexp.config.keys import Called
+
+Stage = Annotated[int, Interval(ge=1, le=4)]
+Linear = Literal["qkv", "proj", "linear1", "linear2"]
 
 
 @dataclass(frozen=True)
@@ -14,14 +21,8 @@ class NetworkConfig:
         window_size: Edge of an attention window in tokens.
     """
 
-    feature_size: int
-    window_size: int
-
-    def problems(self) -> Iterator[str]:
-        if self.feature_size < 12 or self.feature_size % 12:
-            yield f"feature_size: found {self.feature_size}; give a multiple of 12"
-        if self.window_size < 2:
-            yield f"window_size: found {self.window_size}; at least 2 tokens"
+    feature_size: Annotated[int, Ge(12), MultipleOf(12), Told("give a multiple of 12")]
+    window_size: Annotated[int, Ge(2), Told("at least 2 tokens")]
 
 
 @dataclass(frozen=True)
@@ -33,13 +34,8 @@ class UNetConfig:
         depth: How often the resolution is halved; data.input_size is a multiple of 2 ** depth.
     """
 
-    base_filters: int
-    depth: int
-
-    def problems(self) -> Iterator[str]:
-        for key in ("base_filters", "depth"):
-            if getattr(self, key) < 1:
-                yield f"{key}: found {getattr(self, key)}; at least 1"
+    base_filters: Count
+    depth: Count
 
 
 @dataclass(frozen=True)
@@ -55,21 +51,9 @@ class LoraConfig:
         mode: lora, or dora for weight-decomposed adapters.
     """
 
-    rank: int
-    alpha: float
-    target_stages: tuple[int, ...]
-    target_modules: tuple[Literal["qkv", "proj", "linear1", "linear2"], ...]
-    lora_dropout: float
+    rank: Annotated[Count, Called("r")]
+    alpha: Annotated[Positive, Called("a")]
+    target_stages: Annotated[tuple[Stage, ...], MinLen(1), Told("one or more of 1, 2, 3, 4", list)]
+    target_modules: Annotated[tuple[Linear, ...], MinLen(1), Told("one or more of qkv, proj, linear1, linear2", list)]
+    lora_dropout: Fraction
     mode: Literal["lora", "dora"]
-
-    def problems(self) -> Iterator[str]:
-        if self.rank < 1:
-            yield f"rank: found {self.rank}; at least 1"
-        if self.alpha <= 0:
-            yield f"alpha: found {self.alpha}; above 0"
-        if not self.target_stages or set(self.target_stages) - {1, 2, 3, 4}:
-            yield f"target_stages: found {list(self.target_stages)}; one or more of 1, 2, 3, 4"
-        if not self.target_modules:
-            yield "target_modules: none given; one or more of qkv, proj, linear1, linear2"
-        if not 0 <= self.lora_dropout < 1:
-            yield f"lora_dropout: found {self.lora_dropout}; 0 to below 1"

@@ -1,10 +1,68 @@
-"""What the configurations of all phases share."""
+"""Keys that the configurations of several phases have, each with its text, its range and what it is for, and what a phase is
+handed of them."""
 
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, ClassVar, Literal, Protocol, runtime_checkable
+
+from annotated_types import Ge, doc
+
+from medexp.config.bounds import Count, Natural, Share
+from medexp.config.keys import Called, Role
+
+Profile = Annotated[
+    str, Role.CASES, doc("demo (embedded phantoms, minutes on two cores) or full (the specification's numbers).")
+]
+DataDir = Annotated[
+    str | None, Role.CASES, doc("Folder of BraTS-MEN cases; without it the embedded phantoms are used (demo only).")
+]
+SplitsFile = Annotated[
+    str | None, Role.CASES, doc("A data_splits.json to use as it stands; without it patients are split by `seed`.")
+]
+Resume = Annotated[str | None, Role.WHERE, doc("Run id of an interrupted run to go on from.")]
+OutputDir = Annotated[str, Role.WHERE, doc("Folder that gets one folder a run, named by its run id.")]
+CacheDir = Annotated[
+    str | None, Role.WHERE, doc("Folder for what is computed once; without it $XDG_CACHE_HOME/medexp or ~/.cache/medexp.")
+]
+Seed = Annotated[Natural, Called("s")]
+Device = Annotated[Literal["auto", "cpu", "cuda", "mps"], Role.WHERE, doc("auto, cpu, cuda or mps.")]
+Threads = Annotated[Count | None, Role.WHERE, doc("Threads of torch a process; without it torch decides.")]
+Jobs = Annotated[Count, Role.WHERE, doc("Cases read in parallel.")]
+Samples = Annotated[int, Ge(100), Role.JUDGING, doc("Resamples of an interval.")]
+Confidence = Annotated[Share, Role.JUDGING, doc("Coverage of an interval, 0 to 1.")]
+
+
+class Configuration(Protocol):
+    """What every phase's configuration has: a frozen dataclass."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    @property
+    def profile(self) -> str: ...
+    @property
+    def output_dir(self) -> str: ...
+    @property
+    def cache_dir(self) -> str | None: ...
+    @property
+    def seed(self) -> int: ...
+
+
+@runtime_checkable
+class Resumable(Configuration, Protocol):
+    """A configuration of a phase that goes on from an interrupted run."""
+
+    @property
+    def resume(self) -> str | None: ...
+
+
+@runtime_checkable
+class Recoverable(Resumable, Protocol):
+    """A configuration of a phase that recovers from a failed check."""
+
+    @property
+    def recover(self) -> bool: ...
 
 
 @dataclass(frozen=True)
@@ -29,12 +87,7 @@ def cache_root(cache_dir: str | None) -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").absolute() / "medexp"
 
 
-def data_keys(config: Any) -> dict[str, Any]:
-    """What says which cases a phase reads, by dotted key."""
-    blocks = {f"{name}.{key}": value for name in ("data", "phantoms") for key, value in vars(getattr(config, name)).items()}
-    return {"data_dir": config.data_dir, "splits": config.splits} | blocks
-
-
 def needs_data(profile: str, data_dir: str | None) -> Iterator[str]:
+    """What is missing where real data are asked for and none are given."""
     if profile == "full" and data_dir is None:
         yield "data_dir: profile=full needs real data; give data_dir=FOLDER of BraTS-MEN cases"

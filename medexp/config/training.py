@@ -1,9 +1,15 @@
 """How networks and heads are trained: blocks that several phases have."""
 
-import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
+
+from annotated_types import Ge, Gt, MinLen, doc
+
+from medexp.config.bounds import Count, Natural, NotNegative, Positive, Told
+from medexp.config.keys import Role
+
+LearningRate = Annotated[float, Gt(0), doc("Learning rate.")]
 
 
 @dataclass(frozen=True)
@@ -25,30 +31,20 @@ class TrainingConfig:
         workers: Processes that load data; 0 loads in the training process.
     """
 
-    epochs: int
+    epochs: Count
     optimizer: Literal["adamw"]
-    weight_decay: float
-    batch_size: int
-    accumulate: int
+    weight_decay: NotNegative
+    batch_size: Count
+    accumulate: Count
     scheduler: Literal["cosine"]
-    warmup_epochs: int
-    grad_clip: float
+    warmup_epochs: Natural
+    grad_clip: Positive
     precision: Literal["fp32", "bf16-mixed"]
-    validate_every: int
-    patience: int
-    workers: int
+    validate_every: Count
+    patience: Natural
+    workers: Annotated[Natural, Role.WHERE]
 
     def problems(self) -> Iterator[str]:
-        for key in ("epochs", "batch_size", "accumulate", "validate_every"):
-            if getattr(self, key) < 1:
-                yield f"{key}: found {getattr(self, key)}; at least 1"
-        for key in ("weight_decay", "warmup_epochs", "patience", "workers"):
-            if getattr(self, key) < 0:
-                yield f"{key}: found {getattr(self, key)}; at least 0"
-        rates = [field.name for field in dataclasses.fields(self) if field.name.startswith("lr_")]
-        for key in (*rates, "grad_clip"):
-            if not getattr(self, key) > 0:
-                yield f"{key}: found {getattr(self, key)}; above 0"
         if self.warmup_epochs >= self.epochs:
             yield f"warmup_epochs: found {self.warmup_epochs}; below epochs ({self.epochs})"
 
@@ -65,14 +61,9 @@ class AuxHeadsConfig:
     """
 
     enabled: bool
-    lambda_aux: float
-    warmup_start_epoch: int
-    warmup_duration: int
-
-    def problems(self) -> Iterator[str]:
-        for key in ("lambda_aux", "warmup_start_epoch", "warmup_duration"):
-            if getattr(self, key) < 0:
-                yield f"{key}: found {getattr(self, key)}; at least 0"
+    lambda_aux: NotNegative
+    warmup_start_epoch: Natural
+    warmup_duration: Natural
 
 
 @dataclass(frozen=True)
@@ -87,19 +78,8 @@ class SearchConfig:
         iterations: Most steps of the solver.
     """
 
-    folds: int
-    c: tuple[float, ...]
-    hidden_size: tuple[int, ...]
-    weight_decay: float
-    iterations: int
-
-    def problems(self) -> Iterator[str]:
-        if self.folds < 2:
-            yield f"folds: found {self.folds}; at least 2"
-        for key in ("c", "hidden_size"):
-            if not getattr(self, key) or min(getattr(self, key)) <= 0:
-                yield f"{key}: found {list(getattr(self, key))}; one or more values above 0"
-        if self.weight_decay < 0:
-            yield f"weight_decay: found {self.weight_decay}; at least 0"
-        if self.iterations < 1:
-            yield f"iterations: found {self.iterations}; at least 1"
+    folds: Annotated[int, Ge(2)]
+    c: Annotated[tuple[Positive, ...], MinLen(1), Told("one or more values above 0", list)]
+    hidden_size: Annotated[tuple[Count, ...], MinLen(1), Told("one or more values above 0", list)]
+    weight_decay: NotNegative
+    iterations: Count

@@ -1,14 +1,252 @@
-"""What is wrong with a configuration."""
+"""The one validator: types, ranges, what contradicts, all problems at once, each with its key and its source.
+
+The command line, files, spaces, ladders, resumed runs and pipelines ask it, and it answers all of them in the same words.
+"""
 
 import dataclasses
-from typing import Any
+import functools
+import json
+import types
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, TypeVar, Union, cast, get_args, get_origin
+
+import yaml
+from pydantic import ConfigDict, Tag, TypeAdapter, ValidationError
+
+from medexp.config.bounds import Told, allowed, bare, is_finite, metadata
+from medexp.config.keys import Key, blocks, built, hints, keys
+from medexp.errors import ConfigError, all_problems
+from medexp.files import dump_yaml, parse_yaml
+
+C = TypeVar("C")
+_RANGE = {"greater_than", "greater_than_equal", "less_than", "less_than_equal", "multiple_of"}
+_RANGE |= {"too_short", "predicate_failed", "finite_number"}
+
+
+@dataclass(frozen=True)
+class Given:
+    """A value as it was given.
+
+    Attributes:
+        value: As YAML reads it; of a flag, its text.
+        source: The file that gives it; empty for a flag and for a value of this process.
+        is_text: Whether it is a flag's.
+    """
+
+    value: Any
+    source: str = ""
+    is_text: bool = False
+
+    @property
+    def where(self) -> str:
+        return f" (in {self.source})" if self.source else ""
 
 
 def problems_of(config: Any, prefix: str = "") -> list[str]:
-    """All problems of a configuration and of the blocks in it, each with its dotted key first."""
-    found = [f"{prefix}{problem}" for problem in config.problems()]
-    for field in dataclasses.fields(config):
-        block = getattr(config, field.name)
-        if dataclasses.is_dataclass(block):
-            found += problems_of(block, f"{prefix}{field.name}.")
+    """All problems of a configuration and of the blocks in it, each with its dotted key first: values of a wrong type, out of
+    range, or that contradict each other (a class says in `problems()` what no single key tells)."""
+    inner = blocks(type(config))
+    found = [
+        f"{prefix}{name}: {told}"
+        for name, kind in hints(type(config)).items()
+        if name not in inner and (told := misfit(kind, getattr(config, name)))
+    ]
+    if contradictions := getattr(config, "problems", None):
+        found += [f"{prefix}{problem}" for problem in contradictions()]
+    for name in inner:
+        found += problems_of(getattr(config, name), f"{prefix}{name}.")
     return found
+
+
+def misfit(kind: Any, value: Any) -> str | None:
+    """What is wrong with a value of a type with bounds, None where nothing is."""
+    try:
+        _adapter(kind).validate_python(value, strict=True)
+    except ValidationError as error:
+        told = allowed(kind)
+        if told.allowed and all(found["type"] in _RANGE for found in error.errors()):
+            return f"found {told.shown(value)}; {told.allowed}"
+        return f"found {shown(value)}; expected {described(kind)}"
+    return None
+
+
+def read(key: Key, given: Given) -> Any:
+    """A value in its key's type; whether it is in range is not looked at.
+
+    Raises:
+        ValueError: It is of another type, or not finite: says what was found and what is expected.
+    """
+    kind = bare(key.kind)
+    try:
+        value = _of_text(given.value, kind) if given.is_text else given.value
+        value = _adapter(kind).validate_json(json.dumps(value), strict=True)
+        if is_finite(value):
+            return value
+    except (ValidationError, TypeError, ValueError, yaml.YAMLError):
+        pass  # told below
+    raise ValueError(f"{key.name}: found {shown(given.value)}; expected {described(kind)}{given.where}")
+
+
+def typed(config_class: type, values: Mapping[str, Given]) -> tuple[dict[str, Any], list[str]]:
+    """The values that fit the types of their keys, in these types, and a problem for each that does not."""
+    fit: dict[str, Any] = {}
+    problems = []
+    for name, given in values.items():
+        try:
+            fit[name] = read(keys(config_class)[name], given)
+        except ValueError as error:
+            problems.append(str(error))
+    return fit, problems
+
+
+def made(config_class: type[C], values: Mapping[str, Any], source: str, failure: type[ConfigError] = ConfigError) -> C:
+    """A configuration from the values of all of its keys.
+
+    Args:
+        config_class: Its class.
+        values: By dotted key, as YAML gives them or in their types.
+        source: What they are, for the message.
+        failure: What is raised when they do not hold.
+
+    Raises:
+        ConfigError: `failure`: a key is missing or unknown, a value is of a wrong type or out of range, or values contradict
+            each other; all problems at once.
+    """
+    known = keys(config_class)
+    problems = [f"{name}: no such key" for name in values if name not in known]
+    problems += [f"{name}: missing" for name in known if name not in values]
+    fit, misfits = typed(config_class, {name: Given(value) for name, value in values.items() if name in known})
+    problems += misfits
+    if not problems:
+        config = built(config_class, fit)
+        problems = problems_of(config)
+    if problems:
+        raise failure(all_problems(source, problems))
+    return config
+
+
+def shown(value: Any) -> str:
+    """A value as YAML writes it in one line."""
+    return value if isinstance(value, str) else dump_yaml(value, in_a_line=True)
+
+
+def described(kind: Any) -> str:
+    """A type in words."""
+    names = {int: "a whole number", float: "a number", str: "text", bool: "true or false", types.NoneType: "null"}
+    kind = bare(kind)
+    parts = get_args(kind)
+    if kind in names:
+        return names[kind]
+    if get_origin(kind) is Literal:
+        return f"one of {', '.join(parts)}"
+    if get_origin(kind) is tuple:
+        many = "any number of values" if parts[-1] is ... else f"{len(parts)} values"
+        return f"a list [...] of {many}, each {described(parts[0])}"
+    if get_origin(kind) is dict:
+        return f"a mapping {{...}} from {described(parts[0])} to {described(parts[1])}"
+    return " or ".join(map(described, parts))
+
+
+def json_schema(config_class: type) -> dict[str, Any]:
+    """What a YAML file with some of the keys may hold, as a JSON Schema (draft 2020-12): editors complete and check by it."""
+    inner = blocks(config_class)
+    known = keys(config_class)
+    properties: dict[str, Any] = {}
+    for name, kind in hints(config_class).items():
+        if name in inner:
+            properties[name] = json_schema(inner[name])
+        else:
+            content = _adapter(kind).json_schema()
+            properties[name] = {"description": known[name].text} | content
+    return {"type": "object", "properties": properties, "additionalProperties": False}
+
+
+def schema_problems(error: ValidationError, root: Any, hidden: Sequence[str] = ()) -> list[str]:
+    """What pydantic found in a file that is no configuration (a space, a ladder, a definition), in the house's words.
+
+    Args:
+        error: What it found.
+        root: The class that the file was read as.
+        hidden: Keys of it that no file gives.
+    """
+    return list(dict.fromkeys(_schema_problem(found, root, hidden) for found in error.errors()))
+
+
+def _schema_problem(found: Any, root: Any, hidden: Sequence[str]) -> str:
+    kind = found["type"]
+    unknown = kind in ("unexpected_keyword_argument", "extra_forbidden")
+    path, inside, told = _place(root, found["loc"][:-1] if unknown else found["loc"])
+    where = ".".join(path)
+    if kind == "missing":
+        return f"{where} is missing"
+    if unknown:
+        known = [name for name in hints(_without_null(inside)) if name not in hidden]
+        return f"unknown key {'.'.join([*path, str(found['loc'][-1])])}; known are {', '.join(known)}"
+    if kind in ("union_tag_not_found", "union_tag_invalid"):
+        key = f"{where}.{found['ctx']['discriminator'].strip(chr(39))}"
+        given = f"{key}: found {found['ctx']['tag']!r}" if kind == "union_tag_invalid" else f"{key} is missing"
+        return f"{given}; known are {', '.join(_tags(inside))}"
+    return f"{where}: found {found['input']!r}; {told or found['msg'][0].lower() + found['msg'][1:]}"
+
+
+def _place(root: Any, loc: Sequence[int | str]) -> tuple[list[str], Any, str]:
+    """Where an error is: the path as a user writes it, without the names of types that pydantic tried; the type there; and
+    what is allowed there, where its type says it."""
+    path: list[str] = []
+    kind, told = root, ""
+    for part in loc:
+        told = next((one.allowed for one in metadata(kind) if isinstance(one, Told)), "")
+        kind = _without_null(kind)
+        if dataclasses.is_dataclass(kind):
+            path.append(str(part))
+            kind = hints(cast(type, kind)).get(str(part), Any)
+        elif get_origin(kind) in (tuple, list, dict):
+            path.append(str(part))
+            kind = get_args(kind)[1 if get_origin(kind) is dict else 0]
+        elif tagged := _tags(kind):
+            kind = tagged.get(str(part), Any)
+        else:
+            break
+    told = told or next((one.allowed for one in metadata(kind) if isinstance(one, Told)), "")
+    return path, kind, told
+
+
+def _without_null(kind: Any) -> Any:
+    """A type without its outer markers and without null."""
+    while get_origin(kind) is Annotated:
+        kind = get_args(kind)[0]
+    parts = [part for part in get_args(kind) if part is not types.NoneType]
+    is_optional = get_origin(kind) in (Union, types.UnionType) and len(parts) == 1
+    return _without_null(parts[0]) if is_optional else kind
+
+
+def _tags(kind: Any) -> dict[str, Any]:
+    """The members of a union by the tag that tells them apart; none where nothing does."""
+    kind = _without_null(kind)
+    if get_origin(kind) not in (Union, types.UnionType):
+        return {}
+    tagged: dict[str, Any] = {}
+    for member in get_args(kind):
+        tags = [one.tag for one in metadata(member) if isinstance(one, Tag)]
+        if dataclasses.is_dataclass(member) and (of_type := hints(cast(type, member)).get("type")):
+            tags = list(get_args(of_type))
+        tagged |= dict.fromkeys(tags, member)
+    return tagged
+
+
+@functools.cache
+def _adapter(kind: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(kind, config=ConfigDict(allow_inf_nan=False))
+
+
+def _of_text(text: str, kind: Any) -> Any:
+    """A flag's text as its key's type reads it: text stays as it is, all else is YAML."""
+    parts = get_args(kind) if get_origin(kind) in (Union, types.UnionType) else (kind,)
+    if text == "null" and types.NoneType in parts:
+        return None
+    if any(part is str or get_origin(part) is Literal for part in parts):
+        return text
+    inner = [part for part in parts if get_origin(part) is tuple]
+    only_text = any(bare(item) is str for part in inner for item in get_args(part))
+    return parse_yaml(text, only_text=only_text)

@@ -29,6 +29,9 @@ class Phase:
         checks: Ids of its checks: what a registered model's definition may demand.
         revision: Of the checks; raised when one comes to demand something else: what older code judged is then stale.
         next: By registered model: the command that uses it, with what it does.
+        studies: Whether it runs another phase again and again: the key `phase` names that one, whose configuration is then a
+            block beside its own keys.
+        goes_on: Whether the same command again goes on with what was interrupted.
     """
 
     name: str
@@ -37,6 +40,8 @@ class Phase:
     checks: tuple[str, ...] = ()
     revision: int = 1
     next: Mapping[str, str] = field(default_factory=dict)
+    studies: bool = False
+    goes_on: bool = False
 
     @property
     def folder(self) -> Path:

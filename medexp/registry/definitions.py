@@ -7,6 +7,8 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
+from medexp.config.keys import hints
+from medexp.config.validate import schema_problems
 from medexp.errors import RegistryError, all_problems
 from medexp.files import read_mapping, shipped
 
@@ -132,14 +134,15 @@ def read_definition(path: Path, checks: Mapping[str, Sequence[str]] | None = Non
         RegistryError: The file is no YAML mapping, has keys that are unknown, missing or of the wrong type, or names phases or
             checks that there are not. All problems at once, with the known names.
     """
-    content = read_mapping(path, RegistryError, f"known are {', '.join(_keys_at(()))}")
+    known = ", ".join(name for name in hints(Definition) if name != "name")
+    content = read_mapping(path, RegistryError, f"known are {known}")
     problems = [] if checks is None else _unknown_names(content, checks)
     if "name" in content:
         problems.append("unknown key name; the file's name is the model's")
     try:
         definition = TypeAdapter(Definition).validate_python(content | {"name": path.stem})
     except ValidationError as error:
-        problems += [_problem(dict(found)) for found in error.errors()]
+        problems += schema_problems(error, Definition, hidden=("name",))
     if problems:
         raise RegistryError(all_problems(str(path), problems))
     return definition
@@ -164,18 +167,3 @@ def _unknown_names(content: dict[Any, Any], checks: Mapping[str, Sequence[str]])
 
 def _list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else []
-
-
-def _problem(found: dict[str, Any]) -> str:
-    where = ".".join(map(str, found["loc"]))
-    if found["type"] == "missing":
-        return f"{where} is missing"
-    if found["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
-        return f"unknown key {where}; known are {', '.join(_keys_at(found['loc'][:-1]))}"
-    return f"{where}: found {found['input']!r}; {found['msg'][0].lower()}{found['msg'][1:]}"
-
-
-def _keys_at(where: tuple[int | str, ...]) -> list[str]:
-    blocks: dict[str, Any] = {"input": InputContract, "promotion": PromotionPolicy}
-    block = blocks[str(where[0])] if where else Definition
-    return [key for key in block.__dataclass_fields__ if key != "name"]

@@ -3,24 +3,23 @@
 import difflib
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
-import yaml
 from pydantic import ConfigDict, Discriminator, Field, Tag, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from medexp import phases
-from medexp.config.validate import problems_of
+from medexp.config.keys import Role, built, flat, keys, marked, value_of
+from medexp.config.layers import Layers
+from medexp.config.validate import Given, made, problems_of, schema_problems, typed
 from medexp.errors import ConfigError, all_problems
 from medexp.files import read_mapping
 
+C = TypeVar("C")
 _STRICT = ConfigDict(extra="forbid")
-_CHANGEABLE = ("lora", "training", "aux_heads", "data.input_size")
-_NOT_COMPARED = ("output_dir", "cache_dir", "device", "threads", "resume", "recover")
 
 AS_IT_WAS = "as it was"
 """What is run before the first rung where a remedy alone may do."""
@@ -105,69 +104,50 @@ def read_ladder(phase: str, file: str | None = None) -> Ladder:
     try:
         ladder = TypeAdapter(Ladder).validate_python(content)
     except ValidationError as error:
-        problems = dict.fromkeys(_problem(dict(found)) for found in error.errors())
-        raise ConfigError(all_problems(str(path), list(problems))) from error
+        raise ConfigError(all_problems(str(path), schema_problems(error, Ladder))) from error
     if contradictions := list(_contradictions(ladder, phase)):
         raise ConfigError(all_problems(str(path), contradictions))
     return ladder
 
 
 def phase_config(phase: str, content: Mapping[str, Any], source: str) -> Any:
-    """A phase's configuration from plain values, as `config.yaml` of a run holds them.
+    """A phase's configuration from plain values in their blocks, as `config.yaml` of a run holds them.
 
     Raises:
-        ConfigError: Keys are missing, values are of a wrong type or out of range; all problems at once.
+        ConfigError: Keys are missing or unknown, values are of a wrong type or out of range; all problems at once.
     """
-    try:
-        config = _adapter(phase).validate_python(content)
-    except ValidationError as error:
-        problems = list(dict.fromkeys(_problem(dict(found)) for found in error.errors()))
-    else:
-        problems = problems_of(config)
-        if not problems:
-            return config
-    raise ConfigError(all_problems(source, problems))
+    record = phases.phase(phase)
+    values, problems = Layers(record, record.config, phases.phase).dotted(content, "")
+    if problems:
+        raise ConfigError(all_problems(source, problems))
+    return made(record.config, {key: given.value for key, given in values.items()}, source)
 
 
-def changed(phase: str, config: Any, changes: Sequence[Mapping[str, Any]], source: str) -> Any:
+def changed(config: C, changes: Sequence[Mapping[str, Any]], source: str) -> C:
     """A configuration with changes on top of each other.
 
     Args:
-        phase: Name of the phase.
-        config: Its configuration.
-        changes: In order.
+        config: The configuration.
+        changes: In order; by dotted key a Times, an Add or a value.
         source: What the changes are, for an error.
 
     Raises:
         ConfigError: The result is no configuration, such as a batch of 1 that is halved.
     """
-    return phase_config(phase, _put(asdict(config), changes), source)
+    return made(type(config), _put(flat(config), changes), source)
 
 
 def differences(before: Any, after: Any) -> dict[str, tuple[Any, Any]]:
     """What differs between two configurations of a phase, by dotted key: of what matters to its outcome."""
-    ours, theirs = dict(flat(asdict(before))), dict(flat(asdict(after)))
-    return {key: (ours[key], theirs[key]) for key in ours if ours[key] != theirs[key] and key not in _NOT_COMPARED}
+    ours, theirs, where = flat(before), flat(after), marked(type(before), Role.WHERE)
+    return {key: (ours[key], theirs[key]) for key in ours if ours[key] != theirs[key] and key not in where}
 
 
-def flat(block: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """The keys of a nested block, dotted, with their values."""
-    for key, value in block.items():
-        if isinstance(value, dict) and key != "label_map":
-            yield from flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
-
-
-def _put(content: dict[str, Any], changes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _put(values: dict[str, Any], changes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     for change in changes:
         for key, value in change.items():
-            block = content
-            *parents, name = key.split(".")
-            for parent in parents:
-                block = block.setdefault(parent, {})
-            block[name] = _applied(block.get(name), value)
-    return content
+            values[key] = _applied(values.get(key), value)
+    return values
 
 
 def _applied(there: Any, value: Any) -> Any:
@@ -183,8 +163,7 @@ def _applied(there: Any, value: Any) -> Any:
 
 def _contradictions(ladder: Ladder, phase: str) -> Iterator[str]:
     """What each value's own type does not tell."""
-    example = dict(flat(_full(phase)))
-    known = phases.phase(phase).checks
+    full, known = _full(phase), phases.phase(phase).checks
     for check in ladder.mends:
         if check not in known:
             yield f"mends: unknown check {check!r}; {phase} has {', '.join(known)}"
@@ -202,11 +181,11 @@ def _contradictions(ladder: Ladder, phase: str) -> Iterator[str]:
     ]:
         sound = True
         for key, value in change.items():
-            problems = list(_misuse(key, value, example))
+            problems = list(_misuse(key, value, full))
             sound = sound and not problems
             yield from (f"{where}: {problem}" for problem in problems)
         if sound:
-            yield from (f"{where}: {problem}" for problem in _unfit(phase, change))
+            yield from (f"{where}: {problem}" for problem in _unfit(full, change))
     set_to: dict[str, Any] = {}
     for rung in ladder.rungs:
         if all(key in set_to and set_to[key] == value for key, value in rung.change.items()):
@@ -220,68 +199,60 @@ def _contradictions(ladder: Ladder, phase: str) -> Iterator[str]:
 
 def _worse_remedies(ladder: Ladder) -> Iterator[str]:
     """Remedies that do what they are against."""
-    for fault, keys in (
-        ("out_of_memory", ("training.batch_size",)),
-        ("diverged", ("training.lr_lora", "training.lr_decoder")),
-    ):
-        for key in keys:
-            value = ladder.remedies.get(fault, {}).get(key)  # type: ignore[call-overload]
-            if isinstance(value, Times) and value.times > 1:
+    for fault, prefix in (("out_of_memory", "training.batch_size"), ("diverged", "training.lr_")):
+        for key, value in ladder.remedies.get(fault, {}).items():  # type: ignore[call-overload]
+            if key.startswith(prefix) and isinstance(value, Times) and value.times > 1:
                 yield f"remedies.{fault}: {key} times {value.times:g} makes it worse; below 1"
 
 
-def _misuse(key: str, value: Any, example: Mapping[str, Any]) -> Iterator[str]:
-    if key not in example:
-        changeable = [name for name in example if _is_changeable(name)]
+def _misuse(key: str, value: Any, full: Any) -> Iterator[str]:
+    config_class = type(full)
+    changeable = marked(config_class, Role.MENDS) - marked(config_class, Role.WHERE)
+    there: Any = value_of(full, key) if key in keys(config_class) else None
+    if key not in keys(config_class):
         near = difflib.get_close_matches(key, changeable, n=1)
-        yield f"unknown key {key}; " + (f"did you mean {near[0]}?" if near else f"known are {', '.join(changeable)}")
-    elif not _is_changeable(key):
-        yield f"{key}: is not for a ladder to change; it may change {', '.join(_CHANGEABLE)}: data, base, seed and bars stay"
-    elif isinstance(value, Times) and (isinstance(example[key], bool) or not isinstance(example[key], int | float)):
-        yield f"{key}: times needs a number; the key holds {example[key]!r}"
+        yield f"unknown key {key}; " + (f"did you mean {near[0]}?" if near else f"known are {', '.join(sorted(changeable))}")
+    elif key not in changeable:
+        named = [_block_or_key(name, config_class, changeable) for name in keys(config_class) if name in changeable]
+        may = ", ".join(dict.fromkeys(named))
+        yield f"{key}: is not for a ladder to change; it may change {may}: data, base, seed and bars stay"
+    elif isinstance(value, Times) and (isinstance(there, bool) or not isinstance(there, int | float)):
+        yield f"{key}: times needs a number; the key holds {there!r}"
     elif isinstance(value, Times) and value.times == 1:
         yield f"{key}: times 1 changes nothing"
-    elif isinstance(value, Add) and not isinstance(example[key], tuple | list):
-        yield f"{key}: add needs a list; the key holds {example[key]!r}"
+    elif isinstance(value, Add) and not isinstance(there, tuple):
+        yield f"{key}: add needs a list; the key holds {there!r}"
     elif isinstance(value, Add):
         try:
-            mixed = sorted({*example[key], *value.add})
+            mixed = sorted({*there, *value.add})
         except TypeError:
             mixed = []
         if len({type(item) for item in mixed}) != 1:
-            yield f"{key}: found {list(value.add)} to add; the list holds such as {example[key][0]!r}"
+            yield f"{key}: found {list(value.add)} to add; the list holds such as {next(iter(there), None)!r}"
     elif isinstance(value, dict):
         yield f"{key}: found {value}; a value, {{times: NUMBER}} or {{add: [VALUES]}}"
 
 
-def _is_changeable(key: str) -> bool:
-    return any(key == block or key.startswith(f"{block}.") for block in _CHANGEABLE)
+def _block_or_key(name: str, config_class: type, changeable: Collection[str]) -> str:
+    """The block of a key where all of it may be changed, else the key."""
+    block = name.partition(".")[0]
+    where = marked(config_class, Role.WHERE)
+    whole = all(other in changeable for other in keys(config_class) if other.startswith(f"{block}.") and other not in where)
+    return block if whole else name
 
 
-def _unfit(phase: str, change: Mapping[str, Any]) -> list[str]:
+def _unfit(full: Any, change: Mapping[str, Any]) -> list[str]:
     """Values of a wrong type or out of range, on top of the full profile; what that lacks itself is given by the user."""
-    adapter = _adapter(phase)
-    try:
-        config = adapter.validate_python(_put(_full(phase), [change]))
-    except ValidationError as error:
-        return [_problem(dict(found)) for found in error.errors()]
-    lacks = problems_of(adapter.validate_python(_full(phase)))
-    return [problem for problem in problems_of(config) if problem not in lacks]
+    fit, problems = typed(type(full), {key: Given(value) for key, value in _put(flat(full), [change]).items()})
+    if problems:
+        return problems
+    lacks = problems_of(full)
+    return [problem for problem in problems_of(built(type(full), fit)) if problem not in lacks]
 
 
-def _adapter(phase: str) -> TypeAdapter[Any]:
-    return TypeAdapter(phases.phase(phase).config)
-
-
-def _full(phase: str) -> dict[str, Any]:
-    content = yaml.safe_load(phases.phase(phase).profile("full").read_text(encoding="utf-8"))
-    return {"profile": "full"} | content
-
-
-def _problem(found: dict[str, Any]) -> str:
-    where = ".".join(str(part) for part in found["loc"] if part not in ("times", "add", "value"))
-    if found["type"] == "missing":
-        return f"{where} is missing"
-    if found["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
-        return f"unknown key {where}"
-    return f"{where}: found {found['input']!r}; {found['msg'][0].lower()}{found['msg'][1:]}"
+def _full(phase: str) -> Any:
+    """The full profile, without what a user has to give."""
+    record = phases.phase(phase)
+    layers = Layers(record, record.config, phases.phase)
+    fit, _ = typed(record.config, layers.of_profile("full"))
+    return built(record.config, fit)

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from medexp.config.data import DataConfig
-from medexp.config.shared import cache_root
+from medexp.config.shared import Configuration, Recoverable, Resumable, cache_root
 from medexp.data.volumes.facts import describe_cases
 from medexp.data.volumes.prepared import prepare
 from medexp.data.volumes.tables import read_table
@@ -72,7 +72,9 @@ def run(config: MainConfig) -> None:
         print(f"Next, where it comes from:   medexp lineage models:/{ENCODER}@champion")
 
 
-def take(pipeline: Pipeline, step: str, config: Any, inputs: Inputs, holds: Callable[[], bool] = lambda: True) -> StepRun:
+def take(
+    pipeline: Pipeline, step: str, config: Configuration, inputs: Inputs, holds: Callable[[], bool] = lambda: True
+) -> StepRun:
     """A step of the pipeline: found done, or done, or gone on with where it was interrupted.
 
     Args:
@@ -128,14 +130,14 @@ def take(pipeline: Pipeline, step: str, config: Any, inputs: Inputs, holds: Call
     return replace(made, registered=registered)
 
 
-def _run(step: str, config: Any, key: str | None) -> str | None:
+def _run(step: str, config: Configuration, key: str | None) -> str | None:
     """Run a step; the run that passed, where one of its recovery did."""
 
     def run_phase(config: Any) -> None:
         with runs_tagged(tags_of_step(key) if key else {}):
             importlib.import_module(f"medexp.phases.{step}").run(config)
 
-    if not getattr(config, "recover", False):
+    if not (isinstance(config, Recoverable) and config.recover):
         run_phase(config)
         return None
     from medexp.studies.recovery import run_or_recover  # optuna: where nothing is recovered it is not needed
@@ -195,9 +197,9 @@ def version_of(adapted: StepRun) -> str:
     return next(version for name, _, version in (made.partition("/") for made in adapted.registered or ()) if name == ENCODER)
 
 
-def _with_state(pipeline: Pipeline, key: str, config: Any) -> str | None:
+def _with_state(pipeline: Pipeline, key: str, config: Configuration) -> str | None:
     """The newest interrupted run of the step that left something to go on from; None for a step that cannot go on."""
-    if not hasattr(config, "resume"):
+    if not isinstance(config, Resumable):
         return None
     folder = Path(config.output_dir).expanduser()
     return next((run.id for run in find_interrupted(pipeline.tracked, key) if (folder / run.id / "state").is_dir()), None)

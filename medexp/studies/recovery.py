@@ -15,14 +15,16 @@ from pathlib import Path
 from typing import Any, get_args
 
 import optuna
-import yaml
 from optuna.study import get_all_study_names
 from optuna.trial import TrialState
 from pydantic import TypeAdapter
 
 from medexp import phases
 from medexp.checks import Severity
+from medexp.config.keys import Role, flat, marked, value_of
+from medexp.config.shared import Recoverable
 from medexp.errors import CheckFailed, ConfigError, MedexpError, OutOfMemory, TrainingDiverged, all_problems
+from medexp.files import parse_yaml
 from medexp.phases.recover.config import RecoverConfig
 from medexp.phases.shared.launch import forget_precision
 from medexp.studies.diagnostics import Attempt, describe, diagnose, said, show
@@ -59,7 +61,7 @@ class Climb:
     ladder: Ladder
     failed: PastRun
     fault: Fault | None
-    start: Any
+    start: Recoverable
     run_phase: Callable[[Any], None]
     tracked: TrackedRun
     study: optuna.Study
@@ -129,7 +131,7 @@ def recover(config: RecoverConfig, run_phase: Callable[[Any], None] | None = Non
     fault = what_failed(failed, config.phase, ladder)
     start = replace(_configuration_of(failed, config), resume=None, recover=False, output_dir=config.output_dir)
     start = replace(start, cache_dir=config.cache_dir or start.cache_dir)
-    changed(config.phase, start, [rung.change for rung in ladder.rungs], f"the ladder on the configuration of run {failed.id}")
+    changed(start, [rung.change for rung in ladder.rungs], f"the ladder on the configuration of run {failed.id}")
     name = config.study or f"{config.phase}-recover-{failed.id[:8]}"
     run_phase = run_phase or importlib.import_module(f"medexp.phases.{config.phase}").run
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -148,7 +150,7 @@ def recover(config: RecoverConfig, run_phase: Callable[[Any], None] | None = Non
         return conclude(climb)
 
 
-def run_or_recover(phase: str, config: Any, run_phase: Callable[[Any], None], study: str | None = None) -> str | None:
+def run_or_recover(phase: str, config: Recoverable, run_phase: Callable[[Any], None], study: str | None = None) -> str | None:
     """Run a phase, and recover by itself when it fails of something that its ladder may mend.
 
     Args:
@@ -252,7 +254,7 @@ def up(climb: Climb, space: Space) -> None:
                 return
             remedies = [climb.ladder.remedies[fault] for fault in climb.faults]
             try:
-                config = changed(climb.config.phase, climb.start, [*on_top, *remedies], f"rung {rung.name!r}")
+                config = changed(climb.start, [*on_top, *remedies], f"rung {rung.name!r}")
             except ConfigError as error:
                 print(f"{error}\nNo rung stands on that.")
                 return
@@ -282,7 +284,7 @@ def around_the_best(climb: Climb) -> None:
         return
     best = max(judged, key=lambda one: one.value or 0.0)
     phase = climb.config.phase
-    base = changed(phase, climb.start, [{key: after for key, (_, after) in best.settings.items()}], f"rung {best.rung!r}")
+    base = changed(climb.start, [{key: after for key, (_, after) in best.settings.items()}], f"rung {best.rung!r}")
     near = _near(base, {key for rung in climb.ladder.rungs for key in rung.change})
     if not near:
         print("search: the ladder changes no number above 0; there is nothing to search")
@@ -294,7 +296,7 @@ def around_the_best(climb: Climb) -> None:
         with _trial(study, None) as trial:
             values = suggest(trial, space)
             try:
-                config = changed(phase, base, [values], f"search {number + 1}")
+                config = changed(base, [values], f"search {number + 1}")
             except ConfigError as error:
                 print(f"\n{error}\nThat is no configuration, and is not run.")
                 trial.set_user_attr("unfit", str(error))
@@ -305,7 +307,7 @@ def around_the_best(climb: Climb) -> None:
             return
 
 
-def attempt(climb: Climb, name: str, before: Any, config: Any) -> Attempt:
+def attempt(climb: Climb, name: str, before: Recoverable, config: Recoverable) -> Attempt:
     """Run the phase with a rung's configuration, as a run in the recovery's, and keep what it came to.
 
     Raises:
@@ -371,7 +373,7 @@ def _configuration_of(failed: PastRun, config: RecoverConfig) -> Any:
         there = file if file.is_file() else artifact(failed.id, "config.yaml", Path(folder))
         if there is None:
             raise ConfigError(f"run {failed.id}: has no config.yaml, neither at {file} nor among its artifacts")
-        content = yaml.safe_load(there.read_text(encoding="utf-8"))
+        content = parse_yaml(there.read_text(encoding="utf-8"))
     return phase_config(config.phase, {"recover": False, **content}, f"config.yaml of run {failed.id}")
 
 
@@ -381,13 +383,11 @@ def _space(ladder: Ladder, parameters: Mapping[str, Any]) -> Space:
     return TypeAdapter(Space).validate_python(content)
 
 
-def _near(base: Any, keys: set[str]) -> dict[str, Any]:
+def _near(base: Recoverable, keys: set[str]) -> dict[str, Any]:
     """A small space around a configuration: of the numbers above 0 that the ladder changes."""
     space: dict[str, Any] = {}
     for key in sorted(keys):
-        value = base
-        for part in key.split("."):
-            value = getattr(value, part)
+        value = value_of(base, key)
         if not isinstance(value, int | float) or isinstance(value, bool) or value <= 0:
             continue
         if isinstance(value, float):
@@ -397,9 +397,10 @@ def _near(base: Any, keys: set[str]) -> dict[str, Any]:
     return space
 
 
-def _same_start(study: optuna.Study, ladder: Ladder, start: Any) -> None:
+def _same_start(study: optuna.Study, ladder: Ladder, start: Recoverable) -> None:
     """A study's rungs are those of one ladder on one configuration."""
-    told = json.dumps([repr(ladder), repr(replace(start, output_dir="", cache_dir=None, device="auto", threads=None))])
+    where = marked(type(start), Role.WHERE)
+    told = json.dumps([repr(ladder), repr({key: value for key, value in flat(start).items() if key not in where})])
     digest = hashlib.sha256(told.encode()).hexdigest()
     there = study.user_attrs.get("start", digest)
     if there != digest:
@@ -466,14 +467,14 @@ def _folder(config: RecoverConfig) -> Path:
     return Path(config.output_dir).expanduser().absolute()
 
 
-def _interrupted(climb: Climb, name: str, config: Any) -> str | None:
+def _interrupted(climb: Climb, name: str, config: Recoverable) -> str | None:
     """An interrupted run of the same rung with the same settings that left something to go on from."""
     known = {attempt.run for attempt in climb.attempts}
     tags = {"medexp.study": climb.study.study_name, "medexp.rung": name}
     for run in reversed(runs_like(climb.tracked.id, tags)):
         folder = Path(climb.config.output_dir).expanduser() / run.id
         if run.id not in known and run.status == "KILLED" and (folder / "state").is_dir():
-            content = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+            content = parse_yaml((folder / "config.yaml").read_text(encoding="utf-8"))
             if not differences(phase_config(climb.config.phase, content, run.id), config):
                 return run.id
     return None
@@ -489,7 +490,7 @@ def _say_what_there_is(climb: Climb) -> None:
 
 def _command(config: RecoverConfig) -> str:
     """The command that goes on with a recovery, and tells no password of a database."""
-    usual = yaml.safe_load(phases.phase("recover").profile("demo").read_text(encoding="utf-8")) | {
+    usual = parse_yaml(phases.phase("recover").profile("demo").read_text(encoding="utf-8")) | {
         "profile": "demo",
         "phase": None,
     }

@@ -18,6 +18,9 @@ from optuna.exceptions import ExperimentalWarning
 from pydantic import ConfigDict, Discriminator, Field, Strict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
+from medexp.config.bounds import Told
+from medexp.config.keys import Key, Role, keys, marked
+from medexp.config.validate import Given, misfit, read, schema_problems
 from medexp.errors import ConfigError, all_problems
 from medexp.files import read_mapping
 
@@ -54,11 +57,8 @@ _PRUNERS: dict[str, tuple[Callable[..., optuna.pruners.BasePruner], dict[str, ty
     "none": (optuna.pruners.NopPruner, {}),
 }
 
-_CASES = {"data_dir", "slices_dir", "kaggle_dir", "table", "splits", "split_seed", "val_fraction", "test_fraction", "exclude"}
-_CASES |= {"patient_pattern", "min_tumour_pixels", "label_map"}
-
 Scalar = bool | int | float | str | None
-Choice = Scalar | tuple[Scalar, ...]
+Choice = Annotated[Scalar | tuple[Scalar, ...], Told("a number, a text, true, false, null or a list of these")]
 _Int = Annotated[int, Strict()]
 
 
@@ -205,12 +205,12 @@ class Space:
         return make(**self.pruner.arguments)
 
 
-def read_space(path: Path, keys: Collection[str]) -> Space:
+def read_space(path: Path, config_class: type) -> Space:
     """A space from its file.
 
     Args:
         path: The file.
-        keys: The dotted keys of the phase's configuration.
+        config_class: The class of the configuration whose keys are searched.
 
     Raises:
         ConfigError: The file is no YAML mapping, has keys that are unknown, missing or of the wrong type, names parameters,
@@ -220,11 +220,11 @@ def read_space(path: Path, keys: Collection[str]) -> Space:
     try:
         space = TypeAdapter(Space).validate_python(content)
     except ValidationError as error:
-        problems = [*dict.fromkeys(_problem(dict(found)) for found in error.errors())]
         parameters = content.get("parameters")
-        problems += _unknown(parameters if isinstance(parameters, dict) else (), keys)
-        raise ConfigError(all_problems(str(path), problems)) from error
-    if problems := [*_unknown(space.parameters, keys), *_contradictions(space)]:
+        unsearchable = _unsearchable(parameters if isinstance(parameters, dict) else (), config_class)
+        raise ConfigError(all_problems(str(path), [*schema_problems(error, Space), *unsearchable])) from error
+    problems = [*_unsearchable(space.parameters, config_class), *_contradictions(space), *_misfits(space, config_class)]
+    if problems:
         raise ConfigError(all_problems(str(path), problems))
     return space
 
@@ -238,11 +238,6 @@ def suggest(trial: optuna.trial.BaseTrial, space: Space) -> dict[str, Any]:
         if all(other in values and _stored(values[other]) == _stored(value) for other, value in parameter.when.items()):
             values[key] = _suggested(trial, key, parameter)
     return {key: values[key] for key in space.parameters if key in values}
-
-
-def as_params(values: Mapping[str, Any]) -> dict[str, Scalar]:
-    """Values as a trial's parameters hold them: what `study.enqueue_trial` takes."""
-    return {key: _stored(value) for key, value in values.items()}
 
 
 def _suggested(trial: optuna.trial.BaseTrial, key: str, parameter: Parameter) -> Any:
@@ -273,13 +268,40 @@ def _values_of(parameter: Parameter) -> Sequence[Any]:
             return [float(low + index * step) for index in range(int((high - low) / step) + 1)]
 
 
-def _unknown(parameters: Collection[Any], keys: Collection[str]) -> Iterator[str]:
+def _unsearchable(parameters: Collection[Any], config_class: type) -> Iterator[str]:
+    """Keys that there are not, and those that make no model better."""
+    known, cases = keys(config_class), marked(config_class, Role.CASES)
+    others = marked(config_class, Role.WHERE, Role.JUDGING)
     for key in parameters:
-        if key not in keys:
-            near = difflib.get_close_matches(str(key), keys, 1, 0) or ["none"]
+        if key not in known:
+            near = difflib.get_close_matches(str(key), known, 1, 0) or ["none"]
             yield f"unknown parameter {key}; the nearest known is {near[0]}"
-        elif key.rpartition(".")[2] in _CASES or key.startswith("phantoms."):
+        elif key in cases:
             yield f"parameters.{key}: decides which cases trials are judged on, and the easiest would be best; set it instead"
+        elif key in others:
+            yield f"parameters.{key}: no model gets better by it; set it instead"
+
+
+def _misfits(space: Space, config_class: type) -> Iterator[str]:
+    """Values that their key cannot have, in the words of the command line."""
+    for name, parameter in space.parameters.items():
+        if (key := keys(config_class).get(name)) is None:
+            continue
+        match parameter:
+            case CategoricalParameter():
+                tried: dict[str, Any] = {"choices": parameter.choices}
+            case _:
+                tried = {"low": (parameter.low,), "high": (parameter.high,)}
+        for word, values in tried.items():
+            told = [problem for value in values if (problem := _misfit(key, value))]
+            yield from (f"parameters.{name}.{word}: {problem}" for problem in dict.fromkeys(told))
+
+
+def _misfit(key: Key, value: Any) -> str | None:
+    try:
+        return misfit(key.kind, read(key, Given(value)))
+    except ValueError as error:
+        return str(error).removeprefix(f"{key.name}: ")
 
 
 def _contradictions(space: Space) -> Iterator[str]:
@@ -313,9 +335,6 @@ def _impossible(key: str, parameter: Parameter) -> Iterator[str]:
             yield f"{where}.choices: found {len(stored)}; at least 2"
         if twice := [one for one, other in itertools.combinations(stored, 2) if one == other]:
             yield f"{where}.choices: {twice[0]!r} is named twice"  # 1, 1.0 and true are one value to Optuna
-        for choice in itertools.chain(*(one if isinstance(one, tuple) else (one,) for one in parameter.choices)):
-            if isinstance(choice, str) and _is_number(choice):
-                yield f"{where}.choices: {choice!r} is text in YAML; write 1.0e-4 and not 1e-4, and no quotes"
         return
     if parameter.low >= parameter.high:
         yield f"{where}: low is {parameter.low} and high {parameter.high}; low has to be below high"
@@ -375,36 +394,3 @@ def _of_named(kind: str, named: Named, known: Mapping[str, tuple[Callable[..., A
 
 def _is_a(value: Any, wanted: type) -> bool:
     return type(value) is wanted or (wanted is float and type(value) is int)
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
-
-
-def _problem(found: dict[str, Any]) -> str:
-    loc = tuple(part for part in found["loc"] if part not in ("float", "int", "categorical") or found["loc"].index(part) != 2)
-    if len(loc) > 3 and loc[2] in ("when", "choices"):
-        loc = loc[: 4 if loc[2] == "when" else 3]  # what follows names the types that it could have been
-        return f"{'.'.join(map(str, loc))}: found {found['input']!r}; a number, a text, true, false, null or a list of these"
-    where = ".".join(map(str, loc))
-    if found["type"] == "missing":
-        return f"{where} is missing"
-    if found["type"] == "union_tag_not_found":
-        return f"{where}.type is missing; known are float, int, categorical"
-    if found["type"] == "union_tag_invalid":
-        return f"{where}.type: found {found['ctx']['tag']!r}; known are float, int, categorical"
-    if found["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
-        return f"unknown key {where}; known are {', '.join(_keys_at(found['loc'][:-1]))}"
-    return f"{where}: found {found['input']!r}; {found['msg'][0].lower()}{found['msg'][1:]}"
-
-
-def _keys_at(where: tuple[int | str, ...]) -> list[str]:
-    parameters = {"float": FloatParameter, "int": IntParameter, "categorical": CategoricalParameter}
-    block: Any = Space
-    if where:
-        block = {"goals": Goal, "sampler": Named, "pruner": Named}.get(str(where[0])) or parameters[str(where[-1])]
-    return list(block.__dataclass_fields__)

@@ -14,30 +14,30 @@ from typing import Any
 import numpy as np
 import optuna
 import pandas as pd
-import yaml
 from optuna.trial import FrozenTrial, TrialState
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
 from medexp import phases
+from medexp.config.keys import Role, flat, marked
+from medexp.config.layers import Layers
+from medexp.config.validate import typed
 from medexp.errors import ConfigError, MedexpError, all_problems
-from medexp.files import replacing
+from medexp.files import dump_yaml, replacing
 from medexp.phases.sweep.config import SweepConfig
 from medexp.registry.store import resolve
-from medexp.studies.ladder import flat
 from medexp.studies.pictures import pictures
 from medexp.studies.space import Goal, Space, read_space, suggest
 from medexp.studies.study import recover_dead
 from medexp.studies.trials import ask_for, commonest_reason, counted, with_values
 from medexp.studies.workers import Work, prepare_workers, run_workers
 from medexp.tracking.children import end_left, end_run
-from medexp.tracking.provenance import config_yaml, flat_params
+from medexp.tracking.provenance import flat_params
 from medexp.tracking.results import log_summary
 from medexp.tracking.runs import TrackedRun, runs_tagged, tracked_run
 from medexp.tracking.steps import find_interrupted, tags_of_step
 
-_NO_MATTER = ("output_dir", "cache_dir", "device", "threads", "resume", "data.jobs", "training.workers")
 _SHOWN = 10  # trials in the table at the end
 
 WarmUp = Callable[..., Any]
@@ -90,9 +90,8 @@ def search(config: SweepConfig, objective: str, warm_up: WarmUp) -> None:
     prepare_workers(objective)
     settings = pinned(getattr(config, config.phase))
     config = replace(config, **{config.phase: settings})
-    keys = flat_params(settings)
     file = Path(config.space or phases.phase(config.phase).profile("sweep")).expanduser()
-    space = read_space(file, keys)
+    space = read_space(file, type(settings))
     if space.combinations and config.trials > space.combinations:
         raise ConfigError(
             f"trials: found {config.trials}; the grid of {file} has {space.combinations} combinations, give those"
@@ -106,7 +105,8 @@ def search(config: SweepConfig, objective: str, warm_up: WarmUp) -> None:
             name, config.storage, config.phase, space, settings, tracked.id, objective, config.trials, config.seed, output_dir
         )
         study = work.open()
-        same_settings(study, {k: v for k, v in keys.items() if k not in {*space.parameters, *_NO_MATTER}})
+        free = {*space.parameters, *marked(type(settings), Role.WHERE)}
+        same_settings(study, {key: value for key, value in flat_params(settings).items() if key not in free})
         print(take_over(study, tracked, key, config.trials), flush=True)
         warm_up(settings, tracked.folder, test=config.test)
         with telling(study, space.goals, config.trials, "trials") as look:
@@ -318,7 +318,7 @@ def conclude(
     values = given(config) | values_of(chosen, space)
     best = tracked.folder / "best.yaml"
     with replacing(best) as temporary:
-        temporary.write_text(f"# Trial {chosen.number} of study {study.study_name}. {words[0]}\n" + yaml.safe_dump(values))
+        temporary.write_text(f"# Trial {chosen.number} of study {study.study_name}. {words[0]}\n" + dump_yaml(values))
     tracked.reporter.file(best)
     for index, goal in enumerate(goals):
         figures = {f"best/{goal.metric}": chosen.values[index]}
@@ -388,12 +388,10 @@ def in_words(goals: Sequence[Goal], count: int, chosen: FrozenTrial, again: Repe
 
 def given(config: SweepConfig) -> dict[str, Any]:
     """What the phase was given beyond its profile, by dotted key: the chosen values were found with it."""
-    file = phases.phase(config.phase).profile(config.profile)
-    profile = dict(flat(yaml.safe_load(file.read_text(encoding="utf-8"))))
-    settings = dict(flat(yaml.safe_load(config_yaml(getattr(config, config.phase)))))
-    return {
-        key: value for key, value in settings.items() if key in profile and profile[key] != value and key not in _NO_MATTER
-    }
+    record, settings = phases.phase(config.phase), getattr(config, config.phase)
+    profile, _ = typed(record.config, Layers(record, record.config, phases.phase).of_profile(config.profile))
+    free = marked(record.config, Role.WHERE)
+    return {key: value for key, value in flat(settings).items() if key not in free and profile[key] != value}
 
 
 def values_of(trial: FrozenTrial, space: Space) -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """One trial of a study: a child run with what was sampled, what was measured, and how it ended."""
 
-import dataclasses
 import logging
 import math
 import shutil
@@ -8,13 +7,15 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import optuna
 from optuna.exceptions import StorageInternalError
 from optuna.trial import FrozenTrial, TrialState
 
-from medexp.config.validate import problems_of
+from medexp.config.keys import flat
+from medexp.config.shared import Configuration
+from medexp.config.validate import made
 from medexp.errors import ConfigError, MedexpError, Pruned, TrainingDiverged, UnfitValues, all_problems
 from medexp.reporting import Reporter
 from medexp.studies.space import Goal, Space, suggest
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _log = logging.getLogger(__name__)
+C = TypeVar("C", bound=Configuration)
 Objective = Callable[..., None]
 """What a trial runs, `medexp.phases.<phase>.objective`: called with its configuration and its run, and `test=True` or not."""
 
@@ -83,7 +85,7 @@ class TrialReporter:
         self.reporter.flush()
 
 
-def run_trial(trial: optuna.Trial, space: Space, config: Any, parent_id: str, objective: Objective) -> list[float]:
+def run_trial(trial: optuna.Trial, space: Space, config: Configuration, parent_id: str, objective: Objective) -> list[float]:
     """A trial as a child run of `parent_id`: what was sampled as its parameters, its metrics, and where it was pruned.
 
     A trial with the user attributes `name` and `seed` has that name and is trained with that seed, to its end; with `test` it
@@ -135,7 +137,7 @@ def run_trial(trial: optuna.Trial, space: Space, config: Any, parent_id: str, ob
 
 
 def next_trial(
-    study: optuna.Study, space: Space, config: Any, parent_id: str, objective: Objective, total: int
+    study: optuna.Study, space: Space, config: Configuration, parent_id: str, objective: Objective, total: int
 ) -> FrozenTrial | None:
     """Run the next trial of a study and tell the study what it came to; a trial that fails is one of the study's trials.
 
@@ -217,22 +219,13 @@ def commonest_reason(trials: Sequence[FrozenTrial]) -> str:
     return f"{told} ({count} of {len(trials)} trials)"
 
 
-def with_values(config: Any, values: Mapping[str, Any]) -> Any:
+def with_values(config: C, values: Mapping[str, Any]) -> C:
     """A configuration in which dotted keys have other values.
 
     Raises:
         UnfitValues: The configuration does not hold with them; all problems at once.
     """
-    for key, value in values.items():
-        config = _with(config, key, tuple(value) if isinstance(value, list) else value)
-    if problems := problems_of(config):
-        raise UnfitValues(all_problems("the values of a trial", problems, "Correct the space."))
-    return config
-
-
-def _with(config: Any, key: str, value: Any) -> Any:
-    block, _, rest = key.partition(".")
-    return dataclasses.replace(config, **{block: _with(getattr(config, block), rest, value) if rest else value})
+    return made(type(config), flat(config) | dict(values), "the values of a trial", UnfitValues)
 
 
 def _values_of(space: Space, watching: TrialReporter) -> list[float]:

@@ -5,24 +5,24 @@ import importlib.metadata
 import os
 import platform
 import subprocess
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
 import medexp
+from medexp.config.keys import flat, nested
+from medexp.files import dump_yaml
 
 
 def config_yaml(config: Any) -> str:
     """A configuration (a dataclass) as YAML that `--config` reads back."""
-    return yaml.safe_dump(_plain(asdict(config)), sort_keys=False, allow_unicode=True)
+    return dump_yaml(nested(config))
 
 
 def flat_params(config: Any) -> dict[str, str]:
     """A configuration as MLflow params: dotted keys, each value at most 500 characters (config.yaml holds all of it)."""
-    return dict(_flatten(_plain(asdict(config))))
+    return {key: str(list(value) if isinstance(value, tuple) else value)[:500] for key, value in flat(config).items()}
 
 
 def environment(config: Any) -> dict[str, Any]:
@@ -76,26 +76,3 @@ def _git(folder: Path, *arguments: str) -> str | None:
     except (OSError, subprocess.CalledProcessError):
         return None  # no git on this machine, or no checkout
     return done.stdout
-
-
-def _plain(value: Any) -> Any:
-    match value:
-        case dict():
-            return {key: _plain(item) for key, item in value.items()}
-        case list() | tuple() | set() | frozenset():
-            return [_plain(item) for item in value]
-        case bool() | int() | float() | None:
-            return value
-        case _:
-            return str(value)
-
-
-def _flatten(block: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    found: list[tuple[str, str]] = []
-    for key, value in block.items():
-        # A mapping of numbers, such as label_map, is one value; a block of the configuration has names for keys.
-        if isinstance(value, dict) and all(isinstance(name, str) for name in value):
-            found += _flatten(value, f"{prefix}{key}.")
-        else:
-            found.append((f"{prefix}{key}", str(value)[:500]))
-    return found

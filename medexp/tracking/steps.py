@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +11,12 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 
 import medexp
+from medexp.config.keys import Role, flat, marked
 from medexp.files import shipped
 from medexp.tracking.processes import is_gone, this_process
 from medexp.tracking.runs import TrackedRun
 
 _KEY, _MADE, _PROCESS = "medexp.step_key", "medexp.registered", "medexp.process"
-_NO_MATTER = {"output_dir", "cache_dir", "device", "threads", "resume", "recover", "jobs"}
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,8 @@ def step_key(step: str, config: Any, inputs: Mapping[str, str]) -> str:
         config: Its configuration.
         inputs: Digests of data and of models, by name.
     """
-    content = [step, code_digest(), _that_matter(asdict(config)), dict(inputs)]
+    matters = {key: value for key, value in flat(config).items() if key not in marked(type(config), Role.WHERE)}
+    content = [step, code_digest(), matters, dict(inputs)]
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
 
 
@@ -106,11 +107,3 @@ def _step_run(run: Run) -> StepRun:
     tags = run.data.tags
     registered = tuple(json.loads(tags[_MADE])) if _MADE in tags else None
     return StepRun(run.info.run_id, run.info.status, tags.get("medexp.verdict"), registered)
-
-
-def _that_matter(block: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        key: _that_matter(value) if isinstance(value, dict) and key != "label_map" else value
-        for key, value in block.items()
-        if key not in _NO_MATTER
-    }

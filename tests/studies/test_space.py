@@ -2,21 +2,44 @@
 
 import itertools
 import pickle
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import optuna
 import pytest
 import yaml
+from annotated_types import Ge, Le
 from hypothesis import given
 from hypothesis import strategies as st
 
+from medexp import phases
+from medexp.cli import configuration
+from medexp.config.bounds import NotNegative
+from medexp.config.keys import Role, keys, value_of
 from medexp.errors import ConfigError
-from medexp.phases import studied
-from medexp.studies.space import Space, as_params, read_space, suggest
+from medexp.studies.space import Space, read_space, suggest
 
 ROOT = Path(__file__).parents[2]
-KEYS = ("rate", "depth", "stages", "mode", "decay", "data.val_fraction")
+
+
+@dataclass(frozen=True)
+class Data:
+    val_fraction: Annotated[float, Role.CASES]
+
+
+@dataclass(frozen=True)
+class Config:
+    rate: NotNegative
+    depth: Annotated[int, Ge(1), Le(11)]
+    stages: tuple[int, ...] | int
+    mode: str | bool | None
+    decay: float
+    jobs: Annotated[int, Role.WHERE]
+    bar: Annotated[float, Role.JUDGING]
+    data: Data
+
+
 GOAL = {"metric": "val/best/dice", "direction": "maximize", "report": "val/dice"}
 RATE = {"type": "float", "low": 1e-4, "high": 1e-1, "log": True}
 DEPTH = {"type": "int", "low": 1, "high": 9, "step": 2}
@@ -37,7 +60,7 @@ def file(tmp_path: Path) -> Path:
 
 def read(file: Path, **changed: Any) -> Space:
     file.write_text(yaml.safe_dump(WHOLE | changed))
-    return read_space(file, KEYS)
+    return read_space(file, Config)
 
 
 def parameters(**changed: Any) -> dict[str, Any]:
@@ -49,15 +72,12 @@ def drawn(space: Space, count: int = 20) -> list[dict[str, Any]]:
     return [suggest(study.ask(), space) for _ in range(count)]
 
 
-@pytest.mark.parametrize("phase", studied())
+@pytest.mark.parametrize("phase", phases.studied())
 def test_every_shipped_space_holds(phase: str) -> None:
-    content = yaml.safe_load((ROOT / "medexp/phases" / phase / "profiles/demo.yaml").read_text())
-    keys = {f"{block}.{key}" for block, values in content.items() if isinstance(values, dict) for key in values}
-    for one in drawn(read_space(ROOT / "medexp/phases" / phase / "profiles/sweep.yaml", keys)):
+    record, config = phases.phase(phase), configuration(phase)
+    for one in drawn(read_space(record.profile("sweep"), record.config)):
         for key, value in one.items():
-            block, _, name = key.partition(".")
-            there = content[block][name]
-            assert isinstance(value, tuple if isinstance(there, list) else type(there)), key
+            assert isinstance(value, type(value_of(config, key))), key
 
 
 def test_values_are_drawn_as_the_file_says(file: Path) -> None:
@@ -72,7 +92,7 @@ def test_values_are_drawn_as_the_file_says(file: Path) -> None:
 def test_a_list_is_stored_as_text_and_comes_back_as_it_was(file: Path) -> None:
     space = read(file)
     study = optuna.create_study()
-    study.enqueue_trial(as_params({"stages": (3, 4), "rate": 0.01}))
+    study.enqueue_trial({"stages": "[3, 4]", "rate": 0.01})
     trial = study.ask()
     values = suggest(trial, space)
     assert (values["stages"], values["rate"]) == ((3, 4), 0.01)
@@ -128,7 +148,7 @@ def test_the_digest_is_of_what_decides_and_not_of_the_order(file: Path) -> None:
     file.write_text(
         yaml.safe_dump(dict(reversed(WHOLE.items())) | {"parameters": dict(reversed(WHOLE["parameters"].items()))})
     )
-    assert read_space(file, KEYS).digest == space.digest
+    assert read_space(file, Config).digest == space.digest
     assert pickle.loads(pickle.dumps(space)) == space  # noqa: S301  it goes to other processes
     others = [
         read(file, goals=[GOAL | {"direction": "minimize"}]),
@@ -188,8 +208,38 @@ BAD: dict[str, tuple[dict[str, Any], list[str]]] = {
     "one choice": (parameters(stages=STAGES | {"choices": [1]}), ["parameters.stages.choices: found 1; at least 2"]),
     "a choice twice": (parameters(stages=STAGES | {"choices": [[4], [4]]}), ["'[4]' is named twice"]),
     "one and true": (parameters(stages=STAGES | {"choices": [1, True]}), ["1 is named twice"]),
-    "a choice that is a mapping": (parameters(stages=STAGES | {"choices": [{"a": 1}, 2]}), ["choices: found {'a': 1}"]),
-    "numbers that YAML reads as text": (parameters(stages=STAGES | {"choices": ["1e-4", "x"]}), ["'1e-4' is text in YAML"]),
+    "a choice that is a mapping": (
+        parameters(stages=STAGES | {"choices": [{"a": 1}, 2]}),
+        ["parameters.stages.choices.0: found {'a': 1}; a number, a text"],
+    ),
+    "text for a number": (
+        parameters(stages=STAGES | {"choices": ["1e-4", "x"]}),
+        [
+            "parameters.stages.choices: found 1e-4; expected a list [...] of any number of values, each a whole number",
+            "parameters.stages.choices: found x; expected",
+        ],
+    ),
+    "a choice that its key cannot have": (
+        parameters(depth={"type": "categorical", "choices": [3, 2.5, 12, "deep", True]}),
+        [
+            "parameters.depth.choices: found 2.5; expected a whole number",
+            "parameters.depth.choices: found 12; at least 1 and at most 11",
+            "parameters.depth.choices: found deep; expected a whole number",
+            "parameters.depth.choices: found true; expected a whole number",
+        ],
+    ),
+    "a range that its key does not have": (
+        parameters(depth=DEPTH | {"low": -1}),
+        ["parameters.depth.low: found -1; at least 1 and at most 11"],
+    ),
+    "fractions of a whole number": (
+        parameters(depth={"type": "float", "low": 1.0, "high": 9.0}),
+        ["parameters.depth.low: found 1.0; expected a whole number"],
+    ),
+    "what makes no model better": (
+        parameters(jobs={"type": "int", "low": 1, "high": 2}, bar=RATE),
+        ["parameters.jobs: no model gets better by it", "parameters.bar: no model gets better by it"],
+    ),
     "a condition on nothing": (parameters(rate=RATE | {"when": {"decay": 1}}), ["when: decay is not in the space"]),
     "a condition that never holds": (parameters(rate=RATE | {"when": {"depth": 2}}), ["when: depth is never 2"]),
     "a condition that is never drawn": (parameters(rate=RATE | {"when": {"stages": [4, 3]}}), ["stages is never '[4, 3]'"]),
@@ -230,12 +280,12 @@ def test_what_has_wrong_types_and_what_is_unknown_is_told_together(file: Path) -
 def test_no_mapping_at_all(file: Path, content: str) -> None:
     file.write_bytes(content.encode("latin-1"))
     with pytest.raises(ConfigError, match=rf"{file}: (holds no keys; known are goals|cannot be read)"):
-        read_space(file, KEYS)
+        read_space(file, Config)
 
 
 def test_no_file(file: Path) -> None:
     with pytest.raises(ConfigError, match=rf"{file}: cannot be read \(.*No such file"):
-        read_space(file, KEYS)
+        read_space(file, Config)
 
 
 JUNK = st.recursive(
@@ -243,7 +293,7 @@ JUNK = st.recursive(
     lambda inner: (
         st.lists(inner, max_size=3)
         | st.dictionaries(
-            st.sampled_from([*KEYS, "type", "low", "high", "step", "choices", "when", "name", "arguments"]), inner
+            st.sampled_from([*keys(Config), "type", "low", "high", "step", "choices", "when", "name", "arguments"]), inner
         )
     ),
     max_leaves=8,
@@ -255,7 +305,7 @@ def test_whatever_is_written_is_read_or_refused(tmp_path_factory: pytest.TempPat
     file = tmp_path_factory.getbasetemp() / "junk.yaml"
     file.write_text(yaml.safe_dump(WHOLE | {key: junk}, allow_unicode=True), encoding="utf-8")
     try:
-        drawn(read_space(file, KEYS), 2)
+        drawn(read_space(file, Config), 2)
     except ConfigError as error:
         assert str(file) in str(error)
 
@@ -268,7 +318,7 @@ def test_what_is_accepted_can_be_drawn(
     rate = {"type": "float", "low": low, "high": high, "step": step, "log": log}
     file.write_text(yaml.safe_dump(WHOLE | {"parameters": {"rate": rate}}))
     try:
-        found = drawn(read_space(file, KEYS), 3)
+        found = drawn(read_space(file, Config), 3)
     except ConfigError as error:
         assert low >= high or (step is not None and (log or "do not meet high" in str(error)))
         return

@@ -17,7 +17,7 @@ from optuna.trial import TrialState
 
 from medexp.errors import ConfigError, MedexpError, StorageError
 from medexp.studies import study as module
-from medexp.studies.space import Space, as_params, read_space, suggest
+from medexp.studies.space import Space, read_space, suggest
 from medexp.studies.study import ask, open_study, recover_dead
 from tests.studies.at_work import all_at_once, killed_in_a_trial, recovers, start, works
 
@@ -63,7 +63,7 @@ def opened(storage: str | None, space: Space, folder: Path, phase: str = "phase1
 
 
 def finish(study: optuna.Study, space: Space, depth: int) -> None:
-    study.enqueue_trial(as_params({"depth": depth, "stages": (3, 4)}))
+    study.enqueue_trial({"depth": depth, "stages": "[3, 4]"})
     trial = ask(study)
     suggest(trial, space)
     study.tell(trial, float(depth))
@@ -153,7 +153,7 @@ def test_a_killed_workers_trial_is_tried_once_more_with_the_same_values(
 
 def test_the_second_try_has_what_the_trial_was_made_with_and_nothing_of_the_first(space: Space, tmp_path: Path) -> None:
     study = opened(None, space, tmp_path)
-    asked = as_params({"depth": 12, "stages": (4,)})
+    asked = {"depth": 12, "stages": "[4]"}
     study.enqueue_trial(asked, user_attrs={"name": "confirm-1", "seed": 9})
     kill_a_worker(None, space, tmp_path, None)  # before a value was drawn
     recover_dead(study)

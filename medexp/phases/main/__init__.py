@@ -7,5 +7,6 @@ PHASE = Phase(
     "main",
     MainConfig,
     "medexp.studies.pipeline",
+    goes_on=True,
 )
 __getattr__ = from_recipe(PHASE)

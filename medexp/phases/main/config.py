@@ -3,9 +3,10 @@
 import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar
 
-from medexp.config.shared import data_keys
+from medexp.config.keys import Role, flat
+from medexp.config.shared import CacheDir, DataDir, Device, OutputDir, Profile, Seed, SplitsFile, Threads
 from medexp.phases.phase1.config import Phase1Config
 from medexp.phases.prepare.config import PrepareConfig
 from medexp.phases.probe.config import ProbeConfig
@@ -18,13 +19,9 @@ class MainConfig:
 
     Args:
         profile: demo (embedded phantoms, minutes on two cores) or full (the specification's numbers), of all steps.
-        data_dir: Folder of BraTS-MEN cases; without it the embedded phantoms are used (demo only).
-        splits: A data_splits.json to use as it stands; without it patients are split by `seed`.
         checkpoint: The base of phase1: a BrainSegFounder checkpoint file or models:/NAME@alias; without it a small base is
             pretrained on glioma phantoms (demo only).
         table: The labelled table of probe; without it meningioma is told from glioma on phantoms (demo only).
-        output_dir: Folder that gets one folder a run, named by its run id.
-        cache_dir: Folder for what is computed once; without it $XDG_CACHE_HOME/medexp or ~/.cache/medexp.
         seed: Seed of all steps.
         device: auto, cpu, cuda or mps; without it each step's own.
         threads: Threads of torch a process; without it each step's own.
@@ -37,16 +34,16 @@ class MainConfig:
     apart: ClassVar[tuple[str, ...]] = ("probe.phantoms.",)
     """Keys of a step that are given by its own name alone: no encoder may be probed on what it was trained on."""
 
-    profile: str
-    data_dir: str | None
-    splits: str | None
+    profile: Profile
+    data_dir: DataDir
+    splits: SplitsFile
     checkpoint: str | None
-    table: str | None
-    output_dir: str
-    cache_dir: str | None
-    seed: int
-    device: Literal["auto", "cpu", "cuda", "mps"] | None
-    threads: int | None
+    table: Annotated[str | None, Role.CASES]
+    output_dir: OutputDir
+    cache_dir: CacheDir
+    seed: Seed
+    device: Device | None
+    threads: Threads
     prepare: PrepareConfig
     phase1: Phase1Config
     promote: PromoteConfig
@@ -59,10 +56,10 @@ class MainConfig:
                 value, own = getattr(self, key), getattr(block, key, None)
                 if value is not None and hasattr(block, key) and own != value:
                     yield f"{key} and {step}.{key}: found {value!r} and {own!r}; give {key} alone, it is for all steps"
-        theirs = data_keys(self.phase1)
+        theirs = flat(self.phase1)
         for step in ("prepare", "promote"):
-            for key, own in data_keys(steps[step]).items():
-                if own != theirs[key]:
+            for key, own in flat(steps[step]).items():
+                if key.startswith(("data_dir", "splits", "data.", "phantoms.")) and own != theirs[key]:
                     yield f"{step}.{key} and phase1.{key}: found {own!r} and {theirs[key]!r}; give {key}, it is one data set"
         if self.phase1.resume is not None:
             yield f"phase1.resume: found {self.phase1.resume}; leave it out: main goes on by itself when it is run again"

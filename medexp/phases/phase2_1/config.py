@@ -2,7 +2,10 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Annotated
 
+from medexp.config.bounds import Positive
+from medexp.config.keys import Role
 from medexp.config.networks import UNetConfig
 from medexp.config.training import TrainingConfig
 from medexp.phases.shared.config import ImagePhaseConfig, fits_depth
@@ -16,7 +19,7 @@ class WarmUpTrainingConfig(TrainingConfig):
         lr_network: Learning rate.
     """
 
-    lr_network: float
+    lr_network: Positive
 
 
 @dataclass(frozen=True)
@@ -28,9 +31,9 @@ class Phase2_1Config(ImagePhaseConfig):
         network: The multi-task U-Net.
     """
 
-    min_dice: float
+    min_dice: Annotated[float, Role.JUDGING]
     network: UNetConfig
-    training: WarmUpTrainingConfig
+    training: Annotated[WarmUpTrainingConfig, Role.MENDS]
 
     def problems(self) -> Iterator[str]:
         yield from super().problems()

@@ -2,9 +2,11 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
+from medexp.config.bounds import Positive
 from medexp.config.data import PhantomConfig
+from medexp.config.keys import Role
 from medexp.config.networks import UNetConfig
 from medexp.config.training import TrainingConfig
 from medexp.phases.shared.config import ImagePhaseConfig, fits_depth
@@ -21,7 +23,7 @@ class HeadTrainingConfig(TrainingConfig):
             the same result in far more time.
     """
 
-    lr_head: float
+    lr_head: Positive
     class_weights: Literal["balanced", "none"]
     cache_features: bool
 
@@ -42,12 +44,12 @@ class Phase2_2Config(ImagePhaseConfig):
     """
 
     encoder: str
-    kaggle_dir: str | None
-    table: str | None
-    min_accuracy: float
+    kaggle_dir: Annotated[str | None, Role.CASES]
+    table: Annotated[str | None, Role.CASES]
+    min_accuracy: Annotated[float, Role.JUDGING]
     network: UNetConfig
-    training: HeadTrainingConfig
-    volumes: PhantomConfig
+    training: Annotated[HeadTrainingConfig, Role.MENDS]
+    volumes: Annotated[PhantomConfig, Role.CASES]
 
     def problems(self) -> Iterator[str]:
         yield from super().problems()

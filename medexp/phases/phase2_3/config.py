@@ -2,8 +2,10 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
+from medexp.config.bounds import NotNegative, Positive
+from medexp.config.keys import Role
 from medexp.config.training import TrainingConfig
 from medexp.phases.shared.config import ImagePhaseConfig
 
@@ -19,9 +21,9 @@ class JointTrainingConfig(TrainingConfig):
         class_weights: As in phase2_2.
     """
 
-    lr_encoder: float
-    lr_decoder: float
-    lr_head: float
+    lr_encoder: Positive
+    lr_decoder: Positive
+    lr_head: Positive
     class_weights: Literal["balanced", "none"]
 
     def problems(self) -> Iterator[str]:
@@ -44,11 +46,6 @@ class Phase2_3Config(ImagePhaseConfig):
 
     multitask: str
     classifier: str
-    kaggle_dir: str | None
-    margin: float
-    training: JointTrainingConfig
-
-    def problems(self) -> Iterator[str]:
-        yield from super().problems()
-        if not self.margin >= 0:
-            yield f"margin: found {self.margin}; at least 0"
+    kaggle_dir: Annotated[str | None, Role.CASES]
+    margin: Annotated[NotNegative, Role.JUDGING]
+    training: Annotated[JointTrainingConfig, Role.MENDS]

@@ -7,5 +7,6 @@ PHASE = Phase(
     "recover",
     RecoverConfig,
     "medexp.studies.recovery",
+    goes_on=True,
 )
 __getattr__ = from_recipe(PHASE)

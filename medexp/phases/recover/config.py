@@ -2,7 +2,11 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Annotated
 
+from medexp.config.bounds import Natural
+from medexp.config.keys import Called
+from medexp.config.shared import CacheDir, OutputDir, Profile, Seed
 from medexp.phases import recovered
 
 
@@ -19,27 +23,22 @@ class RecoverConfig:
         study: Name of the study that the rungs are kept in; the same name goes on. Without it one is made of the run.
         storage: Where the study lives: a journal file or a database's URL; without it a journal file in output_dir/studies.
         output_dir: Folder that gets one folder a run, named by its run id; the failed run's folder is in it.
-        cache_dir: Folder for what is computed once; without it $XDG_CACHE_HOME/medexp or ~/.cache/medexp.
         seed: Seed of the sampler of the search.
     """
 
-    profile: str
-    phase: str
+    profile: Profile
+    phase: Annotated[str, Called("")]
     run: str | None
     ladder: str | None
-    search: int
+    search: Natural
     study: str | None
     storage: str | None
-    output_dir: str
-    cache_dir: str | None
-    seed: int
+    output_dir: OutputDir
+    cache_dir: CacheDir
+    seed: Seed
 
     def problems(self) -> Iterator[str]:
         if self.phase not in recovered():
             yield f"phase: found {self.phase!r}; {', '.join(recovered())} can recover"
         if self.run is None:
             yield "run: not given; give the id of the run that failed, run=RUN_ID"
-        if self.search < 0:
-            yield f"search: found {self.search}; at least 0"
-        if self.seed < 0:
-            yield f"seed: found {self.seed}; at least 0"

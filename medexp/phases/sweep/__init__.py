@@ -7,5 +7,7 @@ PHASE = Phase(
     "sweep",
     SweepConfig,
     "medexp.studies.sweep",
+    studies=True,
+    goes_on=True,
 )
 __getattr__ = from_recipe(PHASE)

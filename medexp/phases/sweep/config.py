@@ -2,8 +2,11 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar
 
+from medexp.config.bounds import Count, Natural
+from medexp.config.keys import Called
+from medexp.config.shared import CacheDir, Device, OutputDir, Profile, Recoverable, Resumable, Seed, Threads
 from medexp.phases import studied
 
 
@@ -21,8 +24,6 @@ class SweepConfig:
         workers: Processes of this call that run trials.
         confirm: Fresh seeds that the chosen configuration is trained with again, for the mean and spread that are reported.
         test: Whether the chosen configuration is scored on the test split, once, at the end.
-        output_dir: Folder that gets one folder a run, named by its run id.
-        cache_dir: Folder for what is computed once; without it $XDG_CACHE_HOME/medexp or ~/.cache/medexp.
         seed: Seed of the sampler, and of every trial's training.
         device: auto, cpu, cuda or mps; without it the phase's own.
         threads: Threads of torch a process; without it the phase's own.
@@ -30,36 +31,29 @@ class SweepConfig:
 
     apart: ClassVar[tuple[str, ...]] = ()
 
-    profile: str
-    phase: str
+    profile: Profile
+    phase: Annotated[str, Called("")]
     study: str | None
     storage: str | None
     space: str | None
-    trials: int
-    workers: int
-    confirm: int
+    trials: Count
+    workers: Count
+    confirm: Natural
     test: bool
-    output_dir: str
-    cache_dir: str | None
-    seed: int
-    device: Literal["auto", "cpu", "cuda", "mps"] | None
-    threads: int | None
+    output_dir: OutputDir
+    cache_dir: CacheDir
+    seed: Seed
+    device: Device | None
+    threads: Threads
 
     def problems(self) -> Iterator[str]:
-        for key in ("trials", "workers"):
-            if getattr(self, key) < 1:
-                yield f"{key}: found {getattr(self, key)}; at least 1"
         if self.phase not in studied():
             yield f"phase: found {self.phase!r}; {', '.join(studied())} can be searched"
         elif not hasattr(self, self.phase):
             yield f"phase: found {self.phase!r} in a file; which phase is searched is said as a flag, phase={self.phase}"
         else:
             settings = getattr(self, self.phase)
-            if getattr(settings, "resume", None) is not None:
+            if isinstance(settings, Resumable) and settings.resume is not None:
                 yield f"resume: found {settings.resume}; leave it out: a sweep goes on by itself when it is run again"
-            if getattr(settings, "recover", False):
+            if isinstance(settings, Recoverable) and settings.recover:
                 yield "recover: found true; leave it out: a trial that fails is one of the study's trials"
-        if self.confirm < 0:
-            yield f"confirm: found {self.confirm}; at least 0"
-        if self.seed < 0:
-            yield f"seed: found {self.seed}; at least 0"
