@@ -1,4 +1,4 @@
-"""Files: writing that leaves either the whole file or folder or none, YAML, read and written in one way, and what is shipped."""
+"""Files: writing that leaves all or nothing, YAML, read and written in one way, and what medexp ships."""
 
 import math
 import os

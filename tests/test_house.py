@@ -82,8 +82,8 @@ def test_every_shipped_configuration_holds(phase):
     keys = config_class.__dataclass_fields__.keys() | (Phase1Config.__dataclass_fields__.keys() if phase == "sweep" else ())
     flags = [f"--{key}={value}" for key, value in given.items() if key in keys]
     runs = [flag for flag in flags if flag.startswith("--run=")]
-    assert main(phase, config_class, f"{__name__}:hold", runs) == 0
-    assert main(phase, config_class, f"{__name__}:hold", ["--profile", "full", *flags]) == 0
+    assert main(phase, runs, run=hold) == 0
+    assert main(phase, ["--profile", "full", *flags], run=hold) == 0
     assert [config.profile for config in held[-2:]] == ["demo", "full"]
 
 

@@ -391,7 +391,7 @@ def given(config: SweepConfig) -> dict[str, Any]:
     record, settings = phases.phase(config.phase), getattr(config, config.phase)
     profile, _ = typed(record.config, Layers(record, record.config, phases.phase).of_profile(config.profile))
     free = marked(record.config, Role.WHERE)
-    return {key: value for key, value in flat(settings).items() if key not in free and profile[key] != value}
+    return {key: value for key, value in flat(settings).items() if key not in free and profile.get(key, value) != value}
 
 
 def values_of(trial: FrozenTrial, space: Space) -> dict[str, Any]:

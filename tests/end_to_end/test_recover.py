@@ -23,9 +23,7 @@ from mlflow.entities import Run
 
 from medexp.cli import main
 from medexp.errors import OutOfMemory
-from medexp.phases.main.config import MainConfig
 from medexp.phases.phase1.config import Phase1Config
-from medexp.phases.recover.config import RecoverConfig
 from medexp.phases.shared.launch import launched_run, start_accelerator
 
 ROOT = Path(__file__).parents[2]
@@ -70,11 +68,11 @@ def flags(**changed: str) -> list[str]:
 
 
 def phase1(**changed: str) -> int:
-    return main("phase1", Phase1Config, "medexp.phases.phase1:run", flags(**changed))
+    return main("phase1", flags(**changed))
 
 
 def recover(*more: str) -> int:
-    return main("recover", RecoverConfig, "medexp.studies.recovery:run", ["--output_dir=outputs", *more])
+    return main("recover", ["--output_dir=outputs", *more])
 
 
 def runs(client: MlflowClient, **tags: str) -> list[Run]:
@@ -205,7 +203,7 @@ def test_a_training_that_diverges_is_tried_with_lower_rates(store: MlflowClient)
 
 
 def test_a_training_that_needs_too_much_memory_is_tried_with_half_a_batch(store: MlflowClient) -> None:
-    assert main("phase1", Phase1Config, f"{__name__}:hold", flags(**{"validation.min_dice_wt": "0"})) == 0
+    assert main("phase1", flags(**{"validation.min_dice_wt": "0"}), run=hold) == 0
     config = replace(held.pop(), output_dir="outputs")
     with pytest.raises(OutOfMemory), launched_run("phase1", config, start_accelerator("cpu", 1)) as tracked:
         torch.empty(2**50)  # what no machine has
@@ -220,12 +218,12 @@ def test_the_pipeline_recovers_by_itself_and_finds_what_passed(
 ) -> None:
     small = {"probe.phantoms.meningioma_patients": "4", "probe.phantoms.glioma_patients": "4", "recover": "true"}
     command = flags(**{"validation.min_dice_wt": "0.4"}, **small)
-    assert main("main", MainConfig, "medexp.studies.pipeline:run", command) == 0
+    assert main("main", command) == 0
     assert "Champion: phase1_encoder_merged version 2" in capsys.readouterr().out
     failed, passed = runs(store, phase="phase1")
     (parent,) = runs(store, phase="main")
     assert (failed.info.status, passed.info.status, parent.info.status) == ("FAILED", "FINISHED", "FINISHED")
     assert "| phase1 | recovered | PASSED | " in parent.data.tags["mlflow.note.content"]
-    assert main("main", MainConfig, "medexp.studies.pipeline:run", command) == 0
+    assert main("main", command) == 0
     assert runs(store, phase="main")[-1].data.tags["medexp.reused.phase1"] == passed.info.run_id
     assert len(runs(store, phase="phase1")) == 2

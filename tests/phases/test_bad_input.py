@@ -31,7 +31,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def run(phase: str, *flags: str) -> int:
-    return main(phase, PHASES[phase], f"medexp.phases.{phase}:run", ["--cache_dir", "cache", *flags])
+    return main(phase, ["--cache_dir", "cache", *flags])
 
 
 def voxels(**changed: Any) -> np.ndarray:

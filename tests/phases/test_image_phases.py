@@ -29,7 +29,7 @@ from medexp.phases.shared.launch import forget_precision, start_accelerator
 from medexp.registry.definitions import load_definition
 from medexp.registry.store import Pulled
 from medexp.tracking.runs import tracked_run
-from tests.phases.shared.image_runs import CONFIGS, SMALL, Pipeline, run, write_pictures, write_slices
+from tests.phases.shared.image_runs import SMALL, Pipeline, run, write_pictures, write_slices
 
 held: list[Any] = []
 
@@ -80,9 +80,7 @@ def study_of(folder: Path, sources: Sequence[str], **flags: str) -> ImageStudy:
     """The images of a folder, as phase 2.3 sees them; without a run."""
     settings = SMALL | {"slices_dir": str(folder / "slices"), "kaggle_dir": str(folder / "pictures")}
     settings |= {key.replace("__", "."): value for key, value in flags.items()}
-    assert (
-        main("phase2_3", CONFIGS["phase2_3"], f"{__name__}:hold", [f"--{key}={value}" for key, value in settings.items()]) == 0
-    )
+    assert main("phase2_3", [f"--{key}={value}" for key, value in settings.items()], run=hold) == 0
     config = held.pop()
     given = [config.slices_dir, config.kaggle_dir, config.data, config.phantoms, config.data.split_seed]
     no_run: Any = None
@@ -173,7 +171,7 @@ def test_a_study_is_told_what_its_phase_would_be_told(
     """Before its trials begin, and in a trial too."""
     folder = write_slices(tmp_path / "in", tumour=False) if given == "slices" else write_pictures(tmp_path / "in")
     flags = [f"--{key}={value}" for key, value in (SMALL | {f"{given}_dir": str(folder)}).items()]
-    assert main(phase, CONFIGS[phase], f"{__name__}:hold", flags) == 0
+    assert main(phase, flags, run=hold) == 0
     config, module = held.pop(), import_module(f"medexp.phases.{phase}")
     with pytest.raises(DataError, match=told):
         module.warm_up(config, tmp_path)
@@ -192,7 +190,7 @@ def test_a_study_over_cases_that_its_networks_have_seen_does_not_begin(
     def configured(**flags: str) -> Any:
         given = {"slices_dir": str(pipeline.folder / "slices"), "kaggle_dir": str(pipeline.folder / "pictures")}
         settings = SMALL | given | {key.replace("__", "."): value for key, value in flags.items()}
-        assert main(phase, CONFIGS[phase], f"{__name__}:hold", [f"--{key}={value}" for key, value in settings.items()]) == 0
+        assert main(phase, [f"--{key}={value}" for key, value in settings.items()], run=hold) == 0
         return held.pop()
 
     def warm_up(test: bool = False, **flags: str) -> None:

@@ -7,10 +7,8 @@ import pytest
 import yaml
 from mlflow import MlflowClient
 
-from medexp.cli import main
+from medexp.cli import configuration, main
 from medexp.errors import RegistryError
-from medexp.phases.phase2_2.config import Phase2_2Config
-from medexp.phases.sweep.config import SweepConfig
 from medexp.registry.store import Registered
 from medexp.studies.sweep import pinned
 from tests.phases.phase2_2.test_recipe import held
@@ -30,7 +28,7 @@ def test_the_settings_of_a_head_can_be_searched(
     client: MlflowClient, pipeline: Pipeline, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     searched = {"phase": "phase2_2", "trials": "2", "workers": "1", "confirm": "1", "test": "true"}
-    assert main("sweep", SweepConfig, "medexp.studies.sweep:run", flags(pipeline, **searched)) == 0
+    assert main("sweep", flags(pipeline, **searched)) == 0
     experiment = client.get_experiment_by_name("sweep")
     assert experiment is not None
     runs = client.search_runs([experiment.experiment_id])
@@ -56,7 +54,7 @@ def test_so_can_those_of_a_head_on_volumes(
     settings |= {"encoder": "models:/phase1_encoder_merged@champion", "output_dir": str(tmp_path / "outputs")}
     settings |= {"volumes.meningioma_patients": "4", "volumes.glioma_patients": "4", "data.val_fraction": "0.5"}
     flags = [f"--{key}={value}" for key, value in settings.items()]
-    assert main("sweep", SweepConfig, "medexp.studies.sweep:run", flags) == 0, capfd.readouterr()
+    assert main("sweep", flags) == 0, capfd.readouterr()
     experiment = store.get_experiment_by_name("sweep")
     assert experiment is not None
     (trial,) = store.search_runs([experiment.experiment_id], "tags.`medexp.trial` = '0'")
@@ -65,7 +63,7 @@ def test_so_can_those_of_a_head_on_volumes(
 
 def test_an_alias_is_the_version_that_it_stands_for_when_the_sweep_begins(client: MlflowClient, pipeline: Pipeline) -> None:
     held.clear()
-    assert main("phase2_2", Phase2_2Config, "tests.phases.phase2_2.test_recipe:hold", flags(pipeline)) == 0
+    held.append(configuration("phase2_2", flags(pipeline)))
     assert held[0].encoder == f"models:/{ENCODER}@champion"
     assert pinned(held[0]).encoder == f"models:/{ENCODER}/1"
     client.delete_registered_model_alias(ENCODER, "champion")

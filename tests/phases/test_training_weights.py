@@ -21,7 +21,7 @@ from medexp.phases.shared.launch import start_accelerator
 from medexp.registry.package import Parent
 from medexp.reporting import NullReporter
 from medexp.tracking.runs import TrackedRun
-from tests.phases.shared.image_runs import CONFIGS, SMALL, write_pictures, write_slices
+from tests.phases.shared.image_runs import SMALL, write_pictures, write_slices
 
 WIDTH = 16
 held: list[Any] = []
@@ -34,7 +34,7 @@ def hold(config: Any) -> None:
 def configured(phase: str, **flags: str) -> Any:
     settings = SMALL | {"training.epochs": "1", "training.warmup_epochs": "0", "data.weights": "{brats: 1, kaggle: 1}"}
     settings |= {key.replace("__", "."): value for key, value in flags.items()}
-    assert main(phase, CONFIGS[phase], f"{__name__}:hold", [f"--{key}={value}" for key, value in settings.items()]) == 0
+    assert main(phase, [f"--{key}={value}" for key, value in settings.items()], run=hold) == 0
     return held.pop()
 
 

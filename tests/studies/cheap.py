@@ -8,6 +8,7 @@ from dataclasses import dataclass, make_dataclass
 from pathlib import Path
 from typing import Any
 
+from medexp.config.shared import OutputDir, Seed
 from medexp.errors import CheckFailed, DataError
 from medexp.phases.sweep.config import SweepConfig
 from medexp.tracking.runs import TrackedRun
@@ -32,8 +33,8 @@ class Cheap:
             there is a `gate` in the outputs, until there is a `go`, and all fill the disk where there is a `fills`.
     """
 
-    output_dir: str
-    seed: int
+    output_dir: OutputDir
+    seed: Seed
     how: str
     rate: float
     depth: int

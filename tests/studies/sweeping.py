@@ -16,7 +16,7 @@ from mlflow.entities import Run
 
 from medexp.studies.space import read_space
 from medexp.studies.study import open_study
-from tests.studies.cheap import objective, search_apart
+from tests.studies.cheap import Cheap, objective, search_apart
 
 OBJECTIVE = f"{objective.__module__}:objective"
 SCORE = "val/best/score"
@@ -38,7 +38,7 @@ def statuses(store: MlflowClient, name: str = "trial") -> Counter[str]:
 
 
 def study_of(config: Any, name: str = "cheap") -> Any:
-    space = read_space(Path(config.space), {"output_dir", "seed", "how", "rate", "depth"})
+    space = read_space(Path(config.space), Cheap)
     return open_study(name, config.storage, config.phase, space, 0, Path(config.output_dir))
 
 

@@ -30,7 +30,7 @@ def config(store: MlflowClient, tmp_path: Path) -> MainConfig:
 
 
 def resolved(*flags: str) -> MainConfig:
-    assert main("main", MainConfig, f"{__name__}:hold", flags) == 0
+    assert main("main", flags, run=hold) == 0
     return taken.pop()
 
 
@@ -188,7 +188,7 @@ def test_a_step_that_fails_stops_the_pipeline_in_its_own_run(
     case = sorted(Path(config.data_dir or "").iterdir())[0]
     (case / f"{case.name}-t2w.nii.gz").unlink()
     flags = ["--data_dir", str(config.data_dir), "--cache_dir", str(config.cache_dir)]
-    assert main("main", MainConfig, "medexp.studies.pipeline:run", flags) == 2
+    assert main("main", flags) == 2
     told = capsys.readouterr()
     assert "medexp main: error:" in told.err
     assert "t2w" in told.err
@@ -218,6 +218,6 @@ def test_several_processes_are_refused_before_a_run_starts(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
-    assert main("main", MainConfig, "medexp.studies.pipeline:run", []) == 2
+    assert main("main", []) == 2
     assert "medexp main: error: WORLD_SIZE=2: main runs in one process" in capsys.readouterr().err
     assert store.get_experiment_by_name("main") is None

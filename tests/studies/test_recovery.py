@@ -18,7 +18,6 @@ from medexp.checks import Check, Severity
 from medexp.cli import main
 from medexp.errors import CheckFailed, CheckpointError, ConfigError, DataError, StorageError
 from medexp.phases.phase1.config import Phase1Config
-from medexp.phases.prepare.config import PrepareConfig
 from medexp.phases.recover.config import RecoverConfig
 from medexp.studies import recovery
 from medexp.tracking.results import log_checks, stop_if_blocked
@@ -33,8 +32,7 @@ def hold(config: object) -> None:
 
 def ended(how: Callable[[TrackedRun], object], phase: str = "phase1", **changed: object) -> str:
     """The id of a run of a phase that came to what `how` did in it."""
-    classes = {"phase1": Phase1Config, "prepare": PrepareConfig}
-    assert main(phase, classes[phase], f"{__name__}:hold", ["--output_dir", "outputs"]) == 0
+    assert main(phase, ["--output_dir", "outputs"], run=hold) == 0
     run_id = ""
     try:
         with tracked_run(phase, replace(taken.pop(), **changed)) as tracked:
@@ -65,7 +63,7 @@ def failing(*ids: str) -> Callable[[TrackedRun], object]:
 
 
 def recover(*flags: str) -> int:
-    return main("recover", RecoverConfig, "medexp.studies.recovery:run", ["--output_dir", "outputs", *flags])
+    return main("recover", ["--output_dir", "outputs", *flags])
 
 
 REFUSED = {
@@ -172,7 +170,7 @@ def recovery_of(run_id: str, change: dict[str, Any], name: str = "a", **changed:
     ladder = {"goal": GOAL, "mends": ["TEST_2.5"], "rungs": rungs, "remedies": {}, "at_most": 0}
     Path("ladder.yaml").write_text(json.dumps(ladder))
     flags = ["--run", run_id, "--ladder", "ladder.yaml", "--output_dir", "outputs"]
-    assert main("recover", RecoverConfig, f"{__name__}:hold", flags) == 0
+    assert main("recover", flags, run=hold) == 0
     return replace(taken.pop(), **changed)
 
 

@@ -8,6 +8,7 @@ import sqlite3
 import subprocess
 import threading
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,13 @@ from medexp.studies.space import Space, read_space, suggest
 from medexp.studies.study import ask, open_study, recover_dead
 from tests.studies.at_work import all_at_once, killed_in_a_trial, recovers, start, works
 
-KEYS = ("depth", "stages")
+
+@dataclass(frozen=True)
+class Config:
+    depth: int
+    stages: tuple[int, ...]
+
+
 SPACE = """
 goals: [{metric: val/best/dice, direction: maximize}]
 sampler: {name: random}
@@ -34,7 +41,7 @@ parameters:
 
 def space_of(folder: Path, old: str = "", new: str = "") -> Space:
     (folder / "sweep.yaml").write_text(SPACE.replace(old, new))
-    return read_space(folder / "sweep.yaml", KEYS)
+    return read_space(folder / "sweep.yaml", Config)
 
 
 @pytest.fixture

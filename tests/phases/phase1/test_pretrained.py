@@ -22,7 +22,7 @@ def hold(config: Phase1Config) -> None:
 
 
 def test_of_two_processes_that_want_the_same_base_one_trains_it(tmp_path: Path) -> None:
-    assert main("phase1", Phase1Config, f"{__name__}:hold", [f"--{key}={value}" for key, value in SMALL.items()]) == 0
+    assert main("phase1", [f"--{key}={value}" for key, value in SMALL.items()], run=hold) == 0
     first, second = all_at_once(2, wants_the_base, held.pop(), tmp_path)
     assert first == second
     assert len(list((tmp_path / "bases").iterdir())) == 1

@@ -18,7 +18,6 @@ from medexp.data.manifest import patient_sha256
 from medexp.errors import ConfigError
 from medexp.models.checkpoints import load_state
 from medexp.models.multitask import MultiTaskModel
-from medexp.phases.promote.config import PromoteConfig
 from medexp.phases.shared.images import one_process
 from medexp.registry.definitions import load_definition
 from tests.phases.shared.image_runs import MODELS, SIZE, Pipeline, run, write_pictures, write_slices
@@ -109,7 +108,7 @@ def test_the_head_keeps_its_initial_weights(client: MlflowClient) -> None:
 
 def promote(**flags: str) -> int:
     settings = {"model": NAME, "version": "2", "threads": "1"} | flags
-    return main("promote", PromoteConfig, "medexp.phases.promote:run", [f"--{key}={value}" for key, value in settings.items()])
+    return main("promote", [f"--{key}={value}" for key, value in settings.items()])
 
 
 def test_a_second_run_is_a_candidate_that_promote_judges(

@@ -126,7 +126,7 @@ def test_nothing_of_the_network_that_the_encoder_is_of_gets_gradients(client: Ml
     """The decoder neither: P2_2-FROZEN counts what does."""
     for given in (f"models:/{ENCODER}@champion", str(artifact(last_run(client, "phase2_1"), "best_model.pt"))):
         flags = [f"--{key}={value}" for key, value in (SMALL | NETWORK | {"encoder": given}).items()]
-        assert main("phase2_2", Phase2_2Config, f"{__name__}:hold", flags) == 0
+        assert main("phase2_2", flags, run=hold) == 0
         whole = load_encoder(held.pop(), start_accelerator("cpu", 1)).whole
         assert not any(parameter.requires_grad for parameter in whole.parameters())
 

@@ -7,7 +7,6 @@ import pytest
 
 from medexp.cli import main
 from medexp.data.images.slices import find_slices, read_slice
-from medexp.phases.prepare.config import PrepareConfig
 from tests.data.volumes.small_cases import write_case
 from tests.runs import last_run
 
@@ -21,7 +20,7 @@ def folder(tmp_path: Path) -> Path:
 
 def prepare(folder: Path, *flags: str) -> int:
     given = ["--cache_dir", "cache", "--data_dir", str(folder), *flags]
-    return main("prepare", PrepareConfig, "medexp.phases.prepare:run", given)
+    return main("prepare", given)
 
 
 def test_slices_are_cut_and_the_next_command_named(folder, store, capsys):

@@ -18,7 +18,6 @@ from medexp.data.manifest import patient_sha256
 from medexp.data.volumes.brats import image_files
 from medexp.data.volumes.facts import describe_cases
 from medexp.models.builders import build
-from medexp.phases.probe.config import ProbeConfig
 from medexp.registry.definitions import load_definition
 from medexp.registry.package import Package, Parent
 from medexp.registry.store import Registered, register
@@ -29,7 +28,7 @@ from tests.runs import artifact, last_run
 def probe(table: Path | str, **flags: str) -> int:
     settings = {"table": str(table), "cache_dir": "cache", "jobs": "1", "threads": "1", "bootstrap_samples": "200", **flags}
     flagged = [f"--{key}={value}" for key, value in settings.items()]
-    return main("probe", ProbeConfig, "medexp.phases.probe:run", flagged)
+    return main("probe", flagged)
 
 
 def test_the_run_holds_all_that_it_promises(

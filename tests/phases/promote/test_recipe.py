@@ -17,7 +17,6 @@ from medexp.data.volumes.brats import find_cases
 from medexp.data.volumes.facts import describe_cases
 from medexp.models.builders import build
 from medexp.models.swin import decoder_state, encoder_state
-from medexp.phases.promote.config import PromoteConfig
 from medexp.registry import journal
 from medexp.registry.journal import Move
 from medexp.registry.promotion import Nominated
@@ -38,7 +37,7 @@ DATA = {
 
 
 def promote(*flags: str) -> int:
-    return main("promote", PromoteConfig, "medexp.phases.promote:run", ["--cache_dir", "cache", "--threads", "1", *flags])
+    return main("promote", ["--cache_dir", "cache", "--threads", "1", *flags])
 
 
 def champion(store: MlflowClient) -> str:

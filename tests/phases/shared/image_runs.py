@@ -81,7 +81,7 @@ def run(phase: str, data: Path | None, **flags: str) -> int:
         settings = {}
     settings |= {key.replace("__", "."): value for key, value in flags.items()}
     flagged = [f"--{key}={value}" for key, value in settings.items() if value]
-    return main(phase, CONFIGS[phase], f"medexp.phases.{phase}:run", flagged)
+    return main(phase, flagged)
 
 
 def key_of(phase: str, key: str) -> bool:

@@ -40,7 +40,7 @@ def test_too_little_memory_is_told_in_a_line_with_what_to_do(
     store: MlflowClient,
     ask: Callable[[], None],
 ) -> None:
-    assert main("phase1", Phase1Config, f"{__name__}:hold", []) == 0
+    assert main("phase1", [], run=hold) == 0
     config = replace(held.pop(), output_dir="outputs")
     accelerator = start_accelerator("cpu", 1)
     told = "batches of 2 inputs of 64 x 64 x 32: lower training.batch_size"
@@ -65,7 +65,7 @@ def what_is_not_built() -> None:
     ("fail", "name"), [(shapes_that_do_not_fit, "RuntimeError"), (what_is_not_built, "NotImplementedError")]
 )
 def test_any_other_error_keeps_its_name(store: MlflowClient, fail: Callable[[], None], name: str) -> None:
-    assert main("phase1", Phase1Config, f"{__name__}:hold", []) == 0
+    assert main("phase1", [], run=hold) == 0
     config = replace(held.pop(), output_dir="outputs")
     with pytest.raises(RuntimeError) as raised, launched_run("phase1", config, start_accelerator("cpu", 1)) as tracked:
         fail()
