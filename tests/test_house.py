@@ -39,13 +39,6 @@ def hold(config):
     held.append(config)
 
 
-def main_call(phase: str) -> list:
-    """The arguments that an entry point hands to `main`: phase, class name, run."""
-    tree = ast.parse((ROOT / "entry_points" / f"{phase}.py").read_text())
-    (call,) = (node for node in ast.walk(tree) if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "main")
-    return [getattr(argument, "id", None) or argument.value for argument in call.args]  # type: ignore[attr-defined]
-
-
 def test_every_phase_has_all_its_parts_and_no_part_lacks_its_phase():
     phases = set(ENTRY_POINTS)
     assert {path.stem for path in (ROOT / "entry_points").glob("*.py")} - {"__init__"} == phases
@@ -63,8 +56,7 @@ def test_an_entry_point_starts_its_own_phase(phase):
         "parameters": {"profile": {"type": "string", "default": "demo"}},
         "command": f"python -m entry_points.{phase} --profile {{profile}}",  # unquoted: MLflow quotes
     }
-    record = medexp.phases.phase(phase)
-    assert main_call(phase) == [phase, record.config.__name__, f"{record.recipe}:run"]
+    assert f'raise SystemExit(main("{phase}"))' in (ROOT / "entry_points" / f"{phase}.py").read_text()
 
 
 def test_a_phase_that_can_be_studied_has_all_that_a_study_needs():

@@ -100,7 +100,9 @@ def typed(config_class: type, values: Mapping[str, Given]) -> tuple[dict[str, An
     return fit, problems
 
 
-def made(config_class: type[C], values: Mapping[str, Any], source: str, failure: type[ConfigError] = ConfigError) -> C:
+def made(
+    config_class: type[C], values: Mapping[str, Any], source: str, failure: type[ConfigError] = ConfigError, advice: str = ""
+) -> C:
     """A configuration from the values of all of its keys.
 
     Args:
@@ -108,6 +110,7 @@ def made(config_class: type[C], values: Mapping[str, Any], source: str, failure:
         values: By dotted key, as YAML gives them or in their types.
         source: What they are, for the message.
         failure: What is raised when they do not hold.
+        advice: What to do then, for the message.
 
     Raises:
         ConfigError: `failure`: a key is missing or unknown, a value is of a wrong type or out of range, or values contradict
@@ -122,7 +125,7 @@ def made(config_class: type[C], values: Mapping[str, Any], source: str, failure:
         config = built(config_class, fit)
         problems = problems_of(config)
     if problems:
-        raise failure(all_problems(source, problems))
+        raise failure(all_problems(source, problems, advice))
     return config
 
 

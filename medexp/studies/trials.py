@@ -225,7 +225,7 @@ def with_values(config: C, values: Mapping[str, Any]) -> C:
     Raises:
         UnfitValues: The configuration does not hold with them; all problems at once.
     """
-    return made(type(config), flat(config) | dict(values), "the values of a trial", UnfitValues)
+    return made(type(config), flat(config) | dict(values), "the values of a trial", UnfitValues, "Correct the space.")
 
 
 def _values_of(space: Space, watching: TrialReporter) -> list[float]:
