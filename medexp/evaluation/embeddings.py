@@ -25,7 +25,7 @@ from medexp.data.images import transforms as image_transforms
 from medexp.data.volumes import transforms
 from medexp.data.volumes.brats import read_case
 from medexp.data.volumes.facts import CaseFacts
-from medexp.evaluation.slices import Batches, in_batches
+from medexp.evaluation.batches import Batches, in_batches
 from medexp.files import replacing
 from medexp.models.checkpoints import weights_digest
 from medexp.models.swin import DIVISOR, SwinEncoder, SwinSegmenter, embed

@@ -12,7 +12,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch.utils.data import Dataset
 
-from medexp.evaluation.cases import map_cases
+from medexp.evaluation.batches import map_cases
 from medexp.models.swin import DIVISOR, SwinEncoder, SwinSegmenter, embed
 
 Array = NDArray[np.floating[Any]]

@@ -1,4 +1,4 @@
-"""Segmentation of whole volumes, judged per case and region."""
+"""Segmentation, judged per case: of whole volumes region by region, of 2D slices where those of a scan are one case."""
 
 import warnings
 from collections.abc import Callable, Sequence
@@ -15,8 +15,9 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from torch.utils.data import Dataset
 
 from medexp.data.volumes.regions import REGIONS, to_regions
-from medexp.evaluation.cases import map_cases
+from medexp.evaluation.batches import Batches, map_batches, map_cases
 
+PIXELS = ("truth", "predicted", "overlap")
 OnPrediction = Callable[[str, Tensor, Tensor, Tensor], None]
 
 
@@ -73,6 +74,72 @@ def evaluate_segmentation(
 def mean_scores(per_case: pd.DataFrame) -> dict[str, float]:
     """Means over the cases of all figures of `evaluate_segmentation`; HD95 over the cases that have one, else NaN."""
     return {str(name): float(value) for name, value in per_case.select_dtypes("number").mean().items()}
+
+
+def evaluate_slices(
+    net: Callable[[Tensor], Tensor],
+    batches: Batches,
+    manifest: pd.DataFrame,
+    accelerator: Accelerator,
+    title: str = "  evaluating",
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Dice of each scan at the size that the network sees: a pixel is tumour where its probability is above 0.5.
+
+    Args:
+        net: From images (B, 1, H, W) to logits (B, 1, H, W), in eval mode.
+        batches: Items with `image` and `mask` (1, H, W), `has_mask` and `case`; those without a mask are left out.
+        manifest: Columns `case`, `scan`, `patient` and `source`.
+        accelerator: Device and precision.
+        title: Name in the progress bar.
+
+    Returns:
+        `dice_by_scan`, and what it was added up from: one row a slice in the order of the data, with `case` and the pixels
+        `truth`, `predicted` and `overlap`.
+    """
+
+    def judge(batch: Any) -> list[dict[str, Any]]:
+        return count_pixels(net(batch["image"].to(accelerator.device)), batch) if batch["has_mask"].any() else []
+
+    rows = [row for part in map_batches(judge, batches, accelerator, title) for row in part]
+    slices = pd.DataFrame(rows, columns=["case", *PIXELS])
+    return dice_by_scan(slices, manifest), slices
+
+
+def count_pixels(logits: Tensor, batch: Any) -> list[dict[str, Any]]:
+    """One row an item that has a mask: `case` and the pixels `truth`, `predicted` and `overlap`.
+
+    Args:
+        logits: (B, 1, H, W), above 0 is tumour.
+        batch: `mask` (B, 1, H, W), `has_mask` and `case`.
+    """
+    predicted = (logits.float() > 0).flatten(1)
+    truth = (batch["mask"].to(logits.device) > 0.5).flatten(1)
+    pixels = torch.stack([truth.sum(1), predicted.sum(1), (truth & predicted).sum(1)], dim=1).tolist()
+    rows = zip(batch["case"], batch["has_mask"].tolist(), pixels, strict=True)
+    return [{"case": case} | dict(zip(PIXELS, counts, strict=True)) for case, masked, counts in rows if masked]
+
+
+def dice_by_scan(slices: pd.DataFrame, manifest: pd.DataFrame) -> pd.DataFrame:
+    """Dice over all slices of a scan together, as if they were one volume: 2 overlap / (truth + predicted).
+
+    Sums rather than MONAI's `DiceMetric`, which keeps one value an image and cannot add up the slices of a scan.
+
+    Args:
+        slices: One row a slice; columns `case` and the pixels `truth`, `predicted` and `overlap`.
+        manifest: Columns `case`, `scan`, `patient` and `source`, for each of the slices at least.
+
+    Returns:
+        One row a scan, sorted: `case` (the scan), `patient`, `source`, `dice` (0 to 1; 1 where neither truth nor prediction
+        has a tumour) and `slices` (how many).
+    """
+    owners = manifest.set_index("case").loc[slices["case"]].reset_index(drop=True)
+    scans = slices.reset_index(drop=True).groupby(owners["scan"])
+    pixels = scans[list(PIXELS)].sum()
+    both = pixels["truth"] + pixels["predicted"]
+    table = owners.groupby("scan")[["patient", "source"]].first()
+    table["dice"] = (2 * pixels["overlap"] / both).where(both > 0, 1.0)
+    table["slices"] = scans.size()
+    return table.rename_axis("case").reset_index()
 
 
 def _hd95(predicted: Tensor, truth: Tensor, spacing: Sequence[float]) -> list[float]:

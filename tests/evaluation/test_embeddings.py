@@ -19,8 +19,8 @@ from medexp.data.images import transforms as image_transforms
 from medexp.data.volumes.brats import image_files, read_case
 from medexp.data.volumes.facts import CaseFacts, describe_cases
 from medexp.data.volumes.transforms import preprocess
+from medexp.evaluation.batches import Batches
 from medexp.evaluation.embeddings import Embeddings, embed_images, embed_volumes
-from medexp.evaluation.slices import Batches
 from medexp.models.builders import build
 from medexp.models.multitask import UNetEncoder
 from medexp.models.swin import SwinEncoder

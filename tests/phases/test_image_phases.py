@@ -21,7 +21,7 @@ from medexp.cli import main
 from medexp.data.images.datasets import SOURCES, prepare_images
 from medexp.data.images.transforms import INPUT
 from medexp.errors import CheckFailed, DataError, RegistryError
-from medexp.evaluation.slices import Batches, in_batches
+from medexp.evaluation.batches import Batches, in_batches
 from medexp.models.multitask import MultiTaskModel
 from medexp.phases.phase2_2.labelled import need_test_volumes
 from medexp.phases.shared.images import ImageStudy, demand_input, dice, predict, predict_and_dice, segment

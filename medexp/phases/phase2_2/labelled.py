@@ -22,8 +22,8 @@ from medexp.data.volumes import transforms
 from medexp.data.volumes.brats import read_case
 from medexp.data.volumes.tables import read_table, split_table, table_manifest
 from medexp.errors import CheckpointError, ConfigError, DataError, RegistryError, all_problems
+from medexp.evaluation.batches import Batches, in_batches
 from medexp.evaluation.embeddings import embed_images, embed_volumes
-from medexp.evaluation.slices import Batches, in_batches
 from medexp.models.checkpoints import load_state, load_weights, weights_digest
 from medexp.models.multitask import MultiTaskModel, UNetEncoder, size_of
 from medexp.models.swin import SwinEncoder

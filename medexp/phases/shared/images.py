@@ -16,8 +16,9 @@ from medexp.data.images.datasets import SOURCES, MultiSourceDataset, PreparedIma
 from medexp.data.images.transforms import INPUT
 from medexp.data.splits import SPLITS
 from medexp.errors import ConfigError, DataError, RegistryError, all_problems
+from medexp.evaluation.batches import Batches, in_batches, map_batches
 from medexp.evaluation.classification import Predictions
-from medexp.evaluation.slices import PIXELS, Batches, count_pixels, dice_by_scan, evaluate_slices, in_batches, map_batches
+from medexp.evaluation.segmentation import PIXELS, count_pixels, dice_by_scan, evaluate_slices
 from medexp.models.checkpoints import save_checkpoint
 from medexp.models.multitask import MultiTaskModel
 from medexp.phases.shared.config import ImagePhaseConfig
