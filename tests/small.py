@@ -1,8 +1,10 @@
 """Small settings, for tests that need some and not these in particular."""
 
+from pathlib import Path
 from typing import Any
 
-from medexp.config.data import DataConfig, ImageDataConfig
+from medexp.config.data import DataConfig, ImageDataConfig, PhantomConfig, SliceConfig
+from medexp.phases.prepare.config import PrepareConfig
 
 PATIENT_PATTERN = r"^(BraTS-[A-Za-z]+-\d+)-\d+$"
 
@@ -19,6 +21,23 @@ def data_config(**changed: Any) -> DataConfig:
         "jobs": 1,
     }
     return DataConfig(**{**values, **changed})
+
+
+def prepare_config(cache: Path, **changed: Any) -> PrepareConfig:
+    """A PrepareConfig with few phantoms and small values, but for those given."""
+    values: dict[str, Any] = {
+        "profile": "demo",
+        "data_dir": None,
+        "splits": None,
+        "output_dir": "outputs",
+        "cache_dir": str(cache),
+        "slices_dir": None,
+        "seed": 0,
+        "data": data_config(),
+        "phantoms": PhantomConfig(glioma_patients=4, meningioma_patients=5, seed=0),
+        "slices": SliceConfig(channel="t2f", every=1, min_foreground=0.05),
+    }
+    return PrepareConfig(**{**values, **changed})
 
 
 def image_config(**changed: Any) -> ImageDataConfig:

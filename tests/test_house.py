@@ -16,9 +16,9 @@ from packaging.utils import canonicalize_name
 
 import medexp
 from medexp.cli import main
-from medexp.data.cases import CHANNELS
 from medexp.data.images import transforms as image_transforms
 from medexp.data.volumes import transforms
+from medexp.data.volumes.cases import CHANNELS
 from medexp.phases.phase1.config import Phase1Config
 from medexp.registry.definitions import known_models, load_definition
 from medexp.registry.packages import other_input

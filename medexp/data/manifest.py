@@ -1,41 +1,11 @@
-"""The table of a data set and the digests that stand for it."""
+"""Digests that stand for the cases of a manifest, the table of a data set: one row a case."""
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 import pandas as pd
 
-from medexp.data.cases import Case
-from medexp.data.splits import Splits
-from medexp.data.volumes.facts import CaseFacts
-from medexp.data.volumes.semantics import SEMANTIC_FEATURES
-
-
-def manifest(cases: Sequence[Case], facts: Iterable[CaseFacts], splits: Splits) -> pd.DataFrame:
-    """One row a case, sorted by case.
-
-    Columns: case, patient, split, sha256 (voxels and affine), duplicate_of (the first case with the same voxels, else empty),
-    x, y, z (voxels along the file's axes), spacing_x, spacing_y, spacing_z (mm), then the ten SEMANTIC_FEATURES.
-    """
-    facts_of = {fact.case: fact for fact in facts}
-    first: dict[str, str] = {}
-    rows = []
-    for case in sorted(cases, key=lambda case: case.id):
-        fact = facts_of[case.id]
-        original = first.setdefault(fact.voxels_sha256, case.id)
-        rows.append(
-            {
-                "case": case.id,
-                "patient": case.patient,
-                "split": splits.of(case.id),
-                "sha256": fact.sha256,
-                "duplicate_of": "" if original == case.id else original,
-                **dict(zip(("x", "y", "z"), fact.shape, strict=True)),
-                **dict(zip(("spacing_x", "spacing_y", "spacing_z"), fact.spacing, strict=True)),
-                **dict(zip(SEMANTIC_FEATURES, fact.semantic, strict=True)),
-            }
-        )
-    return pd.DataFrame(rows)
+from medexp.data.splits import Digested
 
 
 def data_digest(manifest: pd.DataFrame) -> str:
@@ -49,7 +19,7 @@ def split_digest(manifest: pd.DataFrame, split: str) -> str:
     return data_digest(manifest[manifest["split"] == split])
 
 
-def seen_cases(manifest: pd.DataFrame, facts: Iterable[CaseFacts]) -> pd.DataFrame:
+def seen_cases(manifest: pd.DataFrame, facts: Iterable[Digested]) -> pd.DataFrame:
     """What a model has seen, for whoever tests a later model: patients as sha256 of their ids, so that a package tells whether
     a patient whose id is known was among them and lists none. Ids from a short list can be guessed and tried.
 

@@ -1,6 +1,7 @@
 """Splits by patient: a patient's cases, and exact duplicates under another name, never straddle two splits."""
 
 import json
+import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -12,7 +13,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from medexp.config.data import DataConfig, ImageDataConfig
-from medexp.errors import DataError, all_problems
+from medexp.errors import ConfigError, DataError, all_problems
 from medexp.files import replacing
 
 SPLITS = ("train", "val", "test")
@@ -54,6 +55,26 @@ class Splits:
             if case_id in getattr(self, name):
                 return name
         raise KeyError(case_id)
+
+
+def patient_of(pattern: str) -> Callable[[str], str]:
+    """From the name of a scan to its patient: the first group of `pattern`, or the scan's name where that does not match.
+
+    Raises:
+        ConfigError: `pattern` is no regular expression with a group.
+    """
+    try:
+        compiled = re.compile(pattern)
+    except re.error as error:
+        raise ConfigError(f"data.patient_pattern: {pattern!r} is no regular expression ({error})") from error
+    if compiled.groups < 1:
+        raise ConfigError(f"data.patient_pattern: {pattern!r} has no group; put the patient's part in parentheses")
+
+    def patient(scan: str) -> str:
+        match = compiled.search(scan)
+        return match[1] if match and match[1] else scan
+
+    return patient
 
 
 def make_splits(cases: Sequence[Owned], facts: Iterable[Digested], data: DataConfig | ImageDataConfig, seed: int) -> Splits:

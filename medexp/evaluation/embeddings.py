@@ -20,10 +20,10 @@ from safetensors.numpy import save_file
 from torch import Tensor, nn
 
 from medexp.config.data import DataConfig
-from medexp.data.cases import Case
 from medexp.data.images import transforms as image_transforms
 from medexp.data.volumes import transforms
 from medexp.data.volumes.brats import read_case
+from medexp.data.volumes.cases import Case
 from medexp.data.volumes.facts import CaseFacts
 from medexp.evaluation.batches import Batches, in_batches
 from medexp.files import replacing

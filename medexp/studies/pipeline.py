@@ -155,8 +155,7 @@ def show(pipeline: Pipeline) -> None:
 
 def read_digests(config: PrepareConfig | Phase1Config) -> dict[str, str]:
     """Digests of the cases and of each split, of voxels; with warm caches nothing is read for them."""
-    cache = cache_root(config.cache_dir)
-    data = prepare(config.data_dir, config.splits, config.data, config.phantoms, config.seed, cache)
+    data = prepare(config)
     return {"data": data.digest, **data.digests}
 
 

@@ -1,5 +1,6 @@
-from medexp.data.manifest import data_digest, manifest, split_digest
+from medexp.data.manifest import data_digest, split_digest
 from medexp.data.splits import Splits
+from medexp.data.volumes.prepared import manifest
 from medexp.data.volumes.semantics import SEMANTIC_FEATURES
 from tests.data.volumes.small_cases import a_case, a_fact
 

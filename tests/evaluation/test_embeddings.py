@@ -14,9 +14,9 @@ from monai.transforms import DivisiblePad
 from torch.utils.data import Dataset
 
 from medexp.config.data import DataConfig
-from medexp.data.cases import Case
 from medexp.data.images import transforms as image_transforms
 from medexp.data.volumes.brats import image_files, read_case
+from medexp.data.volumes.cases import Case
 from medexp.data.volumes.facts import CaseFacts, describe_cases
 from medexp.data.volumes.transforms import preprocess
 from medexp.evaluation.batches import Batches

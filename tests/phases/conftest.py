@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 from mlflow import MlflowClient
 
-from medexp.data.cases import CHANNELS
+from medexp.data.volumes.cases import CHANNELS
 from medexp.data.volumes.tables import COLUMNS, write_table
 from medexp.registry.definitions import load_definition
 from medexp.registry.package import Parent

@@ -18,7 +18,7 @@ from mlflow import MlflowClient
 from torch.utils.data import Dataset
 
 from medexp.cli import main
-from medexp.data.images.datasets import SOURCES, prepare_images
+from medexp.data.images.prepared import SOURCES, prepare_images
 from medexp.data.images.transforms import INPUT
 from medexp.errors import CheckFailed, DataError, RegistryError
 from medexp.evaluation.batches import Batches, in_batches
@@ -82,7 +82,7 @@ def study_of(folder: Path, sources: Sequence[str], **flags: str) -> ImageStudy:
     settings |= {key.replace("__", "."): value for key, value in flags.items()}
     assert main("phase2_3", [f"--{key}={value}" for key, value in settings.items()], run=hold) == 0
     config = held.pop()
-    given = [config.slices_dir, config.kaggle_dir, config.data, config.phantoms, config.data.split_seed]
+    given = [config.slices_dir, config.kaggle_dir, config.data, config.phantoms]
     no_run: Any = None
     return ImageStudy(config, prepare_images(*given, folder / "cache", sources), start_accelerator("cpu", 1), no_run)
 

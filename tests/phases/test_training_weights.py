@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from medexp.cli import main
-from medexp.data.images.datasets import SOURCES, PreparedImages, expected_draws, prepare_images
+from medexp.data.images.prepared import SOURCES, PreparedImages, prepare_images
+from medexp.data.images.sampling import expected_draws
 from medexp.models.multitask import MultiTaskModel
 from medexp.phases.phase2_2.labelled import FrozenEncoder, Labelled
 from medexp.phases.phase2_2.recipe import Trained, frozen_state, shifted, train_head
@@ -48,8 +49,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> PreparedImages:
     slices, pictures = write_slices(folder / "slices", 8), write_pictures(folder / "pictures", 20)
     for number in range(5, 20):
         (pictures / "yes" / f"yes{number}.png").unlink()
-    config = configured("phase2_2")
-    return prepare_images(str(slices), str(pictures), config.data, config.phantoms, 0, folder / "cache", SOURCES)
+    config = configured("phase2_2", data__split_seed="0")
+    return prepare_images(str(slices), str(pictures), config.data, config.phantoms, folder / "cache", SOURCES)
 
 
 def labelled(config: Any, data: PreparedImages) -> Labelled:

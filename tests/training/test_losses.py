@@ -9,7 +9,7 @@ from monai.losses import DiceCELoss, DiceLoss
 from sklearn.utils.class_weight import compute_class_weight
 
 from medexp.config.training import AuxHeadsConfig
-from medexp.data.images.datasets import expected_draws
+from medexp.data.images.sampling import expected_draws
 from medexp.data.volumes.regions import to_regions
 from medexp.errors import ConfigError
 from medexp.models.heads import SemanticHeads

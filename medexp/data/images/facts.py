@@ -9,15 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from joblib import Parallel, delayed
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.progress import track
 
 from medexp.config.data import ImageDataConfig
-from medexp.data.cases import LabelledImage
+from medexp.data.images.cases import LabelledImage
 from medexp.data.images.kaggle import read_kaggle
 from medexp.data.images.slices import read_slice
+from medexp.data.parallel import described
 from medexp.errors import DataError, all_problems
 from medexp.files import replacing
 
@@ -88,16 +86,11 @@ def describe_images(images: Sequence[LabelledImage], data: ImageDataConfig, cach
         known = _cached(entry)
         stamps = {image.id: _stamp(image) for image in members}
         todo = [image for image in members if known.get(image.path.name, {}).get("stamp") != stamps[image.id]]
+        calls = {image.id: (image,) for image in todo}
+        found, wrong = described(_record, calls, data.jobs, f"Reading {folder.name}", together=_CHUNK)
+        problems += [f"{folder.name}/{problem}" for problem in wrong.values()]
+        known |= {image.path.name: {"stamp": stamps[image.id], **found[image.id]} for image in todo if image.id in found}
         if todo:
-            chunks = [todo[start : start + _CHUNK] for start in range(0, len(todo), _CHUNK)]
-            jobs = min(data.jobs, len(chunks))
-            found = Parallel(n_jobs=jobs, return_as="generator")(delayed(_describe)(chunk) for chunk in chunks)
-            bar = track(found, f"Reading {folder.name}", total=len(chunks), console=Console(stderr=True))
-            for image, record in zip(todo, (record for chunk in bar for record in chunk), strict=True):
-                if isinstance(record, str):
-                    problems.append(record)
-                else:
-                    known[image.path.name] = {"stamp": stamps[image.id], **record}
             with replacing(entry) as temporary:
                 temporary.write_text(json.dumps({"version": VERSION, "files": known}))
         records |= {image.id: known[image.path.name] for image in members if image.path.name in known}
@@ -110,17 +103,6 @@ def describe_images(images: Sequence[LabelledImage], data: ImageDataConfig, cach
             )
         )
     return tuple(_facts(image, records[image.id], data.min_tumour_pixels) for image in images)
-
-
-def _describe(images: Sequence[LabelledImage]) -> list[dict[str, Any] | str]:
-    """A record for each image, or what is wrong with it."""
-    found: list[dict[str, Any] | str] = []
-    for image in images:
-        try:
-            found.append(_record(image))
-        except DataError as error:
-            found.append(f"{image.path.parent.name}/{error}")
-    return found
 
 
 def _record(image: LabelledImage) -> dict[str, Any]:

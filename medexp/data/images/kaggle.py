@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from medexp.data.cases import LabelledImage, patient_of
+from medexp.data.images.cases import LabelledImage
 from medexp.data.images.npz import metadata_of, plane_problems, read_npz
 from medexp.data.images.slices import scan_of
-from medexp.data.splits import Digested, Splits, by_label, draw_by_label, patient_groups
+from medexp.data.splits import Digested, Splits, by_label, draw_by_label, patient_groups, patient_of
 from medexp.errors import DataError, all_problems
 
 CLASSES = {"no": 0, "yes": 1}
@@ -80,7 +80,7 @@ def find_kaggle(folder: Path, pattern: str) -> tuple[LabelledImage, ...]:
 
 
 def left_aside(folder: Path) -> list[dict[str, Any]]:
-    """What lies in yes/ and no/ and is not read, hidden files aside, as rows of `PreparedImages.dropped`."""
+    """What lies in yes/ and no/ and is not read, hidden files aside, as rows of `Prepared.dropped`."""
     rows = []
     for name, folders in _class_folders(folder).items():
         for path in (path for each in folders for path in each.iterdir() if not _is_read(path)):

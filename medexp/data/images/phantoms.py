@@ -1,25 +1,23 @@
 """The embedded 2D images: slices of meningioma phantoms, and a folder yes/ and no/ of ordinary pictures of other heads."""
 
 import shutil
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from joblib import delayed
 from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
 from threadpoolctl import threadpool_limits
 
 from medexp.config.data import DataConfig, SliceConfig
-from medexp.data.cases import CHANNELS
 from medexp.data.images.slices import FORMAT, cut_slices
+from medexp.data.parallel import written_once
 from medexp.data.volumes.brats import find_cases
+from medexp.data.volumes.cases import CHANNELS
 from medexp.data.volumes.facts import describe_cases
 from medexp.data.volumes.phantoms.head import Domain, Head
-from medexp.data.volumes.phantoms.write import PATIENT_PATTERN, acquired, ensure_phantoms, written_once
+from medexp.data.volumes.phantoms.write import PATIENT_PATTERN, acquired, ensure_phantoms
 from medexp.data.volumes.phantoms.write import VERSION as VOLUMES
 
 VERSION = 1
@@ -101,14 +99,9 @@ def ensure_kaggle(yes: int, no: int, seed: int, cache: Path) -> Path:
     Raises:
         StorageError: When the cache cannot be written.
     """
+    folder = cache / "phantoms" / f"kaggle-{yes}-{no}-seed{seed}-v{VERSION}"
     pictures = [*_pictures(yes, True, seed), *_pictures(no, False, seed)]
-
-    def tasks(folder: Path) -> Sequence[Any]:
-        for name in ("yes", "no"):
-            (folder / name).mkdir()
-        return [delayed(_write)(picture, seed, folder) for picture in pictures]
-
-    return written_once(cache / "phantoms" / f"kaggle-{yes}-{no}-seed{seed}-v{VERSION}", "Writing Kaggle-like phantoms", tasks)
+    return written_once(folder, _write, [(picture, seed) for picture in pictures], "Writing Kaggle-like phantoms")
 
 
 def _pictures(count: int, tumour: bool, seed: int) -> list[_Picture]:
@@ -125,7 +118,9 @@ def _write(picture: _Picture, seed: int, folder: Path) -> None:
     suffix, mode = _KINDS[rng.integers(len(_KINDS))]
     with threadpool_limits(1):  # the processes share the cores already
         grey, _ = scan_picture(entropy, picture.tumour, rng)
-    stem = str(folder / ("yes/Y" if picture.tumour else "no/N"))
+    of_class = folder / ("yes" if picture.tumour else "no")
+    of_class.mkdir(exist_ok=True)
+    stem = str(of_class / ("Y" if picture.tumour else "N"))
     path = Path(f"{stem}{picture.number}{suffix}")
     image = (
         Image.fromarray((grey * 65535).astype(np.uint16)) if mode == "I;16" else Image.fromarray((grey * 255).astype(np.uint8))

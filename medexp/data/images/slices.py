@@ -13,17 +13,17 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
-from joblib import Parallel, delayed
 from nibabel.orientations import apply_orientation, io_orientation
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.progress import track
 from scipy import ndimage
 
 from medexp.config.data import SliceConfig
-from medexp.data.cases import CHANNELS, FOREGROUND, Case, LabelledImage, Volume, patient_of
+from medexp.data.images.cases import LabelledImage
 from medexp.data.images.npz import Arrays, metadata_of, plane_problems, read_npz
+from medexp.data.parallel import in_parallel
+from medexp.data.splits import patient_of
 from medexp.data.volumes.brats import read_case
+from medexp.data.volumes.cases import CHANNELS, FOREGROUND, Case, Volume
 from medexp.errors import DataError, all_problems
 from medexp.files import filling
 
@@ -85,10 +85,8 @@ def cut_slices(
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         return _same_slices(folder, summary)
     with filling(folder, "slices_dir") as partial:
-        counts = Parallel(n_jobs=jobs, return_as="generator_unordered")(
-            delayed(_cut)(case, digests[case.id], dict(label_map), slices, partial) for case in cases
-        )
-        count = sum(track(counts, "Cutting slices", total=len(cases), console=Console(stderr=True)))
+        calls = [(case, digests[case.id], dict(label_map), slices, partial) for case in cases]
+        count = sum(in_parallel(_cut, calls, jobs, "Cutting slices"))
         if not count:
             raise DataError(
                 f"slices: none of the {len(cases)} cases has a slice of which {slices.min_foreground:.0%} is brain. Lower "

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from medexp.data.cases import FOREGROUND
+from medexp.data.volumes.cases import FOREGROUND
 
 VERSION = 2
 """Raise it when `preprocess` changes."""

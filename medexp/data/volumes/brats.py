@@ -17,7 +17,8 @@ from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 
 from medexp.config.data import DataConfig
-from medexp.data.cases import CHANNELS, Case, Volume, patient_of
+from medexp.data.splits import patient_of
+from medexp.data.volumes.cases import CHANNELS, Case, Volume
 from medexp.errors import DataError, all_problems
 
 SUFFIXES = {"t2f": ("t2f", "flair"), "t1c": ("t1c", "t1ce"), "t1n": ("t1n", "t1"), "t2w": ("t2w", "t2"), "seg": ("seg",)}

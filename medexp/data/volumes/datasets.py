@@ -19,10 +19,10 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from medexp.config.data import DataConfig
-from medexp.data.cases import Case
 from medexp.data.volumes.brats import read_case
+from medexp.data.volumes.cases import Case
 from medexp.data.volumes.facts import CaseFacts
-from medexp.data.volumes.prepared import Prepared
+from medexp.data.volumes.prepared import PreparedVolumes
 from medexp.data.volumes.semantics import SEMANTIC_FEATURES
 from medexp.data.volumes.transforms import VERSION, augmentation, preprocess
 from medexp.files import replacing
@@ -30,7 +30,9 @@ from medexp.files import replacing
 _CENTROID = slice(SEMANTIC_FEATURES.index("centroid_r"), SEMANTIC_FEATURES.index("centroid_s") + 1)
 
 
-def training_dataset(prepared: Prepared, split: str, data: DataConfig, cache: Path, seed: int) -> Dataset[dict[str, Any]]:
+def training_dataset(
+    prepared: PreparedVolumes, split: str, data: DataConfig, cache: Path, seed: int
+) -> Dataset[dict[str, Any]]:
     """Random crops of a split's cases, in the order of `prepared.ids(split)`.
 
     An item is asked for by (epoch, index), or by (epoch, index, repeat) where an epoch may have it again, and its randomness
@@ -43,7 +45,7 @@ def training_dataset(prepared: Prepared, split: str, data: DataConfig, cache: Pa
     return _TrainingDataset(_Volumes(prepared, split, data, cache), seed)
 
 
-def evaluation_dataset(prepared: Prepared, split: str, data: DataConfig, cache: Path) -> Dataset[dict[str, Any]]:
+def evaluation_dataset(prepared: PreparedVolumes, split: str, data: DataConfig, cache: Path) -> Dataset[dict[str, Any]]:
     """Whole volumes of a split's cases, in the order of `prepared.ids(split)`, by index; nothing is random.
 
     Returns:
@@ -55,7 +57,7 @@ def evaluation_dataset(prepared: Prepared, split: str, data: DataConfig, cache: 
 class _Volumes:
     """Preprocessed cases of a split by index, from the cache when they are there."""
 
-    def __init__(self, prepared: Prepared, split: str, data: DataConfig, cache: Path) -> None:
+    def __init__(self, prepared: PreparedVolumes, split: str, data: DataConfig, cache: Path) -> None:
         self.entries = [(prepared.cases[name], prepared.facts[name]) for name in prepared.ids(split)]
         self.data, self.folder = data, cache / "volumes"
 

@@ -2,20 +2,18 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import nibabel as nib
 import numpy as np
-from joblib import Parallel, delayed
-from rich.console import Console
-from rich.progress import track
 
 from medexp.config.data import DataConfig
-from medexp.data.cases import Case, Volume
+from medexp.data.parallel import described
 from medexp.data.volumes.brats import read_case
+from medexp.data.volumes.cases import Case, Volume
 from medexp.data.volumes.semantics import INTENSITY_STATISTICS, SEMANTIC_FEATURES, intensity_statistics, semantic_features
 from medexp.errors import DataError
 from medexp.files import replacing
@@ -51,8 +49,7 @@ def describe_cases(cases: Sequence[Case], data: DataConfig, cache: Path) -> tupl
     """Reads, checks and describes every case, in the order given.
 
     Cases that were described before and whose files have not changed since (path, size and mtime) come from the cache. The
-    others are read by `data.jobs` processes of joblib; `joblib.parallel_config(backend=...)` around the call takes them to
-    another backend, such as dask or ray.
+    others are read by `data.jobs` processes, or by another backend of joblib (`in_parallel`).
 
     Args:
         cases: As `find_cases` returns them.
@@ -62,31 +59,24 @@ def describe_cases(cases: Sequence[Case], data: DataConfig, cache: Path) -> tupl
     Raises:
         DataError: All problems of all cases at once.
     """
-    entries = [cache / "cases" / f"{_key(case, data.label_map)}.json" for case in cases]
-    facts = {case.id: cached for case, entry in zip(cases, entries, strict=True) if (cached := _cached(entry, case))}
-    todo = [(case, entry) for case, entry in zip(cases, entries, strict=True) if case.id not in facts]
-    if todo:
-        results: Iterable[CaseFacts | str] = Parallel(n_jobs=data.jobs, return_as="generator")(
-            delayed(_describe)(case, dict(data.label_map), entry) for case, entry in todo
-        )
-        problems = []
-        for result in track(results, "Reading cases", total=len(todo), console=Console(stderr=True)):
-            if isinstance(result, CaseFacts):
-                facts[result.case] = result
-            else:
-                problems.append(result)
-        if problems:
-            counted = f"{len(problems)} of {len(cases)} cases cannot be used:\n" if len(problems) > 1 else ""
-            raise DataError(counted + "\n".join(problems))
+    entries = {case.id: cache / "cases" / f"{_key(case, data.label_map)}.json" for case in cases}
+    known = {case.id: cached for case in cases if (cached := _cached(entries[case.id], case))}
+    todo = {case.id: (case, dict(data.label_map), entries[case.id]) for case in cases if case.id not in known}
+    found, problems = described(_describe, todo, data.jobs, "Reading cases")
+    if problems:
+        counted = f"{len(problems)} of {len(cases)} cases cannot be used:\n" if len(problems) > 1 else ""
+        raise DataError(counted + "\n".join(problems.values()))
+    facts = known | found
     return tuple(facts[case.id] for case in cases)
 
 
-def _describe(case: Case, label_map: Mapping[int, int], entry: Path) -> CaseFacts | str:
-    """The facts, written to the cache, or what is wrong with the case."""
-    try:
-        volume = read_case(case, label_map)
-    except DataError as error:
-        return str(error)
+def _describe(case: Case, label_map: Mapping[int, int], entry: Path) -> CaseFacts:
+    """The facts, written to the cache.
+
+    Raises:
+        DataError: The case cannot be used.
+    """
+    volume = read_case(case, label_map)
     sha256, voxels_sha256 = _digests(volume)
     facts = CaseFacts(
         case=case.id,

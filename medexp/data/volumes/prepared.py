@@ -1,85 +1,102 @@
-"""Module 0 of specification 000: a checked, described and split data set, ready for training."""
+"""Volumes that are ready for training: found, read, checked, described and split."""
 
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Protocol
 
 import pandas as pd
 
 from medexp.config.data import DataConfig, PhantomConfig
-from medexp.data.cases import Case
-from medexp.data.manifest import data_digest, manifest, split_digest
-from medexp.data.splits import SPLITS, Splits, load_splits, make_splits
+from medexp.config.shared import cache_root
+from medexp.data.prepared import Prepared
+from medexp.data.splits import Splits, load_splits, make_splits
 from medexp.data.volumes.brats import find_cases
+from medexp.data.volumes.cases import Case
 from medexp.data.volumes.facts import CaseFacts, describe_cases
 from medexp.data.volumes.phantoms import ensure_phantoms
+from medexp.data.volumes.semantics import SEMANTIC_FEATURES
+
+PreparedVolumes = Prepared[Case, CaseFacts]
+"""Of BraTS cases with their segmentations; none is dropped."""
 
 
-@dataclass(frozen=True)
-class Prepared:
-    """A data set whose every case was read and found good.
+class ReadsVolumes(Protocol):
+    """The keys of a phase's configuration that say which volumes it reads and how.
 
-    Args:
-        data_dir: The folder of case folders.
-        cases: By case id.
-        facts: By case id.
-        splits: Case ids by split.
-        manifest: One row a case.
-        digest: Of all cases, 32 hexadecimal digits.
-        source: What it is in words: the folder, or which phantoms.
-    """
-
-    data_dir: Path
-    cases: dict[str, Case]
-    facts: dict[str, CaseFacts]
-    splits: Splits
-    manifest: pd.DataFrame
-    digest: str
-    source: str
-
-    def ids(self, split: str) -> tuple[str, ...]:
-        """The case ids of train, val or test, sorted."""
-        ids: tuple[str, ...] = getattr(self.splits, split)
-        return ids
-
-    @property
-    def digests(self) -> dict[str, str]:
-        """The digest of each split that has cases."""
-        return {split: split_digest(self.manifest, split) for split in SPLITS if self.ids(split)}
-
-
-def prepare(
-    data_dir: str | None, splits: str | None, data: DataConfig, phantoms: PhantomConfig, seed: int, cache: Path
-) -> Prepared:
-    """Finds, checks, describes and splits the cases of a folder.
-
-    Args:
-        data_dir: Folder of BraTS case folders; without it the embedded meningioma phantoms.
-        splits: A data_splits.json to use as it stands; without it patients are split by `seed`.
+    Attributes:
+        data_dir: Folder of BraTS case folders; None for the embedded meningioma phantoms.
+        splits: A data_splits.json to use as it stands; None for a split of the patients by `seed`.
         data: How cases are read and split.
         phantoms: The embedded data.
         seed: Seed of the split.
-        cache: Root of the cache of phantoms and of what is known of each case.
+        cache_dir: As of `medexp.config.shared.cache_root`: phantoms, and what is known of each case.
+    """
+
+    @property
+    def data_dir(self) -> str | None: ...
+    @property
+    def splits(self) -> str | None: ...
+    @property
+    def data(self) -> DataConfig: ...
+    @property
+    def phantoms(self) -> PhantomConfig: ...
+    @property
+    def seed(self) -> int: ...
+    @property
+    def cache_dir(self) -> str | None: ...
+
+
+def prepare(config: ReadsVolumes) -> PreparedVolumes:
+    """Finds, checks, describes and splits the cases that a configuration names.
 
     Raises:
         DataError: When the folder, a case or the splits cannot be used; all problems of each step at once.
         StorageError: When the cache cannot be written.
     """
-    if data_dir is None:
-        folder = ensure_phantoms("meningioma", phantoms.meningioma_patients, phantoms.seed, cache)
+    cache = cache_root(config.cache_dir)
+    if config.data_dir is None:
+        folder = ensure_phantoms("meningioma", config.phantoms.meningioma_patients, config.phantoms.seed, cache)
         source = "meningioma phantoms"
     else:
-        folder = Path(data_dir).expanduser().absolute()  # as for the cache: see `cache_root`
-        source = data_dir
-    cases = find_cases(folder, data)
-    facts = describe_cases(cases, data, cache)
-    split = make_splits(cases, facts, data, seed) if splits is None else load_splits(Path(splits).expanduser(), cases, facts)
-    table = manifest(cases, facts, split)
+        source = config.data_dir
+        folder = Path(config.data_dir).expanduser().absolute()  # as for the cache: see `cache_root`
+    cases = find_cases(folder, config.data)
+    facts = describe_cases(cases, config.data, cache)
+    if config.splits is None:
+        splits = make_splits(cases, facts, config.data, config.seed)
+    else:
+        splits = load_splits(Path(config.splits).expanduser(), cases, facts)
     return Prepared(
-        data_dir=folder,
         cases={case.id: case for case in cases},
         facts={fact.case: fact for fact in facts},
-        splits=split,
-        manifest=table,
-        digest=data_digest(table),
+        splits=splits,
+        manifest=manifest(cases, facts, splits),
         source=source,
     )
+
+
+def manifest(cases: Sequence[Case], facts: Iterable[CaseFacts], splits: Splits) -> pd.DataFrame:
+    """One row a case, sorted by case.
+
+    Columns: case, patient, split, sha256 (voxels and affine), duplicate_of (the first case with the same voxels, else empty),
+    x, y, z (voxels along the file's axes), spacing_x, spacing_y, spacing_z (mm), then the ten SEMANTIC_FEATURES.
+    """
+    facts_of = {fact.case: fact for fact in facts}
+    first: dict[str, str] = {}
+    rows = []
+    for case in sorted(cases, key=lambda case: case.id):
+        fact = facts_of[case.id]
+        original = first.setdefault(fact.voxels_sha256, case.id)
+        rows.append(
+            {
+                "case": case.id,
+                "patient": case.patient,
+                "split": splits.of(case.id),
+                "sha256": fact.sha256,
+                "duplicate_of": "" if original == case.id else original,
+                **dict(zip(("x", "y", "z"), fact.shape, strict=True)),
+                **dict(zip(("spacing_x", "spacing_y", "spacing_z"), fact.spacing, strict=True)),
+                **dict(zip(SEMANTIC_FEATURES, fact.semantic, strict=True)),
+            }
+        )
+    return pd.DataFrame(rows)

@@ -7,7 +7,7 @@ from scipy import ndimage
 from scipy.spatial import ConvexHull
 from skimage.measure import marching_cubes, mesh_surface_area
 
-from medexp.data.cases import CHANNELS, Volume
+from medexp.data.volumes.cases import CHANNELS, Volume
 
 SEMANTIC_FEATURES = (
     "log_volume_whole",

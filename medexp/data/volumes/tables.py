@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from medexp.data.cases import CHANNELS, Case
 from medexp.data.splits import SPLITS, Splits, by_label, draw_by_label, patient_groups, straddling
 from medexp.data.volumes.brats import image_files
+from medexp.data.volumes.cases import CHANNELS, Case
 from medexp.data.volumes.facts import CaseFacts
 from medexp.errors import DataError, all_problems
 from medexp.files import replacing

@@ -19,7 +19,7 @@ from monai.transforms import (
 from torch import Tensor
 
 from medexp.config.data import DataConfig
-from medexp.data.cases import FOREGROUND, Volume
+from medexp.data.volumes.cases import FOREGROUND, Volume
 
 VERSION = 1
 """Part of the key of cached volumes: raise it when `preprocess` changes."""

@@ -161,7 +161,7 @@ def _pretrain(config: Phase1Config, training: TrainingConfig, accelerator: Accel
     settings = replace(config.data, label_map={1: 1, 2: 2, 3: 3}, patient_pattern=PATIENT_PATTERN, exclude=())
     with accelerator.main_process_first():
         phantoms = ensure_phantoms("glioma", config.phantoms.glioma_patients, config.phantoms.seed, cache)
-        data = prepare(str(phantoms), None, settings, config.phantoms, config.seed, cache)
+        data = prepare(replace(config, data_dir=str(phantoms), splits=None, data=settings))
     torch.manual_seed(config.seed)
     net = initial(config)
     module = SegmenterWithHeads(net)

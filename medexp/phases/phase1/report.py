@@ -9,9 +9,9 @@ import pandas as pd
 from safetensors.torch import save_file
 
 from medexp.checks import Check, verdict
-from medexp.data.cases import CHANNELS
 from medexp.data.manifest import seen_cases
-from medexp.data.volumes.prepared import Prepared
+from medexp.data.volumes.cases import CHANNELS
+from medexp.data.volumes.prepared import PreparedVolumes
 from medexp.data.volumes.regions import REGIONS
 from medexp.models.swin import SwinSegmenter, decoder_state, encoder_state
 from medexp.phases import phase
@@ -51,7 +51,7 @@ class Results:
 
 
 def publish_all(
-    config: Phase1Config, data: Prepared, base: Base, run: TrackedRun, results: Results, net: SwinSegmenter
+    config: Phase1Config, data: PreparedVolumes, base: Base, run: TrackedRun, results: Results, net: SwinSegmenter
 ) -> list[Nominated]:
     """Register the adapter and the merged encoder, and the embedded base where this store does not have it yet.
 
@@ -151,7 +151,7 @@ def _contract(config: Phase1Config, name: str, output: str) -> dict[str, Any]:
     return {"input": asdict(load_definition(name).input) | example, "output": output}
 
 
-def _how(config: Phase1Config, data: Prepared) -> dict[str, str | None]:
+def _how(config: Phase1Config, data: PreparedVolumes) -> dict[str, str | None]:
     """What the card says of data and training, by item of CLAIM."""
     settings, grid = config.training, config.data
     drawn = f"drawn by seed {config.seed}: validation {grid.val_fraction:.0%}, test {grid.test_fraction:.0%} of the patients"

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from medexp import registry
 from medexp.config.shared import cache_root
-from medexp.data.images.datasets import MultiSourceDataset, PreparedImages
+from medexp.data.images.datasets import MultiSourceDataset
+from medexp.data.images.prepared import PreparedImages
 from medexp.data.manifest import data_digest, split_digest
 from medexp.data.splits import SPLITS, Splits
 from medexp.data.volumes import transforms

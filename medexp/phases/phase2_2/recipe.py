@@ -20,7 +20,8 @@ from torch.utils.data import Dataset
 
 from medexp.checks import Check, verdict
 from medexp.config.shared import Resampling
-from medexp.data.images.datasets import SOURCES, expected_draws, sampling_order
+from medexp.data.images.prepared import SOURCES
+from medexp.data.images.sampling import expected_draws, sampling_order
 from medexp.evaluation.classification import DIAGNOSTIC, Predictions, accuracy, cross_entropy, gain
 from medexp.models.builders import build
 from medexp.models.checkpoints import load_training_state, save_checkpoint

@@ -22,7 +22,9 @@ from torch.utils.data import Dataset
 from medexp import registry
 from medexp.checks import Check, verdict
 from medexp.config.shared import Resampling
-from medexp.data.images.datasets import SOURCES, MultiSourceDataset, expected_draws, sampling_order
+from medexp.data.images.datasets import MultiSourceDataset
+from medexp.data.images.prepared import SOURCES
+from medexp.data.images.sampling import expected_draws, sampling_order
 from medexp.errors import RegistryError
 from medexp.evaluation.classification import balanced_accuracy, gain
 from medexp.evaluation.intervals import Interval, mean_by_patient

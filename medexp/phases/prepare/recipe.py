@@ -8,7 +8,6 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from medexp.config.shared import cache_root
 from medexp.data.images.slices import cut_slices
 from medexp.data.splits import SPLITS, save_splits
 from medexp.data.volumes.prepared import prepare
@@ -24,7 +23,7 @@ def run(config: PrepareConfig) -> None:
         DataError: The folder, a case, the split file or `slices_dir` cannot be used; nothing is written then.
     """
     with tracked_run("prepare", config) as tracked:
-        data = prepare(config.data_dir, config.splits, config.data, config.phantoms, config.seed, cache_root(config.cache_dir))
+        data = prepare(config)
         slices = 0
         if config.slices_dir is not None:
             digests = {case: facts.sha256 for case, facts in data.facts.items()}

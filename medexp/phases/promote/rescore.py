@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 
 from medexp.config.shared import cache_root
 from medexp.data.volumes.datasets import evaluation_dataset
-from medexp.data.volumes.prepared import Prepared, prepare
+from medexp.data.volumes.prepared import PreparedVolumes, prepare
 from medexp.data.volumes.regions import REGIONS
 from medexp.errors import DataError, RegistryError
 from medexp.evaluation.segmentation import evaluate_segmentation
@@ -40,8 +40,7 @@ def rescore(champion: Pulled, wanted: str | None, config: PromoteConfig) -> Scor
             "champion's data instead"
         )
     split = read_json(champion.folder, "evaluation.json")["split"]
-    cache = cache_root(config.cache_dir)
-    data = prepare(config.data_dir, config.splits, config.data, config.phantoms, config.seed, cache)
+    data = prepare(config)
     found = data.digests.get(split)
     if found != wanted:
         raise DataError(
@@ -53,7 +52,7 @@ def rescore(champion: Pulled, wanted: str | None, config: PromoteConfig) -> Scor
 
 
 def _segmentation(
-    champion: Pulled, data: Prepared, split: str, config: PromoteConfig, accelerator: Accelerator
+    champion: Pulled, data: PreparedVolumes, split: str, config: PromoteConfig, accelerator: Accelerator
 ) -> pd.DataFrame:
     """An encoder with the decoder that it was judged with, on whole volumes in the champion's own spacing."""
     contract, evaluation = read_json(champion.folder, "contract.json"), read_json(champion.folder, "evaluation.json")
@@ -74,7 +73,7 @@ def _segmentation(
     return scores.assign(patient=[data.cases[case].patient for case in scores["case"]])
 
 
-SCORERS: dict[str, Callable[[Pulled, Prepared, str, PromoteConfig, Accelerator], pd.DataFrame]] = {
+SCORERS: dict[str, Callable[[Pulled, PreparedVolumes, str, PromoteConfig, Accelerator], pd.DataFrame]] = {
     "phase1_encoder_merged": _segmentation,
 }
 """What scores a model; the others have no way to be scored anew."""

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from medexp.config.shared import cache_root
-from medexp.data.images.datasets import SOURCES, MultiSourceDataset, PreparedImages, prepare_images
+from medexp.data.images.datasets import MultiSourceDataset
+from medexp.data.images.prepared import SOURCES, PreparedImages, prepare_images
 from medexp.data.images.transforms import INPUT
 from medexp.data.splits import SPLITS
 from medexp.errors import ConfigError, DataError, RegistryError, all_problems
@@ -129,7 +130,7 @@ def warm_up_images(
 
 def _read(config: Any, kaggle_dir: str | None, sources: Sequence[str], needs: Sequence[Need]) -> PreparedImages:
     cache = cache_root(config.cache_dir)
-    data = prepare_images(config.slices_dir, kaggle_dir, config.data, config.phantoms, config.data.split_seed, cache, sources)
+    data = prepare_images(config.slices_dir, kaggle_dir, config.data, config.phantoms, cache, sources)
     for need in needs:
         need(data)
     return data

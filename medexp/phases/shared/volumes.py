@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from medexp.config.data import DataConfig, PhantomConfig
-from medexp.data.cases import CHANNELS
+from medexp.data.volumes.cases import CHANNELS
 from medexp.data.volumes.facts import CaseFacts, describe_cases
 from medexp.data.volumes.phantoms import PATIENT_PATTERN, ensure_phantoms
 from medexp.data.volumes.phantoms.head import Domain

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from medexp.data.cases import LabelledImage
+from medexp.data.images.cases import LabelledImage
 from medexp.data.images.facts import ImageFacts
 from medexp.data.images.slices import FORMAT
 

@@ -11,16 +11,11 @@ from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
 from medexp.config.data import ImagePhantomConfig
-from medexp.data.images.datasets import (
-    MultiSourceDataset,
-    describe_images,
-    expected_draws,
-    prepare_images,
-    read_image,
-    sampling_order,
-)
-from medexp.data.images.facts import VERSION
+from medexp.data.images.datasets import MultiSourceDataset
+from medexp.data.images.facts import VERSION, describe_images, read_image
 from medexp.data.images.kaggle import find_kaggle
+from medexp.data.images.prepared import prepare_images
+from medexp.data.images.sampling import expected_draws, sampling_order
 from medexp.data.images.slices import find_slices
 from medexp.data.images.transforms import preprocess
 from medexp.data.manifest import seen_cases
@@ -42,14 +37,14 @@ def slices_folder(root: Path, patients: int = 6, count: int = 3) -> Path:
 def prepare(tmp_path, image_config):
     """Both sources, but for those given."""
 
-    def run(seed=0, sources=("brats", "kaggle"), slices=True, kaggle=True, **changed):
+    def run(sources=("brats", "kaggle"), slices=True, kaggle=True, **changed):
         slices_dir, kaggle_dir = tmp_path / "slices", tmp_path / "kaggle"
         if not slices_dir.exists():
             slices_folder(slices_dir)
         if not kaggle_dir.exists():
             kaggle_folder(kaggle_dir)
         dirs = (str(slices_dir) if slices else None, str(kaggle_dir) if kaggle else None)
-        return prepare_images(*dirs, image_config(**changed), PHANTOMS, seed, tmp_path / "cache", sources)
+        return prepare_images(*dirs, image_config(**changed), PHANTOMS, tmp_path / "cache", sources)
 
     return run
 
@@ -143,7 +138,7 @@ def test_the_manifest_has_what_runs_and_packages_need(prepare):
     assert list(table.columns) == [
         *("case", "patient", "scan", "source", "label", "tumour_pixels", "height", "width", "split", "sha256", "voxels_sha256")
     ]
-    assert list(table["case"]) == sorted(data.images) and len(table) == 18 + 12
+    assert list(table["case"]) == sorted(data.cases) and len(table) == 18 + 12
     assert table["tumour_pixels"].isna().sum() == 12 and set(table["label"]) == {0, 1}
     assert set(table[table["source"] == "brats"]["scan"]) == {f"BraTS-MEN-{n:05d}-000" for n in range(6)}
     for split in ("train", "val", "test"):
@@ -158,7 +153,7 @@ def test_the_manifest_has_what_runs_and_packages_need(prepare):
 
 
 def test_the_seed_draws_the_splits_and_not_the_data(prepare):
-    drawn = [prepare(seed=seed) for seed in (0, 0, 1, 2)]
+    drawn = [prepare(split_seed=seed) for seed in (0, 0, 1, 2)]
     assert drawn[0].splits == drawn[1].splits and len({data.splits for data in drawn}) > 1
     assert len({data.digest for data in drawn}) == 1
 
@@ -178,7 +173,7 @@ def test_the_metadata_tells_the_patient_better_than_a_pattern(tmp_path, image_co
         for index in range(2):
             write_slice(tmp_path / "s", f"scan{patient}{index}-0", index, metadata=None if patient else metadata(index))
     config = image_config()
-    data = prepare_images(str(tmp_path / "s"), None, config, PHANTOMS, 0, tmp_path / "cache")
+    data = prepare_images(str(tmp_path / "s"), None, config, PHANTOMS, tmp_path / "cache")
     found = dict(zip(data.manifest["case"], data.manifest["patient"], strict=True))
     assert found["scan00-0_slice_000"] == found["scan01-0_slice_001"] == "Ada"
     assert found["scan10-0_slice_000"] == "scan10-0"
@@ -193,9 +188,9 @@ def test_whoever_nobody_names_is_called_after_the_pixels(tmp_path, image_config)
         write_picture(kaggle / "yes" / f"known{seed}.png", seed=99)
         write_picture(kaggle / "yes" / "P7_slice_001.png", seed=50 + seed)
         np.savez(kaggle / "no" / "named.npz", image=pixels(60 + seed), metadata=json.dumps({"patient": "Ada"}))
-        data = prepare_images(None, str(kaggle), image_config(), PHANTOMS, 0, tmp_path / "cache")
-        found.append({case: image.patient for case, image in data.images.items()})
-        assert data.facts["yes-Y1.png"].voxels_sha256.startswith(data.images["yes-Y1.png"].patient.removeprefix("picture-"))
+        data = prepare_images(None, str(kaggle), image_config(), PHANTOMS, tmp_path / "cache")
+        found.append({case: image.patient for case, image in data.cases.items()})
+        assert data.facts["yes-Y1.png"].voxels_sha256.startswith(data.cases["yes-Y1.png"].patient.removeprefix("picture-"))
         assert dict(zip(data.manifest["case"], data.manifest["patient"], strict=True)) == found[-1]
         assert len(set(found[-1].values())) == len(found[-1])
     one, other = found
@@ -227,7 +222,7 @@ def test_what_is_dropped_is_told(prepare, tmp_path):
         }
         for n in (0, 1)
     ] + [{"case": "yes-Zz.png", "source": "kaggle", "label": 1, "reason": "exact duplicate of yes-Z.png"}]
-    assert not set(data.dropped["case"]) & (set(data.images) | set(data.facts) | set(data.manifest["case"]))
+    assert not set(data.dropped["case"]) & (set(data.cases) | set(data.facts) | set(data.manifest["case"]))
     assert prepare(slices=False).manifest["case"].nunique() == 13
     assert len(prepare(kaggle=False, slices=True).dropped) == 2
 
@@ -239,7 +234,7 @@ def test_files_that_are_not_read_are_told(prepare, tmp_path):
     (kaggle / "no" / "more.png").mkdir()
     write_picture(kaggle / "no" / "more.png" / "Z.png")
     data = prepare()
-    assert len(data.images) == 18 + 12
+    assert len(data.cases) == 18 + 12
     assert data.dropped.to_dict("records") == [
         {"case": case, "source": "kaggle", "label": label, "reason": f"not read ({kind}; JPEG, PNG and npz are)"}
         for case, label, kind in (
@@ -258,7 +253,7 @@ def test_slices_that_two_patients_share_bring_them_into_one_split(prepare, tmp_p
     for patient in (1, 4, 7):
         write_slice(tmp_path / "slices", f"BraTS-MEN-{patient:05d}-000", 5, seed=99)
     for seed in range(6):
-        table = prepare(seed=seed).manifest
+        table = prepare(split_seed=seed).manifest
         assert table[table["patient"].isin([f"BraTS-MEN-{n:05d}" for n in (1, 4, 7)])]["split"].nunique() == 1
 
 
@@ -275,7 +270,7 @@ def test_a_patient_in_two_sources(prepare, tmp_path):
         "Take them out of one of the two folders",
     ):
         assert words in str(error.value)
-    assert len(prepare(kaggle=False).images) == 18 and len(prepare(slices=False).images) == 14
+    assert len(prepare(kaggle=False).cases) == 18 and len(prepare(slices=False).cases) == 14
 
 
 def test_the_same_pixels_in_two_sources(prepare, tmp_path):
@@ -288,7 +283,7 @@ def test_the_same_pixels_in_two_sources(prepare, tmp_path):
 def test_a_single_patient_of_slices(tmp_path, image_config):
     write_slice(tmp_path / "s", "P-0", 1)
     with pytest.raises(DataError, match=r"a single patient \(P\)"):
-        prepare_images(str(tmp_path / "s"), None, image_config(), PHANTOMS, 0, tmp_path / "cache")
+        prepare_images(str(tmp_path / "s"), None, image_config(), PHANTOMS, tmp_path / "cache")
 
 
 def test_items_have_the_contract_of_the_network(prepare, image_config):
@@ -297,7 +292,7 @@ def test_items_have_the_contract_of_the_network(prepare, image_config):
     assert len(data) == len(prepared.ids("train")) and data.cases == list(prepared.ids("train"))
     assert Counter(data.sources) == {"brats": 12, "kaggle": 8}
     for index, case in enumerate(prepared.ids("train")):
-        image = prepared.images[case]
+        image = prepared.cases[case]
         for item in (data[index], data[0, index]):
             assert type(item["image"]) is type(item["mask"]) is torch.Tensor
             assert item["image"].shape == item["mask"].shape == (1, 32, 32)
@@ -350,7 +345,7 @@ def test_left_and_right_are_exchanged_in_image_and_mask_together(tmp_path, image
     image[0, 30:, 30:] = 100
     for patient in range(3):
         write_slice(tmp_path / "s", f"P{patient}-0", 1, image=image + patient, mask=mask)
-    prepared = prepare_images(str(tmp_path / "s"), None, image_config(), PHANTOMS, 0, tmp_path / "cache")
+    prepared = prepare_images(str(tmp_path / "s"), None, image_config(), PHANTOMS, tmp_path / "cache")
     data = MultiSourceDataset(prepared, "train", image_config(), 0, augment=True)
     sides = set()
     for epoch in range(12):
@@ -373,7 +368,7 @@ def test_nothing_is_stretched_and_the_foreground_is_normalised(tmp_path, image_c
     Image.fromarray(grey).save(kaggle / "yes" / "disc.png")
     for size in ((32, 32), (48, 24)):
         config = image_config(input_size=size)
-        prepared = prepare_images(None, str(kaggle), config, PHANTOMS, 0, tmp_path / "cache")
+        prepared = prepare_images(None, str(kaggle), config, PHANTOMS, tmp_path / "cache")
         split = prepared.splits.of("yes-disc.png")
         data = MultiSourceDataset(prepared, split, config, 0, augment=False)
         image = data[data.cases.index("yes-disc.png")]["image"][0]
@@ -397,7 +392,7 @@ def test_black_and_white_and_shifted_intensities(tmp_path, image_config):
     scored = (pixels(2) - pixels(2)[brain].mean()) / pixels(2)[brain].std()
     np.savez(kaggle / "yes" / "brain.npz", image=np.where(brain, scored, 0))  # z-scored over the brain, around it exactly 0
     config = image_config()
-    prepared = prepare_images(None, str(kaggle), config, PHANTOMS, 0, tmp_path / "cache")
+    prepared = prepare_images(None, str(kaggle), config, PHANTOMS, tmp_path / "cache")
     images = {}
     for split in ("train", "val", "test"):
         data = MultiSourceDataset(prepared, split, config, 0, augment=False)
@@ -433,7 +428,7 @@ def test_masks_stay_where_the_image_is(tmp_path, image_config):
     image[0][mask > 0] = 200
     for patient in range(3):
         write_slice(tmp_path / "s", f"P{patient}-0", 1, image=image + patient, mask=mask)
-    prepared = prepare_images(str(tmp_path / "s"), None, image_config(), PHANTOMS, 0, tmp_path / "cache")
+    prepared = prepare_images(str(tmp_path / "s"), None, image_config(), PHANTOMS, tmp_path / "cache")
     item = MultiSourceDataset(prepared, "train", image_config(), 0, augment=False)[0]
     bright = item["image"] > (item["image"].max() + item["image"].median()) / 2
     middles = [torch.nonzero(part)[:, 1:].float().mean(dim=0) for part in (bright, item["mask"])]

@@ -8,9 +8,9 @@ import pytest
 from PIL import Image
 
 from medexp.config.data import ImagePhantomConfig
-from medexp.data.images.datasets import prepare_images
 from medexp.data.images.kaggle import find_kaggle, read_kaggle
 from medexp.data.images.phantoms import SLICES, ensure_kaggle, ensure_slices, scan_picture
+from medexp.data.images.prepared import prepare_images
 from medexp.data.images.slices import find_slices, read_slice
 from medexp.data.volumes.phantoms import PATIENT_PATTERN
 from medexp.data.volumes.phantoms.head import Head
@@ -120,16 +120,16 @@ def test_slices_show_the_tumours_of_the_volumes(cache):
 
 
 def test_both_are_prepared_and_no_patient_is_in_two(cache, image_config):
-    data = prepare_images(None, None, image_config(), ImagePhantomConfig(5, 12, 10, 3), 42, cache)
+    data = prepare_images(None, None, image_config(split_seed=42), ImagePhantomConfig(5, 12, 10, 3), cache)
     assert data.source == "slices of meningioma phantoms and Kaggle-like phantoms"
     assert Counter(data.dropped["reason"].str.partition(" of ")[0]) == {"exact duplicate": 2}
     counts = data.manifest.groupby(["source", "split"]).size()
     assert counts["kaggle", "train"] == 7 + 6 and counts["kaggle", "val"] == 2
     assert (data.manifest.groupby("patient")["split"].nunique() == 1).all()
     for source in ("brats", "kaggle"):
-        only = prepare_images(None, None, image_config(), ImagePhantomConfig(5, 12, 10, 3), 42, cache, (source,))
+        only = prepare_images(None, None, image_config(split_seed=42), ImagePhantomConfig(5, 12, 10, 3), cache, (source,))
         assert set(only.manifest["source"]) == {source}
-        assert {case for case in data.ids("train") if case in only.images} == set(only.ids("train"))
+        assert {case for case in data.ids("train") if case in only.cases} == set(only.ids("train"))
 
 
 def test_written_once_and_whole(tmp_path):

@@ -6,7 +6,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 
-from medexp.data.cases import CHANNELS, Case
+from medexp.data.volumes.cases import CHANNELS, Case
 from medexp.data.volumes.facts import CaseFacts
 
 SHAPE = (14, 12, 10)

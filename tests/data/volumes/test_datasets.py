@@ -8,6 +8,7 @@ from medexp.config.data import PhantomConfig
 from medexp.data.volumes.datasets import evaluation_dataset, training_dataset
 from medexp.data.volumes.prepared import prepare
 from tests.data.volumes.small_cases import save
+from tests.small import prepare_config
 
 PHANTOMS = PhantomConfig(glioma_patients=4, meningioma_patients=7, seed=0)
 
@@ -18,8 +19,8 @@ def cache(tmp_path_factory):
 
 
 @pytest.fixture
-def prepared(cache, data_config):
-    return prepare(None, None, data_config(), PHANTOMS, 0, cache)
+def prepared(cache):
+    return prepare(prepare_config(cache, phantoms=PHANTOMS))
 
 
 @pytest.fixture
@@ -112,7 +113,7 @@ def test_the_orientation_of_the_files_changes_nothing(tmp_path, prepared, data_c
             turned = nib.load(path).as_reoriented(turn)
             save(tmp_path / "data" / copy / f"{copy}-{suffix}.nii.gz", np.asanyarray(turned.dataobj), turned.affine)
     other = write_other(tmp_path, prepared, case)
-    both = prepare(str(tmp_path / "data"), str(other), data_config(), PHANTOMS, 0, tmp_path)
+    both = prepare(prepare_config(tmp_path, data_dir=str(tmp_path / "data"), splits=str(other)))
     first, second = evaluation_dataset(both, "train", data_config(), tmp_path)
     torch.testing.assert_close(first["image"], second["image"], atol=1e-4, rtol=1e-4)
     assert torch.equal(first["label"], second["label"])

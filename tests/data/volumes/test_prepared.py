@@ -1,47 +1,47 @@
 import json
+from dataclasses import replace
 
 import pytest
 
-from medexp.config.data import PhantomConfig
 from medexp.data.volumes.prepared import prepare
 from medexp.errors import DataError
 from tests.data.volumes.small_cases import write_case
+from tests.small import prepare_config
 
-PHANTOMS = PhantomConfig(glioma_patients=4, meningioma_patients=5, seed=0)
 
-
-def test_without_a_folder_the_phantoms_are_prepared(tmp_path, data_config):
-    prepared = prepare(None, None, data_config(), PHANTOMS, 0, tmp_path)
+def test_without_a_folder_the_phantoms_are_prepared(tmp_path):
+    prepared = prepare(prepare_config(tmp_path))
     assert prepared.source == "meningioma phantoms"
     assert set(prepared.cases) == set(prepared.facts) == set(prepared.manifest["case"])
     for split in ("train", "val", "test"):
         assert prepared.ids(split) == tuple(prepared.manifest.query("split == @split")["case"])
     (row,) = prepared.manifest[prepared.manifest["duplicate_of"] != ""].itertuples()
     assert prepared.splits.of(row.case) == prepared.splits.of(row.duplicate_of)
-    again = prepare(None, None, data_config(), PHANTOMS, 0, tmp_path)
+    again = prepare(prepare_config(tmp_path))
     assert again.digest == prepared.digest and again.splits == prepared.splits
 
 
-def test_the_seed_draws_the_split_and_not_the_data(tmp_path, data_config):
+def test_the_seed_draws_the_split_and_not_the_data(tmp_path):
     for number in range(12):
         write_case(tmp_path / "data", f"BraTS-MEN-{number:05d}-000", seed=number)
-    drawn = [prepare(str(tmp_path / "data"), None, data_config(), PHANTOMS, seed, tmp_path / "cache") for seed in range(4)]
+    config = prepare_config(tmp_path / "cache", data_dir=str(tmp_path / "data"))
+    drawn = [prepare(replace(config, seed=seed)) for seed in range(4)]
     assert len({prepared.splits for prepared in drawn}) > 1
     assert len({prepared.digest for prepared in drawn}) == 1
     assert drawn[0].source == str(tmp_path / "data")
 
 
-def test_a_split_file_is_used_as_it_stands(tmp_path, data_config):
+def test_a_split_file_is_used_as_it_stands(tmp_path):
     for number, name in enumerate(("a", "b", "c")):
         write_case(tmp_path / "data", name, seed=number)
     file = tmp_path / "data_splits.json"
     file.write_text(json.dumps({"train": ["c"], "val": ["a"], "test": ["b"]}))
-    prepared = prepare(str(tmp_path / "data"), str(file), data_config(), PHANTOMS, 0, tmp_path / "cache")
+    prepared = prepare(prepare_config(tmp_path / "cache", data_dir=str(tmp_path / "data"), splits=str(file)))
     assert (prepared.ids("train"), prepared.ids("val"), prepared.ids("test")) == (("c",), ("a",), ("b",))
 
 
-def test_a_single_patient_is_refused(tmp_path, data_config):
+def test_a_single_patient_is_refused(tmp_path):
     write_case(tmp_path / "data", "BraTS-MEN-00001-000")
     write_case(tmp_path / "data", "BraTS-MEN-00001-001", seed=1)
     with pytest.raises(DataError, match="a single patient"):
-        prepare(str(tmp_path / "data"), None, data_config(), PHANTOMS, 0, tmp_path / "cache")
+        prepare(prepare_config(tmp_path / "cache", data_dir=str(tmp_path / "data")))

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from medexp.data.cases import Volume
+from medexp.data.volumes.cases import Volume
 from medexp.data.volumes.semantics import INTENSITY_STATISTICS, SEMANTIC_FEATURES, intensity_statistics, semantic_features
 
 

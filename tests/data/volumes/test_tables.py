@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medexp.data.cases import Case
+from medexp.data.volumes.cases import Case
 from medexp.data.volumes.facts import describe_cases
 from medexp.data.volumes.tables import LabelledTable, read_table, split_table, table_manifest, write_table
 from medexp.errors import DataError

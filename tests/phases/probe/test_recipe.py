@@ -13,9 +13,9 @@ from mlflow import MlflowClient
 from sklearn.metrics import balanced_accuracy_score
 
 from medexp.cli import main
-from medexp.data.cases import Case
 from medexp.data.manifest import patient_sha256
 from medexp.data.volumes.brats import image_files
+from medexp.data.volumes.cases import Case
 from medexp.data.volumes.facts import describe_cases
 from medexp.models.builders import build
 from medexp.registry.definitions import load_definition

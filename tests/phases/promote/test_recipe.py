@@ -11,10 +11,11 @@ from mlflow import MlflowClient
 from safetensors.torch import save_file
 
 from medexp.cli import main
-from medexp.data.manifest import data_digest, manifest
+from medexp.data.manifest import data_digest
 from medexp.data.splits import make_splits
 from medexp.data.volumes.brats import find_cases
 from medexp.data.volumes.facts import describe_cases
+from medexp.data.volumes.prepared import manifest
 from medexp.models.builders import build
 from medexp.models.swin import decoder_state, encoder_state
 from medexp.registry import journal

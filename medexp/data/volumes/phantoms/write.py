@@ -1,23 +1,17 @@
 """Scans heads on the grids that real data brings and writes them as BraTS folders of NIfTI."""
 
-import os
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import nibabel as nib
 import numpy as np
-from joblib import Parallel, delayed
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.progress import track
 from scipy.spatial.transform import Rotation
 from threadpoolctl import threadpool_limits
 
-from medexp.data.cases import CHANNELS
+from medexp.data.parallel import written_once
+from medexp.data.volumes.cases import CHANNELS
 from medexp.data.volumes.phantoms.head import Domain, Head, Waves
-from medexp.files import filling
 
 VERSION = 4
 """Part of the folder's name: raise it when what is written changes."""
@@ -58,33 +52,9 @@ def ensure_phantoms(domain: Domain, patients: int, seed: int, cache: Path) -> Pa
     Raises:
         StorageError: When the cache cannot be written.
     """
-    scans = _scans(domain, patients, seed)
-    return written_once(
-        cache / "phantoms" / f"{domain}-{patients}-seed{seed}-v{VERSION}",
-        f"Writing {domain} phantoms",
-        lambda folder: [delayed(_write)(scan, domain, seed, folder) for scan in scans],
-    )
-
-
-def written_once(folder: Path, title: str, tasks: Callable[[Path], Sequence[Any]]) -> Path:
-    """A folder that several processes fill, and that appears when it is full; one that is there already is left as it is.
-
-    Args:
-        folder: What is wanted.
-        title: Of the progress bar.
-        tasks: From the folder to write to, to joblib's delayed calls.
-
-    Raises:
-        StorageError: When it cannot be written.
-    """
-    if folder.is_dir():
-        return folder
-    with filling(folder, "cache_dir") as partial:
-        calls = tasks(partial)
-        done = Parallel(n_jobs=min(os.cpu_count() or 1, 4), return_as="generator_unordered")(calls)
-        for _ in track(done, title, total=len(calls), console=Console(stderr=True)):
-            pass
-    return folder
+    folder = cache / "phantoms" / f"{domain}-{patients}-seed{seed}-v{VERSION}"
+    calls = [(scan, domain, seed) for scan in _scans(domain, patients, seed)]
+    return written_once(folder, _write, calls, f"Writing {domain} phantoms")
 
 
 def _scans(domain: Domain, patients: int, seed: int) -> list[_Scan]:

@@ -1,0 +1,82 @@
+"""Work on every case of a data set, in several processes, with a progress bar."""
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from joblib import Parallel, delayed
+from rich.console import Console
+from rich.progress import track
+
+from medexp.errors import DataError
+from medexp.files import filling
+
+T = TypeVar("T")
+
+
+def in_parallel(function: Callable[..., T], calls: Sequence[tuple[Any, ...]], jobs: int, title: str) -> Iterator[T]:
+    """What a function returns for each tuple of arguments, in their order.
+
+    `joblib.parallel_config(backend=...)` around it takes the calls to another backend than processes, such as dask or ray.
+
+    Args:
+        function: Can be pickled, as its arguments can.
+        calls: The arguments.
+        jobs: Processes.
+        title: Of the progress bar.
+    """
+    if calls:
+        results = Parallel(n_jobs=min(jobs, len(calls)), return_as="generator")(delayed(function)(*call) for call in calls)
+        yield from track(results, title, total=len(calls), console=Console(stderr=True))
+
+
+def described(
+    describe: Callable[..., T], calls: Mapping[str, tuple[Any, ...]], jobs: int, title: str, together: int = 1
+) -> tuple[dict[str, T], dict[str, str]]:
+    """What is found out of each case, by id, and what is wrong with the others, by id.
+
+    Args:
+        describe: Reads and checks a case; raises a DataError when it cannot be used.
+        calls: Its arguments, by id of the case.
+        jobs: Processes.
+        title: Of the progress bar.
+        together: Cases that a process is sent at a time; some where one takes no longer than its way there.
+    """
+    parts = [dict(list(calls.items())[start : start + together]) for start in range(0, len(calls), together)]
+    found: dict[str, T] = {}
+    problems: dict[str, str] = {}
+    for good, bad in in_parallel(_describe, [(describe, part) for part in parts], jobs, title):
+        found |= good
+        problems |= bad
+    return found, problems
+
+
+def _describe(describe: Callable[..., T], calls: Mapping[str, tuple[Any, ...]]) -> tuple[dict[str, T], dict[str, str]]:
+    found: dict[str, T] = {}
+    problems: dict[str, str] = {}
+    for case, arguments in calls.items():
+        try:
+            found[case] = describe(*arguments)
+        except DataError as error:
+            problems[case] = str(error)
+    return found, problems
+
+
+def written_once(folder: Path, write: Callable[..., object], calls: Sequence[tuple[Any, ...]], title: str) -> Path:
+    """A folder that several processes fill, and that appears when it is full; one that is there already is left as it is.
+
+    Args:
+        folder: What is wanted.
+        write: Called with the arguments and with the folder to write to.
+        calls: The arguments.
+        title: Of the progress bar.
+
+    Raises:
+        StorageError: When it cannot be written.
+    """
+    if not folder.is_dir():
+        with filling(folder, "cache_dir") as partial:
+            for _ in in_parallel(write, [(*call, partial) for call in calls], min(os.cpu_count() or 1, 4), title):
+                pass
+    return folder

@@ -1,0 +1,49 @@
+"""A data set that is ready for training, of whatever kind: cases, what is known of them, splits, manifest."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+import pandas as pd
+
+from medexp.data.manifest import data_digest, split_digest
+from medexp.data.splits import SPLITS, Splits
+
+CaseT = TypeVar("CaseT")
+FactsT = TypeVar("FactsT")
+
+
+@dataclass(frozen=True)
+class Prepared(Generic[CaseT, FactsT]):
+    """Cases of one kind, each of which was read and found good, split.
+
+    Args:
+        cases: By id; those that were dropped are not among them.
+        facts: What is known of each, by id.
+        splits: Ids by split.
+        manifest: One row a case, sorted by case; at least case, patient, split and sha256.
+        source: What they are in words: the folders, or which phantoms.
+        dropped: One row for each that is in no split, with its reason; empty where all are used.
+    """
+
+    cases: Mapping[str, CaseT]
+    facts: Mapping[str, FactsT]
+    splits: Splits
+    manifest: pd.DataFrame
+    source: str
+    dropped: pd.DataFrame = field(default_factory=pd.DataFrame)
+
+    def ids(self, split: str) -> tuple[str, ...]:
+        """The ids of train, val or test, sorted."""
+        ids: tuple[str, ...] = getattr(self.splits, split)
+        return ids
+
+    @property
+    def digest(self) -> str:
+        """Of all cases, 32 hexadecimal digits."""
+        return data_digest(self.manifest)
+
+    @property
+    def digests(self) -> dict[str, str]:
+        """The digest of each split that has cases."""
+        return {split: split_digest(self.manifest, split) for split in SPLITS if self.ids(split)}
