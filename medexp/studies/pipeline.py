@@ -15,7 +15,7 @@ from rich.table import Table
 from medexp.config.data import DataConfig
 from medexp.config.shared import Configuration, Recoverable, Resumable, cache_root
 from medexp.data.volumes.facts import describe_cases
-from medexp.data.volumes.prepared import prepare
+from medexp.data.volumes.prepared import prepare_volumes
 from medexp.data.volumes.tables import read_table
 from medexp.errors import CheckFailed, ConfigError, MedexpError, StorageError
 from medexp.phases.main.config import MainConfig
@@ -155,7 +155,7 @@ def show(pipeline: Pipeline) -> None:
 
 def read_digests(config: PrepareConfig | Phase1Config) -> dict[str, str]:
     """Digests of the cases and of each split, of voxels; with warm caches nothing is read for them."""
-    data = prepare(config)
+    data = prepare_volumes(config)
     return {"data": data.digest, **data.digests}
 
 

@@ -22,6 +22,9 @@ def sampling_order(sources: Sequence[str], weights: Mapping[str, float], seed: i
         weights: By source, above 0; those of sources without items do not count.
         seed: Seed of the draw.
 
+    Returns:
+        From the number of an epoch to indices (N,), N being the number of items.
+
     Raises:
         ConfigError: A source without a weight above 0.
     """

@@ -46,7 +46,7 @@ class ReadsVolumes(Protocol):
     def cache_dir(self) -> str | None: ...
 
 
-def prepare(config: ReadsVolumes) -> PreparedVolumes:
+def prepare_volumes(config: ReadsVolumes) -> PreparedVolumes:
     """Finds, checks, describes and splits the cases that a configuration names.
 
     Raises:

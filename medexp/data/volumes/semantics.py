@@ -1,4 +1,4 @@
-"""Semantic features of a tumour (specification 000: volume 4, location 3, shape 3) and statistics of raw intensities."""
+"""Semantic features of a tumour (volume 4, place 3, shape 3) and statistics of raw intensities."""
 
 import numpy as np
 from nibabel.orientations import apply_orientation, io_orientation
@@ -21,7 +21,10 @@ SEMANTIC_FEATURES = (
     "log_surface_area",
     "solidity",
 )
+"""Names of what `semantic_features` returns, in its order."""
+
 INTENSITY_STATISTICS = tuple(f"{channel}_{name}" for channel in CHANNELS for name in ("mean", "sd", "p99"))
+"""Names of what `intensity_statistics` returns, in its order."""
 
 
 def semantic_features(volume: Volume) -> NDArray[np.float64]:
@@ -34,6 +37,9 @@ def semantic_features(volume: Volume) -> NDArray[np.float64]:
 
     Args:
         volume: With at least one tumour voxel.
+
+    Returns:
+        float64 (10,).
     """
     orientation = io_orientation(volume.affine)
     label = apply_orientation(volume.label, orientation)
@@ -46,7 +52,14 @@ def semantic_features(volume: Volume) -> NDArray[np.float64]:
 
 
 def intensity_statistics(volume: Volume) -> NDArray[np.float64]:
-    """The twelve numbers of INTENSITY_STATISTICS: mean, SD and 99th percentile of each channel's nonzero voxels."""
+    """The twelve numbers of INTENSITY_STATISTICS: mean, SD and 99th percentile of each channel's nonzero voxels.
+
+    Args:
+        volume: Of which no channel is 0 everywhere.
+
+    Returns:
+        float64 (12,), in the units of the files' intensities.
+    """
     nonzero = [channel[channel != 0].astype(np.float64) for channel in volume.image]
     return np.array([figure for v in nonzero for figure in (v.mean(), v.std(), np.percentile(v, 99))], np.float64)
 

@@ -19,7 +19,7 @@ from medexp.config.training import TrainingConfig
 from medexp.data.manifest import seen_cases
 from medexp.data.volumes.datasets import evaluation_dataset, training_dataset
 from medexp.data.volumes.phantoms import PATIENT_PATTERN, ensure_phantoms
-from medexp.data.volumes.prepared import prepare
+from medexp.data.volumes.prepared import prepare_volumes
 from medexp.data.volumes.regions import REGIONS, to_regions
 from medexp.evaluation.segmentation import evaluate_segmentation, mean_scores
 from medexp.files import replacing
@@ -161,7 +161,7 @@ def _pretrain(config: Phase1Config, training: TrainingConfig, accelerator: Accel
     settings = replace(config.data, label_map={1: 1, 2: 2, 3: 3}, patient_pattern=PATIENT_PATTERN, exclude=())
     with accelerator.main_process_first():
         phantoms = ensure_phantoms("glioma", config.phantoms.glioma_patients, config.phantoms.seed, cache)
-        data = prepare(replace(config, data_dir=str(phantoms), splits=None, data=settings))
+        data = prepare_volumes(replace(config, data_dir=str(phantoms), splits=None, data=settings))
     torch.manual_seed(config.seed)
     net = initial(config)
     module = SegmenterWithHeads(net)

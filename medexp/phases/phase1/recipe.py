@@ -23,7 +23,7 @@ from medexp.checks import Check
 from medexp.config.shared import Resampling, cache_root
 from medexp.data.splits import save_splits
 from medexp.data.volumes.datasets import evaluation_dataset, training_dataset
-from medexp.data.volumes.prepared import PreparedVolumes, prepare
+from medexp.data.volumes.prepared import PreparedVolumes, prepare_volumes
 from medexp.data.volumes.regions import REGIONS, to_regions
 from medexp.data.volumes.semantics import SEMANTIC_FEATURES
 from medexp.errors import DataError
@@ -151,7 +151,7 @@ def warm_up(config: Phase1Config, folder: Path, *, test: bool = False) -> Phase1
     forget_precision()
     accelerator = start_accelerator(config.device, config.threads, config.training.precision)
     cache = cache_root(config.cache_dir)
-    data = prepare(config)
+    data = prepare_volumes(config)
     if test and not data.ids("test"):
         raise DataError(
             f"test=true: no case is in the test split: {len(data.cases)} cases, "
@@ -172,7 +172,7 @@ def begin(config: Phase1Config, accelerator: Accelerator, tracked: TrackedRun) -
     """
     cache = cache_root(config.cache_dir)
     with accelerator.main_process_first():
-        data = prepare(config)
+        data = prepare_volumes(config)
     base = load_base(config, accelerator, cache)
     begun = {"base": base.digest} | {f"{split} cases": digest for split, digest in data.digests.items()}
     with accelerator.main_process_first():

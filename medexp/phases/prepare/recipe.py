@@ -1,5 +1,5 @@
-"""Module 0 (specification 000): check a data folder, split it by patient, cache semantic features and write the manifest;
-with `slices_dir`, cut the volumes into slices for the 2D phases (specification 003)."""
+"""Check a data folder, split it by patient, cache semantic features and write the manifest; with `slices_dir`, cut the volumes
+into slices for the 2D phases."""
 
 import shlex
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ from rich.table import Table
 
 from medexp.data.images.slices import cut_slices
 from medexp.data.splits import SPLITS, save_splits
-from medexp.data.volumes.prepared import prepare
+from medexp.data.volumes.prepared import prepare_volumes
 from medexp.phases.prepare.config import PrepareConfig
 from medexp.tracking.datasets import log_datasets
 from medexp.tracking.runs import tracked_run
@@ -23,7 +23,7 @@ def run(config: PrepareConfig) -> None:
         DataError: The folder, a case, the split file or `slices_dir` cannot be used; nothing is written then.
     """
     with tracked_run("prepare", config) as tracked:
-        data = prepare(config)
+        data = prepare_volumes(config)
         slices = 0
         if config.slices_dir is not None:
             digests = {case: facts.sha256 for case, facts in data.facts.items()}

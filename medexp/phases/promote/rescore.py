@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 
 from medexp.config.shared import cache_root
 from medexp.data.volumes.datasets import evaluation_dataset
-from medexp.data.volumes.prepared import PreparedVolumes, prepare
+from medexp.data.volumes.prepared import PreparedVolumes, prepare_volumes
 from medexp.data.volumes.regions import REGIONS
 from medexp.errors import DataError, RegistryError
 from medexp.evaluation.segmentation import evaluate_segmentation
@@ -40,7 +40,7 @@ def rescore(champion: Pulled, wanted: str | None, config: PromoteConfig) -> Scor
             "champion's data instead"
         )
     split = read_json(champion.folder, "evaluation.json")["split"]
-    data = prepare(config)
+    data = prepare_volumes(config)
     found = data.digests.get(split)
     if found != wanted:
         raise DataError(

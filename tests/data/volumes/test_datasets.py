@@ -6,7 +6,7 @@ from torch.utils.data import DataLoader
 
 from medexp.config.data import PhantomConfig
 from medexp.data.volumes.datasets import evaluation_dataset, training_dataset
-from medexp.data.volumes.prepared import prepare
+from medexp.data.volumes.prepared import prepare_volumes
 from tests.data.volumes.small_cases import save
 from tests.small import prepare_config
 
@@ -20,7 +20,7 @@ def cache(tmp_path_factory):
 
 @pytest.fixture
 def prepared(cache):
-    return prepare(prepare_config(cache, phantoms=PHANTOMS))
+    return prepare_volumes(prepare_config(cache, phantoms=PHANTOMS))
 
 
 @pytest.fixture
@@ -113,7 +113,7 @@ def test_the_orientation_of_the_files_changes_nothing(tmp_path, prepared, data_c
             turned = nib.load(path).as_reoriented(turn)
             save(tmp_path / "data" / copy / f"{copy}-{suffix}.nii.gz", np.asanyarray(turned.dataobj), turned.affine)
     other = write_other(tmp_path, prepared, case)
-    both = prepare(prepare_config(tmp_path, data_dir=str(tmp_path / "data"), splits=str(other)))
+    both = prepare_volumes(prepare_config(tmp_path, data_dir=str(tmp_path / "data"), splits=str(other)))
     first, second = evaluation_dataset(both, "train", data_config(), tmp_path)
     torch.testing.assert_close(first["image"], second["image"], atol=1e-4, rtol=1e-4)
     assert torch.equal(first["label"], second["label"])

@@ -3,21 +3,21 @@ from dataclasses import replace
 
 import pytest
 
-from medexp.data.volumes.prepared import prepare
+from medexp.data.volumes.prepared import prepare_volumes
 from medexp.errors import DataError
 from tests.data.volumes.small_cases import write_case
 from tests.small import prepare_config
 
 
 def test_without_a_folder_the_phantoms_are_prepared(tmp_path):
-    prepared = prepare(prepare_config(tmp_path))
+    prepared = prepare_volumes(prepare_config(tmp_path))
     assert prepared.source == "meningioma phantoms"
     assert set(prepared.cases) == set(prepared.facts) == set(prepared.manifest["case"])
     for split in ("train", "val", "test"):
         assert prepared.ids(split) == tuple(prepared.manifest.query("split == @split")["case"])
     (row,) = prepared.manifest[prepared.manifest["duplicate_of"] != ""].itertuples()
     assert prepared.splits.of(row.case) == prepared.splits.of(row.duplicate_of)
-    again = prepare(prepare_config(tmp_path))
+    again = prepare_volumes(prepare_config(tmp_path))
     assert again.digest == prepared.digest and again.splits == prepared.splits
 
 
@@ -25,7 +25,7 @@ def test_the_seed_draws_the_split_and_not_the_data(tmp_path):
     for number in range(12):
         write_case(tmp_path / "data", f"BraTS-MEN-{number:05d}-000", seed=number)
     config = prepare_config(tmp_path / "cache", data_dir=str(tmp_path / "data"))
-    drawn = [prepare(replace(config, seed=seed)) for seed in range(4)]
+    drawn = [prepare_volumes(replace(config, seed=seed)) for seed in range(4)]
     assert len({prepared.splits for prepared in drawn}) > 1
     assert len({prepared.digest for prepared in drawn}) == 1
     assert drawn[0].source == str(tmp_path / "data")
@@ -36,7 +36,7 @@ def test_a_split_file_is_used_as_it_stands(tmp_path):
         write_case(tmp_path / "data", name, seed=number)
     file = tmp_path / "data_splits.json"
     file.write_text(json.dumps({"train": ["c"], "val": ["a"], "test": ["b"]}))
-    prepared = prepare(prepare_config(tmp_path / "cache", data_dir=str(tmp_path / "data"), splits=str(file)))
+    prepared = prepare_volumes(prepare_config(tmp_path / "cache", data_dir=str(tmp_path / "data"), splits=str(file)))
     assert (prepared.ids("train"), prepared.ids("val"), prepared.ids("test")) == (("c",), ("a",), ("b",))
 
 
@@ -44,4 +44,4 @@ def test_a_single_patient_is_refused(tmp_path):
     write_case(tmp_path / "data", "BraTS-MEN-00001-000")
     write_case(tmp_path / "data", "BraTS-MEN-00001-001", seed=1)
     with pytest.raises(DataError, match="a single patient"):
-        prepare(prepare_config(tmp_path / "cache", data_dir=str(tmp_path / "data")))
+        prepare_volumes(prepare_config(tmp_path / "cache", data_dir=str(tmp_path / "data")))

@@ -28,7 +28,12 @@ TISSUES = {
 
 @dataclass(frozen=True)
 class Waves:
-    """A smooth random field of unit variance: a sum of plane waves of one wavelength in random directions."""
+    """A smooth random field of unit variance: a sum of plane waves of one wavelength in random directions.
+
+    Args:
+        vectors: Wave vectors in radians a mm, float32 (waves, 3).
+        phases: In radians, float32 (waves,).
+    """
 
     vectors: Field
     phases: Field
@@ -42,7 +47,7 @@ class Waves:
         return cls(vectors.astype(np.float32), rng.uniform(0, 2 * np.pi, count).astype(np.float32))
 
     def __call__(self, points: Field) -> Field:
-        """The field at points (N, 3): float32 (N,)."""
+        """The field at points (N, 3) in mm: float32 (N,)."""
         return np.cos(points @ self.vectors.T + self.phases).sum(axis=1) * np.float32(np.sqrt(2 / len(self.phases)))
 
 

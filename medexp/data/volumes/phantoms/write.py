@@ -20,7 +20,7 @@ FIELD_OF_VIEW = {"L": 192.0, "R": 192.0, "P": 192.0, "A": 192.0, "S": 144.0, "I"
 """Extent in mm along the axis that a letter names."""
 
 PATIENT_PATTERN = r"^(BraTS-[A-Za-z]+-\d+)-\d+$"
-"""Of the folders' names: collection and patient, then the time point."""
+"""Of the folders' names, as `DataConfig.patient_pattern` takes it: collection and patient, then the time point."""
 
 _COLLECTIONS = {"glioma": "BraTS-GLI", "meningioma": "BraTS-MEN"}
 _DIRECTIONS = {"R": (1, 0, 0), "L": (-1, 0, 0), "A": (0, 1, 0), "P": (0, -1, 0), "S": (0, 0, 1), "I": (0, 0, -1)}
@@ -102,7 +102,17 @@ def _write(scan: _Scan, domain: Domain, seed: int, root: Path) -> None:
 def acquired(
     clean: NDArray[np.float32], brain: NDArray[np.bool_], points: NDArray[np.float32], rng: np.random.Generator
 ) -> NDArray[np.int16]:
-    """What a scanner makes of it: bias field, texture, noise and an arbitrary scale; exactly 0 outside the brain."""
+    """What a scanner makes of a head: bias field, texture, noise and an arbitrary scale; exactly 0 outside the brain.
+
+    Args:
+        clean: Intensities without artefacts, float32 (channels, N), around 0 to 1.
+        brain: Where there is brain, (N,).
+        points: Positions in mm, float32 (N, 3); bias field and texture are functions of them.
+        rng: Draws all that is random, channel by channel.
+
+    Returns:
+        (channels, N), in no unit, 1 to 32767 in the brain.
+    """
     channels = []
     for channel in clean:
         bias = np.exp(rng.uniform(0.05, 0.18) * Waves.draw(rng, 260, 6)(points))
