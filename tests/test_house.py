@@ -15,13 +15,13 @@ from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
 import medexp
-from medexp.cli import main
 from medexp.data.images import transforms as image_transforms
 from medexp.data.volumes import transforms
 from medexp.data.volumes.cases import CHANNELS
 from medexp.phases.phase1.config import Phase1Config
 from medexp.registry.definitions import known_models, load_definition
 from medexp.registry.packages import other_input
+from tests.configured import configured
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -32,11 +32,6 @@ PINS = {canonicalize_name(name): version for name, _, version in (line.partition
 DEPENDENCIES = [Requirement(text) for text in PROJECT["dependencies"]]
 DEVELOPMENT = [Requirement(text) for text in PROJECT["optional-dependencies"]["dev"]]
 ACCELERATOR = ("nvidia-", "cuda-", "triton")  # what torch brings for a GPU, on machines that have one
-held: list = []
-
-
-def hold(config):
-    held.append(config)
 
 
 def test_every_phase_has_all_its_parts_and_no_part_lacks_its_phase():
@@ -69,14 +64,12 @@ def test_a_phase_that_can_be_studied_has_all_that_a_study_needs():
 
 @pytest.mark.parametrize("phase", ENTRY_POINTS)
 def test_every_shipped_configuration_holds(phase):
-    config_class = medexp.phases.phase(phase).config
+    fields = medexp.phases.phase(phase).config.__dataclass_fields__.keys()
+    has = fields | (Phase1Config.__dataclass_fields__.keys() if phase == "sweep" else set())
     given = {"data_dir": "d", "slices_dir": "s", "checkpoint": "c", "table": "t", "run": "r"}
-    keys = config_class.__dataclass_fields__.keys() | (Phase1Config.__dataclass_fields__.keys() if phase == "sweep" else ())
-    flags = [f"--{key}={value}" for key, value in given.items() if key in keys]
-    runs = [flag for flag in flags if flag.startswith("--run=")]
-    assert main(phase, runs, run=hold) == 0
-    assert main(phase, ["--profile", "full", *flags], run=hold) == 0
-    assert [config.profile for config in held[-2:]] == ["demo", "full"]
+    given = {key: value for key, value in given.items() if key in has}
+    assert configured(phase, run=given.get("run")).profile == "demo"
+    assert configured(phase, given, profile="full").profile == "full"
 
 
 @pytest.mark.parametrize("requirement", [*DEPENDENCIES, *DEVELOPMENT], ids=lambda requirement: requirement.name)

@@ -11,24 +11,10 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
+from tests.small import ONE_EPOCH, PHASE1
+
 ROOT = Path(__file__).parents[2]
-SMALL = {
-    "rank": "4",
-    "phantoms.meningioma_patients": "8",
-    "phantoms.glioma_patients": "4",
-    "probe.phantoms.meningioma_patients": "4",
-    "probe.phantoms.glioma_patients": "4",
-    "network.window_size": "2",
-    "base.epochs": "2",
-    "training.epochs": "1",
-    "training.warmup_epochs": "0",
-    "training.validate_every": "1",
-    "validation.overlays": "1",
-    "validation.min_dice_wt": "0",
-    "validation.min_dice_gain": "-1",
-    "threads": "1",
-    "output_dir": "outputs",
-}
+SMALL = PHASE1 | ONE_EPOCH | {"probe.phantoms.meningioma_patients": "4", "probe.phantoms.glioma_patients": "4"}
 MINUTES = 8
 STEPS = ["prepare", "phase1", "promote", "probe"]
 

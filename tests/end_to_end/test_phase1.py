@@ -13,7 +13,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -27,21 +26,11 @@ from medexp.data.manifest import patient_sha256
 from medexp.data.volumes.phantoms import PATIENT_PATTERN
 from medexp.phases import phase
 from medexp.registry.definitions import load_definition
+from tests.configured import flags
+from tests.runs import history, measured
+from tests.small import PHASE1
 
 ROOT = Path(__file__).parents[2]
-SMALL = {
-    "rank": "4",
-    "phantoms.meningioma_patients": "8",
-    "phantoms.glioma_patients": "4",
-    "network.window_size": "2",
-    "base.epochs": "2",
-    "training.epochs": "2",
-    "training.validate_every": "1",
-    "validation.overlays": "1",
-    "validation.min_dice_wt": "0",
-    "validation.min_dice_gain": "-1",
-    "threads": "1",
-}
 MINUTES = 8
 
 
@@ -66,7 +55,7 @@ class Home:
         )
 
     def mlflow_run(self, **changed: str) -> subprocess.CompletedProcess[str]:
-        settings = SMALL | {"output_dir": str(self.folder / "outputs")} | changed
+        settings = PHASE1 | {"output_dir": str(self.folder / "outputs")} | changed
         parameters = [word for key, value in settings.items() for word in ("-P", f"{key}={value}")]
         return self.call(sys.executable, "-m", "mlflow", "run", str(ROOT), "-e", "phase1", *parameters)
 
@@ -80,10 +69,6 @@ class Home:
 
     def artifacts(self, run: Run, folder: str = "") -> set[str]:
         return {item.path for item in self.client.list_artifacts(run.info.run_id, folder)}
-
-
-def flags(settings: Mapping[str, str]) -> list[str]:
-    return [word for key, value in settings.items() for word in (f"--{key}", value)]
 
 
 @pytest.fixture(scope="module")
@@ -222,8 +207,8 @@ def pulled(home: Home, name: str) -> Path:
 def test_a_second_run_is_version_2_with_identical_metrics_and_the_champion_stays(home: Home, first: tuple[Run, str]) -> None:
     done = home.mlflow_run()
     assert done.returncode == 0, done.stdout + done.stderr
-    run, metrics = home.runs()[0], first[0].data.metrics
-    assert measured(run.data.metrics) == measured(metrics)
+    run = home.runs()[0]
+    assert measured(run) == measured(first[0])
     assert home.version("phase1_encoder_merged", 2).tags["medexp.run"] == run.info.run_id
     aliases = home.client.get_registered_model("phase1_encoder_merged").aliases
     assert {alias: str(version) for alias, version in aliases.items()} == {"champion": "1", "candidate": "2"}
@@ -231,7 +216,7 @@ def test_a_second_run_is_version_2_with_identical_metrics_and_the_champion_stays
 
 
 def test_a_killed_run_goes_on_and_ends_in_the_same_metrics(home: Home, first: tuple[Run, str]) -> None:
-    settings = SMALL | {"output_dir": str(home.folder / "killed")}
+    settings = PHASE1 | {"output_dir": str(home.folder / "killed")}
     command = [sys.executable, "-m", "entry_points.phase1", *flags(settings)]
     process = subprocess.Popen(command, cwd=home.folder, env=home.environment, stdout=subprocess.DEVNULL)
     deadline = time.monotonic() + 60 * MINUTES
@@ -248,9 +233,9 @@ def test_a_killed_run_goes_on_and_ends_in_the_same_metrics(home: Home, first: tu
     run = home.runs()[0]
     assert run.data.tags["medexp.resumed_from"] == killed
     assert home.client.get_run(killed).info.status == "KILLED"
-    assert measured(run.data.metrics) == measured(first[0].data.metrics)
+    assert measured(run) == measured(first[0])
     for name in ("train/loss", "control/train/loss", "val/dice_WT"):
-        assert history(home, run, name) == history(home, first[0], name)
+        assert history(home.client, run, name) == history(home.client, first[0], name)
 
 
 def test_a_failed_blocking_check_ends_the_run_failed_with_exit_code_3_and_no_alias(
@@ -288,7 +273,7 @@ def test_two_processes_train_one_model(home: Home, first: tuple[Run, str]) -> No
     launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--module"]
     (cached,) = (home.folder / "cache" / "medexp" / "bases").glob("*/finetuned_model_fold_0.pt")
     checkpoint = shutil.copy(cached, home.folder / "epoch=1 (best).pt")  # a name that MLflow would take for no tag's
-    settings = SMALL | {"output_dir": str(home.folder / "two"), "checkpoint": str(checkpoint)}
+    settings = PHASE1 | {"output_dir": str(home.folder / "two"), "checkpoint": str(checkpoint)}
     done = home.call(*launch, "entry_points.phase1", *flags(settings))
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert len(home.runs()) == count + 1
@@ -299,12 +284,3 @@ def test_two_processes_train_one_model(home: Home, first: tuple[Run, str]) -> No
     batches = len(alone) // 2  # of an epoch, each of two cases
     assert len(steps) == 2 * -(-batches // 2)
     assert [path.name for path in (home.folder / "two").iterdir()] == [run.info.run_id]
-
-
-def measured(metrics: Mapping[str, float]) -> dict[str, str]:
-    """All but what the machine did meanwhile; as text, in which NaN equals itself."""
-    return {name: repr(value) for name, value in metrics.items() if not name.startswith("system/")}
-
-
-def history(home: Home, run: Run, name: str) -> list[tuple[int, float]]:
-    return sorted((metric.step, metric.value) for metric in home.client.get_metric_history(run.info.run_id, name))

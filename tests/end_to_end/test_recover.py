@@ -10,7 +10,6 @@ import os
 import subprocess
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import optuna
@@ -21,34 +20,16 @@ import yaml
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from medexp.cli import main
 from medexp.errors import OutOfMemory
-from medexp.phases.phase1.config import Phase1Config
+from medexp.phases import phase
 from medexp.phases.shared.launch import launched_run, start_accelerator
+from tests import small
+from tests.configured import configured, flags, run_phase
 
 ROOT = Path(__file__).parents[2]
-SMALL = {
-    "rank": "4",
-    "phantoms.meningioma_patients": "8",
-    "phantoms.glioma_patients": "4",
-    "network.window_size": "2",
-    "base.epochs": "2",
-    "training.epochs": "1",
-    "training.warmup_epochs": "0",
-    "training.validate_every": "1",
-    "aux_heads.enabled": "false",
-    "validation.overlays": "1",
-    "validation.min_dice_gain": "-1",
-    "threads": "1",
-    "output_dir": "outputs",
-}
+SMALL = small.PHASE1 | small.ONE_EPOCH | {"aux_heads.enabled": "false", "output_dir": "outputs"}
 LONGER = {"name": "longer", "why": "half as many epochs again", "change": {"training.epochs": {"times": 1.5}}}
 MINUTES = 8
-held: list[Phase1Config] = []
-
-
-def hold(config: Phase1Config) -> None:
-    held.append(config)
 
 
 @pytest.fixture(scope="module")
@@ -63,16 +44,12 @@ def home(store: MlflowClient, cache: Path, tmp_path: Path, monkeypatch: pytest.M
     return tmp_path
 
 
-def flags(**changed: str) -> list[str]:
-    return [f"--{key}={value}" for key, value in (SMALL | changed).items()]
+def phase1(**changed: object) -> int:
+    return run_phase("phase1", SMALL, **changed)
 
 
-def phase1(**changed: str) -> int:
-    return main("phase1", flags(**changed))
-
-
-def recover(*more: str) -> int:
-    return main("recover", ["--output_dir=outputs", *more])
+def recover(run: str, **keys: object) -> int:
+    return run_phase("recover", run=run, output_dir="outputs", **keys)
 
 
 def runs(client: MlflowClient, **tags: str) -> list[Run]:
@@ -85,7 +62,7 @@ def runs(client: MlflowClient, **tags: str) -> list[Run]:
 def ladder(*rungs: dict, **remedies: dict) -> str:
     content = {"goal": "val/best/dice_WT", "mends": ["TEST_2.5"], "rungs": list(rungs), "remedies": remedies, "at_most": 2}
     Path("ladder.yaml").write_text(yaml.safe_dump(content))
-    return "--ladder=ladder.yaml"
+    return "ladder.yaml"
 
 
 def trials(name: str) -> list[optuna.trial.FrozenTrial]:
@@ -125,10 +102,10 @@ def test_phase_1_recovers_by_itself(store: MlflowClient, home: Path) -> None:
 
 
 def test_a_killed_recovery_goes_on_and_passes_at_a_later_rung(store: MlflowClient, home: Path) -> None:
-    assert phase1(**{"validation.min_dice_wt": "0.7"}) == 3
+    assert phase1(validation__min_dice_wt="0.7") == 3
     (failed,) = runs(store, phase="phase1")
-    given = [f"--run={failed.info.run_id}", ladder(LONGER, LONGER | {"name": "longer still"}), "--study=up"]
-    command = [sys.executable, "-m", "entry_points.recover", "--output_dir=outputs", *given]
+    given = {"run": failed.info.run_id, "ladder": ladder(LONGER, LONGER | {"name": "longer still"}), "study": "up"}
+    command = [sys.executable, "-m", "entry_points.recover", *flags(given, output_dir="outputs")]
     process = subprocess.Popen(command, env=os.environ | {"PYTHONPATH": str(ROOT)}, stdout=subprocess.DEVNULL)
     deadline = time.monotonic() + 60 * MINUTES
     while not (trained := [one for one in home.glob("outputs/*/state/lora/last.pt") if failed.info.run_id not in str(one)]):
@@ -139,7 +116,7 @@ def test_a_killed_recovery_goes_on_and_passes_at_a_later_rung(store: MlflowClien
     killed = trained[0].parents[2].name
     assert store.get_run(killed).info.status == "RUNNING"
 
-    assert recover(*given) == 0
+    assert recover(**given) == 0
     interrupted, first, second = runs(store, rung="longer") + runs(store, rung="longer still")
     assert interrupted.info.run_id == killed == first.data.tags["medexp.resumed_from"]
     assert [run.info.status for run in (interrupted, first, second)] == ["KILLED", "FAILED", "FINISHED"]
@@ -149,9 +126,9 @@ def test_a_killed_recovery_goes_on_and_passes_at_a_later_rung(store: MlflowClien
     assert [trial.params["rung"] for trial in trials("up")] == ["longer", "longer", "longer still"]
     assert [trial.state.name for trial in trials("up")] == ["FAIL", "COMPLETE", "COMPLETE"]
 
-    assert recover(*given) == 0  # what is done is not done again
+    assert recover(**given) == 0  # what is done is not done again
     assert len(runs(store, phase="phase1")) == 4
-    assert recover(*given[:2], "--study=up", "--ladder=" + str(ROOT / "medexp/phases/phase1/profiles/recovery.yaml")) == 2
+    assert recover(**given | {"ladder": phase("phase1").profile("recovery")}) == 2
 
 
 def test_one_that_cannot_pass_ends_in_diagnostics(
@@ -159,10 +136,10 @@ def test_one_that_cannot_pass_ends_in_diagnostics(
     home: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert phase1(**{"validation.min_dice_wt": "0.999"}) == 3
+    assert phase1(validation__min_dice_wt="0.999") == 3
     (failed,) = runs(store, phase="phase1")
-    given = [f"--run={failed.info.run_id}", ladder(LONGER), "--search=1"]
-    assert recover(*given) == 3
+    given = {"run": failed.info.run_id, "ladder": ladder(LONGER), "search": 1}
+    assert recover(**given) == 3
     assert "none of 2 runs passed all BLOCKING checks" in capsys.readouterr().err
     (parent,) = runs(store, phase="recover")
     assert (parent.info.status, parent.data.tags["medexp.verdict"]) == ("FAILED", "FAILED")
@@ -186,16 +163,16 @@ def test_one_that_cannot_pass_ends_in_diagnostics(
     assert store.get_registered_model("phase1_encoder_merged").aliases == {}
 
     count = len(runs(store, phase="phase1"))
-    assert recover(*given) == 3
+    assert recover(**given) == 3
     assert len(runs(store, phase="phase1")) == count
 
 
 def test_a_training_that_diverges_is_tried_with_lower_rates(store: MlflowClient) -> None:
-    assert phase1(**{"validation.min_dice_wt": "0", "training.lr_decoder": "1.0e+36"}) == 3
+    assert phase1(training__lr_decoder="1.0e+36") == 3
     (failed,) = runs(store, phase="phase1")
     assert failed.data.tags["medexp.error_type"] == "TrainingDiverged"
     remedy = {"training.lr_decoder": {"times": 1e-38}, "training.precision": "fp32"}
-    assert recover(f"--run={failed.info.run_id}", ladder(LONGER, diverged=remedy)) == 0
+    assert recover(failed.info.run_id, ladder=ladder(LONGER, diverged=remedy)) == 0
     (passed,) = runs(store, rung="as it was")
     assert float(passed.data.params["training.lr_decoder"]) == pytest.approx(1e-2)
     assert passed.data.params["training.epochs"] == "1"
@@ -203,11 +180,10 @@ def test_a_training_that_diverges_is_tried_with_lower_rates(store: MlflowClient)
 
 
 def test_a_training_that_needs_too_much_memory_is_tried_with_half_a_batch(store: MlflowClient) -> None:
-    assert main("phase1", flags(**{"validation.min_dice_wt": "0"}), run=hold) == 0
-    config = replace(held.pop(), output_dir="outputs")
+    config = configured("phase1", SMALL)
     with pytest.raises(OutOfMemory), launched_run("phase1", config, start_accelerator("cpu", 1)) as tracked:
         torch.empty(2**50)  # what no machine has
-    assert recover(f"--run={tracked.id}") == 0
+    assert recover(tracked.id) == 0
     (passed,) = runs(store, rung="as it was")
     assert (passed.data.params["training.batch_size"], passed.data.params["training.accumulate"]) == ("1", "2")
 
@@ -216,14 +192,14 @@ def test_the_pipeline_recovers_by_itself_and_finds_what_passed(
     store: MlflowClient,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    small = {"probe.phantoms.meningioma_patients": "4", "probe.phantoms.glioma_patients": "4", "recover": "true"}
-    command = flags(**{"validation.min_dice_wt": "0.4"}, **small)
-    assert main("main", command) == 0
+    probed = {"probe.phantoms.meningioma_patients": "4", "probe.phantoms.glioma_patients": "4"}
+    given = SMALL | probed | {"validation.min_dice_wt": "0.4", "recover": "true"}
+    assert run_phase("main", given) == 0
     assert "Champion: phase1_encoder_merged version 2" in capsys.readouterr().out
     failed, passed = runs(store, phase="phase1")
     (parent,) = runs(store, phase="main")
     assert (failed.info.status, passed.info.status, parent.info.status) == ("FAILED", "FINISHED", "FINISHED")
     assert "| phase1 | recovered | PASSED | " in parent.data.tags["mlflow.note.content"]
-    assert main("main", command) == 0
+    assert run_phase("main", given) == 0
     assert runs(store, phase="main")[-1].data.tags["medexp.reused.phase1"] == passed.info.run_id
     assert len(runs(store, phase="phase1")) == 2

@@ -10,21 +10,13 @@ import yaml
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
+from tests.configured import flags
+from tests.small import PHASE1
+
 ROOT = Path(__file__).parents[2]
-SMALL = {
-    "phase": "phase1",
-    "trials": "4",
-    "workers": "2",
-    "confirm": "1",
-    "test": "true",
-    "phantoms.meningioma_patients": "8",
-    "phantoms.glioma_patients": "4",
-    "network.window_size": "2",
-    "base.epochs": "2",
-    "training.epochs": "2",
-    "validation.overlays": "0",
-    "threads": "1",
-}
+SEARCHED = "rank"
+SMALL = {key: value for key, value in PHASE1.items() if key != SEARCHED} | {"validation.overlays": "0"}
+SMALL |= {"phase": "phase1", "trials": "4", "workers": "2", "confirm": "1", "test": "true"}
 
 
 def call(folder: Path, **changed: str) -> subprocess.CompletedProcess[str]:
@@ -102,7 +94,7 @@ def test_phase_1_takes_the_chosen_settings(swept: tuple[Path, str]) -> None:
     ],
 )
 def test_bad_input_ends_it_with_exit_code_2(tmp_path: Path, changed: dict[str, str], told: str) -> None:
-    words = [word for key, value in (SMALL | changed).items() for word in (f"--{key}", value)]
+    words = flags(SMALL | changed)
     environment = os.environ | {"PYTHONPATH": str(ROOT), "MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path / 'mlflow.db'}"}
     done = subprocess.run(
         [sys.executable, "-m", "entry_points.sweep", *words],

@@ -21,7 +21,7 @@ from medexp.registry.package import Parent
 from medexp.registry.store import Registered, register
 from tests.data.volumes.small_cases import SHAPE, write_case
 from tests.packages import SEGMENTER
-from tests.phases.shared.image_runs import CONFIGS, Pipeline, run, write_pictures, write_slices
+from tests.phases.shared.image_runs import MODELS, Pipeline, run, write_pictures, write_slices
 
 
 @pytest.fixture(scope="session")
@@ -34,7 +34,7 @@ def pipeline(empty_database: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     told, codes = {}, {}
     with pytest.MonkeyPatch.context() as patch:
         _at(folder, patch)
-        for phase in CONFIGS:
+        for phase in MODELS:
             printed = io.StringIO()
             with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
                 codes[phase] = run(phase, folder)

@@ -12,14 +12,12 @@ import pytest
 import torch
 from mlflow import MlflowClient
 
-from medexp.cli import main
 from medexp.models.builders import build
-from medexp.phases.phase1.config import Phase1Config
-from medexp.phases.prepare.config import PrepareConfig
+from tests.configured import run_phase
 from tests.data.volumes.small_cases import AFFINE, SHAPE, blob, save, write_case
 
 CASE = "BraTS-MEN-00001-000"
-PHASES = {"prepare": PrepareConfig, "phase1": Phase1Config}
+PHASES = ["prepare", "phase1"]
 
 
 @pytest.fixture
@@ -30,8 +28,8 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "data"
 
 
-def run(phase: str, *flags: str) -> int:
-    return main(phase, ["--cache_dir", "cache", *flags])
+def run(phase: str, **keys: object) -> int:
+    return run_phase(phase, cache_dir="cache", **keys)
 
 
 def voxels(**changed: Any) -> np.ndarray:
@@ -85,27 +83,27 @@ BAD_DATA: dict[str, tuple[Callable[[Path], None], list[str]]] = {
 @pytest.mark.parametrize(("spoil", "words"), BAD_DATA.values(), ids=BAD_DATA.keys())
 def test_data_that_cannot_be_used(spoil, words, folder: Path, store: MlflowClient, capsys, tmp_path: Path) -> None:
     spoil(folder)
-    flags = ["--splits", str(tmp_path / "splits.json")] if (tmp_path / "splits.json").exists() else []
-    assert run("prepare", "--data_dir", str(folder), *flags) == 2
+    splits = tmp_path / "splits.json"
+    assert run("prepare", data_dir=folder, splits=splits if splits.exists() else None) == 2
     assert_refused(capsys, store, "prepare", words)
 
 
 def test_phase1_refuses_the_same(folder: Path, store: MlflowClient, capsys) -> None:
     truncate(folder)
-    assert run("phase1", "--data_dir", str(folder)) == 2
+    assert run("phase1", data_dir=folder) == 2
     assert_refused(capsys, store, "phase1", [f"{CASE}-t2w.nii.gz"])
 
 
 def test_a_patient_in_two_splits(folder: Path, store: MlflowClient, capsys, tmp_path: Path) -> None:
     write_case(folder, "BraTS-MEN-00001-001", seed=9)
     splits(train=[*ALL[:2]], val=[ALL[2], "BraTS-MEN-00001-001"])(folder)
-    assert run("prepare", "--data_dir", str(folder), "--splits", str(tmp_path / "splits.json")) == 2
+    assert run("prepare", data_dir=folder, splits=tmp_path / "splits.json") == 2
     assert_refused(capsys, store, "prepare", ["splits.json", "BraTS-MEN-00001"])
 
 
 @pytest.mark.parametrize("phase", PHASES)
 def test_no_such_folder(phase, store: MlflowClient, capsys) -> None:
-    assert run(phase, "--data_dir", "nowhere") == 2
+    assert run(phase, data_dir="nowhere") == 2
     assert_refused(capsys, store, phase, ["nowhere"])
 
 
@@ -115,7 +113,7 @@ def test_a_read_only_output_folder(phase, folder: Path, store: MlflowClient, cap
     (tmp_path / "locked").mkdir(mode=0o555)
     os.seteuid(65534)
     try:
-        assert run(phase, "--data_dir", str(folder), "--output_dir", str(tmp_path / "locked")) == 2
+        assert run(phase, data_dir=folder, output_dir=tmp_path / "locked") == 2
     finally:
         os.seteuid(0)
     assert "output_dir" in capsys.readouterr().err
@@ -144,7 +142,7 @@ BAD_CHECKPOINTS: dict[str, tuple[Callable[[], Any], list[str]]] = {
 @pytest.mark.parametrize(("content", "words"), BAD_CHECKPOINTS.values(), ids=BAD_CHECKPOINTS.keys())
 def test_a_checkpoint_that_cannot_be_used(content, words, folder: Path, store: MlflowClient, capsys, tmp_path: Path) -> None:
     torch.save(content(), tmp_path / "base.pt")
-    assert run("phase1", "--data_dir", str(folder), "--checkpoint", str(tmp_path / "base.pt")) == 2
+    assert run("phase1", data_dir=folder, checkpoint=tmp_path / "base.pt") == 2
     assert_refused(capsys, store, "phase1", ["base.pt", *words])
     assert not (tmp_path / "ran").exists()
 
@@ -154,7 +152,7 @@ def test_a_checkpoint_that_cannot_be_used(content, words, folder: Path, store: M
     [("absent.pt", ["absent.pt"]), ("models:/nobody@champion", ["models:/nobody@champion", "no model nobody"])],
 )
 def test_a_checkpoint_that_is_not_there(checkpoint, words, folder: Path, store: MlflowClient, capsys) -> None:
-    assert run("phase1", "--data_dir", str(folder), "--checkpoint", checkpoint) == 2
+    assert run("phase1", data_dir=folder, checkpoint=checkpoint) == 2
     assert_refused(capsys, store, "phase1", words)
 
 
@@ -188,19 +186,19 @@ def test_an_interrupted_phase1_does_not_go_on_with_something_else(
 ) -> None:
     """What was trained on would be validated on, or go on from another network."""
     torch.save(small(), tmp_path / "base.pt")
-    flags = ["--data_dir", str(folder), "--checkpoint", str(tmp_path / "base.pt"), "--network.window_size", "4"]
+    given = {"data_dir": folder, "checkpoint": tmp_path / "base.pt", "network__window_size": 4}
     if change is swapped:
         splits(train=ALL[:2], val=[ALL[2]])(folder)
-        flags += ["--splits", str(tmp_path / "splits.json")]
+        given["splits"] = tmp_path / "splits.json"
     hook = torch.nn.modules.module.register_module_forward_pre_hook(lambda *_: os.kill(os.getpid(), signal.SIGTERM))
     try:
-        assert run("phase1", *flags) == 143
+        assert run("phase1", **given) == 143
     finally:
         hook.remove()
     interrupted = next((tmp_path / "outputs").iterdir()).name
     change(folder)
     capsys.readouterr()
-    assert run("phase1", "--resume", interrupted) == 2
+    assert run("phase1", resume=interrupted) == 2
     assert f"resume={interrupted}: not what the run was begun with: {told}" in capsys.readouterr().err
 
 

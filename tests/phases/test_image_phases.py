@@ -17,7 +17,6 @@ import torch
 from mlflow import MlflowClient
 from torch.utils.data import Dataset
 
-from medexp.cli import main
 from medexp.data.images.prepared import SOURCES, prepare_images
 from medexp.data.images.transforms import INPUT
 from medexp.errors import CheckFailed, DataError, RegistryError
@@ -29,13 +28,8 @@ from medexp.phases.shared.launch import forget_precision, start_accelerator
 from medexp.registry.definitions import load_definition
 from medexp.registry.store import Pulled
 from medexp.tracking.runs import tracked_run
+from tests.configured import configured
 from tests.phases.shared.image_runs import SMALL, Pipeline, run, write_pictures, write_slices
-
-held: list[Any] = []
-
-
-def hold(config: Any) -> None:
-    held.append(config)
 
 
 class Noise(Dataset[dict[str, torch.Tensor]]):
@@ -78,10 +72,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def study_of(folder: Path, sources: Sequence[str], **flags: str) -> ImageStudy:
     """The images of a folder, as phase 2.3 sees them; without a run."""
-    settings = SMALL | {"slices_dir": str(folder / "slices"), "kaggle_dir": str(folder / "pictures")}
-    settings |= {key.replace("__", "."): value for key, value in flags.items()}
-    assert main("phase2_3", [f"--{key}={value}" for key, value in settings.items()], run=hold) == 0
-    config = held.pop()
+    config = configured("phase2_3", SMALL, slices_dir=folder / "slices", kaggle_dir=folder / "pictures", **flags)
     given = [config.slices_dir, config.kaggle_dir, config.data, config.phantoms]
     no_run: Any = None
     return ImageStudy(config, prepare_images(*given, folder / "cache", sources), start_accelerator("cpu", 1), no_run)
@@ -170,9 +161,7 @@ def test_a_study_is_told_what_its_phase_would_be_told(
 ) -> None:
     """Before its trials begin, and in a trial too."""
     folder = write_slices(tmp_path / "in", tumour=False) if given == "slices" else write_pictures(tmp_path / "in")
-    flags = [f"--{key}={value}" for key, value in (SMALL | {f"{given}_dir": str(folder)}).items()]
-    assert main(phase, flags, run=hold) == 0
-    config, module = held.pop(), import_module(f"medexp.phases.{phase}")
+    config, module = configured(phase, SMALL, **{f"{given}_dir": folder}), import_module(f"medexp.phases.{phase}")
     with pytest.raises(DataError, match=told):
         module.warm_up(config, tmp_path)
     with pytest.raises(DataError, match=told), tracked_run(phase, config) as tracked:
@@ -184,23 +173,17 @@ def test_a_study_over_cases_that_its_networks_have_seen_does_not_begin(
     client: MlflowClient, pipeline: Pipeline, tmp_path: Path, phase: str
 ) -> None:
     """Nor one whose test split they were selected on; it may be validated on. Its trials say so too: they may search it."""
-
     module = import_module(f"medexp.phases.{phase}")
-
-    def configured(**flags: str) -> Any:
-        given = {"slices_dir": str(pipeline.folder / "slices"), "kaggle_dir": str(pipeline.folder / "pictures")}
-        settings = SMALL | given | {key.replace("__", "."): value for key, value in flags.items()}
-        assert main(phase, [f"--{key}={value}" for key, value in settings.items()], run=hold) == 0
-        return held.pop()
+    images = {"slices_dir": pipeline.folder / "slices", "kaggle_dir": pipeline.folder / "pictures"}
 
     def warm_up(test: bool = False, **flags: str) -> None:
-        module.warm_up(configured(**flags), tmp_path, test=test)
+        module.warm_up(configured(phase, SMALL | images, **flags), tmp_path, test=test)
 
     warm_up(test=True)
     told = "BLOCKING check failed: LEAK .*in training of .*phase2_1_multitask version 1.*BraTS-MEN-.*No trial was begun"
     with pytest.raises(CheckFailed, match=told):
         warm_up(data__split_seed="1")
-    config = configured(data__split_seed="1")
+    config = configured(phase, SMALL | images, data__split_seed="1")
     with pytest.raises(CheckFailed, match="LEAK .*in training of"), tracked_run(phase, config) as tracked:
         module.objective(config, tracked)
     later = {"data__val_fraction": "0.15", "data__test_fraction": "0.25"}  # some of what was validated on is held back now

@@ -7,28 +7,25 @@ import pytest
 import yaml
 from mlflow import MlflowClient
 
-from medexp.cli import configuration, main
 from medexp.errors import RegistryError
 from medexp.registry.store import Registered
 from medexp.studies.sweep import pinned
-from tests.phases.phase2_2.test_recipe import held
+from tests.configured import configured, run_phase
 from tests.phases.shared.image_runs import MODELS, OF_PHASE, SMALL, Pipeline
 
 ENCODER = MODELS["phase2_1"]
 
 
-def flags(pipeline: Pipeline, **more: str) -> list[str]:
+def settings(pipeline: Pipeline) -> dict[str, object]:
     folders = {"slices_dir": pipeline.folder / "slices", "kaggle_dir": pipeline.folder / "pictures"}
-    settings = SMALL | OF_PHASE["phase2_2"] | {key: str(path) for key, path in folders.items()}
-    kept = {key: value for key, value in settings.items() if key not in ("bootstrap_samples", "shown")}
-    return [f"--{key}={value}" for key, value in (kept | more).items() if value]
+    return SMALL | OF_PHASE["phase2_2"] | folders
 
 
 def test_the_settings_of_a_head_can_be_searched(
     client: MlflowClient, pipeline: Pipeline, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    searched = {"phase": "phase2_2", "trials": "2", "workers": "1", "confirm": "1", "test": "true"}
-    assert main("sweep", flags(pipeline, **searched)) == 0
+    searched = {"phase": "phase2_2", "trials": 2, "workers": 1, "confirm": 1, "test": "true"}
+    assert run_phase("sweep", settings(pipeline), **searched, bootstrap_samples=None, shown=None) == 0
     experiment = client.get_experiment_by_name("sweep")
     assert experiment is not None
     runs = client.search_runs([experiment.experiment_id])
@@ -53,8 +50,7 @@ def test_so_can_those_of_a_head_on_volumes(
     settings = {"phase": "phase2_2", "trials": "1", "workers": "1", "confirm": "0", "training.epochs": "2", "threads": "1"}
     settings |= {"encoder": "models:/phase1_encoder_merged@champion", "output_dir": str(tmp_path / "outputs")}
     settings |= {"volumes.meningioma_patients": "4", "volumes.glioma_patients": "4", "data.val_fraction": "0.5"}
-    flags = [f"--{key}={value}" for key, value in settings.items()]
-    assert main("sweep", flags) == 0, capfd.readouterr()
+    assert run_phase("sweep", settings) == 0, capfd.readouterr()
     experiment = store.get_experiment_by_name("sweep")
     assert experiment is not None
     (trial,) = store.search_runs([experiment.experiment_id], "tags.`medexp.trial` = '0'")
@@ -62,10 +58,9 @@ def test_so_can_those_of_a_head_on_volumes(
 
 
 def test_an_alias_is_the_version_that_it_stands_for_when_the_sweep_begins(client: MlflowClient, pipeline: Pipeline) -> None:
-    held.clear()
-    held.append(configuration("phase2_2", flags(pipeline)))
-    assert held[0].encoder == f"models:/{ENCODER}@champion"
-    assert pinned(held[0]).encoder == f"models:/{ENCODER}/1"
+    config = configured("phase2_2", settings(pipeline))
+    assert config.encoder == f"models:/{ENCODER}@champion"
+    assert pinned(config).encoder == f"models:/{ENCODER}/1"
     client.delete_registered_model_alias(ENCODER, "champion")
     with pytest.raises(RegistryError, match="has no alias champion"):
-        pinned(held[0])
+        pinned(config)

@@ -9,7 +9,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from medexp.cli import main
 from medexp.data.images.prepared import SOURCES, PreparedImages, prepare_images
 from medexp.data.images.sampling import expected_draws
 from medexp.models.multitask import MultiTaskModel
@@ -22,21 +21,13 @@ from medexp.phases.shared.launch import start_accelerator
 from medexp.registry.package import Parent
 from medexp.reporting import NullReporter
 from medexp.tracking.runs import TrackedRun
+from tests.configured import configured
 from tests.phases.shared.image_runs import SMALL, write_pictures, write_slices
 
 WIDTH = 16
-held: list[Any] = []
 
 
-def hold(config: Any) -> None:
-    held.append(config)
-
-
-def configured(phase: str, **flags: str) -> Any:
-    settings = SMALL | {"training.epochs": "1", "training.warmup_epochs": "0", "data.weights": "{brats: 1, kaggle: 1}"}
-    settings |= {key.replace("__", "."): value for key, value in flags.items()}
-    assert main(phase, [f"--{key}={value}" for key, value in settings.items()], run=hold) == 0
-    return held.pop()
+BRIEF = SMALL | {"training.epochs": "1", "training.warmup_epochs": "0", "data.weights": "{brats: 1, kaggle: 1}"}
 
 
 # ------------------------------------------------------------------------------------------------------------------ training
@@ -49,7 +40,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> PreparedImages:
     slices, pictures = write_slices(folder / "slices", 8), write_pictures(folder / "pictures", 20)
     for number in range(5, 20):
         (pictures / "yes" / f"yes{number}.png").unlink()
-    config = configured("phase2_2", data__split_seed="0")
+    config = configured("phase2_2", BRIEF)
     return prepare_images(str(slices), str(pictures), config.data, config.phantoms, folder / "cache", SOURCES)
 
 
@@ -72,12 +63,12 @@ def small_encoder() -> FrozenEncoder:
 
 
 def head_of(data: PreparedImages, folder: Path, encoder: FrozenEncoder | None = None, **flags: str) -> Trained:
-    config, run = configured("phase2_2", **flags), TrackedRun("run", folder, NullReporter())
+    config, run = configured("phase2_2", BRIEF, **flags), TrackedRun("run", folder, NullReporter())
     return train_head(config, encoder or small_encoder(), labelled(config, data), start_accelerator("cpu", 1), run)
 
 
 def joint(data: PreparedImages, folder: Path, **flags: str) -> MultiTaskModel:
-    config, run = configured("phase2_3", **flags), TrackedRun("run", folder, NullReporter())
+    config, run = configured("phase2_3", BRIEF, **flags), TrackedRun("run", folder, NullReporter())
     torch.manual_seed(0)
     net = MultiTaskModel(1, 4, 2)
     train(ImageStudy(config, data, start_accelerator("cpu", 1), run), net)
@@ -105,16 +96,16 @@ def test_weights_of_sources_and_of_classes_change_what_is_trained(data: Prepared
 
 
 def test_what_weights_did_to_the_probabilities_is_said_where_they_did_it(data: PreparedImages) -> None:
-    config = configured("phase2_2", data__weights="{brats: 1, kaggle: 99}")
+    config = configured("phase2_2", BRIEF, data__weights="{brats: 1, kaggle: 99}")
     rows = data.manifest[data.manifest["split"] == "train"]
     (words,) = shifted(config, labelled(config, data))
     assert "made 'tumour' 50% of what the head was trained on" in words
     assert f"{rows['label'].mean():.0%} of the training cases" in words and rows["label"].mean() < 0.45
     natural: Mapping[str, Any] = rows["source"].value_counts().to_dict()
     as_they_are = "{" + ", ".join(f"{source}: {count}" for source, count in natural.items()) + "}"
-    config = configured("phase2_2", training__class_weights="none", data__weights=as_they_are)
+    config = configured("phase2_2", BRIEF, training__class_weights="none", data__weights=as_they_are)
     assert shifted(config, labelled(config, data)) == []
-    config = configured("phase2_2", training__class_weights="none", data__weights="{brats: 1, kaggle: 99}")
+    config = configured("phase2_2", BRIEF, training__class_weights="none", data__weights="{brats: 1, kaggle: 99}")
     share = float(expected_draws(list(rows["source"]), {"brats": 1, "kaggle": 99}) @ rows["label"] / len(rows))
     assert f"made 'tumour' {share:.0%} of" in shifted(config, labelled(config, data))[0], "the sources' weights alone"
 

@@ -8,22 +8,18 @@ from typing import Any
 import pytest
 import yaml
 
-from medexp.cli import configuration
 from medexp.errors import ConfigError
 from medexp.phases.phase1.config import Phase1Config
 from medexp.studies.ladder import changed, differences, phase_config, read_ladder
 from medexp.tracking.provenance import config_yaml
+from tests.configured import configured
 
 ROOT = Path(__file__).parents[2]
 SHIPPED = yaml.safe_load((ROOT / "medexp/phases/phase1/profiles/recovery.yaml").read_text())
 
 
-def configured(*flags: str) -> Phase1Config:
-    return configuration("phase1", flags)
-
-
-def full(*flags: str) -> Phase1Config:
-    return configured("--profile", "full", "--data_dir", "d", "--checkpoint", "c", *flags)
+def full(**keys: object) -> Phase1Config:
+    return configured("phase1", profile="full", data_dir="d", checkpoint="c", **keys)
 
 
 def climbed(config: Phase1Config) -> list[dict[str, Any]]:
@@ -40,16 +36,17 @@ def test_the_ladder_of_phase_1_is_the_specifications() -> None:
 
 
 def test_the_demo_is_changed_by_as_much() -> None:
-    assert climbed(configured()) == [{"training.epochs": 3}, {"training.lr_lora": 1e-3}, {"lora.target_stages": (2, 3, 4)}]
+    demo = climbed(configured("phase1"))
+    assert demo == [{"training.epochs": 3}, {"training.lr_lora": 1e-3}, {"lora.target_stages": (2, 3, 4)}]
 
 
 def test_a_stage_that_is_there_is_not_added_again() -> None:
-    assert climbed(full("--lora.target_stages", "[2, 4]"))[2] == {}
+    assert climbed(full(lora__target_stages="[2, 4]"))[2] == {}
 
 
 def test_remedies_keep_the_batch_of_an_update_and_turn_bf16_off() -> None:
     remedies = read_ladder("phase1").remedies
-    config = full("--training.batch_size", "4", "--training.accumulate", "3")
+    config = full(training__batch_size="4", training__accumulate="3")
     after = changed(config, [remedies["out_of_memory"]], "test")
     assert (after.training.batch_size, after.training.accumulate) == (2, 6)
     after = changed(config, [remedies["diverged"], remedies["diverged"]], "test")
@@ -62,7 +59,7 @@ def test_remedies_keep_the_batch_of_an_update_and_turn_bf16_off() -> None:
 def test_a_batch_of_one_cannot_be_halved() -> None:
     remedy = read_ladder("phase1").remedies["out_of_memory"]
     with pytest.raises(ConfigError, match="test: training.batch_size: found 0; at least 1"):
-        changed(full("--training.batch_size", "1"), [remedy], "test")
+        changed(full(training__batch_size="1"), [remedy], "test")
 
 
 @pytest.mark.parametrize(
@@ -70,12 +67,12 @@ def test_a_batch_of_one_cannot_be_halved() -> None:
 )
 def test_whole_numbers_stay_whole_and_always_change(tmp_path: Path, before: int, times: float, after: int) -> None:
     ladder = read_ladder("phase1", written(tmp_path, rungs=[rung("training.epochs", {"times": times})]))
-    config = full("--training.warmup_epochs", "0", "--training.epochs", str(before))
+    config = full(training__warmup_epochs="0", training__epochs=before)
     assert changed(config, [ladder.rungs[0].change], "test").training.epochs == after
 
 
 def test_a_configuration_comes_back_from_what_a_run_logged() -> None:
-    config = full("--data.label_map", "{1: 1, 4: 3}", "--data.exclude", "[a, b]", "--threads", "3")
+    config = full(data__label_map="{1: 1, 4: 3}", data__exclude="[a, b]", threads="3")
     assert phase_config("phase1", yaml.safe_load(config_yaml(config)), "test") == config
 
 

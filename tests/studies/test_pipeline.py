@@ -9,16 +9,14 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from medexp.cli import main
 from medexp.errors import DataError
 from medexp.phases.main.config import MainConfig
 from medexp.phases.shared.launch import start_accelerator
 from medexp.studies.pipeline import Pipeline, probed, read_digests, take
 from medexp.tracking.runs import tracked_run
 from medexp.tracking.steps import find_interrupted, mark_done, tags_of_step
+from tests.configured import configured, run_phase
 from tests.data.volumes.small_cases import write_case
-
-taken: list[MainConfig] = []
 
 
 @pytest.fixture
@@ -26,16 +24,7 @@ def config(store: MlflowClient, tmp_path: Path) -> MainConfig:
     """The pipeline on three good cases of three patients."""
     for number in (1, 2, 3):
         write_case(tmp_path / "data", f"BraTS-MEN-0000{number}-000", seed=number)
-    return resolved("--data_dir", str(tmp_path / "data"), "--cache_dir", str(tmp_path / "cache"), "--data.jobs", "1")
-
-
-def resolved(*flags: str) -> MainConfig:
-    assert main("main", flags, run=hold) == 0
-    return taken.pop()
-
-
-def hold(config: MainConfig) -> None:
-    taken.append(config)
+    return configured("main", data_dir=tmp_path / "data", cache_dir=tmp_path / "cache", data__jobs=1)
 
 
 def prepare(config: MainConfig, holds: bool = True) -> tuple[str, str, Run]:
@@ -187,8 +176,7 @@ def test_a_step_that_fails_stops_the_pipeline_in_its_own_run(
 ) -> None:
     case = sorted(Path(config.data_dir or "").iterdir())[0]
     (case / f"{case.name}-t2w.nii.gz").unlink()
-    flags = ["--data_dir", str(config.data_dir), "--cache_dir", str(config.cache_dir)]
-    assert main("main", flags) == 2
+    assert run_phase("main", data_dir=config.data_dir, cache_dir=config.cache_dir) == 2
     told = capsys.readouterr()
     assert "medexp main: error:" in told.err
     assert "t2w" in told.err
@@ -218,6 +206,6 @@ def test_several_processes_are_refused_before_a_run_starts(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
-    assert main("main", []) == 2
+    assert run_phase("main") == 2
     assert "medexp main: error: WORLD_SIZE=2: main runs in one process" in capsys.readouterr().err
     assert store.get_experiment_by_name("main") is None

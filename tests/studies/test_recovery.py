@@ -15,27 +15,20 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from medexp.checks import Check, Severity
-from medexp.cli import main
 from medexp.errors import CheckFailed, CheckpointError, ConfigError, DataError, StorageError
 from medexp.phases.phase1.config import Phase1Config
 from medexp.phases.recover.config import RecoverConfig
 from medexp.studies import recovery
 from medexp.tracking.results import log_checks, stop_if_blocked
 from medexp.tracking.runs import TrackedRun, tracked_run
-
-taken: list = []
-
-
-def hold(config: object) -> None:
-    taken.append(config)
+from tests.configured import configured, run_phase
 
 
 def ended(how: Callable[[TrackedRun], object], phase: str = "phase1", **changed: object) -> str:
     """The id of a run of a phase that came to what `how` did in it."""
-    assert main(phase, ["--output_dir", "outputs"], run=hold) == 0
     run_id = ""
     try:
-        with tracked_run(phase, replace(taken.pop(), **changed)) as tracked:
+        with tracked_run(phase, replace(configured(phase, output_dir="outputs"), **changed)) as tracked:
             run_id = tracked.id
             how(tracked)
     except BaseException:
@@ -62,8 +55,8 @@ def failing(*ids: str) -> Callable[[TrackedRun], object]:
     return judge
 
 
-def recover(*flags: str) -> int:
-    return main("recover", ["--output_dir", "outputs", *flags])
+def recover(**keys: object) -> int:
+    return run_phase("recover", output_dir="outputs", **keys)
 
 
 REFUSED = {
@@ -87,7 +80,7 @@ def test_what_no_rung_mends_is_refused_in_a_line(
     store: MlflowClient, capsys: pytest.CaptureFixture[str], how: Callable[[TrackedRun], object], told: str
 ) -> None:
     run_id = ended(how)
-    assert recover("--run", run_id) == 2
+    assert recover(run=run_id) == 2
     said = capsys.readouterr().err
     assert f"medexp recover: error: run {run_id}: " in said
     assert told in said
@@ -97,25 +90,25 @@ def test_what_no_rung_mends_is_refused_in_a_line(
 
 def test_a_run_that_goes_on_is_refused(store: MlflowClient, capsys: pytest.CaptureFixture[str]) -> None:
     def meanwhile(tracked: TrackedRun) -> None:
-        assert recover("--run", tracked.id) == 2
+        assert recover(run=tracked.id) == 2
 
     ended(meanwhile)
     assert "is RUNNING. Wait for its end; if its process is gone, go on with it" in capsys.readouterr().err
 
 
 def test_a_run_of_another_phase_or_of_nobody_is_refused(store: MlflowClient, capsys: pytest.CaptureFixture[str]) -> None:
-    assert recover("--run", ended(raising(DataError("d")), phase="prepare")) == 2
+    assert recover(run=ended(raising(DataError("d")), phase="prepare")) == 2
     assert "is a run of prepare; give one of phase1 that failed" in capsys.readouterr().err
     foreign = store.create_run(store.create_experiment("theirs")).info.run_id
-    assert recover("--run", foreign) == 2
+    assert recover(run=foreign) == 2
     assert "is a run of another program" in capsys.readouterr().err
     for unknown in ("0" * 32, "x/../y"):
-        assert recover("--run", unknown) == 2
+        assert recover(run=unknown) == 2
         assert f"there is no run {unknown!r} in sqlite:///" in capsys.readouterr().err
 
 
 def test_what_cannot_be_a_recovery_is_told_at_once(store: MlflowClient, capsys: pytest.CaptureFixture[str]) -> None:
-    assert recover("--phase", "probe", "--search", "-1") == 2
+    assert recover(phase="probe", search=-1) == 2
     said = capsys.readouterr().err
     for words in ("phase: found 'probe'; phase1 can recover", "run: not given", "search: found -1"):
         assert words in said
@@ -125,7 +118,7 @@ def test_several_processes_are_refused(
     store: MlflowClient, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
-    assert recover("--run", "r") == 2
+    assert recover(run="r") == 2
     assert "WORLD_SIZE=2: recovery runs in one process" in capsys.readouterr().err
 
 
@@ -144,7 +137,7 @@ def test_a_rung_that_makes_no_configuration_is_told_before_anything_is_run(
         )
     )
     run_id = ended(failing("TEST_2.5"))
-    assert recover("--run", run_id, "--ladder", "ladder.yaml") == 2
+    assert recover(run=run_id, ladder="ladder.yaml") == 2
     said = capsys.readouterr().err
     assert f"the ladder on the configuration of run {run_id}: training.warmup_epochs: found 1; below epochs (1)" in said
     assert store.get_experiment_by_name("recover") is None
@@ -153,11 +146,11 @@ def test_a_rung_that_makes_no_configuration_is_told_before_anything_is_run(
 def test_a_run_whose_configuration_is_gone_is_refused(store: MlflowClient, capsys: pytest.CaptureFixture[str]) -> None:
     run_id = ended(failing("TEST_2.5"))
     Path(f"outputs/{run_id}/config.yaml").write_text("seed: x\nlora: {rank: 0}\n")
-    assert recover("--run", run_id) == 2
+    assert recover(run=run_id) == 2
     said = capsys.readouterr().err
     assert f"config.yaml of run {run_id}: " in said
-    assert "seed: found 'x'" in said
-    assert "training is missing" in said
+    assert "seed: found x; expected a whole number" in said
+    assert "training.epochs: missing" in said
 
 
 GOAL = "val/best/dice_WT"
@@ -169,9 +162,7 @@ def recovery_of(run_id: str, change: dict[str, Any], name: str = "a", **changed:
     rungs = [{"name": name, "why": "-", "change": change}]
     ladder = {"goal": GOAL, "mends": ["TEST_2.5"], "rungs": rungs, "remedies": {}, "at_most": 0}
     Path("ladder.yaml").write_text(json.dumps(ladder))
-    flags = ["--run", run_id, "--ladder", "ladder.yaml", "--output_dir", "outputs"]
-    assert main("recover", flags, run=hold) == 0
-    return replace(taken.pop(), **changed)
+    return replace(configured("recover", run=run_id, ladder="ladder.yaml", output_dir="outputs"), **changed)
 
 
 class Trainings:

@@ -12,13 +12,13 @@ from mlflow.entities import Run
 from optuna.exceptions import StorageInternalError
 from optuna.trial import TrialState
 
-from medexp.cli import main
 from medexp.errors import ConfigError, DataError, StorageError
 from medexp.phases.phase1 import recipe as phase1
 from medexp.phases.phase1.config import Phase1Config
 from medexp.reporting import NullReporter
 from medexp.studies.space import Space, read_space
 from medexp.studies.trials import TrialReporter, ask_for, commonest_reason, counted, next_trial, with_values
+from tests.configured import configured
 from tests.studies.cheap import SPACE, Cheap, objective
 
 
@@ -38,7 +38,6 @@ def parent(store: MlflowClient) -> str:
 
 
 Next = Callable[..., Any]
-taken: list[Phase1Config] = []
 
 
 @pytest.fixture
@@ -250,22 +249,18 @@ def test_the_commonest_reason(go_on: Next) -> None:
     assert commonest_reason(study.trials) == "TEST_0: too shallow (2 of 3 trials)"
 
 
-def take(config: Phase1Config) -> None:
-    taken.append(config)
-
-
 def test_a_trial_that_needs_too_much_memory_fails_in_one_line_and_the_search_goes_on(
     store: MlflowClient, go_on: Next, parent: str, tmp_path: Path
 ) -> None:
-    flags = ["--phantoms.meningioma_patients=4", "--threads=1", "--device=cpu", "--checkpoint=base.pt"]
-    assert main("phase1", [*flags, f"--output_dir={tmp_path / 'outputs'}"], run=take) == 0
+    given = {"phantoms.meningioma_patients": 4, "threads": 1, "device": "cpu", "checkpoint": "base.pt"}
+    config = configured("phase1", given, output_dir=tmp_path / "outputs")
     goals = "goals: [{metric: val/best/score, direction: maximize}]\nsampler: {name: random}\npruner: {name: none}\n"
     (tmp_path / "large.yaml").write_text(
         goals + "parameters: {network.feature_size: {type: categorical, choices: [1572864, 3145728]}}"
     )
     large = read_space(tmp_path / "large.yaml", Phase1Config)
     study = optuna.create_study(direction="maximize")
-    trial = go_on(study, space=large, config=taken.pop(), objective=phase1.objective)
+    trial = go_on(study, space=large, config=config, objective=phase1.objective)
     assert trial.state is TrialState.FAIL
     told = commonest_reason([trial])
     assert told.startswith("out of memory with batches of 2 ") and told.endswith("lower data.input_size (1 of 1 trials)")

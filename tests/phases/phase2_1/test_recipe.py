@@ -13,13 +13,13 @@ import torch
 from mlflow import MlflowClient
 
 from medexp import registry
-from medexp.cli import main
 from medexp.data.manifest import patient_sha256
 from medexp.errors import ConfigError
 from medexp.models.checkpoints import load_state
 from medexp.models.multitask import MultiTaskModel
 from medexp.phases.shared.images import one_process
 from medexp.registry.definitions import load_definition
+from tests.configured import run_phase
 from tests.phases.shared.image_runs import MODELS, SIZE, Pipeline, run, write_pictures, write_slices
 from tests.phases.shared.interrupting import killed_in
 from tests.runs import artifact, history, last_run, logged_table, measured
@@ -107,8 +107,7 @@ def test_the_head_keeps_its_initial_weights(client: MlflowClient) -> None:
 
 
 def promote(**flags: str) -> int:
-    settings = {"model": NAME, "version": "2", "threads": "1"} | flags
-    return main("promote", [f"--{key}={value}" for key, value in settings.items()])
+    return run_phase("promote", model=NAME, version=2, threads=1, **flags)
 
 
 def test_a_second_run_is_a_candidate_that_promote_judges(

@@ -15,13 +15,12 @@ from mlflow import MlflowClient
 from sklearn.metrics import balanced_accuracy_score
 
 from medexp import registry
-from medexp.cli import main
 from medexp.models.checkpoints import load_state, load_training_state, save_checkpoint
 from medexp.models.multitask import EncoderClassifier, MultiTaskModel
-from medexp.phases.phase2_2.config import Phase2_2Config
 from medexp.phases.phase2_2.labelled import load_encoder
 from medexp.phases.shared.launch import start_accelerator
 from medexp.registry.store import Registered
+from tests.configured import configured
 from tests.phases.shared.image_runs import (
     MODELS,
     NETWORK,
@@ -36,13 +35,8 @@ from tests.phases.shared.image_runs import (
 from tests.phases.shared.interrupting import killed_in
 from tests.runs import artifact, history, last_run, logged_table, measured
 
-held: list[Phase2_2Config] = []
 NAME, VOLUMES = MODELS["phase2_2"], "phase2_2_volume_classifier"
 ENCODER = MODELS["phase2_1"]
-
-
-def hold(config: Phase2_2Config) -> None:
-    held.append(config)
 
 
 def test_the_run_holds_all_that_it_promises(client: MlflowClient, pipeline: Pipeline) -> None:
@@ -125,9 +119,7 @@ def test_the_majority_is_that_of_the_cases_judged_on_whatever_was_trained_on(cli
 def test_nothing_of_the_network_that_the_encoder_is_of_gets_gradients(client: MlflowClient, pipeline: Pipeline) -> None:
     """The decoder neither: P2_2-FROZEN counts what does."""
     for given in (f"models:/{ENCODER}@champion", str(artifact(last_run(client, "phase2_1"), "best_model.pt"))):
-        flags = [f"--{key}={value}" for key, value in (SMALL | NETWORK | {"encoder": given}).items()]
-        assert main("phase2_2", flags, run=hold) == 0
-        whole = load_encoder(held.pop(), start_accelerator("cpu", 1)).whole
+        whole = load_encoder(configured("phase2_2", SMALL | NETWORK, encoder=given), start_accelerator("cpu", 1)).whole
         assert not any(parameter.requires_grad for parameter in whole.parameters())
 
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from medexp.cli import main
 from medexp.data.images.slices import find_slices, read_slice
+from tests.configured import run_phase
 from tests.data.volumes.small_cases import write_case
 from tests.runs import last_run
 
@@ -18,13 +18,12 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "data"
 
 
-def prepare(folder: Path, *flags: str) -> int:
-    given = ["--cache_dir", "cache", "--data_dir", str(folder), *flags]
-    return main("prepare", given)
+def prepare(folder: Path, **keys: object) -> int:
+    return run_phase("prepare", cache_dir="cache", data_dir=folder, **keys)
 
 
 def test_slices_are_cut_and_the_next_command_named(folder, store, capsys):
-    assert prepare(folder, "--slices_dir", "my slices", "--slices.channel", "t1c", "--slices.every", "2") == 0
+    assert prepare(folder, slices_dir="my slices", slices__channel="t1c", slices__every=2) == 0
     told = capsys.readouterr().out.splitlines()
     assert told[-2:] == ["Slices: 12 in my slices", "Next: mlflow run . -e phase2_1 -P profile=demo -P slices_dir='my slices'"]
     assert shlex.split(told[-1])[-1] == "slices_dir=my slices"
@@ -33,7 +32,7 @@ def test_slices_are_cut_and_the_next_command_named(folder, store, capsys):
     assert {read_slice(image.path).metadata["channel"] for image in found} == {"t1c"}
     run = last_run(store, "prepare")
     assert run.info.status == "FINISHED" and run.data.metrics["params/slices"] == 12
-    assert prepare(folder, "--slices_dir", "my slices", "--slices.channel", "t1c", "--slices.every", "2") == 0
+    assert prepare(folder, slices_dir="my slices", slices__channel="t1c", slices__every=2) == 0
     assert "Slices: 12 in my slices" in capsys.readouterr().out
 
 
@@ -45,23 +44,23 @@ def test_without_a_folder_none_are_cut(folder, store, capsys):
 
 
 def test_a_folder_of_other_slices_is_left_and_the_run_fails(folder, store, capsys):
-    assert prepare(folder, "--slices_dir", "slices") == 0
+    assert prepare(folder, slices_dir="slices") == 0
     before = {path: path.stat().st_mtime_ns for path in Path("slices").iterdir()}
-    assert prepare(folder, "--slices_dir", "slices", "--slices.channel", "t2w") == 2
+    assert prepare(folder, slices_dir="slices", slices__channel="t2w") == 2
     assert "it was cut with channel t2f, not t2w. Give another folder, or remove this one" in capsys.readouterr().err
     assert {path: path.stat().st_mtime_ns for path in Path("slices").iterdir()} == before
     assert last_run(store, "prepare").info.status == "FAILED"
 
 
 @pytest.mark.parametrize(
-    ("flags", "words"),
+    ("key", "value", "words"),
     [
-        (["--slices.channel", "flair"], "slices.channel: found flair; expected one of t2f, t1c, t1n, t2w"),
-        (["--slices.every", "0"], "slices.every: found 0; at least 1"),
-        (["--slices.min_foreground", "1"], "slices.min_foreground: found 1.0; 0 to below 1"),
+        ("slices.channel", "flair", "slices.channel: found flair; expected one of t2f, t1c, t1n, t2w"),
+        ("slices.every", "0", "slices.every: found 0; at least 1"),
+        ("slices.min_foreground", "1", "slices.min_foreground: found 1.0; 0 to below 1"),
     ],
 )
-def test_settings_that_cannot_be(folder, store, capsys, flags, words):
-    assert prepare(folder, "--slices_dir", "slices", *flags) == 2
+def test_settings_that_cannot_be(folder, store, capsys, key, value, words):
+    assert prepare(folder, slices_dir="slices", **{key: value}) == 2
     assert words in capsys.readouterr().err
     assert not Path("slices").exists()

@@ -12,7 +12,6 @@ import torch
 from mlflow import MlflowClient
 from sklearn.metrics import balanced_accuracy_score
 
-from medexp.cli import main
 from medexp.data.manifest import patient_sha256
 from medexp.data.volumes.brats import image_files
 from medexp.data.volumes.cases import Case
@@ -21,14 +20,13 @@ from medexp.models.builders import build
 from medexp.registry.definitions import load_definition
 from medexp.registry.package import Package, Parent
 from medexp.registry.store import Registered, register
+from tests.configured import run_phase
 from tests.packages import SEGMENTER
 from tests.runs import artifact, last_run
 
 
 def probe(table: Path | str, **flags: str) -> int:
-    settings = {"table": str(table), "cache_dir": "cache", "jobs": "1", "threads": "1", "bootstrap_samples": "200", **flags}
-    flagged = [f"--{key}={value}" for key, value in settings.items()]
-    return main("probe", flagged)
+    return run_phase("probe", table=table, cache_dir="cache", jobs=1, threads=1, bootstrap_samples=200, **flags)
 
 
 def test_the_run_holds_all_that_it_promises(

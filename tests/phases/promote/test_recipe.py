@@ -1,7 +1,7 @@
 """`promote` from the command line: promoted, refused, scored anew, and input that cannot be used."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,6 @@ import pytest
 from mlflow import MlflowClient
 from safetensors.torch import save_file
 
-from medexp.cli import main
 from medexp.data.manifest import data_digest
 from medexp.data.splits import make_splits
 from medexp.data.volumes.brats import find_cases
@@ -21,6 +20,7 @@ from medexp.models.swin import decoder_state, encoder_state
 from medexp.registry import journal
 from medexp.registry.journal import Move
 from medexp.registry.promotion import Nominated
+from tests.configured import run_phase
 from tests.data.volumes.small_cases import write_case
 from tests.packages import ENCODER, SEGMENTER, scores
 from tests.runs import last_run
@@ -34,11 +34,13 @@ DATA = {
     "data.spacing": "[2,2,3]",
     "data.input_size": "[64,32,32]",
     "data.jobs": "1",
+    "data_dir": "data",
+    "reevaluate": "true",
 }
 
 
-def promote(*flags: str) -> int:
-    return main("promote", ["--cache_dir", "cache", "--threads", "1", *flags])
+def promote(given: Mapping[str, object] | None = None, **keys: object) -> int:
+    return run_phase("promote", {"cache_dir": "cache", "threads": 1, **(given or {})}, **keys)
 
 
 def champion(store: MlflowClient) -> str:
@@ -83,7 +85,7 @@ def test_a_promotion_that_was_killed_before_it_loaded_the_model_is_finished_when
     publish(seed=0)
     broken = publish(weights={key: value * float("nan") for key, value in build(ENCODER).state_dict().items()})
     journal.move(NAME, Move("champion", "2", broken.digest, "promote", "better"))
-    assert promote("--version", "2") == 2
+    assert promote(version=2) == 2
     assert "version 2 does not load" in capsys.readouterr().err
     assert champion(store) == "1"
 
@@ -105,7 +107,7 @@ def test_what_the_policy_does_not_support_is_refused_with_the_numbers(
 ) -> None:
     publish(seed=0)
     publish(seed=1, **given)
-    assert promote("--version", "2") == 3
+    assert promote(version=2) == 3
     error = capsys.readouterr().err
     for words in ("is not promoted", "version 1 stays the champion", *told):
         assert words in error
@@ -143,11 +145,6 @@ def judged_elsewhere(publish: Publish, validation: pd.DataFrame, tmp_path: Path)
     publish(seed=1, evaluation=evaluated_on(data_digest(validation)), per_case=mine)
 
 
-def data_flags(**changed: str) -> list[str]:
-    settings = DATA | {"data_dir": "data", "reevaluate": "true"} | changed
-    return [word for key, value in settings.items() for word in (f"--{key}", value)]
-
-
 @pytest.mark.usefixtures("judged_elsewhere")
 def test_a_champion_judged_on_other_cases_is_scored_on_the_candidates(
     store: MlflowClient,
@@ -155,7 +152,7 @@ def test_a_champion_judged_on_other_cases_is_scored_on_the_candidates(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """It has initial weights, so its Dice there is low whatever it was on its own cases."""
-    assert promote(*data_flags()) == 0, capsys.readouterr().err
+    assert promote(DATA) == 0, capsys.readouterr().err
     assert champion(store) == "2"
     run = last_run(store, "promote")
     anew = pd.read_csv(store.download_artifacts(run.info.run_id, "champion_on_the_candidates_cases.csv"))
@@ -171,7 +168,7 @@ def test_cases_that_are_not_those_of_the_candidate_are_refused(
     store: MlflowClient,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert promote(*data_flags(seed="1")) == 2
+    assert promote(DATA, seed=1) == 2
     assert "the version was judged on" in capsys.readouterr().err
     assert champion(store) == "1"
 
@@ -182,25 +179,25 @@ def test_cases_that_are_not_those_of_the_candidate_are_refused(
 @pytest.mark.parametrize(
     ("flags", "told"),
     [
-        (["--model", "nothing"], "model 'nothing': has no definition; known are bsf_base, phase1_encoder_merged"),
-        (["--model", "bsf_base"], "bsf_base: no model bsf_base in this registry; registered are: phase1_encoder_merged"),
-        (["--version", "9"], "has no version 9; it has: 1, 2"),
-        (["--version", "0"], "version: found 0; at least 1"),
-        (["--version", "2"], "version 2 of phase1_encoder_merged holds no package; it was made by another program"),
-        (["--reevaluate", "perhaps"], "reevaluate: found perhaps; expected true or false"),
-        (["--profile", "full", "--reevaluate", "true"], "data_dir: profile=full needs real data"),
+        ({"model": "nothing"}, "model 'nothing': has no definition; known are bsf_base, phase1_encoder_merged"),
+        ({"model": "bsf_base"}, "bsf_base: no model bsf_base in this registry; registered are: phase1_encoder_merged"),
+        ({"version": "9"}, "has no version 9; it has: 1, 2"),
+        ({"version": "0"}, "version: found 0; at least 1"),
+        ({"version": "2"}, "version 2 of phase1_encoder_merged holds no package; it was made by another program"),
+        ({"reevaluate": "perhaps"}, "reevaluate: found perhaps; expected true or false"),
+        ({"profile": "full", "reevaluate": "true"}, "data_dir: profile=full needs real data"),
     ],
 )
 def test_bad_input_is_told_in_a_line(
     store: MlflowClient,
     publish: Publish,
     capsys: pytest.CaptureFixture[str],
-    flags: list[str],
+    flags: dict[str, str],
     told: str,
 ) -> None:
     publish(seed=0)
     store.create_model_version(NAME, source="nowhere")
-    assert promote(*flags) == 2
+    assert promote(flags) == 2
     error = capsys.readouterr().err
     assert told in error and "Traceback" not in error
     assert champion(store) == "1"

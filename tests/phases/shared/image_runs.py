@@ -6,15 +6,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from medexp.cli import main
-from medexp.phases.phase2_1.config import Phase2_1Config
-from medexp.phases.phase2_2.config import Phase2_2Config
-from medexp.phases.phase2_3.config import Phase2_3Config
+from medexp.phases import phase as record_of
+from tests.configured import run_phase
 from tests.data.images.small_images import write_slice
 
 SIZE = 32
 PATIENTS, SLICES, PICTURES = 24, 3, 20  # PICTURES of each class
-CONFIGS: dict[str, type] = {"phase2_1": Phase2_1Config, "phase2_2": Phase2_2Config, "phase2_3": Phase2_3Config}
 MODELS = {"phase2_1": "phase2_1_multitask", "phase2_2": "phase2_2_classifier", "phase2_3": "phase2_3_multitask"}
 SMALL = {
     "seed": "0",
@@ -75,17 +72,11 @@ def write_pictures(folder: Path, count: int = PICTURES, ending: str = "png") -> 
 
 def run(phase: str, data: Path | None, **flags: str) -> int:
     """A phase from the command line, on a folder's slices and pictures; `__` is the dot of a key, "" leaves a key out."""
-    folders = {"slices_dir": data / "slices", "kaggle_dir": data / "pictures"} if data else {}
-    settings = SMALL | OF_PHASE[phase] | {key: str(path) for key, path in folders.items() if key_of(phase, key)}
     if "resume" in flags:
-        settings = {}
-    settings |= {key.replace("__", "."): value for key, value in flags.items()}
-    flagged = [f"--{key}={value}" for key, value in settings.items() if value]
-    return main(phase, flagged)
-
-
-def key_of(phase: str, key: str) -> bool:
-    return key in CONFIGS[phase].__dataclass_fields__
+        return run_phase(phase, **flags)
+    folders = {"slices_dir": data / "slices", "kaggle_dir": data / "pictures"} if data else {}
+    has = record_of(phase).config.__dataclass_fields__
+    return run_phase(phase, SMALL | OF_PHASE[phase] | {key: folders[key] for key in folders.keys() & has}, **flags)
 
 
 @dataclass(frozen=True)

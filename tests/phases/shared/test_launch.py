@@ -1,22 +1,14 @@
 """How a phase's run ends when there is less memory than its settings ask for."""
 
 from collections.abc import Callable
-from dataclasses import replace
 
 import pytest
 import torch
 from mlflow import MlflowClient
 
-from medexp.cli import main
 from medexp.errors import OutOfMemory
-from medexp.phases.phase1.config import Phase1Config
 from medexp.phases.shared.launch import launched_run, start_accelerator
-
-held: list[Phase1Config] = []
-
-
-def hold(config: Phase1Config) -> None:
-    held.append(config)
+from tests.configured import configured
 
 
 def more_than_any_machine_has() -> None:
@@ -40,8 +32,7 @@ def test_too_little_memory_is_told_in_a_line_with_what_to_do(
     store: MlflowClient,
     ask: Callable[[], None],
 ) -> None:
-    assert main("phase1", [], run=hold) == 0
-    config = replace(held.pop(), output_dir="outputs")
+    config = configured("phase1", output_dir="outputs")
     accelerator = start_accelerator("cpu", 1)
     told = "batches of 2 inputs of 64 x 64 x 32: lower training.batch_size"
     with pytest.raises(OutOfMemory, match=told) as raised, launched_run("phase1", config, accelerator) as tracked:
@@ -65,8 +56,7 @@ def what_is_not_built() -> None:
     ("fail", "name"), [(shapes_that_do_not_fit, "RuntimeError"), (what_is_not_built, "NotImplementedError")]
 )
 def test_any_other_error_keeps_its_name(store: MlflowClient, fail: Callable[[], None], name: str) -> None:
-    assert main("phase1", [], run=hold) == 0
-    config = replace(held.pop(), output_dir="outputs")
+    config = configured("phase1", output_dir="outputs")
     with pytest.raises(RuntimeError) as raised, launched_run("phase1", config, start_accelerator("cpu", 1)) as tracked:
         fail()
     assert type(raised.value).__name__ == name

@@ -1,0 +1,22 @@
+"""Phases from the command line: the configuration that one would run with, and a run of it."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from medexp.cli import configuration, main
+
+
+def flags(given: Mapping[str, object] | None = None, /, **more: object) -> list[str]:
+    """Keys with their values as words of a command line; `__` is the dot of a key, and None or "" leaves a key out."""
+    keys = {**(given or {}), **{key.replace("__", "."): value for key, value in more.items()}}
+    return [f"--{key}={value}" for key, value in keys.items() if value not in (None, "")]
+
+
+def configured(phase: str, given: Mapping[str, object] | None = None, /, **more: object) -> Any:
+    """A phase's configuration: its demo profile with some keys, as of `flags`."""
+    return configuration(phase, flags(given, **more))
+
+
+def run_phase(phase: str, given: Mapping[str, object] | None = None, /, **more: object) -> int:
+    """Run a phase's demo with some keys, as of `flags`; the exit code."""
+    return main(phase, flags(given, **more))
