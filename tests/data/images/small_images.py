@@ -8,10 +8,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from medexp.config.data import ImagePhantomConfig
 from medexp.data.images.cases import LabelledImage
 from medexp.data.images.facts import ImageFacts
 from medexp.data.images.slices import FORMAT
 
+PHANTOMS = ImagePhantomConfig(4, 10, 8, 0)
 LEGACY = {"patient": "P1", "note": object}  # a dict that numpy stores as a pickle
 
 
@@ -76,3 +78,11 @@ def an_image(case: str, patient: str | None = None, label: int | None = None) ->
 
 def an_image_fact(case: str, voxels: str | None = None, label: int = 0) -> ImageFacts:
     return ImageFacts(case, f"sha-{case}", voxels or case, (40, 32), None, label)
+
+
+def slices_folder(root: Path, patients: int = 6, count: int = 3) -> Path:
+    """Slices of several patients; the last of each shows a tumour of 20 pixels."""
+    for patient in range(patients):
+        for index in range(count):
+            write_slice(root, f"BraTS-MEN-{patient:05d}-000", index, tumour=20 if index == count - 1 else 0)
+    return root
