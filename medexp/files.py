@@ -1,4 +1,4 @@
-"""Files: writing that leaves all or nothing, YAML, read and written in one way, and what medexp ships."""
+"""Files: writing all or nothing, one process at a time, YAML, read and written in one way, and what medexp ships."""
 
 import math
 import os
@@ -67,6 +67,36 @@ def filling(folder: Path, key: str) -> Iterator[Path]:
         ) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+@contextmanager
+def alone(lock: Path, *, waiting: str = "", remedy: str = "free space or choose another folder") -> Iterator[None]:
+    """One process of this machine at a time; the lock of one that ends, however it ends, is free.
+
+    Args:
+        lock: The file that stands for the lock; it stays.
+        waiting: What a process that has to wait says in the terminal; empty: nothing.
+        remedy: What to do where the file cannot be written, for the message.
+
+    Raises:
+        StorageError: It cannot be written.
+    """
+    from filelock import FileLock, Timeout  # brings asyncio along, which `--help` has no use for
+
+    held = FileLock(lock)
+    try:
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            held.acquire(blocking=not waiting)
+        except Timeout:
+            print(waiting, flush=True)
+            held.acquire()
+    except OSError as error:
+        raise StorageError(f"{lock}: cannot be written ({error}); {remedy}") from error
+    try:
+        yield
+    finally:
+        held.release()
 
 
 def shipped(name: str) -> Path:

@@ -1,7 +1,10 @@
+import subprocess
+import sys
+
 import pytest
 
 from medexp.errors import StorageError
-from medexp.files import filling, replacing
+from medexp.files import alone, filling, replacing
 
 
 def test_the_file_appears_whole(tmp_path):
@@ -65,3 +68,36 @@ def test_a_folder_that_was_not_filled_is_not_there(tmp_path):
     with pytest.raises(StorageError, match="data_dir .*full: cannot be written"), filling(tmp_path / "full", "data_dir"):
         pass
     assert [p.name for p in tmp_path.iterdir()] == ["full"]
+
+
+WAITS = """
+import sys
+from pathlib import Path
+from medexp.files import alone
+with alone(Path(sys.argv[1]), waiting="waiting for the other one"):
+    print("then", Path(sys.argv[2]).read_text())
+"""
+
+
+def test_one_process_at_a_time_and_the_others_say_that_they_wait(tmp_path):
+    lock, work = tmp_path / "locks" / "one", tmp_path / "work"
+    with alone(lock):
+        command = [sys.executable, "-c", WAITS, str(lock), str(work)]
+        other = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        assert other.stdout is not None
+        assert other.stdout.readline() == "waiting for the other one\n"
+        work.write_text("done")
+    assert other.communicate()[0] == "then done\n"
+
+
+def test_a_lock_is_free_after_an_error_and_one_that_cannot_be_made_is_named(tmp_path):
+    with pytest.raises(ZeroDivisionError), alone(tmp_path / "lock"):
+        raise ZeroDivisionError
+    with alone(tmp_path / "lock", waiting="never said"):
+        pass
+    (tmp_path / "taken").touch()
+    with (
+        pytest.raises(StorageError, match=r"taken/lock: cannot be written .*; move it"),
+        alone(tmp_path / "taken" / "lock", remedy="move it"),
+    ):
+        raise AssertionError("started")

@@ -10,14 +10,13 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
-
-from filelock import FileLock
 
 from medexp.config.shared import cache_root
 from medexp.errors import RegistryError, StorageError, all_problems
+from medexp.files import alone
 from medexp.registry.packages import AGAIN, problems_in
 
 
@@ -39,7 +38,7 @@ def kept(digest: str, source: str, fetch: Callable[[Path], Path]) -> Path:
     try:
         if folder.is_dir() and not _wrong(folder, digest):
             return folder
-        with alone(digest):
+        with one_at_a_time(digest):
             if folder.exists() or folder.is_symlink():
                 if not (problems := _wrong(folder, digest)):
                     return folder  # another process fetched it meanwhile
@@ -66,21 +65,13 @@ def kept(digest: str, source: str, fetch: Callable[[Path], Path]) -> Path:
     return folder
 
 
-@contextmanager
-def alone(name: str) -> Iterator[None]:
-    """One process of this machine at a time goes on under a name; the lock of one that ends, however it ends, is free.
+def one_at_a_time(name: str) -> AbstractContextManager[None]:
+    """`medexp.files.alone` under a name, with the cache's locks.
 
     Raises:
         StorageError: The cache cannot be written.
     """
-    path = cache_root(None) / "locks" / name
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(path).acquire()
-    except OSError as error:
-        raise StorageError(f"{path}: cannot be written ({error}); choose another folder with XDG_CACHE_HOME") from error
-    with lock:
-        yield
+    return alone(cache_root(None) / "locks" / name, remedy="choose another folder with XDG_CACHE_HOME")
 
 
 def _wrong(folder: Path, digest: str) -> Sequence[str]:

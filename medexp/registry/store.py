@@ -28,7 +28,7 @@ from mlflow.utils.uri import is_local_uri
 
 import medexp
 from medexp.errors import RegistryError, StorageError, all_problems
-from medexp.registry.cache import alone, kept
+from medexp.registry.cache import kept, one_at_a_time
 from medexp.registry.card import as_description
 from medexp.registry.client import MISSING, answering, pages, quoted, registered_model
 from medexp.registry.definitions import Definition
@@ -110,7 +110,7 @@ def register(run_id: str, folder: Path, definition: Definition, verdict: str | N
     manifest = read_json(folder, MANIFEST)
     _check_fits(folder, definition)
     name, client, digest, weights_digest = definition.name, MlflowClient(), manifest["digest"], manifest["weights_digest"]
-    with answering(), alone(f"run-{run_id}"):
+    with answering(), one_at_a_time(f"run-{run_id}"):
         if made := _version_of(client, name, run_id, digest):
             return Registered(name, str(made.version), digest, weights_digest)
         logged = _left_over(client, run_id, digest) or _log(client, run_id, folder, name, digest)

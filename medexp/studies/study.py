@@ -16,13 +16,13 @@ from typing import Any
 
 import optuna
 import sqlalchemy
-from filelock import FileLock
 from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
 from medexp.errors import ConfigError, MedexpError, StorageError, all_problems
+from medexp.files import alone
 from medexp.studies.space import Space
 from medexp.tracking.processes import is_gone, this_process
 from medexp.tracking.stores import reason
@@ -150,7 +150,7 @@ def _alone(study: optuna.Study) -> AbstractContextManager[Any]:
     engine = getattr(getattr(study._storage, "_backend", None), "engine", None)
     if engine is None or engine.dialect.name != "sqlite" or not engine.url.database:
         return nullcontext()
-    return FileLock(f"{engine.url.database}.recovery.lock")
+    return alone(Path(f"{engine.url.database}.recovery.lock"))
 
 
 def _enqueue_again(study: optuna.Study, trial: FrozenTrial, history: list[int]) -> None:

@@ -2,8 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -11,7 +10,6 @@ import numpy as np
 import pandas as pd
 import torch
 from accelerate import Accelerator
-from filelock import FileLock, Timeout
 from torch import Tensor
 
 from medexp import registry
@@ -22,7 +20,7 @@ from medexp.data.volumes.phantoms import PATIENT_PATTERN, ensure_phantoms
 from medexp.data.volumes.prepared import prepare_volumes
 from medexp.data.volumes.regions import REGIONS, to_regions
 from medexp.evaluation.segmentation import evaluate_segmentation, mean_scores
-from medexp.files import replacing
+from medexp.files import alone, replacing
 from medexp.models.builders import build
 from medexp.models.checkpoints import load_state, load_weights, save_checkpoint, weights_digest
 from medexp.models.heads import SegmenterWithHeads
@@ -132,27 +130,12 @@ def pretrained(config: Phase1Config, accelerator: Accelerator, cache: Path) -> P
     def is_there() -> bool:
         return file.is_file() and file.with_name(CASES).is_file()
 
-    with _alone(folder) if accelerator.is_main_process and not is_there() else nullcontext():
+    waiting = "waiting for the base, which another process is pretraining"
+    with alone(folder / "lock", waiting=waiting) if accelerator.is_main_process and not is_there() else nullcontext():
         accelerator.wait_for_everyone()  # from here on all processes of a launch find the same
         if not is_there():
             _pretrain(config, training, accelerator, cache, file)
     return file
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """One process at a time; the others say that they wait."""
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / "lock")
-    try:
-        lock.acquire(blocking=False)
-    except Timeout:
-        print("waiting for the base, which another process is pretraining", flush=True)
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _pretrain(config: Phase1Config, training: TrainingConfig, accelerator: Accelerator, cache: Path, file: Path) -> None:
