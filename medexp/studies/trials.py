@@ -72,6 +72,9 @@ class TrialReporter:
     def figure(self, figure: "Figure", path: str) -> None:
         self.reporter.figure(figure, path)
 
+    def image(self, figure: "Figure", key: str, step: int) -> None:
+        self.reporter.image(figure, key, step)
+
     def table(self, table: "pd.DataFrame", path: str) -> None:
         self.reporter.table(table, path)
 

@@ -1,5 +1,7 @@
 """The Reporter that writes to an MLflow run."""
 
+import io
+import re
 import sys
 import time
 from collections.abc import Mapping
@@ -8,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from mlflow import MlflowClient
 from mlflow.entities import Metric
+from PIL import Image
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -36,9 +39,14 @@ class MlflowReporter:
 
     def figure(self, figure: "Figure", path: str) -> None:
         self._client.log_figure(self._run_id, figure, path)
-        figure.clear()
-        if pyplot := sys.modules.get("matplotlib.pyplot"):  # it holds on to the figures that it made
-            pyplot.close(figure)
+        _close(figure)
+
+    def image(self, figure: "Figure", key: str, step: int) -> None:
+        drawn = io.BytesIO()
+        figure.savefig(drawn)
+        with Image.open(drawn) as picture:  # MLflow refuses other characters in a key; a case may be called as it likes
+            self._client.log_image(self._run_id, picture, key=re.sub(r"[^\w\-./ ]", "_", key, flags=re.ASCII), step=step)
+        _close(figure)
 
     def table(self, table: "pd.DataFrame", path: str) -> None:
         self.text(table.to_csv(index=False), path)
@@ -53,3 +61,9 @@ class MlflowReporter:
         while self._waiting:
             self._client.log_batch(self._run_id, metrics=self._waiting[:_BATCH])
             del self._waiting[:_BATCH]
+
+
+def _close(figure: "Figure") -> None:
+    figure.clear()
+    if pyplot := sys.modules.get("matplotlib.pyplot"):  # it holds on to the figures that it made
+        pyplot.close(figure)

@@ -1,13 +1,45 @@
-"""What a run came to: its checks and its summary."""
+"""What a run came to: its figures with their intervals, its checks and its summary."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+
+import pandas as pd
 
 from medexp.checks import Check, as_markdown, as_records, verdict
 from medexp.errors import CheckFailed, all_problems
+from medexp.evaluation.intervals import Interval
+from medexp.files import replacing
 from medexp.tracking.runs import TrackedRun
+from medexp.tracking.ui import page
 
 _LONGEST_TAG = 8000
+_INTERVALS = "intervals.csv"
+
+
+def log_intervals(run: TrackedRun, intervals: Mapping[str, Interval], confidence: float) -> None:
+    """Log each estimate as a metric, and all that the run has in one table: bounds are no metrics of their own.
+
+    `intervals.csv` has a row a metric: `metric`, `estimate`, `low`, `high`, `confidence`, `patients`; bounds are empty where
+    there is no interval. What is logged in several calls is in one table.
+
+    Args:
+        run: The run.
+        intervals: By name of the metric.
+        confidence: What the intervals cover, 0.95 for 95 %.
+    """
+    if run.client is None:
+        return
+    run.reporter.metrics({name: interval.estimate for name, interval in intervals.items()})
+    rows = pd.DataFrame(
+        [(name, one.estimate, one.low, one.high, confidence, one.patients) for name, one in intervals.items()],
+        columns=["metric", "estimate", "low", "high", "confidence", "patients"],
+    )
+    file = run.folder / _INTERVALS
+    if file.is_file():
+        rows = pd.concat([pd.read_csv(file), rows]).drop_duplicates("metric", keep="last")
+    with replacing(file) as temporary:
+        rows.to_csv(temporary, index=False)
+    run.reporter.file(file)
 
 
 def log_checks(run: TrackedRun, checks: Sequence[Check]) -> None:
@@ -39,6 +71,11 @@ def stop_if_blocked(run: TrackedRun | None, checks: Sequence[Check]) -> None:
 
 
 def log_summary(run: TrackedRun, markdown: str) -> None:
-    """Log `summary.md` and show it as the run's description, which MLflow cuts at 8000 characters."""
+    """Log `summary.md` and show it as the run's description, which MLflow cuts at 8000 characters.
+
+    With a link to the intervals, where the run has some.
+    """
     run.reporter.text(markdown, "summary.md")
+    if (run.folder / _INTERVALS).is_file():
+        markdown += f"\nAll figures with their intervals: [{_INTERVALS}]({page(run.id, _INTERVALS)})\n"
     run.tag({"mlflow.note.content": markdown[:_LONGEST_TAG]})

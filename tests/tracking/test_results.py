@@ -1,3 +1,4 @@
+import io
 import json
 import threading
 from collections.abc import Iterator
@@ -13,9 +14,10 @@ from mlflow import MlflowClient
 from medexp.checks import Check, Severity
 from medexp.data.manifest import data_digest, split_digest
 from medexp.errors import CheckFailed
+from medexp.evaluation.intervals import Interval
 from medexp.reporting import NullReporter
 from medexp.tracking.datasets import log_datasets
-from medexp.tracking.results import log_checks, log_summary, stop_if_blocked
+from medexp.tracking.results import log_checks, log_intervals, log_summary, stop_if_blocked
 from medexp.tracking.runs import TrackedRun, tracked_run
 
 
@@ -121,3 +123,26 @@ def test_files_and_folders_keep_their_names(store: MlflowClient, run: TrackedRun
     run.reporter.file(folder)
     run.reporter.file(folder / "weights", "copies")
     assert read(run, "adapter/weights") == read(run, "copies/weights") == "1"
+
+
+def test_intervals_are_one_table_and_their_bounds_no_metrics(store: MlflowClient, run: TrackedRun) -> None:
+    dice, nan = Interval(0.1 + 0.2, 0.25, 0.4, 7), float("nan")
+    log_intervals(run, {"val/best/dice": dice, "val/best/auroc": Interval(0.5, nan, nan, 3)}, 0.95)
+    log_intervals(run, {"val/gain/dice": Interval(0.0, -0.1, 0.1, 7), "val/best/auroc": Interval(nan, nan, nan, 3)}, 0.9)
+    run.reporter.flush()
+    metrics = store.get_run(run.id).data.metrics
+    assert metrics.keys() == {"val/best/dice", "val/best/auroc", "val/gain/dice"}
+    table = pd.read_csv(io.StringIO(read(run, "intervals.csv")), index_col="metric")
+    assert list(table.index) == ["val/best/dice", "val/gain/dice", "val/best/auroc"]
+    assert list(table.loc["val/best/dice"]) == [metrics["val/best/dice"], 0.25, 0.4, 0.95, 7]
+    assert table.loc["val/best/auroc", ["estimate", "low", "high"]].isna().all()
+    log_summary(run, "**PASSED**")
+    place = f"#/experiments/{store.get_run(run.id).info.experiment_id}/runs/{run.id}/artifacts/intervals.csv"
+    assert f"[intervals.csv]({place}?" in store.get_run(run.id).data.tags["mlflow.note.content"]
+    assert read(run, "summary.md") == "**PASSED**"
+
+
+def test_a_process_that_writes_nothing_makes_no_table(run: TrackedRun) -> None:
+    other = replace(run, client=None, reporter=NullReporter())
+    log_intervals(other, {"gain": Interval(0.0, -0.1, 0.1, 7)}, 0.95)
+    assert not (run.folder / "intervals.csv").exists()

@@ -247,7 +247,7 @@ def _train(study: Study, module: SegmenterWithHeads, groups: list[Group], arm: s
         return {"loss": total} | parts
 
     def validate(_: nn.Module, epoch: int) -> dict[str, float]:
-        draw = partial(_draw, study, arm, f"epoch_{epoch + 1:03d}")
+        draw = partial(_draw, study, arm, epoch + 1)
         scores = mean_scores(_evaluate(study, module.net, "val", hd95=False, on_prediction=draw))
         return scores | {"dice": float(np.mean([scores[f"dice_{region}"] for region in REGIONS]))}
 
@@ -268,7 +268,7 @@ def _train(study: Study, module: SegmenterWithHeads, groups: list[Group], arm: s
 
 def judge(study: Study, net: SwinSegmenter, arm: str, split: str = "val") -> pd.DataFrame:
     """Dice, HD95 and cross-entropy per case of a split, with the arm, patient and split in each row."""
-    scores = _evaluate(study, net, split, hd95=True, on_prediction=partial(_draw, study, arm, "best"))
+    scores = _evaluate(study, net, split, hd95=True, on_prediction=partial(_draw, study, arm, None))
     patients = [study.data.cases[case].patient for case in scores["case"]]
     return scores.assign(arm=arm, patient=patients, split=split)
 
@@ -287,17 +287,21 @@ def _evaluate(study: Study, net: SwinSegmenter, split: str, *, hd95: bool, on_pr
     )
 
 
-def _draw(study: Study, arm: str, when: str, case: str, image: Tensor, label: Tensor, predicted: Tensor) -> None:
+def _draw(study: Study, arm: str, epoch: int | None, case: str, image: Tensor, label: Tensor, predicted: Tensor) -> None:
+    """A case as a picture of an epoch, or, without one, of the network that is kept."""
     first_process_has = study.data.splits.val[:: study.accelerator.num_processes]  # the others have no reporter
     if case in first_process_has[: study.config.validation.overlays]:
         figure = overlay(
             np.asarray(image),
             np.asarray(label),
             np.asarray(predicted),
-            f"{case}, {arm}, {when.replace('_', ' ')}",
+            f"{case}, {arm}, {'best' if epoch is None else f'epoch {epoch}'}",
             study.config.data.spacing,
         )
-        study.run.reporter.figure(figure, f"overlays/{arm}/{case}/{when}.png")
+        if epoch is None:
+            study.run.reporter.figure(figure, f"overlays/{arm}/{case}/best.png")
+        else:
+            study.run.reporter.image(figure, f"overlays/{arm}/{case}", epoch)
 
 
 def merge(study: Study, adapter: PeftModel) -> tuple[SwinSegmenter, Check]:

@@ -21,7 +21,7 @@ from medexp.phases.shared.images import ImageStudy, begin, dice, log_training, m
 from medexp.phases.shared.launch import forget_precision, launched_run, out_of_memory, scored, start_accelerator
 from medexp.phases.shared.publishing import CAVEAT, Summary, present, publish
 from medexp.registry.package import Package
-from medexp.tracking.results import log_checks, stop_if_blocked
+from medexp.tracking.results import log_checks, log_intervals, stop_if_blocked
 from medexp.tracking.runs import TrackedRun
 from medexp.training.loop import Batch, FitResult, Group, Objective, fit
 from medexp.training.losses import segmentation_loss
@@ -130,9 +130,7 @@ def report(
 ) -> None:
     """Metrics, tables, pictures, checks and the checkpoint."""
     reporter = study.run.reporter
-    reporter.metrics(
-        {"val/best/dice": interval.estimate, "val/best/dice_low": interval.low, "val/best/dice_high": interval.high}
-    )
+    log_intervals(study.run, {"val/best/dice": interval}, study.config.confidence)
     reporter.table(per_case, "per_case.csv")
     log_training(study, net, fitted)
     log_checks(study.run, checks)

@@ -56,7 +56,7 @@ from medexp.registry.package import Package, Parent
 from medexp.registry.packages import MANIFEST, read_json
 from medexp.registry.store import Pulled
 from medexp.registry.tags import upstream_tag
-from medexp.tracking.results import log_checks, stop_if_blocked
+from medexp.tracking.results import log_checks, log_intervals, stop_if_blocked
 from medexp.tracking.runs import TrackedRun
 from medexp.training.loop import Batch, FitResult, Group, Objective, fit, permutations
 from medexp.training.losses import class_weights, segmentation_loss
@@ -362,8 +362,7 @@ def report(study: ImageStudy, net: MultiTaskModel, fitted: FitResult, compared: 
     intervals = {f"phase2_2/{metric}": interval for metric, interval in compared.judged_before.scores["all"].items()}
     intervals |= {"val/best/dice": compared.means["dice"], "phase2_1/dice": compared.means["dice_before"]}
     intervals |= {"val/gain/dice": compared.dice, "val/gain/balanced_accuracy": compared.balanced}
-    for name, interval in intervals.items():
-        reporter.metrics({name: interval.estimate, f"{name}_low": interval.low, f"{name}_high": interval.high})
+    log_intervals(study.run, intervals, config.confidence)
     log_judged(
         compared.judged,
         CLASSES,

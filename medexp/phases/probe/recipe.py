@@ -66,7 +66,7 @@ def run(config: ProbeConfig) -> None:
         predictions, chosen = predict(config, data, {**embedded.features, "intensity": intensity})
         results = judge(config, data, predictions, chosen, left_out, checks)
         tracked.reporter.metrics({"params/embeddings_computed": embedded.computed})
-        report(tracked, data, results)
+        report(tracked, data, results, config.confidence)
         show(config, pulled, data, results, tracked)
 
 

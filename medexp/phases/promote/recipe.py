@@ -12,8 +12,9 @@ from medexp.registry.journal import read
 from medexp.registry.promotion import CHAMPION, Judgement, champion_of, confirm, crown, judge, scores_of
 from medexp.registry.store import Pulled, pull
 from medexp.tracking.figures import gains
-from medexp.tracking.results import log_checks, log_summary
+from medexp.tracking.results import log_checks, log_intervals, log_summary
 from medexp.tracking.runs import TrackedRun, tracked_run
+from medexp.tracking.ui import next_line
 
 
 def run(config: PromoteConfig) -> None:
@@ -50,7 +51,8 @@ def run(config: PromoteConfig) -> None:
             seed=config.seed,
             first=config.first,
         )
-        report(tracked, judgement)
+        assert definition.promotion is not None  # what `judge` would have refused
+        report(tracked, judgement, definition.promotion.confidence)
         if verdict(judgement.checks) == "FAILED":
             refuse(tracked, candidate, champion, judgement)
         evidence = judgement.evidence | {"bootstrap_samples": config.bootstrap_samples, "seed": config.seed}
@@ -58,19 +60,19 @@ def run(config: PromoteConfig) -> None:
         tracked.reporter.text("\n".join(str(entry) for entry in read(config.model).entries) + "\n", "journal.txt")
         log_summary(tracked, f"**Promoted**: {entry}\n")
         print(f"Promoted: {config.model} version {candidate.version} is the champion; before it: {entry.start or 'none'}")
+        print(f"Next, browse it:           {next_line(tracked)}")
         print(f"Next, what it is made of:  medexp lineage models:/{config.model}@champion")
         print(f"Next, should it disappoint: medexp rollback {config.model} --reason TEXT")
 
 
-def report(tracked: TrackedRun, judgement: Judgement) -> None:
+def report(tracked: TrackedRun, judgement: Judgement, confidence: float) -> None:
     """The checks and what they rest on, in the run and in the terminal."""
     log_checks(tracked, judgement.checks)
     if len(judgement.gains):
         tracked.reporter.table(judgement.gains, "gains.csv")
         tracked.reporter.figure(gains(judgement.gains), "figures/gains.png")
     if judgement.interval:
-        interval = judgement.interval
-        tracked.reporter.metrics({"gain": interval.estimate, "gain_low": interval.low, "gain_high": interval.high})
+        log_intervals(tracked, {"gain": judgement.interval}, confidence)
     console = Console(soft_wrap=True)
     for line in as_lines(judgement.checks):
         console.print(line, highlight=False)

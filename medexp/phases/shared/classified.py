@@ -24,6 +24,7 @@ from medexp.evaluation.classification import (
 )
 from medexp.evaluation.intervals import Interval
 from medexp.tracking.figures import calibration, confusion_matrix, gallery, roc
+from medexp.tracking.results import log_intervals
 from medexp.tracking.runs import TrackedRun
 
 Array = NDArray[np.floating[Any]]
@@ -84,8 +85,8 @@ def log_judged(
     *,
     shown: int,
 ) -> None:
-    """Metrics `val/best/…` and, per source, `val/best/<source>/…`; `per_case.csv`; confusion matrices, ROC, calibration and
-    misclassified cases as pictures.
+    """Metrics `val/best/…` and, per source, `val/best/<source>/…`, with intervals; `per_case.csv`; as pictures confusion
+    matrices, ROC, calibration and misclassified cases.
 
     Args:
         judged: The classifier's answers.
@@ -97,9 +98,7 @@ def log_judged(
     """
     for name, measured in judged.scores.items():
         prefix = "val/best/" if name == "all" else f"val/best/{name}/"
-        for metric, interval in measured.items():
-            bounds = {"": interval.estimate, "_low": interval.low, "_high": interval.high}
-            run.reporter.metrics({f"{prefix}{metric}{end}": value for end, value in bounds.items()})
+        log_intervals(run, {f"{prefix}{metric}": interval for metric, interval in measured.items()}, resampling.confidence)
     table = per_case(judged, classes)
     run.reporter.table(table, "per_case.csv")
 

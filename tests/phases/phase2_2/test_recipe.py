@@ -47,9 +47,12 @@ def test_the_run_holds_all_that_it_promises(client: MlflowClient, pipeline: Pipe
     assert tags[f"medexp.upstream.{ENCODER}"] == f"1 {version.tags['medexp.digest']}"
     assert tags["medexp.verdict"] == "PASSED"
     assert metrics["params/head_trainable"] == 17 * 256 + 257 * 2
+    assert not [name for name in metrics if name.endswith(("_low", "_high"))]
+    intervals = logged_table(made, "intervals.csv", index_col="metric")
     for source in ("", "brats/", "kaggle/"):
         for metric in ("accuracy", "balanced_accuracy", "sensitivity", "specificity", "auroc", "macro_f1", "ece"):
-            low, value, high = (metrics[f"val/best/{source}{metric}{bound}"] for bound in ("_low", "", "_high"))
+            low, value, high = intervals.loc[f"val/best/{source}{metric}", ["low", "estimate", "high"]]
+            assert value == metrics[f"val/best/{source}{metric}"]
             assert 0 <= value <= 1 and (low <= value <= high or np.isnan([low, high]).any() or metric == "ece")
     rows = logged_table(made, "per_case.csv")
     manifest = logged_table(made, "manifest.csv").query("split == 'val'")

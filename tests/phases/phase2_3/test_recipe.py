@@ -36,8 +36,10 @@ def test_the_run_holds_all_that_it_promises(client: MlflowClient, pipeline: Pipe
     for source in ("", "brats/", "kaggle/"):
         for metric in ("accuracy", "balanced_accuracy", "auroc", "macro_f1"):
             assert 0 <= metrics[f"val/best/{source}{metric}"] <= 1
+    assert not [name for name in metrics if name.endswith(("_low", "_high"))]
+    intervals = logged_table(made, "intervals.csv", index_col="metric")
     for name in ("val/best/dice", "phase2_1/dice", "phase2_2/balanced_accuracy", "val/gain/dice"):
-        assert metrics[f"{name}_low"] <= metrics[name] <= metrics[f"{name}_high"], name
+        assert intervals["low"][name] <= metrics[name] <= intervals["high"][name], name
     logged = {item.path for item in client.list_artifacts(made.info.run_id)}
     assert {"best_model.pt", "per_case.csv", "dice_per_scan.csv", "dropped.csv", "training_log.csv", "checks.json"} <= logged
     pictures = {item.path for item in client.list_artifacts(made.info.run_id, "figures")}

@@ -22,7 +22,7 @@ from medexp.registry.package import Package, Parent
 from medexp.registry.store import Registered, register
 from tests.configured import run_phase
 from tests.packages import SEGMENTER
-from tests.runs import artifact, last_run
+from tests.runs import artifact, last_run, logged_table
 
 
 def probe(table: Path | str, **flags: str) -> int:
@@ -43,9 +43,12 @@ def test_the_run_holds_all_that_it_promises(
     assert tags["medexp.upstream.phase1_encoder_merged"] == f"1 {made.digest}"
     assert tags["medexp.upstream.bsf_base"].startswith("1 ")
     assert tags["medexp.verdict"] == "PASSED"
+    assert not [name for name in measured if name.endswith(("_low", "_high"))]
+    intervals = logged_table(run, "intervals.csv", index_col="metric")
     for prefix in ("test", "unadapted", "random", "intensity", "majority"):
         for metric in ("accuracy", "balanced_accuracy", "macro_f1", "auroc"):
-            values = [measured[f"{prefix}/{metric}{bound}"] for bound in ("_low", "", "_high")]
+            values = list(intervals.loc[f"{prefix}/{metric}", ["low", "estimate", "high"]])
+            assert values[1] == measured[f"{prefix}/{metric}"]
             assert values == sorted(values) or np.isnan(values).any()
     assert measured["majority/balanced_accuracy"] == 0.5
     assert measured["params/val_patients"] == len({n for n in range(16) if n % 5 == 2})
