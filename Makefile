@@ -24,8 +24,8 @@ lint: $(READY)  ## ruff, mypy, import contracts
 	@echo "ruff, mypy, lint-imports"
 	@. $(VENV)/bin/activate && ruff check --quiet && ruff format --check --quiet && mypy && lint-imports
 
-ui: $(READY)  ## browse the runs and the registered models
-	@. $(VENV)/bin/activate && mlflow ui
+ui: $(READY)  ## browse the runs and the registered models; prints the address of the last run
+	@. $(VENV)/bin/activate && medexp ui
 
 lock:  ## renew requirements.lock from pyproject.toml
 	$(PYTHON) -m venv --clear build/lock

@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 @click.group("medexp", invoke_without_command=True)
 @click.pass_context
 def commands(context: click.Context) -> None:
-    """Registered models: fetch them verified, promote them, see where they come from.
+    """Registered models: fetch them verified, promote them, see where they come from; and the runs that made them.
 
     A MODEL is NAME@alias or NAME/VERSION, with or without models:/ before it. The store is MLflow's: MLFLOW_TRACKING_URI, else
     mlflow.db in this folder. MEDEXP_DEBUG=1 shows the traceback of an error.
@@ -208,6 +208,18 @@ def doctor(as_json: bool) -> int:
         return 2 if found.problems else 0
 
     return exit_code("doctor", work)
+
+
+@commands.command()
+def ui() -> int:
+    """Browse runs and models: MLflow's UI on the store, and the address of the last run."""
+
+    def work() -> int:
+        from medexp.tracking.ui import serve
+
+        return serve()
+
+    return exit_code("ui", work)
 
 
 def _uri(model: str) -> str:

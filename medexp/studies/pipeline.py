@@ -28,6 +28,7 @@ from medexp.registry.versions import versions_of_run
 from medexp.tracking.results import log_summary
 from medexp.tracking.runs import TrackedRun, runs_tagged, tracked_run
 from medexp.tracking.steps import StepRun, find_child, find_done, find_interrupted, find_run, mark_done, step_key, tags_of_step
+from medexp.tracking.ui import next_line
 
 ENCODER = "phase1_encoder_merged"
 STEPS = ("prepare", "phase1", "promote", "probe")
@@ -67,7 +68,7 @@ def run(config: MainConfig) -> None:
         tracked.tag({"medexp.verdict": "PASSED"})
         show(pipeline)
         print(f"Champion: {ENCODER} version {version}")
-        print("Next, browse it:             make ui   (or: mlflow ui)")
+        print(f"Next, browse it:             {next_line(tracked)}")
         print("Next, what is registered:    medexp models")
         print(f"Next, where it comes from:   medexp lineage models:/{ENCODER}@champion")
 

@@ -31,10 +31,11 @@ from medexp.studies.diagnostics import Attempt, describe, diagnose, said, show
 from medexp.studies.ladder import AS_IT_WAS, Fault, Ladder, Rung, changed, differences, phase_config, read_ladder
 from medexp.studies.space import Space, suggest
 from medexp.studies.study import ask, open_study, place_of, recover_dead
-from medexp.tracking.children import end_run
+from medexp.tracking.killed import end_run
 from medexp.tracking.past import PastRun, artifact, past_run, runs_like, tag_run
 from medexp.tracking.results import log_summary
 from medexp.tracking.runs import TrackedRun, runs_tagged, tracked_run
+from medexp.tracking.ui import next_line
 
 _FAULTS: Mapping[type[MedexpError], Fault] = {OutOfMemory: "out_of_memory", TrainingDiverged: "diverged"}
 _MAY_BE_MENDED = (CheckFailed, OutOfMemory, TrainingDiverged)
@@ -315,11 +316,10 @@ def attempt(climb: Climb, name: str, before: Recoverable, config: Recoverable) -
     """
     change = {key: list(values) for key, values in differences(before, config).items()}
     print(f"\n{name}: {said(change)}")
-    tags = {"medexp.rung": name, "mlflow.runName": f"{len(climb.attempts) + 1} {name}"}
     outcome, told = "PASSED", ""
     forget_precision()
     try:
-        with runs_tagged(tags):
+        with runs_tagged({"medexp.rung": name}, f"{len(climb.attempts) + 1} {name}"):
             climb.run_phase(replace(config, resume=_interrupted(climb, name, config)))
     except _MAY_BE_MENDED as error:
         outcome, told = _FAULTS.get(type(error), "FAILED"), str(error).replace("\n  - ", " ").partition(". ")[0]
@@ -351,6 +351,7 @@ def conclude(climb: Climb) -> str:
     log_summary(tracked, report)
     show(climb.failed, climb.attempts, climb.ladder.goal)
     print(f"Run: {tracked.id}, files in {tracked.folder}")
+    print(f"Next, browse it:  {next_line(tracked)}")
     if passed:
         tag_run(climb.failed.id, {"medexp.recovered_by": passed.run})
         print(f"Recovered: run {passed.run} ({passed.rung}) passes all BLOCKING checks")

@@ -32,11 +32,12 @@ from medexp.studies.space import Goal, Space, read_space, suggest
 from medexp.studies.study import recover_dead
 from medexp.studies.trials import ask_for, commonest_reason, counted, with_values
 from medexp.studies.workers import Work, prepare_workers, run_workers
-from medexp.tracking.children import end_left, end_run
+from medexp.tracking.killed import end_left, end_run
 from medexp.tracking.provenance import flat_params
 from medexp.tracking.results import log_summary
 from medexp.tracking.runs import TrackedRun, runs_tagged, tracked_run
 from medexp.tracking.steps import find_interrupted, tags_of_step
+from medexp.tracking.ui import next_line
 
 _SHOWN = 10  # trials in the table at the end
 
@@ -351,7 +352,7 @@ def conclude(
     for line in words:
         print(line)
     print(f"Run: {tracked.id}, files in {tracked.folder}")
-    print("Next, browse it:        make ui   (or: mlflow ui)")
+    print(f"Next, browse it:        {next_line(tracked)}")
     print(f"Next, train it whole:   mlflow run . -e {config.phase} -P profile={config.profile} -P config={best}")
 
 

@@ -23,7 +23,7 @@ from medexp.errors import MedexpError
 from medexp.studies.space import Space
 from medexp.studies.study import STORAGE_ERRORS, has_tried, open_study, place_of, recover_dead, storage_failures
 from medexp.studies.trials import counted, next_trial
-from medexp.tracking.children import end_left, end_run
+from medexp.tracking.killed import end_left, end_run
 from medexp.tracking.signals import terminate
 from medexp.tracking.stores import STORE_ERRORS, reason, retries
 

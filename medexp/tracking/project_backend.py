@@ -1,9 +1,10 @@
 """The project plug-in: a bare `mlflow run .` works with conda on the machine and without.
 
 MLflow takes conda for every project that names a conda_env, and fails where there is none. For the project medexp alone this
-plug-in takes conda where it is found, else the environment that `mlflow` runs in; an explicit `--env-manager` stands. It also
-hands the exit code of the entry point on (2 bad input, 3 a failed BLOCKING check), where `mlflow run` knows only 1, and leaves
-a run that ended KILLED, or FAILED and was recovered, as it is, where `mlflow run` knows only FAILED and FINISHED.
+plug-in takes conda where it is found, else the environment that `mlflow` runs in; an explicit `--env-manager` stands. A run is
+in the experiment named by its phase, where `mlflow run` takes "Default"; one that the user names stands. The exit code of the
+entry point is handed on (2 bad input, 3 a failed BLOCKING check), where `mlflow run` knows only 1. A run that ended KILLED, or
+FAILED and was recovered, stays as it is, where `mlflow run` knows only FAILED and FINISHED.
 
 MLflow loads the entry-point group `mlflow.run_context_provider` on `import mlflow`, the early door for other packages. Here
 it registers a hook for the module that knows the backends. Neither the hook nor that module is public in MLflow: hence the pin
@@ -42,7 +43,8 @@ def _replace_local_backend(loader: ModuleType) -> None:
         import click
         from mlflow.exceptions import ExecutionException
         from mlflow.projects.submitted_run import LocalSubmittedRun
-        from mlflow.projects.utils import PROJECT_ENV_MANAGER, load_project
+        from mlflow.projects.utils import MLFLOW_LOCAL_BACKEND_RUN_ID_CONFIG, PROJECT_ENV_MANAGER, load_project
+        from mlflow.tracking.default_experiment import DEFAULT_EXPERIMENT_ID
         from mlflow.utils.conda import get_conda_bin_executable
         from mlflow.utils.env_manager import CONDA, LOCAL
     except ImportError as error:  # another MLflow than the pinned one: it works as it is
@@ -78,20 +80,52 @@ def _replace_local_backend(loader: ModuleType) -> None:
 
     class MedexpBackend(local_backend):
         def run(
-            self, uri: str, entry_point: str, params: Any, version: str | None, backend_config: dict[str, Any], *rest: Any
+            self,
+            uri: str,
+            entry_point: str,
+            params: Any,
+            version: str | None,
+            backend_config: dict[str, Any],
+            store: str,
+            experiment: str,
         ) -> LocalSubmittedRun:
             # A remote project is left to MLflow: it would have to be fetched to learn its name.
-            if not (Path(uri).is_dir() and load_project(uri).name == _PROJECT):
-                return super().run(uri, entry_point, params, version, backend_config, *rest)
+            if not (Path(uri).is_dir() and (project := load_project(uri)).name == _PROJECT):
+                return super().run(uri, entry_point, params, version, backend_config, store, experiment)
+            context = click.get_current_context(silent=True)
+            given = context.params if context else {}
+            is_named = experiment != DEFAULT_EXPERIMENT_ID or given.get("experiment_name") or given.get("experiment_id")
+            if not is_named and MLFLOW_LOCAL_BACKEND_RUN_ID_CONFIG not in backend_config:
+                experiment = _experiment_for(project.get_entry_point(entry_point).name)
             manager = backend_config[PROJECT_ENV_MANAGER]
             if manager is None:
                 manager = CONDA if shutil.which(get_conda_bin_executable("conda")) else LOCAL
                 _log.info("=== Environment: %s ===", "conda" if manager == CONDA else f"{sys.prefix} (there is no conda)")
             with _this_python_first() if manager == LOCAL else nullcontext():
-                run = super().run(uri, entry_point, params, version, backend_config | {PROJECT_ENV_MANAGER: manager}, *rest)
+                settings = backend_config | {PROJECT_ENV_MANAGER: manager}
+                run = super().run(uri, entry_point, params, version, settings, store, experiment)
             return MedexpRun(run.run_id, run.command_proc)
 
     loader.MLFLOW_BACKENDS["local"] = MedexpBackend
+
+
+def _experiment_for(phase: str) -> str:
+    """The experiment of a phase, which `mlflow run` has to know before the phase's own process starts.
+
+    Raises:
+        ClickException: The store does not answer, or the experiment was deleted.
+    """
+    import click
+
+    from medexp.errors import MedexpError
+    from medexp.tracking.experiments import experiment_for
+    from medexp.tracking.stores import check_store
+
+    try:
+        check_store()
+        return experiment_for(phase)
+    except MedexpError as error:
+        raise type("Refusal", (click.ClickException,), {"exit_code": error.exit_code})(str(error)) from error
 
 
 @contextmanager

@@ -1,10 +1,10 @@
 """A phase's run in MLflow, from its first line to how it ended."""
 
 import errno
-import functools
 import json
 import logging
 import os
+import re
 import signal
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -15,23 +15,32 @@ from pathlib import Path
 from typing import Any
 
 import mlflow
-from mlflow import MlflowClient
+from mlflow import ActiveRun, MlflowClient
 from mlflow.entities import Param, RunTag
 from mlflow.exceptions import RestException
 from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
-from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
+from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME
+from mlflow.utils.name_utils import _GENERATOR_NOUNS as _NOUNS
+from mlflow.utils.name_utils import _GENERATOR_PREDICATES as _PREDICATES
 from sqlalchemy.exc import OperationalError
 
+from medexp.config.keys import run_name
+from medexp.config.shared import Resumable
 from medexp.errors import MedexpError, Pruned, StorageError
 from medexp.reporting import NullReporter, Reporter
-from medexp.tracking.children import end_run
+from medexp.tracking.experiments import experiment_for, experiment_of
+from medexp.tracking.killed import end_run
 from medexp.tracking.provenance import config_yaml, environment, flat_params, git_state, installed_packages
 from medexp.tracking.reporter import MlflowReporter
 from medexp.tracking.signals import Terminated, on_sigterm, sigterm_waits, terminate
 from medexp.tracking.stores import STORE_ERRORS, check_store, reason, retries, without_secrets
 
 _log = logging.getLogger(__name__)
+os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # of a server; it opens the UI in the wrong mode
 _more_tags: ContextVar[Mapping[str, str]] = ContextVar("_more_tags", default={})  # noqa: B039  it is never changed
+_more_words: ContextVar[str] = ContextVar("_more_words", default="")
+# `mlflow run` names each run and marks nowhere that the name is its own; a name that the user gave is made of other words.
+DRAWN_NAME = re.compile("({})-({})-[0-9]+".format(*("|".join(map(str.lower, words)) for words in (_PREDICATES, _NOUNS))))
 
 
 @dataclass(frozen=True)
@@ -61,13 +70,24 @@ class _ToldWhatToDo(StorageError):
 
 
 @contextmanager
-def runs_tagged(tags: Mapping[str, str]) -> Iterator[None]:
-    """Runs that are started within the block carry these tags from their first line on."""
-    before = _more_tags.set({**_more_tags.get(), **tags})
+def runs_tagged(tags: Mapping[str, str], words: str = "") -> Iterator[None]:
+    """Runs that are started within the block carry these tags from their first line on.
+
+    Args:
+        tags: The tags.
+        words: What to say in their names, of a run of this block alone; empty: nothing.
+    """
+    before, said_before = _more_tags.set({**_more_tags.get(), **tags}), _more_words.set(words)
     try:
         yield
     finally:
         _more_tags.reset(before)
+        _more_words.reset(said_before)
+
+
+def called(phase: str, config: Any, *words: str) -> str:
+    """What a run is called: `phase1 r8 a16 s0`, and what is to be said beside its configuration, such as `trial 3`."""
+    return ", ".join([run_name(phase, config), *filter(None, words)])
 
 
 @contextmanager
@@ -107,8 +127,9 @@ def tracked_run(
     The run ends FINISHED; FAILED after an error, whose message becomes the tag `medexp.error` and whose class
     `medexp.error_type`; KILLED after Ctrl-C or SIGTERM.
     What the reporter still holds is written in each case. Inside `mlflow run` it is the run that MLflow created; outside, a
-    new one in the experiment named by `phase`. While another tracked run is going on, it is a new run nested in that one, in
-    the same experiment and named by `phase`; what ends it early ends the outer one as well.
+    new one in the experiment that the user names, else in the one named by `phase`. While another tracked run is going on, it
+    is a new run nested in that one, in the same experiment; what ends it early ends the outer one as well. It is called what
+    it is (`medexp.config.keys.run_name`), unless the user gave `mlflow run` a name.
 
     Args:
         phase: Name of the phase, such as `phase1`.
@@ -132,27 +153,20 @@ def tracked_run(
     outer = mlflow.active_run()
     with sigterm_waits(then_raise=outer is not None) as waiting:
         with store_failures(output_dir, "Nothing was trained yet: start again when the cause is gone."):
-            if outer is not None:
-                started = mlflow.start_run(None, outer.info.experiment_id, phase, nested=True, log_system_metrics=False)
-            else:
-                chosen = None
-                if "MLFLOW_RUN_ID" not in os.environ:  # inside `mlflow run` it is chosen, and choosing another one raises
-                    # of two processes that make the experiment at once, one is told of it and not set to it
-                    chosen = mlflow.set_experiment(phase).experiment_id
-                # MLflow's own monitor is left running when the store is gone at the end, so ours is started below.
-                started = mlflow.start_run(experiment_id=chosen, log_system_metrics=False)
+            name = called(phase, config, _more_words.get(), "resumed" if resumed_from else "")
+            started = _start(phase, name, outer.info.experiment_id if outer else None)
         client, run_id = MlflowClient(), started.info.run_id
         run = TrackedRun(run_id, output_dir / run_id, MlflowReporter(client, run_id), client)
         logging.getLogger("mlflow.system_metrics").setLevel(logging.ERROR)  # its warnings show the URI with its password
         monitor = SystemMetricsMonitor(run.id, resume_logging=True)
-        go_on = f"go on from there with -P resume={run.id}" if hasattr(config, "resume") else "run it again"
+        go_on = f"go on from there with -P resume={run.id}" if isinstance(config, Resumable) else "run it again"
         kept = f"What was done is kept in {run.folder}: when the cause is gone, {go_on}"
         try:
             with on_sigterm(terminate), store_failures(run.folder, kept):
                 if waiting:
                     terminate(signal.SIGTERM, None)
                 monitor.start()
-                _log_provenance(run, client, phase, config)
+                _log_provenance(run, client, config)
                 if resumed_from is not None:
                     run.tag({"medexp.resumed_from": resumed_from})
                     end_run(resumed_from)
@@ -182,6 +196,21 @@ def tracked_run(
             mlflow.end_run("FINISHED")
 
 
+def _start(phase: str, name: str, outer_experiment: str | None) -> ActiveRun:
+    # MLflow's own monitor is left running when the store is gone at the end: ours is started by the caller.
+    tags = {"medexp.phase": phase}
+    if outer_experiment is not None:
+        return mlflow.start_run(None, outer_experiment, name, nested=True, tags=tags, log_system_metrics=False)
+    if "MLFLOW_RUN_ID" not in os.environ:
+        return mlflow.start_run(None, experiment_for(phase), name, tags=tags, log_system_metrics=False)
+    started = mlflow.start_run(tags=tags, log_system_metrics=False)  # made by `mlflow run`, in the right experiment
+    if DRAWN_NAME.fullmatch(started.info.run_name):
+        mlflow.set_tag(MLFLOW_RUN_NAME, name)
+    if mlflow.get_experiment(started.info.experiment_id).name == phase:  # not named by the user
+        os.environ.pop("MLFLOW_EXPERIMENT_ID", None)  # or it counted for what the process runs next, of another phase perhaps
+    return started
+
+
 @contextmanager
 def child_run(
     parent_id: str, name: str, output_dir: Path, params: Mapping[str, str], tags: Mapping[str, str]
@@ -199,7 +228,7 @@ def child_run(
         tags: Its tags.
     """
     client = MlflowClient()
-    experiment = _experiment_of(parent_id, client.tracking_uri)
+    experiment = experiment_of(parent_id, client.tracking_uri)
     made = client.create_run(experiment, tags={MLFLOW_PARENT_RUN_ID: parent_id, **_more_tags.get(), **tags}, run_name=name)
     run_id = made.info.run_id
     client.log_batch(run_id, params=[Param(key, value) for key, value in params.items()])
@@ -224,20 +253,14 @@ def child_run(
         client.set_terminated(run_id, status)
 
 
-@functools.cache
-def _experiment_of(run_id: str, tracking_uri: str) -> str:
-    """The experiment of a run: a sweep's many trials ask for it, and a run with its parameters and metrics is long to read."""
-    return str(MlflowClient(tracking_uri).get_run(run_id).info.experiment_id)
-
-
-def _log_provenance(run: TrackedRun, client: MlflowClient, phase: str, config: Any) -> None:
+def _log_provenance(run: TrackedRun, client: MlflowClient, config: Any) -> None:
     run.folder.mkdir(exist_ok=True)
     resolved = config_yaml(config)
     (run.folder / "config.yaml").write_text(resolved)
     run.reporter.text(resolved, "config.yaml")
     run.reporter.text(json.dumps(environment(config), indent=2), "environment/environment.json")
     run.reporter.text(installed_packages(), "environment/requirements.txt")
-    tags = {"medexp.phase": phase, "medexp.profile": str(config.profile), "medexp.seed": str(config.seed)}
+    tags = {"medexp.profile": str(config.profile), "medexp.seed": str(config.seed)}
     tags |= _more_tags.get()
     if state := git_state():
         commit, uncommitted = state

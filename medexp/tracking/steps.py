@@ -93,7 +93,7 @@ def find_run(run_id: str) -> StepRun:
 
 def find_child(parent: TrackedRun, step: str) -> StepRun | None:
     """The run of a step in this run of the pipeline; None where it did not start."""
-    found = _search(parent, f"tags.`mlflow.parentRunId` = '{parent.id}' and attributes.run_name = '{step}'")
+    found = _search(parent, f"tags.`mlflow.parentRunId` = '{parent.id}' and tags.`medexp.phase` = '{step}'")
     return _step_run(found[0]) if found else None
 
 

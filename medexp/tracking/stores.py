@@ -11,6 +11,7 @@ import mlflow
 import sqlalchemy
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
+from mlflow.store.db.utils import _safe_initialize_tables
 from sqlalchemy.exc import SQLAlchemyError
 
 from medexp.errors import StorageError
@@ -52,7 +53,9 @@ def check_store() -> str:
             url = sqlalchemy.make_url(uri)
             if url.get_backend_name() == "sqlite" and url.database:
                 Path(url.database).parent.mkdir(parents=True, exist_ok=True)
-            sqlalchemy.create_engine(url).connect().close()
+            engine = sqlalchemy.create_engine(url)
+            engine.connect().close()
+            _safe_initialize_tables(engine)  # one process makes the tables; MLflow's own first use of a store does not wait
         with retries(1):
             MlflowClient().search_experiments(max_results=1)
     except (*STORE_ERRORS, ImportError) as error:

@@ -59,7 +59,7 @@ def last(home: Path) -> tuple[Run, dict[str, Run]]:
     runs = list(client(home).search_runs(["0"], order_by=["attributes.start_time DESC"]))
     parent = next(run for run in runs if "mlflow.parentRunId" not in run.data.tags)
     children = [run for run in runs if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
-    return parent, {run.info.run_name: run for run in reversed(children)}
+    return parent, {run.data.tags["medexp.phase"]: run for run in reversed(children)}
 
 
 def test_a_failed_blocking_check_stops_the_pipeline(home: Path) -> None:

@@ -59,7 +59,7 @@ def _at(folder: Path, patch: pytest.MonkeyPatch) -> None:
     patch.chdir(folder)
     patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder / 'mlflow.db'}")
     patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
-    for name in ("MLFLOW_EXPERIMENT_ID", "MLFLOW_RUN_ID"):
+    for name in ("MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_RUN_ID"):
         patch.setenv(name, "")
         patch.delenv(name)
     patch.setattr(mlflow.tracking.fluent, "_active_experiment_id", None)

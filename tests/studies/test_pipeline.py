@@ -47,7 +47,7 @@ def test_an_unchanged_step_is_found_and_shown_as_such(config: MainConfig, store:
     assert parent.data.tags["medexp.reused.prepare"] == first
     assert "| prepare | reused | - | " in parent.data.tags["mlflow.note.content"]
     experiment = store.get_experiment_by_name("main").experiment_id
-    assert len(store.search_runs([experiment], "attributes.run_name = 'prepare'")) == 1
+    assert len(store.search_runs([experiment], "tags.`medexp.phase` = 'prepare'")) == 1
 
 
 def change_a_voxel(config: MainConfig, run_id: str) -> MainConfig:
@@ -182,7 +182,9 @@ def test_a_step_that_fails_stops_the_pipeline_in_its_own_run(
     assert "t2w" in told.err
     assert "Traceback" not in told.err
     assert "Stopped at prepare. Run it again when the cause is gone" in told.out
-    runs = {run.info.run_name: run for run in store.search_runs([store.get_experiment_by_name("main").experiment_id])}
+    runs = {
+        run.data.tags["medexp.phase"]: run for run in store.search_runs([store.get_experiment_by_name("main").experiment_id])
+    }
     child = runs.pop("prepare")
     (parent,) = runs.values()
     assert {child.info.status, parent.info.status} == {"FAILED"}

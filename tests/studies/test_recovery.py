@@ -187,7 +187,9 @@ def rungs(client: MlflowClient) -> list[Run]:
 
 
 def statuses(client: MlflowClient) -> list[tuple[str, str]]:
-    return [(run.info.run_name, run.info.status) for run in rungs(client)]
+    """What each is called beside its phase and settings, and its status."""
+    assert all(run.info.run_name.startswith("phase1 ") for run in rungs(client))
+    return [(run.info.run_name.partition(", ")[2], run.info.status) for run in rungs(client)]
 
 
 def journal(config: RecoverConfig) -> optuna.storages.JournalStorage:

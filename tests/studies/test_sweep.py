@@ -11,7 +11,7 @@ from mlflow import MlflowClient
 
 from medexp.errors import ConfigError, DataError, MedexpError
 from medexp.studies.sweep import search
-from medexp.tracking.children import end_run
+from medexp.tracking.killed import end_run
 from tests.studies.cheap import SPACE, sweep_config, warm_up
 from tests.studies.sweeping import OBJECTIVE, SCORE, parents, runs, statuses
 

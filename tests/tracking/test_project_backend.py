@@ -14,6 +14,8 @@ from mlflow import MlflowClient
 from mlflow.cli import cli
 from mlflow.exceptions import ExecutionException
 
+from medexp.tracking.runs import DRAWN_NAME
+
 MLPROJECT = """
 name: {name}
 conda_env: conda.yaml
@@ -120,6 +122,43 @@ def test_with_conda_the_command_runs_in_its_environment(found_by, conda, bare_pa
     assert result.exit_code == 0, result.output
     assert any(line.startswith("env create ") for line in (conda / "log").read_text().splitlines())
     assert told(folder)[1] == "--profile demo"
+
+
+@pytest.mark.parametrize(
+    ("options", "environment", "name"),
+    [
+        ((), {}, "job"),
+        (("--experiment-name", "mine"), {}, "mine"),
+        (("--experiment-id", "0"), {}, "Default"),
+        ((), {"MLFLOW_EXPERIMENT_NAME": "mine"}, "mine"),
+        ((), {"MLFLOW_EXPERIMENT_ID": "0"}, "Default"),
+    ],
+)
+def test_a_run_is_in_the_experiment_of_its_phase_unless_the_user_names_one(
+    options, environment, name, bare_path, store, tmp_path, monkeypatch
+):
+    for key, value in environment.items():
+        monkeypatch.setenv(key, value)
+    folder = project(tmp_path / "project")
+    assert mlflow_run(folder, *options).exit_code == 0
+    run = store.get_run(told(folder)[3])
+    assert store.get_experiment(run.info.experiment_id).name == name
+
+
+def test_an_experiment_that_was_deleted_is_told_in_a_line(bare_path, store, tmp_path):
+    store.delete_experiment(store.create_experiment("job"))
+    result = mlflow_run(project(tmp_path / "project"))
+    assert result.exit_code == 2
+    assert "experiment 'job' was deleted; bring it back" in result.output
+
+
+def test_a_name_that_the_user_gives_is_no_name_that_mlflow_draws(bare_path, store, tmp_path):
+    folder = project(tmp_path / "project")
+    names = []
+    for options in ((), ("--run-name", "try again-7")):
+        assert mlflow_run(folder, *options).exit_code == 0
+        names.append(store.get_run(told(folder)[3]).info.run_name)
+    assert [bool(DRAWN_NAME.fullmatch(name)) for name in names] == [True, False]
 
 
 def test_an_explicit_environment_manager_stands(conda, tmp_path, monkeypatch):

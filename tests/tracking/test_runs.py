@@ -8,7 +8,7 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import mlflow
 import pytest
@@ -16,6 +16,7 @@ import yaml
 from mlflow import MlflowClient
 from mlflow.tracking._tracking_service.client import TrackingServiceClient
 
+from medexp.config.keys import Called
 from medexp.errors import CheckFailed, StorageError
 from medexp.tracking.runs import runs_tagged, tracked_run
 
@@ -30,7 +31,8 @@ class Lora:
 class Config:
     output_dir: str
     profile: str = "demo"
-    seed: int = 3
+    seed: Annotated[int, Called("s")] = 3
+    cache_dir: str | None = None
     label_map: dict[int, int] = field(default_factory=lambda: {1: 1, 4: 3})
     note: str = "x" * 900
     data_dir: str | None = None
@@ -102,7 +104,42 @@ def test_inside_a_project_the_run_of_mlflow_is_used_and_its_params_stand(
     assert found.info.status == "FINISHED"
     assert found.data.params["lora.rank"] == "'8'"
     assert found.data.params["seed"] == "3"
+    assert found.info.run_name == "phase1 s3"  # MLflow had drawn one
     assert store.get_experiment_by_name("phase1") is None
+    assert os.environ["MLFLOW_EXPERIMENT_ID"] == experiment  # the user's word: it counts for later runs too
+
+
+def test_what_mlflow_run_chose_counts_for_its_own_run_alone(
+    store: MlflowClient, config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    experiment = store.create_experiment("phase1")
+    given = store.create_run(experiment, run_name="bold try 7").info.run_id
+    monkeypatch.setenv("MLFLOW_RUN_ID", given)
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", experiment)
+    with tracked_run("phase1", config):
+        pass
+    with tracked_run("recover", config) as later:
+        pass
+    assert store.get_run(given).info.run_name == "bold try 7"
+    assert store.get_experiment(store.get_run(later.id).info.experiment_id).name == "recover"
+
+
+@pytest.mark.parametrize(
+    ("resumed_from", "words", "name"),
+    [
+        (None, "", "phase1 s3"),
+        ("0" * 32, "", "phase1 s3, resumed"),
+        ("0" * 32, "2 longer", "phase1 s3, 2 longer, resumed"),
+    ],
+)
+def test_a_run_is_called_what_it_is(
+    store: MlflowClient, config: Config, resumed_from: str | None, words: str, name: str
+) -> None:
+    with runs_tagged({}, words), tracked_run("phase1", config, resumed_from=resumed_from) as run:
+        pass
+    with tracked_run("phase1", config) as next_run:
+        pass
+    assert [store.get_run(one.id).info.run_name for one in (run, next_run)] == [name, "phase1 s3"]
 
 
 def train(config: Config, error: BaseException) -> None:
@@ -313,7 +350,7 @@ def test_a_run_in_a_run_is_its_child_in_the_same_experiment(store: MlflowClient,
     parent, child = (store.get_run(run_id) for run_id in nest(config))
     assert [run.info.status for run in (parent, child)] == ["FINISHED", "FINISHED"]
     assert child.data.tags["mlflow.parentRunId"] == parent.info.run_id
-    assert (child.info.run_name, child.data.tags["medexp.phase"]) == ("prepare", "prepare")
+    assert (child.info.run_name, child.data.tags["medexp.phase"]) == ("prepare s3", "prepare")
     assert child.info.experiment_id == parent.info.experiment_id == store.get_experiment_by_name("main").experiment_id
     assert (child.data.tags["medexp.step_key"], parent.data.tags.get("medexp.step_key")) == ("k", None)
     assert parent.data.tags["after"] == "the child"

@@ -14,6 +14,7 @@ from medexp.data.volumes.prepared import prepare_volumes
 from medexp.phases.prepare.config import PrepareConfig
 from medexp.tracking.datasets import log_datasets
 from medexp.tracking.runs import tracked_run
+from medexp.tracking.ui import next_line
 
 
 def run(config: PrepareConfig) -> None:
@@ -45,6 +46,7 @@ def run(config: PrepareConfig) -> None:
         print(f"Exact duplicates, each in one split with its original: {duplicates}")
         print(f"Splits: {tracked.folder / 'data_splits.json'}")
         settings = {"profile": config.profile, "data_dir": config.data_dir, "splits": tracked.folder / "data_splits.json"}
+        print(f"Next, browse it:  {next_line(tracked)}")
         print(f"Next: mlflow run . -e phase1 {_flags(settings)}, with the same data.* settings if you gave any")
         if config.slices_dir is not None:
             tracked.reporter.metrics({"params/slices": slices})

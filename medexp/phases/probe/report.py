@@ -30,8 +30,9 @@ from medexp.phases.probe import checks as probe_checks
 from medexp.phases.probe.config import ProbeConfig
 from medexp.registry.store import Pulled
 from medexp.tracking.figures import confusion_matrix, roc
-from medexp.tracking.results import log_checks, log_summary
+from medexp.tracking.results import log_checks, log_intervals, log_summary
 from medexp.tracking.runs import TrackedRun
+from medexp.tracking.ui import next_line
 
 ARMS = {
     "encoder": "the encoder",
@@ -113,15 +114,16 @@ def judge(
     return Results(predictions, measured, gains, chosen, left_out, [*checks, majority, attribution])
 
 
-def report(run: TrackedRun, data: Data, results: Results) -> None:
+def report(run: TrackedRun, data: Data, results: Results, confidence: float) -> None:
     """Metrics, tables, pictures and checks."""
     reporter, classes, tested = run.reporter, data.table.classes, data.of("test")
-    for arm, measured in results.scores.items():
-        prefix = "test" if arm == "encoder" else arm
-        for name, interval in measured.items():
-            reporter.metrics(_bounds(f"{prefix}/{name}", interval))
-    for arm, interval in results.gains.items():
-        reporter.metrics(_bounds(f"test/gain_over_{arm}", interval))
+    intervals = {
+        f"{'test' if arm == 'encoder' else arm}/{name}": interval
+        for arm, measured in results.scores.items()
+        for name, interval in measured.items()
+    }
+    intervals |= {f"test/gain_over_{arm}": interval for arm, interval in results.gains.items()}
+    log_intervals(run, intervals, confidence)
     for split in SPLITS:
         rows = data.of(split)
         reporter.metrics({f"params/{split}_cases": len(rows), f"params/{split}_patients": rows["patient"].nunique()})
@@ -184,14 +186,10 @@ def show(config: ProbeConfig, pulled: Pulled, data: Data, results: Results, run:
         colour = "green" if check.passed else "red" if check.blocks else "yellow"
         console.print(f"[{colour}]{check.outcome}[/] {check.id} {check.title} ({check.severity.lower()})", highlight=False)
     print(f"Run: {run.id}, files in {run.folder}")
-    print("Next, browse it:  make ui   (or: mlflow ui)")
+    print(f"Next, browse it:  {next_line(run)}")
     other = "mlp" if config.head == "logistic" else "logistic"
     table_flag = f"-P table={config.table}" if config.table else "-P table=FILE.tsv"
     print(f"Next, another:    mlflow run . -e probe {table_flag}" + (f" -P head={other}" if config.table else ""))
-
-
-def _bounds(name: str, interval: Interval) -> dict[str, float]:
-    return {name: interval.estimate, f"{name}_low": interval.low, f"{name}_high": interval.high}
 
 
 def _shown(interval: Interval, digits: int = 3, *, whole: bool = True) -> str:

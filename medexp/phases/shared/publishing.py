@@ -24,6 +24,7 @@ from medexp.registry.packages import write_package
 from medexp.registry.promotion import CANDIDATE, CHAMPION, Nominated, nominate
 from medexp.tracking.results import log_summary
 from medexp.tracking.runs import TrackedRun
+from medexp.tracking.ui import next_line
 
 CAVEAT = "The best epoch was chosen on these same validation cases; the test split was not read."
 _LIBRARIES = ("torch", "monai", "peft")
@@ -151,14 +152,14 @@ def present(summary: Summary, checks: Sequence[Check], published: Sequence[Nomin
     for line in [*as_lines(checks), *map(escape, summary.words), *(f"Registered: {line}" for line in registered)]:
         console.print(line, highlight=False)
     print(f"Run: {run.id}, files in {run.folder}")
-    for line in _next_steps(published[-1]):
+    for line in _next_steps(published[-1], run):
         print(line)
 
 
-def _next_steps(model: Nominated) -> list[str]:
+def _next_steps(model: Nominated, run: TrackedRun) -> list[str]:
     """What to do with a run and with the version that it registered, a command a line."""
     uri = f"models:/{model.name}" + ("@champion" if CHAMPION in model.aliases else f"/{model.version}")
-    lines = ["Next, browse it:  make ui   (or: mlflow ui)"]
+    lines = [f"Next, browse it:  {next_line(run)}"]
     if model.aliases == (CANDIDATE,):
         which = "" if model.name == "phase1_encoder_merged" else f" -P model={model.name}"
         command = f"mlflow run . -e promote{which} -P version={model.version}"

@@ -1,0 +1,81 @@
+"""The address of a run, and what `medexp ui` says and starts."""
+
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import pytest
+from mlflow import MlflowClient
+
+from medexp.config.keys import Called
+from medexp.errors import StorageError
+from medexp.tracking import ui
+from medexp.tracking.runs import TrackedRun, tracked_run
+
+PAGE = "#/experiments/{}/runs/{}?workflowType=machine_learning"
+
+
+@dataclass(frozen=True)
+class Config:
+    output_dir: str = "outputs"
+    profile: str = "demo"
+    seed: Annotated[int, Called("s")] = 0
+
+
+def run_a_phase() -> TrackedRun:
+    with tracked_run("main", Config()) as run, tracked_run("prepare", Config()):
+        pass
+    return run
+
+
+def page(store: MlflowClient, run: TrackedRun) -> str:
+    return PAGE.format(store.get_run(run.id).info.experiment_id, run.id)
+
+
+def test_the_last_line_names_the_page_of_the_run_and_how_to_open_it(store: MlflowClient) -> None:
+    run = run_a_phase()
+    assert ui.next_line(run) == f"make ui   (or: medexp ui), then open http://127.0.0.1:5000/{page(store, run)}"
+
+
+def test_runs_of_a_server_are_in_its_own_ui(
+    store: MlflowClient, server: object, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, uri = run_a_phase(), os.environ["MLFLOW_TRACKING_URI"]
+    assert ui.next_line(run) == f"{uri}/{page(store, run)}"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri.replace("http://", "http://me:secret@"))
+    assert ui.serve() == 0  # there is nothing to start
+    assert capsys.readouterr().out == f"The last run:  {uri}/{page(store, run)}\n"
+
+
+@pytest.mark.parametrize("is_empty", [True, False])
+def test_the_ui_opens_on_the_last_run_of_the_store_that_runs_are_written_to(store: MlflowClient, is_empty: bool) -> None:
+    told = (
+        f"The last run:  http://127.0.0.1:5000/{page(store, run_a_phase())}"
+        if not is_empty
+        else ("No run yet:  http://127.0.0.1:5000/#/experiments?workflowType=machine_learning")
+    )
+    program = """
+import os, sys
+from medexp.console import main
+def instead(program, arguments):
+    print(arguments[1:], os.environ["MLFLOW_BACKEND_STORE_URI"], "torch" in sys.modules)
+    sys.exit(143)
+os.execv = instead
+main(["ui"])
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    first, second = done.stdout.splitlines()
+    assert first == told
+    started = ["-m", "mlflow", "ui", "--host", "127.0.0.1", "--port", "5000"]
+    assert second == f"{started} {os.environ['MLFLOW_TRACKING_URI']} False"
+
+
+def test_without_a_store_nothing_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///mlflow.db")
+    with pytest.raises(StorageError, match="there is none yet"):
+        ui.serve()
+    assert not list(tmp_path.iterdir())
