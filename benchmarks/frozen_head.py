@@ -19,7 +19,7 @@ from benchmarks.sides import empty_home, in_turns, told, verdict
 from medexp.cli import main
 from medexp.config.shared import cache_root
 from medexp.models.checkpoints import save_checkpoint, weights_digest
-from medexp.models.multitask import MultiTaskModel
+from medexp.models.unet.network import MultiTaskModel
 from medexp.phases.phase2_2.config import Phase2_2Config
 
 ROUNDS = 2

@@ -21,7 +21,6 @@ import tempfile
 import time
 from collections.abc import Callable
 from contextlib import redirect_stderr
-from dataclasses import asdict
 from pathlib import Path
 
 from benchmarks.sides import empty_home, in_turns, told, verdict
@@ -46,7 +45,7 @@ def compare(folder: Path) -> None:
     from mlflow import MlflowClient
     from safetensors.torch import load_file
 
-    from medexp.models.builders import build
+    from medexp.models.kinds import build
     from medexp.registry.definitions import load_definition
     from medexp.registry.package import Package
     from medexp.registry.packages import WEIGHTS, write_package
@@ -61,9 +60,9 @@ def compare(folder: Path) -> None:
     run = mlflow.start_run().info.run_id
 
     def published(weights: dict[str, torch.Tensor]) -> Registered:
-        package = Package("bsf_base", shape, {"input": asdict(definition.input)}, weights)
+        package = Package("bsf_base", shape, {"input": definition.input_as_records}, weights)
         with tempfile.TemporaryDirectory(dir=folder) as place:
-            write_package(package, Path(place) / "package")
+            write_package(package, definition, Path(place) / "package")
             return register(run, Path(place) / "package", definition, "PASSED")
 
     def ours() -> None:

@@ -19,7 +19,7 @@ from mlflow import MlflowClient
 
 from medexp.checks import Check, Severity
 from medexp.config.data import DataConfig, ImageDataConfig
-from medexp.models.builders import build
+from medexp.models.kinds import build
 from medexp.registry.definitions import load_definition
 from medexp.registry.package import Package
 from medexp.registry.packages import write_package
@@ -111,7 +111,8 @@ def written(package: Callable[..., Package], tmp_path: Path) -> Callable[..., Pa
 
     def write(**given: Any) -> Path:
         folder = tmp_path / f"package_{next(count)}"
-        write_package(package(**given), folder)
+        made = package(**given)
+        write_package(made, load_definition(made.name), folder)
         return folder
 
     return write

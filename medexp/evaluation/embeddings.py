@@ -28,7 +28,7 @@ from medexp.data.volumes.facts import CaseFacts
 from medexp.evaluation.batches import Batches, in_batches
 from medexp.files import replacing
 from medexp.models.checkpoints import weights_digest
-from medexp.models.swin import DIVISOR, SwinEncoder, SwinSegmenter, embed
+from medexp.models.swin.network import DIVISOR, SwinEncoder, SwinSegmenter, embed
 
 Array = NDArray[np.floating[Any]]
 

@@ -13,7 +13,7 @@ from sklearn.preprocessing import StandardScaler
 from torch.utils.data import Dataset
 
 from medexp.evaluation.batches import map_cases
-from medexp.models.swin import DIVISOR, SwinEncoder, SwinSegmenter, embed
+from medexp.models.swin.network import DIVISOR, SwinEncoder, SwinSegmenter, embed
 
 Array = NDArray[np.floating[Any]]
 

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from medexp.models.swin import SwinSegmenter
+from medexp.models.swin.network import SwinSegmenter
 
 HIDDEN = 256
 """Width of a classification head's hidden layer."""

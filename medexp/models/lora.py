@@ -13,7 +13,7 @@ from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
 from medexp.config.networks import LoraConfig
-from medexp.models.swin import SwinSegmenter, is_encoder_key
+from medexp.models.swin.network import SwinSegmenter, is_encoder_key
 
 _ADAPTER = "default"
 _BLOCKS_PER_STAGE = 2

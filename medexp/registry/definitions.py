@@ -1,10 +1,11 @@
 """What a registered model is for, what it takes, and what it must show to become the champion: `registry/<model>.yaml`."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Discriminator, Field, Tag, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from medexp.config.keys import hints
@@ -13,17 +14,18 @@ from medexp.errors import RegistryError, all_problems
 from medexp.files import read_mapping, shipped
 
 _STRICT = ConfigDict(extra="forbid")
+_ONE, _NAMED = "one input", "inputs by name"
 
 
 @dataclass(frozen=True, config=_STRICT)
 class InputContract:
-    """What goes in.
+    """What goes in, or one of several inputs.
 
     Attributes:
         shape: Axes in order, such as B, 4, X, Y, Z; a number is a fixed size.
         sizes: What the free axes may measure.
         dtype: Type of the elements.
-        channels: Channels in order.
+        channels: Channels in order; none of what is no image, such as token ids.
         orientation: Anatomical directions of the axes.
         units: Of the elements, after normalisation.
         normalisation: How voxels are normalised.
@@ -71,6 +73,11 @@ class PromotionPolicy:
         return tuple(f"{self.metric}_{region}" for region in self.regions) or (self.metric,)
 
 
+def _inputs(value: Any) -> str:
+    several = isinstance(value, dict) and value and all(isinstance(one, dict | InputContract) for one in value.values())
+    return _NAMED if several else _ONE
+
+
 @dataclass(frozen=True, config=_STRICT)
 class Definition:
     """A registered model as its file describes it.
@@ -83,7 +90,7 @@ class Definition:
         producing_phase: The phase that registers it.
         consumers: The phases that use it.
         required_checks: Checks that a version must have been judged by.
-        input: What goes in.
+        input: What goes in; of a network with several inputs each by the name that it is called with.
         output: What comes out, in words.
         promotion: When it becomes the champion; None for a model that is not compared, such as an embedded base.
     """
@@ -95,9 +102,18 @@ class Definition:
     producing_phase: str
     consumers: tuple[str, ...]
     required_checks: tuple[str, ...]
-    input: InputContract
+    input: Annotated[
+        Annotated[InputContract, Tag(_ONE)] | Annotated[dict[str, InputContract], Tag(_NAMED)], Discriminator(_inputs)
+    ]
     output: str
     promotion: PromotionPolicy | None
+
+    @property
+    def input_as_records(self) -> dict[str, Any]:
+        """`input` as a package's contract has it."""
+        if isinstance(self.input, InputContract):
+            return asdict(self.input)
+        return {name: asdict(one) for name, one in self.input.items()}
 
 
 def known_models() -> list[str]:

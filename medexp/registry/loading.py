@@ -8,11 +8,9 @@ from accelerate import init_empty_weights
 from torch import nn
 
 from medexp.errors import RegistryError
-from medexp.models.builders import BUILDERS, build
 from medexp.models.checkpoints import load_state, load_weights, weights_digest
-from medexp.registry.packages import ADAPTER, MANIFEST, read_json, verify_package, weights_file
-
-ADAPTER_KIND = "lora_adapter"
+from medexp.models.kinds import build, kinds
+from medexp.registry.packages import ADAPTER, ADAPTER_KIND, MANIFEST, read_json, verify_package, weights_file
 
 
 def load_package(folder: Path, base: nn.Module | Path | str | None = None) -> nn.Module:
@@ -57,7 +55,7 @@ def _adapted(folder: Path, architecture: Mapping[str, Any], base: nn.Module | Pa
     called = registered or f"{parent['name']}, which is not registered"
     if isinstance(base, nn.Module):
         net, found = base, weights_digest(base.state_dict())
-    elif architecture["kind"] not in BUILDERS:
+    elif architecture["kind"] not in kinds():
         what = architecture.get("class", architecture["kind"])
         raise RegistryError(
             f"adapter {folder}: its base is {called}, a {what}, which medexp does not build. Build it, load its weights and "

@@ -34,7 +34,7 @@ class Package:
 
     Attributes:
         name: Name that the model is registered under.
-        architecture: `kind` and arguments of `medexp.models.builders.build`; an adapter is
+        architecture: `kind` and arguments of `medexp.models.kinds.build`; an adapter is
             `{"kind": "lora_adapter", "base": <architecture of its base>}`, of a base that medexp does not build
             `{"kind": "external", "class": <its name, for whoever has to give it>}`.
         contract: `input`, as the definition has it and with `spacing_mm` and `example_shape`, and `output`.

@@ -29,11 +29,12 @@ from medexp.checks import as_records
 from medexp.errors import RegistryError, StorageError, all_problems
 from medexp.models.checkpoints import weights_digest
 from medexp.registry.card import model_card
-from medexp.registry.definitions import load_definition
+from medexp.registry.definitions import Definition
 from medexp.registry.package import Package
 
 WEIGHTS = "weights.safetensors"
 ADAPTER = "adapter"
+ADAPTER_KIND = "lora_adapter"
 ADAPTER_WEIGHTS = "adapter/adapter_model.safetensors"
 MANIFEST = "manifest.json"
 CASES = "cases.csv"
@@ -41,18 +42,19 @@ _FORMAT = 1  # of the folder: raise it when an older medexp can no longer read w
 AGAIN = "Pull it again; if that does not help, register the model anew from its run."
 
 
-def write_package(package: Package, folder: Path) -> str:
+def write_package(package: Package, definition: Definition, folder: Path) -> str:
     """Write a package whole or not at all.
 
     Args:
         package: What to write.
+        definition: What the model is for, for the card.
         folder: Where to; there must be nothing yet.
 
     Returns:
         The package's digest, sha256 over its manifest.
 
     Raises:
-        RegistryError: There is something at `folder`, an adapter's files are missing, or the model has no definition.
+        RegistryError: There is something at `folder`, or an adapter's files are missing.
         StorageError: The folder cannot be written.
     """
     if folder.exists():
@@ -81,7 +83,7 @@ def write_package(package: Package, folder: Path) -> str:
             package.per_case.to_csv(made / "per_case.csv", index=False)
             if package.cases is not None:
                 package.cases.to_csv(made / CASES, index=False)
-            (made / "README.md").write_text(model_card(load_definition(package.name), package))
+            (made / "README.md").write_text(model_card(definition, package))
             with ThreadPoolExecutor(1) as pool:  # hashing frees the interpreter: two digests in the time of one
                 of_weights = pool.submit(weights_digest, load_file(weights_file(made)))
                 files = _files(made)
@@ -138,6 +140,12 @@ def read_json(folder: Path, name: str) -> Any:
         raise RegistryError(f"package {folder}: {name} is no JSON ({error}). {AGAIN}") from error
     except OSError as error:
         raise RegistryError(f"package {folder}: {name} cannot be read ({error.strerror}). {AGAIN}") from error
+
+
+def network_of(contract: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The architecture of the network that runs, by a package's contract: of an adapter its base's."""
+    architecture: Mapping[str, Any] = contract["architecture"]
+    return architecture["base"] if architecture["kind"] == ADAPTER_KIND else architecture
 
 
 def other_input(contract: Mapping[str, Any], made: Mapping[str, Any]) -> list[str]:

@@ -13,11 +13,12 @@ from medexp.checks import Check, Severity
 from medexp.config.shared import Resampling
 from medexp.errors import RegistryError
 from medexp.evaluation.intervals import MIN_PATIENTS, Interval, mean_by_patient
+from medexp.models.kinds import kind_of, outputs_of
 from medexp.registry import journal
 from medexp.registry.definitions import Definition, PromotionPolicy
 from medexp.registry.journal import Entry, Journal, Move, Outrun
 from medexp.registry.loading import load_verified
-from medexp.registry.packages import read_json
+from medexp.registry.packages import network_of, read_json
 from medexp.registry.store import Pulled, Registered, pull, resolve, stored_digest
 
 CHAMPION, CANDIDATE = "champion", "candidate"
@@ -206,7 +207,7 @@ def confirm(entry: Entry, run: str | None) -> None:
         RegistryError: It does not load or run.
     """
     try:
-        probe(f"models:/{entry.model}/{entry.to}")
+        try_out(f"models:/{entry.model}/{entry.to}")
     except Exception as error:
         told = f"version {entry.to} does not load: {' '.join(str(error).split())[:500]}"
         past = [earlier for earlier in journal.read(entry.model).entries if earlier.alias == CHAMPION]
@@ -220,8 +221,8 @@ def confirm(entry: Entry, run: str | None) -> None:
 
 
 @torch.inference_mode()
-def probe(uri: str) -> None:
-    """Load a registered model as a user would, and run it once on noise of the smallest size that it was made with.
+def try_out(uri: str) -> None:
+    """Load a registered model as a user would, and run it once on the example of its kind.
 
     An adapter whose base is not registered is verified byte by byte and not run.
 
@@ -230,16 +231,15 @@ def probe(uri: str) -> None:
     """
     pulled = pull(uri)
     contract, parents = read_json(pulled.folder, "contract.json"), read_json(pulled.folder, "parents.json")
-    if "base" in contract["architecture"] and parents["base"]["version"] is None:
+    architecture = network_of(contract)
+    if architecture is not contract["architecture"] and parents["base"]["version"] is None:
         return
     net = load_verified(pulled.folder)
-    volume = torch.randn(contract["input"]["example_shape"], generator=torch.Generator().manual_seed(0))
-    output = net(volume)
-    tensors = [
-        value for value in (output.values() if isinstance(output, dict) else [output]) if isinstance(value, torch.Tensor)
-    ]
-    if not tensors or not all(len(tensor) == len(volume) and bool(tensor.isfinite().all()) for tensor in tensors):
-        raise RegistryError(f"{uri}: its output is no tensor of finite numbers, one row a volume")
+    given = kind_of(architecture).example(architecture, contract["input"], torch.Generator().manual_seed(0))
+    cases = {len(tensor) for tensor in given.values()}
+    output = outputs_of(net, architecture, given)
+    if not all({len(tensor)} == cases and bool(tensor.isfinite().all()) for tensor in output.values()):
+        raise RegistryError(f"{uri}: its output is no tensor of finite numbers, one row a case")
 
 
 def rollback(name: str, reason: str, to: str | None = None) -> Entry:

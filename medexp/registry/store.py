@@ -7,8 +7,8 @@ import re
 import shutil
 import tempfile
 import warnings
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version as installed
 from pathlib import Path
@@ -28,11 +28,12 @@ from mlflow.utils.uri import is_local_uri
 
 import medexp
 from medexp.errors import RegistryError, StorageError, all_problems
+from medexp.models.kinds import Architecture, Specs, kind_of, kinds
 from medexp.registry.cache import kept, one_at_a_time
 from medexp.registry.card import as_description
 from medexp.registry.client import MISSING, answering, pages, quoted, registered_model
 from medexp.registry.definitions import Definition
-from medexp.registry.packages import MANIFEST, read_json, verify_package
+from medexp.registry.packages import MANIFEST, network_of, read_json, verify_package
 from medexp.registry.tags import upstream_tag
 
 _MODEL_FILE = Path(__file__).with_name("pyfunc_model.py")
@@ -135,14 +136,19 @@ def _check_fits(folder: Path, definition: Definition) -> None:
     problems = []
     if lacking := set(definition.required_checks) - {check["id"] for check in read_json(folder, "checks.json")}:
         problems.append(f"{definition.name} requires the checks {', '.join(sorted(lacking))}; they were not run")
-    found, wanted = contract.get("input", {}), json.loads(json.dumps(asdict(definition.input)))
-    problems += [
-        f"contract.json: input.{key} is {found.get(key)!r}, the definition says {value!r}"
-        for key, value in wanted.items()
-        if found.get(key) != value
-    ]
+    problems += _unlike(contract.get("input", {}), json.loads(json.dumps(definition.input_as_records)), "input")
     if problems:
         raise RegistryError(all_problems(f"package {folder}", problems))
+
+
+def _unlike(found: Mapping[str, Any], wanted: Mapping[str, Any], where: str) -> Iterator[str]:
+    """What an input, or each of several, has otherwise than the definition."""
+    for key, value in wanted.items():
+        place, there = f"{where}.{key}", found.get(key)
+        if isinstance(value, dict) and isinstance(there, dict):
+            yield from _unlike(there, value, place)
+        elif there != value:
+            yield f"contract.json: {place} is {there!r}, the definition says {value!r}"
 
 
 def _tags(folder: Path) -> dict[str, str]:
@@ -276,6 +282,9 @@ def _link(source: str, target: str) -> None:
 
 def _save(path: str, mlflow_model: Model, package: Path) -> None:
     """What MLflow knows of a model, around a package that is in the store already: MLflow itself would copy it three times."""
+    architecture = network_of(read_json(package, "contract.json"))
+    known = architecture["kind"] in kinds()  # an adapter's base may be none that medexp builds
+    more = kind_of(architecture).requirements if known else ()
     logger = logging.getLogger("mlflow.models.model")
     before = logger.level
     with warnings.catch_warnings():
@@ -287,8 +296,8 @@ def _save(path: str, mlflow_model: Model, package: Path) -> None:
                 path=path,
                 mlflow_model=mlflow_model,
                 python_model=str(_MODEL_FILE),
-                signature=_signature(read_json(package, "contract.json")["architecture"]),
-                pip_requirements=[f"{name}=={installed(name)}" for name in _REQUIREMENTS],
+                signature=_signature(architecture) if known else None,
+                pip_requirements=[f"{name}=={installed(name)}" for name in (*_REQUIREMENTS, *more)],
             )
         finally:
             logger.setLevel(before)
@@ -302,25 +311,14 @@ def _save(path: str, mlflow_model: Model, package: Path) -> None:
     mlflow_model.save(str(Path(path) / "MLmodel"))
 
 
-def _signature(architecture: Mapping[str, Any]) -> ModelSignature | None:
-    """Shapes of what goes in and comes out; None for a network that medexp does not build."""
-    net, real = architecture.get("base", architecture), np.dtype(np.float32)
-    first = net.get("encoder", net)  # the part that the input goes to
-    free = (-1, -1) if first["kind"] in ("multitask", "unet_encoder") else (-1, -1, -1)
-    outputs: dict[str | None, tuple[int, ...]]
-    match net["kind"]:
-        case "swin_encoder":
-            outputs = {None: (-1, 16 * net["feature_size"])}
-        case "swin_unetr":
-            outputs = {None: (-1, net["out_channels"], *free)}
-        case "classifier":
-            outputs = {None: (-1, net["classes"])}
-        case "multitask":
-            outputs = {"seg": (-1, 1, *free), "cls": (-1, net["classes"])}
-        case _:
-            return None
-    given = Schema([TensorSpec(real, (-1, first["in_channels"], *free))])
-    return ModelSignature(given, Schema([TensorSpec(real, shape, name) for name, shape in outputs.items()]))
+def _signature(architecture: Architecture) -> ModelSignature:
+    """What goes in and comes out, as its kind says."""
+    kind = kind_of(architecture)
+
+    def schema(specs: Specs) -> Schema:
+        return Schema([TensorSpec(np.dtype(spec.dtype), spec.shape, name or None) for name, spec in specs.items()])
+
+    return ModelSignature(schema(kind.inputs(architecture)), schema(kind.outputs(architecture)))
 
 
 def _location(version: ModelVersion) -> str:

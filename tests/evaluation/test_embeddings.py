@@ -21,9 +21,9 @@ from medexp.data.volumes.facts import CaseFacts, describe_cases
 from medexp.data.volumes.transforms import preprocess
 from medexp.evaluation.batches import Batches
 from medexp.evaluation.embeddings import Embeddings, embed_images, embed_volumes
-from medexp.models.builders import build
-from medexp.models.multitask import UNetEncoder
-from medexp.models.swin import SwinEncoder
+from medexp.models.kinds import build
+from medexp.models.swin.network import SwinEncoder
+from medexp.models.unet.network import UNetEncoder
 from tests.data.volumes.small_cases import AFFINE, save, write_case
 from tests.small import data_config
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from medexp.config.networks import LoraConfig
-from medexp.models.builders import build
+from medexp.models.kinds import build
 from medexp.models.lora import (
     add_lora,
     decoder_parameters,
@@ -15,7 +15,7 @@ from medexp.models.lora import (
     lora_parameters,
     merge_lora,
 )
-from medexp.models.swin import SwinEncoder, SwinSegmenter, embed, encoder_state, is_encoder_key
+from medexp.models.swin.network import SwinEncoder, SwinSegmenter, embed, encoder_state, is_encoder_key
 
 ARCHITECTURE = {"kind": "swin_unetr", "in_channels": 4, "out_channels": 3, "feature_size": 12, "window_size": 2}
 LORA = LoraConfig(rank=8, alpha=16, target_stages=(3, 4), target_modules=("qkv",), lora_dropout=0.1, mode="lora")

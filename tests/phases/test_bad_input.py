@@ -12,7 +12,7 @@ import pytest
 import torch
 from mlflow import MlflowClient
 
-from medexp.models.builders import build
+from medexp.models.kinds import build
 from tests.configured import run_phase
 from tests.data.volumes.small_cases import AFFINE, SHAPE, blob, save, write_case
 

@@ -21,7 +21,7 @@ from medexp.data.images.prepared import SOURCES, prepare_images
 from medexp.data.images.transforms import INPUT
 from medexp.errors import CheckFailed, DataError, RegistryError
 from medexp.evaluation.batches import Batches, in_batches
-from medexp.models.multitask import MultiTaskModel
+from medexp.models.unet.network import MultiTaskModel
 from medexp.phases.phase2_2.labelled import need_test_volumes
 from medexp.phases.shared.images import ImageStudy, demand_input, dice, predict, predict_and_dice, segment
 from medexp.phases.shared.launch import forget_precision, start_accelerator

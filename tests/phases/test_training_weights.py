@@ -11,7 +11,7 @@ from torch import Tensor
 
 from medexp.data.images.prepared import SOURCES, PreparedImages, prepare_images
 from medexp.data.images.sampling import expected_draws
-from medexp.models.multitask import MultiTaskModel
+from medexp.models.unet.network import MultiTaskModel
 from medexp.phases.phase2_2.labelled import FrozenEncoder, Labelled
 from medexp.phases.phase2_2.recipe import Trained, frozen_state, shifted, train_head
 from medexp.phases.phase2_3.recipe import train

@@ -9,10 +9,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from medexp.errors import MedexpError, RegistryError, StorageError
+from medexp.registry.definitions import load_definition
 from medexp.registry.loading import load_package
 from medexp.registry.package import Package
 from medexp.registry.packages import verify_package, write_package
 
+DEFINITION = load_definition("phase1_encoder_merged")
 FILES = (
     "weights.safetensors",
     "contract.json",
@@ -26,7 +28,7 @@ FILES = (
 
 def test_a_package_gives_back_the_network(package: Callable[..., Package], tmp_path: Path) -> None:
     made = package()
-    digest = write_package(made, tmp_path / "p")
+    digest = write_package(made, DEFINITION, tmp_path / "p")
     assert verify_package(tmp_path / "p") == digest
     assert {path.name for path in (tmp_path / "p").iterdir()} == {*FILES, "manifest.json"}
     net = load_package(tmp_path / "p")
@@ -35,7 +37,7 @@ def test_a_package_gives_back_the_network(package: Callable[..., Package], tmp_p
 
 
 def test_the_digest_follows_from_the_content(package: Callable[..., Package], tmp_path: Path) -> None:
-    digests = [write_package(package(seed=seed), tmp_path / str(place)) for place, seed in enumerate((0, 0, 1))]
+    digests = [write_package(package(seed=seed), DEFINITION, tmp_path / str(place)) for place, seed in enumerate((0, 0, 1))]
     assert digests[0] == digests[1] != digests[2]
 
 
@@ -96,7 +98,7 @@ def test_what_cannot_be_written_whole_leaves_nothing(
     package: Callable[..., Package], tmp_path: Path, given_: dict[str, object], error: type[MedexpError]
 ) -> None:
     with pytest.raises(error):
-        write_package(package(**given_), tmp_path / "new" / "p")
+        write_package(package(**given_), DEFINITION, tmp_path / "new" / "p")
     assert list((tmp_path / "new").iterdir()) == []
 
 
@@ -106,7 +108,7 @@ def test_a_disk_that_fills_up_leaves_nothing(package: Callable[..., Package], tm
     resource.setrlimit(resource.RLIMIT_FSIZE, (65536, before[1]))
     try:
         with pytest.raises(StorageError, match=r"new/p: cannot be written"):
-            write_package(made, tmp_path / "new" / "p")
+            write_package(made, DEFINITION, tmp_path / "new" / "p")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert list((tmp_path / "new").iterdir()) == []
@@ -115,11 +117,11 @@ def test_a_disk_that_fills_up_leaves_nothing(package: Callable[..., Package], tm
 def test_a_package_is_written_once(package: Callable[..., Package], written: Callable[..., Path]) -> None:
     folder = written()
     with pytest.raises(RegistryError, match="exists already"):
-        write_package(package(seed=1), folder)
+        write_package(package(seed=1), DEFINITION, folder)
     verify_package(folder)
 
 
 def test_a_folder_that_cannot_be_written_is_named(package: Callable[..., Package], tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(StorageError, match=r"file/p: cannot be written"):
-        write_package(package(), tmp_path / "file" / "p")
+        write_package(package(), DEFINITION, tmp_path / "file" / "p")

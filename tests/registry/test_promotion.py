@@ -13,8 +13,8 @@ from mlflow import MlflowClient
 
 from medexp import registry
 from medexp.checks import Check, Severity, verdict
-from medexp.errors import RegistryError
-from medexp.models.builders import build
+from medexp.errors import CheckpointError, RegistryError
+from medexp.models.kinds import build
 from medexp.registry import journal
 from medexp.registry.definitions import Definition, load_definition
 from medexp.registry.journal import Move
@@ -28,9 +28,9 @@ from medexp.registry.promotion import (
     crown,
     judge,
     nominate,
-    probe,
     rollback,
     scores_of,
+    try_out,
 )
 from medexp.registry.store import Pulled, register
 from tests.packages import ENCODER, EVALUATION, scores
@@ -319,9 +319,16 @@ def test_a_first_champion_that_does_not_load_leaves_none(store: MlflowClient, pu
     assert aliases(store) == {"candidate": "1"}
 
 
-def test_a_probe_runs_the_model_and_says_what_is_wrong(publish: Publish) -> None:
+def test_trying_out_runs_the_model_and_says_what_is_wrong(publish: Publish) -> None:
     publish(seed=0)
-    probe(f"models:/{NAME}@champion")
+    try_out(f"models:/{NAME}@champion")
+    weights = build(ENCODER).state_dict()
+    publish("FAILED", weights={key: value * float("nan") if "encoder10" in key else value for key, value in weights.items()})
+    with pytest.raises(RegistryError, match=f"models:/{NAME}/2: its output is no tensor of finite numbers"):
+        try_out(f"models:/{NAME}/2")
+    publish("FAILED", weights={key: value for key, value in weights.items() if "encoder10" not in key})
+    with pytest.raises(CheckpointError, match="missing keys"):
+        try_out(f"models:/{NAME}/3")
 
 
 @pytest.mark.parametrize("step", ["create_experiment", "set_registered_model_alias", "set_registered_model_tag"])

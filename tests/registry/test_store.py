@@ -14,10 +14,10 @@ from mlflow import MlflowClient
 from medexp import registry
 from medexp.config.networks import LoraConfig
 from medexp.errors import MedexpError, RegistryError, StorageError
-from medexp.models.builders import build
 from medexp.models.checkpoints import weights_digest
+from medexp.models.kinds import build
 from medexp.models.lora import add_lora
-from medexp.models.swin import SwinSegmenter
+from medexp.models.swin.network import SwinSegmenter
 from medexp.registry.definitions import load_definition
 from medexp.registry.package import Parent
 from medexp.registry.store import Registered, find_by_weights, register
@@ -111,6 +111,16 @@ except AssertionError:
     sys.exit(0)
 sys.exit("the check for unpickling checks nothing")
 """
+
+
+def test_a_model_that_an_earlier_medexp_registered_goes_on_loading(registered: Registered) -> None:
+    """MLflow runs the code that was stored with a model; `earlier` has what stood there before networks took named inputs."""
+    earlier = Path(__file__).parent / "earlier" / "pyfunc_model.py"
+    (stored(registered).parents[1] / "pyfunc_model.py").write_bytes(earlier.read_bytes())
+    x = np.random.default_rng(0).normal(size=(1, 4, 64, 32, 32)).astype(np.float32)
+    with torch.inference_mode():
+        here = registry.load(f"models:/{NAME}/1")(torch.from_numpy(x)).numpy()
+    np.testing.assert_array_equal(mlflow.pyfunc.load_model(f"models:/{NAME}/1").predict(x), here)
 
 
 @pytest.mark.parametrize("medexp", ["installed", "not installed"])

@@ -14,7 +14,7 @@ from medexp.checks import Check, Severity
 from medexp.config.networks import LoraConfig
 from medexp.evaluation.intervals import Interval
 from medexp.models.lora import MergeCertificate, add_lora, expected_lora_parameters, lora_parameters
-from medexp.models.swin import SwinSegmenter, is_encoder_key
+from medexp.models.swin.network import SwinSegmenter, is_encoder_key
 from medexp.phases.phase1.config import ValidationConfig
 from medexp.training.losses import segmentation_loss
 

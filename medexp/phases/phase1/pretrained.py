@@ -21,10 +21,10 @@ from medexp.data.volumes.prepared import prepare_volumes
 from medexp.data.volumes.regions import REGIONS, to_regions
 from medexp.evaluation.segmentation import evaluate_segmentation, mean_scores
 from medexp.files import alone, replacing
-from medexp.models.builders import build
 from medexp.models.checkpoints import load_state, load_weights, save_checkpoint, weights_digest
 from medexp.models.heads import SegmenterWithHeads
-from medexp.models.swin import SwinSegmenter
+from medexp.models.kinds import build
+from medexp.models.swin.network import SwinSegmenter
 from medexp.phases.phase1.config import Phase1Config
 from medexp.registry.packages import CASES, weights_file
 from medexp.registry.store import Pulled

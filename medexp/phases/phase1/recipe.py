@@ -33,7 +33,7 @@ from medexp.evaluation.segmentation import OnPrediction, evaluate_segmentation, 
 from medexp.models.checkpoints import save_checkpoint
 from medexp.models.heads import SegmenterWithHeads, SemanticHeads
 from medexp.models.lora import add_lora, decoder_parameters, freeze_encoder, lora_parameters, merge_lora
-from medexp.models.swin import SwinSegmenter, encoder_state
+from medexp.models.swin.network import SwinSegmenter, encoder_state
 from medexp.phases.phase1 import checks as phase1_checks
 from medexp.phases.phase1.config import Phase1Config
 from medexp.phases.phase1.pretrained import Base, initial, load_base, network, pretrained

@@ -13,7 +13,7 @@ from medexp.data.manifest import seen_cases
 from medexp.data.volumes.cases import CHANNELS
 from medexp.data.volumes.prepared import PreparedVolumes
 from medexp.data.volumes.regions import REGIONS
-from medexp.models.swin import SwinSegmenter, decoder_state, encoder_state
+from medexp.models.swin.network import SwinSegmenter, decoder_state, encoder_state
 from medexp.phases import phase
 from medexp.phases.phase1.config import Phase1Config
 from medexp.phases.phase1.pretrained import BASE_MODEL, Base, architecture
@@ -148,7 +148,7 @@ def _parent(config: Phase1Config, base: Base) -> Parent | None:
 def _contract(config: Phase1Config, name: str, output: str) -> dict[str, Any]:
     x, y, z = config.data.input_size
     example = {"spacing_mm": list(config.data.spacing), "example_shape": [1, len(CHANNELS), x, y, z]}
-    return {"input": asdict(load_definition(name).input) | example, "output": output}
+    return {"input": load_definition(name).input_as_records | example, "output": output}
 
 
 def _how(config: Phase1Config, data: PreparedVolumes) -> dict[str, str | None]:

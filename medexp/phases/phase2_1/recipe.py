@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from medexp.checks import Check, verdict
 from medexp.config.shared import Resampling
 from medexp.evaluation.intervals import Interval, mean_by_patient
-from medexp.models.multitask import MultiTaskModel
+from medexp.models.unet.network import MultiTaskModel
 from medexp.phases.phase2_1.config import Phase2_1Config
 from medexp.phases.shared import image_checks
 from medexp.phases.shared.images import ImageStudy, begin, dice, log_training, masks, packaged_images, segment, warm_up_images

@@ -26,8 +26,8 @@ from medexp.errors import CheckpointError, ConfigError, DataError, RegistryError
 from medexp.evaluation.batches import Batches, in_batches
 from medexp.evaluation.embeddings import embed_images, embed_volumes
 from medexp.models.checkpoints import load_state, load_weights, weights_digest
-from medexp.models.multitask import MultiTaskModel, UNetEncoder, size_of
-from medexp.models.swin import SwinEncoder
+from medexp.models.swin.network import SwinEncoder
+from medexp.models.unet.network import MultiTaskModel, UNetEncoder, size_of
 from medexp.phases.phase2_2.config import Phase2_2Config
 from medexp.phases.shared.images import CLASSES, ImageStudy, begin, both_classes, claims, demand_input, one_process
 from medexp.phases.shared.launch import same_as_begun, take_over_state
@@ -52,7 +52,7 @@ class FrozenEncoder:
     Attributes:
         net: In eval mode, on the device.
         whole: The network that it is a part of, which is the encoder itself where there is no more; none of it gets gradients.
-        architecture: Of the encoder alone, as `medexp.models.builders.build` takes it.
+        architecture: Of the encoder alone, as `medexp.models.kinds.build` takes it.
         width: Features of a case.
         called: What it is, for a reader.
         parent: What it is, for a package.

@@ -23,10 +23,11 @@ from medexp.config.shared import Resampling
 from medexp.data.images.prepared import SOURCES
 from medexp.data.images.sampling import expected_draws, sampling_order
 from medexp.evaluation.classification import DIAGNOSTIC, Predictions, accuracy, cross_entropy, gain
-from medexp.models.builders import build
 from medexp.models.checkpoints import load_training_state, save_checkpoint
+from medexp.models.classifier.network import EncoderClassifier
 from medexp.models.heads import ClassificationHead
-from medexp.models.multitask import EncoderClassifier, MultiTaskModel, part
+from medexp.models.kinds import build
+from medexp.models.unet.network import MultiTaskModel, part
 from medexp.phases.phase2_2.config import Phase2_2Config
 from medexp.phases.phase2_2.labelled import (
     FrozenEncoder,

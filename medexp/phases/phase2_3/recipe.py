@@ -29,7 +29,8 @@ from medexp.errors import RegistryError
 from medexp.evaluation.classification import balanced_accuracy, gain
 from medexp.evaluation.intervals import Interval, mean_by_patient
 from medexp.models.checkpoints import weights_digest
-from medexp.models.multitask import EncoderClassifier, MultiTaskModel
+from medexp.models.classifier.network import EncoderClassifier
+from medexp.models.unet.network import MultiTaskModel
 from medexp.phases.phase2_3.config import Phase2_3Config
 from medexp.phases.shared import image_checks
 from medexp.phases.shared.classified import Judged, brief, judge, log_judged, pooled, rows_of

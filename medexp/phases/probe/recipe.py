@@ -20,8 +20,8 @@ from medexp.errors import RegistryError
 from medexp.evaluation.classification import Predictions
 from medexp.evaluation.classifiers import fit_head, folds_by_patient, majority
 from medexp.evaluation.embeddings import Array, embed_volumes
-from medexp.models.builders import build
-from medexp.models.swin import SwinEncoder, SwinSegmenter
+from medexp.models.kinds import build
+from medexp.models.swin.network import SwinEncoder, SwinSegmenter
 from medexp.phases.probe.config import ProbeConfig
 from medexp.phases.probe.report import Data, judge, report, show
 from medexp.phases.shared.launch import start_accelerator

@@ -13,8 +13,8 @@ from medexp.data.volumes.prepared import PreparedVolumes, prepare_volumes
 from medexp.data.volumes.regions import REGIONS
 from medexp.errors import DataError, RegistryError
 from medexp.evaluation.segmentation import evaluate_segmentation
-from medexp.models.builders import build
 from medexp.models.checkpoints import load_state, load_weights
+from medexp.models.kinds import build
 from medexp.phases.promote.config import PromoteConfig
 from medexp.phases.shared.launch import start_accelerator
 from medexp.registry.packages import read_json, weights_file
@@ -34,7 +34,8 @@ def rescore(champion: Pulled, wanted: str | None, config: PromoteConfig) -> Scor
         RegistryError: The model cannot be scored anew.
         DataError: The cases are not those that the candidate was judged on.
     """
-    if champion.name not in SCORERS:
+    kind = read_json(champion.folder, "contract.json")["architecture"]["kind"]
+    if kind not in SCORERS:
         raise RegistryError(
             f"reevaluate=true: {champion.name} cannot be scored anew, only {', '.join(SCORERS)} can; train the version on the "
             "champion's data instead"
@@ -48,7 +49,7 @@ def rescore(champion: Pulled, wanted: str | None, config: PromoteConfig) -> Scor
             "Give data_dir, splits, seed, data.* and phantoms.* as in the run that made it (its config.yaml has them)"
         )
     accelerator = start_accelerator(config.device, config.threads)
-    return Scores(SCORERS[champion.name](champion, data, split, config, accelerator), wanted)
+    return Scores(SCORERS[kind](champion, data, split, config, accelerator), wanted)
 
 
 def _segmentation(
@@ -74,6 +75,6 @@ def _segmentation(
 
 
 SCORERS: dict[str, Callable[[Pulled, PreparedVolumes, str, PromoteConfig, Accelerator], pd.DataFrame]] = {
-    "phase1_encoder_merged": _segmentation,
+    "swin_encoder": _segmentation,
 }
-"""What scores a model; the others have no way to be scored anew."""
+"""What scores a network, by its kind; the others have no way to be scored anew."""

@@ -13,7 +13,7 @@ from medexp.errors import CheckpointError
 from medexp.evaluation.intervals import Interval
 from medexp.models.checkpoints import load_state, load_weights
 from medexp.models.heads import HIDDEN
-from medexp.models.multitask import MultiTaskModel
+from medexp.models.unet.network import MultiTaskModel
 
 
 def expected_parameters(network: UNetConfig, classes: int = 2) -> dict[str, int]:
@@ -49,7 +49,7 @@ def parameters(net: MultiTaskModel, network: UNetConfig) -> Check:
         passed=found == expected,
         threshold=", ".join(f"{name} {count:,}" for name, count in expected.items()) + f": {sum(expected.values()):,}",
         measured={**found, "total": sum(found.values())},
-        advice="The network was changed: compare medexp/models/multitask.py with specification 003.",
+        advice="The network was changed: compare medexp/models/unet/network.py with specification 003.",
     )
 
 

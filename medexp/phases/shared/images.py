@@ -21,7 +21,7 @@ from medexp.evaluation.batches import Batches, in_batches, map_batches
 from medexp.evaluation.classification import Predictions
 from medexp.evaluation.segmentation import PIXELS, count_pixels, dice_by_scan, evaluate_slices
 from medexp.models.checkpoints import save_checkpoint
-from medexp.models.multitask import MultiTaskModel
+from medexp.models.unet.network import MultiTaskModel
 from medexp.phases.shared.config import ImagePhaseConfig
 from medexp.phases.shared.launch import same_as_begun, take_over_state
 from medexp.phases.shared.publishing import packaged

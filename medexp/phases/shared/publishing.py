@@ -2,7 +2,7 @@
 
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib.metadata import version as installed
 from pathlib import Path
 from typing import Any
@@ -74,7 +74,7 @@ def packaged(
     facts = {"data": source, "data digest": digest, **claims, "Testing on external data": "none"}
     real = any(getattr(config, key, None) for key in ("slices_dir", "kaggle_dir", "table"))
     return {
-        "contract": {"input": {**asdict(load_definition(name).input), **example}, "output": output},
+        "contract": {"input": {**load_definition(name).input_as_records, **example}, "output": output},
         "evaluation": {
             "phase": phase,
             "revision": phases.phase(phase).revision,
@@ -97,7 +97,7 @@ def publish(package: Package, outcome: str | None, run: TrackedRun) -> Nominated
     """
     definition = load_definition(package.name, phases.checks())
     with tempfile.TemporaryDirectory(dir=run.folder, prefix=".package.") as temporary:
-        write_package(package, Path(temporary) / package.name)
+        write_package(package, definition, Path(temporary) / package.name)
         made = store.register(run.id, Path(temporary) / package.name, definition, outcome)
     return nominate(made, definition, outcome, run.id)
 

@@ -13,9 +13,9 @@ from medexp.checks import Check, Severity, verdict
 from medexp.config.networks import LoraConfig
 from medexp.data.volumes.regions import to_regions
 from medexp.evaluation.intervals import Interval
-from medexp.models.builders import build
+from medexp.models.kinds import build
 from medexp.models.lora import MergeCertificate, add_lora, lora_parameters, merge_lora
-from medexp.models.swin import SwinSegmenter
+from medexp.models.swin.network import SwinSegmenter
 from medexp.phases.phase1 import checks as phase1_checks
 from medexp.phases.phase1.config import ValidationConfig
 

@@ -16,7 +16,7 @@ from medexp import registry
 from medexp.data.manifest import patient_sha256
 from medexp.errors import ConfigError
 from medexp.models.checkpoints import load_state
-from medexp.models.multitask import MultiTaskModel
+from medexp.models.unet.network import MultiTaskModel
 from medexp.phases.shared.images import one_process
 from medexp.registry.definitions import load_definition
 from tests.configured import run_phase

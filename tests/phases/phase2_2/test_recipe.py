@@ -16,7 +16,8 @@ from sklearn.metrics import balanced_accuracy_score
 
 from medexp import registry
 from medexp.models.checkpoints import load_state, load_training_state, save_checkpoint
-from medexp.models.multitask import EncoderClassifier, MultiTaskModel
+from medexp.models.classifier.network import EncoderClassifier
+from medexp.models.unet.network import MultiTaskModel
 from medexp.phases.phase2_2.labelled import load_encoder
 from medexp.phases.shared.launch import start_accelerator
 from medexp.registry.store import Registered

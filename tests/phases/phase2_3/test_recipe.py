@@ -14,7 +14,7 @@ from mlflow import MlflowClient
 
 from medexp import registry
 from medexp.models.checkpoints import load_state
-from medexp.models.multitask import MultiTaskModel
+from medexp.models.unet.network import MultiTaskModel
 from medexp.phases.phase2_3.recipe import alternating
 from tests.phases.shared.image_runs import MODELS, Pipeline, run
 from tests.phases.shared.interrupting import killed_in

@@ -16,7 +16,7 @@ from medexp.data.manifest import patient_sha256
 from medexp.data.volumes.brats import image_files
 from medexp.data.volumes.cases import Case
 from medexp.data.volumes.facts import describe_cases
-from medexp.models.builders import build
+from medexp.models.kinds import build
 from medexp.registry.definitions import load_definition
 from medexp.registry.package import Package, Parent
 from medexp.registry.store import Registered, register

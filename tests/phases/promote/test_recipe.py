@@ -15,8 +15,8 @@ from medexp.data.splits import make_splits
 from medexp.data.volumes.brats import find_cases
 from medexp.data.volumes.facts import describe_cases
 from medexp.data.volumes.prepared import manifest
-from medexp.models.builders import build
-from medexp.models.swin import decoder_state, encoder_state
+from medexp.models.kinds import build
+from medexp.models.swin.network import decoder_state, encoder_state
 from medexp.registry import journal
 from medexp.registry.journal import Move
 from medexp.registry.promotion import Nominated

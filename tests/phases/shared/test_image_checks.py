@@ -13,8 +13,9 @@ from medexp.checks import Severity
 from medexp.config.networks import UNetConfig
 from medexp.evaluation.intervals import Interval
 from medexp.models.checkpoints import save_checkpoint
+from medexp.models.classifier.network import EncoderClassifier
 from medexp.models.heads import ClassificationHead
-from medexp.models.multitask import EncoderClassifier, MultiTaskModel
+from medexp.models.unet.network import MultiTaskModel
 from medexp.phases import phase
 from medexp.phases.shared import image_checks
 

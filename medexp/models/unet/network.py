@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from medexp.models.heads import ClassificationHead
-from medexp.models.swin import SwinEncoder
 
 
 class _ConvBlock(nn.Sequential):
@@ -124,34 +123,6 @@ class MultiTaskModel(nn.Module):
             "cls": self.cls_head(maps[-1].mean(dim=(2, 3))) if do_cls else None,
             "features": maps,
         }
-
-
-class EncoderClassifier(nn.Module):
-    """A frozen encoder with a head: the classifier that phase 2.2 registers.
-
-    The encoder stays in eval mode, so that batch norm's statistics stay as they are, and gets no gradients.
-
-    Args:
-        encoder: From images or volumes to features (B, D).
-        head: From features (B, D) to logits (B, classes).
-    """
-
-    def __init__(self, encoder: UNetEncoder | SwinEncoder, head: ClassificationHead) -> None:
-        super().__init__()
-        self.encoder = encoder.requires_grad_(False)
-        self.head = head
-
-    def train(self, mode: bool = True) -> "EncoderClassifier":
-        """Training mode, or eval mode, of the head alone."""
-        super().train(mode)
-        self.encoder.eval()
-        return self
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Logits (B, classes)."""
-        with torch.no_grad():
-            features = self.encoder(x)
-        return torch.as_tensor(self.head(features))
 
 
 def part(state: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:

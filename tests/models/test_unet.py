@@ -9,10 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medexp.errors import CheckpointError, RegistryError
-from medexp.models.builders import build
 from medexp.models.checkpoints import load_state, load_weights, save_checkpoint
+from medexp.models.classifier.network import EncoderClassifier
 from medexp.models.heads import ClassificationHead
-from medexp.models.multitask import EncoderClassifier, MultiTaskModel, UNetEncoder, part, size_of
+from medexp.models.kinds import build
+from medexp.models.unet.network import MultiTaskModel, UNetEncoder, part, size_of
 
 
 def small(**changed: int) -> MultiTaskModel:
