@@ -153,9 +153,15 @@ def test_a_test_split_that_is_scored_for_a_second_choice_is_no_longer_blind(
 
 
 def test_a_run_that_was_deleted_meanwhile_stops_nobody(store: MlflowClient, tmp_path: Path) -> None:
-    config = sweep_config(tmp_path, "killed", trials=2)
-    search(config, OBJECTIVE, warm_up)
-    for run in runs(store, "trial"):
-        store.delete_run(run.info.run_id)
-        end_run(run.info.run_id)
-    end_run("0" * 32)
+    """Nor does one that is in another store. A deleted run stays what it was; one that is there is ended."""
+    search(sweep_config(tmp_path, "killed", trials=2), OBJECTIVE, warm_up)
+    left = {name: store.create_run(parents(store)[0].info.experiment_id).info.run_id for name in ("deleted", "there")}
+    for run_id in (left["deleted"], *(run.info.run_id for run in runs(store, "trial"))):
+        store.delete_run(run_id)
+    for run_id in (left["deleted"], "0" * 32, left["there"]):
+        end_run(run_id)
+    ended = {name: store.get_run(run_id).info for name, run_id in left.items()}
+    assert {name: info.status for name, info in ended.items()} == {"deleted": "RUNNING", "there": "KILLED"}
+    assert ended["deleted"].lifecycle_stage == "deleted"
+    search(sweep_config(tmp_path, "killed", trials=3), OBJECTIVE, warm_up)
+    assert statuses(store) == {"FINISHED": 1}
