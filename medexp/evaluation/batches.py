@@ -1,6 +1,6 @@
 """A function of every case, or of every batch of images: what is judged is run through here."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -60,12 +60,12 @@ class Batches:
             self._kept.append(copied)
 
 
-def map_cases(work: Callable[[Mapping[str, Any]], T], cases: Dataset[Any], accelerator: Accelerator, title: str) -> list[T]:
-    """The result of `work` for each case, in the order of the data set, in every process.
+def map_cases(work: Callable[[Any], T], cases: Dataset[Any] | Sequence[Any], accelerator: Accelerator, title: str) -> list[T]:
+    """The result of `work` for each case, in order, in every process.
 
     Args:
-        work: From a case of `evaluation_dataset` to a result that can be pickled; each case is worked on by one process.
-        cases: Data set of whole volumes.
+        work: From a case to a result that can be pickled; each case is worked on by one process.
+        cases: By index, such as `evaluation_dataset`.
         accelerator: The processes.
         title: Name in the progress bar.
     """

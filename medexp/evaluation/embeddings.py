@@ -1,4 +1,4 @@
-"""Features of volumes and images, computed once for an encoder and then read from the cache."""
+"""Features of volumes and of images, computed once for an encoder and then read from the cache."""
 
 import functools
 import hashlib
@@ -13,8 +13,6 @@ import torch
 from accelerate import Accelerator
 from monai.transforms import DivisiblePad
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.progress import track
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 from torch import Tensor, nn
@@ -25,7 +23,7 @@ from medexp.data.volumes import transforms
 from medexp.data.volumes.brats import read_case
 from medexp.data.volumes.cases import Case
 from medexp.data.volumes.facts import CaseFacts
-from medexp.evaluation.batches import Batches, in_batches
+from medexp.evaluation.batches import Batches, in_batches, map_cases
 from medexp.files import replacing
 from medexp.models.checkpoints import weights_digest
 from medexp.models.swin.network import DIVISOR, SwinEncoder, SwinSegmenter, embed
@@ -42,97 +40,128 @@ class Embeddings:
 
     Attributes:
         features: By encoder (cases, D), float32, in the order of the cases.
-        computed: How many were not in the cache: at most cases x encoders.
+        computed: How many parts were not in the cache: at most parts x encoders.
     """
 
     features: dict[str, Array]
     computed: int
 
 
-@torch.inference_mode()
-def embed_volumes(
-    encoders: Mapping[str, SwinEncoder | SwinSegmenter],
-    cases: Sequence[Case],
-    facts: Mapping[str, CaseFacts],
-    data: DataConfig,
-    cache: Path,
-    device: torch.device,
-) -> Embeddings:
-    """GAP(encoder10) of whole volumes, always in float32. A volume is read once for all encoders that lack it.
+@dataclass(frozen=True)
+class Part:
+    """Cases whose features are computed together, and kept as one entry of the cache.
 
-    An entry's key is of the encoder's weights, the volume's voxels and affine, and how it is preprocessed: a case of another
-    name, or a table of other cases, finds what was computed before. An entry that is damaged is computed again.
+    Attributes:
+        key: What the features follow from beside the encoder's weights, as JSON can write it; None: they are not kept.
+        features: From an encoder in eval mode to their features (cases, D), or (D,) of a single case, float32.
+    """
+
+    key: Sequence[Any] | None
+    features: Callable[[Any], Array]
+
+
+@torch.inference_mode()
+def embed_all(
+    encoders: Mapping[str, nn.Module], parts: Sequence[Part], cache: Path, accelerator: Accelerator, title: str = "  embedding"
+) -> Embeddings:
+    """Features of all cases from each encoder, from the cache where they are there; shared among the processes of a launch.
+
+    An entry's key is of the encoder's weights and the part's key alone: what was computed under another name, or by another
+    phase, is found. An entry that is damaged is computed again.
 
     Args:
         encoders: In eval mode, by name; moved to the device.
-        cases: What is embedded.
-        facts: `medexp.data.volumes.facts.describe_cases` of them, by case.
-        data: `spacing` and `input_size`, and `label_map` where cases have segmentations.
-        cache: Root of the cache; one small file a volume and encoder goes under `embeddings/`.
-        device: Where the encoders compute.
+        parts: The cases in order, as `cases_as_parts`, `volumes_as_parts` or `images_as_part` make them.
+        cache: Root of the cache; one small file an encoder and part goes under `embeddings/`.
+        accelerator: Device and processes.
+        title: Name in the progress bar.
 
     Raises:
         DataError: A case cannot be read.
         StorageError: The cache cannot be written.
     """
-    pad = DivisiblePad(k=DIVISOR)
-    preprocessing = [transforms.VERSION, VERSION, list(data.spacing), list(data.input_size)]
-    digests = {name: weights_digest(net.to(device).state_dict()) for name, net in encoders.items()}
-    rows: dict[str, list[Array]] = {name: [] for name in encoders}
-    computed = 0
+    digests = {name: weights_digest(net.to(accelerator.device).state_dict()) for name, net in encoders.items()}
 
-    @functools.lru_cache(maxsize=1)
-    def image(case: Case) -> Tensor:
-        volume = transforms.preprocess(read_case(case, data.label_map), data)["image"]
-        return torch.as_tensor(pad(volume)).unsqueeze(0).to(device)
+    def work(part: Part) -> list[tuple[Array, bool]]:
+        return [_kept(part, net, digests[name], cache) for name, net in encoders.items()]
 
-    def features(name: str, case: Case) -> Array:
-        return np.asarray(embed(encoders[name], image(case)).float().cpu()[0])
-
-    for case in track(cases, f"Embedding with {len(encoders)} encoders", console=Console(stderr=True)):
-        for name in encoders:
-            key = [digests[name], facts[case.id].sha256, preprocessing]
-            found, known = _kept(key, cache, functools.partial(features, name, case))
-            rows[name].append(found)
-            computed += not known
-    return Embeddings({name: np.stack(found) for name, found in rows.items()}, computed)
+    rows = map_cases(work, parts, accelerator, title)
+    features = {name: np.concatenate([np.atleast_2d(row[index][0]) for row in rows]) for index, name in enumerate(encoders)}
+    return Embeddings(features, sum(not known for row in rows for _, known in row))
 
 
-def embed_images(
-    encoder: nn.Module, batches: Batches, pixels: Sequence[str], settings: Sequence[Any], cache: Path, accelerator: Accelerator
-) -> tuple[Array, bool]:
-    """Features of images in the precision of training, and whether they were in the cache.
-
-    All images together are one entry: how images share batches changes the last bits on some devices, and an entry is what
-    computing anew would give. Its key is of the encoder's weights, the pixels of all images in order, how they are
-    preprocessed and all that floats hang on. An entry that is damaged is computed again.
+def cases_as_parts(
+    cases: Sequence[Case], facts: Mapping[str, CaseFacts], data: DataConfig, accelerator: Accelerator
+) -> list[Part]:
+    """`volumes_as_parts` of volumes that are read from their files.
 
     Args:
-        encoder: From images (B, 1, H, W) to features (B, D), in eval mode, on the device.
-        batches: The images.
+        cases: What is embedded.
+        facts: `medexp.data.volumes.facts.describe_cases` of them, by case.
+        data: `spacing` and `input_size`, and `label_map` where cases have segmentations.
+        accelerator: Where the encoders compute.
+    """
+
+    def read(index: int) -> Tensor:
+        return transforms.preprocess(read_case(cases[index], data.label_map), data)["image"]
+
+    return volumes_as_parts(read, [facts[case.id].sha256 for case in cases], data, accelerator)
+
+
+def volumes_as_parts(
+    read: Callable[[int], Tensor], digests: Sequence[str | None], data: DataConfig, accelerator: Accelerator
+) -> list[Part]:
+    """Whole volumes, each a part of its own: GAP(encoder10), padded to multiples of 32, always in float32.
+
+    The pooled features vary little over cases: the rounding of bf16 is larger than what tells one case from another. A volume
+    is read once for all encoders that lack it, and not at all where none does.
+
+    Args:
+        read: From a volume's index to the volume (4, X, Y, Z), preprocessed.
+        digests: `CaseFacts.sha256` of each, of voxels and affine; None of what is random, such as augmented crops, which is
+            embedded anew each time.
+        data: `spacing` and `input_size` of the preprocessing.
+        accelerator: Where the encoders compute.
+    """
+    pad = DivisiblePad(k=DIVISOR)
+    preprocessing = [transforms.VERSION, VERSION, list(data.spacing), list(data.input_size)]
+
+    @functools.lru_cache(maxsize=1)
+    def image(index: int) -> Tensor:
+        return torch.as_tensor(pad(read(index))).unsqueeze(0).to(accelerator.device)
+
+    def features(index: int, encoder: SwinEncoder | SwinSegmenter) -> Array:
+        return np.asarray(embed(encoder, image(index)).float().cpu()[0])
+
+    keys = [None if digest is None else [digest, preprocessing] for digest in digests]
+    return [Part(key, functools.partial(features, index)) for index, key in enumerate(keys)]
+
+
+def images_as_part(batches: Batches, pixels: Sequence[str], settings: Sequence[Any], accelerator: Accelerator) -> Part:
+    """2D images in the precision of training, all of them one part: how images share batches changes the last bits on some
+    devices, and what is kept is what computing anew would give.
+
+    Args:
+        batches: The images; the encoder takes (B, 1, H, W) to (B, D).
         pixels: sha256 of the decoded pixels of each.
         settings: What else the images and their batches follow from: input size, batch size.
-        cache: Root of the cache; one file goes under `embeddings/`.
         accelerator: Device and precision.
-
-    Raises:
-        DataError: An image cannot be read.
-        StorageError: The cache cannot be written.
     """
     computing = [torch.__version__, accelerator.device.type, accelerator.mixed_precision]
-    made = [image_transforms.VERSION, VERSION, *settings]
-    key = [weights_digest(encoder.state_dict()), list(pixels), made, computing]
-    return _kept(key, cache, lambda: in_batches(encoder, batches, accelerator, "  features"))
+    key = [list(pixels), [image_transforms.VERSION, VERSION, *settings], computing]
+    return Part(key, lambda encoder: in_batches(encoder, batches, accelerator, "  features"))
 
 
-def _kept(content: Sequence[Any], cache: Path, compute: Callable[[], Array]) -> tuple[Array, bool]:
-    """The features that follow from `content` alone, and whether they were in the cache; else they are computed and kept."""
-    key = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:40]
+def _kept(part: Part, encoder: nn.Module, weights: str, cache: Path) -> tuple[Array, bool]:
+    """Features of a part, and whether they were in the cache; else they are computed and, where they have a key, kept."""
+    if part.key is None:
+        return part.features(encoder), False
+    key = hashlib.sha256(json.dumps([weights, *part.key]).encode()).hexdigest()[:40]
     entry = cache / "embeddings" / f"{key}.safetensors"
     known = _cached(entry)
     if known is not None:
         return known, True
-    features = compute()
+    features = part.features(encoder)
     with replacing(entry) as temporary:
         save_file({"features": features}, temporary, metadata={"sha256": _sha256(features)})
     return features, False

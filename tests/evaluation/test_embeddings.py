@@ -1,5 +1,7 @@
 """Embeddings: computed once for an encoder and its volumes or images, and again when a file in the cache is damaged."""
 
+import hashlib
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +13,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 from monai.transforms import DivisiblePad
+from safetensors.numpy import load_file
 from torch.utils.data import Dataset
 
 from medexp.config.data import DataConfig
@@ -20,14 +23,14 @@ from medexp.data.volumes.cases import Case
 from medexp.data.volumes.facts import CaseFacts, describe_cases
 from medexp.data.volumes.transforms import preprocess
 from medexp.evaluation.batches import Batches
-from medexp.evaluation.embeddings import Embeddings, embed_images, embed_volumes
+from medexp.evaluation.embeddings import Embeddings, cases_as_parts, embed_all, images_as_part, volumes_as_parts
+from medexp.models.checkpoints import weights_digest
 from medexp.models.kinds import build
 from medexp.models.swin.network import SwinEncoder
 from medexp.models.unet.network import UNetEncoder
 from tests.data.volumes.small_cases import AFFINE, save, write_case
 from tests.small import data_config
 
-CPU = torch.device("cpu")
 DAMAGE = ["flipped", "truncated", "empty", "other"]
 
 
@@ -64,7 +67,9 @@ def embed(
         data = changed.get("data", settings)
         facts: dict[str, CaseFacts] = {fact.case: fact for fact in describe_cases(cases, data, tmp_path / "cache")}
         asked = changed.get("cases", cases)
-        return embed_volumes(changed.get("nets", nets), asked, facts, data, tmp_path / "cache", CPU)
+        accelerator = Accelerator(cpu=True)
+        parts = cases_as_parts(asked, facts, data, accelerator)
+        return embed_all(changed.get("nets", nets), parts, tmp_path / "cache", accelerator)
 
     return run
 
@@ -105,6 +110,47 @@ def test_the_same_voxels_that_lie_otherwise_are_another_volume(
     after = embed(cases=cases[:1])
     assert after.computed == 2
     assert not np.array_equal(after.features["first"], before)
+
+
+def name_of(*key: Any) -> str:
+    return hashlib.sha256(json.dumps(key).encode()).hexdigest()[:40] + ".safetensors"
+
+
+def test_an_entry_is_found_again_by_later_versions(
+    embed: Callable[..., Embeddings],
+    nets: dict[str, SwinEncoder],
+    cases: tuple[Case, ...],
+    settings: DataConfig,
+    tmp_path: Path,
+) -> None:
+    """What was computed with much patience stands under a name that follows from weights, voxels and preprocessing alone."""
+    found = embed(nets={"first": nets["first"]}, cases=cases[:1])
+    (fact,) = describe_cases(cases[:1], settings, tmp_path / "cache")
+    (entry,) = (tmp_path / "cache" / "embeddings").iterdir()
+    preprocessing = [1, 1, [2.0, 2.0, 3.0], [64, 32, 32]]
+    assert entry.name == name_of(weights_digest(nets["first"].state_dict()), fact.sha256, preprocessing)
+    assert np.array_equal(load_file(entry)["features"], found.features["first"][0])
+
+
+def test_volumes_that_are_random_are_embedded_each_time(
+    nets: dict[str, SwinEncoder], settings: DataConfig, tmp_path: Path
+) -> None:
+    crops = torch.randn(2, 4, 64, 32, 40, generator=torch.Generator().manual_seed(0))
+    accelerator, reads = Accelerator(cpu=True), []
+
+    def read(index: int) -> torch.Tensor:
+        reads.append(index)
+        return crops[index]
+
+    for _ in range(2):
+        parts = volumes_as_parts(read, [None, None], settings, accelerator)
+        found = embed_all(nets, parts, tmp_path / "cache", accelerator)
+        assert found.computed == 4
+    assert reads == [0, 1] * 2, "once for all encoders"
+    assert not (tmp_path / "cache").exists()
+    with torch.inference_mode():
+        wanted = nets["second"](torch.as_tensor(DivisiblePad(k=32)(crops[1]))[None])
+    assert np.allclose(found.features["second"][1], wanted[0].numpy(), atol=1e-5)
 
 
 def spoil(entry: Path, damage: str) -> None:
@@ -155,14 +201,15 @@ def embed_pictures(tmp_path: Path) -> Callable[..., tuple[np.ndarray, bool]]:
         data = Pictures()
         given = {"encoder": unet(0), "pixels": list("abcde"), "settings": [16, 16, 2]} | changed
         accelerator = Accelerator(cpu=True)
-        found, known = embed_images(**given, batches=Batches(data, 2), cache=tmp_path / "cache", accelerator=accelerator)
-        assert data.read == (0 if known else 5)
-        return found, known
+        part = images_as_part(Batches(data, 2), given["pixels"], given["settings"], accelerator)
+        found = embed_all({"unet": given["encoder"]}, [part], tmp_path / "cache", accelerator)
+        assert data.read == 5 * found.computed
+        return found.features["unet"], not found.computed
 
     return run
 
 
-def test_features_of_images_are_computed_once(embed_pictures: Callable[..., tuple[np.ndarray, bool]]) -> None:
+def test_features_of_images_are_computed_once(embed_pictures: Callable[..., tuple[np.ndarray, bool]], tmp_path: Path) -> None:
     first, known = embed_pictures()
     assert not known and first.dtype == np.float32
     with torch.inference_mode():
@@ -171,6 +218,11 @@ def test_features_of_images_are_computed_once(embed_pictures: Callable[..., tupl
     again, known = embed_pictures()
     assert known
     np.testing.assert_array_equal(again, first)
+    (entry,) = (tmp_path / "cache" / "embeddings").iterdir()
+    computing = [torch.__version__, "cpu", "no"]
+    assert entry.name == name_of(
+        weights_digest(unet(0).state_dict()), list("abcde"), [image_transforms.VERSION, 1, 16, 16, 2], computing
+    )
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import math
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -17,7 +17,6 @@ import torch
 from accelerate import Accelerator
 from peft import PeftModel
 from torch import Tensor, nn
-from torch.utils.data import Dataset, Subset
 
 from medexp.checks import Check
 from medexp.config.shared import Resampling, cache_root
@@ -27,8 +26,9 @@ from medexp.data.volumes.prepared import PreparedVolumes, prepare_volumes
 from medexp.data.volumes.regions import REGIONS, to_regions
 from medexp.data.volumes.semantics import SEMANTIC_FEATURES
 from medexp.errors import DataError
-from medexp.evaluation.features import Array, embed_cases, mean_r2, probe, r2_gains
+from medexp.evaluation.embeddings import Array, embed_all, volumes_as_parts
 from medexp.evaluation.intervals import mean_by_patient
+from medexp.evaluation.regression import mean_r2, r2_gains, ridge
 from medexp.evaluation.segmentation import OnPrediction, evaluate_segmentation, mean_scores
 from medexp.models.checkpoints import save_checkpoint
 from medexp.models.heads import SegmenterWithHeads, SemanticHeads
@@ -230,8 +230,9 @@ def train_lora(study: Study) -> tuple[FitResult, PeftModel, SemanticHeads | None
 def _features_of_crops(study: Study) -> Array:
     """Features that the base gives for augmented training crops, whose spread is what the heads meet in training."""
     crops = training_dataset(study.data, "train", study.config.data, study.cache, study.config.seed)
-    first_epoch: Dataset[Any] = Subset(crops, [(0, index) for index in range(len(study.data.ids("train")))])  # type: ignore[misc]
-    return embed_cases(study.fresh(), first_epoch, study.accelerator, "  embedding crops")
+    no_digests = [None] * len(study.data.ids("train"))
+    parts = volumes_as_parts(lambda index: crops[0, index]["image"], no_digests, study.config.data, study.accelerator)
+    return embed_all({"base": study.fresh()}, parts, study.cache, study.accelerator, "  embedding crops").features["base"]
 
 
 def _train(study: Study, module: SegmenterWithHeads, groups: list[Group], arm: str) -> FitResult:
@@ -326,13 +327,14 @@ class Features:
 
 def embed(study: Study, net: SwinSegmenter) -> Features:
     """GAP(encoder10) of all training and validation cases."""
-    of = {
-        split: embed_cases(
-            net, evaluation_dataset(study.data, split, study.config.data, study.cache), study.accelerator, "  embedding"
-        )
-        for split in ("train", "val")
-    }
-    return Features(of["train"], of["val"])
+
+    def of(split: str) -> Array:
+        cases = evaluation_dataset(study.data, split, study.config.data, study.cache)
+        digests = [study.data.facts[case].sha256 for case in study.data.ids(split)]
+        parts = volumes_as_parts(lambda index: cases[index]["image"], digests, study.config.data, study.accelerator)
+        return embed_all({"net": net}, parts, study.cache, study.accelerator).features["net"]
+
+    return Features(of("train"), of("val"))
 
 
 def random_network(study: Study) -> SwinSegmenter:
@@ -386,7 +388,7 @@ def attribute(study: Study, per_case: pd.DataFrame, features: dict[str, Features
     ]
     sources = features | {"intensity": Features(*intensity)}
     targets = {split: semantics(study, split) for split in ("train", "val")}
-    predicted = {name: probe(source.train, targets["train"], source.held_out) for name, source in sources.items()}
+    predicted = {name: ridge(source.train, targets["train"], source.held_out) for name, source in sources.items()}
     rows = r2_gains(targets["val"], predicted["adapted"], predicted["unadapted"])
     probes = interval(rows)
     means = {name: mean_r2(targets["val"], values) for name, values in predicted.items()}

@@ -24,7 +24,7 @@ from medexp.data.volumes.brats import read_case
 from medexp.data.volumes.tables import read_table, split_table, table_manifest
 from medexp.errors import CheckpointError, ConfigError, DataError, RegistryError, all_problems
 from medexp.evaluation.batches import Batches, in_batches
-from medexp.evaluation.embeddings import embed_images, embed_volumes
+from medexp.evaluation.embeddings import cases_as_parts, embed_all, images_as_part
 from medexp.models.checkpoints import load_state, load_weights, weights_digest
 from medexp.models.swin.network import SwinEncoder
 from medexp.models.unet.network import MultiTaskModel, UNetEncoder, size_of
@@ -178,9 +178,10 @@ def image_features(
         rows = data.manifest.query("split == @split")
         images = MultiSourceDataset(data, split, config.data, config.seed, augment=False)
         batches, settings = Batches(images, _AT_ONCE, config.training.workers), [*config.data.input_size, _AT_ONCE]
-        cache = cache_root(config.cache_dir)
-        found, known = embed_images(encoder.net, batches, list(rows["voxels_sha256"]), settings, cache, accelerator)
-        print(f"features of {split}: {len(found)} images, {'from the cache' if known else 'computed'}", flush=True)
+        part = images_as_part(batches, list(rows["voxels_sha256"]), settings, accelerator)
+        embedded = embed_all({"encoder": encoder.net}, [part], cache_root(config.cache_dir), accelerator)
+        found = embedded.features["encoder"]
+        print(f"features of {split}: {len(found)} images, {'computed' if embedded.computed else 'from the cache'}", flush=True)
         return torch.from_numpy(found)
 
     return features
@@ -196,8 +197,8 @@ def volume_features(
     @functools.cache
     def features(split: str) -> Tensor:
         ordered = [cases[case] for case in manifest.loc[manifest["split"] == split, "case"]]
-        cache, settings = cache_root(config.cache_dir), volumes.settings
-        embedded = embed_volumes({"encoder": net}, ordered, volumes.facts, settings, cache, accelerator.device)
+        parts = cases_as_parts(ordered, volumes.facts, volumes.settings, accelerator)
+        embedded = embed_all({"encoder": net}, parts, cache_root(config.cache_dir), accelerator)
         return torch.from_numpy(embedded.features["encoder"])
 
     return features

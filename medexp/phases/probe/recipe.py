@@ -19,7 +19,7 @@ from medexp.data.volumes.tables import split_table, table_manifest
 from medexp.errors import RegistryError
 from medexp.evaluation.classification import Predictions
 from medexp.evaluation.classifiers import fit_head, folds_by_patient, majority
-from medexp.evaluation.embeddings import Array, embed_volumes
+from medexp.evaluation.embeddings import Array, cases_as_parts, embed_all
 from medexp.models.kinds import build
 from medexp.models.swin.network import SwinEncoder, SwinSegmenter
 from medexp.phases.probe.config import ProbeConfig
@@ -47,7 +47,7 @@ def run(config: ProbeConfig) -> None:
         DataError: The table or a volume in it cannot be used.
         RegistryError: There is no such encoder, or what there is is none.
     """
-    device = start_accelerator(config.device, config.threads).device
+    accelerator = start_accelerator(config.device, config.threads)
     with tracked_run("probe", config) as tracked:
         cache = cache_root(config.cache_dir)
         pulled = registry.pull(config.encoder)
@@ -60,7 +60,7 @@ def run(config: ProbeConfig) -> None:
         encoders, left_out = load_encoders(config, pulled, tracked)
         cases = {case.id: case for case in data.table.cases}
         ordered = [cases[case] for case in data.manifest["case"]]
-        embedded = embed_volumes(encoders, ordered, data.facts, data.settings, cache, device)
+        embedded = embed_all(encoders, cases_as_parts(ordered, data.facts, data.settings, accelerator), cache, accelerator)
         intensity = np.array([data.facts[case].intensity for case in data.manifest["case"]])
 
         predictions, chosen = predict(config, data, {**embedded.features, "intensity": intensity})

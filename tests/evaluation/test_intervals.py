@@ -1,4 +1,4 @@
-"""Probes, R2 and bootstrap intervals on data whose answers are known."""
+"""Bootstrap intervals on data whose answers are known."""
 
 import math
 
@@ -8,46 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medexp.config.shared import Resampling
-from medexp.evaluation.features import mean_r2, probe, r2, r2_gains
 from medexp.evaluation.intervals import MIN_PATIENTS, Interval, mean_by_patient
 
 
 def drawn(seed: int, samples: int = 500) -> Resampling:
     return Resampling(samples, 0.95, seed)
-
-
-def test_a_probe_reads_what_is_linear_in_the_features_and_not_noise() -> None:
-    rng = np.random.default_rng(0)
-    features = rng.normal(size=(200, 10))
-    targets = np.stack([features @ rng.normal(size=10), rng.normal(size=200)], axis=1)
-    predicted = probe(features[:150], targets[:150], features[150:])
-    readable, noise = r2(targets[150:], predicted)
-    assert readable > 0.99
-    assert noise < 0.2
-
-
-def test_features_are_standardised_so_tiny_variation_counts() -> None:
-    rng = np.random.default_rng(0)
-    signal = rng.normal(size=(100, 3))
-    targets = signal @ np.ones((3, 1))
-    features = 5 + 1e-4 * signal
-    assert mean_r2(targets[80:], probe(features[:80], targets[:80], features[80:])) > 0.95
-
-
-def test_r2_where_it_is_not_defined_is_nan_and_is_left_out_of_the_mean() -> None:
-    targets = np.array([[1.0, 2.0], [1.0, 4.0]])
-    assert math.isnan(r2(targets, targets)[0])
-    assert mean_r2(targets, targets) == 1
-    assert math.isnan(mean_r2(targets[:1], targets[:1]))
-
-
-def test_a_probe_without_cases_to_choose_a_penalty_on_predicts_nothing() -> None:
-    assert np.isnan(probe(np.ones((1, 4)), np.ones((1, 2)), np.ones((3, 4)))).all()
-
-
-def test_the_mean_of_the_targets_has_an_r2_of_zero() -> None:
-    targets = np.random.default_rng(0).normal(size=(20, 3))
-    assert r2(targets, np.tile(targets.mean(axis=0), (20, 1))) == pytest.approx(np.zeros(3))
 
 
 def test_the_interval_holds_the_estimate_and_covers_the_truth() -> None:
@@ -92,12 +57,3 @@ def test_bounds_lie_within_the_values_and_follow_from_the_seed(values: list[floa
     first, second = (mean_by_patient(array, [str(i) for i in range(len(values))], drawn(seed, 100)) for _ in range(2))
     assert first == second
     assert array.min() - 1e-9 <= first.low <= first.high <= array.max() + 1e-9
-
-
-def test_rows_gains_average_to_the_difference_in_mean_r2() -> None:
-    rng = np.random.default_rng(0)
-    targets, one, other = rng.normal(size=(3, 20, 4))
-    targets[:, 2] = 7  # no R2 here
-    gains = r2_gains(targets, one, other)
-    assert gains.mean() == pytest.approx(mean_r2(targets, one) - mean_r2(targets, other))
-    assert np.isnan(r2_gains(targets[:1], one[:1], other[:1])).all()

@@ -1,48 +1,17 @@
-"""Features of encoders and what can be read from them by a linear probe."""
+"""What can be read from features by a linear model: ridge regression, and R2 of what it predicts."""
 
 from typing import Any
 
 import numpy as np
-import torch
-from accelerate import Accelerator
-from monai.transforms import DivisiblePad
 from numpy.typing import NDArray
 from sklearn.linear_model import RidgeCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
-from torch.utils.data import Dataset
-
-from medexp.evaluation.batches import map_cases
-from medexp.models.swin.network import DIVISOR, SwinEncoder, SwinSegmenter, embed
 
 Array = NDArray[np.floating[Any]]
 
 
-@torch.inference_mode()
-def embed_cases(net: SwinSegmenter | SwinEncoder, cases: Dataset[Any], accelerator: Accelerator, title: str) -> Array:
-    """GAP(encoder10) of each whole volume, padded to multiples of 32, always in float32.
-
-    The pooled features vary little over cases: the rounding of bf16 is larger than what tells one case from another.
-
-    Args:
-        net: A SwinSegmenter or SwinEncoder in eval mode.
-        cases: `evaluation_dataset`.
-        accelerator: Device and processes.
-        title: Name in the progress bar.
-
-    Returns:
-        Features (cases, 16 feature_size), float32.
-    """
-    pad = DivisiblePad(k=DIVISOR)
-
-    def features(item: Any) -> Array:
-        image = torch.as_tensor(pad(item["image"])).unsqueeze(0).to(accelerator.device)
-        return np.asarray(embed(net, image).float().cpu()[0])
-
-    return np.stack(map_cases(features, cases, accelerator, title))
-
-
-def probe(train: Array, train_targets: Array, held_out: Array) -> Array:
+def ridge(train: Array, train_targets: Array, held_out: Array) -> Array:
     """Predictions of ridge regressions on standardised features, the penalty chosen by leave-one-out on the training cases.
 
     Args:
@@ -64,9 +33,13 @@ def probe(train: Array, train_targets: Array, held_out: Array) -> Array:
 
 
 def r2(targets: Array, predictions: Array) -> Array:
-    """Coefficient of determination per column (T,), against the mean of `targets`.
+    """Coefficient of determination of each target (T,), at most 1; 0 is what the mean of `targets` has.
 
     NaN where it is not defined: fewer than two rows, or a target that does not vary.
+
+    Args:
+        targets: The truth (rows, T).
+        predictions: Of the same rows (rows, T).
     """
     residual = ((targets - predictions) ** 2).sum(axis=0)
     total = ((targets - targets.mean(axis=0)) ** 2).sum(axis=0)
@@ -79,6 +52,11 @@ def r2_gains(targets: Array, predictions: Array, reference: Array) -> Array:
     Resampling these, with the targets' variance held at the whole set's, is stable where resampling R2 itself divides by the
     variance of a few rows.
 
+    Args:
+        targets: The truth (rows, T).
+        predictions: Of the same rows (rows, T).
+        reference: Other predictions of them (rows, T).
+
     Returns:
         (rows,), over the columns where R2 is defined; NaN where it is defined in none.
     """
@@ -88,6 +66,6 @@ def r2_gains(targets: Array, predictions: Array, reference: Array) -> Array:
 
 
 def mean_r2(targets: Array, predictions: Array) -> float:
-    """Mean of `r2` over the columns where it is defined; NaN where it is defined in none."""
+    """Mean of `r2` over the targets where it is defined, at most 1; NaN where it is defined in none. Arguments (rows, T)."""
     values = r2(targets, predictions)
     return float(values[~np.isnan(values)].mean()) if not np.isnan(values).all() else float("nan")

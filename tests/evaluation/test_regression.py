@@ -1,0 +1,51 @@
+"""Ridge regressions and R2 on data whose answers are known."""
+
+import math
+
+import numpy as np
+import pytest
+
+from medexp.evaluation.regression import mean_r2, r2, r2_gains, ridge
+
+
+def test_a_regression_reads_what_is_linear_in_the_features_and_not_noise() -> None:
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(200, 10))
+    targets = np.stack([features @ rng.normal(size=10), rng.normal(size=200)], axis=1)
+    predicted = ridge(features[:150], targets[:150], features[150:])
+    readable, noise = r2(targets[150:], predicted)
+    assert readable > 0.99
+    assert noise < 0.2
+
+
+def test_features_are_standardised_so_tiny_variation_counts() -> None:
+    rng = np.random.default_rng(0)
+    signal = rng.normal(size=(100, 3))
+    targets = signal @ np.ones((3, 1))
+    features = 5 + 1e-4 * signal
+    assert mean_r2(targets[80:], ridge(features[:80], targets[:80], features[80:])) > 0.95
+
+
+def test_r2_where_it_is_not_defined_is_nan_and_is_left_out_of_the_mean() -> None:
+    targets = np.array([[1.0, 2.0], [1.0, 4.0]])
+    assert math.isnan(r2(targets, targets)[0])
+    assert mean_r2(targets, targets) == 1
+    assert math.isnan(mean_r2(targets[:1], targets[:1]))
+
+
+def test_a_regression_without_cases_to_choose_a_penalty_on_predicts_nothing() -> None:
+    assert np.isnan(ridge(np.ones((1, 4)), np.ones((1, 2)), np.ones((3, 4)))).all()
+
+
+def test_the_mean_of_the_targets_has_an_r2_of_zero() -> None:
+    targets = np.random.default_rng(0).normal(size=(20, 3))
+    assert r2(targets, np.tile(targets.mean(axis=0), (20, 1))) == pytest.approx(np.zeros(3))
+
+
+def test_rows_gains_average_to_the_difference_in_mean_r2() -> None:
+    rng = np.random.default_rng(0)
+    targets, one, other = rng.normal(size=(3, 20, 4))
+    targets[:, 2] = 7  # no R2 here
+    gains = r2_gains(targets, one, other)
+    assert gains.mean() == pytest.approx(mean_r2(targets, one) - mean_r2(targets, other))
+    assert np.isnan(r2_gains(targets[:1], one[:1], other[:1])).all()
