@@ -229,7 +229,15 @@ def confusion_band(predictions: Predictions, patients: Sequence[str], resampling
 def gain(
     metric: Metric, predictions: Predictions, reference: Predictions, patients: Sequence[str], resampling: Resampling
 ) -> Interval:
-    """How much better a metric is than that of a reference on the same cases, paired: both are resampled together."""
+    """How much larger a metric is than that of a reference on the same cases, paired: both are resampled together.
+
+    Args:
+        metric: Of METRICS, DIAGNOSTIC or CALIBRATION.
+        predictions: Of N cases.
+        reference: Other predictions of the same cases.
+        patients: Patient of each case (N,).
+        resampling: How resamples are drawn, and the coverage.
+    """
     return by_patient(lambda weights: metric(predictions, weights) - metric(reference, weights), patients, resampling)
 
 

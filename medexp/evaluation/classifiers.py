@@ -80,7 +80,15 @@ def fit_head(
 
 
 def majority(features: Array, labels: NDArray[np.int_]) -> DummyClassifier:
-    """What always says the most frequent class of the rows, with the classes' frequencies as probabilities."""
+    """What always says the most frequent class of the rows, with the classes' shares of them as probabilities.
+
+    Args:
+        features: Of the rows (N, D), not looked at.
+        labels: Class of each row (N,), 0 to K - 1, each at least once.
+
+    Returns:
+        A fitted classifier, whose `predict_proba` gives (rows, K).
+    """
     return DummyClassifier(strategy="prior").fit(features, labels)
 
 

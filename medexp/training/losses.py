@@ -27,8 +27,8 @@ def segmentation_loss(
         regions: 0 or 1 (B, R, ...).
         kind: dice_bce adds Dice and binary cross-entropy per region. batch_dice_bce takes the Dice of a batch as a whole: most
             slices have no tumour, and the Dice of an empty one is near 0 whatever is predicted, so that nothing is learned
-            from it. dice_ce is the specification's literal `DiceCELoss(sigmoid=True)`, which takes a softmax over the
-            overlapping regions.
+            from it. dice_ce is MONAI's `DiceCELoss(sigmoid=True)`, whose cross-entropy takes a softmax over the regions,
+            although they overlap.
 
     Returns:
         `segmentation`, the sum, and for the others its parts `dice_loss` and `ce`.

@@ -29,7 +29,7 @@ def test_dice_bce_is_the_sum_of_its_parts() -> None:
     assert parts["segmentation"] == pytest.approx(float(DiceLoss(sigmoid=True)(logits, regions) + bce))
 
 
-def test_the_specifications_literal_form_stays_reachable() -> None:
+def test_the_form_with_a_softmax_over_regions_stays_reachable() -> None:
     logits, regions = batch()
     assert segmentation_loss(logits, regions, "dice_ce")["segmentation"] == DiceCELoss(sigmoid=True)(logits, regions)
 
@@ -39,7 +39,7 @@ def test_bf16_logits_are_taken_to_float32() -> None:
     assert segmentation_loss(logits.bfloat16(), regions, "dice_bce")["segmentation"].dtype == torch.float32
 
 
-def test_the_auxiliary_weight_rises_as_the_specification_says() -> None:
+def test_the_auxiliary_weight_is_0_and_then_rises_to_lambda() -> None:
     aux = AuxHeadsConfig(enabled=True, lambda_aux=0.1, warmup_start_epoch=5, warmup_duration=10)
     weights = [aux_weight(epoch, aux) for epoch in range(20)]
     assert weights[:5] == [0] * 5
