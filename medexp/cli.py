@@ -74,6 +74,19 @@ def configuration(phase: str, argv: Sequence[str] = ()) -> Any:
     return layers.configuration(flags_of(argv, layers))
 
 
+def schema(phase: str) -> dict[str, Any]:
+    """A JSON Schema of the files that a phase takes: of its profiles, and of what is given with `--config`.
+
+    Raises:
+        ConfigError: There is no such phase.
+    """
+    if phase not in phases.names():
+        raise ConfigError(f"phase: found {phase!r}; there are {', '.join(phases.names())}")
+    record = phases.phase(phase)
+    found = Layers(record, record.config, phases.phase).schema
+    return found | {"additionalProperties": True} if record.studies else found  # the keys of any phase go on to it
+
+
 def _layers(record: phases.Phase, argv: Sequence[str]) -> Layers:
     """What a configuration is made of. One that studies a phase gets that phase's as a block, whose keys can then be given
     like its own.

@@ -10,6 +10,7 @@ import click
 
 from medexp.cli import exit_code
 from medexp.cli import main as phase_main
+from medexp.cli import schema as phase_schema
 
 _as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 _PASS_ON = {"ignore_unknown_options": True, "help_option_names": []}
@@ -78,6 +79,17 @@ def promote(flags: tuple[str, ...]) -> int:
     As `mlflow run . -e promote`: --model NAME --version VERSION; all flags: medexp promote --help.
     """
     return phase_main("promote", flags)
+
+
+@commands.command()
+@click.argument("phase")
+def schema(phase: str) -> int:
+    """Print a JSON Schema of a phase's YAML files, for editors."""
+
+    def work() -> None:
+        _print_json(phase_schema(phase))
+
+    return exit_code("schema", work)
 
 
 @commands.command()

@@ -41,9 +41,15 @@ class Role(Enum):
 
 @dataclass(frozen=True)
 class Called:
-    """The value stands in the run's name, after this prefix."""
+    """The value stands in the run's name.
+
+    Attributes:
+        prefix: What stands before it.
+        last: Whether it stands behind the others.
+    """
 
     prefix: str
+    last: bool = False
 
 
 @dataclass(frozen=True)
@@ -137,13 +143,13 @@ def built(config_class: type[C], values: Mapping[str, Any], prefix: str = "") ->
 
 def run_name(phase: str, config: Any) -> str:
     """What a run is called: the phase, then the settings that a reader looks for, such as `phase1 r8 a16 s0`."""
-    return " ".join([phase, *_called(config)])
+    return " ".join([phase, *(word for _, word in sorted(_called(config), key=lambda found: found[0]))])
 
 
-def _called(config: Any) -> Iterator[str]:
+def _called(config: Any) -> Iterator[tuple[bool, str]]:
     inside = tuple(f"{step}." for step in steps(type(config)))  # a pipeline's steps are runs of their own
     for name, key in keys(type(config)).items():
         value = value_of(config, name)
-        prefixes = [marker.prefix for marker in key.markers if isinstance(marker, Called)]
-        if prefixes and value is not None and not name.startswith(inside):
-            yield f"{prefixes[0]}{value:g}" if isinstance(value, int | float) else f"{prefixes[0]}{value}"
+        for marker in key.markers:
+            if isinstance(marker, Called) and value is not None and not name.startswith(inside):
+                yield marker.last, f"{marker.prefix}{value:g}" if isinstance(value, float) else f"{marker.prefix}{value}"

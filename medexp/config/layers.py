@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import yaml
 
 from medexp.config.keys import Role, built, keys, marked, steps
-from medexp.config.validate import Given, problems_of, shown, typed
+from medexp.config.validate import Given, json_schema, problems_of, shown, typed
 from medexp.errors import ConfigError, all_problems
 from medexp.files import parse_yaml
 
@@ -113,6 +113,17 @@ class Layers:
     def shorts(self) -> dict[str, str]:
         """The short names that may be given, with the keys that they stand for."""
         return {short: key for short, key in SHORT.items() if key in self.names}
+
+    @property
+    def schema(self) -> dict[str, Any]:
+        """A JSON Schema of the files that `--config` takes."""
+        own, reached = keys(self.config), _reached(self.config)
+        known = {name: own[name] if name in own else own[reached[name][0]] for name in self.names}
+        return {
+            "$schema": "https://json-schema.org/draft/2020-12/schema",
+            "title": f"Configuration of {self.phase.name}",
+            **json_schema(known | {short: known[name] for short, name in self.shorts.items()}),
+        }
 
     def _of_run(self, run_id: str, output_dir: Path) -> dict[str, Given]:
         """The configuration that a run was started with."""

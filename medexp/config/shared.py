@@ -26,7 +26,7 @@ OutputDir = Annotated[str, Role.WHERE, doc("Folder that gets one folder a run, n
 CacheDir = Annotated[
     str | None, Role.WHERE, doc("Folder for what is computed once; without it $XDG_CACHE_HOME/medexp or ~/.cache/medexp.")
 ]
-Seed = Annotated[Natural, Called("s")]
+Seed = Annotated[Natural, Called("s", last=True)]
 Device = Annotated[Literal["auto", "cpu", "cuda", "mps"], Role.WHERE, doc("auto, cpu, cuda or mps.")]
 Threads = Annotated[Count | None, Role.WHERE, doc("Threads of torch a process; without it torch decides.")]
 Jobs = Annotated[Count, Role.WHERE, doc("Cases read in parallel.")]

@@ -151,18 +151,21 @@ def described(kind: Any) -> str:
     return " or ".join(map(described, parts))
 
 
-def json_schema(config_class: type) -> dict[str, Any]:
-    """What a YAML file with some of the keys may hold, as a JSON Schema (draft 2020-12): editors complete and check by it."""
-    inner = blocks(config_class)
-    known = keys(config_class)
-    properties: dict[str, Any] = {}
-    for name, kind in hints(config_class).items():
-        if name in inner:
-            properties[name] = json_schema(inner[name])
-        else:
-            content = _adapter(kind).json_schema()
-            properties[name] = {"description": known[name].text} | content
-    return {"type": "object", "properties": properties, "additionalProperties": False}
+def json_schema(known: Mapping[str, Key]) -> dict[str, Any]:
+    """What a YAML file with some of the keys may hold, as a JSON Schema: editors complete and check by it.
+
+    Args:
+        known: The keys by their dotted names.
+    """
+    root: dict[str, Any] = {"type": "object", "additionalProperties": False, "properties": {}}
+    for name, key in known.items():
+        *path, last = name.split(".")
+        block = root
+        for part in path:
+            empty: dict[str, Any] = {"type": "object", "additionalProperties": False, "properties": {}}
+            block = block["properties"].setdefault(part, empty)
+        block["properties"][last] = {"description": key.text} | _adapter(key.kind).json_schema()
+    return root
 
 
 def schema_problems(error: ValidationError, root: Any, hidden: Sequence[str] = ()) -> list[str]:
