@@ -17,6 +17,7 @@ from medexp.config.keys import Role, built, flat, keys, marked, nested, run_name
 from medexp.config.validate import problems_of
 from medexp.errors import ConfigError, UnfitValues
 from medexp.files import dump_yaml, parse_yaml
+from medexp.phases.phase1.config import Phase1Config
 from medexp.studies.ladder import changed, phase_config, read_ladder
 from medexp.studies.space import read_space
 from medexp.studies.trials import with_values
