@@ -302,7 +302,8 @@ def _draw(study: Study, arm: str, epoch: int | None, case: str, image: Tensor, l
         if epoch is None:
             study.run.reporter.figure(figure, f"overlays/{arm}/{case}/best.png")
         else:
-            study.run.reporter.image(figure, f"overlays/{arm}/{case}", epoch)
+            # Counted from 0, where the slider starts; and under val, or the pictures stand above the curves of train.
+            study.run.reporter.image(figure, f"val/overlays/{arm}/{case}", epoch - 1)
 
 
 def merge(study: Study, adapter: PeftModel) -> tuple[SwinSegmenter, Check]:
