@@ -7,13 +7,13 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
-from numpy.typing import NDArray
 from rich import get_console
 from rich.progress import track
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-Array = NDArray[np.floating[Any]]
+from medexp.arrays import Array
+
 T = TypeVar("T")
 
 _MOST_BYTES = 2**29  # of kept batches

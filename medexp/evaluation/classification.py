@@ -8,17 +8,16 @@ torchmetrics do; the classes are those of the cases, and a metric that lacks one
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from sklearn.metrics import roc_curve
 
+from medexp.arrays import Array
 from medexp.config.shared import Resampling
 from medexp.evaluation.intervals import Band, Interval, as_shares, band_by_patient, by_patient
 
-Array = NDArray[np.floating[Any]]
 _BINS = 10
 
 

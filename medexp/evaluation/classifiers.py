@@ -21,9 +21,9 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.class_weight import compute_sample_weight
 from threadpoolctl import threadpool_limits
 
+from medexp.arrays import Array
 from medexp.config.training import SearchConfig
 
-Array = NDArray[np.floating[Any]]
 Head = Literal["logistic", "mlp"]
 Folds = Sequence[tuple[NDArray[np.intp], NDArray[np.intp]]]
 

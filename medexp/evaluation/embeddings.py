@@ -12,11 +12,11 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from monai.transforms import DivisiblePad
-from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 from torch import Tensor, nn
 
+from medexp.arrays import Array
 from medexp.config.data import DataConfig
 from medexp.data.images import transforms as image_transforms
 from medexp.data.volumes import transforms
@@ -27,8 +27,6 @@ from medexp.evaluation.batches import Batches, in_batches, map_cases
 from medexp.files import replacing
 from medexp.models.checkpoints import weights_digest
 from medexp.models.swin.network import DIVISOR, SwinEncoder, SwinSegmenter, embed
-
-Array = NDArray[np.floating[Any]]
 
 VERSION = 1
 """Part of the cache's key: raise it when what is computed here changes."""

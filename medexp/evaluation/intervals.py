@@ -4,14 +4,13 @@ import math
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from medexp.arrays import Array
 from medexp.config.shared import Resampling
 
-Array = NDArray[np.floating[Any]]
 # With n patients a percentile interval of 95 % is narrower than it says, and with a few it is hardly more than their range.
 MIN_PATIENTS = 6
 _WEIGHTS = 10_000_000  # at a time: what a statistic makes of them takes some hundred megabytes

@@ -1,14 +1,11 @@
 """What can be read from features by a linear model: ridge regression, and R2 of what it predicts."""
 
-from typing import Any
-
 import numpy as np
-from numpy.typing import NDArray
 from sklearn.linear_model import RidgeCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-Array = NDArray[np.floating[Any]]
+from medexp.arrays import Array
 
 
 def ridge(train: Array, train_targets: Array, held_out: Array) -> Array:

@@ -18,6 +18,7 @@ from accelerate import Accelerator
 from peft import PeftModel
 from torch import Tensor, nn
 
+from medexp.arrays import Array
 from medexp.checks import Check
 from medexp.config.shared import Resampling, cache_root
 from medexp.data.splits import save_splits
@@ -26,7 +27,7 @@ from medexp.data.volumes.prepared import PreparedVolumes, prepare_volumes
 from medexp.data.volumes.regions import REGIONS, to_regions
 from medexp.data.volumes.semantics import SEMANTIC_FEATURES
 from medexp.errors import DataError
-from medexp.evaluation.embeddings import Array, embed_all, volumes_as_parts
+from medexp.evaluation.embeddings import embed_all, volumes_as_parts
 from medexp.evaluation.intervals import mean_by_patient
 from medexp.evaluation.regression import mean_r2, r2_gains, ridge
 from medexp.evaluation.segmentation import OnPrediction, evaluate_segmentation, mean_scores

@@ -10,10 +10,10 @@ import numpy as np
 import pandas as pd
 import torch
 from accelerate import Accelerator
-from numpy.typing import NDArray
 from torch import Tensor
 
 from medexp import registry
+from medexp.arrays import Array
 from medexp.config.shared import cache_root
 from medexp.data.images.datasets import MultiSourceDataset
 from medexp.data.images.prepared import PreparedImages
@@ -40,7 +40,6 @@ from medexp.registry.tags import upstream_tag
 from medexp.tracking.datasets import log_datasets
 from medexp.tracking.runs import TrackedRun
 
-Array = NDArray[np.floating[Any]]
 _FIRST = "Train one first: mlflow run . -e phase2_1"
 _AT_ONCE = 8  # images in a batch of cached features, whatever the batches of training: trials share them
 

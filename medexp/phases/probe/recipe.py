@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from medexp import registry
+from medexp.arrays import Array
 from medexp.config.shared import cache_root
 from medexp.data.manifest import split_digest
 from medexp.data.splits import SPLITS
@@ -19,7 +20,7 @@ from medexp.data.volumes.tables import split_table, table_manifest
 from medexp.errors import RegistryError
 from medexp.evaluation.classification import Predictions
 from medexp.evaluation.classifiers import fit_head, folds_by_patient, majority
-from medexp.evaluation.embeddings import Array, cases_as_parts, embed_all
+from medexp.evaluation.embeddings import cases_as_parts, embed_all
 from medexp.models.kinds import build
 from medexp.models.swin.network import SwinEncoder, SwinSegmenter
 from medexp.phases.probe.config import ProbeConfig

@@ -3,12 +3,11 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
+from medexp.arrays import Array
 from medexp.config.shared import Resampling
 from medexp.evaluation.classification import (
     CALIBRATION,
@@ -27,7 +26,6 @@ from medexp.tracking.figures import calibration, confusion_matrix, gallery, roc
 from medexp.tracking.results import log_intervals
 from medexp.tracking.runs import TrackedRun
 
-Array = NDArray[np.floating[Any]]
 SHOWN = {"accuracy": "accuracy", "balanced_accuracy": "balanced acc.", "sensitivity": "sensitivity"}
 SHOWN |= {"specificity": "specificity", "auroc": "AUROC", "macro_f1": "macro F1"}
 """Metrics of the table that a phase ends with, and their names there."""

@@ -8,9 +8,9 @@ import numpy as np
 import pandas as pd
 import torch
 from accelerate import Accelerator
-from numpy.typing import NDArray
 from torch import Tensor
 
+from medexp.arrays import Array
 from medexp.config.shared import cache_root
 from medexp.data.images.datasets import MultiSourceDataset
 from medexp.data.images.prepared import SOURCES, PreparedImages, prepare_images
@@ -32,7 +32,6 @@ from medexp.tracking.figures import curves, gallery
 from medexp.tracking.runs import TrackedRun
 from medexp.training.loop import FitResult
 
-Array = NDArray[np.floating[Any]]
 CLASSES = ("no tumour", "tumour")
 
 

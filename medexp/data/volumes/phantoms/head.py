@@ -4,14 +4,15 @@ Positions are RAS+ millimetres from the brain's centre. Boundaries are soft over
 """
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit
 
+from medexp.arrays import Array
+
 Domain = Literal["glioma", "meningioma"]
-Field = NDArray[np.floating[Any]]
 
 # Intensity of a tissue in t2f, t1c, t1n, t2w; white matter in T1 is about 0.65. Relative contrasts are those of clinical MRI.
 TISSUES = {
@@ -35,8 +36,8 @@ class Waves:
         phases: In radians, float32 (waves,).
     """
 
-    vectors: Field
-    phases: Field
+    vectors: Array
+    phases: Array
 
     @classmethod
     def draw(cls, rng: np.random.Generator, wavelength: float, count: int) -> "Waves":
@@ -46,7 +47,7 @@ class Waves:
         vectors = directions * (2 * np.pi / (wavelength * rng.uniform(0.75, 1.35, (count, 1))))
         return cls(vectors.astype(np.float32), rng.uniform(0, 2 * np.pi, count).astype(np.float32))
 
-    def __call__(self, points: Field) -> Field:
+    def __call__(self, points: Array) -> Array:
         """The field at points (N, 3) in mm: float32 (N,)."""
         return np.cos(points @ self.vectors.T + self.phases).sum(axis=1) * np.float32(np.sqrt(2 / len(self.phases)))
 
@@ -62,10 +63,10 @@ class Anatomy:
         white: Share of white matter, 0 to 1.
     """
 
-    depth: Field
-    tissue: Field
-    fluid: Field
-    white: Field
+    depth: Array
+    tissue: Array
+    fluid: Array
+    white: Array
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ class Head:
     domain: Domain | None
     entropy: tuple[int, ...]
 
-    def scan(self, points: Field, time_point: int) -> tuple[Field, NDArray[np.uint8], NDArray[np.bool_]]:
+    def scan(self, points: Array, time_point: int) -> tuple[Array, NDArray[np.uint8], NDArray[np.bool_]]:
         """The head at points (N, 3).
 
         Args:
@@ -111,19 +112,19 @@ class Head:
         return image.astype(np.float32), label, brain
 
 
-def _soft(distance: Field, width: float = 1.2) -> Field:
+def _soft(distance: Array, width: float = 1.2) -> Array:
     """Share of the inside at a signed distance in mm (positive inside)."""
     return expit(distance / np.float32(width))
 
 
-def _ellipsoid(points: Field, centre: NDArray[np.float64], radii: NDArray[np.float64]) -> Field:
+def _ellipsoid(points: Array, centre: NDArray[np.float64], radii: NDArray[np.float64]) -> Array:
     """About the distance below the surface of an ellipsoid, in mm; negative outside."""
     scaled = (points - centre.astype(np.float32)) / radii.astype(np.float32)
     return (1 - np.linalg.norm(scaled, axis=1)) * np.float32(np.cbrt(radii.prod()))
 
 
 def _anatomy(
-    points: Field, radii: NDArray[np.float64], contrasts: dict[str, NDArray[np.float64]], rng: np.random.Generator
+    points: Array, radii: NDArray[np.float64], contrasts: dict[str, NDArray[np.float64]], rng: np.random.Generator
 ) -> Anatomy:
     x, y, z = np.abs(points[:, 0]), points[:, 1], points[:, 2]
     depth = _ellipsoid(points, np.zeros(3), radii) + 1.5 * Waves.draw(rng, 45, 12)(points)
@@ -154,14 +155,14 @@ def _anatomy(
     return Anatomy(depth.astype(np.float32), tissue.astype(np.float32), fluid, (1 - grey) * (1 - fluid))
 
 
-def _distances(points: Field, centre: NDArray[np.float64], stretch: NDArray[np.float64]) -> Field:
+def _distances(points: Array, centre: NDArray[np.float64], stretch: NDArray[np.float64]) -> Array:
     """Distance from a centre in mm, in a space stretched along the axes."""
     return np.linalg.norm((points - centre.astype(np.float32)) / stretch.astype(np.float32), axis=1)
 
 
 def _glioma(
-    points: Field, anatomy: Anatomy, radii: NDArray[np.float64], grown: float, rng: np.random.Generator
-) -> dict[str, Field]:
+    points: Array, anatomy: Anatomy, radii: NDArray[np.float64], grown: float, rng: np.random.Generator
+) -> dict[str, Array]:
     """Intra-axial: a necrotic core in an irregular enhancing rim, in edema that spreads through white matter."""
     radius = rng.uniform(9, 22) * grown
     direction = rng.normal(size=3) * (1.0, 1.0, 0.7)
@@ -183,8 +184,8 @@ def _glioma(
 
 
 def _meningioma(
-    points: Field, anatomy: Anatomy, radii: NDArray[np.float64], grown: float, rng: np.random.Generator
-) -> dict[str, Field]:
+    points: Array, anatomy: Anatomy, radii: NDArray[np.float64], grown: float, rng: np.random.Generator
+) -> dict[str, Array]:
     """Extra-axial: broad-based on the brain's surface, evenly enhancing, in some with a little edema or a part that does not
     enhance; a thin cleft of fluid lies between it and the brain."""
     # From some 150 voxels of the demo's grid on: of smaller ones Dice would measure the grid.

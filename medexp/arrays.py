@@ -1,0 +1,9 @@
+"""Types of arrays."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.floating[Any]]
+"""Floating-point numbers of any precision; a docstring gives the shape."""
