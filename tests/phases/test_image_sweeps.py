@@ -11,21 +11,16 @@ from medexp.errors import RegistryError
 from medexp.registry.store import Registered
 from medexp.studies.sweep import pinned
 from tests.configured import configured, run_phase
-from tests.phases.shared.image_runs import MODELS, OF_PHASE, SMALL, Pipeline
+from tests.phases.shared.image_runs import MODELS, Pipeline, settings
 
 ENCODER = MODELS["phase2_1"]
-
-
-def settings(pipeline: Pipeline) -> dict[str, object]:
-    folders = {"slices_dir": pipeline.folder / "slices", "kaggle_dir": pipeline.folder / "pictures"}
-    return SMALL | OF_PHASE["phase2_2"] | folders
 
 
 def test_the_settings_of_a_head_can_be_searched(
     client: MlflowClient, pipeline: Pipeline, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     searched = {"phase": "phase2_2", "trials": 2, "workers": 1, "confirm": 1, "test": "true"}
-    assert run_phase("sweep", settings(pipeline), **searched, bootstrap_samples=None, shown=None) == 0
+    assert run_phase("sweep", settings("phase2_2", pipeline.folder), **searched, bootstrap_samples=None, shown=None) == 0
     experiment = client.get_experiment_by_name("sweep")
     assert experiment is not None
     runs = client.search_runs([experiment.experiment_id])
@@ -47,10 +42,10 @@ def test_so_can_those_of_a_head_on_volumes(
     store: MlflowClient, registered: Callable[..., Registered], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     registered()
-    settings = {"phase": "phase2_2", "trials": "1", "workers": "1", "confirm": "0", "training.epochs": "2", "threads": "1"}
-    settings |= {"encoder": "models:/phase1_encoder_merged@champion", "output_dir": str(tmp_path / "outputs")}
-    settings |= {"volumes.meningioma_patients": "4", "volumes.glioma_patients": "4", "data.val_fraction": "0.5"}
-    assert run_phase("sweep", settings) == 0, capfd.readouterr()
+    given = {"phase": "phase2_2", "trials": "1", "workers": "1", "confirm": "0", "training.epochs": "2", "threads": "1"}
+    given |= {"encoder": "models:/phase1_encoder_merged@champion", "output_dir": str(tmp_path / "outputs")}
+    given |= {"volumes.meningioma_patients": "4", "volumes.glioma_patients": "4", "data.val_fraction": "0.5"}
+    assert run_phase("sweep", given) == 0, capfd.readouterr()
     experiment = store.get_experiment_by_name("sweep")
     assert experiment is not None
     (trial,) = store.search_runs([experiment.experiment_id], "tags.`medexp.trial` = '0'")
@@ -58,7 +53,7 @@ def test_so_can_those_of_a_head_on_volumes(
 
 
 def test_an_alias_is_the_version_that_it_stands_for_when_the_sweep_begins(client: MlflowClient, pipeline: Pipeline) -> None:
-    config = configured("phase2_2", settings(pipeline))
+    config = configured("phase2_2", settings("phase2_2", pipeline.folder))
     assert config.encoder == f"models:/{ENCODER}@champion"
     assert pinned(config).encoder == f"models:/{ENCODER}/1"
     client.delete_registered_model_alias(ENCODER, "champion")

@@ -1,28 +1,21 @@
 """Phase 2.1 as a user runs it: what its run and its version hold, promotion, resuming, and input that cannot be used."""
 
-import json
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
-import mlflow
-import numpy as np
-import pandas as pd
 import pytest
 import torch
 from mlflow import MlflowClient
 
 from medexp import registry
-from medexp.data.manifest import patient_sha256
 from medexp.errors import ConfigError
 from medexp.models.checkpoints import load_state
 from medexp.models.unet.network import MultiTaskModel
 from medexp.phases.shared.images import one_process
-from medexp.registry.definitions import load_definition
 from tests.configured import run_phase
-from tests.phases.shared.image_runs import MODELS, SIZE, Pipeline, run, write_pictures, write_slices
+from tests.phases.shared.image_runs import MODELS, Pipeline, run, write_slices
 from tests.phases.shared.interrupting import killed_in
-from tests.runs import artifact, history, last_run, logged_table, measured
+from tests.runs import artifact, last_run, logged_table
 
 NAME = MODELS["phase2_1"]
 
@@ -51,45 +44,6 @@ def test_the_run_holds_all_that_it_promises(client: MlflowClient, pipeline: Pipe
     assert {item.dataset.name for item in made.inputs.dataset_inputs} == {"phase2_1_train", "phase2_1_val", "phase2_1_test"}
     for words in (f"{NAME} version 1 (candidate, champion)", "mlflow run . -e phase2_2", "P2_1-DICE", "P2_1-PARAMETERS"):
         assert words in pipeline.told["phase2_1"]
-
-
-@pytest.mark.parametrize("phase", MODELS)
-def test_a_version_loads_both_ways_and_both_say_the_same(client: MlflowClient, phase: str) -> None:
-    uri = f"models:/{MODELS[phase]}@champion"
-    images = np.random.default_rng(0).normal(size=(3, 1, SIZE, SIZE)).astype("float32")
-    net, other = registry.load(uri), mlflow.pyfunc.load_model(uri)
-    assert not net.training
-    with torch.inference_mode():
-        output = net(torch.from_numpy(images))
-    found = other.predict(images)
-    if phase == "phase2_2":
-        assert np.array_equal(output.numpy(), found) and found.shape == (3, 2)
-        return
-    assert set(found) == {"seg", "cls"}
-    assert all(np.array_equal(output[task].numpy(), logits) for task, logits in found.items())
-    assert found["seg"].shape == (3, 1, SIZE, SIZE)
-
-
-@pytest.mark.parametrize("phase", MODELS)
-def test_a_definition_holds_for_the_version_that_its_phase_made(client: MlflowClient, phase: str) -> None:
-    name = MODELS[phase]
-    definition, folder = load_definition(name), registry.pull(f"models:/{name}@champion").folder
-    assert definition.producing_phase == phase and definition.promotion is not None
-    contract = json.loads((folder / "contract.json").read_text())
-    assert contract["input"]["example_shape"] == [1, 1, SIZE, SIZE]
-    checks = json.loads((folder / "checks.json").read_text())
-    assert set(definition.required_checks) <= {check["id"] for check in checks}
-    scored = pd.read_csv(folder / "per_case.csv")
-    assert {"case", "patient", *definition.promotion.columns} <= set(scored)
-    assert len(scored) >= definition.promotion.min_cases, "enough to be judged by"
-    cases = pd.read_csv(folder / "cases.csv")
-    assert set(scored["patient"].map(patient_sha256)) <= set(cases.loc[cases["split"] == "val", "patient_sha256"])
-    assert (folder / "README.md").read_text().startswith(f"# {name}: {definition.title}")
-    measured_there = (folder / "README.md").read_text().partition("## Measured")[2].partition("\n## ")[0]
-    figures = [line for line in measured_there.splitlines() if line.startswith("| validation ")]
-    assert figures and not any("+" in line for line in figures), "no differences"
-    version = client.get_model_version_by_alias(name, "champion")
-    assert version.tags["medexp.run"] == last_run(client, phase).info.run_id
 
 
 def test_the_checkpoint_is_what_is_registered(client: MlflowClient) -> None:
@@ -146,21 +100,6 @@ def test_a_bar_that_is_not_reached_ends_with_exit_code_3_and_no_alias(
     assert client.get_registered_model(NAME).aliases == {"champion": 1, "candidate": 1}
 
 
-def test_an_interrupted_run_goes_on_and_ends_the_same(
-    client: MlflowClient, pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    first = last_run(client, "phase2_1")
-    interrupted = killed_in("phase2_1", 2, pipeline, client, monkeypatch)
-    assert run("phase2_1", None, resume=interrupted) == 0
-    made = last_run(client, "phase2_1")
-    assert made.data.tags["medexp.resumed_from"] == interrupted
-    assert measured(made) == measured(first)
-    for name in ("train/loss", "val/dice"):
-        assert history(client, made, name) == history(client, first, name)
-    digests = [client.get_model_version(NAME, number).tags["medexp.weights_digest"] for number in ("1", "2")]
-    assert digests[0] == digests[1]
-
-
 def test_an_interrupted_run_does_not_go_on_with_other_slices(
     client: MlflowClient, pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -171,56 +110,6 @@ def test_an_interrupted_run_does_not_go_on_with_other_slices(
     write_slices(folder, 9)
     assert run("phase2_1", None, resume=interrupted) == 2
     assert f"resume={interrupted}: not what the run was begun with: images" in capsys.readouterr().err
-
-
-# ------------------------------------------------------------------------------------------------------------------ bad input
-
-
-def no_tumours(folder: Path) -> dict[str, str]:
-    return {"slices_dir": str(write_slices(folder / "slices", tumour=False))}
-
-
-def unreadable(folder: Path) -> dict[str, str]:
-    slices = write_slices(folder / "slices", 6)
-    first, second, *_ = sorted(slices.iterdir())
-    first.write_bytes(b"no slice")
-    second.write_bytes(second.read_bytes()[:-100])
-    return {"slices_dir": str(slices)}
-
-
-def pictures(folder: Path) -> dict[str, str]:
-    return {"slices_dir": str(write_pictures(folder / "pictures", 2))}
-
-
-BAD: dict[str, tuple[Any, list[str]]] = {
-    "no such folder": (lambda _: {"slices_dir": "nowhere"}, ["nowhere", "no such folder", "-e prepare"]),
-    "pictures instead of slices": (pictures, ["slices_dir", "pictures", "SCAN_slice_NNN.npz"]),
-    "no tumour anywhere": (no_tumours, ["train: no slice with a mask of a tumour", "val: no slice", "slices_dir=FOLDER"]),
-    "slices that cannot be read": (unreadable, ["BraTS-MEN-00000-000_slice_000", "BraTS-MEN-00000-000_slice_001"]),
-    "a size that does not halve": (lambda _: {"data.input_size": "[30, 32]"}, ["data.input_size", "multiples of 4"]),
-    "a bottleneck of one pixel": (
-        lambda _: {"data.input_size": "[16, 16]", "network.depth": "4"},
-        ["network.depth: found 4", "one pixel"],
-    ),
-    "real data that is missing": (lambda _: {"profile": "full", "slices_dir": ""}, ["slices_dir", "profile=full"]),
-}
-
-
-@pytest.mark.parametrize(("spoil", "words"), BAD.values(), ids=BAD.keys())
-def test_input_that_cannot_be_used(
-    client: MlflowClient,
-    pipeline: Pipeline,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    spoil: Any,
-    words: list[str],
-) -> None:
-    assert run("phase2_1", pipeline.folder, **spoil(tmp_path)) == 2
-    told = capsys.readouterr().err
-    assert all(word in told for word in ["medexp phase2_1: error: ", *words]), told
-    assert "Traceback" not in told
-    assert client.get_registered_model(NAME).aliases == {"champion": 1, "candidate": 1}
-    assert not list(tmp_path.glob("outputs/*/best_model.pt"))
 
 
 def test_several_processes_are_refused() -> None:

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -17,8 +16,7 @@ from medexp.models.checkpoints import load_state
 from medexp.models.unet.network import MultiTaskModel
 from medexp.phases.phase2_3.recipe import alternating
 from tests.phases.shared.image_runs import MODELS, Pipeline, run
-from tests.phases.shared.interrupting import killed_in
-from tests.runs import artifact, history, last_run, logged_table, measured
+from tests.runs import artifact, last_run, logged_table
 
 NAME = MODELS["phase2_3"]
 
@@ -128,19 +126,6 @@ def test_batches_alternate_and_hold_items_of_one_task_each(count: int, classifie
     assert len(other) == len(order)
 
 
-def test_an_interrupted_run_goes_on_and_ends_the_same(
-    client: MlflowClient, pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    first = last_run(client, "phase2_3")
-    interrupted = killed_in("phase2_3", 1, pipeline, client, monkeypatch)
-    assert run("phase2_3", None, resume=interrupted) == 0
-    made = last_run(client, "phase2_3")
-    assert measured(made) == measured(first)
-    assert history(client, made, "train/loss") == history(client, first, "train/loss")
-    digests = [client.get_model_version(NAME, number).tags["medexp.weights_digest"] for number in ("1", "2")]
-    assert digests[0] == digests[1]
-
-
 def test_a_loss_beyond_the_margin_ends_with_exit_code_3_and_no_alias(
     client: MlflowClient, pipeline: Pipeline, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -156,15 +141,6 @@ def test_a_loss_beyond_the_margin_ends_with_exit_code_3_and_no_alias(
 # --------------------------------------------------------------------------------------------------------------- leak guard
 
 
-def test_another_split_is_a_leak(client: MlflowClient, pipeline: Pipeline, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run("phase2_3", pipeline.folder, data__split_seed="1") == 3
-    told = capsys.readouterr().err
-    assert "BLOCKING check failed: LEAK" in told and "BraTS-MEN-" in told
-    assert len(client.search_model_versions(f"name = '{NAME}'")) == 1
-    made = last_run(client, "phase2_3")
-    assert not (Path("outputs") / made.info.run_id / "state").exists()
-
-
 def test_a_head_that_was_trained_on_a_file_does_not_hide_what_the_network_was_trained_on(
     client: MlflowClient, pipeline: Pipeline, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -178,48 +154,6 @@ def test_a_head_that_was_trained_on_a_file_does_not_hide_what_the_network_was_tr
 
 
 # ------------------------------------------------------------------------------------------------------------------ bad input
-
-
-BAD: dict[str, tuple[dict[str, str], list[str]]] = {
-    "pictures alone": ({"slices_dir": ""}, ["train: no slice with a mask of a tumour", "slices_dir=FOLDER"]),
-    "slices alone": ({"kaggle_dir": "nowhere"}, ["nowhere"]),
-    "no such network": ({"multitask": "models:/nobody/1"}, ["multitask=models:/nobody/1", "no model nobody", "-e phase2_1"]),
-    "no such classifier": (
-        {"classifier": f"models:/{MODELS['phase2_2']}/9"},
-        [f"classifier=models:/{MODELS['phase2_2']}/9", "no version 9", "mlflow run . -e phase2_2"],
-    ),
-    "a classifier as network": (
-        {"multitask": f"models:/{MODELS['phase2_2']}/1"},
-        ["multitask=", "is of the class EncoderClassifier", "phase 2.1"],
-    ),
-    "a network as classifier": (
-        {"classifier": f"models:/{MODELS['phase2_1']}/1"},
-        ["classifier=", "is of the class MultiTaskModel", "phase 2.2"],
-    ),
-    "images of another size": ({"data.input_size": "[16, 16]"}, ["data.input_size", "(16, 16)", "(32, 32)"]),
-    "a rate of the encoder that is not below": (
-        {"training.lr_encoder": "1e-4"},
-        ["training.lr_encoder: found 0.0001; below lr_decoder (0.0001)", "below lr_head (0.0001)"],
-    ),
-    "a margin below 0": ({"margin": "-0.1"}, ["margin: found -0.1; at least 0"]),
-}
-
-
-@pytest.mark.parametrize(("flags", "words"), BAD.values(), ids=BAD.keys())
-def test_input_that_cannot_be_used(
-    client: MlflowClient,
-    pipeline: Pipeline,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    flags: dict[str, str],
-    words: list[str],
-) -> None:
-    assert run("phase2_3", pipeline.folder, **flags) == 2
-    told = capsys.readouterr().err
-    assert all(word in told for word in ["medexp phase2_3: error: ", *words]), told
-    assert "Traceback" not in told
-    assert len(client.search_model_versions(f"name = '{NAME}'")) == 1
-    assert not list(tmp_path.glob("outputs/*/state"))
 
 
 def test_a_head_of_another_encoder_is_refused_with_the_command_that_trains_one(

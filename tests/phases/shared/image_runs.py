@@ -74,9 +74,14 @@ def run(phase: str, data: Path | None, **flags: str) -> int:
     """A phase from the command line, on a folder's slices and pictures; `__` is the dot of a key, "" leaves a key out."""
     if "resume" in flags:
         return run_phase(phase, **flags)
+    return run_phase(phase, settings(phase, data), **flags)
+
+
+def settings(phase: str, data: Path | None) -> dict[str, object]:
+    """Small settings of a phase on a folder's slices and pictures."""
     folders = {"slices_dir": data / "slices", "kaggle_dir": data / "pictures"} if data else {}
     has = record_of(phase).config.__dataclass_fields__
-    return run_phase(phase, SMALL | OF_PHASE[phase] | {key: folders[key] for key in folders.keys() & has}, **flags)
+    return SMALL | OF_PHASE[phase] | {key: folders[key] for key in folders.keys() & has}
 
 
 @dataclass(frozen=True)

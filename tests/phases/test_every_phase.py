@@ -1,0 +1,179 @@
+"""What holds for every phase that trains on images: versions, trials, going on after a kill, the leak guard, bad input.
+
+A phase is a row here: in `MODELS`, in `INTERRUPTED`, and with the `bad_input.py` of its folder.
+"""
+
+import json
+import re
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import yaml
+from mlflow import MlflowClient
+
+from medexp import phases, registry
+from medexp.data.manifest import patient_sha256
+from medexp.registry.definitions import load_definition
+from medexp.tracking.runs import tracked_run
+from tests.configured import configured
+from tests.phases.shared.image_runs import MODELS, SIZE, Pipeline, run, settings
+from tests.phases.shared.interrupting import killed_in
+from tests.runs import history, last_run, logged_table, measured
+
+BAD = {phase: import_module(f"tests.phases.{phase}.bad_input").BAD for phase in MODELS}
+INTERRUPTED = [  # after so many epochs, with these keys
+    ("phase2_1", 2, {}, ["train/loss", "val/dice"]),
+    ("phase2_2", 3, {"training__cache_features": "true"}, ["train/loss"]),
+    ("phase2_2", 3, {"training__cache_features": "false"}, ["train/loss"]),
+    ("phase2_3", 1, {}, ["train/loss"]),
+]
+
+
+def test_no_phase_that_can_be_searched_is_left_out() -> None:
+    """Phase 1, which trains on volumes, is in tests/end_to_end."""
+    assert {*MODELS, "phase1"} == set(phases.studied())
+    assert {phase for phase, *_ in INTERRUPTED} == MODELS.keys()
+
+
+# ----------------------------------------------------------------------------------------------------------------- versions
+
+
+@pytest.mark.parametrize("phase", MODELS)
+def test_a_version_loads_both_ways_and_both_say_the_same(client: MlflowClient, phase: str) -> None:
+    uri = f"models:/{MODELS[phase]}@champion"
+    images = np.random.default_rng(0).normal(size=(3, 1, SIZE, SIZE)).astype("float32")
+    net, other = registry.load(uri), mlflow.pyfunc.load_model(uri)
+    assert not net.training
+    with torch.inference_mode():
+        output = net(torch.from_numpy(images))
+    found = other.predict(images)
+    if phase == "phase2_2":
+        assert np.array_equal(output.numpy(), found) and found.shape == (3, 2)
+        return
+    assert set(found) == {"seg", "cls"}
+    assert all(np.array_equal(output[task].numpy(), logits) for task, logits in found.items())
+    assert found["seg"].shape == (3, 1, SIZE, SIZE)
+
+
+@pytest.mark.parametrize("phase", MODELS)
+def test_a_definition_holds_for_the_version_that_its_phase_made(client: MlflowClient, phase: str) -> None:
+    name = MODELS[phase]
+    definition, folder = load_definition(name), registry.pull(f"models:/{name}@champion").folder
+    assert definition.producing_phase == phase and definition.promotion is not None
+    contract = json.loads((folder / "contract.json").read_text())
+    assert contract["input"]["example_shape"] == [1, 1, SIZE, SIZE]
+    checks = json.loads((folder / "checks.json").read_text())
+    assert set(definition.required_checks) <= {check["id"] for check in checks}
+    scored = pd.read_csv(folder / "per_case.csv")
+    assert {"case", "patient", *definition.promotion.columns} <= set(scored)
+    assert len(scored) >= definition.promotion.min_cases, "enough to be judged by"
+    cases = pd.read_csv(folder / "cases.csv")
+    assert set(scored["patient"].map(patient_sha256)) <= set(cases.loc[cases["split"] == "val", "patient_sha256"])
+    assert (folder / "README.md").read_text().startswith(f"# {name}: {definition.title}")
+    measured_there = (folder / "README.md").read_text().partition("## Measured")[2].partition("\n## ")[0]
+    figures = [line for line in measured_there.splitlines() if line.startswith("| validation ")]
+    assert figures and not any("+" in line for line in figures), "no differences"
+    version = client.get_model_version_by_alias(name, "champion")
+    assert version.tags["medexp.run"] == last_run(client, phase).info.run_id
+
+
+# ------------------------------------------------------------------------------------------------------------------- trials
+
+
+@pytest.mark.parametrize("phase", MODELS)
+def test_a_trial_logs_what_a_study_searches_for_and_registers_nothing(
+    client: MlflowClient, pipeline: Pipeline, tmp_path: Path, phase: str
+) -> None:
+    module, config = import_module(f"medexp.phases.{phase}"), configured(phase, settings(phase, pipeline.folder))
+    module.warm_up(config, tmp_path, test=True)
+    with tracked_run(phase, config) as tracked:
+        module.objective(config, tracked, test=True)
+    metrics = client.get_run(tracked.id).data.metrics
+    goals = yaml.safe_load(phases.phase(phase).profile("sweep").read_text())["goals"]
+    assert goals and all({goal["metric"], goal["report"]} <= metrics.keys() for goal in goals)
+    assert all(goal["metric"].replace("val/best/", "test/") in metrics for goal in goals)
+    assert len(client.search_model_versions(f"name = '{MODELS[phase]}'")) == 1
+
+
+# ---------------------------------------------------------------------------------------------------------------- going on
+
+
+@pytest.mark.parametrize(("phase", "epochs", "keys", "course"), INTERRUPTED)
+def test_an_interrupted_run_goes_on_and_ends_the_same(
+    client: MlflowClient,
+    pipeline: Pipeline,
+    monkeypatch: pytest.MonkeyPatch,
+    phase: str,
+    epochs: int,
+    keys: dict[str, str],
+    course: list[str],
+) -> None:
+    first = last_run(client, phase)
+    interrupted = killed_in(phase, epochs, pipeline, client, monkeypatch, **keys)
+    assert run(phase, None, resume=interrupted) == 0
+    made = last_run(client, phase)
+    assert made.data.tags["medexp.resumed_from"] == interrupted
+    assert measured(made) == measured(first)
+    for name in course:
+        assert history(client, made, name) == history(client, first, name)
+    weights = [client.get_model_version(MODELS[phase], number).tags["medexp.weights_digest"] for number in ("1", "2")]
+    assert weights[0] == weights[1]
+
+
+# --------------------------------------------------------------------------------------------------------------- leak guard
+
+
+@pytest.mark.parametrize(("phase", "earlier"), [("phase2_2", ["phase2_1"]), ("phase2_3", ["phase2_1", "phase2_2"])])
+def test_validation_patients_that_its_network_was_trained_on_stop_it_before_anything_is_trained(
+    client: MlflowClient,
+    pipeline: Pipeline,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    phase: str,
+    earlier: list[str],
+) -> None:
+    trained = pd.concat([logged_table(last_run(client, one), "manifest.csv").query("split == 'train'") for one in earlier])
+    assert run(phase, pipeline.folder, data__split_seed="1") == 3
+    told = capsys.readouterr().err
+    made = last_run(client, phase)
+    validated = logged_table(made, "manifest.csv").query("split == 'val'")
+    leaked = set(validated["patient"]) & set(trained["patient"])
+    assert any("BraTS-MEN-" in patient for patient in leaked)
+    assert all(patient in told for patient in leaked) or re.search(r"; and \d+ more", told)
+    assert not any(patient in told for patient in set(validated["patient"]) - leaked)
+    for words in ("BLOCKING check failed: LEAK", f"{MODELS['phase2_1']} version 1", f"leaked_patients = {len(leaked)}"):
+        assert words in told
+    assert (made.info.status, made.data.tags["medexp.verdict"]) == ("FAILED", "FAILED")
+    assert not (tmp_path / "outputs" / made.info.run_id / "state").exists()
+    assert len(client.search_model_versions(f"name = '{MODELS[phase]}'")) == 1
+
+
+# ---------------------------------------------------------------------------------------------------------------- bad input
+
+
+@pytest.mark.parametrize(
+    ("phase", "given", "words"),
+    [pytest.param(phase, *row, id=f"{phase}, {name}") for phase, rows in BAD.items() for name, row in rows.items()],
+)
+def test_input_that_cannot_be_used(
+    client: MlflowClient,
+    pipeline: Pipeline,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    phase: str,
+    given: dict[str, str] | Callable[[Path], dict[str, str]],
+    words: list[str],
+) -> None:
+    assert run(phase, pipeline.folder, **(given(tmp_path) if callable(given) else given)) == 2
+    told = capsys.readouterr().err
+    assert all(word in told for word in [f"medexp {phase}: error: ", *words]), told
+    assert "Traceback" not in told
+    assert len(client.search_model_versions(f"name = '{MODELS[phase]}'")) == 1
+    assert client.get_registered_model(MODELS[phase]).aliases == {"champion": 1, "candidate": 1}
+    assert not [*tmp_path.glob("outputs/*/state"), *tmp_path.glob("outputs/*/best_model.pt")]
