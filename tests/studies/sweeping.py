@@ -74,6 +74,16 @@ def gate(outputs: Path) -> Iterator[Callable[[], None]]:
         os.close(holds)
 
 
+@contextlib.contextmanager
+def waiting(config: Any) -> Iterator[tuple[Any, Callable[[], None]]]:
+    """The sweep as a process of its own whose trial is at work, and waits until the function that this gives is called."""
+    outputs = Path(config.output_dir)
+    with gate(outputs) as go:
+        process = in_a_process(config)
+        until(process, lambda: list(outputs.glob("waits-*")))
+        yield process, go
+
+
 def wait_for(processes: list[psutil.Process]) -> None:
     _, left = psutil.wait_procs(processes, timeout=60)
     assert not left

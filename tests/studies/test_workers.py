@@ -35,6 +35,7 @@ from tests.studies.sweeping import (
     study_of,
     until,
     wait_for,
+    waiting,
 )
 
 
@@ -168,10 +169,7 @@ def test_a_tracking_server_that_is_restarted_is_survived(
     server: subprocess.Popen[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "7")
-    outputs = tmp_path / "outputs"
-    with gate(outputs) as go:
-        process = in_a_process(sweep_config(tmp_path))
-        until(process, lambda: list(outputs.glob("waits-*")))
+    with waiting(sweep_config(tmp_path)) as (process, go):
         stop(server)
         go()
         with restarted(server):
@@ -184,10 +182,7 @@ def test_a_tracking_server_that_stays_away_ends_the_sweep_which_then_goes_on(
     server: subprocess.Popen[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    outputs = tmp_path / "outputs"
-    with gate(outputs) as go:
-        process = in_a_process(sweep_config(tmp_path))
-        until(process, lambda: list(outputs.glob("waits-*")))
+    with waiting(sweep_config(tmp_path)) as (process, go):
         stop(server)
         go()
         process.join()
@@ -205,10 +200,7 @@ def test_a_tracking_server_that_stands_still_for_a_while_is_waited_for(
     server: subprocess.Popen[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
-    outputs = tmp_path / "outputs"
-    with gate(outputs) as go:
-        process = in_a_process(sweep_config(tmp_path))
-        until(process, lambda: list(outputs.glob("waits-*")))
+    with waiting(sweep_config(tmp_path)) as (process, go):
         os.killpg(server.pid, signal.SIGSTOP)
         go()
         process.join(3)  # what it asks is asked again meanwhile
@@ -247,13 +239,9 @@ def test_a_database_that_goes_away_is_named_without_its_credentials(
     store: MlflowClient, postgres: str, tmp_path: Path, capsys: Any
 ) -> None:
     config = sweep_config(tmp_path, storage=postgres)
-    outputs = tmp_path / "outputs"
-    with gate(outputs) as go:
-        process = in_a_process(config)
-        until(process, lambda: list(outputs.glob("waits-*")))
-        with closed(postgres):
-            go()
-            process.join()
+    with waiting(config) as (process, go), closed(postgres):
+        go()
+        process.join()
     told = Path("err.txt").read_text()
     assert ": storage postgresql://127.0.0.1" in told.splitlines()[-1]
     assert "s3cret-word" not in told
