@@ -48,8 +48,10 @@ def compare(folder: Path) -> None:
     from medexp.models.kinds import build
     from medexp.registry.definitions import load_definition
     from medexp.registry.package import Package
-    from medexp.registry.packages import WEIGHTS, write_package
-    from medexp.registry.store import Registered, register, resolve
+    from medexp.registry.packages import WEIGHTS
+    from medexp.registry.registration import register
+    from medexp.registry.store import Registered, resolve
+    from medexp.registry.writing import write_package
 
     torch.set_num_threads(1)
     shape = {"kind": "swin_unetr", "in_channels": 4, "out_channels": 3, "feature_size": 48, "window_size": 7}

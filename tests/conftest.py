@@ -22,9 +22,9 @@ from medexp.config.data import DataConfig, ImageDataConfig
 from medexp.models.kinds import build
 from medexp.registry.definitions import load_definition
 from medexp.registry.package import Package
-from medexp.registry.packages import write_package
 from medexp.registry.promotion import Nominated, nominate
-from medexp.registry.store import register
+from medexp.registry.registration import register
+from medexp.registry.writing import write_package
 from tests import small
 from tests.packages import ENCODER, EVALUATION, scores
 

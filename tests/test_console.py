@@ -13,7 +13,7 @@ from mlflow import MlflowClient
 import medexp
 from medexp.console import main
 from medexp.registry import promotion
-from medexp.registry import store as registered
+from medexp.registry import registration as registered
 from medexp.registry.definitions import load_definition
 
 ROOT = Path(__file__).parents[1]
@@ -114,6 +114,22 @@ def test_models_lists_what_is_registered(register: Callable[[int], str], capsys:
     shown = printed(capsys, "models")
     for words in (NAME, "candidate 2, champion 1", found["digest"][:12], found["run"]):
         assert words in shown
+
+
+def test_looking_imports_nothing_that_computes(register: Callable[[int], str]) -> None:
+    """A question to the registry costs the import of mlflow and the store's answer: torch alone would double that."""
+    register(0)
+    uri = f"{NAME}@champion"
+    program = f"""
+import sys
+from medexp.console import main
+for argv in (["models"], ["lineage", "{uri}"], ["impact", "{NAME}", "1"], ["audit", "--every-byte"], ["pull", "{uri}"]):
+    assert main(argv) == 0, argv
+heavy = {{"torch", "monai", "peft", "accelerate", "safetensors", "sklearn", "matplotlib", "transformers", "optuna"}}
+print("imported", heavy & sys.modules.keys())
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "imported set()"
 
 
 def test_a_version_of_another_program_is_listed(store: MlflowClient, capsys: pytest.CaptureFixture[str]) -> None:

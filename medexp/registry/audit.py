@@ -10,8 +10,7 @@ from mlflow.entities.model_registry import ModelVersion, RegisteredModel
 from medexp.errors import RegistryError
 from medexp.registry import journal
 from medexp.registry.client import answering, pages
-from medexp.registry.journal import Journal
-from medexp.registry.promotion import CANDIDATE, CHAMPION
+from medexp.registry.journal import CANDIDATE, CHAMPION, Journal
 from medexp.registry.store import stored_digest
 from medexp.registry.tags import upstream
 

@@ -26,6 +26,7 @@ from mlflow.exceptions import MlflowException
 from medexp.errors import RegistryError
 from medexp.registry.client import MISSING, answering, pages, quoted, registered_model
 
+CHAMPION, CANDIDATE = "champion", "candidate"
 _PREFIX = "medexp.journal"
 _TAG = "medexp.entry"
 _HEADING = "\n\n## Journal of aliases\n\n"

@@ -14,23 +14,11 @@ manifest.json         size and sha256 of each of these, and one digest over them
 
 import hashlib
 import json
-import shutil
-import tempfile
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-
-from medexp.checks import as_records
-from medexp.errors import RegistryError, StorageError, all_problems
-from medexp.models.checkpoints import weights_digest
-from medexp.registry.card import model_card
-from medexp.registry.definitions import Definition
-from medexp.registry.package import Package
+from medexp.errors import RegistryError, all_problems
 
 WEIGHTS = "weights.safetensors"
 ADAPTER = "adapter"
@@ -38,62 +26,8 @@ ADAPTER_KIND = "lora_adapter"
 ADAPTER_WEIGHTS = "adapter/adapter_model.safetensors"
 MANIFEST = "manifest.json"
 CASES = "cases.csv"
-_FORMAT = 1  # of the folder: raise it when an older medexp can no longer read what is written
+FORMAT = 1  # of the folder: raise it when an older medexp can no longer read what is written
 AGAIN = "Pull it again; if that does not help, register the model anew from its run."
-
-
-def write_package(package: Package, definition: Definition, folder: Path) -> str:
-    """Write a package whole or not at all.
-
-    Args:
-        package: What to write.
-        definition: What the model is for, for the card.
-        folder: Where to; there must be nothing yet.
-
-    Returns:
-        The package's digest, sha256 over its manifest.
-
-    Raises:
-        RegistryError: There is something at `folder`, or an adapter's files are missing.
-        StorageError: The folder cannot be written.
-    """
-    if folder.exists():
-        raise RegistryError(f"package {folder}: exists already; a package is written once. Give another folder")
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as temporary:
-            made = Path(temporary) / folder.name
-            made.mkdir()
-            for name, source in package.extra.items():
-                (made / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copytree(source, made / name) if source.is_dir() else shutil.copyfile(source, made / name)
-            if package.weights:
-                weights = {key: value.detach().cpu().contiguous() for key, value in package.weights.items()}
-                save_file(weights, made / WEIGHTS)
-            contract = {
-                "format": _FORMAT,
-                "name": package.name,
-                "architecture": dict(package.architecture),
-                **package.contract,
-            }
-            _write_json(made / "contract.json", contract)
-            _write_json(made / "checks.json", as_records(package.checks))
-            _write_json(made / "evaluation.json", dict(package.evaluation))
-            _write_json(made / "parents.json", {role: asdict(parent) for role, parent in package.parents.items()})
-            package.per_case.to_csv(made / "per_case.csv", index=False)
-            if package.cases is not None:
-                package.cases.to_csv(made / CASES, index=False)
-            (made / "README.md").write_text(model_card(definition, package))
-            with ThreadPoolExecutor(1) as pool:  # hashing frees the interpreter: two digests in the time of one
-                of_weights = pool.submit(weights_digest, load_file(weights_file(made)))
-                files = _files(made)
-            content = {"format": _FORMAT, "weights_digest": of_weights.result(), "files": files}
-            digest = _digest(content)
-            _write_json(made / MANIFEST, {"digest": digest, **content})
-            made.replace(folder)
-    except (OSError, SafetensorError) as error:  # safetensors reports a full disk as its own
-        raise StorageError(f"package {folder}: cannot be written ({error}); free space or choose another folder") from error
-    return digest
 
 
 def verify_package(folder: Path) -> str:
@@ -113,13 +47,13 @@ def problems_in(folder: Path) -> tuple[str, list[str]]:
     try:
         manifest = read_json(folder, MANIFEST)
         digest, listed = manifest.pop("digest"), manifest["files"]
-        if digest != _digest(manifest) or not isinstance(listed, dict):
+        if digest != digest_of(manifest) or not isinstance(listed, dict):
             raise TypeError
     except RegistryError as error:
         return "", [str(error).removeprefix(f"package {folder}: ").removesuffix(f" {AGAIN}")]
     except (AttributeError, KeyError, TypeError):
         return "", [f"{MANIFEST} was altered"]
-    found = _files(folder)
+    found = files_in(folder)
     problems = [f"{name} is missing" for name in sorted(set(listed) - set(found))]
     problems += [f"{name} was altered" for name in sorted(set(listed) & set(found)) if listed[name] != found[name]]
     problems += [f"{name} does not belong to it" for name in sorted(set(found) - set(listed))]
@@ -169,7 +103,7 @@ def weights_file(folder: Path) -> Path:
     raise RegistryError(f"package {folder}: has no weights, neither {WEIGHTS} nor {ADAPTER_WEIGHTS}")
 
 
-def _files(folder: Path) -> dict[str, Any]:
+def files_in(folder: Path) -> dict[str, Any]:
     """Size and sha256 by path; what is no plain file in the folder itself says so instead."""
     found: dict[str, Any] = {}
     for path in sorted(folder.rglob("*")):
@@ -185,9 +119,6 @@ def _files(folder: Path) -> dict[str, Any]:
     return found
 
 
-def _digest(manifest: Mapping[str, Any]) -> str:
+def digest_of(manifest: Mapping[str, Any]) -> str:
+    """The digest of a package, sha256 over its manifest."""
     return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
-
-
-def _write_json(path: Path, content: Any) -> None:
-    path.write_text(json.dumps(content, indent=2) + "\n")

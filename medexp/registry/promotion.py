@@ -16,12 +16,10 @@ from medexp.evaluation.intervals import MIN_PATIENTS, Interval, mean_by_patient
 from medexp.models.kinds import kind_of, outputs_of
 from medexp.registry import journal
 from medexp.registry.definitions import Definition, PromotionPolicy
-from medexp.registry.journal import Entry, Journal, Move, Outrun
+from medexp.registry.journal import CANDIDATE, CHAMPION, Entry, Journal, Move, Outrun
 from medexp.registry.loading import load_verified
 from medexp.registry.packages import network_of, read_json
 from medexp.registry.store import Pulled, Registered, pull, resolve, stored_digest
-
-CHAMPION, CANDIDATE = "champion", "candidate"
 
 
 @dataclass(frozen=True)

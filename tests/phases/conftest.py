@@ -18,7 +18,8 @@ from medexp.data.volumes.cases import CHANNELS
 from medexp.data.volumes.tables import COLUMNS, write_table
 from medexp.registry.definitions import load_definition
 from medexp.registry.package import Parent
-from medexp.registry.store import Registered, register
+from medexp.registry.registration import register
+from medexp.registry.store import Registered
 from tests.data.volumes.small_cases import SHAPE, write_case
 from tests.packages import SEGMENTER
 from tests.phases.shared.image_runs import MODELS, Pipeline, run, write_pictures, write_slices

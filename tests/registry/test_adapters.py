@@ -18,7 +18,8 @@ from medexp.errors import RegistryError
 from medexp.models.checkpoints import weights_digest
 from medexp.registry.definitions import load_definition
 from medexp.registry.package import Parent
-from medexp.registry.store import Registered, register
+from medexp.registry.registration import register
+from medexp.registry.store import Registered
 
 NAME = "phase1_lora_adapter"
 URI = f"models:/{NAME}/1"

@@ -16,9 +16,9 @@ from medexp import registry
 from medexp.errors import RegistryError
 from medexp.registry import journal
 from medexp.registry.audit import audit
-from medexp.registry.journal import Move
+from medexp.registry.journal import CHAMPION, Move
 from medexp.registry.package import Parent
-from medexp.registry.promotion import CHAMPION, Nominated, champion_of, crown
+from medexp.registry.promotion import Nominated, champion_of, crown
 from tests.packages import SEGMENTER
 from tests.registry.faults import at_call, start
 

@@ -25,7 +25,8 @@ from medexp.errors import RegistryError, StorageError
 from medexp.registry.definitions import load_definition
 from medexp.registry.lineage import impact
 from medexp.registry.packages import verify_package
-from medexp.registry.store import Registered, register, stored_digest
+from medexp.registry.registration import register
+from medexp.registry.store import Registered, stored_digest
 from tests.registry.faults import start, wait_until_stopped
 
 Written = Callable[..., Path]

@@ -16,7 +16,8 @@ from medexp.errors import RegistryError
 from medexp.registry.definitions import load_definition
 from medexp.registry.leaks import leak_check, unknown_check
 from medexp.registry.package import Parent
-from medexp.registry.store import Pulled, Registered, register
+from medexp.registry.registration import register
+from medexp.registry.store import Pulled, Registered
 from tests.packages import ENCODER, SEGMENTER
 
 ENCODER_MODEL, BASE_MODEL = "phase1_encoder_merged", "bsf_base"

@@ -36,7 +36,7 @@ def run(client: MlflowClient, phase: str = "phase1", tags: Used | None = None, *
 
 
 def version(client: MlflowClient, name: str, made_by: str | None, *upstream: Used, plain: bool = False) -> str:
-    """A version as `medexp.registry.store.register` tags it, with a digest that follows from its number."""
+    """A version as `medexp.registry.registration.register` tags it, with a digest that follows from its number."""
     if not client.search_registered_models(f"name = '{name}'"):
         client.create_registered_model(name)
     made = client.create_model_version(name, f"/nowhere/{name}", made_by)

@@ -19,9 +19,10 @@ from medexp.errors import RegistryError
 from medexp.models.kinds import build
 from medexp.registry.definitions import Definition, read_definition
 from medexp.registry.package import Package
-from medexp.registry.packages import write_package
 from medexp.registry.promotion import Nominated, champion_of, crown, judge, nominate, scores_of, try_out
-from medexp.registry.store import pull, register
+from medexp.registry.registration import register
+from medexp.registry.store import pull
+from medexp.registry.writing import write_package
 
 NAME = "answerer"
 ARCHITECTURE = {"kind": "question", "vocabulary": 11, "answers": 3}

@@ -12,7 +12,8 @@ from medexp.errors import MedexpError, RegistryError, StorageError
 from medexp.registry.definitions import load_definition
 from medexp.registry.loading import load_package
 from medexp.registry.package import Package
-from medexp.registry.packages import verify_package, write_package
+from medexp.registry.packages import verify_package
+from medexp.registry.writing import write_package
 
 DEFINITION = load_definition("phase1_encoder_merged")
 FILES = (

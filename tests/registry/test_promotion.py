@@ -32,7 +32,8 @@ from medexp.registry.promotion import (
     scores_of,
     try_out,
 )
-from medexp.registry.store import Pulled, register
+from medexp.registry.registration import register
+from medexp.registry.store import Pulled
 from tests.packages import ENCODER, EVALUATION, scores
 from tests.registry.faults import at_call, start
 

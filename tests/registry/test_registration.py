@@ -18,7 +18,8 @@ from medexp import registry
 from medexp.errors import RegistryError
 from medexp.registry.definitions import load_definition
 from medexp.registry.packages import verify_package
-from medexp.registry.store import Registered, register
+from medexp.registry.registration import register
+from medexp.registry.store import Registered
 from tests.registry.faults import at_call, start, wait_until_stopped
 
 Written = Callable[..., Path]

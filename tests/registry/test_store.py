@@ -20,7 +20,8 @@ from medexp.models.lora import add_lora
 from medexp.models.swin.network import SwinSegmenter
 from medexp.registry.definitions import load_definition
 from medexp.registry.package import Parent
-from medexp.registry.store import Registered, find_by_weights, register
+from medexp.registry.registration import register
+from medexp.registry.store import Registered, find_by_weights
 from tests.packages import SEGMENTER
 
 Written = Callable[..., Path]

@@ -8,8 +8,8 @@ from medexp.errors import CheckFailed, all_problems
 from medexp.phases.promote.config import PromoteConfig
 from medexp.phases.promote.rescore import rescore
 from medexp.registry.definitions import load_definition
-from medexp.registry.journal import read
-from medexp.registry.promotion import CHAMPION, Judgement, champion_of, confirm, crown, judge, scores_of
+from medexp.registry.journal import CHAMPION, read
+from medexp.registry.promotion import Judgement, champion_of, confirm, crown, judge, scores_of
 from medexp.registry.store import Pulled, pull
 from medexp.tracking.figures import gains
 from medexp.tracking.results import log_checks, log_intervals, log_summary

@@ -17,11 +17,12 @@ from medexp import phases
 from medexp.checks import Check, as_lines, verdict
 from medexp.data.manifest import data_digest, seen_cases, split_digest
 from medexp.phases.shared.config import ImagePhaseConfig
-from medexp.registry import store
 from medexp.registry.definitions import load_definition
+from medexp.registry.journal import CANDIDATE, CHAMPION
 from medexp.registry.package import Package
-from medexp.registry.packages import write_package
-from medexp.registry.promotion import CANDIDATE, CHAMPION, Nominated, nominate
+from medexp.registry.promotion import Nominated, nominate
+from medexp.registry.registration import register
+from medexp.registry.writing import write_package
 from medexp.tracking.results import log_summary
 from medexp.tracking.runs import TrackedRun
 from medexp.tracking.ui import next_line
@@ -98,7 +99,7 @@ def publish(package: Package, outcome: str | None, run: TrackedRun) -> Nominated
     definition = load_definition(package.name, phases.checks())
     with tempfile.TemporaryDirectory(dir=run.folder, prefix=".package.") as temporary:
         write_package(package, definition, Path(temporary) / package.name)
-        made = store.register(run.id, Path(temporary) / package.name, definition, outcome)
+        made = register(run.id, Path(temporary) / package.name, definition, outcome)
     return nominate(made, definition, outcome, run.id)
 
 

@@ -19,7 +19,8 @@ from medexp.data.volumes.facts import describe_cases
 from medexp.models.kinds import build
 from medexp.registry.definitions import load_definition
 from medexp.registry.package import Package, Parent
-from medexp.registry.store import Registered, register
+from medexp.registry.registration import register
+from medexp.registry.store import Registered
 from tests.configured import run_phase
 from tests.packages import SEGMENTER
 from tests.runs import artifact, last_run, logged_table

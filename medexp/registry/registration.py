@@ -1,0 +1,227 @@
+"""Packages into MLflow's model registry: nothing is registered that was not read back and verified."""
+
+import json
+import logging
+import os
+import shutil
+import warnings
+from collections.abc import Iterator, Mapping
+from importlib.metadata import version as installed
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import mlflow
+import numpy as np
+from mlflow import MlflowClient
+from mlflow.entities import LoggedModel, LoggedModelStatus
+from mlflow.entities.model_registry import ModelVersion
+from mlflow.exceptions import MlflowException
+from mlflow.models import Model, ModelSignature
+from mlflow.types import Schema, TensorSpec
+from mlflow.utils.file_utils import local_file_uri_to_path
+from mlflow.utils.uri import is_local_uri
+
+import medexp
+from medexp.errors import RegistryError, all_problems
+from medexp.models.kinds import Architecture, Specs, kind_of, kinds
+from medexp.registry.cache import one_at_a_time
+from medexp.registry.card import as_description
+from medexp.registry.client import answering, pages, quoted
+from medexp.registry.definitions import Definition
+from medexp.registry.packages import MANIFEST, network_of, read_json
+from medexp.registry.store import PACKAGE, Registered, digest_at, holds, location_of
+from medexp.registry.tags import upstream_tag
+
+_MODEL_FILE = Path(__file__).with_name("pyfunc_model.py")
+_REQUIREMENTS = (
+    "mlflow",
+    "torch",
+    "monai",
+    "einops",
+    "numpy",
+    "pandas",
+    "peft",
+    "safetensors",
+    "pyyaml",
+    "accelerate",
+    "filelock",
+)
+_SOURCE = "artifacts/medexp"  # medexp itself, in the model that MLflow sees
+
+
+def register(run_id: str, folder: Path, definition: Definition, verdict: str | None) -> Registered:
+    """Log a package to a run and make a version of it: nothing is registered that was not read back and verified.
+
+    The version is made last, from a model that is complete: whenever the process is killed, there is no version that does not
+    load. The same package of the same run is one version, however often it is registered; what a killed process left of the
+    run is used where it is whole, and deleted where it is not. The version has no alias yet:
+    `medexp.registry.promotion.nominate` gives it those that it has earned.
+
+    Args:
+        run_id: The run that made the model.
+        folder: Its package; a store on the same disk may share its files, so leave it alone or remove it afterwards.
+        definition: What the model is for.
+        verdict: `medexp.checks.verdict` of the checks that it was judged by, PASSED or FAILED; None where it was not
+            judged.
+
+    Raises:
+        RegistryError: The package was altered, here or on its way, is another model's, lacks checks that the definition
+            requires, or takes another input than the definition says.
+        StorageError: The registry does not answer, or the cache, which holds the lock of a run, cannot be written.
+    """
+    manifest = read_json(folder, MANIFEST)
+    _check_fits(folder, definition)
+    name, client, digest, weights_digest = definition.name, MlflowClient(), manifest["digest"], manifest["weights_digest"]
+    with answering(), one_at_a_time(f"run-{run_id}"):
+        if made := _version_of(client, name, run_id, digest):
+            return Registered(name, str(made.version), digest, weights_digest)
+        logged = _left_over(client, run_id, digest) or _log(client, run_id, folder, name, digest)
+        _ensure_model(client, definition)
+        made = client.create_model_version(
+            name,
+            source=logged.model_uri,
+            run_id=run_id,
+            model_id=logged.model_id,
+            description=as_description((folder / "README.md").read_text()),
+            tags={"medexp.digest": digest, "medexp.weights_digest": weights_digest, "medexp.run": run_id}
+            | ({"medexp.verdict": verdict} if verdict else {})
+            | _tags(folder),
+        )
+    return Registered(name, str(made.version), digest, weights_digest)
+
+
+def _check_fits(folder: Path, definition: Definition) -> None:
+    contract = read_json(folder, "contract.json")
+    if contract["name"] != definition.name:
+        raise RegistryError(f"package {folder}: is of {contract['name']}, not of {definition.name}")
+    problems = []
+    if lacking := set(definition.required_checks) - {check["id"] for check in read_json(folder, "checks.json")}:
+        problems.append(f"{definition.name} requires the checks {', '.join(sorted(lacking))}; they were not run")
+    problems += _unlike(contract.get("input", {}), json.loads(json.dumps(definition.input_as_records)), "input")
+    if problems:
+        raise RegistryError(all_problems(f"package {folder}", problems))
+
+
+def _unlike(found: Mapping[str, Any], wanted: Mapping[str, Any], where: str) -> Iterator[str]:
+    """What an input, or each of several, has otherwise than the definition."""
+    for key, value in wanted.items():
+        place, there = f"{where}.{key}", found.get(key)
+        if isinstance(value, dict) and isinstance(there, dict):
+            yield from _unlike(there, value, place)
+        elif there != value:
+            yield f"contract.json: {place} is {there!r}, the definition says {value!r}"
+
+
+def _tags(folder: Path) -> dict[str, str]:
+    """What a version says of its package, so that it can be searched for."""
+    tags: dict[str, str] = {}
+    evaluation = read_json(folder, "evaluation.json")
+    if evaluation:
+        tags |= {"medexp.evaluation_digest": evaluation["data_digest"], "medexp.data_digest": evaluation["made_on"]}
+    for parent in read_json(folder, "parents.json").values():
+        if parent["version"]:  # the name of a file may be no tag's
+            tags |= upstream_tag(parent["name"], parent["version"], parent["digest"])
+    return tags
+
+
+def _version_of(client: MlflowClient, name: str, run_id: str, digest: str) -> ModelVersion | None:
+    """The version of a package of a run, where there is one whose package the store still holds."""
+    which = f"name = {quoted(name)} and run_id = '{run_id}' and tags.`medexp.digest` = '{digest}'"
+    for version in pages(client.search_model_versions, filter_string=which, max_results=100):
+        if holds(location_of(version), digest):
+            return version
+    return None
+
+
+def _left_over(client: MlflowClient, run_id: str, digest: str) -> LoggedModel | None:
+    """A model that a killed process logged whole; those that it, or one that failed, did not complete are deleted."""
+    experiment, found = client.get_run(run_id).info.experiment_id, None
+    which = f"tags.`medexp.run` = '{run_id}'"
+    for logged in list(pages(client.search_logged_models, experiment_ids=[experiment], filter_string=which)):
+        if logged.status != LoggedModelStatus.READY:
+            client.delete_logged_model(logged.model_id)
+        elif logged.tags.get("medexp.digest") == digest and holds(logged.artifact_location, digest):
+            found = logged
+    return found
+
+
+def _log(client: MlflowClient, run_id: str, folder: Path, name: str, digest: str) -> LoggedModel:
+    """Log a package as MLflow logs a model, and read it back from the store.
+
+    Raises:
+        RegistryError: What the store holds is not the package; the logged model is deleted again.
+    """
+    run, tags = client.get_run(run_id), {"medexp.run": run_id, "medexp.digest": digest}
+    logged = client.create_logged_model(run.info.experiment_id, name, run_id, tags, run.data.params)
+    try:
+        if is_local_uri(logged.artifact_location):
+            place = Path(local_file_uri_to_path(logged.artifact_location)) / PACKAGE
+            shutil.copytree(folder, place, copy_function=_link)
+        else:
+            client.log_model_artifacts(logged.model_id, str(folder), PACKAGE)
+        Model.log(None, SimpleNamespace(save_model=_save), run_id=run_id, model_id=logged.model_id, package=folder)
+        if digest_at(logged.artifact_location, name) != digest:
+            raise RegistryError(f"{name}: the store holds another package than was logged; log it again")
+    except BaseException:
+        client.delete_logged_model(logged.model_id)
+        raise
+    return logged
+
+
+def _link(source: str, target: str) -> None:
+    """A store on the package's own disk shares its files: copying the weights takes longer than all else."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
+def _save(path: str, mlflow_model: Model, package: Path) -> None:
+    """What MLflow knows of a model, around a package that is in the store already: MLflow itself would copy it three times."""
+    architecture = network_of(read_json(package, "contract.json"))
+    known = architecture["kind"] in kinds()  # an adapter's base may be none that medexp builds
+    more = kind_of(architecture).requirements if known else ()
+    logger = logging.getLogger("mlflow.models.model")
+    before = logger.level
+    with warnings.catch_warnings():
+        # It asks for an input example, which would be a volume written out as JSON, and loaded and run here to try it.
+        warnings.simplefilter("ignore", UserWarning)
+        logger.setLevel(logging.ERROR)
+        try:
+            mlflow.pyfunc.save_model(
+                path=path,
+                mlflow_model=mlflow_model,
+                python_model=str(_MODEL_FILE),
+                signature=_signature(architecture) if known else None,
+                pip_requirements=[f"{name}=={installed(name)}" for name in (*_REQUIREMENTS, *more)],
+            )
+        finally:
+            logger.setLevel(before)
+    source = Path(path) / _SOURCE
+    shutil.copytree(Path(medexp.__file__).parent, source, ignore=shutil.ignore_patterns("__pycache__"))
+    mlflow_model.flavors[mlflow.pyfunc.FLAVOR_NAME]["artifacts"] = {
+        Path(place).name: {"path": place, "uri": place} for place in (PACKAGE, _SOURCE)
+    }
+    files = [file for folder in (Path(path), package) for file in folder.rglob("*") if file.is_file()]
+    mlflow_model.model_size_bytes = sum(file.stat().st_size for file in files)
+    mlflow_model.save(str(Path(path) / "MLmodel"))
+
+
+def _signature(architecture: Architecture) -> ModelSignature:
+    """What goes in and comes out, as its kind says."""
+    kind = kind_of(architecture)
+
+    def schema(specs: Specs) -> Schema:
+        return Schema([TensorSpec(np.dtype(spec.dtype), spec.shape, name or None) for name, spec in specs.items()])
+
+    return ModelSignature(schema(kind.inputs(architecture)), schema(kind.outputs(architecture)))
+
+
+def _ensure_model(client: MlflowClient, definition: Definition) -> None:
+    about = f"{definition.title}. {definition.task}\n\n{definition.intended_use}"
+    try:
+        client.create_registered_model(definition.name, description=about)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
