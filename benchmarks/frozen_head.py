@@ -2,8 +2,8 @@
 
 Phase 2.2's 30 epochs on the demo's images, with `training.cache_features` (each image's features once, that time included) and
 with the encoder in the loop of training and validation. At least 10 times as fast; accuracy and loss of every epoch, and the
-weights of the head, the same to the bit. The encoder has the specification's size and initial weights: neither time nor
-equality depends on what it was trained on.
+weights of the head, the same to the bit. The encoder has its full size and initial weights: neither time nor equality depends
+on what it was trained on.
 """
 
 import shutil

@@ -10,7 +10,7 @@ from typing import Any
 class Severity(StrEnum):
     """BLOCKING: its failure stops promotion and fails the run. DIAGNOSTIC: it informs.
 
-    A specification's CRITICAL and INFORMATIONAL are these two.
+    Where a phase's requirements say CRITICAL and INFORMATIONAL, they are these two.
     """
 
     BLOCKING = "BLOCKING"
@@ -22,13 +22,13 @@ class Check:
     """One verification with what it demanded and what was measured.
 
     Attributes:
-        id: The specification's own id, such as `TEST_2.5`.
+        id: Its id in docs/requirements/, such as `TEST_2.5`, or one of medexp's own.
         title: What is checked, in a few words.
         severity: What a failure does.
         passed: Whether every demand held. A demand on NaN does not hold.
         threshold: The demand in words, such as `Dice WT > 0.80`.
         measured: Each figure that the demand was held against.
-        advice: What to do when it failed (the specification's recovery).
+        advice: What to do when it failed.
     """
 
     id: str

@@ -27,7 +27,7 @@ class NetworkConfig:
 
 @dataclass(frozen=True)
 class UNetConfig:
-    """The multi-task U-Net. The specification's has base_filters 32 and depth 3: 2,014,019 parameters.
+    """The multi-task U-Net. base_filters 32 and depth 3 give the 2,014,019 parameters of docs/requirements/phase2.md.
 
     Args:
         base_filters: Channels at full resolution; each level below has twice as many.

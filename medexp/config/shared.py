@@ -13,7 +13,7 @@ from medexp.config.bounds import Count, Natural, Share
 from medexp.config.keys import Called, Role
 
 Profile = Annotated[
-    str, Role.CASES, doc("demo (embedded phantoms, minutes on two cores) or full (the specification's numbers).")
+    str, Role.CASES, doc("demo (embedded phantoms, minutes on two cores) or full (the numbers of docs/requirements/).")
 ]
 DataDir = Annotated[
     str | None, Role.CASES, doc("Folder of BraTS-MEN cases; without it the embedded phantoms are used (demo only).")

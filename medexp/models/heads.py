@@ -10,7 +10,7 @@ HIDDEN = 256
 
 
 class SemanticHeads(nn.Module):
-    """Linear regression of volume, location and shape from GAP(encoder10) (specification 000, SemanticHeads).
+    """Linear regression of volume, location and shape from GAP(encoder10).
 
     Features and targets are standardised with statistics of the training cases, kept as buffers: after instance norm the
     pooled features are almost constant over cases, and log-volumes and centroids have different scales.
@@ -50,7 +50,7 @@ class SemanticHeads(nn.Module):
 
 
 class ClassificationHead(nn.Module):
-    """Logits of pooled features: a hidden layer of HIDDEN units with ReLU (specification 003).
+    """Logits of pooled features: a hidden layer of HIDDEN units with ReLU.
 
     Features are standardised with buffers, which are no parameters: after instance norm the pooled features of a SwinUNETR are
     almost constant over cases. Before `standardise` they change nothing.

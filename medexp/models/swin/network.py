@@ -88,7 +88,7 @@ def is_encoder_key(key: str) -> bool:
 
 
 def encoder_state(net: nn.Module) -> dict[str, Tensor]:
-    """The encoder's weights of a SwinSegmenter, under the keys that specification 000 asks of the merged checkpoint."""
+    """The encoder's weights of a SwinSegmenter, under the network's own keys: those of ENCODER_MODULES."""
     return {key: value.detach().cpu().contiguous() for key, value in net.state_dict().items() if is_encoder_key(key)}
 
 

@@ -1,4 +1,4 @@
-"""The multi-task U-Net of phases 2.1 to 2.3 (specification 003): one encoder, a segmentation decoder, a classification head.
+"""The multi-task U-Net of phases 2.1 to 2.3: one encoder, a segmentation decoder, a classification head.
 
 With base_filters 32, depth 3, one input channel and two classes it has 2,014,019 parameters: encoder 1,172,640, segmentation
 decoder 775,073, head 66,306. Ronneberger et al., "U-Net" (2015), with batch norm and bilinear upsampling.

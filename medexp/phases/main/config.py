@@ -18,7 +18,7 @@ class MainConfig:
     """The pipeline: prepare, phase1, promote and probe, one after another; a step whose inputs are unchanged is not run again.
 
     Args:
-        profile: demo (embedded phantoms, minutes on two cores) or full (the specification's numbers), of all steps.
+        profile: demo (embedded phantoms, minutes on two cores) or full (the numbers of docs/requirements/), of all steps.
         checkpoint: The base of phase1: a BrainSegFounder checkpoint file or models:/NAME@alias; without it a small base is
             pretrained on glioma phantoms (demo only).
         table: The labelled table of probe; without it meningioma is told from glioma on phantoms (demo only).

@@ -33,7 +33,7 @@ class LoraTrainingConfig(TrainingConfig):
         lr_lora: Learning rate of the adapters.
         lr_decoder: Learning rate of the segmentation decoder.
         lr_aux: Learning rate of the auxiliary heads.
-        loss: dice_bce, or dice_ce for the specification's literal DiceCELoss (a softmax over overlapping regions).
+        loss: dice_bce, or dice_ce for MONAI's DiceCELoss as it stands (a softmax over overlapping regions).
     """
 
     lr_lora: Positive
@@ -78,7 +78,7 @@ class BaseConfig:
 
 @dataclass(frozen=True)
 class Phase1Config:
-    """Adapt a SwinUNETR encoder with LoRA, merge it, check it and register it (specification 000).
+    """Adapt a SwinUNETR encoder with LoRA, merge it, check it and register it (docs/requirements/phase1.md).
 
     Args:
         checkpoint: The base: a BrainSegFounder checkpoint file or models:/NAME@alias; without it a small base is pretrained on

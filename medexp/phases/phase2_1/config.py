@@ -24,7 +24,7 @@ class WarmUpTrainingConfig(TrainingConfig):
 
 @dataclass(frozen=True)
 class Phase2_1Config(ImagePhaseConfig):
-    """Train the multi-task U-Net's encoder and segmentation decoder on slices (specification 003, Phase 2.1).
+    """Train the multi-task U-Net's encoder and segmentation decoder on slices (docs/requirements/phase2.md).
 
     Args:
         min_dice: P2_1-DICE's bar for the mean validation Dice of a scan's slices together.

@@ -30,7 +30,7 @@ class HeadTrainingConfig(TrainingConfig):
 
 @dataclass(frozen=True)
 class Phase2_2Config(ImagePhaseConfig):
-    """Train a classification head on a frozen encoder (specification 003, Phase 2.2).
+    """Train a classification head on a frozen encoder (docs/requirements/phase2.md).
 
     Args:
         encoder: models:/NAME@alias or models:/NAME/VERSION of a multi-task U-Net or of an encoder of volumes, or a multi-task

@@ -35,7 +35,7 @@ class JointTrainingConfig(TrainingConfig):
 
 @dataclass(frozen=True)
 class Phase2_3Config(ImagePhaseConfig):
-    """Train encoder, segmentation decoder and classification head together, in alternating batches (specification 003).
+    """Train encoder, decoder and classification head together, in alternating batches (docs/requirements/phase2.md).
 
     Args:
         multitask: The network of phase 2.1: models:/NAME@alias or models:/NAME/VERSION.

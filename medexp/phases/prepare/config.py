@@ -11,7 +11,7 @@ from medexp.config.shared import CacheDir, DataDir, OutputDir, Profile, Seed, Sp
 
 @dataclass(frozen=True)
 class PrepareConfig:
-    """Check a data folder, split it by patient, cache semantic features and write the manifest (Module 0).
+    """Check a data folder, split it by patient, cache semantic features and write the manifest (docs/requirements/phase1.md).
 
     Args:
         slices_dir: Folder that gets the axial slices of all cases, for phase2_1 to phase2_3; without it none are cut.
