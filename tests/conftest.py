@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -12,7 +11,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import mlflow
 import pytest
 import torch
 from mlflow import MlflowClient
@@ -27,6 +25,7 @@ from medexp.registry.registration import register
 from medexp.registry.writing import write_package
 from tests import small
 from tests.packages import ENCODER, EVALUATION, scores
+from tests.runs import store_in
 
 # ------------------------------------------------------------------------------------------------------------------- stores
 
@@ -39,19 +38,17 @@ def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "mlflow.db"
 
 
+@pytest.fixture(scope="session")
+def for_all_workers(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that all workers of this session of tests have in common."""
+    own = tmp_path_factory.getbasetemp()
+    return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+
+
 @pytest.fixture
 def store(empty_database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MlflowClient:
     """A client of an empty store in `tmp_path`, which is the working directory; subprocesses see the same store."""
-    shutil.copy(empty_database, tmp_path / "mlflow.db")
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    # MLflow sets the first for its subprocesses
-    for name in ("MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_RUN_ID"):
-        monkeypatch.setenv(name, "")
-        monkeypatch.delenv(name)
-    monkeypatch.setattr(mlflow.tracking.fluent, "_active_experiment_id", None)
-    return MlflowClient()
+    return store_in(tmp_path, empty_database, monkeypatch)
 
 
 @pytest.fixture

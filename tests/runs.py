@@ -1,12 +1,27 @@
-"""What a run left in the tracking store."""
+"""A tracking store, and what a run left in it."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 import mlflow
 import pandas as pd
+import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
+
+
+def store_in(folder: Path, database: Path, patch: pytest.MonkeyPatch) -> MlflowClient:
+    """A copy of a database in a folder, which is the working directory and the cache's home from now on; a client of it."""
+    shutil.copy(database, folder / "mlflow.db")
+    patch.chdir(folder)
+    patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder / 'mlflow.db'}")
+    patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
+    for name in ("MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_RUN_ID"):  # MLflow sets the first for subprocesses
+        patch.setenv(name, "")
+        patch.delenv(name)
+    patch.setattr(mlflow.tracking.fluent, "_active_experiment_id", None)
+    return MlflowClient()
 
 
 def last_run(client: MlflowClient, phase: str) -> Run:

@@ -1,6 +1,7 @@
 """The pipeline as a user runs it, in one home: a check that fails, a kill, going on, and nothing to do."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,9 +21,11 @@ STEPS = ["prepare", "phase1", "promote", "probe"]
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An empty folder of a user, who has no store and no cache yet."""
-    return tmp_path_factory.mktemp("home")
+def home(tmp_path_factory: pytest.TempPathFactory, small_base: Path) -> Path:
+    """A folder of a user who has no store yet, and the base in the cache."""
+    folder = tmp_path_factory.mktemp("home")
+    shutil.copytree(small_base, folder / "cache")
+    return folder
 
 
 def start(home: Path, *command: str, **changed: str) -> subprocess.Popen[str]:

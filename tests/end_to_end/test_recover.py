@@ -7,6 +7,7 @@ well a few phantoms train.
 """
 
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -33,8 +34,8 @@ MINUTES = 8
 
 
 @pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("cache")
+def cache(tmp_path_factory: pytest.TempPathFactory, small_base: Path) -> Path:
+    return shutil.copytree(small_base, tmp_path_factory.mktemp("home") / "cache")
 
 
 @pytest.fixture(autouse=True)

@@ -2,13 +2,12 @@
 
 import contextlib
 import io
-import shutil
-from collections.abc import Callable, Iterator
+import json
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import mlflow
 import numpy as np
 import pandas as pd
 import pytest
@@ -16,6 +15,7 @@ from mlflow import MlflowClient
 
 from medexp.data.volumes.cases import CHANNELS
 from medexp.data.volumes.tables import COLUMNS, write_table
+from medexp.files import alone
 from medexp.registry.definitions import load_definition
 from medexp.registry.package import Parent
 from medexp.registry.registration import register
@@ -23,47 +23,37 @@ from medexp.registry.store import Registered
 from tests.data.volumes.small_cases import SHAPE, write_case
 from tests.packages import SEGMENTER
 from tests.phases.shared.image_runs import MODELS, Pipeline, run, write_pictures, write_slices
+from tests.runs import store_in
 
 
 @pytest.fixture(scope="session")
-def pipeline(empty_database: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pipeline]:
-    """Phases 2.1, 2.2 and 2.3, run once, pulling from one another by alias."""
-    folder = tmp_path_factory.mktemp("pipeline")
-    write_slices(folder / "slices")
-    write_pictures(folder / "pictures")
-    shutil.copy(empty_database, folder / "mlflow.db")
-    told, codes = {}, {}
-    with pytest.MonkeyPatch.context() as patch:
-        _at(folder, patch)
-        for phase in MODELS:
-            printed = io.StringIO()
-            with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
-                codes[phase] = run(phase, folder)
-            told[phase] = printed.getvalue()
-        for name in ("outputs", "mlruns"):  # nothing in there changes any more
-            assert (folder / name).is_dir()
-    return Pipeline(folder, told, codes)
+def pipeline(empty_database: Path, for_all_workers: Path) -> Pipeline:
+    """Phases 2.1, 2.2 and 2.3, run once, pulling from one another by alias. Of what is in there the cache alone changes."""
+    folder = for_all_workers / "pipeline"
+    outcome = folder / "outcome.json"
+    with alone(folder / "lock"):
+        if not outcome.exists():
+            write_slices(folder / "slices")
+            write_pictures(folder / "pictures")
+            told, codes = {}, {}
+            with pytest.MonkeyPatch.context() as patch:
+                store_in(folder, empty_database, patch)
+                for phase in MODELS:
+                    printed = io.StringIO()
+                    with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
+                        codes[phase] = run(phase, folder)
+                    told[phase] = printed.getvalue()
+            outcome.write_text(json.dumps({"told": told, "codes": codes}))
+    return Pipeline(folder, **json.loads(outcome.read_text()))
 
 
 @pytest.fixture
 def client(pipeline: Pipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MlflowClient:
     """A client of a copy of the pipeline's database: what a test adds or moves, no other test sees."""
     assert set(pipeline.codes.values()) == {0}, pipeline.told
-    shutil.copy(pipeline.folder / "mlflow.db", tmp_path / "mlflow.db")
-    _at(tmp_path, monkeypatch)
+    copy = store_in(tmp_path, pipeline.folder / "mlflow.db", monkeypatch)
     monkeypatch.setenv("XDG_CACHE_HOME", str(pipeline.folder / "cache"))
-    return MlflowClient()
-
-
-def _at(folder: Path, patch: pytest.MonkeyPatch) -> None:
-    """Work in a folder, in the store there."""
-    patch.chdir(folder)
-    patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder / 'mlflow.db'}")
-    patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
-    for name in ("MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_RUN_ID"):
-        patch.setenv(name, "")
-        patch.delenv(name)
-    patch.setattr(mlflow.tracking.fluent, "_active_experiment_id", None)
+    return copy
 
 
 @pytest.fixture

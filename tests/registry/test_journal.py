@@ -13,7 +13,7 @@ from mlflow import MlflowClient
 
 from medexp.registry import journal
 from medexp.registry.journal import Move, Outrun
-from tests.registry.faults import at_call, start
+from tests.registry.faults import at_call, start, wait_until_stopped
 
 STEPS = (
     "create_experiment",
@@ -148,7 +148,7 @@ def test_a_process_that_slept_through_the_moves_of_others_does_not_undo_them(
 ) -> None:
     journal.move(model, to("1"))
     slow = start(at_call, step, 1, signal.SIGSTOP, journal.move, "net", to("2"))
-    wait_until_stopped(slow.pid)
+    wait_until_stopped(slow)
     journal.move(model, to("3"))
     os.kill(slow.pid, signal.SIGCONT)
     slow.join()
@@ -156,11 +156,6 @@ def test_a_process_that_slept_through_the_moves_of_others_does_not_undo_them(
     # Asleep before it wrote its entry, its move is the later one; afterwards the other's is.
     assert champion(store) == ("2" if step == "create_experiment" else "3")
     whole(store)
-
-
-def wait_until_stopped(pid: int) -> None:
-    while Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "T":
-        os.sched_yield()
 
 
 def test_an_alias_that_was_moved_by_hand_is_left_for_the_audit(store: MlflowClient, model: str) -> None:
