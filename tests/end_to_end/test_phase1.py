@@ -22,6 +22,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 from mlflow.entities.model_registry import ModelVersion
 
+from medexp import registry
 from medexp.data.manifest import patient_sha256
 from medexp.data.volumes.phantoms import PATIENT_PATTERN
 from medexp.phases import phase
@@ -200,10 +201,11 @@ def test_a_model_and_its_ancestors_know_whom_they_saw(home: Home, first: tuple[R
 
 def pulled(home: Home, name: str) -> Path:
     """The verified package of version 1."""
-    script = f"from medexp import registry; print(registry.pull('models:/{name}/1').folder)"
-    done = home.call(sys.executable, "-c", script)
-    assert done.returncode == 0, done.stderr
-    return home.folder / done.stdout.strip()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(home.folder)
+        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{home.folder / 'mlflow.db'}")
+        patch.setenv("XDG_CACHE_HOME", str(home.folder / "cache"))
+        return registry.pull(f"models:/{name}/1").folder.absolute()
 
 
 def test_a_second_run_that_is_killed_goes_on_and_is_version_2_with_identical_metrics_and_the_champion_stays(

@@ -10,7 +10,7 @@ import yaml
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from tests.configured import flags
+from tests.configured import run_phase
 from tests.small import PHASE1
 
 ROOT = Path(__file__).parents[2]
@@ -93,16 +93,12 @@ def test_phase_1_takes_the_chosen_settings(swept: tuple[Path, str]) -> None:
         ({"space": "none.yaml"}, "none.yaml: cannot be read"),
     ],
 )
-def test_bad_input_ends_it_with_exit_code_2(tmp_path: Path, changed: dict[str, str], told: str) -> None:
-    words = flags(SMALL | changed)
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path / 'mlflow.db'}"}
-    done = subprocess.run(
-        [sys.executable, "-m", "entry_points.sweep", *words],
-        cwd=tmp_path, env=environment, text=True, capture_output=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 2
-    assert told in done.stderr
-    assert "Traceback" not in done.stderr
+def test_bad_input_ends_it_with_exit_code_2(
+    store: MlflowClient, capsys: pytest.CaptureFixture[str], changed: dict[str, str], told: str
+) -> None:
+    assert run_phase("sweep", SMALL | changed) == 2
+    error = capsys.readouterr().err
+    assert told in error and "Traceback" not in error
 
 
 def dice(run: Run) -> float:
