@@ -27,22 +27,19 @@ EPOCHS = 30
 
 
 def compare(config: Phase2_2Config) -> None:
-    from medexp.phases.phase2_2.labelled import load_encoder, read_images
-    from medexp.phases.phase2_2.recipe import train_head
-    from medexp.phases.shared.launch import start_accelerator
-    from medexp.tracking.runs import tracked_run
+    from medexp.phases.phase2_2 import PHASE
+    from medexp.phases.phase2_2.recipe import read, train
+    from medexp.phases.shared.context import context
 
-    accelerator = start_accelerator(config.device, config.threads)
     outcomes: dict[bool, tuple[Any, str]] = {}
 
     def seconds(cached: bool) -> float:
         shutil.rmtree(cache_root(config.cache_dir) / "embeddings", ignore_errors=True)
         settings = replace(config, training=replace(config.training, cache_features=cached))
-        with tracked_run("phase2_2", settings) as run:
-            encoder = load_encoder(settings, accelerator)
-            labelled = read_images(settings, encoder, accelerator, run)
+        with context(PHASE, settings) as ctx:
+            work = read(ctx)
             started = time.perf_counter()
-            trained = train_head(settings, encoder, labelled, accelerator, run)
+            trained = train(ctx, work)
             taken = time.perf_counter() - started
         outcomes[cached] = (trained.fitted.history, weights_digest(trained.head.state_dict()))
         return taken

@@ -58,8 +58,10 @@ def test_a_phase_that_can_be_studied_has_all_that_a_study_needs():
     assert set(medexp.phases.recovered()) <= set(medexp.phases.studied())
     for name in medexp.phases.studied():
         tree = ast.parse((ROOT / f"medexp/phases/{name}/recipe.py").read_text())
-        functions = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
-        assert {"run", "objective", "warm_up"} <= functions
+        named = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
+        for node in tree.body:
+            named |= {name.id for name in ast.walk(node) if isinstance(node, ast.Assign) and isinstance(name, ast.Name)}
+        assert {"run", "objective", "warm_up"} <= named
 
 
 @pytest.mark.parametrize("phase", ENTRY_POINTS)

@@ -38,6 +38,10 @@ class Prepared(Generic[CaseT, FactsT]):
         ids: tuple[str, ...] = getattr(self.splits, split)
         return ids
 
+    def rows(self, split: str) -> pd.DataFrame:
+        """The manifest's rows of train, val or test, numbered from 0."""
+        return self.manifest[self.manifest["split"] == split].reset_index(drop=True)
+
     @property
     def digest(self) -> str:
         """Of all cases, 32 hexadecimal digits."""

@@ -79,6 +79,11 @@ class ClassificationHead(nn.Module):
         return torch.as_tensor(self.layers((features - self.feature_mean) / self.feature_scale))
 
 
+def head_parameters(features: int, classes: int = 2) -> int:
+    """Parameters of a classification head, by arithmetic; 256 features and two classes give 66,306."""
+    return (features + 1) * HIDDEN + (HIDDEN + 1) * classes
+
+
 def _scale(values: Tensor) -> Tensor:
     """Standard deviation per column; 1 where a column does not vary or has a single row."""
     deviation = values.std(0, correction=0)

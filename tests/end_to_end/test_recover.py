@@ -23,7 +23,7 @@ from mlflow.entities import Run
 
 from medexp.errors import OutOfMemory
 from medexp.phases import phase
-from medexp.phases.shared.launch import launched_run, start_accelerator
+from medexp.phases.shared.context import context
 from tests import small
 from tests.configured import configured, flags, run_phase
 
@@ -182,9 +182,9 @@ def test_a_training_that_diverges_is_tried_with_lower_rates(store: MlflowClient)
 
 def test_a_training_that_needs_too_much_memory_is_tried_with_half_a_batch(store: MlflowClient) -> None:
     config = configured("phase1", SMALL)
-    with pytest.raises(OutOfMemory), launched_run("phase1", config, start_accelerator("cpu", 1)) as tracked:
+    with pytest.raises(OutOfMemory), context(phase("phase1"), config) as ctx:
         torch.empty(2**50)  # what no machine has
-    assert recover(tracked.id) == 0
+    assert recover(ctx.run.id) == 0
     (passed,) = runs(store, rung="as it was")
     assert (passed.data.params["training.batch_size"], passed.data.params["training.accumulate"]) == ("1", "2")
 

@@ -23,7 +23,7 @@ from medexp.errors import CheckFailed, DataError, RegistryError
 from medexp.evaluation.batches import Batches, in_batches
 from medexp.models.unet.network import MultiTaskModel
 from medexp.phases.phase2_2.labelled import need_test_volumes
-from medexp.phases.shared.images import ImageStudy, demand_input, dice, predict, predict_and_dice, segment
+from medexp.phases.shared.images import Images, demand_input, dice, predict, predict_and_dice, segment
 from medexp.phases.shared.launch import forget_precision, start_accelerator
 from medexp.registry.definitions import load_definition
 from medexp.registry.store import Pulled
@@ -70,12 +70,11 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def study_of(folder: Path, sources: Sequence[str], **flags: str) -> ImageStudy:
+def study_of(folder: Path, sources: Sequence[str], **flags: str) -> Images:
     """The images of a folder, as phase 2.3 sees them; without a run."""
     config = configured("phase2_3", SMALL, slices_dir=folder / "slices", kaggle_dir=folder / "pictures", **flags)
     given = [config.slices_dir, config.kaggle_dir, config.data, config.phantoms]
-    no_run: Any = None
-    return ImageStudy(config, prepare_images(*given, folder / "cache", sources), start_accelerator("cpu", 1), no_run)
+    return Images(config, prepare_images(*given, folder / "cache", sources), start_accelerator("cpu", 1))
 
 
 @pytest.fixture

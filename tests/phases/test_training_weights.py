@@ -11,12 +11,18 @@ from torch import Tensor
 
 from medexp.data.images.prepared import SOURCES, PreparedImages, prepare_images
 from medexp.data.images.sampling import expected_draws
+from medexp.models.classifier.network import EncoderClassifier
+from medexp.models.heads import head_parameters
 from medexp.models.unet.network import MultiTaskModel
-from medexp.phases.phase2_2.labelled import FrozenEncoder, Labelled
-from medexp.phases.phase2_2.recipe import Trained, frozen_state, shifted, train_head
-from medexp.phases.phase2_3.recipe import train
-from medexp.phases.shared import image_checks
-from medexp.phases.shared.images import CLASSES, ImageStudy
+from medexp.phases import phase2_2, phase2_3
+from medexp.phases.phase2_2 import checks
+from medexp.phases.phase2_2 import recipe as of_head
+from medexp.phases.phase2_2.frozen import FrozenEncoder
+from medexp.phases.phase2_2.labelled import Labelled
+from medexp.phases.phase2_2.recipe import Trained, shifted
+from medexp.phases.phase2_3 import recipe as of_both
+from medexp.phases.shared.context import context
+from medexp.phases.shared.images import CLASSES, Images
 from medexp.phases.shared.launch import start_accelerator
 from medexp.registry.package import Parent
 from medexp.reporting import NullReporter
@@ -52,8 +58,8 @@ def labelled(config: Any, data: PreparedImages) -> Labelled:
         noise = np.random.default_rng(len(labels)).normal(size=(len(labels), WIDTH))
         return torch.from_numpy((noise + labels[:, None]).astype(np.float32))
 
-    study = ImageStudy(config, data, start_accelerator("cpu", 1), None)  # type: ignore[arg-type]
-    return Labelled(data.manifest, CLASSES, "images", data.facts, features, study, study.picture, {}, {})
+    images = Images(config, data, start_accelerator("cpu", 1))
+    return Labelled(data, CLASSES, features, images, images.picture, {}, {})
 
 
 def small_encoder() -> FrozenEncoder:
@@ -63,16 +69,17 @@ def small_encoder() -> FrozenEncoder:
 
 
 def head_of(data: PreparedImages, folder: Path, encoder: FrozenEncoder | None = None, **flags: str) -> Trained:
-    config, run = configured("phase2_2", BRIEF, **flags), TrackedRun("run", folder, NullReporter())
-    return train_head(config, encoder or small_encoder(), labelled(config, data), start_accelerator("cpu", 1), run)
+    config = configured("phase2_2", BRIEF, **flags)
+    with context(phase2_2.PHASE, config, TrackedRun("run", folder, NullReporter())) as ctx:
+        return of_head.train(ctx, of_head.Work(encoder or small_encoder(), labelled(config, data)))
 
 
 def joint(data: PreparedImages, folder: Path, **flags: str) -> MultiTaskModel:
-    config, run = configured("phase2_3", BRIEF, **flags), TrackedRun("run", folder, NullReporter())
     torch.manual_seed(0)
     net = MultiTaskModel(1, 4, 2)
-    train(ImageStudy(config, data, start_accelerator("cpu", 1), run), net)
-    return net
+    config, head = configured("phase2_3", BRIEF, **flags), EncoderClassifier(net.encoder, net.cls_head)
+    with context(phase2_3.PHASE, config, TrackedRun("run", folder, NullReporter())) as ctx:
+        return of_both.train(ctx, of_both.Work({}, net, head, Images(config, data, ctx.accelerator))).net
 
 
 def weights_of(net: torch.nn.Module) -> Tensor:
@@ -114,12 +121,12 @@ def test_what_weights_did_to_the_probabilities_is_said_where_they_did_it(data: P
 
 
 def frozen(before: Mapping[str, Tensor], encoder: FrozenEncoder, trained: Trained) -> bool:
-    return image_checks.frozen(before, frozen_state(encoder), trained.parameters, image_checks.head_parameters(WIDTH)).passed
+    return checks.frozen(before, encoder.state(), trained.parameters, head_parameters(WIDTH)).passed
 
 
 def test_the_head_alone_gets_gradients(data: PreparedImages, tmp_path: Path) -> None:
     encoder = small_encoder()
-    before = frozen_state(encoder)
+    before = encoder.state()
     assert frozen(before, encoder, head_of(data, tmp_path, encoder))
 
 
@@ -127,6 +134,6 @@ def test_the_head_alone_gets_gradients(data: PreparedImages, tmp_path: Path) -> 
 def test_a_parameter_that_was_thawed_fails_the_check(data: PreparedImages, tmp_path: Path, name: str) -> None:
     """Though it did not change."""
     encoder = small_encoder()
-    before = frozen_state(encoder)
+    before = encoder.state()
     encoder.whole.get_parameter(name).requires_grad_(True)
     assert not frozen(before, encoder, head_of(data, tmp_path, encoder))

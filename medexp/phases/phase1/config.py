@@ -15,6 +15,7 @@ from medexp.config.shared import (
     Device,
     OutputDir,
     Profile,
+    Resampling,
     Resume,
     Samples,
     Seed,
@@ -114,6 +115,11 @@ class Phase1Config:
     training: Annotated[LoraTrainingConfig, Role.MENDS]
     aux_heads: Annotated[AuxHeadsConfig, Role.MENDS]
     validation: ValidationConfig
+
+    @property
+    def resampling(self) -> Resampling:
+        """How the intervals of the run are drawn."""
+        return Resampling(self.validation.bootstrap_samples, self.validation.confidence, self.seed)
 
     def problems(self) -> Iterator[str]:
         yield from needs_data(self.profile, self.data_dir)

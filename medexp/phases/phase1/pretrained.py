@@ -26,6 +26,7 @@ from medexp.models.heads import SegmenterWithHeads
 from medexp.models.kinds import build
 from medexp.models.swin.network import SwinSegmenter
 from medexp.phases.phase1.config import Phase1Config
+from medexp.registry.package import Parent
 from medexp.registry.packages import CASES, weights_file
 from medexp.registry.store import Pulled
 from medexp.reporting import NullReporter
@@ -53,6 +54,13 @@ class Base:
     digest: str
     pulled: Pulled | None = None
     cases: pd.DataFrame | None = None
+
+    @property
+    def parent(self) -> Parent:
+        """What it is, for what is made from it."""
+        if self.pulled:
+            return Parent(self.pulled.name, self.pulled.version, self.pulled.digest, self.digest)
+        return Parent(Path(self.source).name, None, None, self.digest)
 
 
 def architecture(config: Phase1Config) -> dict[str, int | str]:

@@ -1,228 +1,180 @@
-"""Labelled cases and the frozen encoder that looks at them: 2D images or volumes, as the encoder's contract says."""
+"""The labelled cases of phase 2.2: 2D images or volumes, as the frozen encoder takes them, and their features."""
 
 import functools
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
-from accelerate import Accelerator
 from torch import Tensor
 
-from medexp import registry
 from medexp.arrays import Array
-from medexp.config.shared import cache_root
-from medexp.data.images.datasets import MultiSourceDataset
-from medexp.data.images.prepared import PreparedImages
-from medexp.data.manifest import data_digest, split_digest
-from medexp.data.splits import SPLITS, Splits
+from medexp.data.images.sampling import expected_draws
+from medexp.data.prepared import Prepared
+from medexp.data.splits import Splits
 from medexp.data.volumes import transforms
 from medexp.data.volumes.brats import read_case
-from medexp.data.volumes.tables import read_table, split_table, table_manifest
-from medexp.errors import CheckpointError, ConfigError, DataError, RegistryError, all_problems
+from medexp.data.volumes.facts import CaseFacts
+from medexp.data.volumes.tables import LabelledTable, read_table, split_table
+from medexp.errors import ConfigError, DataError, all_problems
 from medexp.evaluation.batches import Batches, in_batches
 from medexp.evaluation.embeddings import cases_as_parts, embed_all, images_as_part
-from medexp.models.checkpoints import load_state, load_weights, weights_digest
 from medexp.models.swin.network import SwinEncoder
-from medexp.models.unet.network import MultiTaskModel, UNetEncoder, size_of
 from medexp.phases.phase2_2.config import Phase2_2Config
-from medexp.phases.shared.images import CLASSES, ImageStudy, begin, both_classes, claims, demand_input, one_process
-from medexp.phases.shared.launch import same_as_begun, take_over_state
-from medexp.phases.shared.volumes import LabelledVolumes, read_volumes
-from medexp.registry.loading import load_verified
-from medexp.registry.package import Parent
-from medexp.registry.packages import read_json
-from medexp.registry.store import Pulled
-from medexp.registry.tags import upstream_tag
-from medexp.tracking.datasets import log_datasets
-from medexp.tracking.runs import TrackedRun
+from medexp.phases.phase2_2.frozen import FrozenEncoder
+from medexp.phases.shared.context import Context
+from medexp.phases.shared.images import CLASSES, Images, both_classes, claims, example, one_process
+from medexp.phases.shared.images import read_images as images_of
+from medexp.phases.shared.labelled_volumes import LabelledVolumes, read_volumes
+from medexp.phases.shared.packaging import PHANTOMS
 
-_FIRST = "Train one first: mlflow run . -e phase2_1"
 _AT_ONCE = 8  # images in a batch of cached features, whatever the batches of training: trials share them
 
 
 @dataclass(frozen=True)
-class FrozenEncoder:
-    """What turns a case into features, and never changes.
-
-    Attributes:
-        net: In eval mode, on the device.
-        whole: The network that it is a part of, which is the encoder itself where there is no more; none of it gets gradients.
-        architecture: Of the encoder alone, as `medexp.models.kinds.build` takes it.
-        width: Features of a case.
-        called: What it is, for a reader.
-        parent: What it is, for a package.
-        pulled: Its package; None for a checkpoint file.
-    """
-
-    net: UNetEncoder | SwinEncoder
-    whole: MultiTaskModel | SwinEncoder
-    architecture: Mapping[str, Any]
-    width: int
-    called: str
-    parent: Parent
-    pulled: Pulled | None
-
-    @property
-    def of_volumes(self) -> bool:
-        return isinstance(self.net, SwinEncoder)
-
-    @property
-    def upstream(self) -> dict[str, str]:
-        """The tag that names its package."""
-        return upstream_tag(self.pulled.name, self.pulled.version, self.pulled.digest) if self.pulled else {}
-
-
-@dataclass(frozen=True)
 class Labelled:
-    """Cases of two classes, split.
+    """Labelled cases, split.
 
     Attributes:
-        manifest: One row a case, sorted: case, patient, source, label (0 or 1), split, sha256, voxels_sha256.
-        classes: Names of the classes 0 and 1.
-        source: What they are in words.
-        facts: By case, for `medexp.data.manifest.seen_cases`.
-        features: From a split, train or val, to the features (cases, D) of its cases, float32, in the order of `of`. They
+        data: The cases; the manifest has one row each, sorted: case, patient, source, label (0 to K - 1), split, sha256,
+            voxels_sha256.
+        classes: Names of the K classes.
+        features: From a split to the features (cases, D) of its cases, float32, in the order of `of`. They
             come from the cache, or with `training.cache_features=false` are computed anew at each call.
-        study: The images; None for volumes.
+        images: The images; None for volumes.
         picture: From a case to a grey image (H, W) of it.
         example: What a contract says of these cases beyond the definition: `example_shape`, and `spacing_mm` of volumes.
         claims: How they were chosen, labelled and split, by item of CLAIM.
     """
 
-    manifest: pd.DataFrame
+    data: Prepared[Any, Any]
     classes: tuple[str, ...]
-    source: str
-    facts: Mapping[str, Any]
     features: Callable[[str], Tensor]
-    study: ImageStudy | None
+    images: Images | None
     picture: Callable[[str], Array]
     example: Mapping[str, Any]
     claims: Mapping[str, str | None]
 
     def of(self, split: str) -> pd.DataFrame:
         """The rows of a split."""
-        return self.manifest[self.manifest["split"] == split].reset_index(drop=True)
+        return self.data.rows(split)
+
+    def draws(self, config: Phase2_2Config) -> Array:
+        """How often an epoch draws each training case, on average (N,)."""
+        rows = self.of("train")
+        return np.ones(len(rows)) if self.images is None else expected_draws(list(rows["source"]), config.data.weights)
 
 
-def load_encoder(config: Phase2_2Config, accelerator: Accelerator) -> FrozenEncoder:
-    """The encoder that the configuration names.
-
-    Raises:
-        RegistryError: There is no such model, it holds no encoder that a head can be trained on, or takes other images.
-        CheckpointError: There is no such file, or its network is of another size than `network` says.
-        ConfigError: The encoder was trained on images of another size.
-    """
-    if not config.encoder.startswith("models:/"):
-        return _from_file(config, accelerator)
-    try:
-        pulled = registry.pull(config.encoder)
-    except RegistryError as error:
-        raise RegistryError(f"encoder={config.encoder}: Encoder checkpoint not found: {error}. {_FIRST}") from error
-    contract = read_json(pulled.folder, "contract.json")
-    architecture, kind = contract["architecture"], contract["architecture"]["kind"]
-    if kind not in ("multitask", "swin_encoder"):
-        raise RegistryError(
-            f"encoder={config.encoder}: is a {kind}; a head is trained on a multitask network or a swin_encoder. {_FIRST}"
-        )
-    digest = read_json(pulled.folder, "manifest.json")["weights_digest"]
-    parent = Parent(pulled.name, pulled.version, pulled.digest, digest)
-    whole = load_verified(pulled.folder).to(accelerator.device).requires_grad_(False)
-    called = f"{pulled.name} version {pulled.version}"
-    if isinstance(whole, MultiTaskModel):
-        demand_input(pulled, config.data.input_size)
-        return _of_multitask(whole, architecture, called, parent, pulled)
-    assert isinstance(whole, SwinEncoder)
-    return FrozenEncoder(whole, whole, architecture, 16 * architecture["feature_size"], called, parent, pulled)
-
-
-def _from_file(config: Phase2_2Config, accelerator: Accelerator) -> FrozenEncoder:
-    path = Path(config.encoder).expanduser()
-    if not path.is_file():
-        raise CheckpointError(
-            f"encoder={config.encoder}: Encoder checkpoint not found: no such file. {_FIRST}, then leave encoder out, or give "
-            "the best_model.pt of its run"
-        )
-    state, wanted = load_state(path), asdict(config.network)
-    found = size_of(state)
-    if found and found != wanted:
-        differ = ", ".join(f"{key} {found[key]} against {wanted[key]}" for key in wanted if found[key] != wanted[key])
-        give = " ".join(f"-P network.{key}={found[key]}" for key in wanted if found[key] != wanted[key])
-        raise CheckpointError(f"encoder={path}: architecture mismatch ({differ}); give {give}")
-    whole = MultiTaskModel(1, **wanted)
-    load_weights(whole, state, str(path))
-    parent = Parent(path.name, None, None, weights_digest(whole.state_dict()))
-    architecture = {"kind": "multitask", "in_channels": 1, **wanted, "classes": len(CLASSES)}
-    return _of_multitask(whole.to(accelerator.device).eval().requires_grad_(False), architecture, path.name, parent, None)
-
-
-def _of_multitask(
-    whole: MultiTaskModel, architecture: Mapping[str, Any], called: str, parent: Parent, pulled: Pulled | None
-) -> FrozenEncoder:
-    alone = {key: architecture[key] for key in ("in_channels", "base_filters", "depth")} | {"kind": "unet_encoder"}
-    width = architecture["base_filters"] * 2 ** architecture["depth"]
-    return FrozenEncoder(whole.encoder, whole, alone, width, called, parent, pulled)
-
-
-def image_features(
-    config: Phase2_2Config, encoder: FrozenEncoder, data: PreparedImages, accelerator: Accelerator
-) -> Callable[[str], Tensor]:
-    """`Labelled.features` of images, from the cache."""
-
-    @functools.cache
-    def features(split: str) -> Tensor:
-        rows = data.manifest.query("split == @split")
-        images = MultiSourceDataset(data, split, config.data, config.seed, augment=False)
-        batches, settings = Batches(images, _AT_ONCE, config.training.workers), [*config.data.input_size, _AT_ONCE]
-        part = images_as_part(batches, list(rows["voxels_sha256"]), settings, accelerator)
-        embedded = embed_all({"encoder": encoder.net}, [part], cache_root(config.cache_dir), accelerator)
-        found = embedded.features["encoder"]
-        print(f"features of {split}: {len(found)} images, {'computed' if embedded.computed else 'from the cache'}", flush=True)
-        return torch.from_numpy(found)
-
-    return features
-
-
-def volume_features(
-    config: Phase2_2Config, encoder: FrozenEncoder, volumes: LabelledVolumes, manifest: pd.DataFrame, accelerator: Accelerator
-) -> Callable[[str], Tensor]:
-    """`Labelled.features` of volumes, from the cache."""
-    cases, net = {case.id: case for case in volumes.table.cases}, encoder.net
-    assert isinstance(net, SwinEncoder)
-
-    @functools.cache
-    def features(split: str) -> Tensor:
-        ordered = [cases[case] for case in manifest.loc[manifest["split"] == split, "case"]]
-        parts = cases_as_parts(ordered, volumes.facts, volumes.settings, accelerator)
-        embedded = embed_all({"encoder": net}, parts, cache_root(config.cache_dir), accelerator)
-        return torch.from_numpy(embedded.features["encoder"])
-
-    return features
-
-
-def read_images(config: Phase2_2Config, encoder: FrozenEncoder, accelerator: Accelerator, run: TrackedRun) -> Labelled:
+def read_images(ctx: Context[Phase2_2Config], encoder: FrozenEncoder) -> Labelled:
     """Slices and Kaggle images."""
+    config = ctx.config
     if config.table:
         raise ConfigError(f"table: found {config.table}, but {encoder.called} takes 2D images; give slices_dir or kaggle_dir")
-    study = begin(config, "phase2_2", accelerator, run, [both_classes], config.kaggle_dir)
+    images = images_of(ctx, [both_classes], config.kaggle_dir)
 
     def anew(split: str) -> Tensor:
-        return torch.from_numpy(in_batches(encoder.net, study.batches(split), accelerator, f"  features of {split}"))
+        batches = images.batches(split)
+        return torch.from_numpy(in_batches(encoder.net, batches, ctx.accelerator, f"  features of {split}"))
+
+    @functools.cache
+    def cached(split: str) -> Tensor:
+        pixels = list(images.data.rows(split)["voxels_sha256"])
+        batches = Batches(images.of(split), _AT_ONCE, config.training.workers)
+        settings = [*config.data.input_size, _AT_ONCE]
+        part = images_as_part(batches, pixels, settings, ctx.accelerator)
+        found = embed_all({"encoder": encoder.net}, [part], ctx.cache, ctx.accelerator)
+        came = "computed" if found.computed else "from the cache"
+        print(f"features of {split}: {len(pixels)} images, {came}", flush=True)
+        return torch.from_numpy(found.features["encoder"])
 
     return Labelled(
-        manifest=study.data.manifest,
+        data=images.data,
         classes=CLASSES,
-        source=study.data.source,
-        facts=study.data.facts,
-        features=image_features(config, encoder, study.data, accelerator) if config.training.cache_features else anew,
-        study=study,
-        picture=study.picture,
-        example={"example_shape": [1, 1, *config.data.input_size]},
-        claims=claims(config, study.data),
+        features=cached if config.training.cache_features else anew,
+        images=images,
+        picture=images.picture,
+        example=example(images),
+        claims=claims(images, config.kaggle_dir),
     )
+
+
+def read_table_of_volumes(ctx: Context[Phase2_2Config], encoder: FrozenEncoder) -> Labelled:
+    """The volumes of a table, or of phantoms; each is embedded once for all runs and then read from the cache.
+
+    Raises:
+        ConfigError: A key is given that is for images, or the run that is resumed was begun with other volumes.
+        DataError: The table cannot be used, or a split lacks one of its labels.
+    """
+    one_process(ctx.accelerator, ctx.phase.name)
+    config, net = ctx.config, encoder.net
+    assert encoder.pulled is not None
+    assert isinstance(net, SwinEncoder)
+    for key in ("slices_dir", "kaggle_dir"):
+        if getattr(config, key):
+            raise ConfigError(f"{key}: found {getattr(config, key)}, but {encoder.called} takes volumes; give table=FILE.tsv")
+    if not config.training.cache_features:
+        raise ConfigError("training.cache_features=false: a volume costs seconds in every step; leave it out for volumes")
+    split = functools.partial(_split, config)
+    jobs, folder = config.data.jobs, ctx.run.folder
+    volumes = read_volumes(config.table, config.volumes, encoder.pulled, jobs, folder, ctx.cache, split, "val")
+    table, named, settings = volumes.table, volumes.data.manifest, volumes.settings
+    labels = [table.classes.index(label) for label in named["label"]]
+    data = replace(volumes.data, manifest=named.assign(source="volumes", label=labels))
+    ctx.given(data, {"table": data.digest})
+
+    @functools.cache
+    def features(split: str) -> Tensor:
+        parts = cases_as_parts(volumes.cases(data.rows(split)), data.facts, settings, ctx.accelerator)
+        return torch.from_numpy(embed_all({"encoder": net}, parts, ctx.cache, ctx.accelerator).features["encoder"])
+
+    def picture(case: str) -> Array:
+        """The middle axial slice of t1c, anterior up and the patient's right on the left."""
+        image = transforms.preprocess(read_case(data.cases[case], {}), settings)["image"][1]
+        middle: Array = np.asarray(image[:, :, image.shape[2] // 2]).T[::-1, ::-1]
+        return middle
+
+    return Labelled(
+        data=data,
+        classes=table.classes,
+        features=features,
+        images=None,
+        picture=picture,
+        example={"spacing_mm": list(settings.spacing), "example_shape": [1, 4, *settings.input_size]},
+        claims=_claims(config, volumes),
+    )
+
+
+def _split(config: Phase2_2Config, table: LabelledTable, facts: Sequence[CaseFacts]) -> Splits:
+    """The splits that the table gives, or drawn ones without a test split; training and validation have every label."""
+    drawn = split_table(table, facts, config.data.val_fraction, config.data.split_seed)
+    splits = drawn if table.split_of else Splits(drawn.train, drawn.test, ())
+    missing = [
+        f"split {split}: no case of {label}"
+        for split in ("train", "val")
+        for label in sorted(set(table.classes) - {table.labels[case] for case in getattr(splits, split)})
+    ]
+    if missing:
+        every = "both labels" if len(table.classes) == 2 else "every label"
+        advice = f"Telling apart takes {every} in both; give some, or leave the column split out."
+        raise DataError(all_problems(f"table {table.path}", missing, advice))
+    return splits
+
+
+def _claims(config: Phase2_2Config, volumes: LabelledVolumes) -> dict[str, str | None]:
+    drawn = (
+        f"drawn by seed {config.data.split_seed}: by patient, label by label; validation {config.data.val_fraction:.0%}, none "
+        "held back"
+    )
+    return {
+        "Inclusion and exclusion": f"all volumes of {volumes.data.source}",
+        "Missing data": "a volume that cannot be read, or lacks a channel, stops the phase",
+        "Reference standard": f"the labels of {volumes.data.source}",
+        "Assignment to partitions": "given by the table's column split" if volumes.table.split_of else drawn,
+        **({} if config.table else PHANTOMS),
+    }
 
 
 def need_test_volumes(table: str | None) -> None:
@@ -236,90 +188,3 @@ def need_test_volumes(table: str | None) -> None:
             f"test=true: no case of {table or 'the phantoms'} is held back. Give a table whose column split says test, "
             "or leave test out"
         )
-
-
-def split_volumes(config: Phase2_2Config, encoder: FrozenEncoder, folder: Path) -> tuple[LabelledVolumes, pd.DataFrame]:
-    """The volumes of a table, or of phantoms, and the manifest that says their splits; a test split is there where the table
-    has one.
-
-    Args:
-        config: The configuration.
-        encoder: An encoder of volumes.
-        folder: Gets the table of the phantoms.
-
-    Raises:
-        ConfigError: A key is given that is for images.
-        DataError: The table cannot be used, has more than two labels, or a split without one of them.
-    """
-    assert encoder.pulled is not None
-    for key in ("slices_dir", "kaggle_dir"):
-        if getattr(config, key):
-            raise ConfigError(f"{key}: found {getattr(config, key)}, but {encoder.called} takes volumes; give table=FILE.tsv")
-    if not config.training.cache_features:
-        raise ConfigError("training.cache_features=false: a volume costs seconds in every step; leave it out for volumes")
-    cache = cache_root(config.cache_dir)
-    volumes = read_volumes(config.table, config.volumes, encoder.pulled, config.data.jobs, folder, cache, "val")
-    table, facts = volumes.table, volumes.facts
-    if len(table.classes) != len(CLASSES):
-        raise DataError(
-            f"table {table.path}: {len(table.classes)} labels ({', '.join(table.classes)}); this head tells two apart"
-        )
-    drawn = split_table(table, facts.values(), config.data.val_fraction, config.data.split_seed)
-    splits = drawn if table.split_of else Splits(drawn.train, drawn.test, ())
-    missing = [
-        f"split {split}: no case of {label}"
-        for split in ("train", "val")
-        for label in sorted(set(table.classes) - {table.labels[case] for case in getattr(splits, split)})
-    ]
-    if missing:
-        advice = "Telling apart takes both labels in both; give some, or leave the column split out."
-        raise DataError(all_problems(f"table {table.path}", missing, advice))
-    manifest = table_manifest(table, facts.values(), splits)
-    manifest = manifest.assign(source="volumes", label=[table.classes.index(label) for label in manifest["label"]])
-    return volumes, manifest
-
-
-def read_table_of_volumes(
-    config: Phase2_2Config, encoder: FrozenEncoder, accelerator: Accelerator, run: TrackedRun
-) -> Labelled:
-    """The volumes of a table, or of phantoms; each is embedded once for all runs and then read from the cache.
-
-    Raises:
-        ConfigError: As of `split_volumes`, or the run that is resumed was begun with other volumes.
-        DataError: As of `split_volumes`.
-    """
-    one_process(accelerator, "phase2_2")
-    volumes, manifest = split_volumes(config, encoder, run.folder)
-    table = volumes.table
-    same_as_begun(config.resume, run, {"table": data_digest(manifest)})
-    take_over_state(config.resume, run)
-    digests = {split: split_digest(manifest, split) for split in SPLITS if split in set(manifest["split"])}
-    log_datasets(run, manifest, digests, volumes.source, "phase2_2")
-    cases = {case.id: case for case in table.cases}
-
-    def picture(case: str) -> Array:
-        """The middle axial slice of t1c, anterior up and the patient's right on the left."""
-        image = transforms.preprocess(read_case(cases[case], {}), volumes.settings)["image"][1]
-        middle: Array = np.asarray(image[:, :, image.shape[2] // 2]).T[::-1, ::-1]
-        return middle
-
-    size = list(volumes.settings.input_size)
-    return Labelled(
-        manifest=manifest,
-        classes=table.classes,
-        source=volumes.source,
-        facts=volumes.facts,
-        features=volume_features(config, encoder, volumes, manifest, accelerator),
-        study=None,
-        picture=picture,
-        example={"spacing_mm": list(volumes.settings.spacing), "example_shape": [1, 4, *size]},
-        claims={
-            "Inclusion and exclusion": f"all volumes of {volumes.source}",
-            "Missing data": "a volume that cannot be read, or lacks a channel, stops the phase",
-            "Reference standard": f"the labels of {volumes.source}",
-            "Assignment to partitions": "given by the table's column split"
-            if table.split_of
-            else f"drawn by seed {config.data.split_seed}: by patient, label by label; validation "
-            f"{config.data.val_fraction:.0%}, none held back",
-        },
-    )

@@ -5,13 +5,11 @@ import shlex
 from collections.abc import Mapping
 from pathlib import Path
 
-from rich.console import Console
-from rich.table import Table
-
 from medexp.data.images.slices import cut_slices
 from medexp.data.splits import SPLITS, save_splits
 from medexp.data.volumes.prepared import prepare_volumes
 from medexp.phases.prepare.config import PrepareConfig
+from medexp.phases.shared.tables import show
 from medexp.tracking.datasets import log_datasets
 from medexp.tracking.runs import tracked_run
 from medexp.tracking.ui import next_line
@@ -34,15 +32,15 @@ def run(config: PrepareConfig) -> None:
         save_splits(data.splits, tracked.folder / "data_splits.json")
         tracked.reporter.file(tracked.folder / "data_splits.json")
         duplicates = int((data.manifest["duplicate_of"] != "").sum())
-        table = Table("split", "patients", "cases", "digest", title=data.source)
+        table = []
         for split in SPLITS:
-            rows = data.manifest[data.manifest["split"] == split]
+            rows = data.rows(split)
             tracked.reporter.metrics(
                 {f"params/{split}_cases": len(rows), f"params/{split}_patients": rows["patient"].nunique()}
             )
-            table.add_row(split, str(rows["patient"].nunique()), str(len(rows)), data.digests.get(split, "")[:12])
+            table.append([split, str(rows["patient"].nunique()), str(len(rows)), data.digests.get(split, "")[:12]])
         tracked.reporter.metrics({"params/duplicates": duplicates})
-        Console().print(table)
+        show(["split", "patients", "cases", "digest"], table, data.source)
         print(f"Exact duplicates, each in one split with its original: {duplicates}")
         print(f"Splits: {tracked.folder / 'data_splits.json'}")
         settings = {"profile": config.profile, "data_dir": config.data_dir, "splits": tracked.folder / "data_splits.json"}

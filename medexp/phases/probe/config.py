@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from medexp.config.bounds import Share
 from medexp.config.data import PhantomConfig
 from medexp.config.keys import Called, Role
-from medexp.config.shared import CacheDir, Confidence, Device, Jobs, OutputDir, Profile, Samples, Seed, Threads
+from medexp.config.shared import CacheDir, Confidence, Device, Jobs, OutputDir, Profile, Resampling, Samples, Seed, Threads
 from medexp.config.training import SearchConfig
 
 
@@ -42,6 +42,11 @@ class ProbeConfig:
     jobs: Jobs
     search: SearchConfig
     phantoms: Annotated[PhantomConfig, Role.CASES]
+
+    @property
+    def resampling(self) -> Resampling:
+        """How the intervals of the run are drawn."""
+        return Resampling(self.bootstrap_samples, self.confidence, self.seed)
 
     def problems(self) -> Iterator[str]:
         if self.profile == "full" and self.table is None:

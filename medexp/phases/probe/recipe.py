@@ -5,7 +5,8 @@ architecture with random weights; statistics of raw intensities; and the most fr
 """
 
 from collections.abc import Mapping
-from pathlib import Path
+from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -13,31 +14,35 @@ from torch import nn
 
 from medexp import registry
 from medexp.arrays import Array
-from medexp.config.shared import cache_root
-from medexp.data.manifest import split_digest
-from medexp.data.splits import SPLITS
-from medexp.data.volumes.tables import split_table, table_manifest
+from medexp.checks import Check
+from medexp.data.volumes.tables import split_table
 from medexp.errors import RegistryError
-from medexp.evaluation.classification import Predictions
+from medexp.evaluation.classification import METRICS, Predictions, gain, scores
 from medexp.evaluation.classifiers import fit_head, folds_by_patient, majority
 from medexp.evaluation.embeddings import cases_as_parts, embed_all
 from medexp.models.kinds import build
 from medexp.models.swin.network import SwinEncoder, SwinSegmenter
+from medexp.phases.probe import PHASE, checks
 from medexp.phases.probe.config import ProbeConfig
-from medexp.phases.probe.report import Data, judge, report, show
-from medexp.phases.shared.launch import start_accelerator
-from medexp.phases.shared.volumes import read_volumes
+from medexp.phases.probe.report import Judged, log_judged, summary
+from medexp.phases.shared.context import Context, context
+from medexp.phases.shared.labelled_volumes import LabelledVolumes, read_volumes
+from medexp.phases.shared.packaging import parent_of
 from medexp.registry.leaks import fetch_parent, leak_check
 from medexp.registry.loading import load_verified
 from medexp.registry.package import Parent
 from medexp.registry.packages import read_json
 from medexp.registry.store import Pulled
-from medexp.registry.tags import upstream_tag
-from medexp.tracking.datasets import log_datasets
-from medexp.tracking.results import log_checks, stop_if_blocked
-from medexp.tracking.runs import TrackedRun, tracked_run
 
 Encoder = SwinEncoder | SwinSegmenter
+
+
+@dataclass(frozen=True)
+class Work:
+    """The encoder's package, and the labelled volumes as it wants them."""
+
+    pulled: Pulled
+    volumes: LabelledVolumes
 
 
 def run(config: ProbeConfig) -> None:
@@ -48,45 +53,45 @@ def run(config: ProbeConfig) -> None:
         DataError: The table or a volume in it cannot be used.
         RegistryError: There is no such encoder, or what there is is none.
     """
-    accelerator = start_accelerator(config.device, config.threads)
-    with tracked_run("probe", config) as tracked:
-        cache = cache_root(config.cache_dir)
-        pulled = registry.pull(config.encoder)
-        data = read_data(config, pulled, tracked, cache)
-
-        checks = [leak_check(pulled, data.of("test")[["case", "patient", "voxels_sha256"]])]
-        log_checks(tracked, checks)
-        stop_if_blocked(tracked, checks)
-
-        encoders, left_out = load_encoders(config, pulled, tracked)
-        cases = {case.id: case for case in data.table.cases}
-        ordered = [cases[case] for case in data.manifest["case"]]
-        embedded = embed_all(encoders, cases_as_parts(ordered, data.facts, data.settings, accelerator), cache, accelerator)
-        intensity = np.array([data.facts[case].intensity for case in data.manifest["case"]])
-
-        predictions, chosen = predict(config, data, {**embedded.features, "intensity": intensity})
-        results = judge(config, data, predictions, chosen, left_out, checks)
-        tracked.reporter.metrics({"params/embeddings_computed": embedded.computed})
-        report(tracked, data, results, config.confidence)
-        show(config, pulled, data, results, tracked)
+    with context(PHASE, config) as ctx:
+        work = read(ctx)
+        volumes = work.volumes
+        ctx.demand(*guard(work, "test"))
+        encoders, left_out = load_encoders(ctx, work.pulled)
+        ordered = volumes.cases(volumes.data.manifest)
+        parts = cases_as_parts(ordered, volumes.data.facts, volumes.settings, ctx.accelerator)
+        embedded = embed_all(encoders, parts, ctx.cache, ctx.accelerator)
+        ctx.run.reporter.metrics({"params/embeddings_computed": embedded.computed})
+        intensity = np.array([volumes.data.facts[case].intensity for case in volumes.data.manifest["case"]])
+        judged = judge(ctx, work, {**embedded.features, "intensity": intensity}, left_out)
+        log_judged(ctx, volumes, judged)
+        ctx.check(
+            checks.better_than_majority(judged.gains["majority"]), checks.attribution(judged.gains.get("unadapted"), left_out)
+        )
+        ctx.finish(summary(ctx, f"{work.pulled.name} version {work.pulled.version}", volumes, judged))
 
 
-def read_data(config: ProbeConfig, pulled: Pulled, tracked: TrackedRun, cache: Path) -> Data:
-    """Read the table and every volume in it as the encoder wants them, split it where it is not split, and log what it is.
+def read(ctx: Context[ProbeConfig]) -> Work:
+    """The encoder's package; the table and every volume in it as the encoder wants them, split where it is not split.
 
     Raises:
         DataError: The table or volumes cannot be used; all problems of each step at once.
-        RegistryError: The encoder wants volumes of a kind that the probe cannot make.
+        RegistryError: There is no such encoder, or it wants volumes of a kind that the probe cannot make.
     """
-    volumes = read_volumes(config.table, config.phantoms, pulled, config.jobs, tracked.folder, cache)
-    facts = volumes.facts.values()
-    manifest = table_manifest(volumes.table, facts, split_table(volumes.table, facts, config.test_fraction, config.seed))
-    digests = {split: split_digest(manifest, split) for split in SPLITS if split in set(manifest["split"])}
-    log_datasets(tracked, manifest, digests, volumes.source, "probe")
-    return Data(volumes.table, volumes.facts, manifest, volumes.source, volumes.settings)
+    config, folder = ctx.config, ctx.run.folder
+    pulled = registry.pull(config.encoder)
+    split = partial(split_table, test_fraction=config.test_fraction, seed=config.seed)
+    volumes = read_volumes(config.table, config.phantoms, pulled, config.jobs, folder, ctx.cache, split)
+    ctx.given(volumes.data, {}, "cases")
+    return Work(pulled, volumes)
 
 
-def load_encoders(config: ProbeConfig, pulled: Pulled, tracked: TrackedRun) -> tuple[dict[str, Encoder], str]:
+def guard(work: Work, split: str) -> list[Check]:
+    """LEAK: the encoder has not seen a split's cases."""
+    return [leak_check(work.pulled, work.volumes.data.rows(split)[["case", "patient", "voxels_sha256"]])]
+
+
+def load_encoders(ctx: Context[ProbeConfig], pulled: Pulled) -> tuple[dict[str, Encoder], str]:
     """The encoder, the one that it was adapted from, and one of its architecture with random weights, in eval mode.
 
     Returns:
@@ -95,19 +100,19 @@ def load_encoders(config: ProbeConfig, pulled: Pulled, tracked: TrackedRun) -> t
     Raises:
         RegistryError: What was pulled is no encoder.
     """
-    encoders = {"encoder": _as_encoder(load_verified(pulled.folder), config.encoder)}
+    encoders = {"encoder": _as_encoder(load_verified(pulled.folder), ctx.config.encoder)}
     left_out = ""
     if record := read_json(pulled.folder, "parents.json").get("base"):
         parent = fetch_parent(Parent(**record))
         if isinstance(parent, Pulled):
-            tracked.tag(upstream_tag(parent.name, parent.version, parent.digest))
+            ctx.built_on(base=parent_of(parent))
             encoders["unadapted"] = _as_encoder(load_verified(parent.folder), f"{parent.name} version {parent.version}")
         else:
             left_out = f"No row for the unadapted encoder, {parent.rstrip(',')}."
     else:
         left_out = f"No row for an unadapted encoder: {pulled.name} names no base that it was adapted from."
     architecture = read_json(pulled.folder, "contract.json")["architecture"]
-    torch.manual_seed(config.seed)
+    torch.manual_seed(ctx.config.seed)
     encoders["random"] = _as_encoder(build(architecture.get("base", architecture)), "random weights").eval()
     return encoders, left_out
 
@@ -120,15 +125,42 @@ def _as_encoder(net: nn.Module, called: str) -> Encoder:
     return net
 
 
-def predict(config: ProbeConfig, data: Data, features: Mapping[str, Array]) -> tuple[dict[str, Predictions], dict[str, float]]:
+def judge(ctx: Context[ProbeConfig], work: Work, features: Mapping[str, Array], left_out: str) -> Judged:
+    """Every arm on the test cases: metrics with their intervals, and the gains of the encoder over the other arms.
+
+    Args:
+        ctx: The phase's context.
+        work: The volumes.
+        features: Of all cases (N, D), by arm.
+        left_out: As of `load_encoders`.
+    """
+    predictions, chosen = predict(ctx.config, work.volumes, features)
+    patients = list(work.volumes.data.rows("test")["patient"])
+    return Judged(
+        predictions=predictions,
+        scores={arm: scores(predicted, patients, ctx.resampling) for arm, predicted in predictions.items()},
+        gains={
+            arm: gain(METRICS["balanced_accuracy"], predictions["encoder"], reference, patients, ctx.resampling)
+            for arm, reference in predictions.items()
+            if arm != "encoder"
+        },
+        chosen=chosen,
+        left_out=left_out,
+    )
+
+
+def predict(
+    config: ProbeConfig, volumes: LabelledVolumes, features: Mapping[str, Array]
+) -> tuple[dict[str, Predictions], dict[str, float]]:
     """Predictions of every arm on the test cases, and the hyperparameter that each head was fitted with.
 
     The splits train and val fit the head, and choose its hyperparameter across their patients; test is predicted.
     """
-    tests = (data.manifest["split"] == "test").to_numpy()
-    labels = np.array([data.table.classes.index(label) for label in data.manifest["label"]])
+    manifest = volumes.data.manifest
+    tests = (manifest["split"] == "test").to_numpy()
+    labels = np.array([volumes.table.classes.index(label) for label in manifest["label"]])
     fitted, truth = labels[~tests], labels[tests]
-    folds = folds_by_patient(fitted, list(data.manifest.loc[~tests, "patient"]), config.search.folds, config.seed)
+    folds = folds_by_patient(fitted, list(manifest.loc[~tests, "patient"]), config.search.folds, config.seed)
     predictions, chosen = {}, {}
     for arm, rows in features.items():
         head, chosen[arm] = fit_head(config.head, rows[~tests], fitted, folds, config.search, config.seed)

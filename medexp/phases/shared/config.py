@@ -8,7 +8,7 @@ from medexp.config.bounds import Natural
 from medexp.config.data import ImageDataConfig, ImagePhantomConfig
 from medexp.config.keys import Role
 from medexp.config.networks import UNetConfig
-from medexp.config.shared import CacheDir, Confidence, Device, OutputDir, Profile, Resume, Samples, Seed, Threads
+from medexp.config.shared import CacheDir, Confidence, Device, OutputDir, Profile, Resampling, Resume, Samples, Seed, Threads
 from medexp.config.training import TrainingConfig
 
 
@@ -41,6 +41,11 @@ class ImagePhaseConfig:
     data: ImageDataConfig
     phantoms: Annotated[ImagePhantomConfig, Role.CASES]
     training: Annotated[TrainingConfig, Role.MENDS]
+
+    @property
+    def resampling(self) -> Resampling:
+        """How the intervals of the run are drawn."""
+        return Resampling(self.bootstrap_samples, self.confidence, self.seed)
 
     def problems(self) -> Iterator[str]:
         folders = {key: getattr(self, key) for key in ("slices_dir", "kaggle_dir", "table") if hasattr(self, key)}

@@ -17,8 +17,9 @@ from sklearn.metrics import balanced_accuracy_score
 from medexp import registry
 from medexp.models.checkpoints import load_state, load_training_state
 from medexp.models.classifier.network import EncoderClassifier
-from medexp.phases.phase2_2.labelled import load_encoder
-from medexp.phases.shared.launch import start_accelerator
+from medexp.phases.phase2_2 import PHASE
+from medexp.phases.phase2_2.frozen import load_encoder
+from medexp.phases.shared.context import context
 from medexp.registry.store import Registered
 from tests.configured import configured
 from tests.phases.shared.image_runs import (
@@ -120,7 +121,8 @@ def test_the_majority_is_that_of_the_cases_judged_on_whatever_was_trained_on(cli
 def test_nothing_of_the_network_that_the_encoder_is_of_gets_gradients(client: MlflowClient, pipeline: Pipeline) -> None:
     """The decoder neither: P2_2-FROZEN counts what does."""
     for given in (f"models:/{ENCODER}@champion", str(artifact(last_run(client, "phase2_1"), "best_model.pt"))):
-        whole = load_encoder(configured("phase2_2", SMALL | NETWORK, encoder=given), start_accelerator("cpu", 1)).whole
+        with context(PHASE, configured("phase2_2", SMALL | NETWORK, encoder=given)) as ctx:
+            whole = load_encoder(ctx).whole
         assert not any(parameter.requires_grad for parameter in whole.parameters())
 
 
@@ -224,6 +226,26 @@ def test_an_encoder_of_volumes_gets_a_head_through_the_same_code(
     assert {item.path for item in store.list_artifacts(done.info.run_id)} >= {"best_model.pt", "last_model.pt"}
 
 
+def test_a_head_tells_as_many_labels_apart_as_the_table_has(
+    store: MlflowClient, registered: Callable[..., Registered], volumes: Path
+) -> None:
+    registered()
+    names = ("glioma", "meningioma", "metastasis")
+    rows = pd.read_csv(volumes, sep="\t")
+    nth = rows.groupby("split").cumcount()
+    rows.assign(label=[names[number % 3] for number in nth]).to_csv(volumes, sep="\t", index=False)
+    assert run("phase2_2", None, table=str(volumes), **VOLUMES_ENCODER, training__epochs="2") in (0, 3)
+    done = last_run(store, "phase2_2")
+    passed = {name for name, value in done.data.metrics.items() if name.startswith("checks/") and value == 1}
+    assert {"checks/LEAK", "checks/P2_2-FROZEN", "checks/P2_2-CHECKPOINTS"} <= passed
+    told = logged_table(done, "per_case.csv")
+    chances = told[[f"probability_{name}" for name in names]]
+    assert np.allclose(chances.sum(axis=1), 1) and set(told["label"]) == set(names)
+    assert {"val/best/auroc", "val/best/specificity", "val/best/ece"} <= done.data.metrics.keys()
+    net, example = registry.load(f"models:/{VOLUMES}/1"), registry.pull(f"models:/{VOLUMES}/1").folder / "contract.json"
+    assert net(torch.zeros(json.loads(example.read_text())["input"]["example_shape"])).shape == (1, 3)
+
+
 VOLUMES_ENCODER = {"encoder": "models:/phase1_encoder_merged@champion"}
 
 
@@ -251,10 +273,6 @@ def one_label(rows: pd.DataFrame) -> pd.DataFrame:
     return rows.assign(label="glioma")
 
 
-def three_labels(rows: pd.DataFrame) -> pd.DataFrame:
-    return rows.assign(label=[("glioma", "meningioma", "metastasis")[number % 3] for number in range(len(rows))])
-
-
 def no_validation(rows: pd.DataFrame) -> pd.DataFrame:
     return rows.assign(split=["train" if number % 2 else "test" for number in range(len(rows))])
 
@@ -267,7 +285,6 @@ def one_class_to_validate_on(rows: pd.DataFrame) -> pd.DataFrame:
     ("change", "words"),
     [
         (one_label, "label"),
-        (three_labels, "3 labels (glioma, meningioma, metastasis)"),
         (no_validation, "split val has no case"),
         (one_class_to_validate_on, "split val: no case of meningioma"),
     ],

@@ -14,7 +14,7 @@ from mlflow import MlflowClient
 from medexp import registry
 from medexp.models.checkpoints import load_state
 from medexp.models.unet.network import MultiTaskModel
-from medexp.phases.phase2_3.recipe import alternating
+from medexp.phases.phase2_3.alternating import alternating
 from tests.phases.shared.image_runs import MODELS, Pipeline, run
 from tests.runs import artifact, last_run, logged_table
 

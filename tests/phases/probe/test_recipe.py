@@ -247,7 +247,7 @@ def test_an_encoder_of_other_volumes_is_refused(
     words: str,
 ) -> None:
     from medexp.errors import RegistryError
-    from medexp.phases.shared.volumes import input_settings
+    from medexp.phases.shared.labelled_volumes import input_settings
     from medexp.registry.store import Pulled
 
     made = dict(package().contract)

@@ -1,8 +1,9 @@
-"""What a classifier of two classes is worth on the validation cases: metrics with intervals, per source too, and pictures."""
+"""What a classifier is worth on the validation cases: metrics with intervals, per source too, and pictures."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -19,12 +20,12 @@ from medexp.evaluation.classification import (
     cross_entropy,
     reliability,
     roc_band,
+    roc_labels,
     roc_points,
 )
 from medexp.evaluation.intervals import Interval
+from medexp.phases.shared.context import Context, Settings
 from medexp.tracking.figures import calibration, confusion_matrix, gallery, roc
-from medexp.tracking.results import log_intervals
-from medexp.tracking.runs import TrackedRun
 
 SHOWN = {"accuracy": "accuracy", "balanced_accuracy": "balanced acc.", "sensitivity": "sensitivity"}
 SHOWN |= {"specificity": "specificity", "auroc": "AUROC", "macro_f1": "macro F1"}
@@ -37,20 +38,23 @@ class Judged:
 
     Attributes:
         rows: One row a case: case, patient, source.
+        classes: Names of the classes.
         predictions: Of these cases.
         scores: By "all" and by source, then by metric.
     """
 
     rows: pd.DataFrame
+    classes: Sequence[str]
     predictions: Predictions
     scores: Mapping[str, Mapping[str, Interval]]
 
 
-def judge(rows: pd.DataFrame, predictions: Predictions, resampling: Resampling) -> Judged:
+def judge(rows: pd.DataFrame, classes: Sequence[str], predictions: Predictions, resampling: Resampling) -> Judged:
     """Every metric with its interval by patient, of all cases and of each source's.
 
     Args:
         rows: One row a case: case, patient, source.
+        classes: Names of the classes.
         predictions: Of these cases.
         resampling: How resamples are drawn, and the coverage.
     """
@@ -58,73 +62,68 @@ def judge(rows: pd.DataFrame, predictions: Predictions, resampling: Resampling) 
     measured = by_source(predictions, patients, sources, resampling, {**DIAGNOSTIC, **CALIBRATION})
     if len(measured) == 2:  # all of one source: once is enough
         measured = {"all": measured["all"]}
-    return Judged(rows, predictions, measured)
+    return Judged(rows, classes, predictions, measured)
 
 
-def per_case(judged: Judged, classes: Sequence[str]) -> pd.DataFrame:
-    """One row a case: case, patient, source, label, predicted, probability of class 1, correct (0 or 1), cross_entropy."""
-    predictions = judged.predictions
+def per_case(rows: pd.DataFrame, classes: Sequence[str], predictions: Predictions) -> pd.DataFrame:
+    """One row a case: case, patient, source, label, predicted, probability (of class 1; of more than two classes a column
+    `probability_<class>` each), correct (0 or 1), cross_entropy."""
     names = np.asarray(classes)
-    return judged.rows[["case", "patient", "source"]].assign(
+    columns = ["probability"] if len(classes) == 2 else [f"probability_{name}" for name in classes]
+    return rows[["case", "patient", "source"]].assign(
         label=names[predictions.truth],
         predicted=names[predictions.predicted],
-        probability=predictions.probabilities[:, 1],
+        **dict(zip(columns, predictions.probabilities.T[-len(columns) :], strict=True)),
         correct=(predictions.truth == predictions.predicted).astype(float),
         cross_entropy=cross_entropy(predictions),
     )
 
 
-def log_judged(
-    judged: Judged,
-    classes: Sequence[str],
-    run: TrackedRun,
-    picture: Callable[[str], Array],
-    resampling: Resampling,
-    *,
-    shown: int,
-) -> None:
-    """Metrics `val/best/…` and, per source, `val/best/<source>/…`, with intervals; `per_case.csv`; as pictures confusion
-    matrices, ROC, calibration and misclassified cases.
+def log_judged(ctx: Context[Settings], judged: Judged, picture: Callable[[str], Array], *, shown: int) -> None:
+    """Metrics `val/best/…` and, per source, `val/best/<source>/…`; `per_case.csv`; confusion matrices, ROC, calibration and
+    misclassified cases as pictures.
 
     Args:
+        ctx: Where it is logged.
         judged: The classifier's answers.
-        classes: Names of the classes 0 and 1.
-        run: The run.
         picture: From a case to a grey image (H, W).
-        resampling: How the intervals in the pictures are drawn.
         shown: Misclassified cases in the picture, at most.
     """
+    reporter, classes, resampling = ctx.run.reporter, judged.classes, ctx.resampling
     for name, measured in judged.scores.items():
-        prefix = "val/best/" if name == "all" else f"val/best/{name}/"
-        log_intervals(run, {f"{prefix}{metric}": interval for metric, interval in measured.items()}, resampling.confidence)
-    table = per_case(judged, classes)
-    run.reporter.table(table, "per_case.csv")
+        ctx.intervals("val/best/" if name == "all" else f"val/best/{name}/", measured)
+    table = per_case(judged.rows, classes, judged.predictions)
+    reporter.table(table, "per_case.csv")
 
-    curves, bands, diagrams = {}, {}, {}
+    curves: dict[str, dict[str, Any]] = {}
+    bands: dict[str, dict[str, Any]] = {}
+    diagrams = {}
     for name in judged.scores:
         rows = (judged.rows["source"] == name).to_numpy() | (name == "all")
         part, patients = judged.predictions.of(rows), list(judged.rows.loc[rows, "patient"])
         title = f"{name}, {rows.sum()} validation cases"
         counts, band = confusion(part, np.ones((1, rows.sum())))[0], confusion_band(part, patients, resampling)
-        run.reporter.figure(confusion_matrix(counts, classes, title, band), f"figures/confusion_{name}.png")
-        if len(set(part.truth)) == 2:
-            area = judged.scores[name]["auroc"]
-            label = f"{name}, AUROC {area.estimate:.3f}"
-            curves[label] = roc_points(part, 1)
-            bands[label] = roc_band(part, 1, patients, resampling)
-        error = judged.scores[name]["ece"].estimate
-        diagrams[f"{name}, ECE {error:.3f}"] = reliability(part, patients, resampling)
+        reporter.figure(confusion_matrix(counts, classes, title, band), f"figures/confusion_{name}.png")
+        for label in roc_labels(part):
+            curve = f"{name}, AUROC {judged.scores[name]['auroc'].estimate:.3f}"
+            curves.setdefault(classes[label], {})[curve] = roc_points(part, label)
+            bands.setdefault(classes[label], {})[curve] = roc_band(part, label, patients, resampling)
+        diagrams[f"{name}, ECE {judged.scores[name]['ece'].estimate:.3f}"] = reliability(part, patients, resampling)
     if curves:
-        figure = roc({classes[1]: curves}, f"ROC, validation, intervals of {resampling.confidence:.0%}", {classes[1]: bands})
-        run.reporter.figure(figure, "figures/roc.png")
-    run.reporter.figure(calibration(diagrams, classes[1], "Calibration, validation"), "figures/calibration.png")
+        reporter.figure(roc(curves, f"ROC, validation, intervals of {resampling.confidence:.0%}", bands), "figures/roc.png")
+    positive = classes[1] if judged.predictions.binary else "the predicted class"
+    reporter.figure(calibration(diagrams, positive, "Calibration, validation"), "figures/calibration.png")
 
     wrong = table[table["correct"] == 0].sort_values("cross_entropy", ascending=False)
     first = wrong.head(shown)
-    captions = [f"{row.case}\nis {row.label}\n{classes[1]}: {row.probability:.2f}" for row in first.itertuples()]
+    captions = []
+    for row in first.to_dict("records"):
+        told = classes[1] if judged.predictions.binary else row["predicted"]
+        chance = row["probability"] if judged.predictions.binary else row[f"probability_{told}"]
+        captions.append(f"{row['case']}\nis {row['label']}\n{told}: {chance:.2f}")
     title = f"Misclassified: {len(wrong)} of {len(table)} validation cases, the most confident first"
     if len(first):
-        run.reporter.figure(gallery([picture(case) for case in first["case"]], captions, title), "figures/misclassified.png")
+        reporter.figure(gallery([picture(case) for case in first["case"]], captions, title), "figures/misclassified.png")
 
 
 def pooled(judged: Judged) -> list[str]:

@@ -7,7 +7,8 @@ import torch
 from mlflow import MlflowClient
 
 from medexp.errors import OutOfMemory
-from medexp.phases.shared.launch import launched_run, start_accelerator
+from medexp.phases.phase1 import PHASE
+from medexp.phases.shared.context import context
 from tests.configured import configured
 
 
@@ -33,12 +34,11 @@ def test_too_little_memory_is_told_in_a_line_with_what_to_do(
     ask: Callable[[], None],
 ) -> None:
     config = configured("phase1", output_dir="outputs")
-    accelerator = start_accelerator("cpu", 1)
     told = "batches of 2 inputs of 64 x 64 x 32: lower training.batch_size"
-    with pytest.raises(OutOfMemory, match=told) as raised, launched_run("phase1", config, accelerator) as tracked:
+    with pytest.raises(OutOfMemory, match=told) as raised, context(PHASE, config) as ctx:
         ask()
-    assert raised.value.run == tracked.id
-    run = store.get_run(tracked.id)
+    assert raised.value.run == ctx.run.id
+    run = store.get_run(ctx.run.id)
     assert run.info.status == "FAILED"
     assert run.data.tags["medexp.error_type"] == "OutOfMemory"
     assert run.data.tags["medexp.error"] == str(raised.value)
@@ -57,7 +57,7 @@ def what_is_not_built() -> None:
 )
 def test_any_other_error_keeps_its_name(store: MlflowClient, fail: Callable[[], None], name: str) -> None:
     config = configured("phase1", output_dir="outputs")
-    with pytest.raises(RuntimeError) as raised, launched_run("phase1", config, start_accelerator("cpu", 1)) as tracked:
+    with pytest.raises(RuntimeError) as raised, context(PHASE, config) as ctx:
         fail()
     assert type(raised.value).__name__ == name
-    assert store.get_run(tracked.id).data.tags["medexp.error_type"] == name
+    assert store.get_run(ctx.run.id).data.tags["medexp.error_type"] == name

@@ -17,7 +17,9 @@ from medexp.models.classifier.network import EncoderClassifier
 from medexp.models.heads import ClassificationHead
 from medexp.models.unet.network import MultiTaskModel
 from medexp.phases import phase
-from medexp.phases.shared import image_checks
+from medexp.phases.phase2_1 import checks as of_warm_up
+from medexp.phases.phase2_2 import checks as of_head
+from medexp.phases.phase2_3 import checks as of_both
 
 NAN = math.nan
 SIZE = UNetConfig(base_filters=4, depth=2)
@@ -38,18 +40,18 @@ def state() -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize(("filters", "depth"), [(32, 3), (4, 2), (5, 1), (3, 4)])
 def test_the_arithmetic_agrees_with_the_network(filters: int, depth: int) -> None:
     size = UNetConfig(filters, depth)
-    check = image_checks.parameters(MultiTaskModel(1, filters, depth), size)
+    check = of_warm_up.parameters(MultiTaskModel(1, filters, depth), size)
     assert check.passed and check.id in phase("phase2_1").checks
-    assert check.measured["total"] == sum(image_checks.expected_parameters(size).values())
+    assert check.measured["total"] == sum(of_warm_up.expected_parameters(size).values())
 
 
 def test_the_specifications_counts_stand_in_the_threshold() -> None:
-    assert image_checks.expected_parameters(UNetConfig(32, 3)) == {
+    assert of_warm_up.expected_parameters(UNetConfig(32, 3)) == {
         "encoder": 1_172_640,
         "seg_decoder": 775_073,
         "cls_head": 66_306,
     }
-    check = image_checks.parameters(MultiTaskModel(), UNetConfig(32, 3))
+    check = of_warm_up.parameters(MultiTaskModel(), UNetConfig(32, 3))
     for count in ("1,172,640", "775,073", "66,306", "2,014,019"):
         assert count in check.threshold
 
@@ -72,7 +74,7 @@ def another_decoder(net: MultiTaskModel) -> None:
 def test_a_network_of_another_size_fails(change: Callable[[MultiTaskModel], None]) -> None:
     net = small()
     change(net)
-    check = image_checks.parameters(net, SIZE)
+    check = of_warm_up.parameters(net, SIZE)
     assert not check.passed and check.blocks
 
 
@@ -81,7 +83,7 @@ def test_a_network_of_another_size_fails(change: Callable[[MultiTaskModel], None
     [(0.51, 0.1, True), (0.5, 0.1, False), (0.2, 0.1, False), (NAN, 0.1, False), (0.6, 0.7, False)],
 )
 def test_dice_must_exceed_the_bar_and_what_takes_no_learning(mean: float, brain: float, passed: bool) -> None:
-    check = image_checks.segmentation(Interval(mean, 0.1, 0.9, 8), brain, 0.5)
+    check = of_warm_up.segmentation(Interval(mean, 0.1, 0.9, 8), brain, 0.5)
     assert check.passed is passed and check.blocks is not passed
     assert check.id in phase("phase2_1").checks and "> 0.5" in check.threshold
 
@@ -91,20 +93,20 @@ def test_dice_must_exceed_the_bar_and_what_takes_no_learning(mean: float, brain:
 
 @pytest.mark.parametrize(("found", "passed"), [(0.71, True), (0.70, False), (0.3, False), (NAN, False)])
 def test_accuracy_must_exceed_the_bar(found: float, passed: bool) -> None:
-    check = image_checks.accuracy(found, 0.70)
+    check = of_head.accuracy(found, 0.70)
     assert check.passed is passed and check.severity is Severity.BLOCKING
     assert check.id in phase("phase2_2").checks
 
 
 @pytest.mark.parametrize(("found", "constant", "passed"), [(0.8, 0.6, True), (0.6, 0.6, False), (0.5, 0.6, False)])
 def test_a_head_must_do_better_than_the_majority_class(found: float, constant: float, passed: bool) -> None:
-    check = image_checks.majority(Interval(found - constant, -0.1, 0.3, 8), found, constant)
+    check = of_head.majority(Interval(found - constant, -0.1, 0.3, 8), found, constant)
     assert check.passed is passed and check.severity is Severity.BLOCKING
     assert check.measured["majority"] == constant, "the majority's accuracy stands beside"
 
 
 def frozen(after: dict[str, torch.Tensor], trained: int = 66_306) -> tuple[bool, str]:
-    check = image_checks.frozen(state(), after, trained, 66_306)
+    check = of_head.frozen(state(), after, trained, 66_306)
     assert check.blocks is not check.passed
     return check.passed, str(check.measured["changed"])
 
@@ -126,7 +128,7 @@ def test_a_step_of_training_mode_fails_by_batch_norms_statistics() -> None:
     net = small().requires_grad_(False)
     before = {key: value.clone() for key, value in net.state_dict().items()}
     net.train()(torch.randn(4, 1, 16, 16))
-    check = image_checks.frozen(before, net.state_dict(), 10, 10)
+    check = of_head.frozen(before, net.state_dict(), 10, 10)
     assert not check.passed and "running_mean" in str(check.measured["changed"])
 
 
@@ -139,7 +141,7 @@ def test_tensors_that_went_or_came_fail() -> None:
     first, *_ = state()
     assert frozen({key: value for key, value in state().items() if key != first}) == (False, first)
     assert not frozen(state() | {"new": torch.zeros(1)})[0]
-    assert not image_checks.frozen({}, {}, 5, 5).passed, "nothing was compared"
+    assert not of_head.frozen({}, {}, 5, 5).passed, "nothing was compared"
 
 
 @pytest.fixture
@@ -151,7 +153,7 @@ def files(tmp_path: Path) -> dict[str, Path]:
 
 
 def test_checkpoints_that_load_and_are_what_is_registered_pass(files: dict[str, Path]) -> None:
-    check = image_checks.checkpoints(files, small(), state())
+    check = of_head.checkpoints(files, small(), state())
     assert check.passed
     assert check.measured == {"best": "loads", "best_is_registered": True, "last": "loads"}
 
@@ -172,7 +174,7 @@ def add_a_key(path: Path) -> None:
 @pytest.mark.parametrize("spoil", [truncate, drop_a_key, add_a_key, Path.unlink])
 def test_a_checkpoint_that_does_not_load_fails(files: dict[str, Path], name: str, spoil: Callable[[Path], None]) -> None:
     spoil(files[name])
-    check = image_checks.checkpoints(files, small(), state())
+    check = of_head.checkpoints(files, small(), state())
     assert not check.passed and check.blocks
     assert check.measured[name] != "loads" and f"{name}_model.pt" in str(check.measured[name])
 
@@ -180,21 +182,21 @@ def test_a_checkpoint_that_does_not_load_fails(files: dict[str, Path], name: str
 def test_a_best_checkpoint_that_is_not_what_is_registered_fails(files: dict[str, Path]) -> None:
     registered = state()
     registered["encoder.blocks.0.1.running_mean"][0] += 1e-6
-    check = image_checks.checkpoints(files, small(), registered)
+    check = of_head.checkpoints(files, small(), registered)
     assert not check.passed and check.measured["best_is_registered"] is False
 
 
 @pytest.mark.parametrize("name", ["best", "last"])
 def test_a_checkpoint_that_was_not_written_fails(files: dict[str, Path], name: str) -> None:
     del files[name]
-    assert not image_checks.checkpoints(files, small(), state()).passed
+    assert not of_head.checkpoints(files, small(), state()).passed
 
 
 def test_the_checkpoint_of_a_classifier_of_volumes_is_held_alike(files: dict[str, Path]) -> None:
     net = EncoderClassifier(small().encoder, ClassificationHead(16))
     for path in files.values():
         save_checkpoint(net.state_dict(), path)
-    assert image_checks.checkpoints(files, copy.deepcopy(net), net.state_dict()).passed
+    assert of_head.checkpoints(files, copy.deepcopy(net), net.state_dict()).passed
 
 
 # --------------------------------------------------------------------------------------------------------------- phase 2.3
@@ -206,7 +208,7 @@ def test_the_checkpoint_of_a_classifier_of_volumes_is_held_alike(files: dict[str
 @pytest.mark.parametrize("check_id", ["P2_3-DICE", "P2_3-ACCURACY"])
 def test_a_loss_beyond_the_margin_fails(check_id: str, gain: float, passed: bool) -> None:
     interval = Interval(gain, gain - 0.1, gain + 0.1, 8)
-    check = image_checks.kept(check_id, "Dice", "phase 2.1", interval, 0.8, 0.8 + gain, 0.02)
+    check = of_both.kept(check_id, "Dice", "phase 2.1", interval, 0.8, 0.8 + gain, 0.02)
     assert check.passed is passed and check.blocks is not passed
     assert check.id in phase("phase2_3").checks
     assert check.measured["before"] == 0.8 and check.measured["low"] == pytest.approx(gain - 0.1, nan_ok=True)
@@ -224,8 +226,8 @@ def test_a_loss_beyond_the_margin_fails(check_id: str, gain: float, passed: bool
 )
 def test_what_joint_training_added_is_said_plainly(low: float, high: float, words: str) -> None:
     gain, nothing = Interval(0.1, low, high, 8), Interval(0.0, -0.1, 0.1, 8)
-    assert words in image_checks.gained("Dice", "phase 2.1", gain)
-    assert "+0.100" in image_checks.gained("Dice", "phase 2.1", gain), "a difference, with its sign"
-    check = image_checks.joint(gain, nothing)
+    assert words in of_both.gained("Dice", "phase 2.1", gain)
+    assert "+0.100" in of_both.gained("Dice", "phase 2.1", gain), "a difference, with its sign"
+    check = of_both.joint(gain, nothing)
     assert check.passed is (low > 0) and check.severity is Severity.DIAGNOSTIC and words in check.advice
-    assert image_checks.joint(nothing, gain).passed is (low > 0)
+    assert of_both.joint(nothing, gain).passed is (low > 0)

@@ -1,18 +1,21 @@
 """Labelled volumes for a registered encoder: the tables, and what the encoder's contract asks of the volumes."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 
 from medexp.config.data import DataConfig, PhantomConfig
-from medexp.data.volumes.cases import CHANNELS
+from medexp.data.prepared import Prepared
+from medexp.data.splits import Splits
+from medexp.data.volumes.cases import CHANNELS, Case
 from medexp.data.volumes.facts import CaseFacts, describe_cases
 from medexp.data.volumes.phantoms import PATIENT_PATTERN, ensure_phantoms
 from medexp.data.volumes.phantoms.head import Domain
-from medexp.data.volumes.tables import COLUMNS, LabelledTable, read_table, write_table
+from medexp.data.volumes.prepared import PreparedVolumes
+from medexp.data.volumes.tables import COLUMNS, LabelledTable, read_table, table_manifest, write_table
 from medexp.data.volumes.transforms import INPUT
 from medexp.errors import RegistryError, all_problems
 from medexp.registry.packages import other_input, read_json
@@ -21,23 +24,32 @@ from medexp.registry.store import Pulled
 
 @dataclass(frozen=True)
 class LabelledVolumes:
-    """A labelled table whose every volume was read and found good; not split yet.
+    """A labelled table whose every volume was read and found good, split.
 
     Attributes:
         table: The table.
-        facts: By case.
-        source: What it is in words: the file, or which phantoms.
+        data: The volumes; the manifest is `medexp.data.volumes.tables.table_manifest`, the order of all features.
         settings: How the encoder wants its volumes.
     """
 
     table: LabelledTable
-    facts: Mapping[str, CaseFacts]
-    source: str
+    data: PreparedVolumes
     settings: DataConfig
+
+    def cases(self, rows: pd.DataFrame) -> list[Case]:
+        """The cases of some rows of the manifest, in their order."""
+        return [self.data.cases[case] for case in rows["case"]]
 
 
 def read_volumes(
-    table: str | None, phantoms: PhantomConfig, encoder: Pulled, jobs: int, folder: Path, cache: Path, judged: str = "test"
+    table: str | None,
+    phantoms: PhantomConfig,
+    encoder: Pulled,
+    jobs: int,
+    folder: Path,
+    cache: Path,
+    split: Callable[[LabelledTable, Sequence[CaseFacts]], Splits],
+    judged: str = "test",
 ) -> LabelledVolumes:
     """Read a table and every volume in it as an encoder wants them.
 
@@ -48,6 +60,7 @@ def read_volumes(
         jobs: Cases read in parallel.
         folder: Gets the table of the phantoms.
         cache: Root of the cache.
+        split: From the table and what is known of its volumes to their splits.
         judged: The split that is judged on, test or val.
 
     Raises:
@@ -58,7 +71,15 @@ def read_volumes(
     path = Path(table).expanduser() if table else _phantom_table(phantoms, folder, cache)
     read = read_table(path, channels, judged)
     facts = describe_cases(read.cases, settings, cache)
-    return LabelledVolumes(read, {fact.case: fact for fact in facts}, table or "glioma and meningioma phantoms", settings)
+    splits = split(read, facts)
+    data = Prepared(
+        cases={case.id: case for case in read.cases},
+        facts={fact.case: fact for fact in facts},
+        splits=splits,
+        manifest=table_manifest(read, facts, splits),
+        source=table or "glioma and meningioma phantoms",
+    )
+    return LabelledVolumes(read, data, settings)
 
 
 def input_settings(encoder: Pulled, jobs: int) -> tuple[tuple[str, ...], DataConfig]:
@@ -72,17 +93,23 @@ def input_settings(encoder: Pulled, jobs: int) -> tuple[tuple[str, ...], DataCon
     if problems:
         called = f"contract.json of {encoder.name} version {encoder.version}"
         raise RegistryError(all_problems(called, problems, "Give an encoder of such volumes."))
-    settings = DataConfig(
-        label_map={},  # segmentations are not read
+    return channels, reading(jobs, tuple(contract["spacing_mm"]), tuple(contract["example_shape"][-3:]))
+
+
+def reading(
+    jobs: int, spacing: tuple[float, float, float] = (1, 1, 1), input_size: tuple[int, int, int] = (32, 32, 32)
+) -> DataConfig:
+    """How volumes without segmentations are read, by so many processes; spacing and size are for those who preprocess them."""
+    return DataConfig(
+        label_map={},
         patient_pattern=PATIENT_PATTERN,
         exclude=(),
-        spacing=tuple(contract["spacing_mm"]),
-        input_size=tuple(contract["example_shape"][-3:]),
+        spacing=spacing,
+        input_size=input_size,
         val_fraction=0.0,
         test_fraction=0.0,
         jobs=jobs,
     )
-    return channels, settings
 
 
 def _phantom_table(phantoms: PhantomConfig, folder: Path, cache: Path) -> Path:

@@ -1,0 +1,77 @@
+"""How well a network of phase 1 outlines tumours in whole volumes, with pictures of it."""
+
+from functools import partial
+
+import numpy as np
+import pandas as pd
+from torch import Tensor
+
+from medexp.data.volumes.datasets import evaluation_dataset
+from medexp.data.volumes.prepared import PreparedVolumes
+from medexp.data.volumes.regions import REGIONS
+from medexp.evaluation.segmentation import OnPrediction, evaluate_segmentation, mean_scores
+from medexp.models.swin.network import SwinSegmenter
+from medexp.phases.phase1.config import Phase1Config
+from medexp.phases.shared.context import Context
+from medexp.tracking.figures import overlay
+
+
+def score_arm(
+    ctx: Context[Phase1Config], data: PreparedVolumes, net: SwinSegmenter, arm: str, split: str = "val"
+) -> pd.DataFrame:
+    """Dice, HD95 and cross-entropy per case of a split, with the arm, patient and split in each row."""
+    draw = partial(draw_overlay, ctx, data, arm, None)
+    scores = evaluate(ctx, data, net, split, hd95=True, on_prediction=draw)
+    patients = [data.cases[case].patient for case in scores["case"]]
+    return scores.assign(arm=arm, patient=patients, split=split)
+
+
+def with_mean_dice(per_case: pd.DataFrame) -> dict[str, float]:
+    """Mean scores, and `dice`, the mean over the regions."""
+    scores = mean_scores(per_case)
+    return scores | {"dice": float(np.mean([scores[f"dice_{region}"] for region in REGIONS]))}
+
+
+def evaluate(
+    ctx: Context[Phase1Config],
+    data: PreparedVolumes,
+    net: SwinSegmenter,
+    split: str,
+    *,
+    hd95: bool,
+    on_prediction: OnPrediction,
+) -> pd.DataFrame:
+    """`medexp.evaluation.segmentation.evaluate_segmentation` of whole volumes."""
+    config = ctx.config
+    return evaluate_segmentation(
+        net.eval(),
+        evaluation_dataset(data, split, config.data, ctx.cache),
+        window=config.data.input_size,
+        overlap=config.validation.overlap,
+        spacing=config.data.spacing,
+        accelerator=ctx.accelerator,
+        hd95=hd95,
+        on_prediction=on_prediction,
+    )
+
+
+def draw_overlay(
+    ctx: Context[Phase1Config],
+    data: PreparedVolumes,
+    arm: str,
+    epoch: int | None,
+    case: str,
+    image: Tensor,
+    label: Tensor,
+    predicted: Tensor,
+) -> None:
+    """A case as a picture of an epoch, or, without one, of the network that is kept; the first validation cases alone."""
+    first_process_has = data.splits.val[:: ctx.accelerator.num_processes]  # the others have no reporter
+    if case in first_process_has[: ctx.config.validation.overlays]:
+        title, spacing = f"{case}, {arm}, {'best' if epoch is None else f'epoch {epoch}'}", ctx.config.data.spacing
+        figure = overlay(np.asarray(image), np.asarray(label), np.asarray(predicted), title, spacing)
+        if epoch is None:
+            ctx.run.reporter.figure(figure, f"overlays/{arm}/{case}/best.png")
+        else:
+            # Counted from 0, where the slider starts; and under val, or the pictures stand above the curves of train.
+            ctx.run.reporter.image(figure, f"val/overlays/{arm}/{case}", epoch - 1)

@@ -1,0 +1,277 @@
+"""What a recipe works with: its configuration, its processes and their device, its run, and what every phase does with these.
+
+with context(PHASE, config) as ctx:         a phase's run, from its first line to how it ended
+with context(PHASE, config, run) as ctx:    the same in a run that is given: a trial of a study
+"""
+
+import json
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
+from torch import nn
+from torch.utils.data import Dataset
+
+from medexp.checks import Check, verdict
+from medexp.config.data import DataConfig, ImageDataConfig
+from medexp.config.shared import Configuration, Resampling, Resumable, cache_root
+from medexp.config.training import TrainingConfig
+from medexp.data.prepared import Prepared
+from medexp.data.splits import SPLITS
+from medexp.errors import CheckFailed, ConfigError, OutOfMemory
+from medexp.evaluation.intervals import Interval
+from medexp.files import replacing
+from medexp.phases import Phase
+from medexp.phases.shared.launch import forget_precision, start_accelerator
+from medexp.phases.shared.publishing import Summary, present, publish
+from medexp.registry.package import Package, Parent
+from medexp.registry.promotion import Nominated
+from medexp.registry.tags import upstream_tag
+from medexp.tracking.datasets import log_datasets
+from medexp.tracking.results import log_checks, log_intervals, stop_if_blocked
+from medexp.tracking.runs import TrackedRun, tracked_run
+from medexp.training.loop import FitResult, Group, Objective, Order, fit
+
+_BEGUN = "begun.json"
+# What RuntimeErrors say of memory: torch's allocators of GPUs and of main memory, and cuBLAS. Others have other causes.
+_NO_MEMORY = ("out of memory", "DefaultCPUAllocator", "ALLOC_FAILED")
+
+
+class Settings(Configuration, Protocol):
+    """The configuration of a recipe that has a context."""
+
+    @property
+    def device(self) -> str: ...
+    @property
+    def threads(self) -> int | None: ...
+    @property
+    def resampling(self) -> Resampling: ...
+
+
+@runtime_checkable
+class TrainingSettings(Resumable, Settings, Protocol):
+    """That of a recipe that trains a network, and can be gone on with."""
+
+    @property
+    def training(self) -> TrainingConfig: ...
+    @property
+    def data(self) -> DataConfig | ImageDataConfig: ...
+
+
+C = TypeVar("C", bound=Settings)
+C_co = TypeVar("C_co", bound=Settings, covariant=True)
+
+
+@dataclass(frozen=True)
+class Context(Generic[C_co]):
+    """What a recipe works with.
+
+    Attributes:
+        phase: The phase.
+        config: Its configuration.
+        accelerator: Processes, device and precision.
+        run: The run.
+        checks: All checks so far.
+        published: The versions that were registered so far.
+    """
+
+    phase: Phase
+    config: C_co
+    accelerator: Accelerator
+    run: TrackedRun
+    checks: list[Check] = field(default_factory=list)
+    published: list[Nominated] = field(default_factory=list)
+    _begun: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def device(self) -> torch.device:
+        return self.accelerator.device
+
+    @property
+    def cache(self) -> Path:
+        """Root of what is computed once."""
+        return cache_root(self.config.cache_dir)
+
+    @property
+    def resampling(self) -> Resampling:
+        """How the run's intervals are drawn."""
+        return self.config.resampling
+
+    def built_on(self, **parents: Parent) -> None:
+        """Name what the phase builds on, by role: the run's upstream tags, and what a run that is resumed was begun with.
+
+        Whoever resumes calls it before `given`, which compares. What is not registered is no tag.
+        """
+        for role, parent in parents.items():
+            if parent.version is not None and parent.digest is not None:
+                self.run.tag(upstream_tag(parent.name, parent.version, parent.digest))
+            self._begun[role] = parent.weights_digest
+
+    def given(self, data: Prepared[Any, Any], begun: Mapping[str, str], counted: str = "") -> None:
+        """Log what data the phase was given, and go on from an interrupted run that was begun with the same.
+
+        An alias may have moved, and what was trained on one network means nothing on another. A patient may have been added:
+        the splits are then drawn anew, and what was trained on would be validated on.
+
+        Args:
+            data: The cases.
+            begun: Digests of them, by the words that name them.
+            counted: What they are called in the metrics `params/<split>_<counted>`; empty: they are not counted.
+
+        Raises:
+            ConfigError: The run that is resumed was begun with other networks or cases.
+        """
+        with self.accelerator.main_process_first():
+            if self.run.client:
+                self._take_over(self._begun | dict(begun))
+        log_datasets(self.run, data.manifest, data.digests, data.source, self.phase.name)
+        for split in SPLITS if counted else ():
+            rows = data.rows(split)
+            counts = {f"params/{split}_{counted}": len(rows), f"params/{split}_patients": rows["patient"].nunique()}
+            self.run.reporter.metrics(counts)
+
+    def _take_over(self, begun: Mapping[str, str]) -> None:
+        """Compare with `begun.json` of the run that is resumed, write this run's own, and copy the state of its trainings."""
+        folder = self.run.folder
+        resume = self.config.resume if isinstance(self.config, TrainingSettings) else None
+        if resume is not None:
+            interrupted = folder.parent / resume
+            before = json.loads((interrupted / _BEGUN).read_text()) if (interrupted / _BEGUN).is_file() else {}
+            if changed := [key for key, digest in begun.items() if before.get(key, digest) != digest]:
+                raise ConfigError(
+                    f"resume={resume}: not what the run was begun with: {' and '.join(changed)}; move the alias or put the "
+                    "files back, or start a new run without resume"
+                )
+            if (interrupted / "state").is_dir() and not (folder / "state").exists():
+                shutil.copytree(interrupted / "state", folder / ".state", dirs_exist_ok=True)
+                (folder / ".state").replace(folder / "state")
+        with replacing(folder / _BEGUN) as temporary:
+            temporary.write_text(json.dumps(begun))
+
+    def check(self, *checks: Check) -> None:
+        """Add checks and log all that there are."""
+        self.checks.extend(checks)
+        log_checks(self.run, self.checks)
+
+    def demand(self, *checks: Check) -> None:
+        """Add checks that what follows rests on.
+
+        Raises:
+            CheckFailed: A BLOCKING check failed.
+        """
+        self.check(*checks)
+        stop_if_blocked(self.run, self.checks)
+
+    def fit(
+        self: "Context[TrainingSettings]",
+        module: nn.Module,
+        groups: Sequence[Group],
+        data: Dataset[Any],
+        objective: Objective,
+        *,
+        title: str,
+        arm: str = "",
+        prefix: str = "",
+        order: Order | None = None,
+    ) -> FitResult:
+        """`medexp.training.loop.fit` with the phase's seed, processes, run and folder; `arm` says which training it is."""
+        return fit(
+            module,
+            groups,
+            data,
+            objective,
+            self.config.training,
+            seed=self.config.seed,
+            accelerator=self.accelerator,
+            reporter=self.run.reporter,
+            folder=self.run.folder / "state" / arm,
+            title=title,
+            prefix=prefix,
+            order=order,
+        )
+
+    def intervals(self, prefix: str, scores: Mapping[str, Interval]) -> None:
+        """Log estimates as the metrics `<prefix><name>`, and with their bounds in the run's `intervals.csv`."""
+        named = {f"{prefix}{name}": interval for name, interval in scores.items()}
+        log_intervals(self.run, named, self.resampling.confidence)
+
+    def publish(self, package: Package, *, judged: bool = True) -> Parent:
+        """Register a version, with the verdict of the checks unless nobody judged it; what is made from it names it so."""
+        self.published.append(made := publish(package, verdict(self.checks) if judged else None, self.run))
+        return Parent(made.name, made.version, made.digest, made.weights_digest)
+
+    def finish(self, summary: Summary) -> None:
+        """The run's description and the last lines.
+
+        Raises:
+            CheckFailed: A BLOCKING check failed: the run holds all that was logged, and nothing is promoted.
+        """
+        if self.accelerator.is_main_process:
+            present(summary, self.checks, self.published, self.run, self.phase)
+        stop_if_blocked(self.run, self.checks)
+
+
+@contextmanager
+def context(phase: Phase, config: C, run: TrackedRun | None = None) -> Iterator[Context[C]]:
+    """What a recipe works with, from the start of its run to its end.
+
+    The first process of a launch writes the run, and all share its id and folder.
+
+    Args:
+        phase: The phase.
+        config: Its configuration.
+        run: A run that somebody else starts and ends, of one process; None: one of the phase's own.
+
+    Raises:
+        ConfigError: The device is not there.
+        OutOfMemory: There is less memory than the configuration's settings ask for.
+        StorageError: As of `medexp.tracking.runs.tracked_run`.
+    """
+    trains = config if isinstance(config, TrainingSettings) else None
+    if run is not None:
+        forget_precision()
+    accelerator = start_accelerator(config.device, config.threads, trains.training.precision if trains else "fp32")
+    if run is not None:
+        with _out_of_memory(trains):
+            yield Context(phase, config, accelerator, run)
+        return
+    try:
+        with _own_run(phase, config, accelerator, trains.resume if trains else None) as own, _out_of_memory(trains):
+            yield Context(phase, config, accelerator, own)
+    except CheckFailed:
+        accelerator.wait_for_everyone()  # the first process that leaves with an error ends the others: the run is closed first
+        raise
+
+
+@contextmanager
+def _own_run(phase: Phase, config: Settings, accelerator: Accelerator, resume: str | None) -> Iterator[TrackedRun]:
+    if accelerator.is_main_process:
+        with tracked_run(phase.name, config, resumed_from=resume) as run:
+            broadcast_object_list([run.id])
+            yield run
+    else:
+        received: list[str] = [""]
+        broadcast_object_list(received)
+        with tracked_run(phase.name, config, is_main=False, run_id=received[0]) as run:
+            yield run
+
+
+@contextmanager
+def _out_of_memory(trains: TrainingSettings | None) -> Iterator[None]:
+    """One line, with what can be done, of memory that is not there: on a GPU, and in main memory."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if trains is None or (isinstance(error, RuntimeError) and not any(words in str(error) for words in _NO_MEMORY)):
+            raise
+        batch, size = trains.training.batch_size, " x ".join(map(str, trains.data.input_size))
+        raise OutOfMemory(
+            f"out of memory with batches of {batch} inputs of {size}: lower training.batch_size and raise "
+            "training.accumulate by as much, or lower data.input_size"
+        ) from error

@@ -1,0 +1,82 @@
+"""What a study runs of a phase, made of the phase's own steps: a trial, and what is done once for all trials."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import pandas as pd
+
+from medexp.checks import Check
+from medexp.phases import Phase
+from medexp.phases.shared.context import Context, Settings, context
+from medexp.reporting import NullReporter
+from medexp.tracking.results import stop_if_blocked
+from medexp.tracking.runs import TrackedRun
+
+C = TypeVar("C", bound=Settings)
+W = TypeVar("W")
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What a trained network does on a split.
+
+    Attributes:
+        per_case: One row a case.
+        means: The figures that trials are compared by.
+    """
+
+    per_case: pd.DataFrame
+    means: Mapping[str, float]
+
+
+def studied(
+    phase: Phase,
+    read: Callable[[Context[C]], W],
+    train: Callable[[Context[C], W], T],
+    score: Callable[[Context[C], W, T, str], Scored],
+    guard: Callable[[W, str], Sequence[Check]] = lambda work, split: (),
+    share: Callable[[Context[C], W, Sequence[str]], C] = lambda ctx, work, splits: ctx.config,
+) -> tuple[Callable[..., None], Callable[..., C]]:
+    """`objective` and `warm_up` of a phase, as studies call them.
+
+    `objective(config, run, test=False)` is a trial, whose scores become the metrics `val/best/…` and, with `test`, `test/…`;
+    `warm_up(config, folder, test=False)` does once what trials share, and gives a configuration with which another seed is
+    another training alone.
+
+    Args:
+        phase: The phase.
+        read: Cases, splits and networks that are built on: all that no training changes.
+        train: The training.
+        score: What came of it, on a split.
+        guard: What must hold of a split before anything is trained; a BLOCKING check that fails ends a trial, and the study.
+        share: What else trials share, made once for the splits that are scored; gives their configuration.
+    """
+
+    def splits(test: bool) -> dict[str, str]:
+        """What is scored, with the prefix of its metrics; the test split by name alone: no search asks for it."""
+        return {"val": "val/best/"} | ({"test": "test/"} if test else {})
+
+    def hold(run: TrackedRun | None, work: W, test: bool) -> None:
+        if checks := [check for split in splits(test) for check in guard(work, split)]:
+            stop_if_blocked(run, checks)
+
+    def objective(config: C, run: TrackedRun, *, test: bool = False) -> None:
+        with context(phase, config, run) as ctx:
+            work = read(ctx)
+            hold(run, work, test)
+            trained = train(ctx, work)
+            for split, prefix in splits(test).items():
+                scored = score(ctx, work, trained, split)
+                run.reporter.table(scored.per_case, f"per_case_{split}.csv")
+                run.reporter.metrics({f"{prefix}{name}": value for name, value in scored.means.items()})
+
+    def warm_up(config: C, folder: Path, *, test: bool = False) -> C:
+        with context(phase, config, TrackedRun("", folder, NullReporter())) as ctx:  # in no run: nothing is logged
+            work = read(ctx)
+            hold(None, work, test)
+            return share(ctx, work, list(splits(test)))
+
+    return objective, warm_up
