@@ -19,6 +19,25 @@ _FROM_RECIPE = {"run", "objective", "warm_up"}
 
 
 @dataclass(frozen=True)
+class Diagnosis:
+    """What a recovery that failed shows of a phase's runs.
+
+    Attributes:
+        curves: Metrics with a course over steps.
+        scores: What the scores of a case in `per_case.csv` begin with; more is better.
+        arm: The rows of `per_case.csv` that are meant, where its column `arm` says of which network they are.
+        picture: Artifact of a case's picture, with `{case}` in it.
+        drawn_by: The key that says how many cases are drawn.
+    """
+
+    curves: tuple[str, ...] = ("train/loss", "train/grad_norm")
+    scores: str = ""
+    arm: str = ""
+    picture: str = ""
+    drawn_by: str = ""
+
+
+@dataclass(frozen=True)
 class Phase:
     """What is known of a phase before it runs.
 
@@ -32,6 +51,7 @@ class Phase:
         studies: Whether it runs another phase again and again: the key `phase` names that one, whose configuration is then a
             block beside its own keys.
         goes_on: Whether the same command again goes on with what was interrupted.
+        diagnosis: What a recovery that failed shows of its runs.
     """
 
     name: str
@@ -42,6 +62,7 @@ class Phase:
     next: Mapping[str, str] = field(default_factory=dict)
     studies: bool = False
     goes_on: bool = False
+    diagnosis: Diagnosis = Diagnosis()
 
     @property
     def folder(self) -> Path:

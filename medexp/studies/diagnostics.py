@@ -7,15 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from rich.console import Console
-from rich.table import Table
 
+from medexp.phases import Diagnosis
+from medexp.phases.shared import tables
 from medexp.studies.ladder import Ladder
 from medexp.tracking.figures import run_curves
 from medexp.tracking.past import PastRun, artifact, history
 from medexp.tracking.runs import TrackedRun
 
-_CURVES = ("train/loss", "train/grad_norm", "val/dice_WT")
 _WORST = 5  # cases that are shown
 
 
@@ -60,13 +59,18 @@ def said(change: Mapping[str, Sequence[Any]]) -> str:
 
 def show(failed: PastRun, attempts: Sequence[Attempt], goal: str) -> None:
     """The runs as a table in the terminal."""
-    table = Table("rung", "changed", "outcome", goal, title="recovery")
-    for row in describe(failed, attempts, goal).itertuples(index=False):
-        table.add_row(*map(str, row[:3]), _number(row[3]))
-    Console(soft_wrap=True).print(table)
+    rows = describe(failed, attempts, goal).itertuples(index=False)
+    tables.show(["rung", "changed", "outcome", goal], [[*map(str, row[:3]), _number(row[3])] for row in rows], "recovery")
 
 
-def diagnose(tracked: TrackedRun, failed: PastRun, attempts: Sequence[Attempt], ladder: Ladder, passed: str | None) -> str:
+def diagnose(
+    tracked: TrackedRun,
+    failed: PastRun,
+    attempts: Sequence[Attempt],
+    ladder: Ladder,
+    shown: Diagnosis,
+    passed: str | None,
+) -> str:
     """Log curves and gradient norms of all runs, the cases that the best of them fails on, and `diagnostics.md`.
 
     Args:
@@ -74,6 +78,7 @@ def diagnose(tracked: TrackedRun, failed: PastRun, attempts: Sequence[Attempt], 
         failed: The run that failed.
         attempts: What was run.
         ladder: What was climbed.
+        shown: What is shown of the phase's runs.
         passed: Id of the run that passed; with one, the worst cases are left out.
 
     Returns:
@@ -81,7 +86,7 @@ def diagnose(tracked: TrackedRun, failed: PastRun, attempts: Sequence[Attempt], 
     """
     goal = ladder.goal
     names = {failed.id: "failed run"} | {one.run: f"{number} {one.rung}" for number, one in enumerate(attempts, 1)}
-    curves = {metric: {name: history(run, metric) for run, name in names.items()} for metric in _CURVES}
+    curves = {metric: {name: history(run, metric) for run, name in names.items()} for metric in shown.curves}
     tracked.reporter.figure(run_curves(curves), "figures/runs.png")
     table = describe(failed, attempts, goal)
     norms = curves["train/grad_norm"]
@@ -99,20 +104,22 @@ def diagnose(tracked: TrackedRun, failed: PastRun, attempts: Sequence[Attempt], 
         parts += ["## What each run failed of", "\n".join(reasons)]
     if not passed:
         best = table.dropna(subset=[goal]).sort_values(goal)["run"].tolist()[-1:]
-        parts += _worst_cases(tracked, names, best[0]) if best else ["No run came as far as scores of single cases."]
+        parts += _worst_cases(tracked, names, best[0], shown) if best else ["No run came as far as scores of single cases."]
     report = "\n\n".join(parts) + "\n"
     tracked.reporter.text(report, "diagnostics.md")
     return report
 
 
-def _worst_cases(tracked: TrackedRun, names: dict[str, str], best: str) -> list[str]:
-    """The cases with the least Dice in the best run, what all runs made of them, and their pictures where there are any."""
+def _worst_cases(tracked: TrackedRun, names: dict[str, str], best: str, shown: Diagnosis) -> list[str]:
+    """The cases with the least scores in the best run, what all runs made of them, and their pictures where there are any."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        scores = {name: found for run, name in names.items() if (found := _scores(run, folder / run)) is not None}
+        scores = {name: found for run, name in names.items() if (found := _scores(run, folder / run, shown.arm)) is not None}
         if names[best] not in scores:
             return [f"The best run, {names[best]}, logged no per_case.csv."]
-        regions = [column for column in scores[names[best]].columns if column.startswith("dice_")]
+        regions = [column for column in scores[names[best]].columns if shown.scores and column.startswith(shown.scores)]
+        if not regions:
+            return []
         worst = scores[names[best]].assign(mean=lambda rows: rows[regions].mean(axis=1)).sort_values("mean").head(_WORST)
         table = worst[regions].rename(columns=lambda column: column.replace("dice_", "Dice "))
         for name, rows in scores.items():
@@ -121,23 +128,23 @@ def _worst_cases(tracked: TrackedRun, names: dict[str, str], best: str) -> list[
         drawn = []
         for case in worst.index:
             (folder / "drawn").mkdir(exist_ok=True)
-            if picture := artifact(best, f"overlays/lora/{case}/best.png", folder / "drawn"):
+            if picture := artifact(best, shown.picture.format(case=case), folder / "drawn"):
                 tracked.reporter.file(picture.rename(picture.with_name(f"{case}.png")), "worst")
                 drawn.append(f"worst/{case}.png")
-    shown = (
-        f"Pictures of those that were drawn: {', '.join(drawn)}." if drawn else "None of them was drawn: validation.overlays."
+    pictures = (
+        f"Pictures of those that were drawn: {', '.join(drawn)}." if drawn else f"None of them was drawn: {shown.drawn_by}."
     )
-    return [f"## The cases that {names[best]} does worst", _markdown(table.reset_index()), shown]
+    return [f"## The cases that {names[best]} does worst", _markdown(table.reset_index()), pictures]
 
 
-def _scores(run: str, folder: Path) -> pd.DataFrame | None:
-    """Scores by case of the adapted arm."""
+def _scores(run: str, folder: Path, arm: str) -> pd.DataFrame | None:
+    """Scores by case, of an arm where there are several."""
     folder.mkdir(exist_ok=True)
     file = artifact(run, "per_case.csv", folder)
     if file is None:
         return None
     rows = pd.read_csv(file)
-    return (rows[rows["arm"] == "lora"] if "arm" in rows else rows).set_index("case")
+    return (rows[rows["arm"] == arm] if "arm" in rows else rows).set_index("case")
 
 
 def _summary(norms: pd.Series) -> str:
@@ -145,9 +152,8 @@ def _summary(norms: pd.Series) -> str:
 
 
 def _markdown(table: pd.DataFrame) -> str:
-    rows = [list(map(str, table.columns)), ["---"] * len(table.columns)]
-    rows += [[_number(value) for value in row] for row in table.itertuples(index=False)]
-    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+    rows = ([_number(value) for value in row] for row in table.itertuples(index=False))
+    return tables.as_markdown(list(map(str, table.columns)), rows)
 
 
 def _short(value: Any) -> str:

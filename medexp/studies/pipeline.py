@@ -1,37 +1,26 @@
-"""The pipeline: prepare, phase1, promote and probe as runs in one run. A step whose inputs are unchanged is not run again."""
+"""A pipeline: phases as runs in one run. A step whose inputs are unchanged is not run again."""
 
-import hashlib
 import importlib
-import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
-from medexp.config.data import DataConfig
-from medexp.config.shared import Configuration, Recoverable, Resumable, cache_root
-from medexp.data.volumes.facts import describe_cases
-from medexp.data.volumes.prepared import prepare_volumes
-from medexp.data.volumes.tables import read_table
-from medexp.errors import CheckFailed, ConfigError, MedexpError, StorageError
-from medexp.phases.main.config import MainConfig
-from medexp.phases.phase1.config import Phase1Config
-from medexp.phases.prepare.config import PrepareConfig
-from medexp.phases.probe.config import ProbeConfig
-from medexp.registry.promotion import champion_of
-from medexp.registry.store import resolve
+from medexp import phases
+from medexp.config.shared import Configuration, Recoverable, Resumable
+from medexp.errors import CheckFailed, MedexpError, StorageError
+from medexp.phases.shared import tables
+from medexp.phases.shared.steps import Step
 from medexp.registry.versions import versions_of_run
 from medexp.tracking.results import log_summary
 from medexp.tracking.runs import TrackedRun, runs_tagged, tracked_run
 from medexp.tracking.steps import StepRun, find_child, find_done, find_interrupted, find_run, mark_done, step_key, tags_of_step
 from medexp.tracking.ui import next_line
 
-ENCODER = "phase1_encoder_merged"
-STEPS = ("prepare", "phase1", "promote", "probe")
 COLUMNS = ("step", "outcome", "verdict", "seconds", "run")
 
 Inputs = Callable[[], Mapping[str, str]]
@@ -39,38 +28,40 @@ Inputs = Callable[[], Mapping[str, str]]
 
 @dataclass(frozen=True)
 class Pipeline:
-    """A run of the pipeline and what its steps came to so far, a row a step, as COLUMNS has it."""
+    """A run of a pipeline, its name, those of its steps, and what they came to so far, a row a step, as COLUMNS has it."""
 
     tracked: TrackedRun
+    name: str
+    steps: tuple[str, ...]
     rows: list[tuple[str, ...]] = field(default_factory=list)
 
 
-def run(config: MainConfig) -> None:
-    """The whole pipeline; `MainConfig` says what can be set.
+def run(config: Configuration) -> None:
+    """A whole pipeline; its configuration says what can be set.
 
     Raises:
         CheckFailed: A BLOCKING check of a step failed; the steps after it did not run.
-        ConfigError: Several processes were started.
+        ConfigError: The pipeline cannot be started so.
     """
-    if os.environ.get("WORLD_SIZE", "1") != "1":
-        raise ConfigError(
-            f"WORLD_SIZE={os.environ['WORLD_SIZE']}: main runs in one process. Leave the launcher out, or start phase1 "
-            "alone with it"
-        )
-    with tracked_run("main", config) as tracked:
-        pipeline = Pipeline(tracked)
-        take(pipeline, "prepare", config.prepare, lambda: read_digests(config.prepare))
-        adapted = take(pipeline, "phase1", config.phase1, lambda: adapted_from(config.phase1))
-        version = version_of(adapted)
-        promotion = replace(config.promote, version=int(version))
-        take(pipeline, "promote", promotion, lambda: digest_of(f"{ENCODER}/{version}"), lambda: champion() == version)
-        take(pipeline, "probe", config.probe, lambda: probed(config.probe, config.phase1.data))
+    name = next(one.name for one in phases.phases().values() if isinstance(config, one.config))
+    described = importlib.import_module(f"medexp.phases.{name}.steps")
+    steps: Sequence[Step] = described.steps(config)
+    with tracked_run(name, config) as tracked:
+        pipeline, made = Pipeline(tracked, name, tuple(step.phase for step in steps)), dict[str, StepRun]()
+        for step in steps:
+            given, holds = step.given(made), partial(step.holds, made)
+            made[step.phase] = take(pipeline, step.phase, given, partial(inputs_of, step.phase, given), holds)
         tracked.tag({"medexp.verdict": "PASSED"})
         show(pipeline)
-        print(f"Champion: {ENCODER} version {version}")
+        for line in described.last_lines(made):
+            print(line)
         print(f"Next, browse it:             {next_line(tracked)}")
-        print("Next, what is registered:    medexp models")
-        print(f"Next, where it comes from:   medexp lineage models:/{ENCODER}@champion")
+
+
+def inputs_of(step: str, config: Configuration) -> Mapping[str, str]:
+    """Digests of what a step reads."""
+    digests: Mapping[str, str] = importlib.import_module(f"medexp.phases.{step}.inputs").inputs(config)
+    return digests
 
 
 def take(
@@ -86,7 +77,7 @@ def take(
         holds: Whether what it did before still stands.
     """
     started = time.monotonic()
-    Console().rule(f"{STEPS.index(step) + 1} of {len(STEPS)}: {step}", align="left")
+    Console().rule(f"{pipeline.steps.index(step) + 1} of {len(pipeline.steps)}: {step}", align="left")
     try:
         key = step_key(step, config, inputs())
     except StorageError:
@@ -148,53 +139,7 @@ def _run(step: str, config: Configuration, key: str | None) -> str | None:
 
 def show(pipeline: Pipeline) -> None:
     """The steps as a table in the terminal."""
-    table = Table(*COLUMNS, title="main")
-    for row in pipeline.rows:
-        table.add_row(*row)
-    Console(soft_wrap=True).print(table)
-
-
-def read_digests(config: PrepareConfig | Phase1Config) -> dict[str, str]:
-    """Digests of the cases and of each split, of voxels; with warm caches nothing is read for them."""
-    data = prepare_volumes(config)
-    return {"data": data.digest, **data.digests}
-
-
-def adapted_from(config: Phase1Config) -> dict[str, str]:
-    """Digests of the cases and of the base; the embedded base follows from configuration and code."""
-    if config.checkpoint is None:
-        return read_digests(config)
-    if config.checkpoint.startswith("models:/"):
-        return read_digests(config) | digest_of(config.checkpoint.removeprefix("models:/"))
-    path = Path(config.checkpoint).expanduser()
-    return read_digests(config) | {"checkpoint": _sha256(path)}
-
-
-def probed(config: ProbeConfig, data: DataConfig) -> dict[str, str]:
-    """Digests of the encoder, and of the table with its volumes; phantoms follow from configuration and code."""
-    digests = digest_of(config.encoder.removeprefix("models:/"))
-    if config.table is None:
-        return digests
-    path = Path(config.table).expanduser()
-    reading = replace(data, label_map={}, jobs=config.jobs)  # as the probe reads: what was read once is in the cache for it
-    facts = describe_cases(read_table(path).cases, reading, cache_root(config.cache_dir))
-    return digests | {"table": _sha256(path)} | {f"volumes of {fact.case}": fact.sha256 for fact in facts}
-
-
-def digest_of(reference: str) -> dict[str, str]:
-    """Version and digest of a registered model, NAME/VERSION or NAME@alias."""
-    found = resolve(f"models:/{reference}")
-    return {found.name: f"{found.version} {found.tags.get('medexp.digest')}"}
-
-
-def champion() -> str | None:
-    """Version of the champion; None where there is none."""
-    return champion_of(ENCODER)[1]
-
-
-def version_of(adapted: StepRun) -> str:
-    """The version of the encoder that a run of phase1 registered."""
-    return next(version for name, _, version in (made.partition("/") for made in adapted.registered or ()) if name == ENCODER)
+    tables.show(COLUMNS, pipeline.rows, pipeline.name)
 
 
 def _with_state(pipeline: Pipeline, key: str, config: Configuration) -> str | None:
@@ -209,10 +154,4 @@ def _add(pipeline: Pipeline, step: str, outcome: str, child: StepRun | None, sta
     """A row for a step, in the terminal's table and in the run's summary."""
     judged, run_id = (child.verdict or "-", child.id) if child else ("-", "-")
     pipeline.rows.append((step, outcome, judged, f"{time.monotonic() - started:.1f}", run_id))
-    lines = [COLUMNS, ("---",) * len(COLUMNS), *pipeline.rows]
-    log_summary(pipeline.tracked, "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n")
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    log_summary(pipeline.tracked, tables.as_markdown(COLUMNS, pipeline.rows) + "\n")

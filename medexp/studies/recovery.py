@@ -347,7 +347,8 @@ def conclude(climb: Climb) -> str:
     tracked, passed = climb.tracked, climb.passed
     tracked.tag({"medexp.verdict": "PASSED" if passed else "FAILED"})
     tracked.reporter.table(describe(climb.failed, climb.attempts, climb.ladder.goal), "rungs.csv")
-    report = diagnose(tracked, climb.failed, climb.attempts, climb.ladder, passed.run if passed else None)
+    shown = phases.phase(climb.config.phase).diagnosis
+    report = diagnose(tracked, climb.failed, climb.attempts, climb.ladder, shown, passed.run if passed else None)
     log_summary(tracked, report)
     show(climb.failed, climb.attempts, climb.ladder.goal)
     print(f"Run: {tracked.id}, files in {tracked.folder}")

@@ -15,9 +15,7 @@ import numpy as np
 import optuna
 import pandas as pd
 from optuna.trial import FrozenTrial, TrialState
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.table import Table
 
 from medexp import phases
 from medexp.config.keys import Role, flat, marked
@@ -25,6 +23,7 @@ from medexp.config.layers import Layers
 from medexp.config.validate import typed
 from medexp.errors import ConfigError, MedexpError, all_problems
 from medexp.files import dump_yaml, replacing
+from medexp.phases.shared import tables
 from medexp.phases.sweep.config import SweepConfig
 from medexp.registry.store import resolve
 from medexp.studies.pictures import pictures
@@ -342,13 +341,8 @@ def conclude(
         for trial in [*front, *done][:_SHOWN]
     ]
     title = f"{len(trials)} trials of {config.phase}, those that ended best"
-    lines = ["| " + " | ".join(row) + " |" for row in [head, ["---"] * len(head), *rows]]
-    log_summary(tracked, "\n\n".join([*words, title + ":", "\n".join(lines)]) + "\n")
-
-    table = Table(*head, title=title)
-    for row in rows:
-        table.add_row(*row)
-    Console(soft_wrap=True).print(table)
+    log_summary(tracked, "\n\n".join([*words, title + ":", tables.as_markdown(head, rows)]) + "\n")
+    tables.show(head, rows, title)
     for line in words:
         print(line)
     print(f"Run: {tracked.id}, files in {tracked.folder}")

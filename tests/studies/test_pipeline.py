@@ -12,7 +12,7 @@ from mlflow.entities import Run
 from medexp.errors import DataError
 from medexp.phases.main.config import MainConfig
 from medexp.phases.shared.launch import start_accelerator
-from medexp.studies.pipeline import Pipeline, probed, read_digests, take
+from medexp.studies.pipeline import Pipeline, inputs_of, take
 from medexp.tracking.runs import tracked_run
 from medexp.tracking.steps import find_interrupted, mark_done, tags_of_step
 from tests.configured import configured, run_phase
@@ -30,8 +30,8 @@ def config(store: MlflowClient, tmp_path: Path) -> MainConfig:
 def prepare(config: MainConfig, holds: bool = True) -> tuple[str, str, Run]:
     """Take the first step in a run of the pipeline: its outcome, its run and the pipeline's run."""
     with tracked_run("main", config) as tracked:
-        pipeline = Pipeline(tracked)
-        step = take(pipeline, "prepare", config.prepare, lambda: read_digests(config.prepare), lambda: holds)
+        pipeline = Pipeline(tracked, "main", ("prepare",))
+        step = take(pipeline, "prepare", config.prepare, lambda: inputs_of("prepare", config.prepare), lambda: holds)
     ((_, outcome, _, _, run_id),) = pipeline.rows
     assert run_id == step.id
     return outcome, run_id, MlflowClient().get_run(tracked.id)
@@ -133,14 +133,14 @@ def test_a_table_is_its_content_and_its_volumes(config: MainConfig, tmp_path: Pa
         "id\tpath\tlabel\tpatient\n" + "\n".join([*rows, "c4\tdata/BraTS-MEN-00003-000\tb\tp4"])
     )
     probe = replace(config.probe, table=str(tmp_path / "table.tsv"), encoder="models:/phase1_encoder_merged/1")
-    before = probed(probe, config.phase1.data)
+    before = inputs_of("probe", probe)
     assert before["phase1_encoder_merged"] == "1 d1"
-    assert probed(probe, config.phase1.data) == before
+    assert inputs_of("probe", probe) == before
     change_a_voxel(config, "")
-    after = probed(probe, config.phase1.data)
+    after = inputs_of("probe", probe)
     assert {key for key in before if before[key] != after[key]} == {"volumes of c1"}
     (tmp_path / "table.tsv").write_text((tmp_path / "table.tsv").read_text().replace("p4", "p5"))
-    assert {key for key in after if after[key] != probed(probe, config.phase1.data)[key]} == {"table"}
+    assert {key for key in after if after[key] != inputs_of("probe", probe)[key]} == {"table"}
 
 
 def interrupted(config: MainConfig, status: str, tags: dict[str, str]) -> tuple[str, list[str]]:

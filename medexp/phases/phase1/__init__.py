@@ -1,6 +1,6 @@
 """Phase 1: adapt a SwinUNETR encoder with LoRA."""
 
-from medexp.phases import Phase, from_recipe
+from medexp.phases import Diagnosis, Phase, from_recipe
 from medexp.phases.phase1.config import Phase1Config
 
 PHASE = Phase(
@@ -8,5 +8,12 @@ PHASE = Phase(
     Phase1Config,
     "medexp.phases.phase1.recipe",
     checks=("TEST_2.1", "TEST_2.2", "TEST_2.3", "TEST_2.4", "TEST_2.5", "TEST_2.6", "ATTRIBUTION"),
+    diagnosis=Diagnosis(
+        curves=("train/loss", "train/grad_norm", "val/dice_WT"),
+        scores="dice_",
+        arm="lora",
+        picture="overlays/lora/{case}/best.png",
+        drawn_by="validation.overlays",
+    ),
 )
 __getattr__ = from_recipe(PHASE)
