@@ -20,7 +20,7 @@ from medexp.errors import ConfigError, MedexpError, Pruned, TrainingDiverged, Un
 from medexp.reporting import Reporter
 from medexp.studies.space import Goal, Space, suggest
 from medexp.studies.study import GIVEN, ask
-from medexp.tracking.runs import child_run, store_failures
+from medexp.tracking.runs import called, child_run, store_failures
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -88,7 +88,9 @@ class TrialReporter:
         self.reporter.flush()
 
 
-def run_trial(trial: optuna.Trial, space: Space, config: Configuration, parent_id: str, objective: Objective) -> list[float]:
+def run_trial(
+    trial: optuna.Trial, space: Space, phase: str, config: Configuration, parent_id: str, objective: Objective
+) -> list[float]:
     """A trial as a child run of `parent_id`: what was sampled as its parameters, its metrics, and where it was pruned.
 
     A trial with the user attributes `name` and `seed` has that name and is trained with that seed, to its end; with `test` it
@@ -97,7 +99,8 @@ def run_trial(trial: optuna.Trial, space: Space, config: Configuration, parent_i
     Args:
         trial: The trial.
         space: What is searched.
-        config: The phase's configuration, which the sampled values are put into.
+        phase: The phase, for the name of the run.
+        config: Its configuration, which the sampled values are put into.
         parent_id: The run of the sweep.
         objective: What is run with the trial's configuration.
 
@@ -118,15 +121,17 @@ def run_trial(trial: optuna.Trial, space: Space, config: Configuration, parent_i
     params |= {} if seed is None else {"seed": str(seed)}
     tags = {"medexp.study": trial.study.study_name, "medexp.trial": str(trial.number)}
     folder = Path(config.output_dir).expanduser()
+    said = name or f"trial {trial.number}"
     kept = "Finished trials are kept: when the cause is gone, run it again with the same study"
     with (
         store_failures(folder, kept),
-        child_run(parent_id, name or f"trial-{trial.number}", folder, params, tags) as run,
+        child_run(parent_id, said, folder, params, tags) as run,
     ):
         trial.set_user_attr("run", run.id)
         watching = TrialReporter(run.reporter, trial if seed is None else None, space.goals)
         try:
             changed = with_values(config, values if seed is None else {**values, "seed": seed})
+            run.tag({"mlflow.runName": called(phase, changed, said)})
             objective(changed, replace(run, reporter=watching), **({"test": True} if test else {}))
             if test:
                 scores = {key: value for key, value in watching.logged.items() if key.startswith("test/")}
@@ -140,14 +145,15 @@ def run_trial(trial: optuna.Trial, space: Space, config: Configuration, parent_i
 
 
 def next_trial(
-    study: optuna.Study, space: Space, config: Configuration, parent_id: str, objective: Objective, total: int
+    study: optuna.Study, space: Space, phase: str, config: Configuration, parent_id: str, objective: Objective, total: int
 ) -> FrozenTrial | None:
     """Run the next trial of a study and tell the study what it came to; a trial that fails is one of the study's trials.
 
     Args:
         study: The study; a trial that waits in it comes first.
         space: As for `run_trial`, like all others.
-        config: The phase's configuration.
+        phase: The phase.
+        config: Its configuration.
         parent_id: The run of the sweep.
         objective: What a trial runs.
         total: Trials of the study.
@@ -168,7 +174,7 @@ def next_trial(
         trial.set_user_attr("surplus", True)  # another worker was faster
         study.tell(trial, state=TrialState.FAIL)
     try:
-        values = run_trial(trial, space, config, parent_id, objective)
+        values = run_trial(trial, space, phase, config, parent_id, objective)
     except Pruned:
         return study.tell(trial, state=TrialState.PRUNED)
     except BaseException as error:

@@ -225,7 +225,7 @@ def _work(work: Work, index: int, log: Path, errors: Connection, environment: di
     try:
         with storage_failures(work.place):
             study = work.open(index)
-            while next_trial(study, work.space, work.config, work.parent, objective, work.total):
+            while next_trial(study, work.space, work.phase, work.config, work.parent, objective, work.total):
                 pass
     except MedexpError as error:
         _log.error("the sweep ends", exc_info=error)

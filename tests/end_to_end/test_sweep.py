@@ -39,13 +39,13 @@ def swept(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 def runs(folder: Path) -> dict[str, Run]:
     client = MlflowClient(f"sqlite:///{folder / 'mlflow.db'}")
     found = client.search_runs([experiment.experiment_id for experiment in client.search_experiments()])
-    return {run.info.run_name if "mlflow.parentRunId" in run.data.tags else "sweep": run for run in found}
+    return {run.info.run_name.partition(", ")[2] if "mlflow.parentRunId" in run.data.tags else "sweep": run for run in found}
 
 
 def test_a_sweep_of_phase_1(swept: tuple[Path, str]) -> None:
     folder, printed = swept
     found = runs(folder)
-    assert found.keys() == {"sweep", *(f"trial-{number}" for number in range(4)), "confirm", "test"}
+    assert found.keys() == {"sweep", *(f"trial {number}" for number in range(4)), "confirm", "test"}
     assert {run.info.status for run in found.values()} == {"FINISHED"}
     metrics = found["sweep"].data.metrics
     best = max((run for name, run in found.items() if name.startswith("trial")), key=dice)
@@ -66,7 +66,7 @@ def test_fresh_seeds_see_the_same_cases(swept: tuple[Path, str]) -> None:
         for name, run in found.items()
         if name != "sweep"
     }
-    assert all(digest == digests["trial-0"] for digest in digests.values())
+    assert all(digest == digests["trial 0"] for digest in digests.values())
     assert len(list((folder / "cache" / "medexp" / "bases").iterdir())) == 1
 
 

@@ -23,10 +23,10 @@ SCORE = "val/best/score"
 
 
 def runs(store: MlflowClient, name: str = "") -> list[Run]:
-    """Runs whose name starts so, the newest first."""
+    """Runs whose name says so beside phase and settings, the newest first."""
     experiment = store.get_experiment_by_name("sweep")
     found = store.search_runs([experiment.experiment_id], order_by=["attributes.start_time DESC"]) if experiment else []
-    return [run for run in found if run.info.run_name.startswith(name)]
+    return [run for run in found if run.info.run_name.rpartition(", ")[2].startswith(name)]
 
 
 def parents(store: MlflowClient) -> list[Run]:

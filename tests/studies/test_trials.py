@@ -44,7 +44,14 @@ Next = Callable[..., Any]
 def go_on(space: Space, parent: str, tmp_path: Path) -> Next:
     def one(study: optuna.Study, how: str = "well", total: int = 3, **changed: Any) -> Any:
         config = Cheap(str(tmp_path / "outputs"), 0, how, 0.5, 2)
-        given = {"space": space, "config": config, "parent_id": parent, "objective": objective, "total": total} | changed
+        given = {
+            "space": space,
+            "phase": "cheap",
+            "config": config,
+            "parent_id": parent,
+            "objective": objective,
+            "total": total,
+        } | changed
         return next_trial(study, **given)
 
     return one
@@ -59,7 +66,7 @@ def test_a_trial_is_a_child_run_with_what_was_sampled_and_measured(store: Mlflow
     trial = go_on(study)
     (run,) = children(store, parent)
     assert run.info.status == "FINISHED"
-    assert run.info.run_name == "trial-0"
+    assert run.info.run_name == "cheap s0, trial 0"
     assert run.data.params == {key: str(value) for key, value in trial.params.items()}
     assert run.data.tags["medexp.study"] == "s" and run.data.tags["medexp.trial"] == "0"
     assert run.data.metrics["val/best/score"] == trial.value == trial.params["rate"]
@@ -227,7 +234,7 @@ def test_a_trial_that_is_asked_for_has_its_name_seed_and_test_scores_and_is_not_
     ask_for(study, {"rate": 0.6, "depth": 1}, name="confirm-1", seed=7, test=True)
     trial = go_on(study)
     (run,) = children(store, parent)
-    assert run.info.run_name == "confirm-1"
+    assert run.info.run_name == "cheap s7, confirm-1"
     assert run.data.params == {"rate": "0.6", "depth": "1", "seed": "7"}
     assert trial.value == pytest.approx(0.607)
     assert trial.user_attrs["test_scores"] == {"test/score": pytest.approx(0.507)}
