@@ -2,7 +2,8 @@
 
 The help of an entry point against an interpreter that does nothing (target: at most 1 s), and the first lines of `mlflow run
 . -e phase1` on a terminal, with an empty store and an empty cache (target: at most 10 s from the start of mlflow to the
-first line of the phase). The run is ended as soon as its first progress bar has been drawn.
+first line of the phase). The run is ended as soon as its first progress bar has been drawn. And what the console asks the
+registry against a program that does nothing but import mlflow and ask the same store (target: at most 1.3 times as long).
 """
 
 import os
@@ -12,11 +13,15 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from statistics import median
 
 from benchmarks.sides import ROOT, empty_home, in_turns, told, verdict
 
+CONSOLE = (["models"], ["lineage", "m/1"], ["impact", "m", "1"], ["audit"])
+MEDEXP = "import sys; from medexp.console import main; sys.exit(main())"
+ASK = "from mlflow import MlflowClient; c = MlflowClient(); c.search_experiments(max_results=1); c.search_registered_models()"
 LINES = {"line": rb"medexp phase1: profile", "progress bar": rb"Writing meningioma phantoms"}
 
 
@@ -25,6 +30,21 @@ def seconds_of(*arguments: str) -> float:
     started = time.perf_counter()
     subprocess.run([sys.executable, *arguments], cwd=ROOT, stdout=subprocess.DEVNULL, check=True)  # noqa: S603  fixed arguments
     return time.perf_counter() - started
+
+
+def console_against_mlflow(rounds: int = 5) -> None:
+    """Whole processes, in turns, on a store with one version."""
+    from mlflow import MlflowClient
+
+    with empty_home():
+        client = MlflowClient()
+        client.create_registered_model("m")
+        client.create_model_version("m", "file:///nowhere")
+        sides = {" ".join(words): partial(seconds_of, "-c", MEDEXP, *words) for words in CONSOLE}
+        measured = in_turns({"plain": partial(seconds_of, "-c", ASK), **sides}, rounds)
+    for name in sides:
+        ratio = median(measured[name]) / median(measured["plain"])
+        print(f"startup, medexp {name}: {verdict(ratio <= 1.3)}; {told(measured[name], measured['plain'])}")
 
 
 def seconds_to_lines(folder: Path) -> dict[str, float]:
@@ -63,6 +83,7 @@ def end_group(process: subprocess.Popen[bytes], screen: int) -> None:
 
 
 def main() -> None:
+    console_against_mlflow()
     helps = in_turns(
         {"help": lambda: seconds_of("-m", "entry_points.phase1", "--help"), "pass": lambda: seconds_of("-c", "pass")},
         rounds=11,

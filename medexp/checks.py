@@ -50,7 +50,7 @@ class Check:
     @property
     def found(self) -> str:
         """What was measured, in one line."""
-        return ", ".join(f"{key} = {_shown(value)}" for key, value in self.measured.items())
+        return ", ".join(f"{key} = {_in_digits(value, 4)}" for key, value in self.measured.items())
 
 
 def verdict(checks: Sequence[Check]) -> str:
@@ -86,17 +86,13 @@ def as_lines(checks: Sequence[Check]) -> list[str]:
 
 def in_a_line(check: Check) -> str:
     """What a check measured, without its outcome."""
-    measured = ", ".join(f"{name} {_brief(value)}" for name, value in check.measured.items())
+    measured = ", ".join(f"{name} {_in_digits(value, 3)}" for name, value in check.measured.items())
     return f"{check.id} {check.title} ({check.severity.lower()}): {measured}"
 
 
-def _brief(value: float | int | str | bool | None) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
+def _in_digits(value: float | int | str | bool | None, digits: int) -> str:
+    return f"{value:.{digits}g}" if isinstance(value, float) else str(value)
 
 
 def _plain(value: float | int | str | bool | None) -> float | int | str | bool | None:
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _shown(value: float | int | str | bool | None) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)

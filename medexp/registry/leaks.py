@@ -59,9 +59,9 @@ def leak_check(pulled: Pulled, cases: pd.DataFrame, learned: Sequence[str] = LEA
         by_id = seen.patients.get(patient_sha256(str(row.patient)), set())
         by_voxels = seen.voxels.get(str(row.voxels_sha256), set()) - by_id
         if by_id and row.patient not in leaked:
-            leaks[_listed(by_id)].append(str(row.patient))
+            leaks[", ".join(sorted(by_id))].append(str(row.patient))
         if by_voxels:
-            leaks[_listed(by_voxels)].append(f"{row.patient} (the voxels of case {row.case})")
+            leaks[", ".join(sorted(by_voxels))].append(f"{row.patient} (the voxels of case {row.case})")
         if by_id or by_voxels:
             leaked.add(row.patient)
     return _check(cases, seen, leaks, len(leaked), learned)
@@ -99,7 +99,7 @@ def _check(cases: pd.DataFrame, seen: _Seen, leaks: Mapping[str, Sequence[str]],
         threshold=f"no patient and no scan judged on in {where} of {', '.join(seen.models) or 'any'}"
         + (f"; unknown: what {unknown} was trained on" if unknown else ""),
         measured={"patients": cases["patient"].nunique(), "leaked_patients": leaked}
-        | ({"seen": _told(leaks)} if leaks else {})
+        | ({"seen": _first(leaks)} if leaks else {})
         | ({"unknown": unknown} if unknown else {}),
         advice="Take these patients out of what is judged on, or use a model that was not trained on them.",
     )
@@ -150,11 +150,7 @@ def fetch_parent(parent: Parent) -> Pulled | str:
     return found
 
 
-def _listed(models: set[str]) -> str:
-    return ", ".join(sorted(models))
-
-
-def _told(leaks: Mapping[str, Sequence[str]]) -> str:
+def _first(leaks: Mapping[str, Sequence[str]]) -> str:
     """The first patients, grouped by the models that saw them."""
     left, parts = _NAMED, []
     for models, names in leaks.items():
