@@ -1,6 +1,6 @@
 """What holds for every phase that trains on images: versions, trials, going on after a kill, the leak guard, bad input.
 
-A phase is a row here: in `MODELS`, in `INTERRUPTED`, and with the `bad_input.py` of its folder.
+Such a phase is a row here: in `MODELS`, in `INTERRUPTED`, and with the `bad_input.py` of its folder.
 """
 
 import json
@@ -21,7 +21,7 @@ from medexp import phases, registry
 from medexp.data.manifest import patient_sha256
 from medexp.registry.definitions import load_definition
 from medexp.tracking.runs import tracked_run
-from tests.configured import configured
+from tests.configured import configured, run_phase
 from tests.phases.shared.image_runs import MODELS, SIZE, Pipeline, run, settings
 from tests.phases.shared.interrupting import killed_in
 from tests.runs import history, last_run, logged_table, measured
@@ -155,6 +155,18 @@ def test_validation_patients_that_its_network_was_trained_on_stop_it_before_anyt
 
 
 # ---------------------------------------------------------------------------------------------------------------- bad input
+
+
+@pytest.mark.parametrize("phase", phases.names())
+def test_an_unknown_key_is_refused_before_anything_is_written(
+    store: MlflowClient, tmp_path: Path, capsys: pytest.CaptureFixture[str], phase: str
+) -> None:
+    before = sorted(tmp_path.iterdir())
+    assert run_phase(phase, no_such_key=1) == 2
+    told = capsys.readouterr().err
+    assert told.startswith(f"medexp {phase}: error: --no_such_key: no such flag") and "Traceback" not in told
+    assert sorted(tmp_path.iterdir()) == before
+    assert [experiment.name for experiment in store.search_experiments()] == ["Default"]
 
 
 @pytest.mark.parametrize(
