@@ -1,7 +1,9 @@
 """The parts of the house that say the same thing in several places say the same thing."""
 
 import ast
+import difflib
 import importlib.metadata
+import itertools
 import re
 import tomllib
 from dataclasses import asdict
@@ -62,6 +64,28 @@ def test_a_phase_that_can_be_studied_has_all_that_a_study_needs():
         for node in tree.body:
             named |= {name.id for name in ast.walk(node) if isinstance(node, ast.Assign) and isinstance(name, ast.Name)}
         assert {"run", "objective", "warm_up"} <= named
+
+
+RECIPES = sorted(ROOT.glob("medexp/phases/*/recipe.py"))
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.parent.name)
+def test_a_recipe_reads_in_one_sitting(recipe):
+    assert len(recipe.read_text().splitlines()) < 250
+
+
+@pytest.mark.parametrize(("one", "other"), list(itertools.combinations(RECIPES, 2)), ids=lambda path: path.parent.name)
+def test_recipes_are_no_copies_of_each_other(one, other):
+    """Of what is code and no import, the longest run that two share."""
+    first, second = (code_of(path) for path in (one, other))
+    shared = difflib.SequenceMatcher(a=first, b=second, autojunk=False).find_longest_match()
+    assert shared.size <= 6, "\n".join(first[shared.a : shared.a + shared.size])
+
+
+def code_of(path):
+    tree = ast.parse(path.read_text())
+    body = [node for node in tree.body if not isinstance(node, ast.Import | ast.ImportFrom)]
+    return [line.strip() for line in ast.unparse(ast.Module(body, [])).splitlines() if line.strip()]
 
 
 @pytest.mark.parametrize("phase", ENTRY_POINTS)

@@ -152,4 +152,10 @@ def _called(config: Any) -> Iterator[tuple[bool, str]]:
         value = value_of(config, name)
         for marker in key.markers:
             if isinstance(marker, Called) and value is not None and not name.startswith(inside):
-                yield marker.last, f"{marker.prefix}{value:g}" if isinstance(value, float) else f"{marker.prefix}{value}"
+                yield marker.last, marker.prefix + _in_a_name(value)
+
+
+def _in_a_name(value: Any) -> str:
+    if isinstance(value, tuple):
+        return "x".join(map(_in_a_name, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)
