@@ -1,4 +1,4 @@
-"""The checks of phase 1: TEST_2.1 to TEST_2.6 of specification 000, with DESIGN's errata, and ATTRIBUTION.
+"""The checks of phase 1: TEST_2.1 to TEST_2.6 of docs/requirements/phase1.md, and ATTRIBUTION.
 
 The first four act on copies of the network; a check that fails returns what it measured, and never raises for it.
 """
@@ -18,7 +18,7 @@ from medexp.models.swin.network import SwinSegmenter, is_encoder_key
 from medexp.phases.phase1.config import ValidationConfig
 from medexp.training.losses import segmentation_loss
 
-TOLERANCE = 1e-5  # largest absolute difference of logits, as the specification's own smoke test compares them (allclose, atol)
+TOLERANCE = 1e-5  # largest absolute difference of logits: the atol of an allclose
 
 
 def injection(base: SwinSegmenter, lora: LoraConfig, feature_size: int, image: Tensor, regions: Tensor) -> Check:

@@ -1,4 +1,4 @@
-"""Phase 1 (specification 000): adapt a SwinUNETR encoder with LoRA, judge what that brought, merge it and register it.
+"""Phase 1 (docs/requirements/phase1.md): adapt a SwinUNETR encoder with LoRA, judge what that brought, merge and register it.
 
 Three arms see the same cases in the same order: the frozen baseline, the decoder trained alone, and LoRA with the decoder. The
 second is there because the decoder, which is thrown away afterwards, can bring all of a gain in Dice by itself.

@@ -54,7 +54,7 @@ class Judged:
 
 
 def log_judged(ctx: Context[Phase1Config], judged: Judged, net: SwinSegmenter) -> None:
-    """Metrics, tables, pictures and the output files of specification 000."""
+    """Metrics, tables, pictures and the output files that docs/requirements/phase1.md names."""
     reporter, folder = ctx.run.reporter, ctx.run.folder
     save_checkpoint(encoder_state(net), folder / "phase1_encoder_merged.pt")
     for arm, prefix in (("baseline", "baseline/"), ("control", "control/best/"), ("lora", "val/best/")):

@@ -1,4 +1,4 @@
-"""The checks of phase 2.1: the success criteria of specification 003, which gives them no ids."""
+"""The checks of phase 2.1: the success criteria of docs/requirements/phase2.md."""
 
 import itertools
 
@@ -22,7 +22,7 @@ def expected_parameters(network: UNetConfig, classes: int = 2) -> dict[str, int]
 
 
 def parameters(net: MultiTaskModel, network: UNetConfig) -> Check:
-    """P2_1-PARAMETERS: the network is the one that the specification describes.
+    """P2_1-PARAMETERS: the network is the one that docs/requirements/phase2.md describes.
 
     Args:
         net: The network.
@@ -37,12 +37,12 @@ def parameters(net: MultiTaskModel, network: UNetConfig) -> Check:
         passed=found == expected,
         threshold=", ".join(f"{name} {count:,}" for name, count in expected.items()) + f": {sum(expected.values()):,}",
         measured={**found, "total": sum(found.values())},
-        advice="The network was changed: compare medexp/models/unet/network.py with specification 003.",
+        advice="The network was changed: compare medexp/models/unet/network.py with docs/requirements/phase2.md.",
     )
 
 
 def segmentation(interval: Interval, whole_brain: float, bar: float) -> Check:
-    """P2_1-DICE: the warm-up learned to segment. Specification 003 has no bar for it; the bar is the configuration's.
+    """P2_1-DICE: the warm-up learned to segment. The bar is the configuration's.
 
     Args:
         interval: Mean validation Dice over scans.

@@ -1,4 +1,4 @@
-"""Phase 2.1 (specification 003): train the multi-task U-Net's encoder and segmentation decoder on slices, and register it.
+"""Phase 2.1 (docs/requirements/phase2.md): train the multi-task U-Net's encoder and segmentation decoder on slices.
 
 The classification head keeps its initial weights; phase 2.2 trains it.
 """

@@ -1,4 +1,4 @@
-"""The checks of phase 2.2: the success criteria of specification 003, which gives them no ids, and the majority class."""
+"""The checks of phase 2.2: the success criteria of docs/requirements/phase2.md, and the majority class."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,7 +13,7 @@ from medexp.models.checkpoints import load_state, load_weights
 
 
 def accuracy(found: float, bar: float) -> Check:
-    """P2_2-ACCURACY: specification 003, "Validation Acc > 0.70"."""
+    """P2_2-ACCURACY: the share of the validation cases that is right."""
     return Check(
         "P2_2-ACCURACY",
         "Validation accuracy",
@@ -45,8 +45,7 @@ def majority(gain: Interval, found: float, constant: float) -> Check:
 
 
 def frozen(before: Mapping[str, Tensor], after: Mapping[str, Tensor], trained: int, expected: int) -> Check:
-    """P2_2-FROZEN: only the head was trained. Specification 003 says 263,170 parameters, which is of another size: with 256
-    features and two classes the head has 66,306.
+    """P2_2-FROZEN: only the head was trained; with 256 features and two classes it has 66,306 parameters.
 
     Args:
         before: All tensors but the head's before training, batch norm's statistics included.

@@ -1,4 +1,4 @@
-"""Phase 2.2 (specification 003): train a classification head on a frozen encoder, of 2D images or of volumes, and register it.
+"""Phase 2.2 (docs/requirements/phase2.md): train a classification head on a frozen encoder, of 2D images or of volumes.
 
 The encoder never changes and nothing is augmented, so each case's features are computed once; `training.cache_features=false`
 computes them anew in every step instead, for the same result.
@@ -206,7 +206,7 @@ def shifted(config: Phase2_2Config, cases: Labelled) -> list[str]:
 
 
 def write_checkpoints(ctx: Context[Phase2_2Config], encoder: FrozenEncoder, trained: Trained) -> dict[str, Path]:
-    """The specification's `best_model` and `last_model`: the whole network with the best and with the last epoch's head."""
+    """`best_model.pt` and `last_model.pt`: the whole network with the best and with the last epoch's head."""
     last = load_training_state(ctx.run.folder / "state" / "last.pt")["weights"]
     of_head = part(last, "head") or last  # trained in the loop, the head is a part of what was saved
     files = {}

@@ -1,4 +1,4 @@
-"""Phase 2.3 (specification 003): train encoder, segmentation decoder and classification head together, in alternating batches.
+"""Phase 2.3 (docs/requirements/phase2.md): train encoder, decoder and classification head together, in alternating batches.
 
 The network of phase 2.1 gets the head of phase 2.2, nothing is frozen, and the encoder learns at a lower rate than the rest.
 Batch norm keeps its statistics: the head learned on features that they make, and a batch of one task has others. Both earlier
