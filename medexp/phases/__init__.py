@@ -2,7 +2,8 @@
 
 A phase's folder holds its record (`__init__.py`), `config.py`, `recipe.py`, `checks.py`, `report.py` and
 `profiles/{demo,full}.yaml`; one whose settings can be searched has `profiles/sweep.yaml`, one that recovers from a failed
-check `profiles/recovery.yaml`. What phases have in common is in `shared/`.
+check `profiles/recovery.yaml`. A step of a pipeline has `inputs.py`, the pipeline itself `steps.py`. What phases have in
+common is in `shared/`.
 """
 
 import functools

@@ -94,7 +94,7 @@ def test_the_terminal_tells_the_result_and_what_to_do_next(first: tuple[Run, str
         *(f"TEST_2.{number}" for number in range(1, 7)),
         "ATTRIBUTION",
         "phase1_encoder_merged version 1 (candidate, champion)",
-        "mlflow ui",
+        "Next, browse it:  make ui   (or: medexp ui), then open ",
         "models:/phase1_encoder_merged@champion",
     ):
         assert words in printed
