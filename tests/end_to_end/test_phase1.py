@@ -111,7 +111,6 @@ def test_the_run_holds_all_that_it_promises(home: Home, first: tuple[Run, str]) 
         "control/train/loss",
         "control/val/dice_ET",
         "control/best/dice_WT",
-        "baseline/aux_r2_vol",
         "checks/TEST_2.5",
     ):
         assert name in metrics
@@ -123,8 +122,9 @@ def test_the_run_holds_all_that_it_promises(home: Home, first: tuple[Run, str]) 
     assert "LoRA" in tags["mlflow.note.content"]
     inputs = {item.dataset.name: item for item in run.inputs.dataset_inputs}
     assert {"phase1_train", "phase1_val"} <= set(inputs)
-    expected = {"config.yaml", "manifest.csv", "per_case.csv", "probe_r2.csv", "checks.json", "verification_report.md"}
+    expected = {"config.yaml", "manifest.csv", "per_case.csv", "arms.csv", "probe_r2.csv", "checks.json"}
     expected |= {
+        "verification_report.md",
         "phase1_encoder_merged.pt",
         "phase1_training_log.csv",
         "phase1_best_dice.json",

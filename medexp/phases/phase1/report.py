@@ -57,10 +57,16 @@ def log_judged(ctx: Context[Phase1Config], judged: Judged, net: SwinSegmenter) -
     """Metrics, tables, pictures and the output files that docs/requirements/phase1.md names."""
     reporter, folder = ctx.run.reporter, ctx.run.folder
     save_checkpoint(encoder_state(net), folder / "phase1_encoder_merged.pt")
-    for arm, prefix in (("baseline", "baseline/"), ("control", "control/best/"), ("lora", "val/best/")):
-        reporter.metrics({f"{prefix}{name}": value for name, value in judged.means[arm].items()})
+    heads = {"baseline": judged.semantic["unadapted"], "lora": judged.semantic["adapted"]}
+    arms = {
+        arm: {**means, **{f"aux_{name}": r2 for name, r2 in heads.get(arm, {}).items()}} for arm, means in judged.means.items()
+    }
+    reporter.table(pd.DataFrame.from_dict(arms, orient="index").rename_axis("arm").reset_index(), "arms.csv")
+    # of the other arms Dice alone: a figure without a course is a chart of one bar, and many of them bury the curves
+    reporter.metrics({f"val/best/{name}": value for name, value in judged.means["lora"].items()})
     reporter.metrics({f"val/aux_{name}": value for name, value in judged.semantic["adapted"].items()})
-    reporter.metrics({f"baseline/aux_{name}": value for name, value in judged.semantic["unadapted"].items()})
+    for arm, prefix in (("baseline", "baseline/"), ("control", "control/best/")):
+        reporter.metrics({f"{prefix}dice_{region}": judged.means[arm][f"dice_{region}"] for region in REGIONS})
     reporter.table(judged.per_case, "per_case.csv")
     reporter.table(judged.added.table, "probe_r2.csv")
     reporter.figure(dice_bars(judged.per_case), "figures/dice_by_arm.png")
