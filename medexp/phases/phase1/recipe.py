@@ -4,7 +4,6 @@ Three arms see the same cases in the same order: the frozen baseline, the decode
 second is there because the decoder, which is thrown away afterwards, can bring all of a gain in Dice by itself.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -100,11 +99,18 @@ def read(ctx: Context[Phase1Config]) -> Work:
     """The cases and the base, logged, and what an interrupted run had trained.
 
     Raises:
+        DataError: The cases cannot be used, or the test split is scored and is empty.
         ConfigError: The run that is resumed was begun with another base, other cases or other splits.
     """
     config = ctx.config
     with ctx.accelerator.main_process_first():
         data = prepare_volumes(config)
+    if "test" in ctx.splits and not data.ids("test"):
+        raise DataError(
+            f"test=true: no case is in the test split: {len(data.cases)} cases, "
+            f"data.test_fraction {config.data.test_fraction:g}. "
+            "Raise data.test_fraction, add patients, or leave test out"
+        )
     base = load_base(config, ctx.accelerator, ctx.cache)
     ctx.built_on(base=base.parent)
     ctx.given(data, {f"{split} cases": digest for split, digest in data.digests.items()})
@@ -223,22 +229,12 @@ def merge(ctx: Context[Phase1Config], work: Work, trained: Trained) -> tuple[Swi
         return net, checks.merge(certificate, before, net.eval()(image))
 
 
-def share(ctx: Context[Phase1Config], work: Work, splits: Sequence[str]) -> Phase1Config:
-    """The split and the base as files, for another seed would be another split and another base.
-
-    Raises:
-        DataError: The test split is to be scored and is empty.
-    """
-    config, data, file = ctx.config, work.data, ctx.run.folder / "data_splits.json"
-    if "test" in splits and not data.ids("test"):
-        raise DataError(
-            f"test=true: no case is in the test split: {len(data.cases)} cases, "
-            f"data.test_fraction {config.data.test_fraction:g}. "
-            "Raise data.test_fraction, add patients, or leave test out"
-        )
-    save_splits(data.splits, file)
-    checkpoint = config.checkpoint or str(pretrained(config, ctx.accelerator, ctx.cache))
-    return replace(config, splits=str(file.absolute()), checkpoint=checkpoint)
+def share(ctx: Context[Phase1Config], work: Work) -> Phase1Config:
+    """The split and the base as files, for another seed would be another split and another base."""
+    file = ctx.run.folder / "data_splits.json"
+    save_splits(work.data.splits, file)
+    checkpoint = ctx.config.checkpoint or str(pretrained(ctx.config, ctx.accelerator, ctx.cache))
+    return replace(ctx.config, splits=str(file.absolute()), checkpoint=checkpoint)
 
 
 objective, warm_up = studied(PHASE, read, train, score, share=share)

@@ -3,7 +3,6 @@
 The classification head keeps its initial weights; phase 2.2 trains it.
 """
 
-from collections.abc import Sequence
 from functools import partial
 
 import pandas as pd
@@ -19,7 +18,6 @@ from medexp.phases.shared.images import (
     Images,
     Trained,
     claims,
-    demand_test_split,
     dice,
     example,
     log_training,
@@ -84,13 +82,7 @@ def score(ctx: Context[Phase2_1Config], images: Images, trained: Trained, split:
     return Scored(scans, {"dice": float(scans["dice"].mean())})
 
 
-def share(ctx: Context[Phase2_1Config], images: Images, splits: Sequence[str]) -> Phase2_1Config:
-    """The split follows from data.split_seed: another seed is another training alone."""
-    demand_test_split(images, splits)
-    return ctx.config
-
-
-objective, warm_up = studied(PHASE, read, train, score, share=share)
+objective, warm_up = studied(PHASE, read, train, score)
 
 
 def all_of_the_brain(images: Tensor) -> Tensor:

@@ -117,6 +117,8 @@ def read_table_of_volumes(ctx: Context[Phase2_2Config], encoder: FrozenEncoder) 
             raise ConfigError(f"{key}: found {getattr(config, key)}, but {encoder.called} takes volumes; give table=FILE.tsv")
     if not config.training.cache_features:
         raise ConfigError("training.cache_features=false: a volume costs seconds in every step; leave it out for volumes")
+    if "test" in ctx.splits:
+        need_test_volumes(config.table)
     split = functools.partial(_split, config)
     jobs, folder = config.data.jobs, ctx.run.folder
     volumes = read_volumes(config.table, config.volumes, encoder.pulled, jobs, folder, ctx.cache, split, "val")

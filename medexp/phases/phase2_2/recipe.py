@@ -4,7 +4,6 @@ The encoder never changes and nothing is augmented, so each case's features are 
 computes them anew in every step instead, for the same result.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,11 +24,10 @@ from medexp.models.unet.network import part
 from medexp.phases.phase2_2 import PHASE, checks
 from medexp.phases.phase2_2.config import Phase2_2Config
 from medexp.phases.phase2_2.frozen import FrozenEncoder, load_encoder
-from medexp.phases.phase2_2.labelled import Labelled, need_test_volumes, read_images, read_table_of_volumes
+from medexp.phases.phase2_2.labelled import Labelled, read_images, read_table_of_volumes
 from medexp.phases.phase2_2.report import package, summary
 from medexp.phases.shared.classification import judge, log_judged, per_case
 from medexp.phases.shared.context import Context, context
-from medexp.phases.shared.images import demand_test_split
 from medexp.phases.shared.trials import Scored, studied
 from medexp.registry.leaks import split_check
 from medexp.tracking.figures import curves
@@ -171,13 +169,9 @@ def score(ctx: Context[Phase2_2Config], work: Work, trained: Trained, split: str
     return Scored(table, scores | {"cross_entropy": float(table["cross_entropy"].mean())})
 
 
-def share(ctx: Context[Phase2_2Config], work: Work, splits: Sequence[str]) -> Phase2_2Config:
+def share(ctx: Context[Phase2_2Config], work: Work) -> Phase2_2Config:
     """The features; the split follows from data.split_seed: another seed is another training alone."""
-    if work.cases.images is not None:
-        demand_test_split(work.cases.images, splits)
-    elif "test" in splits:
-        need_test_volumes(ctx.config.table)
-    for split in ("train", *splits) if ctx.config.training.cache_features else ():
+    for split in ("train", *ctx.splits) if ctx.config.training.cache_features else ():
         work.cases.features(split)
     return ctx.config
 

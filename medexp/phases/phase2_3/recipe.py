@@ -6,7 +6,7 @@ phases are judged again on the same validation cases.
 """
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -36,7 +36,6 @@ from medexp.phases.shared.images import (
     Trained,
     both_classes,
     demand_input,
-    demand_test_split,
     dice,
     log_training,
     masks,
@@ -183,13 +182,7 @@ def score(ctx: Context[Phase2_3Config], work: Work, trained: Trained, split: str
     return both_tasks(work.images, trained.net, split)
 
 
-def share(ctx: Context[Phase2_3Config], work: Work, splits: Sequence[str]) -> Phase2_3Config:
-    """The split follows from data.split_seed: another seed is another training alone."""
-    demand_test_split(work.images, splits)
-    return ctx.config
-
-
-objective, warm_up = studied(PHASE, read, train, score, guard, share)
+objective, warm_up = studied(PHASE, read, train, score, guard)
 
 
 def compare(ctx: Context[Phase2_3Config], work: Work, net: MultiTaskModel) -> Compared:

@@ -77,6 +77,7 @@ class Context(Generic[C_co]):
         config: Its configuration.
         accelerator: Processes, device and precision.
         run: The run.
+        splits: What is scored: the validation cases, and in some trials of a study the test cases too.
         checks: All checks so far.
         published: The versions that were registered so far.
     """
@@ -85,6 +86,7 @@ class Context(Generic[C_co]):
     config: C_co
     accelerator: Accelerator
     run: TrackedRun
+    splits: Sequence[str] = ("val",)
     checks: list[Check] = field(default_factory=list)
     published: list[Nominated] = field(default_factory=list)
     _begun: dict[str, str] = field(default_factory=dict)
@@ -218,7 +220,7 @@ class Context(Generic[C_co]):
 
 
 @contextmanager
-def context(phase: Phase, config: C, run: TrackedRun | None = None) -> Iterator[Context[C]]:
+def context(phase: Phase, config: C, run: TrackedRun | None = None, splits: Sequence[str] = ("val",)) -> Iterator[Context[C]]:
     """What a recipe works with, from the start of its run to its end.
 
     The first process of a launch writes the run, and all share its id and folder.
@@ -227,6 +229,7 @@ def context(phase: Phase, config: C, run: TrackedRun | None = None) -> Iterator[
         phase: The phase.
         config: Its configuration.
         run: A run that somebody else starts and ends, of one process; None: one of the phase's own.
+        splits: What is scored.
 
     Raises:
         ConfigError: The device is not there.
@@ -239,11 +242,11 @@ def context(phase: Phase, config: C, run: TrackedRun | None = None) -> Iterator[
     accelerator = start_accelerator(config.device, config.threads, trains.training.precision if trains else "fp32")
     if run is not None:
         with _out_of_memory(trains):
-            yield Context(phase, config, accelerator, run)
+            yield Context(phase, config, accelerator, run, splits)
         return
     try:
         with _own_run(phase, config, accelerator, trains.resume if trains else None) as own, _out_of_memory(trains):
-            yield Context(phase, config, accelerator, own)
+            yield Context(phase, config, accelerator, own, splits)
     except CheckFailed:
         accelerator.wait_for_everyone()  # the first process that leaves with an error ends the others: the run is closed first
         raise

@@ -106,19 +106,6 @@ def masks(data: PreparedImages) -> None:
         raise DataError(all_problems(data.source, problems, advice))
 
 
-def demand_test_split(images: Images, splits: Sequence[str]) -> None:
-    """There are test images, if they are to be scored.
-
-    Raises:
-        DataError: There are none.
-    """
-    if "test" in splits and not images.data.ids("test"):
-        raise DataError(
-            f"test=true: no image is in the test split, data.test_fraction {images.config.data.test_fraction:g}. "
-            "Raise data.test_fraction, add patients, or leave test out"
-        )
-
-
 def demand_input(pulled: Pulled, input_size: tuple[int, int]) -> None:
     """A registered network takes the images that are made here.
 
@@ -165,7 +152,7 @@ def read_images(
         sources: What is wanted, of SOURCES.
 
     Raises:
-        DataError: The images cannot be used; all problems of each step at once.
+        DataError: The images cannot be used, all problems of each step at once; or the test split is scored and is empty.
         ConfigError: There are several processes, or the run that is resumed was begun with other images.
     """
     one_process(ctx.accelerator, ctx.phase.name)
@@ -173,6 +160,11 @@ def read_images(
     data = prepare_images(config.slices_dir, kaggle_dir, config.data, config.phantoms, ctx.cache, sources)
     for demand in requirements:
         demand(data)
+    if "test" in ctx.splits and not data.ids("test"):
+        raise DataError(
+            f"test=true: no image is in the test split, data.test_fraction {config.data.test_fraction:g}. "
+            "Raise data.test_fraction, add patients, or leave test out"
+        )
     ctx.given(data, {"images": data.digest}, "images")
     ctx.run.reporter.metrics({"params/dropped_images": len(data.dropped)})
     for split in SPLITS:

@@ -38,7 +38,7 @@ def studied(
     train: Callable[[Context[C], W], T],
     score: Callable[[Context[C], W, T, str], Scored],
     guard: Callable[[W, str], Sequence[Check]] = lambda work, split: (),
-    share: Callable[[Context[C], W, Sequence[str]], C] = lambda ctx, work, splits: ctx.config,
+    share: Callable[[Context[C], W], C] = lambda ctx, work: ctx.config,
 ) -> tuple[Callable[..., None], Callable[..., C]]:
     """`objective` and `warm_up` of a phase, as studies call them.
 
@@ -52,21 +52,21 @@ def studied(
         train: The training.
         score: What came of it, on a split.
         guard: What must hold of a split before anything is trained; a BLOCKING check that fails ends a trial, and the study.
-        share: What else trials share, made once for the splits that are scored; gives their configuration.
+        share: What else trials share, made once; gives their configuration.
     """
 
     def splits(test: bool) -> dict[str, str]:
         """What is scored, with the prefix of its metrics; the test split by name alone: no search asks for it."""
         return {"val": "val/best/"} | ({"test": "test/"} if test else {})
 
-    def hold(run: TrackedRun | None, work: W, test: bool) -> None:
-        if checks := [check for split in splits(test) for check in guard(work, split)]:
+    def hold(run: TrackedRun | None, ctx: Context[C], work: W) -> None:
+        if checks := [check for split in ctx.splits for check in guard(work, split)]:
             stop_if_blocked(run, checks)
 
     def objective(config: C, run: TrackedRun, *, test: bool = False) -> None:
-        with context(phase, config, run) as ctx:
+        with context(phase, config, run, tuple(splits(test))) as ctx:
             work = read(ctx)
-            hold(run, work, test)
+            hold(run, ctx, work)
             trained = train(ctx, work)
             for split, prefix in splits(test).items():
                 scored = score(ctx, work, trained, split)
@@ -74,9 +74,10 @@ def studied(
                 run.reporter.metrics({f"{prefix}{name}": value for name, value in scored.means.items()})
 
     def warm_up(config: C, folder: Path, *, test: bool = False) -> C:
-        with context(phase, config, TrackedRun("", folder, NullReporter())) as ctx:  # in no run: nothing is logged
+        nowhere = TrackedRun("", folder, NullReporter())
+        with context(phase, config, nowhere, tuple(splits(test))) as ctx:
             work = read(ctx)
-            hold(None, work, test)
-            return share(ctx, work, list(splits(test)))
+            hold(None, ctx, work)
+            return share(ctx, work)
 
     return objective, warm_up
