@@ -24,7 +24,7 @@ from medexp.evaluation.classification import (
     roc_points,
 )
 from medexp.evaluation.intervals import Interval
-from medexp.phases.shared.context import Context, Settings
+from medexp.phases.shared.context import Context, JudgedSettings
 from medexp.tracking.figures import calibration, confusion_matrix, gallery, roc
 
 SHOWN = {"accuracy": "accuracy", "balanced_accuracy": "balanced acc.", "sensitivity": "sensitivity"}
@@ -79,7 +79,7 @@ def per_case(rows: pd.DataFrame, classes: Sequence[str], predictions: Prediction
     )
 
 
-def log_judged(ctx: Context[Settings], judged: Judged, picture: Callable[[str], Array], *, shown: int) -> None:
+def log_judged(ctx: Context[JudgedSettings], judged: Judged, picture: Callable[[str], Array], *, shown: int) -> None:
     """Metrics `val/best/…` and, per source, `val/best/<source>/…`; `per_case.csv`; confusion matrices, ROC, calibration and
     misclassified cases as pictures.
 

@@ -50,6 +50,11 @@ class Settings(Configuration, Protocol):
     def device(self) -> str: ...
     @property
     def threads(self) -> int | None: ...
+
+
+class JudgedSettings(Settings, Protocol):
+    """That of a recipe whose figures have intervals."""
+
     @property
     def resampling(self) -> Resampling: ...
 
@@ -101,7 +106,7 @@ class Context(Generic[C_co]):
         return cache_root(self.config.cache_dir)
 
     @property
-    def resampling(self) -> Resampling:
+    def resampling(self: "Context[JudgedSettings]") -> Resampling:
         """How the run's intervals are drawn."""
         return self.config.resampling
 
@@ -198,7 +203,7 @@ class Context(Generic[C_co]):
             order=order,
         )
 
-    def intervals(self, prefix: str, scores: Mapping[str, Interval]) -> None:
+    def intervals(self: "Context[JudgedSettings]", prefix: str, scores: Mapping[str, Interval]) -> None:
         """Log estimates as the metrics `<prefix><name>`, and with their bounds in the run's `intervals.csv`."""
         named = {f"{prefix}{name}": interval for name, interval in scores.items()}
         log_intervals(self.run, named, self.resampling.confidence)
