@@ -147,19 +147,19 @@ class Context(Generic[C_co]):
         """Compare with `begun.json` of the run that is resumed, write this run's own, and copy the state of its trainings."""
         folder = self.run.folder
         resume = self.config.resume if isinstance(self.config, TrainingSettings) else None
+        interrupted = folder.parent / str(resume)
         if resume is not None:
-            interrupted = folder.parent / resume
             before = json.loads((interrupted / _BEGUN).read_text()) if (interrupted / _BEGUN).is_file() else {}
             if changed := [key for key, digest in begun.items() if before.get(key, digest) != digest]:
                 raise ConfigError(
                     f"resume={resume}: not what the run was begun with: {' and '.join(changed)}; move the alias or put the "
                     "files back, or start a new run without resume"
                 )
-            if (interrupted / "state").is_dir() and not (folder / "state").exists():
-                shutil.copytree(interrupted / "state", folder / ".state", dirs_exist_ok=True)
-                (folder / ".state").replace(folder / "state")
-        with replacing(folder / _BEGUN) as temporary:
+        with replacing(folder / _BEGUN) as temporary:  # before there is a state that could be gone on with
             temporary.write_text(json.dumps(begun))
+        if resume is not None and (interrupted / "state").is_dir() and not (folder / "state").exists():
+            shutil.copytree(interrupted / "state", folder / ".state", dirs_exist_ok=True)
+            (folder / ".state").replace(folder / "state")
 
     def check(self, *checks: Check) -> None:
         """Add checks and log all that there are."""

@@ -1,11 +1,18 @@
-"""How a phase's run ends when there is less memory than its settings ask for."""
+"""What a phase's run goes on from, and how it ends when there is less memory than its settings ask for."""
 
+import json
+import shutil
 from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 from mlflow import MlflowClient
 
+from medexp.data.prepared import Prepared
+from medexp.data.splits import Splits
 from medexp.errors import OutOfMemory
 from medexp.phases.phase1 import PHASE
 from medexp.phases.shared.context import context
@@ -61,3 +68,23 @@ def test_any_other_error_keeps_its_name(store: MlflowClient, fail: Callable[[], 
         fail()
     assert type(raised.value).__name__ == name
     assert store.get_run(ctx.run.id).data.tags["medexp.error_type"] == name
+
+
+def test_a_run_that_is_stopped_while_it_takes_over_a_state_says_what_it_was_begun_with(
+    store: MlflowClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a run that goes on from it would not be held to the same cases."""
+    config, begun = configured("phase1", output_dir="outputs"), {"cases": "12ab"}
+    manifest = pd.DataFrame({"case": ["a"], "patient": ["a"], "split": ["train"], "sha256": ["12ab"]})
+    data: Prepared[Any, Any] = Prepared({}, {}, Splits(("a",), (), ()), manifest, "one case")
+    with context(PHASE, config) as interrupted:
+        interrupted.given(data, begun)
+        (interrupted.run.folder / "state").mkdir()
+
+    def stopped(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(shutil, "copytree", stopped)
+    with pytest.raises(KeyboardInterrupt), context(PHASE, replace(config, resume=interrupted.run.id)) as ctx:
+        ctx.given(data, begun)
+    assert json.loads((ctx.run.folder / "begun.json").read_text()) == begun
