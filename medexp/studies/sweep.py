@@ -4,7 +4,7 @@ import importlib
 import itertools
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from functools import partial
@@ -106,7 +106,7 @@ def search(config: SweepConfig, objective: str, warm_up: WarmUp) -> None:
         )
         study = work.open()
         free = {*space.parameters, *marked(type(settings), Role.WHERE)}
-        same_settings(study, {key: value for key, value in flat_params(settings).items() if key not in free})
+        same_settings(study, {key: value for key, value in flat_params(settings).items() if key not in free}, free)
         print(take_over(study, tracked, key, config.trials), flush=True)
         warm_up(settings, tracked.folder, test=config.test)
         with telling(study, space.goals, config.trials, "trials") as look:
@@ -128,8 +128,13 @@ def pinned(settings: Any) -> Any:
     return replace(settings, **{key: f"models:/{version.name}/{version.version}" for key, version in models.items()})
 
 
-def same_settings(study: optuna.Study, settings: Mapping[str, str]) -> None:
+def same_settings(study: optuna.Study, settings: Mapping[str, str], free: Collection[str]) -> None:
     """A study's trials differ in what is searched alone.
+
+    Args:
+        study: The study, which keeps the settings that it was begun with.
+        settings: Of the phase, by dotted key; those that may not differ.
+        free: The other keys, which a study that an earlier version began may hold.
 
     Raises:
         ConfigError: The study was begun with other settings; names all that differ.
@@ -141,7 +146,7 @@ def same_settings(study: optuna.Study, settings: Mapping[str, str]) -> None:
     changed = [
         f"{key}: the study has {there.get(key)}, given is {settings.get(key)}"
         for key in sorted({*there, *settings})
-        if there.get(key) != settings.get(key)
+        if key not in free and there.get(key) != settings.get(key)
     ]
     if changed:
         advice = "Give what the study has, or begin another one: study=NAME."

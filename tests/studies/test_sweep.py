@@ -10,9 +10,11 @@ import yaml
 from mlflow import MlflowClient
 
 from medexp.errors import ConfigError, DataError, MedexpError
+from medexp.studies.space import read_space
+from medexp.studies.study import open_study
 from medexp.studies.sweep import search
 from medexp.tracking.killed import end_run
-from tests.studies.cheap import SPACE, sweep_config, warm_up
+from tests.studies.cheap import SPACE, Cheap, sweep_config, warm_up
 from tests.studies.sweeping import OBJECTIVE, SCORE, parents, runs, statuses
 
 
@@ -89,6 +91,16 @@ def test_a_study_is_not_gone_on_with_under_other_settings(store: MlflowClient, t
         ConfigError, match="study cheap was begun with other settings: how: the study has well, given is check"
     ):
         search(sweep_config(tmp_path, "check", trials=1), OBJECTIVE, warm_up)
+
+
+def test_a_study_that_held_where_its_first_sweep_ran_is_gone_on_with_elsewhere(store: MlflowClient, tmp_path: Path) -> None:
+    """An earlier version may have kept keys that are compared no more."""
+    config = sweep_config(tmp_path, trials=1)
+    search(config, OBJECTIVE, warm_up)
+    study = open_study("cheap", None, "phase1", read_space(tmp_path / "sweep.yaml", Cheap), 0, Path(config.output_dir))
+    study.set_user_attr("settings", study.user_attrs["settings"] | {"output_dir": "another folder"})
+    search(replace(config, trials=2), OBJECTIVE, warm_up)
+    assert len(runs(store, "trial")) == 2
 
 
 def test_a_choice_that_fails_with_another_seed_is_said_to(store: MlflowClient, tmp_path: Path, capsys: Any) -> None:
