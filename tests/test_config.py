@@ -80,6 +80,11 @@ def test_a_value_out_of_range_is_named_by_its_key_with_what_is_allowed(demo, key
     assert any(problem.startswith(f"{key}: ") for problem in problems), problems
 
 
+def test_labels_that_are_mapped_to_none_of_the_regions_are_named(demo):
+    problems = problems_of(changed(demo, "data.label_map", {1: 7, 2: 2, 4: 9}))
+    assert problems == ["data.label_map: maps to [7, 9]; allowed are 0, 1, 2 and 3"]
+
+
 @pytest.mark.parametrize(
     ("key", "value"),
     [

@@ -31,9 +31,6 @@ ImageSize = Annotated[
     Told("give a height and a width of at least 16 pixels"),
     doc("Height and width that images are brought to, in pixels; at least 16 each."),
 ]
-LabelMap = Annotated[
-    dict[int, int], Predicate(lambda labels: set(labels.values()) <= {0, 1, 2, 3}), Told("allowed values are 0, 1, 2 and 3")
-]
 SourceWeights = Annotated[
     dict[str, float],
     Predicate(lambda weights: set(weights) == {"brats", "kaggle"} and min(weights.values()) > 0),
@@ -70,7 +67,7 @@ class DataConfig:
         test_fraction: Share of the patients that is held back, 0 to 1.
     """
 
-    label_map: Annotated[LabelMap, Role.CASES]
+    label_map: Annotated[dict[int, int], Role.CASES]
     patient_pattern: Annotated[str, Role.CASES]
     exclude: Annotated[tuple[str, ...], Role.CASES]
     spacing: Spacing
@@ -80,6 +77,8 @@ class DataConfig:
     jobs: Jobs
 
     def problems(self) -> Iterator[str]:
+        if bad := sorted(set(self.label_map.values()) - {0, 1, 2, 3}):
+            yield f"label_map: maps to {bad}; allowed are 0, 1, 2 and 3"
         yield from _fractions(self.val_fraction, self.test_fraction)
 
 

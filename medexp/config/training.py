@@ -4,12 +4,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from annotated_types import Ge, Gt, MinLen, doc
+from annotated_types import Ge, MinLen
 
 from medexp.config.bounds import Count, Natural, NotNegative, Positive, Told
 from medexp.config.keys import Role
-
-LearningRate = Annotated[float, Gt(0), doc("Learning rate.")]
 
 
 @dataclass(frozen=True)

@@ -132,7 +132,7 @@ def from_recipe(record: Phase) -> Callable[[str], Any]:
 
     def lazily(name: str) -> Any:
         if name not in _FROM_RECIPE:
-            raise AttributeError(f"module {__name__}.{record.name!r} has no attribute {name!r}")
+            raise AttributeError(f"module {f'{__name__}.{record.name}'!r} has no attribute {name!r}")
         return getattr(importlib.import_module(record.recipe), name)
 
     return lazily

@@ -17,7 +17,6 @@ class ImagePhaseConfig:
     """What the phases on 2D images have in common.
 
     Args:
-        profile: demo (embedded phantoms, minutes on two CPU cores) or full (the numbers of docs/requirements/).
         slices_dir: Folder of slices, as prepare cuts them with its own slices_dir; without any folder the embedded phantoms
             are used (demo only).
         seed: Seed of the initial weights, of sampling and of augmentation.
