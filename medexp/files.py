@@ -111,13 +111,12 @@ class _Loader(yaml.SafeLoader):
 
     yaml_implicit_resolvers = {}  # noqa: RUF012  as the library declares it
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        content = super().construct_mapping(node, deep)
-        if len(content) < len(node.value):
-            names = [self.construct_object(key, deep=True) for key, _ in node.value]
-            twice = next(name for place, name in enumerate(names) if name in names[:place])
-            raise yaml.constructor.ConstructorError(None, None, f"the key {twice} stands twice", node.start_mark)
-        return content
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)  # what `<<` merges, and a key here overrides, is not in it yet
+        names = [self.construct_object(key, deep=True) for key, _ in node.value]
+        if twice := [name for place, name in enumerate(names) if name in names[:place]]:
+            raise yaml.constructor.ConstructorError(None, None, f"the key {twice[0]} stands twice", node.start_mark)
+        return node
 
 
 class _OnlyText(_Loader):
@@ -132,6 +131,7 @@ class _Dumper(yaml.SafeDumper):
 
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?$|[-+]?\.(inf|Inf|INF)$|\.(nan|NaN|NAN)$")
 for _tag, _pattern, _first in (  # the core schema of YAML 1.2; of two that match the first counts
+    ("merge", re.compile(r"<<$"), ["<"]),  # as YAML 1.1 has it: 1.2 says nothing of it, and files use it
     ("null", re.compile(r"(~|null|Null|NULL|)$"), ["~", "n", "N", ""]),
     ("bool", re.compile(r"(true|True|TRUE|false|False|FALSE)$"), list("tTfF")),
     ("int", re.compile(r"([-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+)$"), list("-+0123456789")),
@@ -148,6 +148,7 @@ def _construct_int(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int:
 
 
 _Loader.add_constructor("tag:yaml.org,2002:int", _construct_int)
+_Loader.add_constructor("tag:yaml.org,2002:merge", lambda _, node: node.value)  # of `<<` that is no key
 
 
 def parse_yaml(text: str, *, only_text: bool = False) -> Any:
@@ -160,7 +161,12 @@ def parse_yaml(text: str, *, only_text: bool = False) -> Any:
     Raises:
         yaml.YAMLError: It is none, or a key stands twice in a block.
     """
-    return yaml.load(text, _OnlyText if only_text else _Loader)  # noqa: S506  subclasses of the safe one
+    try:
+        return yaml.load(text, _OnlyText if only_text else _Loader)  # noqa: S506  subclasses of the safe one
+    except yaml.YAMLError:
+        raise
+    except Exception as error:  # the library's own, of `!!int x`, a number of 5,000 digits, a thousand brackets
+        raise yaml.YAMLError(f"{type(error).__name__}: {error}") from error
 
 
 def dump_yaml(content: Any, *, in_a_line: bool = False) -> str:

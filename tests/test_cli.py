@@ -170,6 +170,7 @@ BAD_FLAGS = {
     "an abbreviated flag": (["--lora.alp", "3"], "--lora.alp: no such flag; did you mean --lora.alpha?"),
     "a block as a flag": (["--lora", "{rank: 3}"], "--lora: no such flag"),
     "nothing like it": (["--zzzzz", "3"], "--zzzzz: no such flag"),
+    "nothing where null may be": (["--threads", ""], "threads: found ; expected a whole number or null"),
     "no value": (["--rank"], "--rank: needs a value"),
     "a flag where a value should be": (["--rank", "--seed", "3"], "--rank: needs a value"),
     "twice": (["--rank", "3", "--lora.rank", "4"], "--lora.rank: given twice"),

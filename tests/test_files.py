@@ -2,9 +2,10 @@ import subprocess
 import sys
 
 import pytest
+import yaml
 
 from medexp.errors import StorageError
-from medexp.files import alone, filling, replacing
+from medexp.files import alone, filling, parse_yaml, replacing
 
 
 def test_the_file_appears_whole(tmp_path):
@@ -101,3 +102,28 @@ def test_a_lock_is_free_after_an_error_and_one_that_cannot_be_made_is_named(tmp_
         alone(tmp_path / "taken" / "lock", remedy="move it"),
     ):
         raise AssertionError("started")
+
+
+@pytest.mark.parametrize(
+    ("text", "content"),
+    [
+        ("a: &a {x: 1, y: 1}\nb: {<<: *a, y: 2}", {"a": {"x": 1, "y": 1}, "b": {"x": 1, "y": 2}}),
+        ("b: {y: 2, <<: [{x: 1}, {x: 3, y: 3}]}", {"b": {"y": 2, "x": 1}}),
+        ("in: {a: &a {<<: {x: 1}, x: 2}}\nb: {<<: *a, x: 3}", {"in": {"a": {"x": 2}}, "b": {"x": 3}}),
+        ("a: <<", {"a": "<<"}),
+    ],
+)
+def test_blocks_are_merged_and_a_key_overrides_what_is_merged(text, content):
+    assert parse_yaml(text) == content
+
+
+@pytest.mark.parametrize("text", ["a: 1\na: 2", "a: {x: 1, x: 1}", "1: a\n0x1: b", "{<<: {x: 1}, y: 1, y: 2}"])
+def test_a_key_that_stands_twice_is_refused(text):
+    with pytest.raises(yaml.YAMLError, match="stands twice"):
+        parse_yaml(text)
+
+
+@pytest.mark.parametrize("text", ["!!int x", "!!bool x", "!!float ''", "!!timestamp x", "9" * 5000, "[" * 3000, "<<: 3"])
+def test_whatever_cannot_be_read_is_no_yaml(text):
+    with pytest.raises(yaml.YAMLError):
+        parse_yaml(text)

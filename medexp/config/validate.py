@@ -253,6 +253,8 @@ def _of_text(text: str, kind: Any) -> Any:
         return None
     if any(part is str or get_origin(part) is Literal for part in parts):
         return text
+    if not text.strip():
+        raise ValueError(text)  # to YAML nothing is null; a flag whose value went missing says nothing
     inner = [part for part in parts if get_origin(part) is tuple]
     only_text = any(bare(item) is str for part in inner for item in get_args(part))
     return parse_yaml(text, only_text=only_text)
