@@ -22,7 +22,7 @@ def log_datasets(run: TrackedRun, manifest: pd.DataFrame, digests: Mapping[str, 
 
     Args:
         run: The run.
-        manifest: Output of `medexp.data.manifest.manifest`; its `split` says which input a case belongs to.
+        manifest: The manifest of `medexp.data.prepared.Prepared`; its `split` says which input a case belongs to.
         digests: Digest of each split that is an input, at most 36 characters, keyed train, val, test.
         source: Where the data came from: a folder, a URI, or words.
         name: Name of the data set; an input is called `<name>_<split>`.

@@ -29,7 +29,7 @@ def experiment_for(phase: str) -> str:
         try:
             found = client.get_experiment(given)
         except MlflowException as error:
-            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):  # the second: it is no number
                 raise
             raise ConfigError(f"{_ID}: there is no experiment {given!r}; give another, or {_NAME}=NAME makes one") from error
     else:

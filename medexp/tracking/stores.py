@@ -11,7 +11,7 @@ import mlflow
 import sqlalchemy
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
-from mlflow.store.db.utils import _safe_initialize_tables
+from mlflow.store.db.utils import _safe_initialize_tables, _verify_schema
 from sqlalchemy.exc import SQLAlchemyError
 
 from medexp.errors import StorageError
@@ -55,7 +55,12 @@ def check_store() -> str:
                 Path(url.database).parent.mkdir(parents=True, exist_ok=True)
             engine = sqlalchemy.create_engine(url)
             engine.connect().close()
-            _safe_initialize_tables(engine)  # one process makes the tables; MLflow's own first use of a store does not wait
+            try:
+                _verify_schema(engine)
+            except MlflowException:
+                # One process makes the tables and others wait, which MLflow's own first use of a store does not do. The lock
+                # lies in the folder for temporary files and is its maker's: it is for stores that are not there yet.
+                _safe_initialize_tables(engine)
         with retries(1):
             MlflowClient().search_experiments(max_results=1)
     except (*STORE_ERRORS, ImportError) as error:

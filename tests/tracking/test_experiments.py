@@ -1,6 +1,7 @@
 """Where a new run belongs, in a real store; and the store that several processes are the first to use."""
 
 import os
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -36,9 +37,10 @@ def test_an_experiment_that_cannot_be_used_is_named_with_a_way_out(
     store.delete_experiment(experiment_for("phase1"))
     with pytest.raises(ConfigError, match=r"'phase1' was deleted.*mlflow experiments restore -x 1;.*MLFLOW_EXPERIMENT_NAME"):
         experiment_for("phase1")
-    monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", "77")
-    with pytest.raises(ConfigError, match=r"MLFLOW_EXPERIMENT_ID: there is no experiment '77'"):
-        experiment_for("phase1")
+    for unknown in ("77", "phase1"):  # ids are numbers
+        monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", unknown)
+        with pytest.raises(ConfigError, match=f"MLFLOW_EXPERIMENT_ID: there is no experiment '{unknown}'"):
+            experiment_for("phase1")
 
 
 def test_files_lie_beside_the_database_whoever_makes_the_experiment(
@@ -60,3 +62,11 @@ def starts_first(barrier: Any, answers: Any, folder: Path) -> None:
 
 def test_processes_that_are_the_first_in_a_store_all_work(tmp_path: Path) -> None:
     assert len(set(all_at_once(3, starts_first, tmp_path))) == 1
+
+
+def test_a_store_that_is_there_takes_no_lock_that_another_user_may_have_made(
+    store: MlflowClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """MLflow's is a file in the folder for temporary files, which users share and none may write to another's file in."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "refused"))
+    assert check_store() == os.environ["MLFLOW_TRACKING_URI"]
