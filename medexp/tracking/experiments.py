@@ -2,6 +2,7 @@
 
 import functools
 import os
+import re
 from pathlib import Path
 
 import mlflow
@@ -60,8 +61,9 @@ def _beside_the_database(name: str) -> str | None:
     """Where the files of an experiment go; None: the store decides.
 
     MLflow fixes it when the experiment is made, relative to the folder of the process that happens to make it: for a database
-    in a file, which is in no such folder, that may be anywhere.
+    in a file, which is in no such folder, that may be anywhere. Of a name that is no folder's, what can be is kept: runs have
+    folders of their own in there.
     """
     uri = mlflow.get_tracking_uri()
     file = sqlalchemy.make_url(uri).database if uri.startswith("sqlite:") else None
-    return str(Path(file).absolute().parent / "mlruns" / name.replace("/", "_")) if file else None
+    return str(Path(file).absolute().parent / "mlruns" / re.sub(r"[^\w-]", "_", name)[:60]) if file else None

@@ -52,6 +52,13 @@ def test_files_lie_beside_the_database_whoever_makes_the_experiment(
     assert location == str(tmp_path / "mlruns" / "group_phase1")
 
 
+@pytest.mark.parametrize("name", ["..", ".", "x" * 300, "ä" * 300, "a#b?c%20d"])
+def test_an_experiment_whose_name_is_no_folders_has_a_folder_too(store: MlflowClient, tmp_path: Path, name: str) -> None:
+    location = Path(store.get_experiment(experiment_for(name)).artifact_location)
+    assert location.resolve().parent == tmp_path / "mlruns"
+    location.mkdir(parents=True)
+
+
 def starts_first(barrier: Any, answers: Any, folder: Path) -> None:
     os.chdir(folder)
     mlflow.set_tracking_uri("sqlite:///mlflow.db")
