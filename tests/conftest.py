@@ -32,9 +32,14 @@ from tests.runs import store_in
 
 @pytest.fixture(scope="session")
 def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The database of an empty store: MLflow's migrations run once a session, each test gets a copy."""
+    """The database of an empty store: MLflow's migrations run once a session, each test gets a copy.
+
+    The files of its experiment "Default" lie where it is made, for all tests: not in the checkout.
+    """
     folder = tmp_path_factory.mktemp("mlflow_template")
-    MlflowClient(tracking_uri=f"sqlite:///{folder / 'mlflow.db'}").search_experiments(max_results=1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        MlflowClient(tracking_uri=f"sqlite:///{folder / 'mlflow.db'}").search_experiments(max_results=1)
     return folder / "mlflow.db"
 
 

@@ -217,7 +217,8 @@ def fit(
                 said += f", validation {objective.monitor} {value:.3f}"
             progress.console.print(said, soft_wrap=True)
     if done.best_epoch < 0:
-        raise TrainingDiverged(f"{title}: validation {objective.monitor} is not a number in any epoch, so none is the best")
+        told = f"validation {objective.monitor} is not a number in any epoch, so none is the best"
+        raise TrainingDiverged(f"{title}: {told}; validate on cases for which it is defined, or lower the learning rate")
     accelerator.wait_for_everyone()
     _restore(module, load_training_state(folder / "best.pt"))
     module.eval()
