@@ -8,7 +8,7 @@ without the phase's name goes to each of them that has it: `seed` to all, `lora.
 import difflib
 import functools
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -259,13 +259,8 @@ def _content(file: Path) -> Mapping[Any, Any]:
 def _reached(config_class: Any) -> Mapping[str, Sequence[str]]:
     """What a key that is given to a pipeline reaches: `seed` reaches prepare.seed, phase1.seed and so on."""
     reached: dict[str, list[str]] = defaultdict(list)
-    for target, key in _targets(config_class):
-        if not target.startswith(config_class.apart):
-            reached[key].append(target)
-    return dict(reached)
-
-
-def _targets(config_class: type) -> Iterator[tuple[str, str]]:
     for step, step_class in steps(config_class).items():
         for key in keys(step_class):
-            yield f"{step}.{key}", key
+            if not f"{step}.{key}".startswith(config_class.apart):
+                reached[key].append(f"{step}.{key}")
+    return dict(reached)
