@@ -25,9 +25,9 @@ class Diagnosis:
 
     Attributes:
         curves: Metrics with a course over steps.
-        scores: What the scores of a case in `per_case.csv` begin with; more is better.
+        scores: What the scores of a case in `per_case.csv` begin with; more is better. Empty: no cases are shown.
         arm: The rows of `per_case.csv` that are meant, where its column `arm` says of which network they are.
-        picture: Artifact of a case's picture, with `{case}` in it.
+        picture: Artifact of a case's picture, with `{case}` in it; empty where cases are not drawn.
         drawn_by: The key that says how many cases are drawn.
     """
 

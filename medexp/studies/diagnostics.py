@@ -89,8 +89,7 @@ def diagnose(
     curves = {metric: {name: history(run, metric) for run, name in names.items()} for metric in shown.curves}
     tracked.reporter.figure(run_curves(curves), "figures/runs.png")
     table = describe(failed, attempts, goal)
-    norms = curves["train/grad_norm"]
-    table["gradient norm"] = [_summary(norms[name]["value"]) for name in names.values()]
+    table["gradient norm"] = [_summary(history(run, "train/grad_norm")["value"]) for run in names]
     if passed:
         head = f"**PASSED**: run {failed.id} was recovered; {names[passed]} passes all BLOCKING checks (run {passed})."
     else:
@@ -121,20 +120,23 @@ def _worst_cases(tracked: TrackedRun, names: dict[str, str], best: str, shown: D
         if not regions:
             return []
         worst = scores[names[best]].assign(mean=lambda rows: rows[regions].mean(axis=1)).sort_values("mean").head(_WORST)
-        table = worst[regions].rename(columns=lambda column: column.replace("dice_", "Dice "))
+        score = shown.scores.rstrip("_").capitalize()
+        table = worst[regions].rename(columns=lambda column: column.replace(shown.scores, f"{score} ").strip())
         for name, rows in scores.items():
-            table[f"mean Dice, {name}"] = rows[regions].mean(axis=1).reindex(worst.index)
+            table[f"mean {score}, {name}"] = rows[regions].mean(axis=1).reindex(worst.index)
         tracked.reporter.table(table.reset_index(), "worst_cases.csv")
         drawn = []
         for case in worst.index:
             (folder / "drawn").mkdir(exist_ok=True)
-            if picture := artifact(best, shown.picture.format(case=case), folder / "drawn"):
+            if shown.picture and (picture := artifact(best, shown.picture.format(case=case), folder / "drawn")):
                 tracked.reporter.file(picture.rename(picture.with_name(f"{case}.png")), "worst")
                 drawn.append(f"worst/{case}.png")
-    pictures = (
-        f"Pictures of those that were drawn: {', '.join(drawn)}." if drawn else f"None of them was drawn: {shown.drawn_by}."
-    )
-    return [f"## The cases that {names[best]} does worst", _markdown(table.reset_index()), pictures]
+    parts = [f"## The cases that {names[best]} does worst", _markdown(table.reset_index())]
+    if drawn:
+        parts.append(f"Pictures of those that were drawn: {', '.join(drawn)}.")
+    elif shown.picture:
+        parts.append(f"None of them was drawn: {shown.drawn_by}.")
+    return parts
 
 
 def _scores(run: str, folder: Path, arm: str) -> pd.DataFrame | None:
