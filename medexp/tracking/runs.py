@@ -203,12 +203,13 @@ def _start(phase: str, name: str, outer_experiment: str | None) -> ActiveRun:
         return mlflow.start_run(None, outer_experiment, name, nested=True, tags=tags, log_system_metrics=False)
     if "MLFLOW_RUN_ID" not in os.environ:
         return mlflow.start_run(None, experiment_for(phase), name, tags=tags, log_system_metrics=False)
-    started = mlflow.start_run(tags=tags, log_system_metrics=False)  # made by `mlflow run`, in the right experiment
-    if DRAWN_NAME.fullmatch(started.info.run_name):
-        mlflow.set_tag(MLFLOW_RUN_NAME, name)
-    if mlflow.get_experiment(started.info.experiment_id).name == phase:  # not named by the user
+    made = MlflowClient().get_run(os.environ["MLFLOW_RUN_ID"]).info  # by `mlflow run`, in the right experiment
+    if DRAWN_NAME.fullmatch(made.run_name):
+        tags[MLFLOW_RUN_NAME] = name
+    if mlflow.get_experiment(made.experiment_id).name == phase:  # not named by the user
         os.environ.pop("MLFLOW_EXPERIMENT_ID", None)  # or it counted for what the process runs next, of another phase perhaps
-    return started
+    # last: a run that goes on and is nobody's counts as FINISHED when the process ends
+    return mlflow.start_run(tags=tags, log_system_metrics=False)
 
 
 @contextmanager

@@ -122,6 +122,11 @@ def test_what_mlflow_run_chose_counts_for_its_own_run_alone(
         pass
     assert store.get_run(given).info.run_name == "bold try 7"
     assert store.get_experiment(store.get_run(later.id).info.experiment_id).name == "recover"
+    drawn = store.create_run(experiment).info.run_id
+    monkeypatch.setenv("MLFLOW_RUN_ID", drawn)
+    with tracked_run("phase1", config) as named:
+        pass
+    assert (named.id, store.get_run(drawn).info.run_name) == (drawn, "phase1 s3")
 
 
 @pytest.mark.parametrize(
