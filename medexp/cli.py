@@ -14,7 +14,7 @@ from docstring_parser import parse as parse_docstring
 
 from medexp import phases
 from medexp.config.keys import blocks, keys, steps
-from medexp.config.layers import SHORT, Layers, flags_of
+from medexp.config.layers import Layers, flags_of
 from medexp.config.shared import Recoverable, Resumable
 from medexp.config.validate import described, shown
 from medexp.errors import ConfigError, MedexpError
@@ -172,7 +172,7 @@ def _print_help(layers: Layers, profile: str) -> None:
         if block not in groups:
             about = _about(blocks(config_class)[block]) if block else None
             groups[block] = parser.add_argument_group(block or "the run", about)
-        names = [f"--{short}" for short, long in SHORT.items() if long == key.name]
+        names = [f"--{short}" for short in key.shorts]
         told = f"{key.text} ({described(key.kind)}; default: {shown(defaults[key.name].value)})".replace("%", "%%")
         groups[block].add_argument(f"--{key.name}", *names, metavar="", help=told)
     parser.print_help()

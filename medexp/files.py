@@ -107,7 +107,7 @@ def shipped(name: str) -> Path:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.2: 1e-4 is a number, yes and no are words, and a key stands once."""
+    """YAML with the numbers of version 1.2, 1e-4 among them, and with a key but once in a block."""
 
     yaml_implicit_resolvers = {}  # noqa: RUF012  as the library declares it
 
@@ -130,10 +130,10 @@ class _Dumper(yaml.SafeDumper):
 
 
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?$|[-+]?\.(inf|Inf|INF)$|\.(nan|NaN|NAN)$")
-for _tag, _pattern, _first in (  # the core schema of YAML 1.2; of two that match the first counts
+for _tag, _pattern, _first in (  # of two that match the first counts
     ("merge", re.compile(r"<<$"), ["<"]),  # as YAML 1.1 has it: 1.2 says nothing of it, and files use it
     ("null", re.compile(r"(~|null|Null|NULL|)$"), ["~", "n", "N", ""]),
-    ("bool", re.compile(r"(true|True|TRUE|false|False|FALSE)$"), list("tTfF")),
+    ("bool", re.compile(r"(true|false|yes|no|on|off)$", re.IGNORECASE), list("tTfFyYnNoO")),  # yes and no as files have them
     ("int", re.compile(r"([-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+)$"), list("-+0123456789")),
     ("float", _FLOAT, list("-+.0123456789")),
 ):
@@ -152,7 +152,7 @@ _Loader.add_constructor("tag:yaml.org,2002:merge", lambda _, node: node.value)  
 
 
 def parse_yaml(text: str, *, only_text: bool = False) -> Any:
-    """What a YAML document says (version 1.2: `1e-4` is a number); no object but mappings, lists and scalars is built.
+    """What a YAML document says, numbers as in version 1.2 (`1e-4` is one); mappings, lists and scalars alone are built.
 
     Args:
         text: The document.

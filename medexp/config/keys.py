@@ -53,6 +53,13 @@ class Called:
 
 
 @dataclass(frozen=True)
+class Short:
+    """The key has a short name too."""
+
+    name: str
+
+
+@dataclass(frozen=True)
 class Key:
     """A key of a configuration.
 
@@ -67,6 +74,11 @@ class Key:
     kind: Any
     text: str
     markers: tuple[Any, ...]
+
+    @property
+    def shorts(self) -> list[str]:
+        """Its short names."""
+        return [marker.name for marker in self.markers if isinstance(marker, Short)]
 
 
 @_once

@@ -15,13 +15,11 @@ from typing import Any, Protocol
 
 import yaml
 
-from medexp.config.keys import Role, built, keys, marked, steps
+from medexp.config.keys import Key, Role, built, keys, marked, steps
 from medexp.config.validate import Given, json_schema, problems_of, shown, typed
 from medexp.errors import ConfigError, all_problems
 from medexp.files import parse_yaml
 
-SHORT = {"rank": "lora.rank"}
-"""Short names of keys."""
 _OF_THE_COMMAND = ("config", "profile", "debug", "help")  # flags that are no keys, or choose the first layer
 
 
@@ -112,13 +110,18 @@ class Layers:
     @property
     def shorts(self) -> dict[str, str]:
         """The short names that may be given, with the keys that they stand for."""
-        return {short: key for short, key in SHORT.items() if key in self.names}
+        longest_first = sorted(self.names, key=len, reverse=True)  # given to a pipeline, it is meant for all steps
+        return {short: name for name in longest_first for short in self._key(name).shorts}
+
+    def _key(self, name: str) -> Key:
+        """What is known of a key that may be given; what is given for all steps is as in the first of them."""
+        own = keys(self.config)
+        return own[name] if name in own else own[_reached(self.config)[name][0]]
 
     @property
     def schema(self) -> dict[str, Any]:
         """A JSON Schema of the files that `--config` takes."""
-        own, reached = keys(self.config), _reached(self.config)
-        known = {name: own[name] if name in own else own[reached[name][0]] for name in self.names}
+        known = {name: self._key(name) for name in self.names}
         return {
             "$schema": "https://json-schema.org/draft/2020-12/schema",
             "title": f"Configuration of {self.phase.name}",

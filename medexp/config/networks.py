@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from annotated_types import Ge, Interval, MinLen, MultipleOf
 
 from medexp.config.bounds import Count, Fraction, Positive, Told
-from medexp.config.keys import Called
+from medexp.config.keys import Called, Short
 
 Stage = Annotated[int, Interval(ge=1, le=4)]
 Linear = Literal["qkv", "proj", "linear1", "linear2"]
@@ -51,7 +51,7 @@ class LoraConfig:
         mode: lora, or dora for weight-decomposed adapters.
     """
 
-    rank: Annotated[Count, Called("r")]
+    rank: Annotated[Count, Called("r"), Short("rank")]
     alpha: Annotated[Positive, Called("a")]
     target_stages: Annotated[tuple[Stage, ...], MinLen(1), Told("one or more of 1, 2, 3, 4", list)]
     target_modules: Annotated[tuple[Linear, ...], MinLen(1), Told("one or more of qkv, proj, linear1, linear2", list)]

@@ -85,7 +85,10 @@ def read(key: Key, given: Given) -> Any:
             return value
     except (ValidationError, TypeError, ValueError, yaml.YAMLError):
         pass  # told below
-    raise ValueError(f"{key.name}: found {shown(given.value)}; expected {described(kind)}{given.where}")
+    found = (
+        shown(given.value) if given.is_text else dump_yaml(given.value, in_a_line=True)
+    )  # quotes text that looks like a number
+    raise ValueError(f"{key.name}: found {found}; expected {described(kind)}{given.where}")
 
 
 def typed(config_class: type, values: Mapping[str, Given]) -> tuple[dict[str, Any], list[str]]:

@@ -122,7 +122,9 @@ def volumes_as_parts(
         accelerator: Where the encoders compute.
     """
     pad = DivisiblePad(k=DIVISOR)
-    preprocessing = [transforms.VERSION, VERSION, list(data.spacing), list(data.input_size)]
+    preprocessing: list[Any] = [transforms.VERSION, VERSION, list(data.spacing), list(data.input_size)]
+    if accelerator.device.type != "cpu":  # another device, other last bits: a run ends as it would without a cache
+        preprocessing.append(accelerator.device.type)
 
     @functools.lru_cache(maxsize=1)
     def image(index: int) -> Tensor:
