@@ -85,9 +85,8 @@ def read(key: Key, given: Given) -> Any:
             return value
     except (ValidationError, TypeError, ValueError, yaml.YAMLError):
         pass  # told below
-    found = (
-        shown(given.value) if given.is_text else dump_yaml(given.value, in_a_line=True)
-    )  # quotes text that looks like a number
+    # of a file, text that looks like a number is shown in the quotes that make it text
+    found = shown(given.value) if given.is_text else dump_yaml(given.value, in_a_line=True)
     raise ValueError(f"{key.name}: found {found}; expected {described(kind)}{given.where}")
 
 
