@@ -206,6 +206,8 @@ BAD_FILES = {
     "a key in the wrong block": ("training: {rank: 3}", "mine.yaml: training.rank: no such key"),
     "a value for a block": ("lora: 8", "mine.yaml: lora: found 8; expected a block of keys"),
     "an empty block": ("lora:", "mine.yaml: lora: found null; expected a block of keys"),
+    "a block and a dotted key": ("lora: {rank: 8}\nlora.rank: 4", "mine.yaml: lora.rank: given twice, as a block and dotted"),
+    "a key by both of its names": ("lora: {rank: 8}\nrank: 4", "mine.yaml: lora.rank: given twice, as a block and dotted"),
     "a number in quotes": ("lora: {rank: '8'}", "lora.rank: found '8'; expected a whole number (in mine.yaml)"),
     "a wrong type": ("lora: {rank: many}", "lora.rank: found many; expected a whole number (in mine.yaml)"),
     "null where there must be a value": ("seed: null", "seed: found null; expected a whole number (in mine.yaml)"),

@@ -159,7 +159,9 @@ class Layers:
         def walk(block: Mapping[Any, Any], prefix: str) -> None:
             for name, value in block.items():
                 key = shorts.get(f"{prefix}{name}", f"{prefix}{name}")
-                if key in known:
+                if key in values:
+                    problems.append(f"{key}: given twice, as a block and dotted; give one of them")
+                elif key in known:
                     values[key] = Given(value, source)
                 elif key in inside and isinstance(value, Mapping):
                     walk(value, f"{key}.")

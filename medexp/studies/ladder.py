@@ -207,7 +207,7 @@ def _worse_remedies(ladder: Ladder) -> Iterator[str]:
 
 def _misuse(key: str, value: Any, full: Any) -> Iterator[str]:
     config_class = type(full)
-    changeable = marked(config_class, Role.MENDS) - marked(config_class, Role.WHERE)
+    changeable = marked(config_class, Role.MENDS)
     there: Any = value_of(full, key) if key in keys(config_class) else None
     if key not in keys(config_class):
         near = difflib.get_close_matches(key, changeable, n=1)
@@ -236,8 +236,7 @@ def _misuse(key: str, value: Any, full: Any) -> Iterator[str]:
 def _block_or_key(name: str, config_class: type, changeable: Collection[str]) -> str:
     """The block of a key where all of it may be changed, else the key."""
     block = name.partition(".")[0]
-    where = marked(config_class, Role.WHERE)
-    whole = all(other in changeable for other in keys(config_class) if other.startswith(f"{block}.") and other not in where)
+    whole = all(other in changeable for other in keys(config_class) if other.startswith(f"{block}."))
     return block if whole else name
 
 

@@ -56,6 +56,12 @@ def test_remedies_keep_the_batch_of_an_update_and_turn_bf16_off() -> None:
     assert after.training.lr_aux == pytest.approx(1e-5)
 
 
+def test_a_remedy_for_memory_may_load_data_in_the_training_process(tmp_path: Path) -> None:
+    remedies = SHIPPED["remedies"] | {"out_of_memory": {"training.batch_size": {"times": 0.5}, "training.workers": 0}}
+    ladder = read_ladder("phase1", written(tmp_path, remedies=remedies))
+    assert changed(full(training__workers="4"), [ladder.remedies["out_of_memory"]], "test").training.workers == 0
+
+
 def test_a_batch_of_one_cannot_be_halved() -> None:
     remedy = read_ladder("phase1").remedies["out_of_memory"]
     with pytest.raises(ConfigError, match="test: training.batch_size: found 0; at least 1"):
