@@ -40,6 +40,13 @@ class Interval:
         """The same of a difference: each figure with its sign."""
         return self._in("{:+.3f}")
 
+    def in_a_cell(self, digits: int, *, bounds: bool = True) -> str:
+        """The same for a table: `-` where there is no figure, and no word where there is no interval."""
+        if math.isnan(self.estimate):
+            return "-"
+        interval = f" [{self.low:.{digits}f}, {self.high:.{digits}f}]" if bounds and not math.isnan(self.low) else ""
+        return f"{self.estimate:.{digits}f}{interval}"
+
     def told(self, *, few: str, better: str, worse: str, same: str) -> str:
         """Which of four sentences about a paired difference holds, with its figures.
 

@@ -57,3 +57,18 @@ def test_bounds_lie_within_the_values_and_follow_from_the_seed(values: list[floa
     first, second = (mean_by_patient(array, [str(i) for i in range(len(values))], drawn(seed, 100)) for _ in range(2))
     assert first == second
     assert array.min() - 1e-9 <= first.low <= first.high <= array.max() + 1e-9
+
+
+@pytest.mark.parametrize(
+    ("interval", "digits", "bounds", "cell"),
+    [
+        (Interval(0.5, 0.25, 0.75, 9), 2, True, "0.50 [0.25, 0.75]"),
+        (Interval(0.5, 0.25, 0.75, 9), 3, False, "0.500"),
+        (Interval(0.5, math.nan, math.nan, 2), 2, True, "0.50"),
+        (Interval(math.nan, math.nan, math.nan, 9), 2, True, "-"),
+    ],
+)
+def test_a_cell_of_a_table_has_a_figure_with_its_interval_where_there_is_one(
+    interval: Interval, digits: int, bounds: bool, cell: str
+) -> None:
+    assert interval.in_a_cell(digits, bounds=bounds) == cell

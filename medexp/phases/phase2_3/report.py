@@ -9,7 +9,7 @@ from medexp.evaluation.intervals import Interval
 from medexp.models.unet.network import MultiTaskModel
 from medexp.phases.phase2_3.checks import gained
 from medexp.phases.phase2_3.config import Phase2_3Config
-from medexp.phases.shared.classification import Judged, brief, log_judged, pooled, rows_of
+from medexp.phases.shared.classification import Judged, log_judged, pooled, rows_of
 from medexp.phases.shared.context import Context
 from medexp.phases.shared.images import CLASSES, Images, claims, example
 from medexp.phases.shared.packaging import packaged, parent_of
@@ -84,7 +84,7 @@ def package(
 def summary(ctx: Context[Phase2_3Config], images: Images, fitted: FitResult, compared: Compared) -> Summary:
     """Both tasks before and after, on the same cases."""
     scans, number = compared.scans, len(compared.judged.rows)
-    dice_row = [f"Dice ({len(scans)} scans)", *(brief(compared.means[column]) for column in ("dice_before", "dice"))]
+    dice_row = [f"Dice ({len(scans)} scans)", *(compared.means[column].in_a_cell(2) for column in ("dice_before", "dice"))]
     return Summary(
         headline=f"phase 2.3, profile {ctx.config.profile}, on {images.data.source}",
         title=f"validation, {number} images, best epoch {fitted.best_epoch + 1}",

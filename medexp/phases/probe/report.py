@@ -1,6 +1,5 @@
 """What the probe measured on the test cases, and what it leaves behind."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -75,8 +74,8 @@ def summary(ctx: Context[ProbeConfig], encoder: str, volumes: LabelledVolumes, j
     rows, narrow = [], []
     for arm, measured in judged.scores.items():
         chosen = f"{judged.chosen[arm]:g}" if arm in judged.chosen else "-"
-        rows.append([ARMS[arm], *map(_shown, measured.values()), chosen])
-        short = (_shown(interval, 2, whole=name in _WITH_INTERVAL) for name, interval in measured.items())
+        rows.append([ARMS[arm], *(interval.in_a_cell(3) for interval in measured.values()), chosen])
+        short = (interval.in_a_cell(2, bounds=name in _WITH_INTERVAL) for name, interval in measured.items())
         narrow.append([_SHORT[arm], *short])
     used = " and ".join(split for split in ("train", "val") if len(volumes.data.rows(split)))
     fitted, tested = manifest[manifest["split"] != "test"], volumes.data.rows("test")
@@ -97,8 +96,3 @@ def summary(ctx: Context[ProbeConfig], encoder: str, volumes: LabelledVolumes, j
         narrow=(head, narrow),
         following=[f"Next, another:    mlflow run . -e probe {again}"],
     )
-
-
-def _shown(interval: Interval, digits: int = 3, *, whole: bool = True) -> str:
-    bounds = f" [{interval.low:.{digits}f}, {interval.high:.{digits}f}]" if whole and not math.isnan(interval.low) else ""
-    return f"{interval.estimate:.{digits}f}{bounds}"

@@ -1,6 +1,5 @@
 """What a classifier is worth on the validation cases: metrics with intervals, per source too, and pictures."""
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -144,12 +143,4 @@ def rows_of(columns: Sequence[Mapping[str, Interval]]) -> list[list[str]]:
     Args:
         columns: Scores of what is compared, by metric.
     """
-    return [[name, *(brief(scores[metric]) for scores in columns)] for metric, name in SHOWN.items()]
-
-
-def brief(interval: Interval) -> str:
-    """A figure with its interval, in two digits."""
-    if math.isnan(interval.estimate):
-        return "-"
-    bounds = "" if math.isnan(interval.low) else f" [{interval.low:.2f}, {interval.high:.2f}]"
-    return f"{interval.estimate:.2f}{bounds}"
+    return [[name, *(scores[metric].in_a_cell(2) for scores in columns)] for metric, name in SHOWN.items()]
