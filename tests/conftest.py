@@ -27,6 +27,11 @@ from tests import small
 from tests.packages import ENCODER, EVALUATION, scores
 from tests.runs import store_in
 
+if (
+    signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+):  # as in a shell's background job, where tests of Ctrl-C would wait for ever
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 # ------------------------------------------------------------------------------------------------------------------- stores
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import jsonschema
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from medexp import phases
@@ -228,6 +228,8 @@ def test_a_schema_of_what_there_is_not_is_refused() -> None:
         max_leaves=8,
     )
 )
+@example("\x85")
+@example({"a": ["\u2028b", "c\u2029"]})
 def test_yaml_that_is_written_reads_back_as_it_was(content: Any) -> None:
     assert parse_yaml(dump_yaml(content)) == content
 
