@@ -83,7 +83,7 @@ def schema(phase: str) -> dict[str, Any]:
     if phase not in phases.names():
         raise ConfigError(f"phase: found {phase!r}; there are {', '.join(phases.names())}")
     record = phases.phase(phase)
-    found = Layers(record, record.config, phases.phase).schema
+    found = record.layers.schema
     return found | {"additionalProperties": True} if record.studies else found  # the keys of any phase go on to it
 
 
@@ -95,7 +95,7 @@ def _layers(record: phases.Phase, argv: Sequence[str]) -> Layers:
         ConfigError: There is no such phase to study: the keys of an unknown phase would be what is told.
     """
     if not record.studies:
-        return Layers(record, record.config, phases.phase)
+        return record.layers
     words = [word.removeprefix("--").partition("=") for word in argv]
     given = [value or next(iter(argv[place + 1 :]), "") for place, (name, _, value) in enumerate(words) if name == "phase"]
     name = given[-1] if given else parse_yaml(record.profile("demo").read_text(encoding="utf-8"))["phase"]

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from medexp.config.layers import Layers
+
 _FOLDER = Path(__file__).parent
 _SHARED = "shared"
 _NO_PROFILES = {"sweep", "recovery"}
@@ -77,6 +79,11 @@ class Phase:
     def profile(self, name: str) -> Path:
         """The file of a profile, of the space that a sweep searches (sweep) or of the ladder (recovery)."""
         return self.folder / "profiles" / f"{name}.yaml"
+
+    @property
+    def layers(self) -> Layers:
+        """What its configuration is made of."""
+        return Layers(self, self.config, phase)
 
     @property
     def is_studied(self) -> bool:

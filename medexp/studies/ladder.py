@@ -13,7 +13,6 @@ from pydantic.dataclasses import dataclass
 
 from medexp import phases
 from medexp.config.keys import Role, built, flat, keys, marked, value_of
-from medexp.config.layers import Layers
 from medexp.config.validate import Given, made, problems_of, schema_problems, typed
 from medexp.errors import ConfigError, all_problems
 from medexp.files import read_mapping
@@ -117,7 +116,7 @@ def phase_config(phase: str, content: Mapping[str, Any], source: str) -> Any:
         ConfigError: Keys are missing or unknown, values are of a wrong type or out of range; all problems at once.
     """
     record = phases.phase(phase)
-    values, problems = Layers(record, record.config, phases.phase).dotted(content, "")
+    values, problems = record.layers.dotted(content, "")
     if problems:
         raise ConfigError(all_problems(source, problems))
     return made(record.config, {key: given.value for key, given in values.items()}, source)
@@ -252,6 +251,5 @@ def _unfit(full: Any, change: Mapping[str, Any]) -> list[str]:
 def _full(phase: str) -> Any:
     """The full profile, without what a user has to give."""
     record = phases.phase(phase)
-    layers = Layers(record, record.config, phases.phase)
-    fit, _ = typed(record.config, layers.of_profile("full"))
+    fit, _ = typed(record.config, record.layers.of_profile("full"))
     return built(record.config, fit)

@@ -19,7 +19,6 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from medexp import phases
 from medexp.config.keys import Role, flat, marked
-from medexp.config.layers import Layers
 from medexp.config.validate import typed
 from medexp.errors import ConfigError, MedexpError, all_problems
 from medexp.files import dump_yaml, replacing
@@ -389,7 +388,7 @@ def in_words(goals: Sequence[Goal], count: int, chosen: FrozenTrial, again: Repe
 def given(config: SweepConfig) -> dict[str, Any]:
     """What the phase was given beyond its profile, by dotted key: the chosen values were found with it."""
     record, settings = phases.phase(config.phase), getattr(config, config.phase)
-    profile, _ = typed(record.config, Layers(record, record.config, phases.phase).of_profile(config.profile))
+    profile, _ = typed(record.config, record.layers.of_profile(config.profile))
     free = marked(record.config, Role.WHERE)
     return {key: value for key, value in flat(settings).items() if key not in free and profile.get(key, value) != value}
 

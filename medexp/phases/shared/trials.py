@@ -17,6 +17,7 @@ from medexp.tracking.runs import TrackedRun
 C = TypeVar("C", bound=Settings)
 W = TypeVar("W")
 T = TypeVar("T")
+_PREFIXES = {"val": "val/best/", "test": "test/"}  # of the metrics of a trial, by split
 
 
 @dataclass(frozen=True)
@@ -55,27 +56,27 @@ def studied(
         share: What else trials share, made once; gives their configuration.
     """
 
-    def splits(test: bool) -> dict[str, str]:
-        """What is scored, with the prefix of its metrics; the test split by name alone: no search asks for it."""
-        return {"val": "val/best/"} | ({"test": "test/"} if test else {})
+    def splits(test: bool) -> tuple[str, ...]:
+        """What is scored; the test split by name alone: no search asks for it."""
+        return ("val", "test") if test else ("val",)
 
     def hold(run: TrackedRun | None, ctx: Context[C], work: W) -> None:
         if checks := [check for split in ctx.splits for check in guard(work, split)]:
             stop_if_blocked(run, checks)
 
     def objective(config: C, run: TrackedRun, *, test: bool = False) -> None:
-        with context(phase, config, run, tuple(splits(test))) as ctx:
+        with context(phase, config, run, splits(test)) as ctx:
             work = read(ctx)
             hold(run, ctx, work)
             trained = train(ctx, work)
-            for split, prefix in splits(test).items():
+            for split in ctx.splits:
                 scored = score(ctx, work, trained, split)
                 run.reporter.table(scored.per_case, f"per_case_{split}.csv")
-                run.reporter.metrics({f"{prefix}{name}": value for name, value in scored.means.items()})
+                run.reporter.metrics({f"{_PREFIXES[split]}{name}": value for name, value in scored.means.items()})
 
     def warm_up(config: C, folder: Path, *, test: bool = False) -> C:
         nowhere = TrackedRun("", folder, NullReporter())
-        with context(phase, config, nowhere, tuple(splits(test))) as ctx:
+        with context(phase, config, nowhere, splits(test)) as ctx:
             work = read(ctx)
             hold(None, ctx, work)
             return share(ctx, work)
