@@ -231,15 +231,20 @@ def settle(model: str) -> Journal:
         wrong = {alias for alias in touched if found.get(alias) != wanted.get(alias)} | {e.alias for e in unfinished}
         if not wrong:
             return journal
-        for alias in sorted(wrong):
-            if alias in wanted:
-                client.set_registered_model_alias(model, alias, wanted[alias])
-            elif alias in found:
-                client.delete_registered_model_alias(model, alias)
-        if unfinished:
-            client.update_registered_model(model, _described(registered_model(model).description or "", journal.entries))
-        for entry in unfinished:
-            client.set_registered_model_tag(model, _tag(entry.number), entry.shown)
+        try:
+            for alias in sorted(wrong):
+                if alias in wanted:
+                    client.set_registered_model_alias(model, alias, wanted[alias])
+                elif alias in found:
+                    client.delete_registered_model_alias(model, alias)
+            if unfinished:
+                client.update_registered_model(model, _described(registered_model(model).description or "", journal.entries))
+            for entry in unfinished:
+                client.set_registered_model_tag(model, _tag(entry.number), entry.shown)
+        except MlflowException:
+            # Of two processes that finish one entry at once a database refuses the second's row: the first did the work.
+            if read(model).finished == journal.finished and standing(model) == found:
+                raise
         touched |= wrong
 
 
