@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medexp.config.data import ImageDataConfig
+from medexp.data.headers import Header, of_npz
 from medexp.data.images.cases import LabelledImage
 from medexp.data.images.kaggle import read_kaggle
 from medexp.data.images.slices import read_slice
@@ -19,7 +20,7 @@ from medexp.data.parallel import described
 from medexp.errors import DataError, all_problems
 from medexp.files import replacing
 
-VERSION = 2
+VERSION = 3
 """Part of the cache: raise it when what is computed here, in `slices` or in `kaggle` changes."""
 
 _CHUNK = 32  # images a task of joblib
@@ -37,6 +38,7 @@ class ImageFacts:
         shape: Height and width in pixels.
         tumour_pixels: Mask pixels; None without a mask.
         label: 1 with a tumour, 0 without.
+        header: What its file says besides pixels.
         patient: As the file's metadata names it; None where it does not.
         constant: Whether all pixels are equal.
     """
@@ -47,6 +49,7 @@ class ImageFacts:
     shape: tuple[int, int]
     tumour_pixels: int | None
     label: int
+    header: Header
     patient: str | None = None
     constant: bool = False
 
@@ -60,7 +63,7 @@ def read_image(image: LabelledImage) -> tuple[NDArray[np.float32], NDArray[np.ui
     if image.source == "brats":
         content = read_slice(image.path)
         return content.image[0], content.mask
-    return read_kaggle(image.path, image.label)[0], None
+    return read_kaggle(image.path, image.label).image, None
 
 
 def describe_images(images: Sequence[LabelledImage], data: ImageDataConfig, cache: Path) -> tuple[ImageFacts, ...]:
@@ -110,14 +113,16 @@ def _record(image: LabelledImage) -> dict[str, Any]:
     if image.source == "brats":
         content = read_slice(image.path)
         pixels, mask, patient = content.image[0], content.mask, content.metadata.get("patient")
+        header = of_npz(pixels.shape, content.metadata, image.path)
     else:
-        pixels, patient = read_kaggle(image.path, image.label)
+        pixels, patient, header = read_kaggle(image.path, image.label)
     return {
         "shape": pixels.shape,
         "pixels_sha256": _sha256(pixels + np.float32(0)),  # -0 becomes 0
         "mask_sha256": None if mask is None else _sha256(mask),
         "tumour_pixels": None if mask is None else int(np.count_nonzero(mask)),
         "patient": patient,
+        "header": header,
         "constant": bool(pixels.min() == pixels.max()),
     }
 
@@ -139,6 +144,7 @@ def _facts(image: LabelledImage, record: Mapping[str, Any], least: int) -> Image
         shape=tuple(record["shape"]),
         tumour_pixels=tumour,
         label=label,
+        header=record["header"],
         patient=record["patient"],
         constant=record["constant"],
     )

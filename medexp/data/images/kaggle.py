@@ -7,12 +7,13 @@ from collections.abc import Iterable, Sequence
 from fractions import Fraction
 from math import floor
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
+from medexp.data.headers import Header, of_npz, of_picture
 from medexp.data.images.cases import LabelledImage
 from medexp.data.images.npz import metadata_of, plane_problems, read_npz
 from medexp.data.images.slices import scan_of
@@ -91,8 +92,22 @@ def left_aside(folder: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def read_kaggle(path: Path, label: int | None = None) -> tuple[NDArray[np.float32], str | None]:
-    """An image as one grey channel, and the patient that its file names, if any.
+class Read(NamedTuple):
+    """What a file holds.
+
+    Attributes:
+        image: float32 (H, W).
+        patient: As the file names it, if any.
+        header: What it says besides pixels.
+    """
+
+    image: NDArray[np.float32]
+    patient: str | None
+    header: Header
+
+
+def read_kaggle(path: Path, label: int | None = None) -> Read:
+    """An image as one grey channel, the patient that its file names, if any, and its header.
 
     JPEG and PNG come in 0 to 255, whatever their mode (1 and 16 bits, palette, RGB, CMYK, transparent over black), turned as
     their EXIF data says; npz as it stands, colours weighted as Pillow does.
@@ -101,19 +116,17 @@ def read_kaggle(path: Path, label: int | None = None) -> tuple[NDArray[np.float3
         path: A JPEG, PNG or npz file.
         label: Its class; an npz that says another is refused.
 
-    Returns:
-        float32 (H, W); the patient.
-
     Raises:
         DataError: Unreadable, also its EXIF data alone; larger than Pillow's limit against decompression bombs, smaller than
             MIN_SIDE, constant; of an npz also a pickled image, another shape, NaN or infinite pixels, another label.
     """
-    image, patient = _from_npz(path, label) if path.suffix.lower() == ".npz" else (_from_picture(path), None)
+    read = _from_npz(path, label) if path.suffix.lower() == ".npz" else _from_picture(path)
+    image = read.image
     if min(image.shape) < MIN_SIDE:
         raise DataError(f"{path.name}: {image.shape[1]} x {image.shape[0]} pixels; at least {MIN_SIDE} a side are needed")
     if image.min() == image.max():
         raise DataError(f"{path.name}: a constant image, every pixel is {image.flat[0]:g}")
-    return image, patient
+    return read
 
 
 def split_kaggle(
@@ -193,7 +206,7 @@ def _is_read(path: Path) -> bool:
     return path.suffix.lower() in SUFFIXES and path.is_file() and not path.name.startswith(".")
 
 
-def _from_picture(path: Path) -> NDArray[np.float32]:
+def _from_picture(path: Path) -> Read:
     wrong = "unreadable or no JPEG or PNG"
     try:
         with warnings.catch_warnings():
@@ -202,11 +215,11 @@ def _from_picture(path: Path) -> NDArray[np.float32]:
                 picture.load()
                 wrong = "its EXIF data is damaged, so that nobody knows which side is up; save it turned right and without"
                 Image.Exif().load(picture.info.get("exif", b""))  # Pillow's reader of JPEG keeps a bad header to itself
-                turned = ImageOps.exif_transpose(picture)
+                turned, header = ImageOps.exif_transpose(picture), of_picture(picture, path)
     except _UNREADABLE as error:
         reason = " ".join(str(error).split())[:160]
         raise DataError(f"{path.name}: {wrong} ({type(error).__name__}: {reason})") from error
-    return _grey(turned)
+    return Read(_grey(turned), None, header)
 
 
 def _grey(picture: Image.Image) -> NDArray[np.float32]:
@@ -220,7 +233,7 @@ def _grey(picture: Image.Image) -> NDArray[np.float32]:
     return np.asarray(picture.convert("L"), np.float32)
 
 
-def _from_npz(path: Path, label: int | None) -> tuple[NDArray[np.float32], str | None]:
+def _from_npz(path: Path, label: int | None) -> Read:
     arrays = read_npz(path, ("image", "label", "metadata"))
     problems, metadata = plane_problems(arrays, "image"), {}
     try:
@@ -234,4 +247,5 @@ def _from_npz(path: Path, label: int | None) -> tuple[NDArray[np.float32], str |
     image, patient = arrays.get("image"), metadata.get("patient")
     if problems or image is None:
         raise DataError(all_problems(path.name, problems, "Repair it, or take it out of the folder."))
-    return image.astype(np.float32).reshape(image.shape[-2:]), patient if isinstance(patient, str) else None
+    pixels = image.astype(np.float32).reshape(image.shape[-2:])
+    return Read(pixels, patient if isinstance(patient, str) else None, of_npz(image.shape, metadata, path))

@@ -11,14 +11,15 @@ import nibabel as nib
 import numpy as np
 
 from medexp.config.data import DataConfig
+from medexp.data.headers import Header, of_volume
 from medexp.data.parallel import described
 from medexp.data.volumes.brats import read_case
-from medexp.data.volumes.cases import Case, Volume
+from medexp.data.volumes.cases import CHANNELS, Case, Volume
 from medexp.data.volumes.semantics import INTENSITY_STATISTICS, SEMANTIC_FEATURES, intensity_statistics, semantic_features
 from medexp.errors import DataError
 from medexp.files import replacing
 
-VERSION = 3
+VERSION = 4
 """Part of the cache key: raise it when what is computed here, in `semantics` or in `brats` changes."""
 
 
@@ -34,6 +35,7 @@ class CaseFacts:
         spacing: Edge of a voxel along the file's axes, in mm.
         semantic: As named by SEMANTIC_FEATURES; empty for a case without a segmentation.
         intensity: As named by INTENSITY_STATISTICS.
+        header: What its files say besides voxels.
     """
 
     case: str
@@ -43,6 +45,7 @@ class CaseFacts:
     spacing: tuple[float, ...]
     semantic: tuple[float, ...]
     intensity: tuple[float, ...]
+    header: Header
 
 
 def describe_cases(cases: Sequence[Case], data: DataConfig, cache: Path) -> tuple[CaseFacts, ...]:
@@ -86,6 +89,7 @@ def _describe(case: Case, label_map: Mapping[int, int], entry: Path) -> CaseFact
         spacing=tuple(float(edge) for edge in nib.affines.voxel_sizes(volume.affine)),
         semantic=tuple(semantic_features(volume).tolist()) if case.label else (),
         intensity=tuple(intensity_statistics(volume).tolist()),
+        header=of_volume(dict(zip(CHANNELS if len(case.images) > 1 else ("images",), case.images, strict=True))),
     )
     with replacing(entry) as temporary:
         temporary.write_text(json.dumps(asdict(facts)))

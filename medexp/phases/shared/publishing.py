@@ -52,6 +52,8 @@ class Summary:
         words: What the figures say, plainly, a sentence or two each.
         narrow: Columns and rows for the terminal, where those are too wide for it.
         following: What can be done next, besides what the registered versions are for.
+        first: What a reader must know before any figure, such as a control that is as good: sentences, before all else.
+        beside: A second table: title, columns, rows.
     """
 
     headline: str
@@ -61,6 +63,8 @@ class Summary:
     words: Sequence[str]
     narrow: tuple[Sequence[str], Sequence[Sequence[str]]] | None = None
     following: Sequence[str] = ()
+    first: Sequence[str] = ()
+    beside: tuple[str, Sequence[str], Sequence[Sequence[str]]] | None = None
 
 
 def present(summary: Summary, checks: Sequence[Check], published: Sequence[Nominated], run: TrackedRun, phase: Phase) -> None:
@@ -76,18 +80,25 @@ def present(summary: Summary, checks: Sequence[Check], published: Sequence[Nomin
     registered = [
         f"{one.name} version {one.version}" + (f" ({', '.join(one.aliases)})" if one.aliases else "") for one in published
     ]
+    second = [f"{summary.beside[0]}:", as_markdown(*summary.beside[1:])] if summary.beside else []
     paragraphs = [
+        *(f"**{line}**" for line in summary.first),
         f"**{verdict(checks)}**: {summary.headline}",
         f"{summary.title}:",
         as_markdown(summary.head, summary.rows),
+        *second,
         *summary.words,
         "\n".join(f"- {check.id} {check.title}: **{check.outcome}**" for check in checks),
     ]
     paragraphs += [f"Registered: {'; '.join(registered)}"] if registered else []
     log_summary(run, "\n\n".join(paragraphs) + "\n")
 
-    show(*(summary.narrow or (summary.head, summary.rows)), summary.title)
     console = Console(soft_wrap=True)
+    for line in summary.first:
+        console.print(f"[bold yellow]{escape(line)}[/]", highlight=False)
+    show(*(summary.narrow or (summary.head, summary.rows)), summary.title)
+    if summary.beside:
+        show(*summary.beside[1:], summary.beside[0])
     for line in [*as_lines(checks), *map(escape, summary.words), *(f"Registered: {line}" for line in registered)]:
         console.print(line, highlight=False)
     print(f"Run: {run.id}, files in {run.folder}")

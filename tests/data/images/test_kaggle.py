@@ -81,7 +81,7 @@ def test_every_mode_of_a_png_gives_the_same_grey(tmp_path, mode):
     grey = pixels(1)
     image = Image.fromarray(grey.astype(np.uint16) * 257) if mode == "I;16" else Image.fromarray(grey).convert(mode)
     image.save(tmp_path / "a.png")
-    found, patient = read_kaggle(tmp_path / "a.png")
+    found, patient, _ = read_kaggle(tmp_path / "a.png")
     assert found.dtype == np.float32 and patient is None
     np.testing.assert_array_equal(found, grey.astype(np.float32))
 
@@ -92,7 +92,7 @@ def test_colours_are_weighted_and_what_is_transparent_is_black(tmp_path):
     colours[:10, :10, 0] = colours[:10, 10:, 1] = colours[10:, :10, 2] = colours[10:, 10:, 0] = 255
     colours[10:, 10:, 3] = 0
     Image.fromarray(colours).save(tmp_path / "a.png")
-    found, _ = read_kaggle(tmp_path / "a.png")
+    found, *_ = read_kaggle(tmp_path / "a.png")
     assert [found[0, 0], found[0, 19], found[19, 0], found[19, 19]] == [76, 150, 29, 0]
     transparent = Image.fromarray(pixels(1)).convert("P")
     transparent.save(tmp_path / "p.png", transparency=int(np.asarray(transparent)[5, 5]))
@@ -103,7 +103,7 @@ def test_colours_are_weighted_and_what_is_transparent_is_black(tmp_path):
 def test_every_mode_of_a_jpeg_is_read(tmp_path, mode):
     ramp = np.tile(np.arange(0, 256, 4, np.uint8), (64, 1))
     Image.fromarray(ramp).convert("RGB").convert(mode).save(tmp_path / "a.jpg", quality=95)
-    found, _ = read_kaggle(tmp_path / "a.jpg")
+    found, *_ = read_kaggle(tmp_path / "a.jpg")
     np.testing.assert_allclose(found, ramp, atol=6)
 
 
@@ -202,7 +202,7 @@ def test_npz_with_and_without_label_and_metadata(tmp_path):
     ):
         for image in (pixels(), pixels()[None].astype(np.float64)):
             np.savez(path, image=image, **content)
-            found, whose = read_kaggle(path, 1)
+            found, whose, _ = read_kaggle(path, 1)
             np.testing.assert_array_equal(found, pixels())
             assert found.dtype == np.float32 and whose == patient
 

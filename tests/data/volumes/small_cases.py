@@ -44,6 +44,5 @@ def a_case(case_id: str, patient: str) -> Case:
 
 
 def a_fact(case_id: str, voxels: str) -> CaseFacts:
-    return CaseFacts(
-        case_id, f"sha-{case_id}-{voxels}", voxels, (2, 3, 4), (1.0, 1.0, 2.0), tuple(map(float, range(10))), (0.0,) * 12
-    )
+    semantic, intensity = tuple(map(float, range(10))), (0.0,) * 12
+    return CaseFacts(case_id, f"sha-{case_id}-{voxels}", voxels, (2, 3, 4), (1.0, 1.0, 2.0), semantic, intensity, {})
