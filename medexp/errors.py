@@ -44,7 +44,7 @@ class StorageError(MedexpError):
 
 
 class TrainingDiverged(MedexpError):
-    """A loss that is not finite: the settings, not the input, are at fault."""
+    """A loss, or what a network makes of a case, that is not finite: the settings, not the input, are at fault."""
 
     exit_code = 3
 

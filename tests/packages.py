@@ -3,8 +3,10 @@
 import numpy as np
 import pandas as pd
 
+from medexp.phases import phase
+
 ENCODER = {"kind": "swin_encoder", "in_channels": 4, "feature_size": 12, "window_size": 2}
-EVALUATION = {"phase": "phase1", "revision": 1, "split": "val", "data_digest": "d1", "made_on": "d0"}
+EVALUATION = {"phase": "phase1", "revision": phase("phase1").revision, "split": "val", "data_digest": "d1", "made_on": "d0"}
 SEGMENTER = {**ENCODER, "kind": "swin_unetr", "out_channels": 3}
 
 

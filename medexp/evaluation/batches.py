@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from medexp.arrays import Array
+from medexp.errors import TrainingDiverged, all_problems
 
 T = TypeVar("T")
 
@@ -85,18 +86,40 @@ def map_batches(work: Callable[[Any], T], batches: Batches, accelerator: Acceler
     return results
 
 
+def demand_finite(output: Tensor, cases: Sequence[str]) -> None:
+    """Whatever is said of a case was computed: NaN would pass for class 0, or for a mask without a voxel.
+
+    Args:
+        output: What a network made of the cases (B, ...).
+        cases: Their ids.
+
+    Raises:
+        TrainingDiverged: NaN or infinity; every case of these is named.
+    """
+    counts = (~output.isfinite()).flatten(1).sum(1).tolist()
+    if any(counts):
+        told = [f"{case}: {count:,} NaN or infinite values" for case, count in zip(cases, counts, strict=True) if count]
+        advice = "Lower the learning rate, set training.precision=fp32, or give weights that are finite."
+        raise TrainingDiverged(all_problems("the network's output", told, advice))
+
+
 def in_batches(work: Callable[[Tensor], Tensor], batches: Batches, accelerator: Accelerator, title: str) -> Array:
     """What a network makes of each image (N, D), in the order of the data set, in float32.
 
     Args:
         work: From images (B, 1, H, W) to (B, D), in eval mode.
-        batches: Items with `image`.
+        batches: Items with `image` and `case`.
         accelerator: The device and the precision: that of training, for a network that was trained here and for any other.
         title: Name in the progress bar.
+
+    Raises:
+        TrainingDiverged: As of `demand_finite`.
     """
 
     def rows(batch: Any) -> Array:
-        return np.asarray(work(batch["image"].to(accelerator.device)).float().cpu())
+        output = work(batch["image"].to(accelerator.device)).float()
+        demand_finite(output, batch["case"])
+        return np.asarray(output.cpu())
 
     return np.concatenate(map_batches(rows, batches, accelerator, title))
 

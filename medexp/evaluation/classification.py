@@ -16,6 +16,7 @@ from sklearn.metrics import roc_curve
 
 from medexp.arrays import Array
 from medexp.config.shared import Resampling
+from medexp.errors import TrainingDiverged
 from medexp.evaluation.intervals import Band, Interval, as_shares, band_by_patient, by_patient
 
 _BINS = 10
@@ -28,10 +29,21 @@ class Predictions:
     Attributes:
         truth: Class of each case (N,), 0 to K - 1.
         probabilities: Of the classes (N, K); rows sum to 1.
+
+    Raises:
+        TrainingDiverged: A probability is NaN or infinite: the largest of NaN would be class 0.
     """
 
     truth: NDArray[np.int_]
     probabilities: Array
+
+    def __post_init__(self) -> None:
+        bad = np.flatnonzero(~np.isfinite(self.probabilities).all(axis=1))
+        if len(bad):
+            rows = ", ".join(map(str, bad[:10] + 1)) + (", ..." if len(bad) > 10 else "")
+            told = f"NaN or infinite probabilities in {len(bad)} of {len(self.truth)} cases (number {rows})"
+            advice = "Lower the learning rate, or give weights that are finite"
+            raise TrainingDiverged(f"the classifier's output: {told}. {advice}")
 
     @property
     def binary(self) -> bool:

@@ -23,7 +23,7 @@ from medexp.data.volumes import transforms
 from medexp.data.volumes.brats import read_case
 from medexp.data.volumes.cases import Case
 from medexp.data.volumes.facts import CaseFacts
-from medexp.evaluation.batches import Batches, in_batches, map_cases
+from medexp.evaluation.batches import Batches, demand_finite, in_batches, map_cases
 from medexp.files import replacing
 from medexp.models.checkpoints import weights_digest
 from medexp.models.swin.network import DIVISOR, SwinEncoder, SwinSegmenter, embed
@@ -76,6 +76,7 @@ def embed_all(
 
     Raises:
         DataError: A case cannot be read.
+        TrainingDiverged: An encoder gives NaN or infinity; the case is named.
         StorageError: The cache cannot be written.
     """
     digests = {name: weights_digest(net.to(accelerator.device).state_dict()) for name, net in encoders.items()}
@@ -103,11 +104,16 @@ def cases_as_parts(
     def read(index: int) -> Tensor:
         return transforms.preprocess(read_case(cases[index], data.label_map), data)["image"]
 
-    return volumes_as_parts(read, [facts[case.id].sha256 for case in cases], data, accelerator)
+    ids = [case.id for case in cases]
+    return volumes_as_parts(read, ids, [facts[case].sha256 for case in ids], data, accelerator)
 
 
 def volumes_as_parts(
-    read: Callable[[int], Tensor], digests: Sequence[str | None], data: DataConfig, accelerator: Accelerator
+    read: Callable[[int], Tensor],
+    cases: Sequence[str],
+    digests: Sequence[str | None],
+    data: DataConfig,
+    accelerator: Accelerator,
 ) -> list[Part]:
     """Whole volumes, each a part of its own: GAP(encoder10), padded to multiples of 32, always in float32.
 
@@ -116,6 +122,7 @@ def volumes_as_parts(
 
     Args:
         read: From a volume's index to the volume (4, X, Y, Z), preprocessed.
+        cases: Id of each.
         digests: `CaseFacts.sha256` of each, of voxels and affine; None of what is random, such as augmented crops, which is
             embedded anew each time.
         data: `spacing` and `input_size` of the preprocessing.
@@ -131,7 +138,9 @@ def volumes_as_parts(
         return torch.as_tensor(pad(read(index))).unsqueeze(0).to(accelerator.device)
 
     def features(index: int, encoder: SwinEncoder | SwinSegmenter) -> Array:
-        return np.asarray(embed(encoder, image(index)).float().cpu()[0])
+        pooled = embed(encoder, image(index)).float()
+        demand_finite(pooled, [cases[index]])
+        return np.asarray(pooled.cpu()[0])
 
     keys = [None if digest is None else [digest, preprocessing] for digest in digests]
     return [Part(key, functools.partial(features, index)) for index, key in enumerate(keys)]
@@ -172,7 +181,8 @@ def _cached(entry: Path) -> Array | None:
     try:
         with safe_open(entry, framework="numpy") as file:
             features: Array = file.get_tensor("features")
-            return features if file.metadata()["sha256"] == _sha256(features) else None
+            sound = file.metadata()["sha256"] == _sha256(features) and np.isfinite(features).all()
+            return features if sound else None
     except (OSError, SafetensorError, KeyError, TypeError):
         return None
 

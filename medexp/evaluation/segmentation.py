@@ -1,5 +1,6 @@
 """Segmentation, judged per case: of whole volumes region by region, of 2D slices where those of a scan are one case."""
 
+import math
 import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -15,7 +16,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from torch.utils.data import Dataset
 
 from medexp.data.volumes.regions import REGIONS, to_regions
-from medexp.evaluation.batches import Batches, map_batches, map_cases
+from medexp.evaluation.batches import Batches, demand_finite, map_batches, map_cases
 
 PIXELS = ("truth", "predicted", "overlap")
 OnPrediction = Callable[[str, Tensor, Tensor, Tensor], None]
@@ -47,9 +48,14 @@ def evaluate_segmentation(
             regions (3, X, Y, Z).
 
     Returns:
-        One row a case: `case`, `ce` (binary cross-entropy over voxels and regions), `dice_<region>` (0 to 1; 1 where neither
-        truth nor prediction has the region) and `hd95_<region>` (mm; NaN where one of them lacks it).
+        One row a case: `case`, `ce` (binary cross-entropy over voxels and regions), `dice_<region>` (0 to 1; NaN where the
+        truth lacks the region: there is nothing to overlap with), `false_<region>` (mm^3 that were predicted where the truth
+        lacks it; NaN where it has it) and `hd95_<region>` (mm; NaN where one of them lacks it).
+
+    Raises:
+        TrainingDiverged: The network gives NaN or infinity, which would count as no tumour.
     """
+    voxel = math.prod(spacing)
 
     def judge(item: Any) -> dict[str, Any]:
         image = item["image"].unsqueeze(0).to(accelerator.device)
@@ -58,10 +64,13 @@ def evaluate_segmentation(
             logits = sliding_window_inference(image, tuple(window), 1, net, overlap=overlap, mode="gaussian")
         assert isinstance(logits, Tensor)
         logits = logits.float()
+        demand_finite(logits, [item["case"]])
         predicted = (logits > 0).float()
-        dice = compute_dice(predicted, truth, include_background=True, ignore_empty=False)[0]
+        dice = compute_dice(predicted, truth, include_background=True)[0]
+        false = torch.where(truth[0].flatten(1).any(1), math.nan, predicted[0].flatten(1).sum(1) * voxel)
         row = {"case": item["case"], "ce": float(binary_cross_entropy_with_logits(logits, truth))}
         row |= {f"dice_{region}": float(value) for region, value in zip(REGIONS, dice, strict=True)}
+        row |= {f"false_{region}": float(value) for region, value in zip(REGIONS, false, strict=True)}
         if hd95:
             row |= {f"hd95_{region}": value for region, value in zip(REGIONS, _hd95(predicted, truth, spacing), strict=True)}
         if on_prediction is not None:
@@ -72,8 +81,26 @@ def evaluate_segmentation(
 
 
 def mean_scores(per_case: pd.DataFrame) -> dict[str, float]:
-    """Means over the cases of all figures of `evaluate_segmentation`; HD95 over the cases that have one, else NaN."""
-    return {str(name): float(value) for name, value in per_case.select_dtypes("number").mean().items()}
+    """Means of `evaluate_segmentation`'s figures, each over the cases that have it, NaN where none has; `left_apart` says what
+    was predicted where nothing is."""
+    scores = per_case.select_dtypes("number")
+    return {str(name): float(value) for name, value in scores.mean().items() if not str(name).startswith("false_")}
+
+
+def left_apart(per_case: pd.DataFrame) -> list[str]:
+    """What is in no mean: how many cases lack a region, and what was predicted there; nothing where none lacks any.
+
+    Args:
+        per_case: As `evaluate_segmentation` or `dice_by_scan` gives it.
+    """
+    units = {f"false_{region}": (region, "mm^3") for region in REGIONS} | {"false_pixels": ("tumour", "pixels")}
+    told = []
+    for column, (what, unit) in units.items():
+        found = per_case[column].dropna() if column in per_case else pd.Series(dtype=float)
+        if len(found):
+            predicted = f"predicted there in {(found > 0).sum()}, {found.sum():,.0f} {unit} in all"
+            told.append(f"{what}: {len(found)} of {len(per_case)} cases hold none and have no Dice; {predicted}.")
+    return told
 
 
 def evaluate_slices(
@@ -95,6 +122,9 @@ def evaluate_slices(
     Returns:
         `dice_by_scan`, and what it was added up from: one row a slice in the order of the data, with `case` and the pixels
         `truth`, `predicted` and `overlap`.
+
+    Raises:
+        TrainingDiverged: As of `count_pixels`.
     """
 
     def judge(batch: Any) -> list[dict[str, Any]]:
@@ -111,7 +141,11 @@ def count_pixels(logits: Tensor, batch: Any) -> list[dict[str, Any]]:
     Args:
         logits: (B, 1, H, W), above 0 is tumour.
         batch: `mask` (B, 1, H, W), `has_mask` and `case`.
+
+    Raises:
+        TrainingDiverged: NaN or infinity, which would count as no tumour.
     """
+    demand_finite(logits, batch["case"])
     predicted = (logits.float() > 0).flatten(1)
     truth = (batch["mask"].to(logits.device) > 0.5).flatten(1)
     pixels = torch.stack([truth.sum(1), predicted.sum(1), (truth & predicted).sum(1)], dim=1).tolist()
@@ -129,15 +163,16 @@ def dice_by_scan(slices: pd.DataFrame, manifest: pd.DataFrame) -> pd.DataFrame:
         manifest: Columns `case`, `scan`, `patient` and `source`, for each of the slices at least.
 
     Returns:
-        One row a scan, sorted: `case` (the scan), `patient`, `source`, `dice` (0 to 1; 1 where neither truth nor prediction
-        has a tumour) and `slices` (how many).
+        One row a scan, sorted: `case` (the scan), `patient`, `source`, `dice` (0 to 1; NaN where the truth has no tumour),
+        `false_pixels` (predicted where the truth has none; NaN where it has one) and `slices` (how many).
     """
     owners = manifest.set_index("case").loc[slices["case"]].reset_index(drop=True)
     scans = slices.reset_index(drop=True).groupby(owners["scan"])
     pixels = scans[list(PIXELS)].sum()
-    both = pixels["truth"] + pixels["predicted"]
+    there = pixels["truth"] > 0
     table = owners.groupby("scan")[["patient", "source"]].first()
-    table["dice"] = (2 * pixels["overlap"] / both).where(both > 0, 1.0)
+    table["dice"] = (2 * pixels["overlap"] / (pixels["truth"] + pixels["predicted"])).where(there)
+    table["false_pixels"] = pixels["predicted"].where(~there).astype(float)
     table["slices"] = scans.size()
     return table.rename_axis("case").reset_index()
 

@@ -53,7 +53,8 @@ class Judgement:
     Attributes:
         checks: PROMOTE_CHECKS, PROMOTE_DATA, PROMOTE_CASES and PROMOTE_POLICY.
         gains: A row a case that both were measured on: `case`, `patient`, `champion`, `candidate` and `gain`, positive where
-            the candidate is better; empty without a champion.
+            the candidate is better, NaN where one has scores of regions that the other lacks; empty without a champion. A
+            case without a score of either, which holds none of the regions, is left out.
         interval: Of the mean gain; None without a champion, and where there is nothing to compare.
     """
 
@@ -352,7 +353,10 @@ def _policy_check(policy: PromotionPolicy, interval: Interval | None, comparable
         supported,
         f"gain above 0, and the lower bound of its {policy.confidence:.0%} interval above {-policy.margin:g}",
         measured,
-        "the champion stays; train a better version, or judge both on more patients to narrow the interval",
+        "the champion stays; train a better version, or judge both on more patients to narrow the interval"
+        if comparable
+        else "one of them has scores of regions that the other lacks: score the champion anew with -P reevaluate=true, and "
+        "the data_dir, splits and seed of the version's run",
     )
 
 
@@ -363,10 +367,9 @@ def _gains(policy: PromotionPolicy, champion: pd.DataFrame, candidate: pd.DataFr
     if absent:
         raise RegistryError(f"per_case.csv: has no column {', '.join(absent)}, which the promotion policy compares")
     sign = 1 if policy.direction == "maximise" else -1
-    one, other = (
-        table.set_index("case")[columns].mean(axis=1, skipna=False).rename(name)
-        for name, table in (("champion", champion), ("candidate", candidate))
-    )
-    both = pd.concat([one, other], axis=1, join="inner").reset_index()
+    one, other = champion.set_index("case")[columns].align(candidate.set_index("case")[columns], join="inner", axis=0)
+    of_the_same = (one.notna() == other.notna()).all(axis=1)
+    means = {"champion": one.mean(axis=1).where(of_the_same), "candidate": other.mean(axis=1).where(of_the_same)}
+    both = pd.DataFrame(means)[one.notna().any(axis=1) | other.notna().any(axis=1)].rename_axis("case").reset_index()
     patients = candidate.set_index("case")["patient"]
     return both.assign(patient=both["case"].map(patients), gain=sign * (both["candidate"] - both["champion"]))

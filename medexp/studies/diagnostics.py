@@ -119,7 +119,8 @@ def _worst_cases(tracked: TrackedRun, names: dict[str, str], best: str, shown: D
         regions = [column for column in scores[names[best]].columns if shown.scores and column.startswith(shown.scores)]
         if not regions:
             return []
-        worst = scores[names[best]].assign(mean=lambda rows: rows[regions].mean(axis=1)).sort_values("mean").head(_WORST)
+        means = scores[names[best]][regions].mean(axis=1).dropna()  # a case that holds none of the regions has none
+        worst = scores[names[best]].loc[means.nsmallest(_WORST).index]
         score = shown.scores.rstrip("_").capitalize()
         table = worst[regions].rename(columns=lambda column: column.replace(shown.scores, f"{score} ").strip())
         for name, rows in scores.items():

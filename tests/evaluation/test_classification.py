@@ -13,6 +13,7 @@ from sklearn.calibration import calibration_curve
 
 from medexp.config.shared import Resampling
 from medexp.config.training import SearchConfig
+from medexp.errors import TrainingDiverged
 from medexp.evaluation.classification import (
     CALIBRATION,
     DIAGNOSTIC,
@@ -75,6 +76,15 @@ def test_metrics_are_those_of_scikit_learn_also_of_cases_that_count_several_time
         assert metric(predictions, weights) == pytest.approx([expected(predictions)[name], expected(repeated)[name]])
     matrix = sklearn_metrics.confusion_matrix(repeated.truth, repeated.predicted, labels=range(classes))
     assert np.array_equal(confusion(predictions, weights)[1], matrix)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_probabilities_that_are_not_finite_are_refused(bad: float) -> None:
+    """The most probable class of NaN would be class 0."""
+    probabilities = np.tile([0.3, 0.7], (12, 1))
+    probabilities[4, 1] = bad
+    with pytest.raises(TrainingDiverged, match=r"NaN or infinite probabilities in 1 of 12 cases \(number 5\)"):
+        Predictions(np.zeros(12, int), probabilities)
 
 
 def test_of_two_classes_the_auroc_is_the_usual_one() -> None:

@@ -1,7 +1,9 @@
 """Embeddings: computed once for an encoder and its volumes or images, and again when a file in the cache is damaged."""
 
+import copy
 import hashlib
 import json
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +24,7 @@ from medexp.data.volumes.brats import image_files, read_case
 from medexp.data.volumes.cases import Case
 from medexp.data.volumes.facts import CaseFacts, describe_cases
 from medexp.data.volumes.transforms import preprocess
+from medexp.errors import TrainingDiverged
 from medexp.evaluation.batches import Batches
 from medexp.evaluation.embeddings import Embeddings, cases_as_parts, embed_all, images_as_part, volumes_as_parts
 from medexp.models.checkpoints import weights_digest
@@ -143,7 +146,7 @@ def test_volumes_that_are_random_are_embedded_each_time(
         return crops[index]
 
     for _ in range(2):
-        parts = volumes_as_parts(read, [None, None], settings, accelerator)
+        parts = volumes_as_parts(read, ["a", "b"], [None, None], settings, accelerator)
         found = embed_all(nets, parts, tmp_path / "cache", accelerator)
         assert found.computed == 4
     assert reads == [0, 1] * 2, "once for all encoders"
@@ -151,6 +154,16 @@ def test_volumes_that_are_random_are_embedded_each_time(
     with torch.inference_mode():
         wanted = nets["second"](torch.as_tensor(DivisiblePad(k=32)(crops[1]))[None])
     assert np.allclose(found.features["second"][1], wanted[0].numpy(), atol=1e-5)
+
+
+def test_a_volume_whose_features_are_not_finite_is_named_and_not_kept(
+    embed: Callable[..., Embeddings], nets: dict[str, SwinEncoder], cases: tuple[Case, ...], tmp_path: Path
+) -> None:
+    broken = copy.deepcopy(nets["first"])
+    next(broken.parameters()).data.fill_(math.nan)
+    with pytest.raises(TrainingDiverged, match=f"the network's output: {cases[0].id}: 192 NaN or infinite values"):
+        embed(nets={"broken": broken})
+    assert not list((tmp_path / "cache").glob("embeddings/*.safetensors"))
 
 
 def spoil(entry: Path, damage: str) -> None:
@@ -185,7 +198,7 @@ class Pictures(Dataset[dict[str, Any]]):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         self.read += 1
-        return {"image": torch.randn(1, 16, 16, generator=torch.Generator().manual_seed(index))}
+        return {"image": torch.randn(1, 16, 16, generator=torch.Generator().manual_seed(index)), "case": f"picture {index}"}
 
 
 def unet(seed: int) -> UNetEncoder:
@@ -207,6 +220,13 @@ def embed_pictures(tmp_path: Path) -> Callable[..., tuple[np.ndarray, bool]]:
         return found.features["unet"], not found.computed
 
     return run
+
+
+def test_images_whose_features_are_not_finite_are_named(embed_pictures: Callable[..., tuple[np.ndarray, bool]]) -> None:
+    broken = unet(0)
+    next(broken.parameters()).data.fill_(math.inf)
+    with pytest.raises(TrainingDiverged, match=r"(?s)the network's output: 2 problems.*picture 0: .*picture 1: "):
+        embed_pictures(encoder=broken)
 
 
 def test_features_of_images_are_computed_once(embed_pictures: Callable[..., tuple[np.ndarray, bool]], tmp_path: Path) -> None:

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from medexp.data.volumes.regions import to_regions
-from medexp.evaluation.segmentation import evaluate_segmentation, mean_scores
+from medexp.errors import TrainingDiverged
+from medexp.evaluation.segmentation import evaluate_segmentation, left_apart, mean_scores
 
 SIZE = (32, 32, 32)
 
@@ -55,10 +56,10 @@ def test_a_perfect_prediction() -> None:
 
 
 def test_regions_overlap_as_brats_defines_them() -> None:
-    row = scores((cube(8, 16, 2), cube(8, 16, 1))).iloc[0]
+    row = scores((cube(8, 16, 1), cube(8, 16, 2))).iloc[0]
     assert row["dice_WT"] == 1
     assert row["dice_TC"] == 0  # edema is no core
-    assert row["dice_ET"] == 1  # neither has any
+    assert math.isnan(row["dice_ET"]) and row["false_ET"] == 0  # neither has any
 
 
 def test_hd95_is_in_millimetres() -> None:
@@ -73,6 +74,45 @@ def test_hd95_of_a_missing_region_is_nan_and_is_left_out_of_the_mean() -> None:
     assert math.isnan(table["hd95_WT"][0])
     assert mean_scores(table)["hd95_WT"] == 0
     assert mean_scores(table)["dice_WT"] == 0.5
+
+
+EMPTY = torch.zeros(SIZE, dtype=torch.uint8)
+
+
+def test_what_predicts_nothing_earns_nothing_where_there_is_nothing() -> None:
+    """Of a lesion that is lost on the network's grid, an empty mask was right before, with Dice 1."""
+    table = scores((EMPTY, EMPTY), (EMPTY, EMPTY))
+    assert table[["dice_TC", "dice_WT", "dice_ET"]].isna().all(axis=None)
+    assert math.isnan(mean_scores(table)["dice_WT"])
+    assert (table[["false_TC", "false_WT", "false_ET"]] == 0).all(axis=None)
+
+
+def test_a_region_that_a_case_lacks_is_apart_and_in_no_mean() -> None:
+    """The second case has edema alone; what is predicted of the core is 8 x 8 x 8 voxels of 2 mm^3."""
+    table = scores((cube(8, 16, 3), cube(8, 16, 3)), (cube(8, 16, 2), cube(8, 16, 1)), (cube(8, 16, 2), cube(8, 16, 2)))
+    means = mean_scores(table)
+    assert [means[f"dice_{region}"] for region in ("TC", "WT", "ET")] == [1, 1, 1]
+    assert table["false_TC"].tolist() == pytest.approx([math.nan, 1024, 0], nan_ok=True)
+    assert table["false_WT"].isna().all()
+    assert not any(name.startswith("false_") for name in means)
+    assert left_apart(table) == [
+        "TC: 2 of 3 cases hold none and have no Dice; predicted there in 1, 1,024 mm^3 in all.",
+        "ET: 2 of 3 cases hold none and have no Dice; predicted there in 0, 0 mm^3 in all.",
+    ]
+    assert left_apart(scores((cube(8, 16, 3), cube(8, 16, 3)))) == []
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_logits_that_are_not_finite_are_no_empty_mask(bad: float) -> None:
+    class Diverged(Oracle):
+        def forward(self, x: Tensor) -> Tensor:
+            logits = super().forward(x)
+            logits[..., 3, 3, 3] = bad
+            return logits
+
+    fixed = {"window": SIZE, "overlap": 0.5, "spacing": (1.0, 1.0, 1.0), "accelerator": Accelerator(cpu=True)}
+    with pytest.raises(TrainingDiverged, match=r"the network's output: case-0: 3 NaN or infinite values"):
+        evaluate_segmentation(Diverged(), Cases([(cube(8, 16, 3), EMPTY)]), **fixed)
 
 
 def test_cases_keep_their_order_and_predictions_are_handed_on() -> None:

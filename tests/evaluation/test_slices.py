@@ -1,5 +1,6 @@
 """Dice of slices added up over a scan, against values known by hand and MONAI's Dice of the stacked volume."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -13,8 +14,9 @@ from monai.metrics import compute_dice
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from medexp.errors import TrainingDiverged
 from medexp.evaluation.batches import Batches
-from medexp.evaluation.segmentation import dice_by_scan, evaluate_slices
+from medexp.evaluation.segmentation import dice_by_scan, evaluate_slices, left_apart
 
 Slice = tuple[str, Tensor, Tensor]
 
@@ -41,7 +43,7 @@ class Slices(Dataset[dict[str, Any]]):
 
 
 def oracle(image: Tensor) -> Tensor:
-    return torch.logit(image)
+    return torch.logit(image, eps=1e-6)
 
 
 def pixels(*indices: int) -> Tensor:
@@ -71,16 +73,29 @@ def test_the_slices_of_a_scan_are_one_case(batch_size: int) -> None:
         "patient": ["patient of a", "patient of b"],
         "source": ["brats", "brats"],
         "dice": [0.5, 2 * 4 / (5 + 7)],  # and not the mean of 1, 0 and 0
+        "false_pixels": pytest.approx([math.nan, math.nan], nan_ok=True),
         "slices": [1, 3],
     }
     assert list(slices["case"]) == ["b-0", "a-0", "b-1", "b-2"]
     assert slices.loc[2, ["truth", "predicted", "overlap"]].tolist() == [1, 2, 0]
 
 
-def test_a_scan_without_tumour_is_right_when_none_is_predicted() -> None:
+def test_a_scan_without_tumour_has_no_dice_whatever_is_predicted() -> None:
     data = Slices([("a-0", pixels(), pixels()), ("a-1", pixels(), pixels()), ("b-0", pixels(), pixels(3))])
     scans, _ = evaluate(data)
-    assert dict(zip(scans["case"], scans["dice"], strict=True)) == {"a": 1, "b": 0}
+    assert scans["dice"].isna().all()
+    assert dict(zip(scans["case"], scans["false_pixels"], strict=True)) == {"a": 0, "b": 1}
+    told = "tumour: 2 of 2 cases hold none and have no Dice; predicted there in 1, 1 pixels in all."
+    assert left_apart(scans) == [told]
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_logits_that_are_not_finite_are_no_empty_mask(bad: float) -> None:
+    answer = torch.full((4, 4), 0.9)
+    answer[2, 2] = bad
+    data = Slices([("a-0", pixels(0), pixels(0)), ("a-1", pixels(0), answer)])
+    with pytest.raises(TrainingDiverged, match=r"the network's output: a-1: 1 NaN or infinite values"):
+        evaluate_slices(lambda image: image, Batches(data, 2), data.manifest, Accelerator(cpu=True))
 
 
 def test_a_pixel_is_tumour_above_one_half() -> None:
@@ -96,7 +111,7 @@ def test_slices_without_a_mask_are_left_out() -> None:
     assert list(scans["case"]) == ["a"] and list(slices["case"]) == ["a-0", "a-1"]
     scans, slices = evaluate(Slices([("k-0", *pair)], frozenset({"k-0"})))
     assert scans.empty and slices.empty
-    assert list(scans) == ["case", "patient", "source", "dice", "slices"]
+    assert list(scans) == ["case", "patient", "source", "dice", "false_pixels", "slices"]
 
 
 def test_a_slice_that_the_manifest_lacks_is_not_dropped_in_silence() -> None:
@@ -119,5 +134,6 @@ def test_it_is_the_dice_of_the_volume(seed: int, scans: list[int]) -> None:
     for row in dice_by_scan(pd.DataFrame(rows), manifest).itertuples():
         of_scan = torch.tensor(scans) == row.case
         volumes = (part[of_scan][None, None].float() for part in (predicted, truth))
-        assert row.dice == pytest.approx(float(compute_dice(*volumes, include_background=True, ignore_empty=False)))
+        assert row.dice == pytest.approx(float(compute_dice(*volumes, include_background=True)), nan_ok=True)
+        assert math.isnan(row.dice) != math.isnan(row.false_pixels)
         assert row.slices == of_scan.sum()

@@ -19,25 +19,26 @@ from torch.utils.data import Dataset
 
 from medexp.data.images.prepared import SOURCES, prepare_images
 from medexp.data.images.transforms import INPUT
-from medexp.errors import CheckFailed, DataError, RegistryError
+from medexp.errors import CheckFailed, DataError, RegistryError, TrainingDiverged
 from medexp.evaluation.batches import Batches, in_batches
 from medexp.models.unet.network import MultiTaskModel
 from medexp.phases.phase2_2.labelled import need_test_volumes
-from medexp.phases.shared.images import Images, demand_input, dice, predict, predict_and_dice, segment
+from medexp.phases.shared.images import Images, demand_input, demand_outlines, dice, predict, predict_and_dice, segment
 from medexp.phases.shared.launch import forget_precision, start_accelerator
 from medexp.registry.definitions import load_definition
 from medexp.registry.store import Pulled
 from medexp.tracking.runs import tracked_run
 from tests.configured import configured
-from tests.phases.shared.image_runs import SMALL, Pipeline, run, write_pictures, write_slices
+from tests.data.images.small_images import write_slice
+from tests.phases.shared.image_runs import SMALL, Pipeline, brain, run, scan_name, write_pictures, write_slices
 
 
-class Noise(Dataset[dict[str, torch.Tensor]]):
+class Noise(Dataset[dict[str, Any]]):
     def __len__(self) -> int:
         return 6
 
-    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        return {"image": torch.randn(1, 16, 16, generator=torch.Generator().manual_seed(index))}
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return {"image": torch.randn(1, 16, 16, generator=torch.Generator().manual_seed(index)), "case": f"noise {index}"}
 
 
 @pytest.fixture
@@ -92,6 +93,29 @@ def test_validation_reads_each_image_once(images: Path, tmp_path: Path, net: Mul
     again, scans_again = predict_and_dice(study, net)
     np.testing.assert_array_equal(again.probabilities, first.probabilities)
     pd.testing.assert_frame_equal(scans_again, scans)
+
+
+def test_slices_whose_tumours_are_all_lost_at_the_networks_size_cannot_be_judged_by(tmp_path: Path) -> None:
+    for patient in range(8):
+        image, mask = brain(patient, tumour=False)
+        mask[10, 10] = 3  # of a pixel and its neighbours, the nearest at half the size is another
+        write_slice(tmp_path / "slices", scan_name(patient), 0, image=image.astype(np.float32)[None], mask=mask)
+    write_pictures(tmp_path / "pictures")
+    flags = {"data__min_tumour_pixels": "1"}
+    demand_outlines(study_of(tmp_path, ("brats",), **flags), "train", "val")
+    with pytest.raises(DataError, match=r"none of the \d+ slices with a mask of the split val .* 16 x 16 pixels"):
+        demand_outlines(study_of(tmp_path, ("brats",), data__input_size="[16, 16]", **flags), "val")
+
+
+def test_an_answer_that_is_not_finite_is_no_class_and_no_empty_mask(images: Path, net: MultiTaskModel) -> None:
+    study = study_of(images, SOURCES)
+    broken = copy.deepcopy(net)
+    next(broken.parameters()).data.fill_(float("nan"))
+    for judged in (predict_and_dice, lambda study, net: dice(study, partial(segment, net))):
+        with pytest.raises(TrainingDiverged, match=r"(?s)the network's output: .*NaN or infinite values"):
+            judged(study, broken)
+    with pytest.raises(TrainingDiverged, match="NaN or infinite values"):
+        predict(study, lambda batch: broken(batch)["cls"])
 
 
 @pytest.mark.parametrize("sources", [SOURCES, ("brats",), ("kaggle",)])

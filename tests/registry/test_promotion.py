@@ -50,7 +50,10 @@ def pulled(version: str) -> Pulled:
 
 
 def judged(version: str, champion: Scores | None, definition: Definition | None = None, **given: bool) -> Judgement:
-    return judge(definition or load_definition(NAME), pulled(version), champion, revision=1, samples=1000, seed=0, **given)
+    revision = int(EVALUATION["revision"])
+    return judge(
+        definition or load_definition(NAME), pulled(version), champion, revision=revision, samples=1000, seed=0, **given
+    )
 
 
 def failed(judgement: Judgement) -> list[str]:
@@ -166,6 +169,30 @@ def test_scans_of_one_patient_are_resampled_together(publish: Publish) -> None:
 
 def check(name: str, severity: Severity = Severity.BLOCKING, passed: bool = True) -> Check:
     return Check(name, "", severity, passed, "")
+
+
+def test_a_region_that_no_case_holds_is_in_no_gain_whatever_was_predicted(publish: Publish) -> None:
+    """Of 13 cases one holds no tumour and one no ET: the first is left out, the second counts by the regions that it holds."""
+    champion, candidate = scores(13), scores(13, dice=0.9)
+    for table in (champion, candidate):
+        table.loc[4, ["dice_TC", "dice_WT", "dice_ET"]] = float("nan")
+        table.loc[7, "dice_ET"] = float("nan")
+    publish(seed=0, per_case=candidate)
+    judgement = judged("1", Scores(champion, "d1"))
+    assert failed(judgement) == []
+    assert judgement.gains["gain"].tolist() == pytest.approx([0.1] * 12)
+    assert "p4-0" not in set(judgement.gains["case"])
+
+
+def test_a_champion_that_was_scored_where_nothing_is_must_be_scored_anew(publish: Publish) -> None:
+    """Versions that were judged before had a Dice of 0 or 1 there."""
+    candidate = scores(dice=0.9)
+    candidate.loc[7, "dice_ET"] = float("nan")
+    publish(seed=0, per_case=candidate)
+    judgement = judged("1", Scores(scores(), "d1"))
+    assert failed(judgement) == ["PROMOTE_POLICY"]
+    (check,) = [one for one in judgement.checks if one.blocks]
+    assert check.measured == {"comparable": False} and "-P reevaluate=true" in check.advice
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,7 @@ from medexp.data.volumes.facts import CaseFacts
 from medexp.data.volumes.prepared import PreparedVolumes
 from medexp.data.volumes.semantics import SEMANTIC_FEATURES
 from medexp.data.volumes.transforms import VERSION, augmentation, preprocess
+from medexp.errors import DataError
 from medexp.files import replacing
 
 _CENTROID = slice(SEMANTIC_FEATURES.index("centroid_r"), SEMANTIC_FEATURES.index("centroid_s") + 1)
@@ -52,6 +53,21 @@ def evaluation_dataset(prepared: PreparedVolumes, split: str, data: DataConfig, 
         Items with image float32 (4, X, Y, Z), at least input_size; label int64 (X, Y, Z); semantic float32 (10,); case.
     """
     return _EvaluationDataset(_Volumes(prepared, split, data, cache))
+
+
+def demand_tumours(prepared: PreparedVolumes, split: str, data: DataConfig, cache: Path) -> None:
+    """A split can be judged by: one case of it holds a tumour on the network's grid.
+
+    Raises:
+        DataError: None does. All that is predicted would be wrong, and what predicts nothing right.
+    """
+    cases = evaluation_dataset(prepared, split, data, cache)
+    if not any(cases[index]["label"].any() for index in range(len(prepared.ids(split)))):
+        spacing = " x ".join(f"{edge:g}" for edge in data.spacing)
+        raise DataError(
+            f"{prepared.source}: none of the {len(prepared.ids(split))} cases of the split {split} has a voxel of its tumour "
+            f"left at a spacing of {spacing} mm. Give a finer one, data.spacing=[1, 1, 1], or other cases"
+        )
 
 
 class _Volumes:

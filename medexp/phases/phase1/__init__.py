@@ -8,6 +8,7 @@ PHASE = Phase(
     Phase1Config,
     "medexp.phases.phase1.recipe",
     checks=("TEST_2.1", "TEST_2.2", "TEST_2.3", "TEST_2.4", "TEST_2.5", "TEST_2.6", "ATTRIBUTION"),
+    revision=2,
     diagnosis=Diagnosis(
         curves=("train/loss", "train/grad_norm", "val/dice_WT"),
         scores="dice_",

@@ -141,8 +141,18 @@ def merge(certificate: MergeCertificate, lora_logits: Tensor, merged_logits: Ten
     )
 
 
-def segmentation(lora: Mapping[str, float], baseline: Mapping[str, float], validation: ValidationConfig) -> Check:
-    """TEST_2.5: the adapted network segments well, and better than the frozen base."""
+def segmentation(
+    lora: Mapping[str, float], baseline: Mapping[str, float], validation: ValidationConfig, cases: int, of: int
+) -> Check:
+    """TEST_2.5: the adapted network segments well, and better than the frozen base.
+
+    Args:
+        lora: Mean scores of the adapted network.
+        baseline: Those of the frozen base.
+        validation: The bars.
+        cases: Validation cases that hold a tumour on the network's grid, of which the means are.
+        of: All validation cases.
+    """
     dice, gain = lora["dice_WT"], lora["dice_WT"] - baseline["dice_WT"]
     return Check(
         "TEST_2.5",
@@ -150,7 +160,7 @@ def segmentation(lora: Mapping[str, float], baseline: Mapping[str, float], valid
         Severity.BLOCKING,
         passed=dice > validation.min_dice_wt and gain > validation.min_dice_gain,
         threshold=f"Dice WT > {validation.min_dice_wt:g}, gain over the frozen baseline > {validation.min_dice_gain:g}",
-        measured={"dice_WT": dice, "baseline_dice_WT": baseline["dice_WT"], "gain": gain},
+        measured={"dice_WT": dice, "baseline_dice_WT": baseline["dice_WT"], "gain": gain, "cases": cases, "of": of},
         advice="In this order: training.epochs=150; training.lr_lora=5e-5; lora.target_stages=[2,3,4].",
     )
 

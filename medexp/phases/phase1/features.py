@@ -36,7 +36,7 @@ class Attribution:
     """What LoRA added.
 
     Attributes:
-        dice: Difference in mean Dice per case, LoRA minus the decoder-only control.
+        dice: Difference in mean Dice per case, LoRA minus the decoder-only control, over the cases and regions that are there.
         features: Difference in the mean R2 of linear probes on validation cases, adapted minus unadapted encoder.
         r2: Mean R2 of the probes, by source.
         table: R2 of each semantic target (rows) from each source (columns).
@@ -54,7 +54,8 @@ def embed(ctx: Context[Phase1Config], data: PreparedVolumes, net: SwinSegmenter)
     def of(split: str) -> Array:
         cases = evaluation_dataset(data, split, ctx.config.data, ctx.cache)
         digests = [data.facts[case].sha256 for case in data.ids(split)]
-        parts = volumes_as_parts(lambda index: cases[index]["image"], digests, ctx.config.data, ctx.accelerator)
+        ids, settings = data.ids(split), ctx.config.data
+        parts = volumes_as_parts(lambda index: cases[index]["image"], ids, digests, settings, ctx.accelerator)
         return embed_all({"net": net}, parts, ctx.cache, ctx.accelerator).features["net"]
 
     return Features(of("train"), of("val"))
@@ -101,15 +102,15 @@ def attribute(
         features: By encoder: `adapted`, `unadapted` and `random`.
     """
     arms = per_case.set_index(["arm", "case"])[[f"dice_{region}" for region in REGIONS]].mean(axis=1)
-    gains = (arms["lora"] - arms["control"]).loc[list(data.ids("val"))]
-    patients = [data.cases[case].patient for case in data.ids("val")]
-    interval = partial(mean_by_patient, patients=patients, resampling=ctx.resampling)
+    gains = (arms["lora"] - arms["control"]).loc[list(data.ids("val"))].dropna()
+    patients = [[data.cases[case].patient for case in cases] for cases in (gains.index, data.ids("val"))]
+    of_dice, of_features = (partial(mean_by_patient, patients=owners, resampling=ctx.resampling) for owners in patients)
     sources = {**features, "intensity": intensities(data)}
     train, truth = semantics(data, "train"), semantics(data, "val")
     predicted = {name: ridge(source.train, train, source.held_out) for name, source in sources.items()}
     return Attribution(
-        dice=interval(gains.to_numpy()),
-        features=interval(r2_gains(truth, predicted["adapted"], predicted["unadapted"])),
+        dice=of_dice(gains.to_numpy()),
+        features=of_features(r2_gains(truth, predicted["adapted"], predicted["unadapted"])),
         r2={name: mean_r2(truth, values) for name, values in predicted.items()},
         table=pd.DataFrame(
             {name: [mean_r2(truth[:, [i]], values[:, [i]]) for i in range(10)] for name, values in predicted.items()},

@@ -17,7 +17,7 @@ from torch.utils.data import Dataset
 from medexp.arrays import Array
 from medexp.checks import Check
 from medexp.data.splits import save_splits
-from medexp.data.volumes.datasets import training_dataset
+from medexp.data.volumes.datasets import demand_tumours, training_dataset
 from medexp.data.volumes.prepared import PreparedVolumes, prepare_volumes
 from medexp.data.volumes.regions import to_regions
 from medexp.errors import DataError
@@ -86,7 +86,7 @@ def run(config: Phase1Config) -> None:
             log_judged(ctx, judged, net)
         ctx.check(
             merge_check,
-            checks.segmentation(means["lora"], means["baseline"], config.validation),
+            checks.segmentation(means["lora"], means["baseline"], config.validation, *judged.cases_of("WT")),
             checks.semantic_heads(semantic["adapted"]),
             checks.attribution(added.dice, added.features, added.r2),
         )
@@ -112,6 +112,8 @@ def read(ctx: Context[Phase1Config]) -> Work:
             "Raise data.test_fraction, add patients, or leave test out"
         )
     base = load_base(config, ctx.accelerator, ctx.cache)
+    for split in ctx.splits:
+        demand_tumours(data, split, config.data, ctx.cache)
     ctx.built_on(base=base.parent)
     ctx.given(data, {f"{split} cases": digest for split, digest in data.digests.items()})
     return Work(data, base)
@@ -178,8 +180,9 @@ def train(ctx: Context[Phase1Config], work: Work) -> Trained:
 
 def features_of_crops(ctx: Context[Phase1Config], work: Work) -> Array:
     """Features that the base gives for augmented training crops, whose spread is what the heads meet in training."""
-    cases, no_digests = crops(ctx, work.data, "train"), [None] * len(work.data.ids("train"))
-    parts = volumes_as_parts(lambda index: cases[0, index]["image"], no_digests, ctx.config.data, ctx.accelerator)
+    cases, ids = crops(ctx, work.data, "train"), work.data.ids("train")
+    no_digests = [None] * len(ids)
+    parts = volumes_as_parts(lambda index: cases[0, index]["image"], ids, no_digests, ctx.config.data, ctx.accelerator)
     return embed_all({"base": fresh(ctx, work)}, parts, ctx.cache, ctx.accelerator, "  embedding crops").features["base"]
 
 

@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 from medexp.data.volumes.cases import CHANNELS
 from medexp.data.volumes.prepared import PreparedVolumes
 from medexp.data.volumes.regions import REGIONS
+from medexp.evaluation.segmentation import left_apart
 from medexp.models.checkpoints import save_checkpoint
 from medexp.models.swin.network import SwinSegmenter, decoder_state, encoder_state
 from medexp.phases.phase1.checks import in_words
@@ -46,6 +47,16 @@ class Judged:
     semantic: Mapping[str, Mapping[str, float]]
     added: Attribution
     fits: Mapping[str, FitResult]
+
+    def cases_of(self, region: str) -> tuple[int, int]:
+        """Validation cases that hold a region, and all of them."""
+        rows = self.per_case[self.per_case["arm"] == "lora"]
+        return int(rows[f"dice_{region}"].count()), len(rows)
+
+    @property
+    def apart(self) -> list[str]:
+        """What is in no mean: what the adapted network predicts where a case lacks a region."""
+        return left_apart(self.per_case[self.per_case["arm"] == "lora"])
 
     @property
     def in_words(self) -> str:
@@ -158,7 +169,8 @@ def _how(config: Phase1Config, data: PreparedVolumes) -> dict[str, str | None]:
 
 def _figures(judged: Judged) -> dict[str, float | str]:
     """What the card shows."""
-    return {"what LoRA added": judged.in_words} | {
+    apart = {"cases in no mean": " ".join(judged.apart)} if judged.apart else {}
+    return {"what LoRA added": judged.in_words, **apart} | {
         f"validation Dice {region}, {label}": judged.means[arm][f"dice_{region}"]
         for arm, label in ARMS.items()
         for region in REGIONS
@@ -178,5 +190,5 @@ def summary(ctx: Context[Phase1Config], judged: Judged) -> Summary:
         title=f"validation Dice (cases: {cases}, patients: {patients})",
         head=["arm", *REGIONS, "best epoch"],
         rows=rows,
-        words=[judged.in_words, CAVEAT],
+        words=[judged.in_words, *judged.apart, CAVEAT],
     )

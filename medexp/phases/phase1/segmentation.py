@@ -27,9 +27,9 @@ def score_arm(
 
 
 def with_mean_dice(per_case: pd.DataFrame) -> dict[str, float]:
-    """Mean scores, and `dice`, the mean over the regions."""
+    """Mean scores, and `dice`, the mean over the regions that any case holds."""
     scores = mean_scores(per_case)
-    return scores | {"dice": float(np.mean([scores[f"dice_{region}"] for region in REGIONS]))}
+    return scores | {"dice": float(np.nanmean([scores[f"dice_{region}"] for region in REGIONS]))}
 
 
 def evaluate(

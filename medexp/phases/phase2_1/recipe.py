@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from medexp.evaluation.intervals import Interval, mean_by_patient
+from medexp.evaluation.segmentation import left_apart
 from medexp.models.unet.network import MultiTaskModel
 from medexp.phases.phase2_1 import PHASE, checks
 from medexp.phases.phase2_1.config import Phase2_1Config
@@ -18,6 +19,7 @@ from medexp.phases.shared.images import (
     Images,
     Trained,
     claims,
+    demand_outlines,
     dice,
     example,
     log_training,
@@ -41,7 +43,8 @@ def run(config: Phase2_1Config) -> None:
         images = read(ctx)
         trained = train(ctx, images)
         scans = score(ctx, images, trained, "val").per_case
-        interval = mean_by_patient(scans["dice"].to_numpy(), scans["patient"].tolist(), ctx.resampling)
+        outlined = scans.dropna(subset=["dice"])
+        interval = mean_by_patient(outlined["dice"].to_numpy(), outlined["patient"].tolist(), ctx.resampling)
         whole_brain = float(dice(images, all_of_the_brain)["dice"].mean())
         ctx.intervals("val/best/", {"dice": interval})
         ctx.run.reporter.metrics({"baseline/dice": whole_brain})
@@ -54,7 +57,9 @@ def run(config: Phase2_1Config) -> None:
 
 def read(ctx: Context[Phase2_1Config]) -> Images:
     """The slices, of which some in training and in validation show a tumour."""
-    return read_images(ctx, [masks], sources=("brats",))
+    images = read_images(ctx, [masks], sources=("brats",))
+    demand_outlines(images, *ctx.splits)
+    return images
 
 
 def train(ctx: Context[Phase2_1Config], images: Images) -> Trained:
@@ -120,11 +125,11 @@ def summary(
     ctx: Context[Phase2_1Config], images: Images, trained: Trained, scans: pd.DataFrame, interval: Interval
 ) -> Summary:
     """Dice over the validation scans."""
-    row = [str(trained.fitted.best_epoch + 1), str(interval), str(len(scans)), str(scans["patient"].nunique())]
+    row = [str(trained.fitted.best_epoch + 1), str(interval), str(scans["dice"].count()), str(interval.patients)]
     return Summary(
         headline=f"phase 2.1, profile {ctx.config.profile}, on {images.data.source}",
         title="validation Dice of a scan's slices together",
         head=["best epoch", "Dice", "scans", "patients"],
         rows=[row],
-        words=[f"Intervals of {ctx.config.confidence:.0%}, by patient.", CAVEAT],
+        words=[*left_apart(scans), f"Intervals of {ctx.config.confidence:.0%}, by patient.", CAVEAT],
     )

@@ -8,5 +8,6 @@ PHASE = Phase(
     Phase2_3Config,
     "medexp.phases.phase2_3.recipe",
     checks=("LEAK", "P2_3-DICE", "P2_3-ACCURACY", "P2_3-GAIN"),
+    revision=2,
 )
 __getattr__ = from_recipe(PHASE)

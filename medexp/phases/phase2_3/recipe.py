@@ -36,6 +36,7 @@ from medexp.phases.shared.images import (
     Trained,
     both_classes,
     demand_input,
+    demand_outlines,
     dice,
     log_training,
     masks,
@@ -124,6 +125,7 @@ def read(ctx: Context[Phase2_3Config]) -> Work:
         demand_input(one, config.data.input_size)
     ctx.built_on(**{key: parent_of(one) for key, one in pulled.items()})
     images = read_images(ctx, [both_classes, masks], config.kaggle_dir)
+    demand_outlines(images, *ctx.splits)
     return Work(pulled, net, head, images)
 
 
@@ -193,14 +195,16 @@ def compare(ctx: Context[Phase2_3Config], work: Work, net: MultiTaskModel) -> Co
     scans = scans.merge(before, on="case", validate="1:1")
     rows, earlier = images.data.rows("val"), predict(images, work.head)
 
+    outlined = scans.dropna(subset=["dice"])
+
     def of_scans(values: pd.Series) -> Interval:
-        return mean_by_patient(values.to_numpy(), scans["patient"].tolist(), resampling)
+        return mean_by_patient(values.to_numpy(), outlined["patient"].tolist(), resampling)
 
     return Compared(
         scans=scans,
         judged=judge(rows, CLASSES, after, resampling),
         judged_before=judge(rows, CLASSES, earlier, resampling),
-        means={column: of_scans(scans[column]) for column in ("dice_before", "dice")},
-        dice=of_scans(scans["dice"] - scans["dice_before"]),
+        means={column: of_scans(outlined[column]) for column in ("dice_before", "dice")},
+        dice=of_scans(outlined["dice"] - outlined["dice_before"]),
         balanced=gain(balanced_accuracy, after, earlier, rows["patient"].tolist(), resampling),
     )

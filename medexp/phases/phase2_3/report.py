@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from medexp.evaluation.intervals import Interval
+from medexp.evaluation.segmentation import left_apart
 from medexp.models.unet.network import MultiTaskModel
 from medexp.phases.phase2_3.checks import gained
 from medexp.phases.phase2_3.config import Phase2_3Config
@@ -27,7 +28,7 @@ class Compared:
     """Joint training against the earlier phases, on the same validation cases.
 
     Attributes:
-        scans: Dice per scan: case, patient, source, dice, slices, and dice_before.
+        scans: `medexp.evaluation.segmentation.dice_by_scan`, and dice_before; a scan without a tumour is in no mean.
         judged: The classifier after joint training.
         judged_before: Phase 2.2's.
         means: Mean Dice over scans, `dice_before` and `dice`.
@@ -84,7 +85,8 @@ def package(
 def summary(ctx: Context[Phase2_3Config], images: Images, fitted: FitResult, compared: Compared) -> Summary:
     """Both tasks before and after, on the same cases."""
     scans, number = compared.scans, len(compared.judged.rows)
-    dice_row = [f"Dice ({len(scans)} scans)", *(compared.means[column].in_a_cell(2) for column in ("dice_before", "dice"))]
+    in_cells = [compared.means[column].in_a_cell(2) for column in ("dice_before", "dice")]
+    dice_row = [f"Dice ({scans['dice'].count()} scans)", *in_cells]
     return Summary(
         headline=f"phase 2.3, profile {ctx.config.profile}, on {images.data.source}",
         title=f"validation, {number} images, best epoch {fitted.best_epoch + 1}",
@@ -93,6 +95,7 @@ def summary(ctx: Context[Phase2_3Config], images: Images, fitted: FitResult, com
         words=[
             gained("Dice", "phase 2.1", compared.dice),
             gained("Balanced accuracy", "phase 2.2", compared.balanced),
+            *left_apart(scans),
             *pooled(compared.judged),
             f"Intervals of {ctx.config.confidence:.0%}, by patient.",
             CAVEAT,

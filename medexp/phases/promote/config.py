@@ -18,8 +18,8 @@ class PromoteConfig:
         profile: demo or full; they say which data the champion is scored on with reevaluate=true.
         model: Name of the registered model.
         version: The version; without it the candidate.
-        reevaluate: Whether a champion that was judged on other cases is scored on the version's first; for that the data keys
-            below must be those of the run that made the version.
+        reevaluate: Whether the champion is scored anew on the version's cases first; for that the data keys below must be
+            those of the run that made the version.
         first: Whether the version becomes the first champion of a model whose policy does not give that by itself.
         bootstrap_samples: Resamples of the interval.
         seed: Seed of the split and of the resamples.

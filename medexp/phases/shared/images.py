@@ -17,7 +17,7 @@ from medexp.data.images.prepared import SOURCES, PreparedImages, prepare_images
 from medexp.data.images.transforms import INPUT
 from medexp.data.splits import SPLITS
 from medexp.errors import ConfigError, DataError, RegistryError, all_problems
-from medexp.evaluation.batches import Batches, in_batches, map_batches
+from medexp.evaluation.batches import Batches, demand_finite, in_batches, map_batches
 from medexp.evaluation.classification import Predictions
 from medexp.evaluation.segmentation import PIXELS, count_pixels, dice_by_scan, evaluate_slices
 from medexp.models.checkpoints import save_checkpoint
@@ -94,7 +94,7 @@ def both_classes(data: PreparedImages) -> None:
 
 
 def masks(data: PreparedImages) -> None:
-    """Training and validation have slices with a tumour in their mask: empty masks alone teach nothing, and score 1.
+    """Training and validation have slices with a tumour in their mask: empty masks alone teach nothing, and have no Dice.
 
     Raises:
         DataError: One of them has not.
@@ -180,6 +180,21 @@ def read_images(
     return Images(config, data, ctx.accelerator)
 
 
+def demand_outlines(images: Images, *splits: str) -> None:
+    """Splits can be judged by: one slice of each has tumour in its mask at the size that the network sees.
+
+    Raises:
+        DataError: None has.
+    """
+    for split in splits:
+        masked = images.of(split, masked=True)
+        if not any(masked[index]["mask"].any() for index in range(len(masked))):
+            raise DataError(
+                f"{images.data.source}: none of the {len(masked)} slices with a mask of the split {split} has a pixel of its "
+                f"tumour left at {' x '.join(map(str, images.config.data.input_size))} pixels; raise data.input_size"
+            )
+
+
 def predict(images: Images, logits: Callable[[Tensor], Tensor], split: str = "val") -> Predictions:
     """What a classifier says of the images of a split, in the order of `images.data.ids(split)`.
 
@@ -193,7 +208,7 @@ def predict(images: Images, logits: Callable[[Tensor], Tensor], split: str = "va
 
 
 def dice(images: Images, logits: Callable[[Tensor], Tensor], split: str = "val") -> pd.DataFrame:
-    """Dice of each scan of a split over its slices together: case, patient, source, dice, slices.
+    """Dice of each scan of a split over its slices together, as `medexp.evaluation.segmentation.dice_by_scan` has it.
 
     Args:
         images: The images.
@@ -215,6 +230,7 @@ def predict_and_dice(images: Images, net: MultiTaskModel, split: str = "val") ->
     def judge(batch: Any) -> tuple[Array, list[dict[str, Any]]]:
         masked = bool(batch["has_mask"].any())
         found = net(batch["image"].to(images.accelerator.device), do_seg=masked)
+        demand_finite(found["cls"], batch["case"])
         return np.asarray(found["cls"].float().cpu()), count_pixels(found["seg"], batch) if masked else []
 
     logits, pixels = zip(*map_batches(judge, images.batches(split), images.accelerator, "  evaluating"), strict=True)

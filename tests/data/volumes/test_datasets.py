@@ -5,9 +5,10 @@ import torch
 from torch.utils.data import DataLoader
 
 from medexp.config.data import PhantomConfig
-from medexp.data.volumes.datasets import evaluation_dataset, training_dataset
+from medexp.data.volumes.datasets import demand_tumours, evaluation_dataset, training_dataset
 from medexp.data.volumes.prepared import prepare_volumes
-from tests.data.volumes.small_cases import save
+from medexp.errors import DataError
+from tests.data.volumes.small_cases import save, write_case
 from tests.small import prepare_config
 
 PHANTOMS = PhantomConfig(glioma_patients=4, meningioma_patients=7, seed=0)
@@ -42,6 +43,19 @@ def test_items_have_the_contract_of_the_network(prepared, training, cache, data_
     assert item["label"].shape == (64, 64, 32) and item["label"].dtype == torch.int64
     assert item["semantic"].shape == (10,) and item["semantic"].dtype == torch.float32
     assert set(item["label"].unique().tolist()) <= {0, 1, 2, 3} and item["label"].any()
+
+
+def test_a_split_whose_tumours_are_all_lost_on_the_networks_grid_cannot_be_judged_by(tmp_path, data_config):
+    """One voxel in voxels of 2 x 2 x 3 mm: at 6 x 6 x 9 mm the nearest ones are others."""
+    for number in range(1, 7):
+        lesion = np.zeros((14, 12, 10), np.uint8)
+        lesion[6, 6, 4] = 3
+        write_case(tmp_path / "data", f"BraTS-MET-{number:05d}-000", seed=number, seg=lesion)
+    coarse, fine = data_config(spacing=(6, 6, 9)), data_config(spacing=(2, 2, 3))
+    prepared = prepare_volumes(prepare_config(tmp_path / "cache", data_dir=str(tmp_path / "data")))
+    demand_tumours(prepared, "val", fine, tmp_path / "cache")
+    with pytest.raises(DataError, match=r"none of the 2 cases of the split val has a voxel.* 6 x 6 x 9 mm"):
+        demand_tumours(prepared, "val", coarse, tmp_path / "cache")
 
 
 def test_whole_volumes_are_normalised_and_never_random(prepared, cache, data_config):

@@ -137,8 +137,9 @@ def test_2_4_passes_a_merge_and_finds_each_way_in_which_one_can_be_wrong(base, b
     ],
 )
 def test_2_5_holds_both_bars(dice: float, baseline: float, passed: bool) -> None:
-    check = phase1_checks.segmentation({"dice_WT": dice}, {"dice_WT": baseline}, VALIDATION)
+    check = phase1_checks.segmentation({"dice_WT": dice}, {"dice_WT": baseline}, VALIDATION, 15, 16)
     assert check.passed is passed
+    assert (check.measured["cases"], check.measured["of"]) == (15, 16)
     assert check.severity is Severity.BLOCKING
 
 

@@ -22,7 +22,7 @@ from medexp.registry.journal import Move
 from medexp.registry.promotion import Nominated
 from tests.configured import run_phase
 from tests.data.volumes.small_cases import write_case
-from tests.packages import ENCODER, SEGMENTER, scores
+from tests.packages import ENCODER, EVALUATION, SEGMENTER, scores
 from tests.runs import last_run
 from tests.small import data_config
 
@@ -48,7 +48,7 @@ def champion(store: MlflowClient) -> str:
 
 
 def evaluated_on(digest: str) -> dict[str, Any]:
-    return {"phase": "phase1", "revision": 1, "split": "val", "data_digest": digest, "made_on": "d0"}
+    return {"phase": "phase1", "revision": EVALUATION["revision"], "split": "val", "data_digest": digest, "made_on": "d0"}
 
 
 def test_a_better_candidate_is_promoted_and_the_run_is_the_record(
