@@ -165,27 +165,46 @@ def _kept(part: Part, encoder: nn.Module, weights: str, cache: Path) -> tuple[Ar
     """Features of a part, and whether they were in the cache; else they are computed and, where they have a key, kept."""
     if part.key is None:
         return part.features(encoder), False
-    key = hashlib.sha256(json.dumps([weights, *part.key]).encode()).hexdigest()[:40]
-    entry = cache / "embeddings" / f"{key}.safetensors"
+    kept, known = kept_arrays(cache / "embeddings", [weights, *part.key], lambda: {"features": part.features(encoder)})
+    return kept["features"], known
+
+
+def kept_arrays(
+    folder: Path, key: Sequence[Any], compute: Callable[[], Mapping[str, Array]]
+) -> tuple[Mapping[str, Array], bool]:
+    """Arrays by name from the cache, and whether they were there; else, or if the file is damaged, they are made and kept.
+
+    Args:
+        folder: Of the cache; one file an entry.
+        key: All that the arrays follow from, as JSON can write it.
+        compute: Makes them.
+
+    Raises:
+        StorageError: The cache cannot be written.
+    """
+    entry = folder / f"{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:40]}.safetensors"
     known = _cached(entry)
     if known is not None:
         return known, True
-    features = part.features(encoder)
+    arrays = {name: np.ascontiguousarray(array) for name, array in compute().items()}
     with replacing(entry) as temporary:
-        save_file({"features": features}, temporary, metadata={"sha256": _sha256(features)})
-    return features, False
+        save_file(arrays, temporary, metadata={"sha256": _sha256(arrays)})
+    return arrays, False
 
 
-def _cached(entry: Path) -> Array | None:
-    """The features; None where there are none or the file is damaged."""
+def _cached(entry: Path) -> Mapping[str, Array] | None:
+    """The arrays; None where there are none or the file is damaged."""
     try:
         with safe_open(entry, framework="numpy") as file:
-            features: Array = file.get_tensor("features")
-            sound = file.metadata()["sha256"] == _sha256(features) and np.isfinite(features).all()
-            return features if sound else None
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
+            finite = all(np.isfinite(array).all() for array in arrays.values())
+            return arrays if finite and file.metadata()["sha256"] == _sha256(arrays) else None
     except (OSError, SafetensorError, KeyError, TypeError):
         return None
 
 
-def _sha256(features: Array) -> str:
-    return hashlib.sha256(np.ascontiguousarray(features).data).hexdigest()
+def _sha256(arrays: Mapping[str, Array]) -> str:
+    whole = hashlib.sha256()
+    for name in sorted(arrays):
+        whole.update(np.ascontiguousarray(arrays[name]).data)
+    return whole.hexdigest()

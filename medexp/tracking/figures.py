@@ -17,7 +17,7 @@ from matplotlib.patches import Patch
 
 from medexp.data.volumes.regions import REGIONS
 from medexp.evaluation.classification import Reliability
-from medexp.evaluation.intervals import Band
+from medexp.evaluation.intervals import Band, Interval
 
 _COLOURS = {"TC": "#ff5a5f", "WT": "#3ddbd9", "ET": "#ffd23f"}  # told apart on grey and by colour-blind eyes
 _WIDTHS = {"TC": 3.0, "WT": 1.6, "ET": 1.2}  # ET often ends where TC does: both lines stay visible
@@ -284,6 +284,30 @@ def calibration(panels: Mapping[str, Reliability], positive: str, title: str) ->
         _plain_frame(axes)
         _plain_frame(below)
     figure.suptitle(title)
+    return figure
+
+
+def bars(panels: Mapping[str, Mapping[str, Interval]], title: str) -> Figure:
+    """Figures from 0 to 1 of several arms, a panel a metric and a bar an arm, with their intervals where there are any.
+
+    Args:
+        panels: By metric, then by arm, in the same order throughout; the first is what the others stand beside.
+        title: Written above.
+    """
+    names = [textwrap.fill(name, 24) for name in next(iter(panels.values()))]
+    figure = Figure(figsize=(2 + 3.2 * len(panels), 1.2 + 0.5 * len(names)), dpi=110, layout="constrained")
+    for axes, (metric, arms) in zip(
+        figure.subplots(1, len(panels), sharey=True, squeeze=False)[0], panels.items(), strict=True
+    ):
+        estimates = np.array([interval.estimate for interval in arms.values()])
+        reach = np.array([[interval.estimate - interval.low, interval.high - interval.estimate] for interval in arms.values()])
+        axes.barh(names, estimates, color=[_ARMS[1], *[_ARMS[0]] * (len(names) - 1)])
+        axes.errorbar(estimates, names, xerr=np.maximum(np.nan_to_num(reach.T), 0), fmt="none", ecolor="black", capsize=3)
+        axes.set(xlim=(0, 1), title=metric)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(axis="x", alpha=0.25)
+    figure.axes[0].invert_yaxis()
+    figure.suptitle(title, fontsize=11)
     return figure
 
 

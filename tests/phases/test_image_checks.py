@@ -98,9 +98,13 @@ def test_accuracy_must_exceed_the_bar(found: float, passed: bool) -> None:
     assert check.id in phase("phase2_2").checks
 
 
-@pytest.mark.parametrize(("found", "constant", "passed"), [(0.8, 0.6, True), (0.6, 0.6, False), (0.5, 0.6, False)])
-def test_a_head_must_do_better_than_the_majority_class(found: float, constant: float, passed: bool) -> None:
-    check = of_head.majority(Interval(found - constant, -0.1, 0.3, 8), found, constant)
+@pytest.mark.parametrize(
+    ("found", "low", "passed"),
+    [(0.8, 0.01, True), (0.8, 0.0, False), (0.8, -0.1, False), (0.8, NAN, False), (0.5, -0.3, False)],
+)
+def test_a_head_must_do_better_than_the_majority_class_by_more_than_chance(found: float, low: float, passed: bool) -> None:
+    constant = 0.6
+    check = of_head.majority(Interval(found - constant, low, 0.3, 8), found, constant)
     assert check.passed is passed and check.severity is Severity.BLOCKING
     assert check.measured["majority"] == constant, "the majority's accuracy stands beside"
 

@@ -26,7 +26,8 @@ def accuracy(found: float, bar: float) -> Check:
 
 
 def majority(gain: Interval, found: float, constant: float) -> Check:
-    """P2_2-MAJORITY: better than always saying the validation cases' most frequent class; no constant answer does better.
+    """P2_2-MAJORITY: better than always saying the judged cases' most frequent class, by more than chance; no constant answer
+    does better than that.
 
     Args:
         gain: Accuracy minus that of the constant answer, paired.
@@ -37,10 +38,11 @@ def majority(gain: Interval, found: float, constant: float) -> Check:
         "P2_2-MAJORITY",
         "Better than the majority class",
         Severity.BLOCKING,
-        passed=found > constant,
-        threshold="accuracy above that of the majority class",
+        passed=gain.low > 0,
+        threshold="interval above 0 for accuracy minus that of the majority class",
         measured={"accuracy": found, "majority": constant, "gain_low": gain.low, "gain_high": gain.high},
-        advice="The head learned nothing from the features: look at labels and splits, or train it on another encoder.",
+        advice="Too few cases, or the head learned nothing from the features: give more cases, look at labels and splits, or "
+        "train it on another encoder.",
     )
 
 

@@ -26,6 +26,7 @@ from medexp.models.swin.network import SwinEncoder
 from medexp.phases.phase2_2.config import Phase2_2Config
 from medexp.phases.phase2_2.frozen import FrozenEncoder
 from medexp.phases.shared.context import Context
+from medexp.phases.shared.controls import Known, of_images, of_volumes
 from medexp.phases.shared.images import CLASSES, Images, both_classes, claims, example, one_process
 from medexp.phases.shared.images import read_images as images_of
 from medexp.phases.shared.labelled_volumes import LabelledVolumes, read_volumes
@@ -48,6 +49,7 @@ class Labelled:
         picture: From a case to a grey image (H, W) of it.
         example: What a contract says of these cases beyond the definition: `example_shape`, and `spacing_mm` of volumes.
         claims: How they were chosen, labelled and split, by item of CLAIM.
+        known: Makes what the controls know of the cases of training and validation.
     """
 
     data: Prepared[Any, Any]
@@ -57,6 +59,7 @@ class Labelled:
     picture: Callable[[str], Array]
     example: Mapping[str, Any]
     claims: Mapping[str, str | None]
+    known: Callable[[], Known]
 
     def of(self, split: str) -> pd.DataFrame:
         """The rows of a split."""
@@ -98,6 +101,7 @@ def read_images(ctx: Context[Phase2_2Config], encoder: FrozenEncoder) -> Labelle
         picture=images.picture,
         example=example(images),
         claims=claims(images, config.kaggle_dir),
+        known=lambda: of_images(images, encoder.architecture, ctx.cache),
     )
 
 
@@ -146,6 +150,7 @@ def read_table_of_volumes(ctx: Context[Phase2_2Config], encoder: FrozenEncoder) 
         picture=picture,
         example={"spacing_mm": list(settings.spacing), "example_shape": [1, 4, *settings.input_size]},
         claims=_claims(config, volumes),
+        known=lambda: of_volumes(volumes, data.manifest[data.manifest["split"] != "test"], encoder.architecture, ctx),
     )
 
 

@@ -28,6 +28,7 @@ from medexp.phases.phase2_2.labelled import Labelled, read_images, read_table_of
 from medexp.phases.phase2_2.report import package, summary
 from medexp.phases.shared.classification import judge, log_judged, per_case
 from medexp.phases.shared.context import Context, context
+from medexp.phases.shared.controls import beside
 from medexp.phases.shared.trials import Scored, studied
 from medexp.registry.leaks import split_check
 from medexp.tracking.figures import curves
@@ -88,10 +89,11 @@ def run(config: Phase2_2Config) -> None:
             checks.checkpoints(files, encoder.network(len(classes)), registered),
             checks.accuracy(found, config.min_accuracy),
             checks.majority(over_majority, found, by_chance),
+            *(controls := beside(ctx, f"the head on {encoder.called}", judged.predictions, cases.known())).checks,
         )
         words = [f"Always saying {classes[most]!r}, the majority class: accuracy {by_chance:.3f}.", *shifted(config, cases)]
-        ctx.publish(package(ctx, encoder, cases, classifier, judged, words[1:]))
-        ctx.finish(summary(ctx, encoder, cases, judged, trained.fitted, words))
+        ctx.publish(package(ctx, encoder, cases, classifier, judged, controls, words[1:]))
+        ctx.finish(summary(ctx, encoder, cases, judged, trained.fitted, controls, words))
 
 
 def read(ctx: Context[Phase2_2Config]) -> Work:

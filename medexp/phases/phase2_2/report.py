@@ -8,6 +8,7 @@ from medexp.phases.phase2_2.frozen import FrozenEncoder
 from medexp.phases.phase2_2.labelled import Labelled
 from medexp.phases.shared.classification import Judged, per_case, pooled, rows_of
 from medexp.phases.shared.context import Context
+from medexp.phases.shared.controls import Beside
 from medexp.phases.shared.packaging import packaged
 from medexp.phases.shared.publishing import CAVEAT, Summary
 from medexp.registry.package import Package
@@ -22,6 +23,7 @@ def package(
     cases: Labelled,
     classifier: EncoderClassifier,
     judged: Judged,
+    controls: Beside,
     limits: Sequence[str],
 ) -> Package:
     """Encoder and head with all that they were judged by; `limits` is what to know before their probabilities are used."""
@@ -31,7 +33,7 @@ def package(
         f"{training.batch_size * training.accumulate}, cross-entropy, class weights {training.class_weights}; the encoder "
         "was frozen; all settings: config.yaml of the run",
         "Selection of the final model": "the epoch with the best validation accuracy",
-        "Limitations": " ".join(filter(None, [claims.get("Limitations"), *pooled(judged), *limits])) or None,
+        "Limitations": " ".join(filter(None, [*controls.first, claims.get("Limitations"), *pooled(judged), *limits])) or None,
     }
     return packaged(
         ctx,
@@ -44,7 +46,7 @@ def package(
         weights=classifier.state_dict(),
         parents={"encoder": encoder.parent},
         per_case=per_case(judged.rows, judged.classes, judged.predictions),
-        figures={f"validation {name}": str(interval) for name, interval in judged.scores["all"].items()},
+        figures={f"validation {name}": str(interval) for name, interval in judged.scores["all"].items()} | controls.figures,
     )
 
 
@@ -54,6 +56,7 @@ def summary(
     cases: Labelled,
     judged: Judged,
     fitted: FitResult,
+    controls: Beside,
     words: Sequence[str],
 ) -> Summary:
     """The metrics of all validation cases and of each source's."""
@@ -63,5 +66,14 @@ def summary(
         title=f"validation: {' or '.join(cases.classes)}, best epoch {fitted.best_epoch + 1}",
         head=["", *(f"{name} ({counts.get(name, len(judged.rows))})" for name in judged.scores)],
         rows=rows_of(list(judged.scores.values())),
-        words=[words[0], *pooled(judged), *words[1:], f"Intervals of {ctx.config.confidence:.0%}, by patient.", CAVEAT],
+        words=[
+            words[0],
+            *controls.words,
+            *pooled(judged),
+            *words[1:],
+            f"Intervals of {ctx.config.confidence:.0%}, by patient.",
+            CAVEAT,
+        ],
+        first=controls.first,
+        beside=controls.table(f"beside controls, the same {len(judged.rows)} cases"),
     )

@@ -1,0 +1,346 @@
+"""A trained classifier beside its controls, on the same cases: figures, checks, and what a reader must know first.
+
+A recipe says what the controls know of its cases (`of_images`, `of_volumes`), has them stand beside its model (`beside`), adds
+the checks, and hands table and sentences to its summary and its card.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from accelerate import Accelerator
+from skimage.feature import hog
+from torch.nn import functional
+
+from medexp.arrays import Array
+from medexp.checks import Check, Severity
+from medexp.config.shared import Resampling
+from medexp.data.headers import Header
+from medexp.data.images import transforms as image_transforms
+from medexp.evaluation.batches import Batches
+from medexp.evaluation.classification import Predictions, auroc, balanced_accuracy, scores
+from medexp.evaluation.controls import UNTRAINED_SEEDS, Control, Source, Task, control, gain_over, majority, of_headers
+from medexp.evaluation.embeddings import cases_as_parts, embed_all, images_as_part
+from medexp.evaluation.intervals import Interval
+from medexp.models.kinds import build
+from medexp.phases.shared.context import Context, JudgedSettings, Settings
+from medexp.phases.shared.images import Images
+from medexp.phases.shared.labelled_volumes import LabelledVolumes
+from medexp.tracking.figures import bars
+
+METRICS = {"balanced_accuracy": balanced_accuracy, "auroc": auroc}
+"""What is compared. AUROC decides: of two classifiers of which one is better it sees the difference more often, from as few
+cases, than balanced accuracy does (49 against 34 times in 100 with 36 cases, 88 against 65 with 100)."""
+
+NOTHING = 0.1
+"""An AUROC that lies below 0.5 + this, as its interval says, tells next to nothing."""
+
+_SIDE, _CELL, _AT_ONCE = 64, 8, 8  # pixels of HOG's images and of its cells; images in a batch, as of cached features
+
+
+@dataclass(frozen=True)
+class Known:
+    """What controls know of cases.
+
+    Attributes:
+        rows: One row a case, sorted: case, patient, label (0 to K - 1), and split, or fold where cases are judged by folds.
+        headers: Of their files, in the order of the rows.
+        sources: The untrained network and the classical baseline, likewise.
+    """
+
+    rows: pd.DataFrame
+    headers: Sequence[Header]
+    sources: Sequence[Source]
+
+    def task(self, judged: str = "val") -> Task:
+        """Each fold is predicted from all others, or the split that is judged from the others."""
+        fold = self.rows["fold"] if "fold" in self.rows else (self.rows["split"] == judged).astype(int)
+        pairs = [(np.flatnonzero(fold != number), np.flatnonzero(fold == number)) for number in sorted({*fold} - {0})]
+        labels = self.rows["label"].to_numpy()
+        return Task(labels, list(self.rows["patient"]), int(labels.max()) + 1, pairs)
+
+
+@dataclass(frozen=True)
+class Beside:
+    """A classifier beside its controls, on the same cases.
+
+    Attributes:
+        called: The classifier, in words.
+        controls: By name: majority, headers, untrained, classical.
+        scores: By "model" and by control, then by metric.
+        gains: The classifier's figures minus each control's, paired.
+    """
+
+    called: str
+    controls: Mapping[str, Control]
+    scores: Mapping[str, Mapping[str, Interval]]
+    gains: Mapping[str, Mapping[str, Interval]]
+
+    @property
+    def checks(self) -> tuple[Check, Check]:
+        """SHORTCUT and CONTROLS, both DIAGNOSTIC."""
+        headers, gain = self.scores["headers"]["auroc"], self.gains["headers"]["auroc"]
+        found = self._shortcut()
+        shortcut = Check(
+            "SHORTCUT",
+            "Better than what the files' headers alone give",
+            Severity.DIAGNOSTIC,
+            passed=found in (_BETTER, _NOTHING, _ALIKE),
+            threshold=f"interval above 0 for AUROC minus that of the headers, or theirs below {0.5 + NOTHING:g}",
+            measured={
+                "model": self.scores["model"]["auroc"].estimate,
+                "headers": headers.estimate,
+                "gain": gain.estimate,
+                "gain_low": gain.low,
+                "fields": ", ".join(self.controls["headers"].fields) or "none",
+                "found": found,
+            },
+            advice=f"{self._headers()} Take cases whose files are alike in both classes, or bring them to one form "
+            "before anything is learned from them.",
+        )
+        beaten = {name: self.gains[name]["auroc"] for name in self._rivals()}
+        controls = Check(
+            "CONTROLS",
+            "Better than an untrained network and a classical baseline",
+            Severity.DIAGNOSTIC,
+            passed=all(gain.low > 0 for gain in beaten.values()),
+            threshold="interval above 0 for AUROC minus that of each",
+            measured={
+                **{f"over_{name}": gain.estimate for name, gain in beaten.items()},
+                **{f"over_{name}_low": gain.low for name, gain in beaten.items()},
+                "not_beaten": ", ".join(name for name, gain in beaten.items() if not gain.low > 0) or "none",
+            },
+            advice=" ".join(self._told(name) for name, gain in beaten.items() if not gain.low > 0)
+            + " What it learned from may be had for less; more cases tell more.",
+        )
+        return shortcut, controls
+
+    @property
+    def first(self) -> list[str]:
+        """What a reader must know before any figure: each control that the classifier is not better than; else nothing."""
+        shortcut, controls = self.checks
+        told = [] if shortcut.passed else [self._headers()]
+        rivals = [self._told(name) for name in self._rivals() if not self.gains[name]["auroc"].low > 0]
+        return told + ([] if controls.passed else rivals)
+
+    @property
+    def words(self) -> list[str]:
+        """What the other comparisons came to, plainly."""
+        return [one for one in (self._headers(), *(self._told(name) for name in self._rivals())) if one not in self.first]
+
+    def table(self, title: str) -> tuple[str, list[str], list[list[str]]]:
+        """A closing table: title, columns, rows: the classifier, then each control."""
+        head = ["", *(_SHORT[metric] for metric in METRICS), "model - control (AUROC)"]
+        names = {"model": "the model"} | {name: one.called for name, one in self.controls.items()}
+        rows = []
+        for name, called in names.items():
+            gain = self.gains[name]["auroc"].as_gain if name in self.gains else "-"
+            rows.append([called, *(self.scores[name][metric].in_a_cell(2) for metric in METRICS), gain])
+        return title, head, rows
+
+    @property
+    def figures(self) -> dict[str, str]:
+        """For a card: the controls' AUROC, by what they are."""
+        return {f"AUROC of {one.called}": str(self.scores[name]["auroc"]) for name, one in self.controls.items()}
+
+    def _rivals(self) -> list[str]:
+        return [name for name in ("untrained", "classical") if name in self.controls]
+
+    def _shortcut(self) -> str:
+        headers, gain = self.scores["headers"]["auroc"], self.gains["headers"]["auroc"]
+        if not self.controls["headers"].fields:
+            return _ALIKE
+        if gain.low > 0:
+            return _BETTER
+        if headers.low > 0.5:
+            return _AS_GOOD
+        return _NOTHING if headers.high < 0.5 + NOTHING else _FEW
+
+    def _headers(self) -> str:
+        """What the comparison with the headers came to."""
+        fields, found = ", ".join(self.controls["headers"].fields), self._shortcut()
+        if found == _ALIKE:
+            return "The files' headers are alike in all cases: they tell nothing."
+        model, headers = self.scores["model"]["auroc"], self.scores["headers"]["auroc"]
+        against = f"AUROC {headers.estimate:.2f} against {model.estimate:.2f} of {self.called}"
+        gain = f"{self.gains['headers']['auroc'].as_gain}"
+        match found:
+            case _ if found == _AS_GOOD and model.estimate <= headers.estimate:
+                return f"The files' headers alone ({fields}) are as good: {against}."
+            case _ if found == _AS_GOOD:
+                return f"The files' headers alone ({fields}) are as good, as far as these cases can tell: {against} ({gain})."
+            case _ if found == _BETTER:
+                return f"It does better than the files' headers alone ({fields}): {against} ({gain})."
+            case _ if found == _NOTHING:
+                return f"The files' headers alone ({fields}) tell next to nothing: AUROC {headers}."
+        return f"Too few cases to tell {self.called} from the files' headers alone ({fields}): {against} ({gain})."
+
+    def _told(self, name: str) -> str:
+        control, gain = self.controls[name], self.gains[name]["auroc"]
+        return gain.told(
+            few=f"Too few cases to tell {self.called} from {control.called} in AUROC",
+            better=f"Better than {control.called} in AUROC",
+            worse=f"Worse than {control.called} in AUROC",
+            same=f"No better than {control.called} in AUROC, as far as can be measured",
+        )
+
+
+_BETTER, _AS_GOOD, _FEW = "better than the headers", "the headers are as good", "too few cases to tell"
+_NOTHING, _ALIKE = "the headers tell next to nothing", "the headers are alike"
+_SHORT = {"balanced_accuracy": "balanced acc.", "auroc": "AUROC"}
+
+
+def beside(ctx: Context[JudgedSettings], called: str, predictions: Predictions, known: Known, judged: str = "val") -> Beside:
+    """A classifier beside its controls; logs `controls.csv`, `figures/controls.png` and the metrics `controls/…`.
+
+    Args:
+        ctx: Where it is logged.
+        called: The classifier, in words.
+        predictions: Of the judged cases, in the order of `known.rows`.
+        known: What the controls know.
+        judged: The split that is judged where there are no folds.
+    """
+    task = known.task(judged)
+    every = [control(source, task, ctx.cache) for source in known.sources]
+    every += [of_headers(known.headers, task, ctx.cache), majority(task)]
+    found = compared(called, predictions, every, task.owners, ctx.resampling)
+    log_beside(ctx, found)
+    return found
+
+
+def compared(
+    called: str, predictions: Predictions, every: Sequence[Control], patients: Sequence[str], resampling: Resampling
+) -> Beside:
+    """A classifier's figures, each control's, and the paired differences.
+
+    Args:
+        called: The classifier, in words.
+        predictions: Of the judged cases.
+        every: The controls, of the same cases: at least "headers".
+        patients: Patient of each case.
+        resampling: How resamples are drawn, and the coverage.
+    """
+    measured = {"model": scores(predictions, patients, resampling, METRICS)}
+    measured |= {one.name: one.scores(patients, resampling, METRICS) for one in every}
+    gains = {
+        one.name: {name: gain_over(one, metric, predictions, patients, resampling) for name, metric in METRICS.items()}
+        for one in every
+    }
+    return Beside(called, {one.name: one for one in every}, measured, gains)
+
+
+def log_beside(ctx: Context[JudgedSettings], found: Beside) -> None:
+    """`controls.csv`, one row a control and metric; a picture; metrics with their intervals."""
+    rows = []
+    for name, measured in found.scores.items():
+        for metric, own in measured.items():
+            row = {"control": name, "metric": metric, "estimate": own.estimate, "low": own.low, "high": own.high}
+            if name in found.gains:
+                gain = found.gains[name][metric]
+                row |= {"gain": gain.estimate, "gain_low": gain.low, "gain_high": gain.high}
+            rows.append(row)
+        if name != "model":
+            ctx.intervals(f"controls/{name}/", measured)
+            ctx.intervals(f"controls/gain_over_{name}/", found.gains[name])
+    ctx.run.reporter.table(pd.DataFrame(rows), "controls.csv")
+    names = {"model": "the model"} | {name: one.called for name, one in found.controls.items()}
+    panels = {_SHORT[metric]: {called: found.scores[name][metric] for name, called in names.items()} for metric in METRICS}
+    ctx.run.reporter.figure(
+        bars(panels, f"Beside controls, intervals of {ctx.resampling.confidence:.0%}"), "figures/controls.png"
+    )
+
+
+def of_images(images: Images, architecture: Mapping[str, Any], cache: Path) -> Known:
+    """What controls know of the images of training and validation: headers, an untrained encoder, HOG.
+
+    HOG (Dalal and Triggs, CVPR 2005) of what the network sees, at 64 x 64 pixels, with an RBF support vector machine.
+
+    Args:
+        images: The images.
+        architecture: Of the encoder, as `medexp.models.kinds.build` takes it.
+        cache: Root of the cache.
+    """
+    data, workers = images.data, images.config.training.workers
+    rows = data.manifest[data.manifest["split"] != "test"].reset_index(drop=True)
+    facts, splits = data.facts, ["train"] if "fold" in rows else ["train", "val"]
+    pixels = list(rows["voxels_sha256"])
+    settings = [*images.config.data.input_size, _AT_ONCE]
+
+    def in_order(of_split: Callable[[Batches, str], Array]) -> Array:
+        """Of all rows, from what is made of each split."""
+        parts = [of_split(Batches(images.of(split), _AT_ONCE, workers), split) for split in splits]
+        made = dict(zip((case for split in splits for case in data.ids(split)), np.concatenate(parts), strict=True))
+        return np.stack([made[case] for case in rows["case"]])
+
+    def untrained() -> list[Array]:
+        nets = _untrained(architecture, images.accelerator)
+
+        def embedded(name: str, batches: Batches, split: str) -> Array:
+            digests = [facts[case].voxels_sha256 for case in data.ids(split)]
+            part = images_as_part(batches, digests, settings, images.accelerator)
+            return embed_all({name: nets[name]}, [part], cache, images.accelerator).features[name]
+
+        return [in_order(partial(embedded, name)) for name in nets]
+
+    def classical() -> list[Array]:
+        def described(batches: Batches, _: str) -> Array:
+            return np.stack([_hog(image) for batch in batches for image in batch["image"]])
+
+        return [in_order(described)]
+
+    version = image_transforms.VERSION
+    computing = [torch.__version__, images.accelerator.device.type, images.accelerator.mixed_precision]
+    sources = [
+        Source(
+            *_UNTRAINED, "logistic", [dict(architecture), UNTRAINED_SEEDS, version, pixels, settings, computing], untrained
+        ),
+        Source("classical", "HOG and an SVM", "svm", ["hog", _SIDE, _CELL, version, pixels, settings], classical),
+    ]
+    return Known(rows, [facts[case].header for case in rows["case"]], sources)
+
+
+_UNTRAINED = ("untrained", "an untrained network")
+
+
+def of_volumes(volumes: LabelledVolumes, rows: pd.DataFrame, architecture: Mapping[str, Any], ctx: Context[Settings]) -> Known:
+    """What controls know of volumes: headers, an untrained encoder, statistics of their intensities.
+
+    Args:
+        volumes: The volumes.
+        rows: Those that are learned from and judged, of the manifest, label as a number.
+        architecture: Of the encoder, as `medexp.models.kinds.build` takes it.
+        ctx: Where the encoders compute, and the cache.
+    """
+    facts, accelerator = volumes.data.facts, ctx.accelerator
+    parts = cases_as_parts(volumes.cases(rows), facts, volumes.settings, accelerator)
+
+    def untrained() -> list[Array]:
+        return list(embed_all(_untrained(architecture, accelerator), parts, ctx.cache, accelerator).features.values())
+
+    intensity = np.array([facts[case].intensity for case in rows["case"]])
+    key = [dict(architecture), UNTRAINED_SEEDS, torch.__version__, [part.key for part in parts]]
+    sources = [
+        Source(*_UNTRAINED, "logistic", key, untrained),
+        Source("classical", "statistics of intensities", "logistic", intensity.tolist(), lambda: [intensity]),
+    ]
+    return Known(rows.reset_index(drop=True), [facts[case].header for case in rows["case"]], sources)
+
+
+def _untrained(architecture: Mapping[str, Any], accelerator: Accelerator) -> dict[str, torch.nn.Module]:
+    """Networks with initial weights, one a seed, in eval mode."""
+    nets = {}
+    for seed in UNTRAINED_SEEDS:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            nets[f"seed {seed}"] = build(dict(architecture)).eval().requires_grad_(False).to(accelerator.device)
+    return nets
+
+
+def _hog(image: torch.Tensor) -> Array:
+    small = functional.interpolate(image[None], (_SIDE, _SIDE), mode="bilinear", antialias=True)[0, 0]
+    return np.asarray(hog(small.numpy(), orientations=9, pixels_per_cell=(_CELL, _CELL), cells_per_block=(2, 2)))
