@@ -16,7 +16,7 @@ from benchmarks.sides import empty_home, in_turns, mlflow_run, verdict
 ROUNDS = 1
 TRIALS = 4
 SPACE = """
-goals: [{metric: val/best/dice, direction: maximize}]
+goals: [{metric: val/final/dice, direction: maximize}]
 sampler: {name: random}
 pruner: {name: none}
 parameters:

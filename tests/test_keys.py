@@ -26,7 +26,7 @@ from medexp.tracking.steps import step_key
 
 ARGUMENTS = {"recover": ["--run", "abc"]}
 SPACE = {
-    "goals": [{"metric": "val/best/dice", "direction": "maximize"}],
+    "goals": [{"metric": "val/final/dice", "direction": "maximize"}],
     "sampler": {"name": "random"},
     "pruner": {"name": "none"},
 }

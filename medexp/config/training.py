@@ -25,7 +25,8 @@ class TrainingConfig:
         grad_clip: Largest norm of all gradients together.
         precision: fp32 or bf16-mixed.
         validate_every: Epochs between validations; the last epoch is always validated.
-        patience: Epochs without a better validation score after which training stops; 0 never stops early.
+        patience: Epochs without a better validation score after which training stops and keeps the best epoch; 0 never stops
+            early, and keeps the last.
         workers: Processes that load data; 0 loads in the training process.
     """
 

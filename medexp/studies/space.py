@@ -69,17 +69,15 @@ class Goal:
     Attributes:
         metric: A metric that every trial logs.
         direction: Which way is better.
-        report: The metric that is logged step by step and that pruning goes by; None: the goal's own.
     """
 
     metric: str
     direction: Literal["maximize", "minimize"]
-    report: str | None = None
 
     @property
     def watched(self) -> str:
-        """What pruning goes by."""
-        return self.report or self.metric
+        """What pruning goes by: the same figure after each validated epoch."""
+        return self.metric.replace("val/final/", "val/", 1)
 
 
 @dataclass(frozen=True, config=_STRICT)

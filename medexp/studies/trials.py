@@ -36,8 +36,8 @@ Objective = Callable[..., None]
 class TrialReporter:
     """Implements `medexp.reporting.Reporter`: passes all on to the run's, keeps what was logged last, and prunes.
 
-    Pruning goes by the goal's `report`, or by its metric where that is logged step by step. Optuna is told how often it was
-    logged, not the step: with another batch size a step is another epoch.
+    Pruning goes by the goal's figure after each validated epoch (`Goal.watched`). Optuna is told how often it was logged, not
+    the step: with another batch size a step is another epoch.
 
     Attributes:
         reporter: The run's.
@@ -244,11 +244,11 @@ def _values_of(space: Space, watching: TrialReporter) -> list[float]:
         there = ", ".join(sorted(logged)) or "none"
         told = [f"{name}: the trial did not log this metric" for name in missing]
         raise ConfigError(all_problems("goals", told, f"Logged were {there}. Name one of them in the space."))
-    if (goals[0].report or space.pruner.name != "none") and goals[0].watched not in watching.stepwise:
+    if space.pruner.name != "none" and goals[0].watched not in watching.stepwise:
         there = ", ".join(sorted(watching.stepwise)) or "none"
         raise ConfigError(
             f"goals: {goals[0].watched}: the trial did not log it step by step, so nothing can be pruned by it. Logged so "
-            f"were {there}. Name one of them as the goal's report, or give the pruner none"
+            f"were {there}. Search by one of them, val/NAME or val/final/NAME, or give the pruner none"
         )
     if bad := [name for name in names if not math.isfinite(logged[name])]:
         raise TrainingDiverged(f"{', '.join(bad)} is not finite")

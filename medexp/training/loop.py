@@ -3,6 +3,10 @@
 Everything random in an epoch follows from (seed, epoch), a case's index and how often the epoch had it before, so a training
 that goes on after a kill does the rest of its epochs exactly as it would have done: no random state is saved, and none can be
 forgotten.
+
+The last epoch is kept, and none is chosen: by a few dozen validation cases a choice cost more than it brought
+(docs/epochs.md).
+Early stopping alone chooses, and keeps the best epoch.
 """
 
 import math
@@ -25,6 +29,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from medexp.arrays import Array
 from medexp.config.training import TrainingConfig
 from medexp.errors import TrainingDiverged
 from medexp.models.checkpoints import load_training_state, save_checkpoint
@@ -59,13 +64,15 @@ class Objective:
 
     Attributes:
         loss: From (module, batch, epoch) to scalars; `loss` is minimised, all are reported under `train/`.
-        validate: From (module in eval mode, epoch) to scalars, reported under `val/`. Called in every process.
-        monitor: The validation scalar whose best value is the best epoch's; the earliest of equals.
+        validate: From (module in eval mode, epoch) to scores, reported under `val/`: numbers, or values of cases (N,), of
+            which the mean is reported. Called in every process.
+        monitor: The criterion: the score by which training stops early. Its best value is the best epoch's; the earliest of
+            equals.
         direction: Whether its largest or its smallest value is the best. NaN is never better than anything.
     """
 
     loss: Callable[[nn.Module, Batch, int], dict[str, Tensor]]
-    validate: Callable[[nn.Module, int], dict[str, float]]
+    validate: Callable[[nn.Module, int], Mapping[str, float | Array]]
     monitor: str
     direction: Literal["maximize", "minimize"] = "maximize"
 
@@ -78,17 +85,28 @@ class Objective:
 
 @dataclass(frozen=True)
 class FitResult:
-    """A finished training; the module holds the best epoch's weights.
+    """A finished training; the module holds the kept epoch's weights.
 
     Attributes:
         history: One row an epoch: `epoch`, `step`, the mean of each training scalar, and the validation's where there was one.
+        epoch: The kept one, from 0: the last, or, where training may stop early, the best.
         best_epoch: Epoch of the best monitored value, from 0.
         best_value: That value.
+        cases: The monitored values of cases at each validated epoch (epochs, cases); one case where validation gave their mean
+            alone.
+        chosen: Whether the kept epoch was chosen by these values.
+        monitor: What they are.
+        direction: Which way they are better.
     """
 
     history: pd.DataFrame
+    epoch: int
     best_epoch: int
     best_value: float
+    cases: Array
+    chosen: bool
+    monitor: str
+    direction: Literal["maximize", "minimize"]
 
 
 @dataclass
@@ -100,6 +118,7 @@ class _Progress:
     best_value: float = math.nan
     history: list[dict[str, float]] = field(default_factory=list)
     reported: list[tuple[int, dict[str, float]]] = field(default_factory=list)
+    cases: list[list[float]] = field(default_factory=list)
 
 
 Collate = Callable[[list[Any]], Any]
@@ -157,7 +176,7 @@ def fit(
         seed: Seed of the order of cases and of dropout.
         accelerator: Device, precision, processes and accumulation.
         reporter: Takes the metrics.
-        folder: Gets `last.pt` (after every epoch, to go on from) and `best.pt`.
+        folder: Gets `last.pt` (after every epoch, to go on from) and `best.pt` (the best epoch's weights).
         title: Name in the progress bar.
         prefix: Put before the names of metrics, such as `control/`.
         order: Which items an epoch has, and in which order; without it all of them once, shuffled.
@@ -165,7 +184,7 @@ def fit(
             are stacked.
 
     Raises:
-        TrainingDiverged: A loss is not finite, or the monitored value is NaN in every epoch.
+        TrainingDiverged: A loss is not finite, or the monitored value is NaN in every epoch or in the one that is kept.
         StorageError: The state cannot be written; the state of the epoch before is kept.
     """
     sampler = EpochSampler(order or permutations(len(data), seed))  # type: ignore[arg-type]
@@ -200,7 +219,9 @@ def fit(
             row |= {f"train/lr_{name}": rate for name, rate in _rates(learner, epoch).items()}
             if (epoch + 1) % training.validate_every == 0 or epoch + 1 == training.epochs:
                 module.eval()
-                row |= {f"val/{name}": value for name, value in objective.validate(module, epoch).items()}
+                scores = objective.validate(module, epoch)
+                row |= {f"val/{name}": float(np.mean(value)) for name, value in scores.items()}
+                done.cases.append(np.atleast_1d(scores[objective.monitor]).tolist())
             report({k: v for k, v in row.items() if k == "epoch" or k.startswith(("val/", "train/lr_"))}, (epoch + 1) * steps)
             value = row.get(f"val/{objective.monitor}")
             done.epoch = epoch + 1
@@ -216,14 +237,27 @@ def fit(
             if value is not None:
                 said += f", validation {objective.monitor} {value:.3f}"
             progress.console.print(said, soft_wrap=True)
-    if done.best_epoch < 0:
-        told = f"validation {objective.monitor} is not a number in any epoch, so none is the best"
+    chosen, last = training.patience > 0, done.history[-1].get(f"val/{objective.monitor}", math.nan)
+    if done.best_epoch < 0 or (math.isnan(last) and not chosen):
+        where = "any epoch" if done.best_epoch < 0 else f"the last epoch, {done.epoch}, which would be kept"
+        told = f"validation {objective.monitor} is not a number in {where}"
         raise TrainingDiverged(f"{title}: {told}; validate on cases for which it is defined, or lower the learning rate")
     accelerator.wait_for_everyone()
-    _restore(module, load_training_state(folder / "best.pt"))
+    if chosen:
+        _restore(module, load_training_state(folder / "best.pt"))
     module.eval()
     accelerator.free_memory()
-    return FitResult(pd.DataFrame(done.history), done.best_epoch, done.best_value)
+    kept = done.best_epoch if chosen else done.epoch - 1
+    return FitResult(
+        pd.DataFrame(done.history),
+        kept,
+        done.best_epoch,
+        done.best_value,
+        np.array(done.cases),
+        chosen,
+        objective.monitor,
+        objective.direction,
+    )
 
 
 @dataclass(frozen=True)

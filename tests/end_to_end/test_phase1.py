@@ -105,12 +105,12 @@ def test_the_run_holds_all_that_it_promises(home: Home, first: tuple[Run, str]) 
     assert run.info.status == "FINISHED"
     metrics, tags = run.data.metrics, run.data.tags
     assert metrics["params/lora_trainable"] == 96 * 4 * 12
-    for name in ("train/loss", "val/dice_WT", "val/best/dice_WT", "val/best/hd95_WT", "val/best/ce", "baseline/dice_TC"):
+    for name in ("train/loss", "val/dice_WT", "val/final/dice_WT", "val/final/hd95_WT", "val/final/ce", "baseline/dice_TC"):
         assert name in metrics
     for name in (
         "control/train/loss",
         "control/val/dice_ET",
-        "control/best/dice_WT",
+        "control/final/dice_WT",
         "checks/TEST_2.5",
     ):
         assert name in metrics
@@ -135,11 +135,11 @@ def test_the_run_holds_all_that_it_promises(home: Home, first: tuple[Run, str]) 
     assert expected <= home.artifacts(run)
     assert {"adapter/adapter_config.json", "adapter/adapter_model.safetensors"} <= home.artifacts(run, "adapter")
     overlays = home.artifacts(run, next(iter(home.artifacts(run, "overlays/lora"))))
-    assert {Path(path).name for path in overlays} == {"best.png"}
+    assert {Path(path).name for path in overlays} == {"final.png"}
     drawn = [path for path in home.artifacts(run, "images") if path.endswith(".png")]
     assert {path.partition("+timestamp")[0].rpartition("+")[2] for path in drawn} == {"0", "1"}  # each epoch
     best = json.loads((home.folder / home.client.download_artifacts(run.info.run_id, "phase1_best_dice.json")).read_text())
-    assert best == pytest.approx({region: metrics[f"val/best/dice_{region}"] for region in ("TC", "WT", "ET")})
+    assert best == pytest.approx({region: metrics[f"val/final/dice_{region}"] for region in ("TC", "WT", "ET")})
 
 
 def test_both_ways_of_loading_agree_in_a_fresh_process(home: Home, first: tuple[Run, str]) -> None:

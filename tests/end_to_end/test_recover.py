@@ -61,7 +61,7 @@ def runs(client: MlflowClient, **tags: str) -> list[Run]:
 
 
 def ladder(*rungs: dict, **remedies: dict) -> str:
-    content = {"goal": "val/best/dice_WT", "mends": ["TEST_2.5"], "rungs": list(rungs), "remedies": remedies, "at_most": 2}
+    content = {"goal": "val/final/dice_WT", "mends": ["TEST_2.5"], "rungs": list(rungs), "remedies": remedies, "at_most": 2}
     Path("ladder.yaml").write_text(yaml.safe_dump(content))
     return "ladder.yaml"
 
@@ -122,7 +122,7 @@ def test_a_killed_recovery_goes_on_and_passes_at_a_later_rung(store: MlflowClien
     assert interrupted.info.run_id == killed == first.data.tags["medexp.resumed_from"]
     assert [run.info.status for run in (interrupted, first, second)] == ["KILLED", "FAILED", "FINISHED"]
     assert [run.info.status for run in runs(store, phase="recover")] == ["KILLED", "FINISHED"]
-    assert 0.44 < first.data.metrics["val/best/dice_WT"] < 0.7 < second.data.metrics["val/best/dice_WT"]
+    assert 0.44 < first.data.metrics["val/final/dice_WT"] < 0.7 < second.data.metrics["val/final/dice_WT"]
     assert second.data.params["training.epochs"] == "3"  # on top of the rung before
     assert [trial.params["rung"] for trial in trials("up")] == ["longer", "longer", "longer still"]
     assert [trial.state.name for trial in trials("up")] == ["FAIL", "COMPLETE", "COMPLETE"]
@@ -152,8 +152,8 @@ def test_one_that_cannot_pass_ends_in_diagnostics(
     table = pd.read_csv(store.download_artifacts(parent.info.run_id, "rungs.csv", str(folder)))
     assert list(table["rung"]) == ["failed run", "longer", "search 1"]
     assert list(table["run"]) == [run.info.run_id for run in (failed, rung, searched)]
-    dice = [run.data.metrics["val/best/dice_WT"] for run in (failed, rung, searched)]
-    assert list(table["val/best/dice_WT"]) == pytest.approx(dice)
+    dice = [run.data.metrics["val/final/dice_WT"] for run in (failed, rung, searched)]
+    assert list(table["val/final/dice_WT"]) == pytest.approx(dice)
     assert table["changed"][1] == "training.epochs 1 -> 2"
     report = Path(store.download_artifacts(parent.info.run_id, "diagnostics.md", str(folder))).read_text()
     for words in ("gradient norm", "training.epochs 1 -> 2", "The cases that", "worst/BraTS-MEN-", "found dice_WT = "):

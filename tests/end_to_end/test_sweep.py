@@ -49,8 +49,8 @@ def test_a_sweep_of_phase_1(swept: tuple[Path, str]) -> None:
     assert {run.info.status for run in found.values()} == {"FINISHED"}
     metrics = found["sweep"].data.metrics
     best = max((run for name, run in found.items() if name.startswith("trial")), key=dice)
-    assert metrics["best/val/best/dice"] == dice(best)
-    assert metrics["confirm/val/best/dice_mean"] == dice(found["confirm"])
+    assert metrics["best/val/final/dice"] == dice(best)
+    assert metrics["confirm/val/final/dice_mean"] == dice(found["confirm"])
     assert metrics["test/dice"] == found["test"].data.metrics["test/dice"]
     assert not any("test/dice" in run.data.metrics for name, run in found.items() if name not in ("test", "sweep"))
     assert "best of 4 trials" in printed and "Next, train it whole" in printed
@@ -102,4 +102,4 @@ def test_bad_input_ends_it_with_exit_code_2(
 
 
 def dice(run: Run) -> float:
-    return float(run.data.metrics["val/best/dice"])
+    return float(run.data.metrics["val/final/dice"])

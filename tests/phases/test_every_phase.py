@@ -97,7 +97,7 @@ def test_a_trial_logs_what_a_study_searches_for_and_registers_nothing(
     metrics = client.get_run(tracked.id).data.metrics
     goals = yaml.safe_load(phases.phase(phase).profile("sweep").read_text())["goals"]
     assert goals and all({goal["metric"], goal["report"]} <= metrics.keys() for goal in goals)
-    assert all(goal["metric"].replace("val/best/", "test/") in metrics for goal in goals)
+    assert all(goal["metric"].replace("val/final/", "test/") in metrics for goal in goals)
     assert len(client.search_model_versions(f"name = '{MODELS[phase]}'")) == 1
 
 
@@ -188,4 +188,4 @@ def test_input_that_cannot_be_used(
     assert "Traceback" not in told
     assert len(client.search_model_versions(f"name = '{MODELS[phase]}'")) == 1
     assert client.get_registered_model(MODELS[phase]).aliases == {"champion": 1, "candidate": 1}
-    assert not [*tmp_path.glob("outputs/*/state"), *tmp_path.glob("outputs/*/best_model.pt")]
+    assert not [*tmp_path.glob("outputs/*/state"), *tmp_path.glob("outputs/*/final_model.pt")]

@@ -157,9 +157,16 @@ def files(tmp_path: Path) -> dict[str, Path]:
 
 
 def test_checkpoints_that_load_and_are_what_is_registered_pass(files: dict[str, Path]) -> None:
-    check = of_head.checkpoints(files, small(), state())
+    check = of_head.checkpoints(files, small(), state(), "best")
     assert check.passed
     assert check.measured == {"best": "loads", "best_is_registered": True, "last": "loads"}
+
+
+def test_a_last_checkpoint_is_held_against_what_is_registered_where_it_is_the_kept_one(files: dict[str, Path]) -> None:
+    check = of_head.checkpoints(files, small(), state(), "last")
+    assert not check.passed and check.measured["last_is_registered"] is False
+    moved = {key: value + 1 for key, value in state().items()}
+    assert of_head.checkpoints(files, small(), moved, "last").passed
 
 
 def truncate(path: Path) -> None:
@@ -178,7 +185,7 @@ def add_a_key(path: Path) -> None:
 @pytest.mark.parametrize("spoil", [truncate, drop_a_key, add_a_key, Path.unlink])
 def test_a_checkpoint_that_does_not_load_fails(files: dict[str, Path], name: str, spoil: Callable[[Path], None]) -> None:
     spoil(files[name])
-    check = of_head.checkpoints(files, small(), state())
+    check = of_head.checkpoints(files, small(), state(), "best")
     assert not check.passed and check.blocks
     assert check.measured[name] != "loads" and f"{name}_model.pt" in str(check.measured[name])
 
@@ -186,21 +193,21 @@ def test_a_checkpoint_that_does_not_load_fails(files: dict[str, Path], name: str
 def test_a_best_checkpoint_that_is_not_what_is_registered_fails(files: dict[str, Path]) -> None:
     registered = state()
     registered["encoder.blocks.0.1.running_mean"][0] += 1e-6
-    check = of_head.checkpoints(files, small(), registered)
+    check = of_head.checkpoints(files, small(), registered, "best")
     assert not check.passed and check.measured["best_is_registered"] is False
 
 
 @pytest.mark.parametrize("name", ["best", "last"])
 def test_a_checkpoint_that_was_not_written_fails(files: dict[str, Path], name: str) -> None:
     del files[name]
-    assert not of_head.checkpoints(files, small(), state()).passed
+    assert not of_head.checkpoints(files, small(), state(), "best").passed
 
 
 def test_the_checkpoint_of_a_classifier_of_volumes_is_held_alike(files: dict[str, Path]) -> None:
     net = EncoderClassifier(small().encoder, ClassificationHead(16))
     for path in files.values():
         save_checkpoint(net.state_dict(), path)
-    assert of_head.checkpoints(files, copy.deepcopy(net), net.state_dict()).passed
+    assert of_head.checkpoints(files, copy.deepcopy(net), net.state_dict(), "last").passed
 
 
 # --------------------------------------------------------------------------------------------------------------- phase 2.3

@@ -31,7 +31,7 @@ def test_the_settings_of_a_head_can_be_searched(
     assert names == {"trial 0", "trial 1", "confirm", "test"}
     digest = client.get_model_version(ENCODER, "1").tags["medexp.digest"]
     assert all(run.data.tags[f"medexp.upstream.{ENCODER}"] == f"1 {digest}" for run in nested if "trial" in run.info.run_name)
-    assert {"best/val/best/cross_entropy", "test/accuracy"} <= sweep.data.metrics.keys()
+    assert {"best/val/final/cross_entropy", "test/accuracy"} <= sweep.data.metrics.keys()
     best = yaml.safe_load(next((tmp_path / "outputs").glob("*/best.yaml")).read_text())
     assert best["encoder"] == f"models:/{ENCODER}/1" and "training.lr_head" in best
     assert "features of test: " in capfd.readouterr().out  # before the first trial
@@ -50,7 +50,7 @@ def test_so_can_those_of_a_head_on_volumes(
     experiment = store.get_experiment_by_name("sweep")
     assert experiment is not None
     (trial,) = store.search_runs([experiment.experiment_id], "tags.`medexp.trial` = '0'")
-    assert trial.info.status == "FINISHED" and "val/best/cross_entropy" in trial.data.metrics
+    assert trial.info.status == "FINISHED" and "val/final/cross_entropy" in trial.data.metrics
 
 
 def test_an_alias_is_the_version_that_it_stands_for_when_the_sweep_begins(client: MlflowClient, pipeline: Pipeline) -> None:

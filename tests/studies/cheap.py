@@ -14,7 +14,7 @@ from medexp.phases.sweep.config import SweepConfig
 from medexp.tracking.runs import TrackedRun
 
 SPACE = """
-goals: [{metric: val/best/score, direction: maximize, report: val/score}]
+goals: [{metric: val/final/score, direction: maximize}]
 sampler: {name: random}
 pruner: {name: none}
 parameters:
@@ -106,7 +106,8 @@ def objective(config: Cheap, run: TrackedRun, *, test: bool = False) -> None:
             with (outputs / "gate").open("rb", buffering=0) as gate:
                 gate.read(1)  # of a pipe: until the test writes to it
     if config.how != "unlogged":
-        run.reporter.metrics({"val/best/score": float("nan") if config.how == "infinite" else score})
+        found = float("nan") if config.how == "infinite" else score
+        run.reporter.metrics({"val/final/score": found, "val/final/once": found, "final": found})
     if test:
         run.reporter.metrics({"test/score": score - 0.1})
 

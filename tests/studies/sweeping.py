@@ -19,7 +19,7 @@ from medexp.studies.study import open_study
 from tests.studies.cheap import Cheap, objective, search_apart
 
 OBJECTIVE = f"{objective.__module__}:objective"
-SCORE = "val/best/score"
+SCORE = "val/final/score"
 
 
 def runs(store: MlflowClient, name: str = "") -> list[Run]:

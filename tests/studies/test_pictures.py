@@ -10,7 +10,7 @@ from optuna.trial import TrialState
 
 from medexp.studies.pictures import pictures
 
-DICE, LOSS = "val/best/dice", "train/loss"
+DICE, LOSS = "val/final/dice", "train/loss"
 SPACE = {
     "rate": optuna.distributions.FloatDistribution(1e-4, 1e-1, log=True),
     "mode": optuna.distributions.CategoricalDistribution(["lora", "dora"]),
@@ -108,6 +108,6 @@ def test_nothing_is_cut_off() -> None:
         made.add_trial(
             optuna.trial.create_trial(params=params, distributions=long, value=value, intermediate_values={1: value})
         )
-    for path, figure in drawn(made, ["val/best/balanced_accuracy"]).items():
+    for path, figure in drawn(made, ["val/final/balanced_accuracy"]).items():
         box, (width, height) = figure.get_tightbbox(), figure.get_size_inches()
         assert min(box.x0, box.y0) >= 0 and box.x1 <= width and box.y1 <= height, path

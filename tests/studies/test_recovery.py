@@ -128,7 +128,7 @@ def test_a_rung_that_makes_no_configuration_is_told_before_anything_is_run(
     Path("ladder.yaml").write_text(
         json.dumps(
             {
-                "goal": "val/best/dice_WT",
+                "goal": "val/final/dice_WT",
                 "mends": ["TEST_2.5"],
                 "rungs": [{"name": "short", "why": "-", "change": {"training.epochs": {"times": 0.5}}}],
                 "remedies": {},
@@ -153,7 +153,7 @@ def test_a_run_whose_configuration_is_gone_is_refused(store: MlflowClient, capsy
     assert "training.epochs: missing" in said
 
 
-GOAL = "val/best/dice_WT"
+GOAL = "val/final/dice_WT"
 HALVED = {"training.lr_lora": {"times": 0.5}}
 
 

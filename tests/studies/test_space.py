@@ -40,7 +40,7 @@ class Config:
     data: Data
 
 
-GOAL = {"metric": "val/best/dice", "direction": "maximize", "report": "val/dice"}
+GOAL = {"metric": "val/final/dice", "direction": "maximize"}
 RATE = {"type": "float", "low": 1e-4, "high": 1e-1, "log": True}
 DEPTH = {"type": "int", "low": 1, "high": 9, "step": 2}
 STAGES = {"type": "categorical", "choices": [[4], [3, 4]]}
@@ -168,7 +168,7 @@ BAD: dict[str, tuple[dict[str, Any], list[str]]] = {
         {"goals": [GOAL, GOAL | {"metric": "b"}, GOAL | {"metric": "c"}], "pruner": {"name": "none"}},
         ["goals: found 3; one or two"],
     ),
-    "one goal twice": ({"goals": [GOAL, GOAL], "pruner": {"name": "none"}}, ["val/best/dice is named twice"]),
+    "one goal twice": ({"goals": [GOAL, GOAL], "pruner": {"name": "none"}}, ["val/final/dice is named twice"]),
     "a pruner with two goals": ({"goals": [GOAL, GOAL | {"metric": "b"}]}, ["pruner: found median with 2 goals"]),
     "an unknown sampler": ({"sampler": {"name": "tp"}}, ["unknown name 'tp'; known are tpe, random, grid, nsga2"]),
     "an unknown pruner": ({"pruner": {"name": "n"}}, ["unknown name 'n'; known are median, hyperband, none"]),

@@ -30,7 +30,7 @@ class Config:
 
 
 SPACE = """
-goals: [{metric: val/best/dice, direction: maximize}]
+goals: [{metric: val/final/dice, direction: maximize}]
 sampler: {name: random}
 pruner: {name: none}
 parameters:
@@ -94,7 +94,7 @@ def test_a_study_is_made_and_joined_and_keeps_its_trials(storage: str | None, sp
         7,
         {"depth": 7, "stages": (3, 4)},
     )
-    assert again.user_attrs["medexp"] == {"phase": "phase1", "space": space.digest, "goals": ["val/best/dice (maximize)"]}
+    assert again.user_attrs["medexp"] == {"phase": "phase1", "space": space.digest, "goals": ["val/final/dice (maximize)"]}
 
 
 def test_processes_that_begin_a_study_at_once_share_it(storage: str | None, space: Space, tmp_path: Path) -> None:
@@ -108,7 +108,7 @@ def test_processes_that_begin_a_study_at_once_share_it(storage: str | None, spac
     [
         ("phase2", "", "", "its phase is phase1, given is phase2"),
         ("phase1", "high: 1000", "high: 99", "its space is "),
-        ("phase1", "maximize", "minimize", "its goals is val/best/dice (maximize), given is val/best/dice (minimize)"),
+        ("phase1", "maximize", "minimize", "its goals is val/final/dice (maximize), given is val/final/dice (minimize)"),
     ],
 )
 def test_a_study_of_something_else_under_the_same_name(

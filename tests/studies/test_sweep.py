@@ -52,7 +52,7 @@ def test_a_sweep_from_its_start_to_its_last_line(store: MlflowClient, tmp_path: 
     printed = capsys.readouterr().out
     for words in (
         "study cheap: new, 6 trials",
-        "trial 0: val/best/score",
+        "trial 0: val/final/score",
         f"best of 6 trials {rate:.4g}; the same settings with 3 fresh seeds {again.mean():.4g} \u00b1",
         "The test split, scored once after the search: test/score",
         f"mlflow run . -e phase1 -P profile=demo -P config={folder / 'best.yaml'}",
@@ -112,7 +112,7 @@ def test_a_choice_that_fails_with_another_seed_is_said_to(store: MlflowClient, t
 
 
 def test_two_goals_give_a_front(store: MlflowClient, tmp_path: Path, capsys: Any) -> None:
-    space = SPACE.replace("report: val/score}]", "report: val/score}, {metric: train/loss, direction: minimize}]")
+    space = SPACE.replace("maximize}]", "maximize}, {metric: train/loss, direction: minimize}]")
     (tmp_path / "sweep.yaml").write_text(space)
     search(sweep_config(tmp_path, trials=3, confirm=1), OBJECTIVE, warm_up)
     (parent,) = parents(store)

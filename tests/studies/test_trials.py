@@ -69,7 +69,7 @@ def test_a_trial_is_a_child_run_with_what_was_sampled_and_measured(store: Mlflow
     assert run.info.run_name == "cheap s0, trial 0"
     assert run.data.params == {key: str(value) for key, value in trial.params.items()}
     assert run.data.tags["medexp.study"] == "s" and run.data.tags["medexp.trial"] == "0"
-    assert run.data.metrics["val/best/score"] == trial.value == trial.params["rate"]
+    assert run.data.metrics["val/final/score"] == trial.value == trial.params["rate"]
     assert trial.user_attrs["run"] == run.info.run_id
     assert [(m.step, m.value) for m in store.get_metric_history(run.info.run_id, "train/loss")] == [
         (10, 1),
@@ -111,19 +111,19 @@ def test_pruning_works_inside_the_fit_loop(store: MlflowClient, go_on: Next, par
     assert run.info.status == "FINISHED"
     assert run.data.tags["medexp.pruned_step"] == "20"
     assert run.data.metrics["val/score"] == pytest.approx(0.4)
-    assert "val/best/score" not in run.data.metrics
+    assert "val/final/score" not in run.data.metrics
 
 
 def test_two_goals_are_not_pruned(go_on: Next, tmp_path: Path) -> None:
     second = ", {metric: train/loss, direction: minimize}]"
-    space = written(tmp_path, SPACE.replace("report: val/score}]", "report: val/score}" + second))
+    space = written(tmp_path, SPACE.replace("maximize}]", "maximize}" + second))
     study = optuna.create_study(directions=["maximize", "minimize"], pruner=optuna.pruners.ThresholdPruner(lower=2))
     assert go_on(study, space=space).values == [pytest.approx(study.trials[0].params["rate"]), pytest.approx(1 / 3)]
 
 
 @pytest.mark.parametrize(
     ("how", "told"),
-    [("check", "TEST_0: too shallow"), ("defect", "KeyError: 'fold'"), ("infinite", "val/best/score is not finite")],
+    [("check", "TEST_0: too shallow"), ("defect", "KeyError: 'fold'"), ("infinite", "val/final/score is not finite")],
 )
 def test_a_trial_that_fails_says_why_and_the_search_goes_on(
     store: MlflowClient, go_on: Next, parent: str, how: str, told: str
@@ -139,7 +139,7 @@ def test_a_trial_that_fails_says_why_and_the_search_goes_on(
 
 @pytest.mark.parametrize(("how", "error", "told"), [
     ("data", DataError, "case 7: is empty"),
-    ("unlogged", ConfigError, "val/best/score: the trial did not log this metric.*Logged were train/loss, val/score"),
+    ("unlogged", ConfigError, "val/final/score: the trial did not log this metric.*Logged were train/loss, val/score"),
 ])  # fmt: skip
 def test_what_no_trial_would_be_spared_ends_the_search_and_the_trial_is_tried_again(
     store: MlflowClient, go_on: Next, parent: str, how: str, error: type[Exception], told: str
@@ -201,16 +201,15 @@ def test_sampled_values_that_make_no_configuration_fail_that_trial_alone(
 @pytest.mark.parametrize(
     ("changed", "told"),
     [
-        (("report: val/score", "report: val/scores"), "val/scores: the trial did not log it step by step"),
-        ((", report: val/score}]\n", "}]\n"), "val/best/score: the trial did not log it step by step"),
-        (("report: val/score", "report: val/best/score"), "Logged so were train/loss, val/score. Name one of them"),
+        (("val/final/score", "val/final/once"), "val/once: the trial did not log it step by step"),
+        (("val/final/score", "final"), "Logged so were train/loss, val/score. Search by one of them"),
     ],
 )
 @pytest.mark.parametrize("pruner", ["none", "median"])
 def test_what_nothing_can_be_pruned_by(go_on: Next, tmp_path: Path, pruner: str, changed: tuple[str, str], told: str) -> None:
     space = written(tmp_path, SPACE.replace(*changed).replace("pruner: {name: none}", f"pruner: {{name: {pruner}}}"))
     study = optuna.create_study(direction="maximize", pruner=space.make_pruner())
-    if pruner == "none" and not space.goals[0].report:
+    if pruner == "none":
         assert go_on(study, space=space).state is TrialState.COMPLETE
     else:
         with pytest.raises(ConfigError, match=told):
@@ -261,7 +260,7 @@ def test_a_trial_that_needs_too_much_memory_fails_in_one_line_and_the_search_goe
 ) -> None:
     given = {"phantoms.meningioma_patients": 4, "threads": 1, "device": "cpu", "checkpoint": "base.pt"}
     config = configured("phase1", given, output_dir=tmp_path / "outputs")
-    goals = "goals: [{metric: val/best/score, direction: maximize}]\nsampler: {name: random}\npruner: {name: none}\n"
+    goals = "goals: [{metric: val/final/score, direction: maximize}]\nsampler: {name: random}\npruner: {name: none}\n"
     (tmp_path / "large.yaml").write_text(
         goals + "parameters: {network.feature_size: {type: categorical, choices: [1572864, 3145728]}}"
     )

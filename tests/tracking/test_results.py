@@ -127,15 +127,15 @@ def test_files_and_folders_keep_their_names(store: MlflowClient, run: TrackedRun
 
 def test_intervals_are_one_table_and_their_bounds_no_metrics(store: MlflowClient, run: TrackedRun) -> None:
     dice, nan = Interval(0.1 + 0.2, 0.25, 0.4, 7), float("nan")
-    log_intervals(run, {"val/best/dice": dice, "val/best/auroc": Interval(0.5, nan, nan, 3)}, 0.95)
-    log_intervals(run, {"val/gain/dice": Interval(0.0, -0.1, 0.1, 7), "val/best/auroc": Interval(nan, nan, nan, 3)}, 0.9)
+    log_intervals(run, {"val/final/dice": dice, "val/final/auroc": Interval(0.5, nan, nan, 3)}, 0.95)
+    log_intervals(run, {"val/gain/dice": Interval(0.0, -0.1, 0.1, 7), "val/final/auroc": Interval(nan, nan, nan, 3)}, 0.9)
     run.reporter.flush()
     metrics = store.get_run(run.id).data.metrics
-    assert metrics.keys() == {"val/best/dice", "val/best/auroc", "val/gain/dice"}
+    assert metrics.keys() == {"val/final/dice", "val/final/auroc", "val/gain/dice"}
     table = pd.read_csv(io.StringIO(read(run, "intervals.csv")), index_col="metric")
-    assert list(table.index) == ["val/best/dice", "val/gain/dice", "val/best/auroc"]
-    assert list(table.loc["val/best/dice"]) == [metrics["val/best/dice"], 0.25, 0.4, 0.95, 7]
-    assert table.loc["val/best/auroc", ["estimate", "low", "high"]].isna().all()
+    assert list(table.index) == ["val/final/dice", "val/gain/dice", "val/final/auroc"]
+    assert list(table.loc["val/final/dice"]) == [metrics["val/final/dice"], 0.25, 0.4, 0.95, 7]
+    assert table.loc["val/final/auroc", ["estimate", "low", "high"]].isna().all()
     log_summary(run, "**PASSED**")
     place = f"#/experiments/{store.get_run(run.id).info.experiment_id}/runs/{run.id}/artifacts/intervals.csv"
     assert f"[intervals.csv]({place}?" in store.get_run(run.id).data.tags["mlflow.note.content"]

@@ -15,6 +15,7 @@ from accelerate import Accelerator
 from torch import nn
 from torch.utils.data import Dataset
 
+from medexp.arrays import Array
 from medexp.config.training import TrainingConfig
 from medexp.errors import StorageError, TrainingDiverged
 from medexp.reporting import NullReporter
@@ -87,7 +88,7 @@ def train(
     order: Order | None = None,
     see: Callable[[dict[str, torch.Tensor]], None] = lambda batch: None,
     starts: int = 0,
-    scores: Sequence[float] | None = None,
+    scores: Sequence[float | Array] | None = None,
     direction: Literal["maximize", "minimize"] = "maximize",
     net: nn.Sequential | None = None,
 ) -> FitResult:
@@ -98,9 +99,9 @@ def train(
         see(batch)
         return {"loss": scale * nn.functional.mse_loss(module(batch["x"]), batch["y"])}
 
-    def validate(module: nn.Module, epoch: int) -> dict[str, float]:
+    def validate(module: nn.Module, epoch: int) -> dict[str, float | Array]:
         assert not module.training
-        score = float(sum(p.detach().sum() for p in module.parameters())) if scores is None else scores[epoch]
+        score: float | Array = float(sum(p.detach().sum() for p in module.parameters())) if scores is None else scores[epoch]
         return {"score": score, "epoch_seen": epoch}
 
     return fit(
@@ -230,7 +231,7 @@ def test_the_statistics_of_batch_norm_are_those_of_the_best_epoch(tmp_path: Path
         [Group("all", 1e-2, list(net.parameters()))],
         data,
         best,
-        replace(TRAINING, batch_size=7),
+        replace(TRAINING, batch_size=7, patience=9),
         seed=5,
         accelerator=Accelerator(cpu=True),
         reporter=NullReporter(),
@@ -314,7 +315,7 @@ def test_a_training_cut_around_the_start_of_a_group_ends_the_same_to_the_bit(tmp
 
 def test_the_best_epoch_may_be_one_in_which_a_group_waited(tmp_path: Path) -> None:
     net = network()
-    found = train(tmp_path, Recorder(), starts=2, scores=[0, 1, 0, 0], net=net)
+    found = train(tmp_path, Recorder(), replace(TRAINING, patience=9), starts=2, scores=[0, 1, 0, 0], net=net)
     assert found.best_epoch == 1
     assert torch.equal(net[0].weight, network()[0].weight)
     assert not torch.equal(net[2].weight, network()[2].weight)
@@ -336,6 +337,7 @@ def test_the_best_epoch_follows_the_direction_and_is_never_one_of_nan(
 ) -> None:
     found = train(tmp_path / "whole", Recorder(), scores=scores, direction=direction)
     assert (found.best_epoch, found.best_value) == (best, scores[best])
+    assert (found.epoch, found.chosen) == (3, False)
     with pytest.raises(KeyboardInterrupt):
         train(tmp_path / "cut", Recorder(2), scores=scores, direction=direction)
     again = train(tmp_path / "cut", Recorder(), scores=scores, direction=direction)
@@ -344,6 +346,43 @@ def test_the_best_epoch_follows_the_direction_and_is_never_one_of_nan(
         torch.equal(saved(tmp_path / "whole", "best.pt")[key], value)
         for key, value in saved(tmp_path / "cut", "best.pt").items()
     )
+
+
+def same_weights(net: nn.Module, saved: dict[str, torch.Tensor]) -> bool:
+    return all(torch.equal(value, saved[name]) for name, value in net.state_dict().items())
+
+
+@pytest.mark.parametrize("interrupted", [False, True])
+@pytest.mark.parametrize(("patience", "kept"), [(0, 3), (3, 1)])
+def test_the_last_epoch_is_kept_and_the_best_where_training_may_stop_early(
+    tmp_path: Path, patience: int, kept: int, interrupted: bool
+) -> None:
+    training, scores, net = replace(TRAINING, patience=patience), [1, 3, 3, 2], network()
+    if interrupted:
+        with pytest.raises(KeyboardInterrupt):
+            train(tmp_path, Recorder(3), training, scores=scores)
+    found = train(tmp_path, Recorder(), training, scores=scores, net=net)
+    assert (found.epoch, found.best_epoch, found.chosen) == (kept, 1, patience > 0)
+    best, last = saved(tmp_path, "best.pt"), saved(tmp_path)["weights"]
+    assert not all(torch.equal(best[name], last[name]) for name in best)
+    assert same_weights(net, best if patience else last)
+
+
+def test_a_last_epoch_that_is_not_a_number_is_not_kept(tmp_path: Path) -> None:
+    scores = [1, 3, 3, math.nan]
+    with pytest.raises(TrainingDiverged, match="validation score is not a number in the last epoch, 4, which would be kept"):
+        train(tmp_path / "last", Recorder(), scores=scores)
+    assert train(tmp_path / "best", Recorder(), replace(TRAINING, patience=9), scores=scores).epoch == 1
+
+
+def test_values_of_cases_are_reported_as_their_mean_and_kept(tmp_path: Path) -> None:
+    scores = [np.array([epoch, 2.0, 6.0]) for epoch in range(4)]
+    found = train(tmp_path / "whole", Recorder(), scores=scores)
+    assert list(found.history["val/score"]) == pytest.approx([8 / 3, 3, 10 / 3, 11 / 3])
+    assert np.array_equal(found.cases, np.stack(scores))
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "cut", Recorder(2), scores=scores)
+    assert np.array_equal(train(tmp_path / "cut", Recorder(), scores=scores).cases, found.cases)
 
 
 def test_patience_counts_from_the_smallest_value_where_that_is_the_best(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ PHASE = Phase(
         curves=("train/loss", "train/grad_norm", "val/dice_WT"),
         scores="dice_",
         arm="lora",
-        picture="overlays/lora/{case}/best.png",
+        picture="overlays/lora/{case}/final.png",
         drawn_by="validation.overlays",
     ),
 )

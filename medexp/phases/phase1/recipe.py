@@ -195,7 +195,7 @@ def fit_arm(
     title: str,
     prefix: str = "",
 ) -> FitResult:
-    """Train an arm; the best epoch has the best mean Dice over regions: one alone may be best in an untrained epoch."""
+    """Train an arm; the criterion is the mean Dice over regions: one alone may be best in an untrained epoch."""
     config = ctx.config
 
     def loss(wrapped: nn.Module, batch: Batch, epoch: int) -> dict[str, Tensor]:

@@ -20,7 +20,7 @@ from medexp.phases.phase1.features import Attribution
 from medexp.phases.phase1.pretrained import BASE_MODEL, Base, architecture
 from medexp.phases.shared.context import Context
 from medexp.phases.shared.packaging import PHANTOMS, contract, made_with, packaged
-from medexp.phases.shared.publishing import CAVEAT, Summary
+from medexp.phases.shared.publishing import Summary, caveat, selection
 from medexp.registry import store
 from medexp.registry.package import Package, Parent
 from medexp.registry.tags import upstream_tag
@@ -74,9 +74,9 @@ def log_judged(ctx: Context[Phase1Config], judged: Judged, net: SwinSegmenter) -
     }
     reporter.table(pd.DataFrame.from_dict(arms, orient="index").rename_axis("arm").reset_index(), "arms.csv")
     # of the other arms Dice alone: a figure without a course is a chart of one bar, and many of them bury the curves
-    reporter.metrics({f"val/best/{name}": value for name, value in judged.means["lora"].items()})
+    reporter.metrics({f"val/final/{name}": value for name, value in judged.means["lora"].items()})
     reporter.metrics({f"val/aux_{name}": value for name, value in judged.semantic["adapted"].items()})
-    for arm, prefix in (("baseline", "baseline/"), ("control", "control/best/")):
+    for arm, prefix in (("baseline", "baseline/"), ("control", "control/final/")):
         reporter.metrics({f"{prefix}dice_{region}": judged.means[arm][f"dice_{region}"] for region in REGIONS})
     reporter.table(judged.per_case, "per_case.csv")
     reporter.table(judged.added.table, "probe_r2.csv")
@@ -162,7 +162,7 @@ def _how(config: Phase1Config, data: PreparedVolumes) -> dict[str, str | None]:
         f"{settings.optimizer}, rate {settings.lr_lora:g} of adapters and {settings.lr_decoder:g} of the decoder, batches of "
         f"{settings.batch_size * settings.accumulate}, loss {settings.loss}; LoRA rank {config.lora.rank}, alpha "
         f"{config.lora.alpha}; all settings: config.yaml of the run",
-        "Selection of the final model": "the epoch with the best mean validation Dice",
+        "Selection of the final model": selection(settings, "the best mean validation Dice"),
     }
     return how if config.data_dir else {**how, **PHANTOMS}
 
@@ -179,16 +179,16 @@ def _figures(judged: Judged) -> dict[str, float | str]:
 
 def summary(ctx: Context[Phase1Config], judged: Judged) -> Summary:
     """Dice of the arms, and what LoRA added."""
-    best = {arm: fit.best_epoch + 1 for arm, fit in judged.fits.items()}
+    kept = {arm: fit.epoch + 1 for arm, fit in judged.fits.items()}
     rows = [
-        [label, *(f"{judged.means[arm][f'dice_{region}']:.3f}" for region in REGIONS), str(best.get(arm, "-"))]
+        [label, *(f"{judged.means[arm][f'dice_{region}']:.3f}" for region in REGIONS), str(kept.get(arm, "-"))]
         for arm, label in ARMS.items()
     ]
     cases, patients = len(judged.per_case["case"].unique()), judged.per_case["patient"].nunique()
     return Summary(
         headline=f"phase 1, profile {ctx.config.profile}, rank {ctx.config.lora.rank}",
         title=f"validation Dice (cases: {cases}, patients: {patients})",
-        head=["arm", *REGIONS, "best epoch"],
+        head=["arm", *REGIONS, "epoch"],
         rows=rows,
-        words=[judged.in_words, *judged.apart, CAVEAT],
+        words=[judged.in_words, *judged.apart, caveat(judged.fits["lora"])],
     )

@@ -68,10 +68,10 @@ def draw_overlay(
     """A case as a picture of an epoch, or, without one, of the network that is kept; the first validation cases alone."""
     first_process_has = data.splits.val[:: ctx.accelerator.num_processes]  # the others have no reporter
     if case in first_process_has[: ctx.config.validation.overlays]:
-        title, spacing = f"{case}, {arm}, {'best' if epoch is None else f'epoch {epoch}'}", ctx.config.data.spacing
+        title, spacing = f"{case}, {arm}, {'final' if epoch is None else f'epoch {epoch}'}", ctx.config.data.spacing
         figure = overlay(np.asarray(image), np.asarray(label), np.asarray(predicted), title, spacing)
         if epoch is None:
-            ctx.run.reporter.figure(figure, f"overlays/{arm}/{case}/best.png")
+            ctx.run.reporter.figure(figure, f"overlays/{arm}/{case}/final.png")
         else:
             # Counted from 0, where the slider starts; and under val, or the pictures stand above the curves of train.
             ctx.run.reporter.image(figure, f"val/overlays/{arm}/{case}", epoch - 1)

@@ -9,6 +9,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from medexp.arrays import Array
 from medexp.evaluation.intervals import Interval, mean_by_patient
 from medexp.evaluation.segmentation import left_apart
 from medexp.models.unet.network import MultiTaskModel
@@ -28,7 +29,7 @@ from medexp.phases.shared.images import (
     segment,
 )
 from medexp.phases.shared.packaging import packaged
-from medexp.phases.shared.publishing import CAVEAT, Summary
+from medexp.phases.shared.publishing import Summary, caveat, selection
 from medexp.phases.shared.trials import Scored, studied
 from medexp.registry.package import Package
 from medexp.training.loop import Batch, Group, Objective
@@ -46,7 +47,7 @@ def run(config: Phase2_1Config) -> None:
         outlined = scans.dropna(subset=["dice"])
         interval = mean_by_patient(outlined["dice"].to_numpy(), outlined["patient"].tolist(), ctx.resampling)
         whole_brain = float(dice(images, all_of_the_brain)["dice"].mean())
-        ctx.intervals("val/best/", {"dice": interval})
+        ctx.intervals("val/final/", {"dice": interval})
         ctx.run.reporter.metrics({"baseline/dice": whole_brain})
         ctx.run.reporter.table(scans, "per_case.csv")
         log_training(ctx, images, trained)
@@ -63,7 +64,7 @@ def read(ctx: Context[Phase2_1Config]) -> Images:
 
 
 def train(ctx: Context[Phase2_1Config], images: Images) -> Trained:
-    """Encoder and decoder, with Dice of the batch + BCE; the best epoch has the best mean validation Dice over scans."""
+    """Encoder and decoder, with Dice of the batch + BCE; the criterion is the mean validation Dice over scans."""
     config = ctx.config
     torch.manual_seed(config.seed)
     net = MultiTaskModel(1, config.network.base_filters, config.network.depth).to(ctx.device)
@@ -73,8 +74,8 @@ def train(ctx: Context[Phase2_1Config], images: Images) -> Trained:
         parts = segmentation_loss(module(batch["image"], do_cls=False)["seg"], batch["mask"], "batch_dice_bce")
         return {"loss": parts.pop("segmentation")} | parts
 
-    def validate(_: nn.Module, epoch: int) -> dict[str, float]:
-        return {"dice": float(dice(images, partial(segment, net))["dice"].mean())}
+    def validate(_: nn.Module, epoch: int) -> dict[str, Array]:
+        return {"dice": dice(images, partial(segment, net))["dice"].dropna().to_numpy()}
 
     groups = [Group("network", config.training.lr_network, [one for one in net.parameters() if one.requires_grad])]
     data, goal = images.of("train", augment=True, masked=True), Objective(loss, validate, "dice")
@@ -104,7 +105,7 @@ def package(
         "Training": f"at most {training.epochs} epochs, {training.optimizer}, rate {training.lr_network:g}, batches of "
         f"{training.batch_size * training.accumulate}, Dice of the batch + BCE; the head was not trained; all settings: "
         "config.yaml of the run",
-        "Selection of the final model": "the epoch with the best mean validation Dice over scans",
+        "Selection of the final model": selection(training, "the best mean validation Dice over scans"),
     }
     return packaged(
         ctx,
@@ -125,11 +126,16 @@ def summary(
     ctx: Context[Phase2_1Config], images: Images, trained: Trained, scans: pd.DataFrame, interval: Interval
 ) -> Summary:
     """Dice over the validation scans."""
-    row = [str(trained.fitted.best_epoch + 1), str(interval), str(scans["dice"].count()), str(interval.patients)]
+    row = [str(trained.fitted.epoch + 1), str(interval), str(scans["dice"].count()), str(interval.patients)]
+    judged = scans.loc[scans["dice"].notna(), "patient"].tolist()
     return Summary(
         headline=f"phase 2.1, profile {ctx.config.profile}, on {images.data.source}",
         title="validation Dice of a scan's slices together",
-        head=["best epoch", "Dice", "scans", "patients"],
+        head=["epoch", "Dice", "scans", "patients"],
         rows=[row],
-        words=[*left_apart(scans), f"Intervals of {ctx.config.confidence:.0%}, by patient.", CAVEAT],
+        words=[
+            *left_apart(scans),
+            f"Intervals of {ctx.config.confidence:.0%}, by patient.",
+            caveat(trained.fitted, judged, ctx.resampling),
+        ],
     )

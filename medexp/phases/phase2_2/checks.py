@@ -67,30 +67,33 @@ def frozen(before: Mapping[str, Tensor], after: Mapping[str, Tensor], trained: i
     )
 
 
-def checkpoints(files: Mapping[str, Path], net: nn.Module, registered: Mapping[str, Tensor]) -> Check:
-    """P2_2-CHECKPOINTS: the best and the last epoch were written, load with every key, and the best is what is registered.
+def checkpoints(files: Mapping[str, Path], net: nn.Module, registered: Mapping[str, Tensor], kept: str) -> Check:
+    """P2_2-CHECKPOINTS: the best and the last epoch were written, load with every key, and the kept one is what is registered.
 
     Args:
         files: `best` and `last`.
         net: A network of their architecture; its weights are overwritten.
         registered: The weights that are registered.
+        kept: Which of the files holds them.
     """
+    same = f"{kept}_is_registered"
     measured: dict[str, float | int | str | bool | None] = {}
     for name, path in files.items():
         try:
             load_weights(net, load_state(path), str(path))
             measured[name] = "loads"
-            if name == "best":
-                same = all(torch.equal(value.cpu(), registered[key].cpu()) for key, value in net.state_dict().items())
-                measured["best_is_registered"] = same
+            if name == kept:
+                measured[same] = all(
+                    torch.equal(value.cpu(), registered[key].cpu()) for key, value in net.state_dict().items()
+                )
         except CheckpointError as error:
             measured[name] = str(error).partition("\n")[0]
     return Check(
         "P2_2-CHECKPOINTS",
         "Best and last checkpoint",
         Severity.BLOCKING,
-        passed=all(measured.get(name) == "loads" for name in ("best", "last")) and measured.get("best_is_registered") is True,
-        threshold="both load with every key, and the best is what is registered",
+        passed=all(measured.get(name) == "loads" for name in ("best", "last")) and measured.get(same) is True,
+        threshold=f"both load with every key, and the {kept} is what is registered",
         measured=measured,
         advice="Look for free space in output_dir, and train it again.",
     )

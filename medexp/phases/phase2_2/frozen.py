@@ -111,7 +111,7 @@ def _from_file(ctx: Context[Phase2_2Config]) -> FrozenEncoder:
     if not path.is_file():
         raise CheckpointError(
             f"encoder={ctx.config.encoder}: Encoder checkpoint not found: no such file. {_FIRST}, then leave encoder out, or "
-            "give the best_model.pt of its run"
+            "give the final_model.pt of its run"
         )
     state, wanted = load_state(path), asdict(ctx.config.network)
     found = size_of(state)

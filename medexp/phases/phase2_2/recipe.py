@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import Dataset
 
+from medexp.arrays import Array
 from medexp.checks import Check
 from medexp.data.images.sampling import sampling_order
 from medexp.evaluation.classification import DIAGNOSTIC, Predictions, accuracy, cross_entropy, gain
@@ -49,7 +50,7 @@ class Trained:
     """A head that was trained.
 
     Attributes:
-        head: With the best epoch's weights.
+        head: With the kept epoch's weights.
         fitted: The training.
         parameters: How many got gradients or were the optimiser's, of the head and of all of the encoder's network.
     """
@@ -75,7 +76,7 @@ def run(config: Phase2_2Config) -> None:
         over_majority = gain(accuracy, judged.predictions, constant, list(rows["patient"]), ctx.resampling)
 
         classifier = EncoderClassifier(encoder.net, trained.head).cpu().eval()
-        files = write_checkpoints(ctx, encoder, trained)
+        files = write_checkpoints(ctx, encoder)
         found, by_chance = judged.scores["all"]["accuracy"].estimate, float((truth == most).mean())
         ctx.run.reporter.metrics({"majority/accuracy": by_chance, "params/head_trainable": trained.parameters})
         log_judged(ctx, judged, cases.picture, shown=config.shown)
@@ -86,7 +87,7 @@ def run(config: Phase2_2Config) -> None:
         expected, registered = head_parameters(encoder.width, len(classes)), encoder.state_with(trained.head.state_dict())
         ctx.check(
             checks.frozen(before, encoder.state(), trained.parameters, expected),
-            checks.checkpoints(files, encoder.network(len(classes)), registered),
+            checks.checkpoints(files, encoder.network(len(classes)), registered, "best" if trained.fitted.chosen else "last"),
             checks.accuracy(found, config.min_accuracy),
             checks.majority(over_majority, found, by_chance),
             *(controls := beside(ctx, f"the head on {encoder.called}", judged.predictions, cases.known())).checks,
@@ -110,7 +111,7 @@ def guard(work: Work, split: str) -> list[Check]:
 
 
 def train(ctx: Context[Phase2_2Config], work: Work) -> Trained:
-    """The head alone, on standardised features, with cross-entropy; the best epoch has the best validation accuracy."""
+    """The head alone, on standardised features, with cross-entropy, which is the criterion too: accuracy is coarse."""
     encoder, cases, training = work.encoder, work.cases, ctx.config.training
     rows, count = cases.of("train"), len(cases.classes)
     labels = rows["label"].to_numpy()
@@ -132,13 +133,14 @@ def train(ctx: Context[Phase2_2Config], work: Work) -> Trained:
     def loss(module: nn.Module, batch: Batch, epoch: int) -> dict[str, Tensor]:
         return {"loss": functional.cross_entropy(module(batch["image"]).float(), batch["label"], weight)}
 
-    def validate(_: nn.Module, epoch: int) -> dict[str, float]:
+    def validate(_: nn.Module, epoch: int) -> dict[str, float | Array]:
         found = predict(head, cases, "val")
         right = float(accuracy(found, np.ones((1, len(found.truth))))[0])
-        return {"accuracy": right, "ce": float(cross_entropy(found).mean())}
+        return {"accuracy": right, "cross_entropy": cross_entropy(found)}
 
     group = Group("head", training.lr_head, list(head.parameters()))
-    fitted = ctx.fit(module, [group], data, Objective(loss, validate, "accuracy"), title="training the head", order=order)
+    goal = Objective(loss, validate, "cross_entropy", "minimize")
+    fitted = ctx.fit(module, [group], data, goal, title="training the head", order=order)
     got = {one for network in (encoder.whole, head) for one in network.parameters() if one.requires_grad}
     return Trained(head, fitted, sum(one.numel() for one in got.union(group.parameters)))
 
@@ -201,12 +203,13 @@ def shifted(config: Phase2_2Config, cases: Labelled) -> list[str]:
     return told
 
 
-def write_checkpoints(ctx: Context[Phase2_2Config], encoder: FrozenEncoder, trained: Trained) -> dict[str, Path]:
-    """`best_model.pt` and `last_model.pt`: the whole network with the best and with the last epoch's head."""
-    last = load_training_state(ctx.run.folder / "state" / "last.pt")["weights"]
-    of_head = part(last, "head") or last  # trained in the loop, the head is a part of what was saved
-    files = {}
-    for name, head in (("best", trained.head.state_dict()), ("last", of_head)):
+def write_checkpoints(ctx: Context[Phase2_2Config], encoder: FrozenEncoder) -> dict[str, Path]:
+    """`best_model.pt` and `last_model.pt`: the whole network with the head of the epoch whose validation cross-entropy was the
+    lowest, and with the last one's."""
+    state, files = ctx.run.folder / "state", {}
+    saved = {"best": load_training_state(state / "best.pt"), "last": load_training_state(state / "last.pt")["weights"]}
+    for name, trained in saved.items():
         files[name] = ctx.run.folder / f"{name}_model.pt"
-        save_checkpoint(encoder.state_with(head), files[name])
+        of_head = part(trained, "head") or trained  # trained in the loop, the head is a part of what was saved
+        save_checkpoint(encoder.state_with(of_head), files[name])
     return files

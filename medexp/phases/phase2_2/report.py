@@ -10,7 +10,7 @@ from medexp.phases.shared.classification import Judged, per_case, pooled, rows_o
 from medexp.phases.shared.context import Context
 from medexp.phases.shared.controls import Beside
 from medexp.phases.shared.packaging import packaged
-from medexp.phases.shared.publishing import CAVEAT, Summary
+from medexp.phases.shared.publishing import Summary, caveat, selection
 from medexp.registry.package import Package
 from medexp.training.loop import FitResult
 
@@ -32,7 +32,7 @@ def package(
         "Training": f"at most {training.epochs} epochs, {training.optimizer}, rate {training.lr_head:g}, batches of "
         f"{training.batch_size * training.accumulate}, cross-entropy, class weights {training.class_weights}; the encoder "
         "was frozen; all settings: config.yaml of the run",
-        "Selection of the final model": "the epoch with the best validation accuracy",
+        "Selection of the final model": selection(training, "the lowest validation cross-entropy"),
         "Limitations": " ".join(filter(None, [*controls.first, claims.get("Limitations"), *pooled(judged), *limits])) or None,
     }
     return packaged(
@@ -63,7 +63,7 @@ def summary(
     counts = judged.rows["source"].value_counts()
     return Summary(
         headline=f"phase 2.2, profile {ctx.config.profile}: a head on {encoder.called}, on {cases.data.source}",
-        title=f"validation: {' or '.join(cases.classes)}, best epoch {fitted.best_epoch + 1}",
+        title=f"validation: {' or '.join(cases.classes)}, epoch {fitted.epoch + 1}",
         head=["", *(f"{name} ({counts.get(name, len(judged.rows))})" for name in judged.scores)],
         rows=rows_of(list(judged.scores.values())),
         words=[
@@ -72,7 +72,7 @@ def summary(
             *pooled(judged),
             *words[1:],
             f"Intervals of {ctx.config.confidence:.0%}, by patient.",
-            CAVEAT,
+            caveat(fitted, list(judged.rows["patient"]), ctx.resampling),
         ],
         first=controls.first,
         beside=controls.table(f"beside controls, the same {len(judged.rows)} cases"),

@@ -144,7 +144,7 @@ def joined(work: Work) -> MultiTaskModel:
 
 
 def train(ctx: Context[Phase2_3Config], work: Work) -> Trained:
-    """Both tasks; the best epoch has the best mean of validation Dice and balanced accuracy."""
+    """Both tasks; the criterion is the mean of validation Dice and balanced accuracy."""
     config, training, images, net = ctx.config, ctx.config.training, work.images, joined(work)
     segmented, classified = images.of("train", augment=True, masked=True), images.of("train", augment=True)
     by_source = sampling_order(classified.sources, config.data.weights, config.seed)

@@ -14,7 +14,7 @@ from medexp.phases.shared.classification import Judged, log_judged, pooled, rows
 from medexp.phases.shared.context import Context
 from medexp.phases.shared.images import CLASSES, Images, claims, example
 from medexp.phases.shared.packaging import packaged, parent_of
-from medexp.phases.shared.publishing import CAVEAT, Summary
+from medexp.phases.shared.publishing import Summary, caveat, selection
 from medexp.registry.package import Package
 from medexp.registry.packages import read_json
 from medexp.registry.store import Pulled
@@ -48,7 +48,7 @@ def log_compared(ctx: Context[Phase2_3Config], images: Images, compared: Compare
     """Metrics, tables and pictures of both tasks, before and after."""
     ctx.intervals("phase2_2/", compared.judged_before.scores["all"])
     ctx.intervals("phase2_1/", {"dice": compared.means["dice_before"]})
-    ctx.intervals("val/best/", {"dice": compared.means["dice"]})
+    ctx.intervals("val/final/", {"dice": compared.means["dice"]})
     ctx.intervals("val/gain/", {"dice": compared.dice, "balanced_accuracy": compared.balanced})
     log_judged(ctx, compared.judged, images.picture, shown=ctx.config.shown)
     ctx.run.reporter.table(compared.scans, "dice_per_scan.csv")
@@ -63,7 +63,7 @@ def package(
         "Training": f"at most {training.epochs} epochs in alternating batches of {training.batch_size}, {training.optimizer}, "
         f"rates {training.lr_encoder:g} of the encoder, {training.lr_decoder:g} of the decoder, {training.lr_head:g} of the "
         "head; Dice of the batch + BCE, and cross-entropy; all settings: config.yaml of the run",
-        "Selection of the final model": "the epoch with the best mean of validation Dice and balanced accuracy",
+        "Selection of the final model": selection(training, "the best mean of validation Dice and balanced accuracy"),
     }
     return packaged(
         ctx,
@@ -89,7 +89,7 @@ def summary(ctx: Context[Phase2_3Config], images: Images, fitted: FitResult, com
     dice_row = [f"Dice ({scans['dice'].count()} scans)", *in_cells]
     return Summary(
         headline=f"phase 2.3, profile {ctx.config.profile}, on {images.data.source}",
-        title=f"validation, {number} images, best epoch {fitted.best_epoch + 1}",
+        title=f"validation, {number} images, epoch {fitted.epoch + 1}",
         head=["", "phases 2.1 and 2.2", "joint training"],
         rows=[dice_row, *rows_of([compared.judged_before.scores["all"], compared.judged.scores["all"]])],
         words=[
@@ -98,6 +98,6 @@ def summary(ctx: Context[Phase2_3Config], images: Images, fitted: FitResult, com
             *left_apart(scans),
             *pooled(compared.judged),
             f"Intervals of {ctx.config.confidence:.0%}, by patient.",
-            CAVEAT,
+            caveat(fitted),
         ],
     )

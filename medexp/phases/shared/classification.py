@@ -79,7 +79,7 @@ def per_case(rows: pd.DataFrame, classes: Sequence[str], predictions: Prediction
 
 
 def log_judged(ctx: Context[JudgedSettings], judged: Judged, picture: Callable[[str], Array], *, shown: int) -> None:
-    """Metrics `val/best/…` and, per source, `val/best/<source>/…`; `per_case.csv`; confusion matrices, ROC, calibration and
+    """Metrics `val/final/…` and, per source, `val/final/<source>/…`; `per_case.csv`; confusion matrices, ROC, calibration and
     misclassified cases as pictures.
 
     Args:
@@ -90,7 +90,7 @@ def log_judged(ctx: Context[JudgedSettings], judged: Judged, picture: Callable[[
     """
     reporter, classes, resampling = ctx.run.reporter, judged.classes, ctx.resampling
     for name, measured in judged.scores.items():
-        ctx.intervals("val/best/" if name == "all" else f"val/best/{name}/", measured)
+        ctx.intervals("val/final/" if name == "all" else f"val/final/{name}/", measured)
     table = per_case(judged.rows, classes, judged.predictions)
     reporter.table(table, "per_case.csv")
 
@@ -132,8 +132,8 @@ def pooled(judged: Judged) -> list[str]:
         return []
     told = ", ".join(f"{source} {count} ({count / len(judged.rows):.1%})" for source, count in counts.items())
     return [
-        f"The checks and the best epoch go by the validation cases of all sources together: {told}. A source with few of them "
-        "decides little; the metrics val/best/SOURCE/… are of each alone."
+        f"The checks go by the validation cases of all sources together: {told}. A source with few of them "
+        "decides little; the metrics val/final/SOURCE/… are of each alone."
     ]
 
 

@@ -68,7 +68,7 @@ class Images:
 
 @dataclass(frozen=True)
 class Trained:
-    """A multi-task network with the best epoch's weights, and its training."""
+    """A multi-task network with the kept epoch's weights, and its training."""
 
     net: MultiTaskModel
     fitted: FitResult
@@ -250,8 +250,8 @@ def segment(net: MultiTaskModel, images: Tensor) -> Tensor:
 
 
 def log_training(ctx: Context[ImagePhaseConfig], images: Images, trained: Trained) -> None:
-    """The log of a training with its curves, pictures of what the network outlines, and its checkpoint, `best_model.pt`."""
-    reporter, checkpoint = ctx.run.reporter, ctx.run.folder / "best_model.pt"
+    """The log of a training with its curves, pictures of what the network outlines, and its checkpoint, `final_model.pt`."""
+    reporter, checkpoint = ctx.run.reporter, ctx.run.folder / "final_model.pt"
     reporter.table(trained.fitted.history, "training_log.csv")
     reporter.figure(curves(trained.fitted.history), "figures/curves.png")
     if outlined := segmentations(images, trained.net):

@@ -10,6 +10,9 @@ from rich.markup import escape
 
 from medexp import phases
 from medexp.checks import Check, as_lines, verdict
+from medexp.config.shared import Resampling
+from medexp.config.training import TrainingConfig
+from medexp.evaluation.optimism import optimism
 from medexp.phases import Phase
 from medexp.phases.shared.tables import as_markdown, show
 from medexp.registry.definitions import load_definition
@@ -21,8 +24,29 @@ from medexp.registry.writing import write_package
 from medexp.tracking.results import log_summary
 from medexp.tracking.runs import TrackedRun
 from medexp.tracking.ui import next_line
+from medexp.training.loop import FitResult
 
-CAVEAT = "The best epoch was chosen on these same validation cases; the test split was not read."
+
+def caveat(fitted: FitResult, patients: Sequence[str] = (), resampling: Resampling | None = None) -> str:
+    """What to know of a training's validation figures: by what its epoch was kept, and what that made of them.
+
+    Args:
+        fitted: The training.
+        patients: Patient of each case that `fitted.cases` has values of; empty where it has none.
+        resampling: How resamples are drawn; given with `patients`.
+    """
+    if not fitted.chosen:
+        return "No epoch was chosen, the last one is kept; the test split was not read."
+    said = "The best epoch was chosen on these same validation cases; the test split was not read."
+    if not patients or resampling is None:
+        return said
+    found = optimism(fitted.cases, patients, fitted.direction, resampling)
+    return f"{said} {found.told(f'The chosen epoch has a validation {fitted.monitor} of')}"
+
+
+def selection(training: TrainingConfig, criterion: str) -> str:
+    """How the final epoch came about, for a card; the criterion is the one that early stopping goes by."""
+    return f"early stopping: the epoch with {criterion}" if training.patience else "the last epoch; none was chosen"
 
 
 def publish(package: Package, outcome: str | None, run: TrackedRun) -> Nominated:

@@ -17,7 +17,7 @@ from medexp.tracking.runs import TrackedRun
 C = TypeVar("C", bound=Settings)
 W = TypeVar("W")
 T = TypeVar("T")
-_PREFIXES = {"val": "val/best/", "test": "test/"}  # of the metrics of a trial, by split
+_PREFIXES = {"val": "val/final/", "test": "test/"}  # of the metrics of a trial, by split
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ def studied(
 ) -> tuple[Callable[..., None], Callable[..., C]]:
     """`objective` and `warm_up` of a phase, as studies call them.
 
-    `objective(config, run, test=False)` is a trial, whose scores become the metrics `val/best/…` and, with `test`, `test/…`;
+    `objective(config, run, test=False)` is a trial, whose scores become the metrics `val/final/…` and, with `test`, `test/…`;
     `warm_up(config, folder, test=False)` does once what trials share, and gives a configuration with which another seed is
     another training alone.
 

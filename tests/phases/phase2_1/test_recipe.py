@@ -28,17 +28,17 @@ def test_the_run_holds_all_that_it_promises(client: MlflowClient, pipeline: Pipe
     for name in ("train/loss", "train/dice_loss", "train/ce", "train/lr_network", "val/dice", "params/train_patients"):
         assert name in metrics
     assert not [name for name in metrics if name.endswith(("_low", "_high"))]
-    interval = logged_table(made, "intervals.csv", index_col="metric").loc["val/best/dice"]
-    assert interval["low"] <= interval["estimate"] == metrics["val/best/dice"] <= interval["high"]
+    interval = logged_table(made, "intervals.csv", index_col="metric").loc["val/final/dice"]
+    assert interval["low"] <= interval["estimate"] == metrics["val/final/dice"] <= interval["high"]
     scans = logged_table(made, "per_case.csv")
-    assert metrics["val/best/dice"] == pytest.approx(scans["dice"].mean())
+    assert metrics["val/final/dice"] == pytest.approx(scans["dice"].mean())
     manifest = logged_table(made, "manifest.csv")
     assert set(manifest["source"]) == {"brats"}
     validated = manifest[manifest["split"] == "val"]
     assert set(scans["case"]) == set(validated["scan"])
     assert set(scans["patient"]) == set(validated["patient"])
     logged = {item.path for item in client.list_artifacts(made.info.run_id)}
-    assert {"config.yaml", "manifest.csv", "per_case.csv", "training_log.csv", "best_model.pt", "checks.json"} <= logged
+    assert {"config.yaml", "manifest.csv", "per_case.csv", "training_log.csv", "final_model.pt", "checks.json"} <= logged
     pictures = {item.path for item in client.list_artifacts(made.info.run_id, "figures")}
     assert {"figures/curves.png", "figures/segmentations.png"} <= pictures
     assert {item.dataset.name for item in made.inputs.dataset_inputs} == {"phase2_1_train", "phase2_1_val", "phase2_1_test"}
@@ -47,7 +47,7 @@ def test_the_run_holds_all_that_it_promises(client: MlflowClient, pipeline: Pipe
 
 
 def test_the_checkpoint_is_what_is_registered(client: MlflowClient) -> None:
-    state = load_state(artifact(last_run(client, "phase2_1"), "best_model.pt"))
+    state = load_state(artifact(last_run(client, "phase2_1"), "final_model.pt"))
     net = registry.load(f"models:/{NAME}@champion")
     assert isinstance(net, MultiTaskModel) and state.keys() == net.state_dict().keys()
     assert all(torch.equal(value, net.state_dict()[key]) for key, value in state.items())

@@ -50,8 +50,8 @@ def test_the_run_holds_all_that_it_promises(client: MlflowClient, pipeline: Pipe
     intervals = logged_table(made, "intervals.csv", index_col="metric")
     for source in ("", "brats/", "kaggle/"):
         for metric in ("accuracy", "balanced_accuracy", "sensitivity", "specificity", "auroc", "macro_f1", "ece"):
-            low, value, high = intervals.loc[f"val/best/{source}{metric}", ["low", "estimate", "high"]]
-            assert value == metrics[f"val/best/{source}{metric}"]
+            low, value, high = intervals.loc[f"val/final/{source}{metric}", ["low", "estimate", "high"]]
+            assert value == metrics[f"val/final/{source}{metric}"]
             assert 0 <= value <= 1 and (low <= value <= high or np.isnan([low, high]).any() or metric == "ece")
     rows = logged_table(made, "per_case.csv")
     manifest = logged_table(made, "manifest.csv").query("split == 'val'")
@@ -61,8 +61,8 @@ def test_the_run_holds_all_that_it_promises(client: MlflowClient, pipeline: Pipe
     assert list(rows["predicted"] == "tumour") == list(rows["probability"] > 0.5)
     for source, part in [("", rows), *((f"{name}/", part) for name, part in rows.groupby("source"))]:
         expected = balanced_accuracy_score(part["label"], part["predicted"])
-        assert metrics[f"val/best/{source}balanced_accuracy"] == pytest.approx(expected)
-        assert metrics[f"val/best/{source}accuracy"] == pytest.approx(part["correct"].mean())
+        assert metrics[f"val/final/{source}balanced_accuracy"] == pytest.approx(expected)
+        assert metrics[f"val/final/{source}accuracy"] == pytest.approx(part["correct"].mean())
     assert metrics["majority/accuracy"] == pytest.approx(rows["label"].value_counts(normalize=True).max())
     logged = {item.path for item in client.list_artifacts(made.info.run_id)}
     assert {"best_model.pt", "last_model.pt", "dropped.csv", "training_log.csv", "manifest.csv", "checks.json"} <= logged
@@ -99,11 +99,11 @@ def test_encoder_and_decoder_are_those_of_phase_2_1_bit_for_bit(client: MlflowCl
     encoder = classifier.encoder.state_dict()
     assert all(torch.equal(value, before[f"encoder.{key}"]) for key, value in encoder.items())
     best = load_state(artifact(made, "best_model.pt"))
-    assert all(torch.equal(value, best[f"cls_head.{key}"]) for key, value in classifier.head.state_dict().items())
     trained = load_training_state(pipeline.folder / "outputs" / made.info.run_id / "state" / "last.pt")
     last = load_state(artifact(made, "last_model.pt"))
     assert trained["epoch"] - 1 > trained["best_epoch"], "or best and last are the same head"
     assert all(torch.equal(value, last[f"cls_head.{key}"]) for key, value in trained["weights"].items())
+    assert all(torch.equal(value, last[f"cls_head.{key}"]) for key, value in classifier.head.state_dict().items())
     assert not torch.equal(last["cls_head.layers.0.weight"], best["cls_head.layers.0.weight"])
 
 
@@ -120,7 +120,7 @@ def test_the_majority_is_that_of_the_cases_judged_on_whatever_was_trained_on(cli
 
 def test_nothing_of_the_network_that_the_encoder_is_of_gets_gradients(client: MlflowClient, pipeline: Pipeline) -> None:
     """The decoder neither: P2_2-FROZEN counts what does."""
-    for given in (f"models:/{ENCODER}@champion", str(artifact(last_run(client, "phase2_1"), "best_model.pt"))):
+    for given in (f"models:/{ENCODER}@champion", str(artifact(last_run(client, "phase2_1"), "final_model.pt"))):
         with context(PHASE, configured("phase2_2", SMALL | NETWORK, encoder=given)) as ctx:
             whole = load_encoder(ctx).whole
         assert not any(parameter.requires_grad for parameter in whole.parameters())
@@ -145,7 +145,7 @@ def test_with_the_encoder_in_the_loop_everything_is_the_same_bit_for_bit(client:
 def test_a_checkpoint_file_gives_the_same_head_from_the_same_features_and_says_that_nobody_knows_its_patients(
     client: MlflowClient, pipeline: Pipeline, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    file = artifact(last_run(client, "phase2_1"), "best_model.pt")
+    file = artifact(last_run(client, "phase2_1"), "final_model.pt")
     capsys.readouterr()
     assert run("phase2_2", pipeline.folder, encoder=str(file)) == 0
     told = capsys.readouterr().out
@@ -155,10 +155,10 @@ def test_a_checkpoint_file_gives_the_same_head_from_the_same_features_and_says_t
     assert weights_of(client, "1") == weights_of(client, "2")
     made = last_run(client, "phase2_2")
     (leak,) = (one for one in json.loads(artifact(made, "checks.json").read_text()) if one["id"] == "LEAK")
-    assert leak["passed"] and leak["measured"]["unknown"] == "best_model.pt"
+    assert leak["passed"] and leak["measured"]["unknown"] == "final_model.pt"
     assert f"medexp.upstream.{ENCODER}" not in made.data.tags
     parents = json.loads((registry.pull(f"models:/{NAME}/2").folder / "parents.json").read_text())
-    assert (parents["encoder"]["name"], parents["encoder"]["version"]) == ("best_model.pt", None)
+    assert (parents["encoder"]["name"], parents["encoder"]["version"]) == ("final_model.pt", None)
 
 
 def test_an_encoder_whose_alias_moved_meanwhile_is_not_gone_on_with(
@@ -180,7 +180,7 @@ def test_a_folder_of_jpegs_works_with_nothing_else_set(
     assert run("phase2_2", None, kaggle_dir=str(folder)) == 0, capsys.readouterr().err
     made = last_run(client, "phase2_2")
     assert set(logged_table(made, "manifest.csv")["source"]) == {"kaggle"}
-    assert "val/best/kaggle/accuracy" not in made.data.metrics, "all cases are of that source"
+    assert "val/final/kaggle/accuracy" not in made.data.metrics, "all cases are of that source"
     card = (registry.pull(f"models:/{NAME}/2").folder / "README.md").read_text()
     assert str(folder) in card and "Made on phantoms" not in card
 
@@ -243,7 +243,7 @@ def test_a_head_tells_as_many_labels_apart_as_the_table_has(
     told = logged_table(done, "per_case.csv")
     chances = told[[f"probability_{name}" for name in names]]
     assert np.allclose(chances.sum(axis=1), 1) and set(told["label"]) == set(names)
-    assert {"val/best/auroc", "val/best/specificity", "val/best/ece"} <= done.data.metrics.keys()
+    assert {"val/final/auroc", "val/final/specificity", "val/final/ece"} <= done.data.metrics.keys()
     net, example = registry.load(f"models:/{VOLUMES}/1"), registry.pull(f"models:/{VOLUMES}/1").folder / "contract.json"
     assert net(torch.zeros(json.loads(example.read_text())["input"]["example_shape"])).shape == (1, 3)
 

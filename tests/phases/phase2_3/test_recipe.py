@@ -33,13 +33,13 @@ def test_the_run_holds_all_that_it_promises(client: MlflowClient, pipeline: Pipe
         assert name in metrics
     for source in ("", "brats/", "kaggle/"):
         for metric in ("accuracy", "balanced_accuracy", "auroc", "macro_f1"):
-            assert 0 <= metrics[f"val/best/{source}{metric}"] <= 1
+            assert 0 <= metrics[f"val/final/{source}{metric}"] <= 1
     assert not [name for name in metrics if name.endswith(("_low", "_high"))]
     intervals = logged_table(made, "intervals.csv", index_col="metric")
-    for name in ("val/best/dice", "phase2_1/dice", "phase2_2/balanced_accuracy", "val/gain/dice"):
+    for name in ("val/final/dice", "phase2_1/dice", "phase2_2/balanced_accuracy", "val/gain/dice"):
         assert intervals["low"][name] <= metrics[name] <= intervals["high"][name], name
     logged = {item.path for item in client.list_artifacts(made.info.run_id)}
-    assert {"best_model.pt", "per_case.csv", "dice_per_scan.csv", "dropped.csv", "training_log.csv", "checks.json"} <= logged
+    assert {"final_model.pt", "per_case.csv", "dice_per_scan.csv", "dropped.csv", "training_log.csv", "checks.json"} <= logged
     pictures = {item.path for item in client.list_artifacts(made.info.run_id, "figures")}
     assert {f"figures/{name}.png" for name in ("curves", "roc", "calibration", "segmentations", "confusion_all")} <= pictures
     for words in (
@@ -57,15 +57,15 @@ def test_the_earlier_phases_are_judged_on_the_same_cases_and_come_out_as_they_di
     """Slices and pictures are split as in phases 2.1 and 2.2, so what these phases measured must come back."""
     made, first, second = (last_run(client, phase) for phase in ("phase2_3", "phase2_1", "phase2_2"))
     metrics = made.data.metrics
-    assert metrics["phase2_1/dice"] == pytest.approx(first.data.metrics["val/best/dice"])
+    assert metrics["phase2_1/dice"] == pytest.approx(first.data.metrics["val/final/dice"])
     for metric in ("accuracy", "balanced_accuracy", "auroc", "macro_f1"):
-        assert metrics[f"phase2_2/{metric}"] == pytest.approx(second.data.metrics[f"val/best/{metric}"])
+        assert metrics[f"phase2_2/{metric}"] == pytest.approx(second.data.metrics[f"val/final/{metric}"])
     scans = logged_table(made, "dice_per_scan.csv")
     before = logged_table(first, "per_case.csv").set_index("case")["dice"]
     assert scans.set_index("case")["dice_before"].to_dict() == pytest.approx(before.to_dict())
-    assert metrics["val/best/dice"] == pytest.approx(scans["dice"].mean())
+    assert metrics["val/final/dice"] == pytest.approx(scans["dice"].mean())
     assert metrics["val/gain/dice"] == pytest.approx((scans["dice"] - scans["dice_before"]).mean())
-    gain = metrics["val/best/balanced_accuracy"] - metrics["phase2_2/balanced_accuracy"]
+    gain = metrics["val/final/balanced_accuracy"] - metrics["phase2_2/balanced_accuracy"]
     assert metrics["val/gain/balanced_accuracy"] == pytest.approx(gain)
     assert list(logged_table(made, "per_case.csv")["case"]) == list(logged_table(second, "per_case.csv")["case"])
 
@@ -73,7 +73,7 @@ def test_the_earlier_phases_are_judged_on_the_same_cases_and_come_out_as_they_di
 def test_the_version_is_the_checkpoint_and_names_both_parents(client: MlflowClient) -> None:
     net, pulled = registry.load(f"models:/{NAME}@champion"), registry.pull(f"models:/{NAME}@champion")
     assert isinstance(net, MultiTaskModel)
-    state = load_state(artifact(last_run(client, "phase2_3"), "best_model.pt"))
+    state = load_state(artifact(last_run(client, "phase2_3"), "final_model.pt"))
     assert state.keys() == net.state_dict().keys()
     assert all(torch.equal(value, net.state_dict()[key]) for key, value in state.items())
     parents = json.loads((pulled.folder / "parents.json").read_text())
@@ -145,7 +145,7 @@ def test_a_head_that_was_trained_on_a_file_does_not_hide_what_the_network_was_tr
     client: MlflowClient, pipeline: Pipeline, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Its record names no registered ancestor, and its own split is that of the other seed."""
-    file = artifact(last_run(client, "phase2_1"), "best_model.pt")
+    file = artifact(last_run(client, "phase2_1"), "final_model.pt")
     assert run("phase2_2", pipeline.folder, encoder=str(file), data__split_seed="1", shown="0") == 0
     capsys.readouterr()
     assert run("phase2_3", pipeline.folder, data__split_seed="1", classifier=f"models:/{MODELS['phase2_2']}/2") == 3
