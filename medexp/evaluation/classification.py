@@ -6,7 +6,7 @@ torchmetrics do; the classes are those of the cases, and a metric that lacks one
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -17,7 +17,7 @@ from sklearn.metrics import roc_curve
 from medexp.arrays import Array
 from medexp.config.shared import Resampling
 from medexp.errors import TrainingDiverged
-from medexp.evaluation.intervals import Band, Interval, as_shares, band_by_patient, by_patient
+from medexp.evaluation.intervals import UNIT, Band, Interval, Range, band_by_patient, by_patient
 
 _BINS = 10
 
@@ -189,7 +189,7 @@ def scores(
     resampling: Resampling,
     metrics: Mapping[str, Metric] = METRICS,
 ) -> dict[str, Interval]:
-    """Metrics with their intervals by patient; those that are a share of the cases as `as_shares` has them.
+    """Metrics with their intervals by patient; those of METRICS and DIAGNOSTIC as shares of the cases of their classes.
 
     Args:
         predictions: Of the cases that are judged on.
@@ -200,11 +200,9 @@ def scores(
 
     def interval(metric: Metric) -> Interval:
         statistic = partial(metric, predictions)
-        band = band_by_patient(statistic, patients, resampling)
-        counted = _counted(metric, predictions)
-        if counted is not None:
-            band = as_shares(band, counted, patients, confidence=resampling.confidence)
-        return band.single()
+        return by_patient(
+            statistic, patients, resampling, within=_within(metric, predictions), shares=_shares(metric, predictions)
+        )
 
     return {name: interval(metric) for name, metric in metrics.items()}
 
@@ -234,7 +232,9 @@ def by_source(
 
 def confusion_band(predictions: Predictions, patients: Sequence[str], resampling: Resampling) -> Band:
     """Each cell of the confusion matrix (K, K), a count of cases, with its interval; arguments as those of `scores`."""
-    return band_by_patient(partial(confusion, predictions), patients, resampling)
+    cases = len(predictions.truth)
+    whole = np.ones((1, 1, 1, cases), bool)
+    return band_by_patient(partial(confusion, predictions), patients, resampling, within=(0.0, float(cases)), shares=whole)
 
 
 def gain(
@@ -249,7 +249,12 @@ def gain(
         patients: Patient of each case (N,).
         resampling: How resamples are drawn, and the coverage.
     """
-    return by_patient(lambda weights: metric(predictions, weights) - metric(reference, weights), patients, resampling)
+
+    def difference(weights: Array) -> Array:
+        return metric(predictions, weights) - metric(reference, weights)
+
+    most = _within(metric, predictions)[1]
+    return by_patient(difference, patients, resampling, within=(-most, most))
 
 
 def roc_labels(predictions: Predictions) -> list[int]:
@@ -293,7 +298,9 @@ def roc_band(
     """
     grid = np.linspace(0, 1, points)
     rates = partial(_true_positive_rates, predictions, label=label, grid=grid)
-    return grid, band_by_patient(rates, patients, resampling)
+    classes = np.stack([predictions.truth == label, predictions.truth != label])
+    band = band_by_patient(rates, patients, resampling, within=UNIT, shares=classes)
+    return grid, replace(band, low=np.where(grid == 1, band.estimate, band.low))  # whoever takes all for it misses none
 
 
 @dataclass(frozen=True)
@@ -316,7 +323,7 @@ class Reliability:
 def reliability(predictions: Predictions, patients: Sequence[str], resampling: Resampling) -> Reliability:
     """What a reliability diagram shows, in the bins of `expected_calibration_error`; arguments as those of `scores`.
 
-    The shares have bounds as `as_shares` gives them.
+    A bin of fewer than MIN_PATIENTS has no bounds.
     """
     probability, happened = _foretold(predictions)
     members = _bins(probability)
@@ -324,8 +331,7 @@ def reliability(predictions: Predictions, patients: Sequence[str], resampling: R
     def share(weights: Array) -> Array:
         return _ratio(weights @ (members * happened[:, None]), weights @ members)
 
-    band = band_by_patient(share, patients, resampling)
-    band = as_shares(band, members > 0, patients, confidence=resampling.confidence)
+    band = band_by_patient(share, patients, resampling, within=UNIT, shares=members.T[:, None] > 0)
     cases = members.sum(axis=0)
     return Reliability(_ratio((members * probability[:, None]).sum(axis=0), cases), band, cases.astype(int))
 
@@ -365,13 +371,20 @@ def _true_positive_rates(predictions: Predictions, weights: Array, label: int, g
     return np.where((wholes[0] > 0) & (wholes[1] > 0), rates, np.nan)
 
 
-def _counted(metric: Metric, predictions: Predictions) -> NDArray[np.bool_] | None:
-    """The cases (N,) that a metric is a share of; None where it is something else, such as a mean of shares."""
+def _within(metric: Metric, predictions: Predictions) -> Range:
+    """The range of a metric; that of a gain is as far on either side."""
+    return (0.0, 2.0) if metric is brier and not predictions.binary else UNIT
+
+
+def _shares(metric: Metric, predictions: Predictions) -> NDArray[np.bool_] | None:
+    """The groups of cases (K, N) that a metric is a share of, or a mean of shares; None of a mean distance."""
+    if metric in CALIBRATION.values():
+        return None
     if metric is accuracy:
-        return np.full(len(predictions.truth), True)
+        return np.full((1, len(predictions.truth)), True)
     if predictions.binary and metric in (sensitivity, specificity):
-        return predictions.truth == int(metric is sensitivity)
-    return None
+        return predictions.truth[None] == int(metric is sensitivity)
+    return predictions.truth[None] == np.unique(predictions.truth)[:, None]
 
 
 def _foretold(predictions: Predictions) -> tuple[Array, NDArray[np.int_]]:

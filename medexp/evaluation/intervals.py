@@ -1,4 +1,10 @@
-"""Bootstrap intervals whose unit is the patient: scans of one patient are not independent."""
+"""Intervals whose unit is the patient: scans of one patient are not independent.
+
+One rule for every statistic. The bootstrap of patients gives its standard error, and the interval holds the values from which
+the estimate lies no more than t standard errors away, where the error shrinks towards the ends of the statistic's range as
+that of a share does (Wilson, 1927); without a range that is the t interval. `python -m benchmarks.intervals` measures how
+often it holds the truth; a percentile interval of few patients holds it far less often than it says.
+"""
 
 import math
 import warnings
@@ -7,30 +13,42 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import ndtri, stdtrit
 
 from medexp.arrays import Array
 from medexp.config.shared import Resampling
+from medexp.evaluation.power import MOST, patients_needed
 
-# With n patients a percentile interval of 95 % is narrower than it says, and with a few it is hardly more than their range.
 MIN_PATIENTS = 6
+NOISE = 1e-6
+"""What figures of the size of 1 (Dice, shares, nats, R2) differ by when only the order of additions differs: no difference."""
+Range = tuple[float, float]
+UNIT: Range = (0.0, 1.0)
+GAIN: Range = (-1.0, 1.0)
+UNBOUNDED: Range = (-math.inf, math.inf)
 _WEIGHTS = 10_000_000  # at a time: what a statistic makes of them takes some hundred megabytes
 
 
 @dataclass(frozen=True)
 class Interval:
-    """An estimate with its bootstrap interval; the bounds are NaN when there are fewer than MIN_PATIENTS.
+    """An estimate with its interval; the bounds are NaN where there is none.
+
+    There is none of fewer than MIN_PATIENTS, of a statistic that is not defined without one of them, and of what is the same
+    in every resample: an interval of no width is no certainty. Of shares, which are 0 or 1 then, there is an exact one.
 
     Attributes:
         estimate: The statistic on the data as they are.
         low: Lower bound.
         high: Upper bound.
         patients: Patients resampled.
+        error: Standard error; NaN where it is not known.
     """
 
     estimate: float
     low: float
     high: float
     patients: int
+    error: float = math.nan
 
     def __str__(self) -> str:
         return self._in("{:.3f}")
@@ -39,6 +57,36 @@ class Interval:
     def as_gain(self) -> str:
         """The same of a difference: each figure with its sign."""
         return self._in("{:+.3f}")
+
+    @property
+    def spread(self) -> float:
+        """SD of the patients' contributions, as `medexp.evaluation.power` asks for it; NaN where it is not known."""
+        return self.error * math.sqrt(self.patients)
+
+    @property
+    def above(self) -> bool:
+        """Whether a difference is above 0: its interval is, and it is more than NOISE."""
+        return self.low > 0 and abs(self.estimate) >= NOISE
+
+    @property
+    def below(self) -> bool:
+        """Whether a difference is below 0: its interval is, and it is more than NOISE."""
+        return self.high < 0 and abs(self.estimate) >= NOISE
+
+    @property
+    def none(self) -> bool:
+        """Whether a difference is below numerical noise, in the mean and from patient to patient."""
+        narrow = self.error < NOISE or self.high - self.low < NOISE
+        return abs(self.estimate) < NOISE and narrow
+
+    @property
+    def needed(self) -> str:
+        """How many patients it would take to see a difference of this size, in words; empty where nothing says how many."""
+        if math.isnan(self.spread) or math.isnan(self.estimate) or abs(self.estimate) < NOISE:
+            return ""
+        count = patients_needed(self.estimate, self.spread)
+        many = f"more than {MOST:,}" if count is None else f"about {count:,}"
+        return f"too few to tell: {many} patients would be needed for a difference of {abs(self.estimate):.2g}"
 
     def in_a_cell(self, digits: int, *, bounds: bool = True) -> str:
         """The same for a table: `-` where there is no figure, and no word where there is no interval."""
@@ -54,15 +102,18 @@ class Interval:
             few: There is no interval.
             better: The interval is above 0.
             worse: The interval is below 0.
-            same: The interval holds 0.
+            same: The interval holds 0, or the difference is below NOISE.
         """
-        if math.isnan(self.low) or math.isnan(self.estimate):
-            return f"{few} ({self.as_gain})."
-        if self.low > 0:
+        if self.none:
+            return f"{same}: the figures are the same."
+        if self.above:
             return f"{better}: {self.as_gain}."
-        if self.high < 0:
+        if self.below:
             return f"{worse}: {self.as_gain}."
-        return f"{same}: {self.as_gain}, an interval that holds 0."
+        needed = f"; {self.needed}" if self.needed else ""
+        if math.isnan(self.low) or math.isnan(self.estimate):
+            return f"{few} ({self.as_gain}{needed})."
+        return f"{same}: {self.as_gain}, an interval that holds 0{needed}."
 
     def _in(self, digits: str) -> str:
         estimate, low, high = map(digits.format, (self.estimate, self.low, self.high))
@@ -75,80 +126,172 @@ class Band:
 
     Attributes:
         estimate: The statistics on the data as they are, an array of any shape.
-        low: Lower bounds, of the same shape; NaN where there are fewer than MIN_PATIENTS, or no resample defines it.
+        low: Lower bounds, of the same shape; NaN where there is none, as `Interval` says.
         high: Upper bounds, likewise.
         patients: Patients resampled.
+        error: Standard errors, likewise.
     """
 
     estimate: Array
     low: Array
     high: Array
     patients: int
+    error: Array
 
     def single(self) -> Interval:
         """The interval of the one estimate that there is."""
-        return Interval(self.estimate.item(), self.low.item(), self.high.item(), self.patients)
+        return Interval(self.estimate.item(), self.low.item(), self.high.item(), self.patients, self.error.item())
 
 
-def band_by_patient(statistic: Callable[[Array], Array], patients: Sequence[str], resampling: Resampling) -> Band:
-    """Percentile bootstrap of any array of statistics of weighted rows, resampling patients with all their rows.
+def band_by_patient(
+    statistic: Callable[[Array], Array],
+    patients: Sequence[str],
+    resampling: Resampling,
+    *,
+    within: Range = UNBOUNDED,
+    shares: NDArray[np.bool_] | None = None,
+) -> Band:
+    """Intervals of any array of statistics of weighted rows, by a bootstrap that resamples patients with all their rows.
 
     Args:
         statistic: From weights (S, rows), how often each row was drawn in each of S resamples, to the statistics of each,
             (S, ...). NaN where a resample does not define it, such as an AUROC without a case of one class: left out.
         patients: Patient of each row.
         resampling: How resamples are drawn, and the coverage.
+        within: Range of the statistics; the bounds stay in it.
+        shares: Which rows (..., K, rows) each statistic is a share of, or the mean of K shares: as the two recalls of a
+            balanced accuracy, the two classes of an AUROC. A share tells by itself how much it scatters: that is the least
+            that its error is, and of 0 or 1, which is the same in every resample, there is the exact bound.
     """
     names, patient = np.unique(np.asarray(patients), return_inverse=True)
+    count = len(names)
     estimate = np.asarray(statistic(np.ones((1, len(patients))))[0])
-    if len(names) < MIN_PATIENTS:
-        return Band(estimate, np.full(estimate.shape, math.nan), np.full(estimate.shape, math.nan), len(names))
-    drawn = np.random.default_rng(resampling.seed).integers(0, len(names), (resampling.samples, len(names)))
-    times = np.stack([np.bincount(sample, minlength=len(names)) for sample in drawn]).astype(float)
-    blocks = np.array_split(times, math.ceil(resampling.samples * len(patients) / _WEIGHTS))
+    unknown = np.full(estimate.shape, math.nan)
+    if count < 2:
+        return Band(estimate, unknown, unknown, count, unknown)
+    drawn = np.random.default_rng(resampling.seed).integers(0, count, (resampling.samples, count))
+    times = np.stack([np.bincount(sample, minlength=count) for sample in drawn]).astype(float)
+    times = np.concatenate([times, 1 - np.eye(count)])  # and without each of the patients: is it defined?
+    blocks = np.array_split(times, math.ceil(len(times) * len(patients) / _WEIGHTS))
     values = np.concatenate([statistic(block[:, patient]) for block in blocks])
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # of what no resample defines, whose bounds are NaN
-        levels = (1 - resampling.confidence) / 2, (1 + resampling.confidence) / 2
-        low, high = np.nanquantile(values, levels, axis=0)
-    return Band(estimate, np.asarray(low), np.asarray(high), len(names))
+        warnings.simplefilter("ignore", RuntimeWarning)  # of what no resample defines, whose error is NaN
+        # A resample of n patients scatters by (n - 1) / n of what n new ones would.
+        error = np.asarray(np.nanstd(values[:-count], axis=0)) * math.sqrt(count / (count - 1))
+    error = np.where(np.isnan(values[-count:]).any(axis=0), math.nan, error)
+    given = np.ones((1, len(patients)), bool) if shares is None else shares
+    designs = [_Design.of(rows, patient) for rows in given.reshape(-1, *given.shape[-2:])]
+    low, high = _bounds(estimate, error, designs, given.shape[:-2], resampling.confidence, within, share=shares is not None)
+    return Band(estimate, low, high, count, error)
 
 
-def by_patient(statistic: Callable[[Array], Array], patients: Sequence[str], resampling: Resampling) -> Interval:
-    """`band_by_patient` of a single statistic, from weights (S, rows) to (S,)."""
-    return band_by_patient(statistic, patients, resampling).single()
+def by_patient(
+    statistic: Callable[[Array], Array],
+    patients: Sequence[str],
+    resampling: Resampling,
+    *,
+    within: Range = UNBOUNDED,
+    shares: NDArray[np.bool_] | None = None,
+) -> Interval:
+    """`band_by_patient` of a single statistic, from weights (S, rows) to (S,), and of shares (K, rows)."""
+    return band_by_patient(statistic, patients, resampling, within=within, shares=shares).single()
 
 
-def as_shares(band: Band, counted: NDArray[np.bool_], patients: Sequence[str], *, confidence: float) -> Band:
-    """The bounds of shares of some of the rows, which may be of fewer patients than there are.
-
-    A share of 0 or 1 is the same in every resample, which is not certainty: it gets the exact bound (Clopper and Pearson,
-    1934) of as many trials as patients, 63 % for 8 of 8 right. A share of fewer than MIN_PATIENTS has no bounds.
-
-    Args:
-        band: `band_by_patient` of shares, a single one or (M,).
-        counted: The rows that each is a share of (rows,) or (rows, M).
-        patients: Patient of each row.
-        confidence: Coverage, 0 to 1.
-    """
-    names = np.asarray(patients)
-    sizes = np.array([len(np.unique(names[rows])) for rows in np.atleast_2d(counted.T)]).reshape(band.estimate.shape)
-    exact = ((1 - confidence) / 2) ** (1 / np.maximum(sizes, 1))
-    low, high = np.where(band.estimate == 1, exact, band.low), np.where(band.estimate == 0, 1 - exact, band.high)
-    low, high = (np.where(sizes < MIN_PATIENTS, math.nan, bounds) for bounds in (low, high))
-    return Band(band.estimate, low, high, band.patients)
-
-
-def mean_by_patient(values: Array, patients: Sequence[str], resampling: Resampling) -> Interval:
+def mean_by_patient(values: Array, patients: Sequence[str], resampling: Resampling, within: Range = UNBOUNDED) -> Interval:
     """`by_patient` of the mean over rows. For a paired comparison the values are differences, row by row.
 
     Args:
         values: One number a row (rows,).
         patients: Patient of each row.
         resampling: How resamples are drawn, and the coverage of the two-sided interval.
+        within: Range of the values: UNIT of Dice, GAIN of its differences, (0, inf) of a cross-entropy or a distance.
     """
 
     def mean(weights: Array) -> Array:
         return weights @ values / weights.sum(axis=1)
 
-    return by_patient(mean, patients, resampling)
+    return by_patient(mean, patients, resampling, within=within)
+
+
+@dataclass(frozen=True)
+class _Design:
+    """How many rows and patients a statistic rests on.
+
+    Attributes:
+        patients: That have a row of those.
+        effective: As many patients with as many rows each would tell as much (Kish, "Survey Sampling", 1965): n, or fewer.
+        alone: Whether no patient has two rows.
+        end: Variance of a share, over p (1 - p), if a patient's rows were all alike.
+        least: The same if all rows were independent: it is never less.
+    """
+
+    patients: int
+    effective: float
+    alone: bool
+    end: float
+    least: float
+
+    @classmethod
+    def of(cls, groups: NDArray[np.bool_], patient: NDArray[np.int_]) -> "_Design":
+        """Of K groups of rows (K, rows) and the number of each row's patient (rows,)."""
+        sizes = [np.bincount(patient[rows]) for rows in groups]
+        whole = np.bincount(patient[groups.any(axis=0)])
+        end, least = (
+            sum(1 / n if n else math.inf for n in ns) / len(sizes) ** 2 for ns in zip(*map(_told_by, sizes), strict=True)
+        )
+        return cls(int((whole > 0).sum()), _told_by(whole)[0], bool(whole.max(initial=0) <= 1), end, least)
+
+
+def _told_by(rows: NDArray[np.int_]) -> tuple[float, float]:
+    """Effective number of patients, and number of rows, by the rows of each patient."""
+    total = float(rows.sum())
+    return (total**2 / float((rows**2).sum()) if total else 0.0), total
+
+
+def _bounds(
+    estimate: Array,
+    error: Array,
+    designs: Sequence[_Design],
+    shape: tuple[int, ...],
+    confidence: float,
+    within: Range,
+    *,
+    share: bool,
+) -> tuple[Array, Array]:
+    """Bounds of estimates with their standard errors; `designs` fill `shape`, which broadcasts to that of the estimates."""
+
+    def by_design(read: Callable[[_Design], float]) -> Array:
+        return np.broadcast_to(np.array([read(design) for design in designs]).reshape(shape), estimate.shape)
+
+    tail = (1 + confidence) / 2
+    # How patients with several rows scatter is estimated, from the patients; how a share of patients does follows from it.
+    quantile = by_design(lambda one: ndtri(tail) if share and one.alone else stdtrit(max(one.effective - 1, 0.5), tail))
+    start, stop = within
+    with np.errstate(invalid="ignore", divide="ignore"):
+        if math.isfinite(start) and math.isfinite(stop):
+            place = np.clip((estimate - start) / (stop - start), 0, 1)
+            variance = place * (1 - place)
+            at_end = variance < NOISE**2
+            ratio = (error / (stop - start)) ** 2 / np.where(at_end, 1, variance)
+            ratio = np.maximum(ratio, by_design(lambda one: one.least)) if share else ratio
+            reach = quantile**2 * ratio
+            middle, half = place + reach / 2, np.sqrt(reach**2 / 4 + reach * variance)
+            low, high = (middle - half) / (1 + reach), (middle + half) / (1 + reach)
+            exact = (1 - tail) ** by_design(lambda one: one.end)  # Clopper and Pearson, 1934: 63 % for 8 of 8 right
+            low, high = np.where(at_end, place * exact, low), np.where(at_end, 1 - (1 - place) * exact, high)
+            low, high = start + low * (stop - start), start + high * (stop - start)
+            known = np.where(at_end, share, error >= NOISE)
+        elif math.isfinite(start) or math.isfinite(stop):
+            end, sign = (start, 1) if math.isfinite(start) else (stop, -1)
+            place = sign * (estimate - end)
+            reach = (quantile * error) ** 2 / place
+            half = np.sqrt(reach**2 / 4 + reach * place)
+            near, far = (end + sign * (place + reach / 2 + side * half) for side in (-1, 1))
+            low, high = (near, far) if sign > 0 else (far, near)
+            known = (place > NOISE) & (error >= NOISE)
+        else:
+            low, high = estimate - quantile * error, estimate + quantile * error
+            known = error >= NOISE
+    enough = by_design(lambda one: one.patients >= MIN_PATIENTS and one.effective >= 2).astype(bool)
+    known = known & enough & ~np.isnan(error)
+    return np.where(known, low, math.nan), np.where(known, high, math.nan)

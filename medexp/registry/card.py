@@ -221,7 +221,7 @@ def _mean(values: pd.Series) -> float:
 
 
 def _precision(per_case: pd.DataFrame, columns: list[str], confidence: float) -> str:
-    from medexp.evaluation.intervals import mean_by_patient  # loads scipy
+    from medexp.evaluation.intervals import MIN_PATIENTS, UNBOUNDED, UNIT, mean_by_patient  # loads scipy
 
     told = []
     for column in columns:
@@ -229,9 +229,12 @@ def _precision(per_case: pd.DataFrame, columns: list[str], confidence: float) ->
         if rows.empty:
             continue
         patients = rows["patient"].astype(str).tolist()
-        found = mean_by_patient(rows[column].to_numpy(), patients, Resampling(_SAMPLES, confidence, seed=0))
-        few = f"no interval, {found.patients} patients are too few"
-        told.append(f"{column} {few if math.isnan(found.low) else f'{found.low:.3f} to {found.high:.3f}'}")
+        values = rows[column].to_numpy(float)
+        within = UNIT if values.min() >= 0 and values.max() <= 1 else UNBOUNDED
+        found = mean_by_patient(values, patients, Resampling(_SAMPLES, confidence, seed=0), within)
+        few = found.patients < MIN_PATIENTS
+        none = f"no interval, {found.patients} patients are too few" if few else "no interval, all cases are alike"
+        told.append(f"{column} {none if math.isnan(found.low) else f'{found.low:.3f} to {found.high:.3f}'}")
     return f"{confidence:.0%} intervals of the means, bootstrap by patient: {'; '.join(told)}" if told else ""
 
 

@@ -6,13 +6,14 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 
 from medexp.checks import Check, Severity
 from medexp.config.shared import Resampling
 from medexp.errors import RegistryError
-from medexp.evaluation.intervals import MIN_PATIENTS, Interval, mean_by_patient
+from medexp.evaluation.intervals import GAIN, MIN_PATIENTS, NOISE, UNBOUNDED, Interval, mean_by_patient
 from medexp.models.kinds import kind_of, outputs_of
 from medexp.registry import journal
 from medexp.registry.definitions import Definition, PromotionPolicy
@@ -152,7 +153,9 @@ def judge(
     if comparable:
         patients = gains["patient"].tolist()
         resampling = Resampling(samples, policy.confidence, seed)
-        interval = mean_by_patient(gains["gain"].to_numpy(), patients, resampling)
+        measured = np.abs(gains[["champion", "candidate"]].to_numpy())
+        within = GAIN if measured.max() <= 1 else UNBOUNDED
+        interval = mean_by_patient(gains["gain"].to_numpy(), patients, resampling, within)
     checks = (
         _checks_check(definition, candidate, revision),
         _data_check(scores.data_digest, champion.data_digest),
@@ -339,7 +342,7 @@ def _cases_check(policy: PromotionPolicy, gains: pd.DataFrame, champion: Scores,
 
 
 def _policy_check(policy: PromotionPolicy, interval: Interval | None, comparable: bool) -> Check:
-    supported = interval is not None and interval.low > -policy.margin and interval.estimate > 0
+    supported = interval is not None and interval.low > -policy.margin and interval.estimate >= NOISE
     what = f"{policy.metric}, mean of {', '.join(policy.regions)}" if policy.regions else policy.metric
     measured: dict[str, float | int | str | bool | None] = {}
     if interval is not None:
@@ -353,10 +356,20 @@ def _policy_check(policy: PromotionPolicy, interval: Interval | None, comparable
         supported,
         f"gain above 0, and the lower bound of its {policy.confidence:.0%} interval above {-policy.margin:g}",
         measured,
-        "the champion stays; train a better version, or judge both on more patients to narrow the interval"
-        if comparable
+        f"{in_words(interval, what)} The champion stays; train a better version, or judge both on more patients"
+        if interval is not None
         else "one of them has scores of regions that the other lacks: score the champion anew with -P reevaluate=true, and "
         "the data_dir, splits and seed of the version's run",
+    )
+
+
+def in_words(gain: Interval, metric: str) -> str:
+    """What a version's gain over the champion says, plainly."""
+    return gain.told(
+        few=f"too few patients to tell it from the champion in {metric}",
+        better=f"it does better than the champion in {metric}",
+        worse=f"it does worse than the champion in {metric}",
+        same=f"no difference from the champion in {metric} that could be measured",
     )
 
 

@@ -33,7 +33,7 @@ from medexp.evaluation.classification import (
     scores,
 )
 from medexp.evaluation.classifiers import fit_head, folds_by_patient, majority
-from medexp.evaluation.intervals import MIN_PATIENTS, as_shares, band_by_patient, by_patient
+from medexp.evaluation.intervals import MIN_PATIENTS, UNIT, Interval, band_by_patient, by_patient
 
 SEARCH = SearchConfig(folds=4, c=(1e-4, 1e-2, 1.0), hidden_size=(2, 16), weight_decay=1.0, iterations=500)
 RESAMPLING = Resampling(samples=500, confidence=0.95, seed=0)
@@ -110,10 +110,13 @@ def test_intervals_hold_the_estimate_and_leave_out_resamples_of_one_class() -> N
         assert interval.low <= interval.estimate <= interval.high
     constant = Predictions(predictions.truth, np.tile([0.9, 0.1], (12, 1)))
     found = scores(constant, patients, RESAMPLING)["balanced_accuracy"]
-    assert (found.low, found.estimate, found.high) == (0.5, 0.5, 0.5)
-    rare = Predictions(np.array([1] + [0] * 11), guesses(0, 10, 2).probabilities)
-    interval = scores(rare, patients, RESAMPLING)["auroc"]  # a third of the resamples lack the one case
+    assert found.estimate == 0.5 and math.isnan(found.low), "the same in every resample, which is no certainty"
+    rare = Predictions(np.array([1, 1] + [0] * 10), guesses(0, 10, 2).probabilities)
+    interval = scores(rare, patients, RESAMPLING)["auroc"]  # a tenth of the resamples lack both cases
     assert 0 <= interval.low <= interval.estimate <= interval.high <= 1
+    single = Predictions(np.array([1] + [0] * 11), guesses(0, 10, 2).probabilities)
+    interval = scores(single, patients, RESAMPLING)["auroc"]
+    assert not math.isnan(interval.estimate) and math.isnan(interval.low), "it hangs on one patient"
 
 
 def test_a_statistic_that_no_resample_defines_has_no_interval() -> None:
@@ -125,7 +128,7 @@ def test_a_paired_gain_is_told_where_separate_intervals_overlap() -> None:
     rng = np.random.default_rng(0)
     truth = rng.integers(0, 2, 60)
     right = rng.random(60) < 0.7
-    better = right | (rng.random(60) < 0.3)  # right wherever the other is, and sometimes besides
+    better = right | (rng.random(60) < 0.6)  # right wherever the other is, and sometimes besides
     said = [np.where(mask, truth, 1 - truth) for mask in (right, better)]
     worse, best = (Predictions(truth, np.eye(2)[labels]) for labels in said)
     patients = [str(i) for i in range(60)]
@@ -134,14 +137,17 @@ def test_a_paired_gain_is_told_where_separate_intervals_overlap() -> None:
     assert apart[1].low < apart[0].high
     assert 0 < found.low < found.estimate == pytest.approx(apart[1].estimate - apart[0].estimate)
     nothing = gain(METRICS["balanced_accuracy"], best, best, patients, RESAMPLING)
-    assert nothing.low == nothing.estimate == nothing.high == 0
+    assert nothing.estimate == 0 and nothing.none and not nothing.above and not nothing.below
 
 
 def test_scans_of_one_patient_are_drawn_together() -> None:
     one = guesses(5, 8, 2)
     many = Predictions(one.truth.repeat(5), one.probabilities.repeat(5, axis=0))
     alone = scores(one, [str(i) for i in range(10)], RESAMPLING)
-    assert scores(many, [str(i // 5) for i in range(50)], RESAMPLING) == alone
+    together = scores(many, [str(i // 5) for i in range(50)], RESAMPLING)
+    for name, interval in together.items():
+        assert (interval.estimate, interval.error) == pytest.approx((alone[name].estimate, alone[name].error))
+        assert interval.low <= alone[name].low and alone[name].high <= interval.high, "how they scatter is to be estimated"
 
 
 def binary(seed: int, cases: int = 40) -> Predictions:
@@ -192,11 +198,15 @@ def specificity_without(predictions: Predictions, label: int) -> float:
     return float(DIAGNOSTIC["specificity"](predictions.of(predictions.truth != label), np.ones((1, 2)))[0])
 
 
-def test_of_three_classes_only_the_accuracy_is_a_share_of_cases() -> None:
+def test_of_three_classes_a_mean_of_shares_is_told_by_fewer_patients_and_a_distance_of_0_by_none() -> None:
     truth = np.arange(24) % 3
     found = scores(Predictions(truth, np.eye(3)[truth]), alone(24), RESAMPLING, {**DIAGNOSTIC, **CALIBRATION})
     assert found["accuracy"].low == pytest.approx(0.025 ** (1 / 24)) and found["accuracy"].high == 1
-    assert (found["sensitivity"].low, found["specificity"].low, found["brier"].high, found["ece"].high) == (1, 1, 0, 0)
+    assert found["balanced_accuracy"].low == found["sensitivity"].low == pytest.approx(0.025 ** (1 / 24))
+    assert math.isnan(found["brier"].high) and math.isnan(found["ece"].high)
+    rare = np.array([0] * 11 + [1] * 11 + [2] * 2)
+    found = scores(Predictions(rare, np.eye(3)[rare]), alone(24), RESAMPLING, DIAGNOSTIC)
+    assert found["balanced_accuracy"].low == pytest.approx(0.025 ** ((2 / 11 + 1 / 2) / 9))
 
 
 def test_every_class_that_is_there_has_a_roc_curve_and_of_two_class_1_alone() -> None:
@@ -285,7 +295,7 @@ def test_the_roc_band_is_the_curve_of_scikit_learn_at_each_rate(seed: int, cases
     assert (np.diff(band.estimate) >= 0).all() and band.estimate[-1] == 1
 
 
-def test_the_interval_of_the_roc_is_that_of_resampled_curves() -> None:
+def test_the_error_of_the_roc_is_that_of_resampled_curves() -> None:
     predictions, patients = binary(4), alone(20) * 2
     grid, band = roc_band(predictions, 1, patients, Resampling(150, 0.9, seed=3), points=7)
     rng, curves = np.random.default_rng(3), []
@@ -296,17 +306,17 @@ def test_the_interval_of_the_roc_is_that_of_resampled_curves() -> None:
         false, true, _ = sklearn_metrics.roc_curve(one.truth, one.probabilities[:, 1], drop_intermediate=False)
         curves.append(np.interp(grid.round(9), false.round(9), true))
     assert band.patients == 20
-    assert band.low == pytest.approx(np.quantile(curves, 0.05, axis=0))
-    assert band.high == pytest.approx(np.quantile(curves, 0.95, axis=0))
+    assert band.error == pytest.approx(np.std(curves, axis=0) * np.sqrt(20 / 19))
+    assert (band.low[1:-1] < band.high[1:-1]).all() and band.low[0] >= 0 and band.low[-1] == band.high[-1] == 1
     assert (band.low <= band.estimate).all() and (band.estimate <= band.high).all()
 
 
 def test_a_constant_probability_has_the_diagonal_and_a_perfect_one_the_corner() -> None:
     grid, band = roc_band(of([0, 1] * 6, [0.4] * 12), 1, alone(12), RESAMPLING)
-    for line in (band.estimate, band.low, band.high):
-        assert line == pytest.approx(grid)
+    assert band.estimate == pytest.approx(grid) and np.isnan(band.low[1:-1]).all()
     _, band = roc_band(of([0, 1] * 6, [0.1, 0.8] * 6), 1, alone(12), RESAMPLING)
-    assert (band.low == 1).all()
+    assert (band.estimate == 1).all() and (band.high == 1).all()
+    assert band.low[:-1] == pytest.approx(0.025 ** (1 / 12)), "six of each class, all right"
 
 
 @pytest.mark.parametrize("label", [0, 1])
@@ -354,7 +364,7 @@ def test_many_rows_are_resampled_a_block_at_a_time() -> None:
         return weights @ values / weights.sum(axis=1)
 
     band = band_by_patient(mean, patients, RESAMPLING)
-    assert max(sizes) <= 11_000_000 and sum(sizes) == 60_000 * (RESAMPLING.samples + 1)
+    assert max(sizes) <= 11_000_000 and sum(sizes) == 60_000 * (RESAMPLING.samples + 51)
     few = band_by_patient(lambda weights: weights @ values[:50] / weights.sum(axis=1), patients[:50], RESAMPLING)
     assert (band.low, band.high) == (pytest.approx(few.low), pytest.approx(few.high)), "the same patients, drawn alike"
 
@@ -365,7 +375,8 @@ def test_each_cell_of_the_matrix_has_the_interval_that_it_has_alone() -> None:
     assert np.array_equal(band.estimate, sklearn_metrics.confusion_matrix(predictions.truth, predictions.predicted))
     for row, column in np.ndindex(2, 2):
         cell = by_patient(lambda weights: confusion(predictions, weights)[:, row, column], patients, RESAMPLING)  # noqa: B023
-        assert (cell.low, cell.high) == (band.low[row, column], band.high[row, column])
+        assert cell.error == pytest.approx(band.error[row, column])
+        cell = Interval(cell.estimate, band.low[row, column], band.high[row, column], cell.patients)
         assert cell.low < cell.estimate < cell.high
 
 
@@ -395,9 +406,9 @@ def test_many_slices_of_a_patient_are_one_trial() -> None:
     apart = scores(of(truth, truth), alone(60), RESAMPLING, DIAGNOSTIC)["accuracy"]
     together = scores(of(truth, truth), alone(6) * 10, RESAMPLING, DIAGNOSTIC)["accuracy"]
     assert together.low == pytest.approx(0.025 ** (1 / 6)) and apart.low == pytest.approx(0.025 ** (1 / 60))
-    band = band_by_patient(lambda weights: np.ones((len(weights), 1)), alone(6) * 10, RESAMPLING)
-    few = np.arange(60)[:, None] % 6 == 0  # ten rows, all of one patient
-    assert np.isnan(as_shares(band, few, alone(6) * 10, confidence=0.95).low)
+    few = np.arange(60)[None] % 6 == 0  # ten rows, all of one patient
+    share = by_patient(lambda weights: np.ones(len(weights)), alone(6) * 10, RESAMPLING, within=UNIT, shares=few)
+    assert share.estimate == 1 and math.isnan(share.low)
 
 
 @pytest.mark.parametrize("metric", [*DIAGNOSTIC.values(), *CALIBRATION.values()])

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmarks.intervals import CELLS, covered, truth_of
 from medexp.config.shared import Resampling
-from medexp.evaluation.intervals import MIN_PATIENTS, Interval, mean_by_patient
+from medexp.evaluation.intervals import GAIN, MIN_PATIENTS, NOISE, UNBOUNDED, UNIT, Interval, Range, mean_by_patient
 
 
 def drawn(seed: int, samples: int = 500) -> Resampling:
@@ -51,12 +52,23 @@ def test_differences_alone_have_a_sign() -> None:
 
 
 @settings(max_examples=20, deadline=None)
-@given(st.lists(st.floats(-1, 1), min_size=MIN_PATIENTS, max_size=12), st.integers(0, 2**16))
-def test_bounds_lie_within_the_values_and_follow_from_the_seed(values: list[float], seed: int) -> None:
-    array = np.array(values)
-    first, second = (mean_by_patient(array, [str(i) for i in range(len(values))], drawn(seed, 100)) for _ in range(2))
-    assert first == second
-    assert array.min() - 1e-9 <= first.low <= first.high <= array.max() + 1e-9
+@given(
+    st.sampled_from([UNIT, GAIN, UNBOUNDED, (0.0, math.inf), (-math.inf, 1.0)]),
+    st.lists(st.floats(-1, 1), min_size=MIN_PATIENTS, max_size=12),
+    st.integers(0, 2**16),
+)
+def test_bounds_lie_within_the_range_about_the_estimate_and_follow_from_the_seed(
+    within: Range, values: list[float], seed: int
+) -> None:
+    low, high = within
+    array = np.clip(np.array(values), max(low, -1), min(high, 1))
+    patients = [str(i) for i in range(len(values))]
+    first, second = (mean_by_patient(array, patients, drawn(seed, 100), within) for _ in range(2))
+    assert str(first) == str(second)
+    if math.isnan(first.low):
+        assert math.isnan(first.high) and (first.error < NOISE or abs(first.estimate - low) < NOISE)
+    else:
+        assert low - 1e-9 <= first.low <= first.estimate <= first.high <= high + 1e-9 and first.low < first.high
 
 
 @pytest.mark.parametrize(
@@ -72,3 +84,52 @@ def test_a_cell_of_a_table_has_a_figure_with_its_interval_where_there_is_one(
     interval: Interval, digits: int, bounds: bool, cell: str
 ) -> None:
     assert interval.in_a_cell(digits, bounds=bounds) == cell
+
+
+def test_what_a_difference_is_told_as() -> None:
+    words = {"few": "too few", "better": "better", "worse": "worse", "same": "no difference"}
+    nan = math.nan
+    for interval, told in [
+        (Interval(0.1, 0.05, 0.15, 8, 0.02), "better: +0.100"),
+        (Interval(-0.1, -0.15, -0.05, 8, 0.02), "worse: -0.100"),
+        (Interval(1e-9, 9e-10, 2e-9, 8, 2e-10), "no difference: the figures are the same."),
+        (Interval(1e-17, nan, nan, 6, 0.0), "no difference: the figures are the same."),
+        (Interval(0.0, nan, nan, 3), "too few (+0.000, no interval)."),
+        (
+            Interval(0.03, -0.05, 0.11, 8, 0.035),
+            "too few to tell: about 88 patients would be needed for a difference of",
+        ),
+        (Interval(0.03, nan, nan, 4, 0.05), "too few (+0.030, no interval; too few to tell: about 90 patients"),
+        (Interval(1e-4, -0.1, 0.1, 8, 0.05), "more than 10,000 patients"),
+    ]:
+        assert told in interval.told(**words)
+
+
+@pytest.mark.parametrize("shift", [0.0, 1e-17, 1e-9, -1e-9])
+def test_a_difference_below_noise_is_the_same_and_one_above_it_is_not(shift: float) -> None:
+    names = [str(i) for i in range(6)]
+    jitter = np.random.default_rng(0).normal(1, 0.1, 6)
+    found = mean_by_patient(shift * jitter, names, drawn(0), GAIN)
+    assert found.none and not found.above and not found.below and math.isnan(found.low)
+    real = mean_by_patient((shift + 1e-3) * jitter, names, drawn(0), GAIN)
+    assert real.above and not real.none
+
+
+@pytest.mark.parametrize(
+    ("kind", "patients", "clusters"),
+    [
+        ("mean, normal", 6, False),
+        ("mean, normal", 10, True),
+        ("Dice", 8, False),
+        ("proportion 0.8", 10, False),
+        ("AUROC 0.8", 10, False),
+        ("balanced, AUROC 0.8", 20, False),
+    ],
+)
+def test_intervals_hold_the_truth_as_often_as_they_say(kind: str, patients: int, clusters: bool) -> None:
+    """Of 250 data sets within four standard errors of 95 %; the percentile interval fails it in these cells."""
+    draw = CELLS[kind]
+    found = covered(draw, patients, clusters, sets=250, samples=200, truth=truth_of(draw, clusters))
+    assert found.absent == 0
+    assert abs(found.now - 0.95) < 4 * math.sqrt(0.95 * 0.05 / 250)
+    assert found.percentile < 0.92

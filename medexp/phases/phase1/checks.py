@@ -203,7 +203,7 @@ def attribution(dice: Interval, features: Interval, probes: Mapping[str, float])
         "ATTRIBUTION",
         "What LoRA added",
         Severity.DIAGNOSTIC,
-        passed=dice.low > 0 and features.low > 0,
+        passed=dice.above and features.above,
         threshold="interval above 0 for the gain in Dice over the decoder-only control and for the gain in probe R2",
         measured=measured | {f"probe_r2_{name}": value for name, value in probes.items()},
         advice=in_words(dice, features),

@@ -15,7 +15,7 @@ from medexp.data.volumes.prepared import PreparedVolumes
 from medexp.data.volumes.regions import REGIONS
 from medexp.data.volumes.semantics import SEMANTIC_FEATURES
 from medexp.evaluation.embeddings import embed_all, volumes_as_parts
-from medexp.evaluation.intervals import Interval, mean_by_patient
+from medexp.evaluation.intervals import GAIN, Interval, mean_by_patient
 from medexp.evaluation.regression import mean_r2, r2_gains, ridge
 from medexp.models.heads import SemanticHeads
 from medexp.models.swin.network import SwinSegmenter
@@ -109,7 +109,7 @@ def attribute(
     train, truth = semantics(data, "train"), semantics(data, "val")
     predicted = {name: ridge(source.train, train, source.held_out) for name, source in sources.items()}
     return Attribution(
-        dice=of_dice(gains.to_numpy()),
+        dice=of_dice(gains.to_numpy(), within=GAIN),
         features=of_features(r2_gains(truth, predicted["adapted"], predicted["unadapted"])),
         r2={name: mean_r2(truth, values) for name, values in predicted.items()},
         table=pd.DataFrame(

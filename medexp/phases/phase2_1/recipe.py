@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from medexp.arrays import Array
-from medexp.evaluation.intervals import Interval, mean_by_patient
+from medexp.evaluation.intervals import UNIT, Interval, mean_by_patient
 from medexp.evaluation.segmentation import left_apart
 from medexp.models.unet.network import MultiTaskModel
 from medexp.phases.phase2_1 import PHASE, checks
@@ -45,7 +45,7 @@ def run(config: Phase2_1Config) -> None:
         trained = train(ctx, images)
         scans = score(ctx, images, trained, "val").per_case
         outlined = scans.dropna(subset=["dice"])
-        interval = mean_by_patient(outlined["dice"].to_numpy(), outlined["patient"].tolist(), ctx.resampling)
+        interval = mean_by_patient(outlined["dice"].to_numpy(), outlined["patient"].tolist(), ctx.resampling, UNIT)
         whole_brain = float(dice(images, all_of_the_brain)["dice"].mean())
         ctx.intervals("val/final/", {"dice": interval})
         ctx.run.reporter.metrics({"baseline/dice": whole_brain})

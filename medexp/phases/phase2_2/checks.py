@@ -38,7 +38,7 @@ def majority(gain: Interval, found: float, constant: float) -> Check:
         "P2_2-MAJORITY",
         "Better than the majority class",
         Severity.BLOCKING,
-        passed=gain.low > 0,
+        passed=gain.above,
         threshold="interval above 0 for accuracy minus that of the majority class",
         measured={"accuracy": found, "majority": constant, "gain_low": gain.low, "gain_high": gain.high},
         advice="Too few cases, or the head learned nothing from the features: give more cases, look at labels and splits, or "

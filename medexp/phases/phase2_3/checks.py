@@ -41,7 +41,7 @@ def joint(dice: Interval, balanced: Interval) -> Check:
         "P2_3-GAIN",
         "What joint training added",
         Severity.DIAGNOSTIC,
-        passed=dice.low > 0 or balanced.low > 0,
+        passed=dice.above or balanced.above,
         threshold="interval above 0 for Dice or for balanced accuracy",
         measured={"dice": dice.estimate, "dice_low": dice.low, "balanced": balanced.estimate, "balanced_low": balanced.low},
         advice=f"{gained('Dice', 'phase 2.1', dice)} {gained('Balanced accuracy', 'phase 2.2', balanced)}",

@@ -20,7 +20,7 @@ from medexp.checks import Check
 from medexp.data.images.sampling import expected_draws, sampling_order
 from medexp.errors import RegistryError
 from medexp.evaluation.classification import balanced_accuracy, gain
-from medexp.evaluation.intervals import Interval, mean_by_patient
+from medexp.evaluation.intervals import GAIN, UNIT, Interval, Range, mean_by_patient
 from medexp.models.checkpoints import weights_digest
 from medexp.models.classifier.network import EncoderClassifier
 from medexp.models.unet.network import MultiTaskModel
@@ -197,14 +197,14 @@ def compare(ctx: Context[Phase2_3Config], work: Work, net: MultiTaskModel) -> Co
 
     outlined = scans.dropna(subset=["dice"])
 
-    def of_scans(values: pd.Series) -> Interval:
-        return mean_by_patient(values.to_numpy(), outlined["patient"].tolist(), resampling)
+    def of_scans(values: pd.Series, within: Range = UNIT) -> Interval:
+        return mean_by_patient(values.to_numpy(), outlined["patient"].tolist(), resampling, within)
 
     return Compared(
         scans=scans,
         judged=judge(rows, CLASSES, after, resampling),
         judged_before=judge(rows, CLASSES, earlier, resampling),
         means={column: of_scans(outlined[column]) for column in ("dice_before", "dice")},
-        dice=of_scans(outlined["dice"] - outlined["dice_before"]),
+        dice=of_scans(outlined["dice"] - outlined["dice_before"], GAIN),
         balanced=gain(balanced_accuracy, after, earlier, rows["patient"].tolist(), resampling),
     )

@@ -108,14 +108,14 @@ class Beside:
             "CONTROLS",
             "Better than an untrained network and a classical baseline",
             Severity.DIAGNOSTIC,
-            passed=all(gain.low > 0 for gain in beaten.values()),
+            passed=all(gain.above for gain in beaten.values()),
             threshold="interval above 0 for AUROC minus that of each",
             measured={
                 **{f"over_{name}": gain.estimate for name, gain in beaten.items()},
                 **{f"over_{name}_low": gain.low for name, gain in beaten.items()},
-                "not_beaten": ", ".join(name for name, gain in beaten.items() if not gain.low > 0) or "none",
+                "not_beaten": ", ".join(name for name, gain in beaten.items() if not gain.above) or "none",
             },
-            advice=" ".join(self._told(name) for name, gain in beaten.items() if not gain.low > 0)
+            advice=" ".join(self._told(name) for name, gain in beaten.items() if not gain.above)
             + " What it learned from may be had for less; more cases tell more.",
         )
         return shortcut, controls
@@ -125,7 +125,7 @@ class Beside:
         """What a reader must know before any figure: each control that the classifier is not better than; else nothing."""
         shortcut, controls = self.checks
         told = [] if shortcut.passed else [self._headers()]
-        rivals = [self._told(name) for name in self._rivals() if not self.gains[name]["auroc"].low > 0]
+        rivals = [self._told(name) for name in self._rivals() if not self.gains[name]["auroc"].above]
         return told + ([] if controls.passed else rivals)
 
     @property
@@ -155,7 +155,7 @@ class Beside:
         headers, gain = self.scores["headers"]["auroc"], self.gains["headers"]["auroc"]
         if not self.controls["headers"].fields:
             return _ALIKE
-        if gain.low > 0:
+        if gain.above:
             return _BETTER
         if headers.low > 0.5:
             return _AS_GOOD
