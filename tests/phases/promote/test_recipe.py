@@ -71,7 +71,7 @@ def test_a_better_candidate_is_promoted_and_the_run_is_the_record(
     logged = {item.path for item in store.list_artifacts(run.info.run_id)}
     assert {"checks.json", "verification_report.md", "gains.csv", "figures", "journal.txt", "config.yaml"} <= logged
     entry = json.loads(store.get_registered_model(NAME).tags["medexp.journal.000004"].splitlines()[1])
-    assert "gain +0.100 [+0.100, +0.100]" in entry["reason"], "a difference, with its sign"
+    assert "gain +0.100 [+0.099, +0.101]" in entry["reason"], "a difference, with its sign"
     assert (entry["run"], entry["evidence"]["PROMOTE_CASES.cases"]) == (run.info.run_id, 12)
     assert promote() == 0
     assert "version 2 is the champion already" in capsys.readouterr().out
