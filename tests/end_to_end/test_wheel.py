@@ -45,6 +45,12 @@ def test_every_phase_tells_its_keys_with_the_values_of_its_profile(installed: Pa
     assert "--output_dir" in help_text and "default: outputs" in help_text
 
 
+def test_the_demos_base_comes_along(installed: Path) -> None:
+    shipped = ROOT / "medexp/phases/phase1/bases"
+    files = {path.relative_to(ROOT): path.read_bytes() for path in shipped.rglob("*") if path.is_file()}
+    assert files and {name: (installed / name).read_bytes() for name in files} == files
+
+
 def test_a_phase_runs_and_doctor_finds_nothing_wrong(installed: Path, home: Path) -> None:
     small = ["--phantoms.meningioma_patients", "4", "--slices_dir", "slices"]
     assert "Next: mlflow run . -e phase2_1" in told(installed, home, "-m", "entry_points.prepare", *small)

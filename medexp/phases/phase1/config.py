@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from medexp.config.bounds import Count, Fraction, Natural, Positive
+from medexp.config.bounds import Count, Fraction, Natural, Positive, Share
 from medexp.config.data import DataConfig, PhantomConfig
 from medexp.config.keys import Role
 from medexp.config.networks import LoraConfig, NetworkConfig
@@ -70,11 +70,15 @@ class BaseConfig:
         epochs: Passes over the glioma phantoms.
         lr: Learning rate.
         batch_size: Cases a step.
+        val_fraction: Share of the glioma patients that it is judged on, above 0 and below 1.
+        seed: Of its phantoms and of its training, apart from the run's.
     """
 
     epochs: Count
     lr: Positive
     batch_size: Count
+    val_fraction: Share
+    seed: Natural
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ import pytest
 from medexp.data.volumes.brats import find_cases, read_case
 from medexp.data.volumes.facts import describe_cases
 from medexp.data.volumes.phantoms import ensure_phantoms
+from medexp.data.volumes.phantoms.head import Head
 from medexp.errors import StorageError
 
 LABELS = {1: 1, 2: 2, 3: 3}
@@ -142,3 +143,19 @@ def test_a_cache_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "phantoms").write_text("a file where the folder should be")
     with pytest.raises(StorageError, match="meningioma-4.*cannot be written"):
         ensure_phantoms("meningioma", 4, 0, tmp_path)
+
+
+@pytest.mark.parametrize("domain", ["glioma", "meningioma"])
+def test_findings_that_are_no_tumour_lie_on_the_other_side_and_change_no_label(domain):
+    axes = [np.arange(-edge, edge, 8) for edge in (96, 96, 72)]
+    points = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 3).astype(np.float32)
+    found = 0
+    for patient in range(24):
+        image, label, brain = Head(domain, (patient,), findings=True).scan(points, 0)
+        plain, without, _ = Head(domain, (patient,)).scan(points, 0)
+        assert np.array_equal(label, without)
+        changed = brain & (label == 0) & (image[0] - plain[0] > 0.15)  # bright on t2f, as tumour is, and labelled as none
+        side = np.sign(points[label > 0, 0].mean())
+        found += np.count_nonzero(changed) > 1
+        assert (points[changed, 0] * side < 8).all(), "on the other side"
+    assert 8 < found < 24, "in some, not in all"

@@ -1,16 +1,72 @@
-"""The embedded base, which several processes may want at once."""
+"""The embedded base: shipped for the demo's settings, else trained, by one of several processes that may want it at once."""
 
 from pathlib import Path
 
+import pandas as pd
+import pytest
+import torch
+from monai.networks.nets import SwinUNETR
+
+from medexp.data.manifest import patient_sha256
+from medexp.models.kinds import build
+from medexp.models.swin.network import SwinSegmenter
+from medexp.phases.phase1.pretrained import SHIPPED, architecture, drop_skips, key, load_base
+from medexp.phases.shared.launch import start_accelerator
 from tests.configured import configured
 from tests.phases.phase1.pretraining import wants_the_base
 from tests.small import PHASE1
 from tests.studies.at_work import all_at_once
 
 SMALL = PHASE1 | {"data.spacing": "[6, 6, 9]"}
+DIGEST = "029ea7e7065bee023b7ace37c8b20ab5033568d6b81062c614497ef59750dd7c"
 
 
 def test_of_two_processes_that_want_the_same_base_one_trains_it(tmp_path: Path) -> None:
     first, second = all_at_once(2, wants_the_base, configured("phase1", SMALL), tmp_path)
     assert first == second
     assert len(list((tmp_path / "bases").iterdir())) == 1
+
+
+def test_the_demos_base_is_shipped(tmp_path: Path) -> None:
+    config = configured("phase1")
+    remedy = "settings or code of the base changed: python -m benchmarks.demo_base makes it anew"
+    assert [folder.name for folder in SHIPPED.iterdir()] == [key(config)], remedy
+    base = load_base(config, start_accelerator("cpu", 1), tmp_path)
+    assert not list(tmp_path.iterdir()), "nothing was trained"
+    assert base.digest == DIGEST
+    assert isinstance(base.cases, pd.DataFrame), "the leak guard knows what it saw"
+    assert base.cases["patient_sha256"].nunique() == 120
+    assert patient_sha256("BraTS-GLI-00001") in set(base.cases["patient_sha256"])
+    assert base.state.keys() == SwinUNETR(4, 3, feature_size=12, window_size=4).state_dict().keys()
+
+
+OF_THE_RUN = [{"seed": 1}, {"data.val_fraction": 0.3}, {"rank": 1}, {"phantoms.seed": 5}]
+
+
+@pytest.mark.parametrize("changed", OF_THE_RUN)
+def test_a_setting_of_the_run_alone_needs_no_other_base(changed: dict[str, object]) -> None:
+    assert key(configured("phase1", changed)) == key(configured("phase1"))
+
+
+@pytest.mark.parametrize("changed", [{"base.seed": 1}, {"network.feature_size": 24}, {"base.epochs": 1}])
+def test_what_the_base_follows_from_changes_it(changed: dict[str, object]) -> None:
+    assert key(configured("phase1", changed)) != key(configured("phase1"))
+
+
+def test_skips_are_dropped_from_the_finest_on_and_in_training_alone() -> None:
+    net = build(architecture(configured("phase1", network__window_size=2)))
+    assert isinstance(net, SwinSegmenter)
+    image = torch.randn(1, 4, 64, 32, 32, generator=torch.Generator().manual_seed(0))
+    whole = net.eval()(image)
+    drop_skips(net)
+    assert torch.equal(net(image), whole)
+    seen: list[bool] = []
+    for name in ("encoder1", "encoder2", "encoder3", "encoder4"):
+        net.get_submodule(name).register_forward_hook(lambda module, given, output: seen.append(bool(output.any())))
+    net.train()
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for _ in range(20):
+            net.with_bottleneck(image)
+    steps = {tuple(seen[start : start + 4]) for start in range(0, len(seen), 4)}
+    assert steps == {tuple(place >= dropped for place in (3, 2, 1, 0)) for dropped in range(5)}

@@ -76,10 +76,15 @@ class Head:
     Args:
         domain: Which tumour; None for a patient without one, whose brain is that of the same entropy with a tumour.
         entropy: Seed of the patient.
+        findings: Whether a patient with a tumour may also have what looks like a part of one and is none, in the other
+            hemisphere: an old scar, as bright as edema but around no mass; and what enhances in the wrong place, a vessel's
+            malformation deep in the brain beside a meningioma, a small dural growth beside a glioma. A voxel and its
+            neighbours do not tell them from tumour: the mass that edema surrounds, the surface and the size of the whole do.
     """
 
     domain: Domain | None
     entropy: tuple[int, ...]
+    findings: bool = False
 
     def scan(self, points: Array, time_point: int) -> tuple[Array, NDArray[np.uint8], NDArray[np.bool_]]:
         """The head at points (N, 3).
@@ -97,9 +102,14 @@ class Head:
         anatomy = _anatomy(points, radii, contrasts, rng)
         grown = 1 + 0.18 * time_point
         tumours = {"glioma": _glioma, "meningioma": _meningioma}
-        shares = tumours[self.domain](points, anatomy, radii, grown, rng) if self.domain else {}
+        centre, shares = tumours[self.domain](points, anatomy, radii, grown, rng) if self.domain else (None, {})
+        drawn = list(shares.items())
+        if self.findings and self.domain and centre is not None:
+            # Of their own random numbers, so that anatomy and labels are the same with and without; under the tumour.
+            others = np.random.default_rng((*self.entropy, 1))
+            drawn = [*_findings(self.domain, centre, points, anatomy, radii, others), *drawn]
         image = anatomy.tissue
-        for name, share in shares.items():
+        for name, share in drawn:
             # A part of every tumour's contrast against the tissue under it is missing, in each modality by itself.
             strength = np.minimum(1, rng.normal(0.8, 0.15, 4))[:, None].clip(0.35)
             image = image + (share * strength) * (contrasts[name][:, None] - image)
@@ -162,7 +172,7 @@ def _distances(points: Array, centre: NDArray[np.float64], stretch: NDArray[np.f
 
 def _glioma(
     points: Array, anatomy: Anatomy, radii: NDArray[np.float64], grown: float, rng: np.random.Generator
-) -> dict[str, Array]:
+) -> tuple[NDArray[np.float64], dict[str, Array]]:
     """Intra-axial: a necrotic core in an irregular enhancing rim, in edema that spreads through white matter."""
     radius = rng.uniform(9, 22) * grown
     direction = rng.normal(size=3) * (1.0, 1.0, 0.7)
@@ -176,16 +186,17 @@ def _glioma(
     spread = rng.uniform(7, 20)
     reach = radius + spread * (0.85 + 0.45 * Waves.draw(rng, 32, 14)(points)) - 0.5 * spread * (1 - anatomy.white)
     inside = _soft(radius - distance)
-    return {
+    shares = {
         "edema": _soft(reach - distance, 2.0) * (1 - 0.8 * anatomy.fluid),
         "enhancing": inside,
         "core": necrotic * inside,
     }
+    return centre, shares
 
 
 def _meningioma(
     points: Array, anatomy: Anatomy, radii: NDArray[np.float64], grown: float, rng: np.random.Generator
-) -> dict[str, Array]:
+) -> tuple[NDArray[np.float64], dict[str, Array]]:
     """Extra-axial: broad-based on the brain's surface, evenly enhancing, in some with a little edema or a part that does not
     enhance; a thin cleft of fluid lies between it and the brain."""
     # From some 150 voxels of the demo's grid on: of smaller ones Dice would measure the grid.
@@ -206,4 +217,34 @@ def _meningioma(
     shift = rng.normal(0, 0.25, 3) * radius
     core = _soft(dead - _distances(points, centre + shift, np.ones(3)) + 0.1 * radius * Waves.draw(rng, radius, 8)(points))
     cleft = 0.7 * _soft(radius + 1.8 - distance, 0.8) * rng.uniform(0.2, 1)
-    return {"edema": edema, "fluid": cleft, "enhancing": inside, "core": core * inside}
+    return centre, {"edema": edema, "fluid": cleft, "enhancing": inside, "core": core * inside}
+
+
+def _findings(
+    domain: Domain,
+    tumour: NDArray[np.float64],
+    points: Array,
+    anatomy: Anatomy,
+    radii: NDArray[np.float64],
+    rng: np.random.Generator,
+) -> list[tuple[str, Array]]:
+    """Shares of what looks like tumour and is none, on the other side than the tumour; each in half the patients."""
+    other_side = -np.copysign(1.0, tumour[0])
+    found = []
+    if rng.random() < 0.5:
+        centre = radii * rng.uniform((0.35, -0.5, 0.0), (0.55, 0.5, 0.4)) * (other_side, 1, 1)
+        distance = _distances(points, centre, rng.normal(1, 0.2, 3).clip(0.7, 1.4))
+        edge = rng.uniform(10, 18) * (0.85 + 0.35 * Waves.draw(rng, 28, 14)(points))
+        # As edema it spreads through white matter and leaves out fluid.
+        found.append(("edema", _soft(edge - 5 * (1 - anatomy.white) - distance, 2.0) * (1 - 0.8 * anatomy.fluid)))
+    if rng.random() < 0.5:
+        radius = rng.uniform(6, 11)
+        direction = np.abs(rng.normal(size=3)) * (1, 1, 0.7)
+        direction *= (other_side, rng.choice((-1, 1)), 1)
+        direction /= np.linalg.norm(direction)
+        place = radii - 0.5 * radius if domain == "glioma" else radii * rng.uniform(0.3, 0.55)
+        centre = direction * place
+        centre[0] += other_side * max(0.0, 12 - abs(centre[0]))  # of this side alone
+        distance = _distances(points, centre, rng.normal(1, 0.12, 3).clip(0.75, 1.3))
+        found.append(("enhancing", _soft(radius - distance + 0.08 * radius * Waves.draw(rng, 1.6 * radius, 8)(points))))
+    return found

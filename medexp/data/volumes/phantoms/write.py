@@ -13,7 +13,7 @@ from medexp.data.parallel import written_once
 from medexp.data.volumes.cases import CHANNELS
 from medexp.data.volumes.phantoms.head import Domain, Head, Waves
 
-VERSION = 4
+VERSION = 5
 """Part of the folder's name: raise it when what is written changes."""
 
 FIELD_OF_VIEW = {"L": 192.0, "R": 192.0, "P": 192.0, "A": 192.0, "S": 144.0, "I": 144.0}
@@ -88,7 +88,7 @@ def _write(scan: _Scan, domain: Domain, seed: int, root: Path) -> None:
     indices = np.stack(np.meshgrid(*(np.arange(size) for size in shape), indexing="ij"), axis=-1).reshape(-1, 3)
     points = (indices @ affine[:3, :3].T + affine[:3, 3]).astype(np.float32)
     with threadpool_limits(1):  # the processes share the cores already
-        clean, label, brain = Head(domain, (*entropy, 0)).scan(points, scan.time_point)
+        clean, label, brain = Head(domain, (*entropy, 0), findings=True).scan(points, scan.time_point)
         image = acquired(clean, brain, points, np.random.default_rng((*entropy, 2, scan.time_point)))
     folder = root / scan.folder
     folder.mkdir()
