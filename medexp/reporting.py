@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 class Reporter(Protocol):
-    """Takes what a run produces. Names of metrics are `train/…`, `val/…`, `baseline/…`, `control/…`, `params/…`."""
+    """Takes what a run produces. Metrics are `train/…`, `val/…`, `params/…`, and of other arms `baseline/…`, `control/…`."""
 
     def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
         """Take scalars of one step; they may wait in a buffer until `flush`. NaN is kept as NaN."""

@@ -34,15 +34,42 @@ def evaluate_segmentation(
     hd95: bool = True,
     on_prediction: OnPrediction | None = None,
 ) -> pd.DataFrame:
-    """Dice, HD95 and cross-entropy of each case by sliding window.
+    """`evaluate_masks` of what a network segments by sliding window.
 
     Args:
         net: From volumes (B, 4, X, Y, Z) to logits (B, 3, X, Y, Z), in eval mode.
-        cases: `evaluation_dataset`.
+        cases: As of `evaluate_masks`, and the arguments after `overlap`.
         window: Size of a window in voxels.
         overlap: Overlap of neighbouring windows, 0 to below 1.
+    """
+
+    def predict(image: Tensor) -> Tensor:
+        with accelerator.autocast():
+            logits = sliding_window_inference(image, tuple(window), 1, net, overlap=overlap, mode="gaussian")
+        assert isinstance(logits, Tensor)
+        return logits.float()
+
+    how: dict[str, Any] = {"spacing": spacing, "accelerator": accelerator, "hd95": hd95, "on_prediction": on_prediction}
+    return evaluate_masks(predict, cases, **how)
+
+
+@torch.inference_mode()
+def evaluate_masks(
+    predict: Callable[[Tensor], Tensor],
+    cases: Dataset[Any],
+    *,
+    spacing: Sequence[float],
+    accelerator: Accelerator,
+    hd95: bool = True,
+    on_prediction: OnPrediction | None = None,
+) -> pd.DataFrame:
+    """Dice, HD95 and cross-entropy of each case.
+
+    Args:
+        predict: From a volume (1, 4, X, Y, Z) on the device to logits (1, 3, X, Y, Z), float32; above 0 is the region.
+        cases: `evaluation_dataset`.
         spacing: Voxel spacing in mm, for HD95.
-        accelerator: Device, precision and processes.
+        accelerator: Device and processes.
         hd95: Whether to compute HD95, which takes longer than the rest.
         on_prediction: Called where the case was predicted with its id, image (4, X, Y, Z), labels (X, Y, Z) and predicted
             regions (3, X, Y, Z).
@@ -60,10 +87,7 @@ def evaluate_segmentation(
     def judge(item: Any) -> dict[str, Any]:
         image = item["image"].unsqueeze(0).to(accelerator.device)
         truth = to_regions(item["label"].unsqueeze(0).to(accelerator.device))
-        with accelerator.autocast():
-            logits = sliding_window_inference(image, tuple(window), 1, net, overlap=overlap, mode="gaussian")
-        assert isinstance(logits, Tensor)
-        logits = logits.float()
+        logits = predict(image)
         demand_finite(logits, [item["case"]])
         predicted = (logits > 0).float()
         dice = compute_dice(predicted, truth, include_background=True)[0]

@@ -71,10 +71,15 @@ def freeze_encoder(net: SwinSegmenter) -> None:
     unfreeze_decoder(net)
 
 
+def freeze_decoder(net: SwinSegmenter) -> None:
+    """Leave the adapters alone trainable: the arm of LoRA alone."""
+    for parameter in decoder_parameters(net).values():
+        parameter.requires_grad_(False)
+
+
 def unfreeze_decoder(net: SwinSegmenter) -> None:
-    for name, parameter in net.named_parameters():
-        if not is_encoder_key(name):
-            parameter.requires_grad_(True)
+    for parameter in decoder_parameters(net).values():
+        parameter.requires_grad_(True)
 
 
 def lora_parameters(net: nn.Module) -> dict[str, nn.Parameter]:

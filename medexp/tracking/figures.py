@@ -184,6 +184,28 @@ def dice_bars(per_case: pd.DataFrame) -> Figure:
     return figure
 
 
+def reach_bars(table: pd.DataFrame) -> Figure:
+    """What the stages of an encoder carry: how much logits and Dice change when a set of stages tells nothing of a case.
+
+    Args:
+        table: Columns `stages`, `targeted`, `logits` and `dice_<region>`; see `medexp.phases.phase1.reach`.
+    """
+    figure = Figure(figsize=(9, 3.6), dpi=110, layout="constrained")
+    left, right = figure.subplots(1, 2)
+    places, names = np.arange(len(table)), [f"{row.stages}*" if row.targeted else row.stages for row in table.itertuples()]
+    left.bar(places, table["logits"], color=[_ARMS[2] if targeted else _ARMS[0] for targeted in table["targeted"]])
+    left.set(title="change in logits / their spread", ylim=(0, None))
+    for place, region in enumerate(REGIONS):
+        right.bar(places + (place - 1) * 0.27, table[f"dice_{region}"], width=0.27, color=_COLOURS[region], label=region)
+    right.set(title="change in Dice", ylim=(0, None))
+    right.legend(frameon=False, fontsize=8)
+    for axes in (left, right):
+        axes.set_xticks(places, names)
+        axes.set_xlabel("stages without what they tell of a case (*: adapted)")
+        _plain_frame(axes)
+    return figure
+
+
 def gains(per_case: pd.DataFrame) -> Figure:
     """What a version gains over the champion, case by case, sorted.
 

@@ -90,7 +90,11 @@ def test_the_terminal_tells_the_result_and_what_to_do_next(first: tuple[Run, str
     for words in (
         "frozen baseline",
         "decoder only (control)",
+        "LoRA only, frozen decoder",
         "LoRA + decoder",
+        "mean mask of the training cases",
+        "REACH",
+        "CONTROLS",
         *(f"TEST_2.{number}" for number in range(1, 7)),
         "ATTRIBUTION",
         "phase1_encoder_merged version 1 (candidate, champion)",
@@ -111,6 +115,9 @@ def test_the_run_holds_all_that_it_promises(home: Home, first: tuple[Run, str]) 
         "control/train/loss",
         "control/val/dice_ET",
         "control/final/dice_WT",
+        "lora_alone/train/loss",
+        "lora_alone/final/dice_WT",
+        "mean_mask/dice_WT",
         "checks/TEST_2.5",
     ):
         assert name in metrics
@@ -122,8 +129,9 @@ def test_the_run_holds_all_that_it_promises(home: Home, first: tuple[Run, str]) 
     assert "LoRA" in tags["mlflow.note.content"]
     inputs = {item.dataset.name: item for item in run.inputs.dataset_inputs}
     assert {"phase1_train", "phase1_val"} <= set(inputs)
-    expected = {"config.yaml", "manifest.csv", "per_case.csv", "arms.csv", "probe_r2.csv", "checks.json"}
+    expected = {"config.yaml", "manifest.csv", "per_case.csv", "arms.csv", "probe_r2.csv", "effects.csv", "reach.csv"}
     expected |= {
+        "checks.json",
         "verification_report.md",
         "phase1_encoder_merged.pt",
         "phase1_training_log.csv",
@@ -229,7 +237,7 @@ def test_a_second_run_that_is_killed_goes_on_and_is_version_2_with_identical_met
     assert run.data.tags["medexp.resumed_from"] == killed
     assert home.client.get_run(killed).info.status == "KILLED"
     assert measured(run) == measured(first[0])
-    for name in ("train/loss", "control/train/loss", "val/dice_WT"):
+    for name in ("train/loss", "control/train/loss", "lora_alone/train/loss", "val/dice_WT"):
         assert history(home.client, run, name) == history(home.client, first[0], name)
     assert home.version("phase1_encoder_merged", 2).tags["medexp.run"] == run.info.run_id
     aliases = home.client.get_registered_model("phase1_encoder_merged").aliases

@@ -11,6 +11,7 @@ from medexp.models.lora import (
     add_lora,
     decoder_parameters,
     expected_lora_parameters,
+    freeze_decoder,
     freeze_encoder,
     lora_parameters,
     merge_lora,
@@ -76,6 +77,22 @@ def test_the_control_trains_the_decoder_alone(base: SwinSegmenter) -> None:
     training = {name for name, parameter in net.named_parameters() if parameter.requires_grad}
     assert training == set(decoder_parameters(net))
     assert not any(is_encoder_key(name) for name in training)
+
+
+def test_of_a_frozen_encoder_nothing_is_kept_for_a_backward_pass(base: SwinSegmenter, image: torch.Tensor) -> None:
+    """So that computing it under `no_grad` would save nothing."""
+    net = copy.deepcopy(base)
+    freeze_encoder(net)
+    assert not any(hidden.requires_grad for hidden in net.swinViT(image, net.normalize))
+    assert net(image).requires_grad
+
+
+def test_lora_alone_trains_the_adapters_alone(base: SwinSegmenter) -> None:
+    net = copy.deepcopy(base)
+    add_lora(net, LORA)
+    freeze_decoder(net)
+    training = {name for name, parameter in net.named_parameters() if parameter.requires_grad}
+    assert training == set(lora_parameters(net))
 
 
 @pytest.mark.parametrize("mode", ["lora", "dora"])

@@ -4,6 +4,8 @@ Hatamizadeh et al., "Swin UNETR: Swin Transformers for Semantic Segmentation of 
 BrainSegFounder-Tiny is this network with feature_size 48 (62,191,941 parameters with 4 input and 3 output channels).
 """
 
+from collections.abc import Sequence
+
 import torch
 from monai.networks.nets.swin_unetr import SwinTransformer, SwinUNETR
 from torch import Tensor, nn
@@ -24,7 +26,15 @@ class SwinSegmenter(SwinUNETR):
         Returns:
             Logits (B, regions, X, Y, Z) and bottleneck (B, 16 feature_size, X/32, Y/32, Z/32).
         """
-        hidden = self.swinViT(x, self.normalize)
+        return self.decode(x, self.swinViT(x, self.normalize))
+
+    def decode(self, x: Tensor, hidden: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """Logits and bottleneck of what the SwinViT made of a volume.
+
+        Args:
+            x: The volumes (B, C, X, Y, Z).
+            hidden: The patch embedding and the outputs of stages 1 to 4: (B, 2^s feature_size, X/2^(s+1), ...), s from 0 to 4.
+        """
         bottleneck = self.encoder10(hidden[4])
         up = self.decoder5(bottleneck, hidden[3])
         up = self.decoder4(up, self.encoder4(hidden[2]))

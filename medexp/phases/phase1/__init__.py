@@ -7,7 +7,7 @@ PHASE = Phase(
     "phase1",
     Phase1Config,
     "medexp.phases.phase1.recipe",
-    checks=("TEST_2.1", "TEST_2.2", "TEST_2.3", "TEST_2.4", "TEST_2.5", "TEST_2.6", "ATTRIBUTION"),
+    checks=("REACH", "TEST_2.1", "TEST_2.2", "TEST_2.3", "TEST_2.4", "TEST_2.5", "TEST_2.6", "CONTROLS", "ATTRIBUTION"),
     revision=2,
     diagnosis=Diagnosis(
         curves=("train/loss", "train/grad_norm", "val/dice_WT"),

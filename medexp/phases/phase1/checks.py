@@ -1,4 +1,4 @@
-"""The checks of phase 1: TEST_2.1 to TEST_2.6 of docs/requirements/phase1.md, and ATTRIBUTION.
+"""The checks of phase 1: TEST_2.1 to TEST_2.6 of docs/requirements/phase1.md, and REACH, CONTROLS and ATTRIBUTION.
 
 The first four act on copies of the network; a check that fails returns what it measured, and never raises for it.
 """
@@ -12,12 +12,16 @@ from torch import Tensor, nn
 
 from medexp.checks import Check, Severity
 from medexp.config.networks import LoraConfig
+from medexp.data.volumes.regions import REGIONS
 from medexp.evaluation.intervals import Interval
 from medexp.models.lora import MergeCertificate, add_lora, expected_lora_parameters, lora_parameters
 from medexp.models.swin.network import SwinSegmenter, is_encoder_key
 from medexp.phases.phase1.config import ValidationConfig
+from medexp.phases.phase1.reach import LEAST_DICE, LEAST_LOGITS, Reach
 from medexp.training.losses import segmentation_loss
 
+Effects = Mapping[str, Mapping[str, Interval]]
+ALONE, ON_TOP = "LoRA over the frozen base", "LoRA over the decoder alone"
 TOLERANCE = 1e-5  # largest absolute difference of logits: the atol of an allclose
 
 
@@ -182,47 +186,128 @@ def semantic_heads(scores: Mapping[str, float]) -> Check:
     )
 
 
-def attribution(dice: Interval, features: Interval, probes: Mapping[str, float]) -> Check:
-    """ATTRIBUTION: what LoRA added, to Dice over the decoder-only control and to the features that later phases use.
+def reach(found: Reach) -> Check:
+    """REACH: the segmentation depends on what the adapted stages make of a case."""
+    row = found.targeted
+    return Check(
+        "REACH",
+        "What the adapted stages carry",
+        Severity.DIAGNOSTIC,
+        passed=found.any,
+        threshold=f"without what stages {row['stages']} tell of a case, Dice of a region changes by {LEAST_DICE:g} or more, "
+        f"or logits by {LEAST_LOGITS:.0%} of their spread",
+        measured={"stages": row["stages"], "logits": float(row["logits"])}
+        | {f"dice_{region}": float(row[f"dice_{region}"]) for region in REGIONS}
+        | {"cases": found.cases, "carry": ", ".join(map(str, found.would)) or "none"},
+        advice=out_of_reach(found),
+    )
+
+
+def out_of_reach(found: Reach) -> str:
+    """That adapters in the chosen stages cannot change the segmentation, and which could; what to do about it."""
+    row, adapted = found.targeted, ", ".join(map(str, found.adapted))
+    most = max((float(row[f"dice_{region}"]) for region in REGIONS), key=lambda value: -1 if math.isnan(value) else value)
+    would = ",".join(map(str, found.would))
+    return (
+        f"Adapters in stages {adapted} cannot change the segmentation: without what stages {row['stages']} of this base tell "
+        f"of a case, Dice changes by {most:.4f} at most, logits by {row['logits']:.2%} of their spread ({found.cases} cases). "
+        + (f"Stages that carry something: {would}; -P lora.target_stages=[{would}]" if would else "No stage carries anything.")
+    )
+
+
+def controls(gains: Mapping[str, Interval]) -> Check:
+    """CONTROLS: the registered arm is better than what was not trained for it.
 
     Args:
-        dice: Difference in mean Dice per case, LoRA minus control, paired by case.
-        features: Difference in the mean R2 of linear probes on held-out cases, adapted minus unadapted encoder.
-        probes: Mean R2 by source: unadapted, adapted, random encoder, intensity statistics.
+        gains: In mean Dice per case, paired: over the mean mask of the training cases and over the frozen base.
     """
-    measured: dict[str, float | int | str | bool | None] = {
-        "dice_gain": dice.estimate,
-        "dice_gain_low": dice.low,
-        "dice_gain_high": dice.high,
-        "probe_r2_gain": features.estimate,
-        "probe_r2_gain_low": features.low,
-        "probe_r2_gain_high": features.high,
-        "patients": dice.patients,
+    measured: dict[str, float | int | str | bool | None] = {}
+    for arm, gain in gains.items():
+        measured |= {f"over_{arm}": gain.estimate, f"over_{arm}_low": gain.low, f"over_{arm}_high": gain.high}
+    return Check(
+        "CONTROLS",
+        "Better than what was not trained",
+        Severity.DIAGNOSTIC,
+        passed=all(gain.above for gain in gains.values()),
+        threshold="interval above 0 for the gain in Dice over the mean mask of the training cases and over the frozen base",
+        measured=measured,
+        advice=controls_in_words(gains),
+    )
+
+
+def controls_in_words(gains: Mapping[str, Interval]) -> str:
+    """Whether the network is better than each control, plainly."""
+    names = {
+        "mean_mask": "the mean mask of the training cases, which looks at no image",
+        "baseline": "the frozen base",
     }
+    return " ".join(
+        gain.told(
+            few=f"Too few patients to tell the trained network from {names[arm]}",
+            better=f"The trained network is better in Dice than {names[arm]}",
+            worse=f"The trained network is worse in Dice than {names[arm]}",
+            same=f"The trained network is no better in Dice than {names[arm]}, as far as could be measured",
+        )
+        for arm, gain in gains.items()
+    )
+
+
+def attribution(effects: Effects, probes: Mapping[str, float]) -> Check:
+    """ATTRIBUTION: what LoRA added, alone and on top of the decoder, to Dice and to the features that later phases use.
+
+    What is demanded is asked of LoRA and decoder together, whose encoder is registered: a gain in Dice over the decoder alone,
+    which is thrown away, and one in what a probe reads.
+
+    Args:
+        effects: By measure and effect, as `medexp.phases.phase1.features.Attribution` has them.
+        probes: Mean R2 by source: unadapted, lora_alone, adapted, random encoder, intensity statistics.
+    """
+    dice, features = effects["dice"], effects["probe_r2"]
+    with_bounds = {"dice_gain": dice[ON_TOP], "probe_r2_gain": features[ON_TOP], "dice_gain_alone": dice[ALONE]}
+    measured: dict[str, float | int | str | bool | None] = {}
+    for name, one in with_bounds.items():
+        measured |= {name: one.estimate, f"{name}_low": one.low, f"{name}_high": one.high}
+    measured |= {"dice_interaction": dice["interaction"].estimate, "probe_r2_gain_alone": features[ALONE].estimate}
     return Check(
         "ATTRIBUTION",
         "What LoRA added",
         Severity.DIAGNOSTIC,
-        passed=dice.above and features.above,
+        passed=dice[ON_TOP].above and features[ON_TOP].above,
         threshold="interval above 0 for the gain in Dice over the decoder-only control and for the gain in probe R2",
-        measured=measured | {f"probe_r2_{name}": value for name, value in probes.items()},
-        advice=in_words(dice, features),
+        measured=measured
+        | {"patients": dice[ON_TOP].patients}
+        | {f"probe_r2_{name}": value for name, value in probes.items()},
+        advice=in_words(effects),
     )
 
 
-def in_words(dice: Interval, features: Interval) -> str:
-    """What the two intervals say, plainly."""
+def in_words(effects: Effects) -> str:
+    """What the effects say, plainly."""
 
-    def said(interval: Interval, to_what: str) -> str:
+    def said(interval: Interval, who: str, to_what: str) -> str:
         return interval.told(
-            few=f"Too few patients to tell what LoRA did to {to_what}",
-            better=f"LoRA improved {to_what}",
-            worse=f"LoRA made {to_what} worse",
-            same=f"LoRA changed nothing that could be measured in {to_what}",
+            few=f"Too few patients to tell what {who} did to {to_what}",
+            better=f"{who} improved {to_what}",
+            worse=f"{who} made {to_what} worse",
+            same=f"{who} changed nothing that could be measured in {to_what}",
         )
 
-    read = said(features, "what a linear probe reads from the encoder's features")
-    return f"{said(dice, 'Dice over training the decoder alone')} {read}"
+    dice, features, read = effects["dice"], effects["probe_r2"], "what a linear probe reads from the encoder's features"
+    interaction = dice["interaction"].told(
+        few="Too few patients to tell whether they need each other",
+        better="Together they bring more than the sum of both",
+        worse="Together they bring less than the sum of both",
+        same="That they add up could not be refuted",
+    )
+    return " ".join(
+        [
+            said(dice[ALONE], "LoRA alone", "Dice over the frozen base"),
+            said(dice[ON_TOP], "LoRA with the decoder", "Dice over training the decoder alone"),
+            interaction,
+            said(features[ALONE], "LoRA alone", read),
+            said(features[ON_TOP], "LoRA with the decoder", read),
+        ]
+    )
 
 
 def _largest_gradient(parameters: Iterable[nn.Parameter]) -> float:

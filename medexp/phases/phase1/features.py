@@ -2,8 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import asdict, dataclass
 
 import numpy as np
 import pandas as pd
@@ -19,6 +18,7 @@ from medexp.evaluation.intervals import GAIN, Interval, mean_by_patient
 from medexp.evaluation.regression import mean_r2, r2_gains, ridge
 from medexp.models.heads import SemanticHeads
 from medexp.models.swin.network import SwinSegmenter
+from medexp.phases.phase1.arms import FACTORIAL, crops, effects
 from medexp.phases.phase1.config import Phase1Config
 from medexp.phases.shared.context import Context
 
@@ -33,19 +33,29 @@ class Features:
 
 @dataclass(frozen=True)
 class Attribution:
-    """What LoRA added.
+    """What LoRA and the decoder added, each alone and together.
 
     Attributes:
-        dice: Difference in mean Dice per case, LoRA minus the decoder-only control, over the cases and regions that are there.
-        features: Difference in the mean R2 of linear probes on validation cases, adapted minus unadapted encoder.
+        effects: By measure, then by effect (`medexp.phases.phase1.arms.EFFECTS`): `dice`, the mean over a case's regions;
+            `dice_<region>`; and `probe_r2`, the mean R2 of linear probes on validation cases. An arm's features are those of
+            its encoder, which where LoRA did not train is the base's.
         r2: Mean R2 of the probes, by source.
         table: R2 of each semantic target (rows) from each source (columns).
     """
 
-    dice: Interval
-    features: Interval
+    effects: Mapping[str, Mapping[str, Interval]]
     r2: Mapping[str, float]
     table: pd.DataFrame
+
+    @property
+    def as_table(self) -> pd.DataFrame:
+        """A row a measure and effect: `measure`, `effect`, and what an `Interval` has."""
+        rows = [
+            {"measure": measure, "effect": name} | asdict(interval)
+            for measure, found in self.effects.items()
+            for name, interval in found.items()
+        ]
+        return pd.DataFrame(rows)
 
 
 def embed(ctx: Context[Phase1Config], data: PreparedVolumes, net: SwinSegmenter) -> Features:
@@ -59,6 +69,14 @@ def embed(ctx: Context[Phase1Config], data: PreparedVolumes, net: SwinSegmenter)
         return embed_all({"net": net}, parts, ctx.cache, ctx.accelerator).features["net"]
 
     return Features(of("train"), of("val"))
+
+
+def embed_crops(ctx: Context[Phase1Config], data: PreparedVolumes, base: SwinSegmenter) -> Array:
+    """Features that the base gives for augmented training crops, whose spread is what the heads meet in training."""
+    cases, ids = crops(ctx, data, "train"), data.ids("train")
+    no_digests = [None] * len(ids)
+    parts = volumes_as_parts(lambda index: cases[0, index]["image"], ids, no_digests, ctx.config.data, ctx.accelerator)
+    return embed_all({"base": base}, parts, ctx.cache, ctx.accelerator, "  embedding crops").features["base"]
 
 
 def semantics(data: PreparedVolumes, split: str) -> Array:
@@ -93,27 +111,42 @@ def semantic_r2(
 def attribute(
     ctx: Context[Phase1Config], data: PreparedVolumes, per_case: pd.DataFrame, features: Mapping[str, Features]
 ) -> Attribution:
-    """Gains of LoRA over the control in Dice, and of the adapted encoder over the base in linear probes.
+    """The effects of LoRA and of the decoder on Dice, and on what linear probes read from the encoder.
 
     Args:
         ctx: The phase's context.
         data: The cases.
-        per_case: Scores of the arms `lora` and `control`, one row a case and arm.
-        features: By encoder: `adapted`, `unadapted` and `random`.
+        per_case: Scores of the arms of FACTORIAL, one row a case and arm.
+        features: By encoder: `unadapted`, `random`, and of the arms in which LoRA trained `lora_alone` and `adapted`.
     """
-    arms = per_case.set_index(["arm", "case"])[[f"dice_{region}" for region in REGIONS]].mean(axis=1)
-    gains = (arms["lora"] - arms["control"]).loc[list(data.ids("val"))].dropna()
-    patients = [[data.cases[case].patient for case in cases] for cases in (gains.index, data.ids("val"))]
-    of_dice, of_features = (partial(mean_by_patient, patients=owners, resampling=ctx.resampling) for owners in patients)
+    ids, found = list(data.ids("val")), {}
+    patients = [data.cases[case].patient for case in ids]
+    columns = [f"dice_{region}" for region in REGIONS]
+    for measure, of in {"dice": columns, **{column: [column] for column in columns}}.items():
+        scores = per_case.assign(score=per_case[of].mean(axis=1)).pivot_table(index="case", columns="arm", values="score")
+        found[measure] = effects(scores.reindex(index=ids, columns=list(FACTORIAL)), patients, ctx.resampling, 1.0)
     sources = {**features, "intensity": intensities(data)}
     train, truth = semantics(data, "train"), semantics(data, "val")
     predicted = {name: ridge(source.train, train, source.held_out) for name, source in sources.items()}
+    encoders = dict(zip(FACTORIAL, ("unadapted", "unadapted", "lora_alone", "adapted"), strict=True))
+    gains = {arm: r2_gains(truth, predicted[encoder], predicted["unadapted"]) for arm, encoder in encoders.items()}
+    found["probe_r2"] = effects(pd.DataFrame(gains), patients, ctx.resampling)
     return Attribution(
-        dice=of_dice(gains.to_numpy(), within=GAIN),
-        features=of_features(r2_gains(truth, predicted["adapted"], predicted["unadapted"])),
+        effects=found,
         r2={name: mean_r2(truth, values) for name, values in predicted.items()},
         table=pd.DataFrame(
             {name: [mean_r2(truth[:, [i]], values[:, [i]]) for i in range(10)] for name, values in predicted.items()},
             index=pd.Index(SEMANTIC_FEATURES, name="target"),
         ).reset_index(),
     )
+
+
+def over_controls(ctx: Context[Phase1Config], per_case: pd.DataFrame) -> dict[str, Interval]:
+    """Gain in a case's mean Dice of the registered arm over what was not trained for it, with intervals by patient."""
+    rows = per_case.assign(dice=per_case[[f"dice_{region}" for region in REGIONS]].mean(axis=1))
+    scores = rows.pivot_table(index=["case", "patient"], columns="arm", values="dice").dropna()
+    owners = scores.index.get_level_values("patient").tolist()
+    return {
+        arm: mean_by_patient((scores["lora"] - scores[arm]).to_numpy(), owners, ctx.resampling, GAIN)
+        for arm in ("mean_mask", "baseline")
+    }

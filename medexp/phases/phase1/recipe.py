@@ -1,41 +1,37 @@
 """Phase 1 (docs/requirements/phase1.md): adapt a SwinUNETR encoder with LoRA, judge what that brought, merge and register it.
 
-Three arms see the same cases in the same order: the frozen baseline, the decoder trained alone, and LoRA with the decoder. The
-second is there because the decoder, which is thrown away afterwards, can bring all of a gain in Dice by itself.
+Four arms see the same cases in the same order: the frozen baseline, the decoder alone, LoRA alone, and both. The decoder,
+which is thrown away afterwards, can bring all of a gain in Dice by itself, and hide what LoRA brings.
 """
 
 from dataclasses import dataclass, replace
-from functools import partial
-from typing import Any
 
 import pandas as pd
 import torch
 from peft import PeftModel
-from torch import Tensor, nn
-from torch.utils.data import Dataset
 
-from medexp.arrays import Array
 from medexp.checks import Check
 from medexp.data.splits import save_splits
-from medexp.data.volumes.datasets import demand_tumours, training_dataset
+from medexp.data.volumes.datasets import demand_tumours
 from medexp.data.volumes.prepared import PreparedVolumes, prepare_volumes
 from medexp.data.volumes.regions import to_regions
 from medexp.errors import DataError
-from medexp.evaluation.embeddings import embed_all, volumes_as_parts
 from medexp.evaluation.segmentation import mean_scores
 from medexp.models.heads import SegmenterWithHeads, SemanticHeads
-from medexp.models.lora import add_lora, decoder_parameters, freeze_encoder, lora_parameters, merge_lora
+from medexp.models.lora import add_lora, decoder_parameters, freeze_decoder, freeze_encoder, lora_parameters, merge_lora
 from medexp.models.swin.network import SwinSegmenter
 from medexp.phases.phase1 import PHASE, checks
+from medexp.phases.phase1.arms import crops, fit_arm, trained_once
 from medexp.phases.phase1.config import Phase1Config
-from medexp.phases.phase1.features import attribute, embed, semantic_r2, semantics
+from medexp.phases.phase1.features import attribute, embed, embed_crops, over_controls, semantic_r2, semantics
+from medexp.phases.phase1.mean_mask import score_mean_mask
 from medexp.phases.phase1.pretrained import Base, initial, load_base, network, pretrained
+from medexp.phases.phase1.reach import measure
 from medexp.phases.phase1.report import Judged, log_judged, publish_all, summary
-from medexp.phases.phase1.segmentation import draw_overlay, evaluate, score_arm, with_mean_dice
+from medexp.phases.phase1.segmentation import score_arm, with_mean_dice
 from medexp.phases.shared.context import Context, context
 from medexp.phases.shared.trials import Scored, studied
-from medexp.training.loop import Batch, FitResult, Group, Objective
-from medexp.training.losses import aux_weight, segmentation_loss
+from medexp.training.loop import FitResult, Group
 
 
 @dataclass(frozen=True)
@@ -66,29 +62,39 @@ def run(config: Phase1Config) -> None:
     with context(PHASE, config) as ctx:
         work = read(ctx)
         data = work.data
-        ctx.demand(*check_adapters(ctx, work))
-        baseline = score_arm(ctx, data, fresh(ctx, work), "baseline")
+        reach = measure(ctx, data, fresh(ctx, work))
+        ctx.demand(checks.reach(reach), *check_adapters(ctx, work))
+        rows = [score_mean_mask(ctx, data), score_arm(ctx, data, fresh(ctx, work), "baseline")]
         features = {"unadapted": embed(ctx, data, fresh(ctx, work)), "random": embed(ctx, data, untrained(ctx))}
 
-        control_fit, control_net = train_decoder(ctx, work)
-        control = score_arm(ctx, data, control_net, "control")
+        control_fit, control = train_decoder(ctx, work)
+        rows.append(score_arm(ctx, data, control, "control"))
+        alone = train(ctx, work, "lora_alone")
+        rows.append(score_arm(ctx, data, alone.net, "lora_alone"))
+        features["lora_alone"] = embed(ctx, data, merge_lora(alone.adapter)[0])
         trained = train(ctx, work)
-        lora = score_arm(ctx, data, trained.net, "lora")
+        rows.append(score_arm(ctx, data, trained.net, "lora"))
 
         net, merge_check = merge(ctx, work, trained)
         features["adapted"] = embed(ctx, data, net)
-        per_case = pd.concat([baseline, control, lora], ignore_index=True)
-        means = {str(arm): mean_scores(rows) for arm, rows in per_case.groupby("arm", sort=False)}
-        semantic = {name: semantic_r2(ctx, data, trained.heads, features[name]) for name in ("adapted", "unadapted")}
-        added = attribute(ctx, data, per_case, features)
-        judged = Judged(per_case, means, semantic, added, {"lora": trained.fitted, "control": control_fit})
+        per_case = pd.concat(rows, ignore_index=True)
+        judged = Judged(
+            per_case=per_case,
+            means={str(arm): mean_scores(scores) for arm, scores in per_case.groupby("arm", sort=False)},
+            semantic={name: semantic_r2(ctx, data, trained.heads, features[name]) for name in ("adapted", "unadapted")},
+            added=attribute(ctx, data, per_case, features),
+            gains=over_controls(ctx, per_case),
+            reach=reach,
+            fits={"lora": trained.fitted, "control": control_fit, "lora_alone": alone.fitted},
+        )
         if ctx.accelerator.is_main_process:
             log_judged(ctx, judged, net)
         ctx.check(
             merge_check,
-            checks.segmentation(means["lora"], means["baseline"], config.validation, *judged.cases_of("WT")),
-            checks.semantic_heads(semantic["adapted"]),
-            checks.attribution(added.dice, added.features, added.r2),
+            checks.segmentation(judged.means["lora"], judged.means["baseline"], config.validation, *judged.cases_of("WT")),
+            checks.semantic_heads(judged.semantic["adapted"]),
+            checks.controls(judged.gains),
+            checks.attribution(judged.added.effects, judged.added.r2),
         )
         if ctx.accelerator.is_main_process:
             publish_all(ctx, data, work.base, judged, net)
@@ -130,11 +136,6 @@ def untrained(ctx: Context[Phase1Config]) -> SwinSegmenter:
     return initial(ctx.config).to(ctx.device).eval()
 
 
-def crops(ctx: Context[Phase1Config], data: PreparedVolumes, split: str) -> Dataset[Any]:
-    """Augmented crops of a split's cases, by (epoch, index)."""
-    return training_dataset(data, split, ctx.config.data, ctx.cache, ctx.config.seed)
-
-
 def check_adapters(ctx: Context[Phase1Config], work: Work) -> list[Check]:
     """TEST_2.1 to TEST_2.3, before anything is trained, on the first batch."""
     config, cases = ctx.config, crops(ctx, work.data, "train")
@@ -154,12 +155,12 @@ def train_decoder(ctx: Context[Phase1Config], work: Work) -> tuple[FitResult, Sw
     net = fresh(ctx, work)
     freeze_encoder(net)
     groups = [Group("decoder", ctx.config.training.lr_decoder, list(decoder_parameters(net).values()))]
-    title = "training the decoder alone"
-    return fit_arm(ctx, work, SegmenterWithHeads(net), groups, "control", title, prefix="control/"), net
+    with trained_once(ctx, work.data, work.base, "control"):
+        return fit_arm(ctx, work.data, SegmenterWithHeads(net), groups, "control"), net
 
 
-def train(ctx: Context[Phase1Config], work: Work) -> Trained:
-    """The adapted arm: LoRA in the encoder, the decoder, and the semantic heads on top of the bottleneck."""
+def train(ctx: Context[Phase1Config], work: Work, arm: str = "lora") -> Trained:
+    """LoRA in the encoder, semantic heads on the bottleneck, and the decoder, which in the arm `lora_alone` stays as it is."""
     config, rates, net = ctx.config, ctx.config.training, fresh(ctx, work)
     torch.manual_seed(config.seed)  # of the A matrices and the heads
     adapter = add_lora(net, config.lora)
@@ -168,51 +169,17 @@ def train(ctx: Context[Phase1Config], work: Work) -> Trained:
         Group("lora", rates.lr_lora, list(lora_parameters(net).values())),
         Group("decoder", rates.lr_decoder, list(decoder_parameters(net).values())),
     ]
+    if arm == "lora_alone":
+        freeze_decoder(net)
+        groups.pop()
     if config.aux_heads.enabled:
-        features, targets = features_of_crops(ctx, work), semantics(work.data, "train")
+        features, targets = embed_crops(ctx, work.data, fresh(ctx, work)), semantics(work.data, "train")
         heads = SemanticHeads(torch.from_numpy(features), torch.from_numpy(targets)).to(ctx.device)
         groups.append(Group("aux", rates.lr_aux, list(heads.parameters())))
-    sizes = {f"params/{group.name}_trainable": sum(p.numel() for p in group.parameters) for group in groups}
-    ctx.run.reporter.metrics(sizes)
-    module = SegmenterWithHeads(net, heads)
-    return Trained(adapter, heads, fit_arm(ctx, work, module, groups, "lora", "training LoRA and the decoder"))
-
-
-def features_of_crops(ctx: Context[Phase1Config], work: Work) -> Array:
-    """Features that the base gives for augmented training crops, whose spread is what the heads meet in training."""
-    cases, ids = crops(ctx, work.data, "train"), work.data.ids("train")
-    no_digests = [None] * len(ids)
-    parts = volumes_as_parts(lambda index: cases[0, index]["image"], ids, no_digests, ctx.config.data, ctx.accelerator)
-    return embed_all({"base": fresh(ctx, work)}, parts, ctx.cache, ctx.accelerator, "  embedding crops").features["base"]
-
-
-def fit_arm(
-    ctx: Context[Phase1Config],
-    work: Work,
-    module: SegmenterWithHeads,
-    groups: list[Group],
-    arm: str,
-    title: str,
-    prefix: str = "",
-) -> FitResult:
-    """Train an arm; the criterion is the mean Dice over regions: one alone may be best in an untrained epoch."""
-    config = ctx.config
-
-    def loss(wrapped: nn.Module, batch: Batch, epoch: int) -> dict[str, Tensor]:
-        logits, semantic = wrapped(batch["image"])
-        parts = segmentation_loss(logits, to_regions(batch["label"]), config.training.loss)
-        total = parts["segmentation"]
-        if module.heads is not None:
-            parts["semantic"] = module.heads.loss(semantic, batch["semantic"])
-            total = total + aux_weight(epoch, config.aux_heads) * parts["semantic"]
-        return {"loss": total} | parts
-
-    def validate(_: nn.Module, epoch: int) -> dict[str, float]:
-        draw = partial(draw_overlay, ctx, work.data, arm, epoch + 1)
-        return with_mean_dice(evaluate(ctx, work.data, module.net, "val", hd95=False, on_prediction=draw))
-
-    goal = Objective(loss, validate, "dice")
-    return ctx.fit(module, groups, crops(ctx, work.data, "train"), goal, title=title, arm=arm, prefix=prefix)
+    if arm == "lora":
+        sizes = {f"params/{group.name}_trainable": sum(p.numel() for p in group.parameters) for group in groups}
+        ctx.run.reporter.metrics(sizes)
+    return Trained(adapter, heads, fit_arm(ctx, work.data, SegmenterWithHeads(net, heads), groups, arm))
 
 
 def score(ctx: Context[Phase1Config], work: Work, trained: Trained, split: str) -> Scored:

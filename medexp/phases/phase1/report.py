@@ -11,23 +11,24 @@ from safetensors.torch import save_file
 from medexp.data.volumes.cases import CHANNELS
 from medexp.data.volumes.prepared import PreparedVolumes
 from medexp.data.volumes.regions import REGIONS
+from medexp.evaluation.intervals import Interval
 from medexp.evaluation.segmentation import left_apart
 from medexp.models.checkpoints import save_checkpoint
 from medexp.models.swin.network import SwinSegmenter, decoder_state, encoder_state
-from medexp.phases.phase1.checks import in_words
+from medexp.phases.phase1 import checks
+from medexp.phases.phase1.arms import ARMS
 from medexp.phases.phase1.config import Phase1Config
 from medexp.phases.phase1.features import Attribution
 from medexp.phases.phase1.pretrained import BASE_MODEL, Base, architecture
+from medexp.phases.phase1.reach import Reach
 from medexp.phases.shared.context import Context
 from medexp.phases.shared.packaging import PHANTOMS, contract, made_with, packaged
 from medexp.phases.shared.publishing import Summary, caveat, selection
 from medexp.registry import store
 from medexp.registry.package import Package, Parent
 from medexp.registry.tags import upstream_tag
-from medexp.tracking.figures import curves, dice_bars
+from medexp.tracking.figures import curves, dice_bars, reach_bars
 from medexp.training.loop import FitResult
-
-ARMS = {"baseline": "frozen baseline", "control": "decoder only (control)", "lora": "LoRA + decoder"}
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,9 @@ class Judged:
         per_case: One row a case and arm.
         means: Mean scores by arm.
         semantic: R2 of the semantic heads, by encoder.
-        added: What LoRA added.
+        added: What LoRA and the decoder added.
+        gains: In Dice over the controls that were not trained, by arm.
+        reach: What the stages of the base carry.
         fits: Training of the arms that train.
     """
 
@@ -46,6 +49,8 @@ class Judged:
     means: Mapping[str, Mapping[str, float]]
     semantic: Mapping[str, Mapping[str, float]]
     added: Attribution
+    gains: Mapping[str, Interval]
+    reach: Reach
     fits: Mapping[str, FitResult]
 
     def cases_of(self, region: str) -> tuple[int, int]:
@@ -61,7 +66,7 @@ class Judged:
     @property
     def in_words(self) -> str:
         """What LoRA added, plainly."""
-        return in_words(self.added.dice, self.added.features)
+        return checks.in_words(self.added.effects)
 
 
 def log_judged(ctx: Context[Phase1Config], judged: Judged, net: SwinSegmenter) -> None:
@@ -76,10 +81,15 @@ def log_judged(ctx: Context[Phase1Config], judged: Judged, net: SwinSegmenter) -
     # of the other arms Dice alone: a figure without a course is a chart of one bar, and many of them bury the curves
     reporter.metrics({f"val/final/{name}": value for name, value in judged.means["lora"].items()})
     reporter.metrics({f"val/aux_{name}": value for name, value in judged.semantic["adapted"].items()})
-    for arm, prefix in (("baseline", "baseline/"), ("control", "control/final/")):
-        reporter.metrics({f"{prefix}dice_{region}": judged.means[arm][f"dice_{region}"] for region in REGIONS})
+    for arm, about in ARMS.items():
+        prefix = about.metrics + ("final/" if about.training else "")
+        if arm != "lora":
+            reporter.metrics({f"{prefix}dice_{region}": judged.means[arm][f"dice_{region}"] for region in REGIONS})
     reporter.table(judged.per_case, "per_case.csv")
     reporter.table(judged.added.table, "probe_r2.csv")
+    reporter.table(judged.added.as_table, "effects.csv")
+    reporter.table(judged.reach.table, "reach.csv")
+    reporter.figure(reach_bars(judged.reach.table), "figures/reach.png")
     reporter.figure(dice_bars(judged.per_case), "figures/dice_by_arm.png")
     for arm, trained in judged.fits.items():
         reporter.figure(curves(trained.history), f"figures/curves_{arm}.png")
@@ -169,26 +179,36 @@ def _how(config: Phase1Config, data: PreparedVolumes) -> dict[str, str | None]:
 
 def _figures(judged: Judged) -> dict[str, float | str]:
     """What the card shows."""
+    said = {"what LoRA added": judged.in_words, "controls": checks.controls_in_words(judged.gains)}
+    if not judged.reach.any:
+        said = {"reach": checks.out_of_reach(judged.reach)} | said
     apart = {"cases in no mean": " ".join(judged.apart)} if judged.apart else {}
-    return {"what LoRA added": judged.in_words, **apart} | {
-        f"validation Dice {region}, {label}": judged.means[arm][f"dice_{region}"]
-        for arm, label in ARMS.items()
-        for region in REGIONS
-    }
+    return (
+        said
+        | apart
+        | {
+            f"validation Dice {region}, {about.label}": judged.means[arm][f"dice_{region}"]
+            for arm, about in ARMS.items()
+            for region in REGIONS
+        }
+    )
 
 
 def summary(ctx: Context[Phase1Config], judged: Judged) -> Summary:
-    """Dice of the arms, and what LoRA added."""
+    """Dice of the arms, what LoRA added, and first of all what keeps that from meaning anything."""
     kept = {arm: fit.epoch + 1 for arm, fit in judged.fits.items()}
     rows = [
-        [label, *(f"{judged.means[arm][f'dice_{region}']:.3f}" for region in REGIONS), str(kept.get(arm, "-"))]
-        for arm, label in ARMS.items()
+        [about.label, *(f"{judged.means[arm][f'dice_{region}']:.3f}" for region in REGIONS), str(kept.get(arm, "-"))]
+        for arm, about in ARMS.items()
     ]
     cases, patients = len(judged.per_case["case"].unique()), judged.per_case["patient"].nunique()
+    first = [] if judged.reach.any else [checks.out_of_reach(judged.reach)]
+    as_good = {arm: gain for arm, gain in judged.gains.items() if not gain.above}
     return Summary(
         headline=f"phase 1, profile {ctx.config.profile}, rank {ctx.config.lora.rank}",
         title=f"validation Dice (cases: {cases}, patients: {patients})",
         head=["arm", *REGIONS, "epoch"],
         rows=rows,
         words=[judged.in_words, *judged.apart, caveat(judged.fits["lora"])],
+        first=first + ([checks.controls_in_words(as_good)] if as_good else []),
     )

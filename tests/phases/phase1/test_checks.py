@@ -160,17 +160,35 @@ UNKNOWN = Interval(0.1, math.nan, math.nan, 1)
 @pytest.mark.parametrize(
     ("dice", "features", "passed", "words"),
     [
-        (GAIN, GAIN, True, "LoRA improved Dice"),
-        (NOTHING, GAIN, False, "LoRA changed nothing that could be measured in Dice"),
-        (GAIN, NOTHING, False, "LoRA changed nothing that could be measured in what a linear probe"),
-        (LOSS, GAIN, False, "LoRA made Dice over training the decoder alone worse"),
+        (GAIN, GAIN, True, "LoRA with the decoder improved Dice over training the decoder alone"),
+        (NOTHING, GAIN, False, "LoRA with the decoder changed nothing that could be measured in Dice"),
+        (GAIN, NOTHING, False, "LoRA with the decoder changed nothing that could be measured in what a linear probe"),
+        (LOSS, GAIN, False, "LoRA with the decoder made Dice over training the decoder alone worse"),
         (UNKNOWN, UNKNOWN, False, "Too few patients"),
     ],
 )
 def test_attribution_says_in_plain_words_what_was_found(dice: Interval, features: Interval, passed: bool, words: str) -> None:
-    check: Check = phase1_checks.attribution(dice, features, {"unadapted": 0.1, "random": 0.2})
+    found = {
+        "dice": {phase1_checks.ON_TOP: dice, phase1_checks.ALONE: NOTHING, "interaction": LOSS},
+        "probe_r2": {phase1_checks.ON_TOP: features, phase1_checks.ALONE: GAIN},
+    }
+    check: Check = phase1_checks.attribution(found, {"unadapted": 0.1, "random": 0.2})
     assert check.passed is passed
     assert not check.blocks
     assert words in check.advice
+    assert "LoRA alone changed nothing that could be measured in Dice over the frozen base" in check.advice
+    assert "LoRA alone improved what a linear probe" in check.advice
+    assert "Together they bring less than the sum of both" in check.advice
     assert all(interval.as_gain in check.advice for interval in (dice, features)), "differences, with their sign"
     assert check.measured["probe_r2_random"] == 0.2
+
+
+@pytest.mark.parametrize(
+    ("over_mean_mask", "over_base", "passed"),
+    [(GAIN, GAIN, True), (NOTHING, GAIN, False), (GAIN, LOSS, False), (UNKNOWN, GAIN, False)],
+)
+def test_controls_ask_for_an_interval_above_0_over_each(over_mean_mask: Interval, over_base: Interval, passed: bool) -> None:
+    check = phase1_checks.controls({"mean_mask": over_mean_mask, "baseline": over_base})
+    assert check.passed is passed
+    assert not check.blocks
+    assert over_mean_mask.as_gain in check.advice and over_base.as_gain in check.advice
