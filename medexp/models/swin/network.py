@@ -26,13 +26,14 @@ class SwinSegmenter(SwinUNETR):
         Returns:
             Logits (B, regions, X, Y, Z) and bottleneck (B, 16 feature_size, X/32, Y/32, Z/32).
         """
-        return self.decode(x, self.swinViT(x, self.normalize))
+        hidden = self.swinViT(x, self.normalize)
+        return self.decode(self.encoder1(x), hidden)
 
-    def decode(self, x: Tensor, hidden: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        """Logits and bottleneck of what the SwinViT made of a volume.
+    def decode(self, shallow: Tensor, hidden: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """Logits and bottleneck of what `encoder1` and the SwinViT made of volumes.
 
         Args:
-            x: The volumes (B, C, X, Y, Z).
+            shallow: The finest map (B, feature_size, X, Y, Z).
             hidden: The patch embedding and the outputs of stages 1 to 4: (B, 2^s feature_size, X/2^(s+1), ...), s from 0 to 4.
         """
         bottleneck = self.encoder10(hidden[4])
@@ -40,7 +41,7 @@ class SwinSegmenter(SwinUNETR):
         up = self.decoder4(up, self.encoder4(hidden[2]))
         up = self.decoder3(up, self.encoder3(hidden[1]))
         up = self.decoder2(up, self.encoder2(hidden[0]))
-        return self.out(self.decoder1(up, self.encoder1(x))), bottleneck
+        return self.out(self.decoder1(up, shallow)), bottleneck
 
 
 class SwinEncoder(nn.Module):

@@ -28,7 +28,7 @@ from medexp.config.training import AuxHeadsConfig, TrainingConfig
 
 @dataclass(frozen=True)
 class LoraTrainingConfig(TrainingConfig):
-    """The training of the adapted arm and of the decoder-only control.
+    """The training of the three arms that train: LoRA alone, the decoder alone, both.
 
     Args:
         lr_lora: Learning rate of the adapters.
@@ -95,7 +95,7 @@ class Phase1Config:
         network: The SwinUNETR.
         base: The embedded base.
         lora: The adapters.
-        training: The training of the adapted arm and of the decoder-only control.
+        training: The training of the three arms that train: LoRA alone, the decoder alone, both.
         aux_heads: Auxiliary regression heads.
         validation: How a network is judged.
     """

@@ -107,14 +107,15 @@ def reach(net: SwinSegmenter, windows: Sequence[tuple[Tensor, Tensor]], targeted
         windows: Images (1, 4, X, Y, Z) with their labels (1, X, Y, Z).
         targeted: The stages that are adapted; what they reach is the shallowest of them and all after it.
     """
+    shallow = [net.encoder1(image) for image, _ in windows]
     hidden = [net.swinViT(image, net.normalize) for image, _ in windows]
     means = [torch.stack([maps[stage].mean((2, 3, 4), keepdim=True) for maps in hidden]).mean(0) for stage in (0, *STAGES)]
 
     def logits(replaced: Collection[int]) -> list[Tensor]:
         outputs = []
-        for (image, _), maps in zip(windows, hidden, strict=True):
+        for finest, maps in zip(shallow, hidden, strict=True):
             given = [means[at].expand_as(own).contiguous() if at in replaced else own for at, own in enumerate(maps)]
-            outputs.append(net.decode(image, given)[0])
+            outputs.append(net.decode(finest, given)[0])
         return outputs
 
     def dice(outputs: Sequence[Tensor]) -> np.ndarray:
