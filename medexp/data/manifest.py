@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 import pandas as pd
 
-from medexp.data.splits import Digested
+from medexp.data.twins import BASES, Digested
 
 
 def data_digest(manifest: pd.DataFrame) -> str:
@@ -23,14 +23,16 @@ def seen_cases(manifest: pd.DataFrame, facts: Iterable[Digested]) -> pd.DataFram
     """What a model has seen, for whoever tests a later model: patients as sha256 of their ids, so that a package tells whether
     a patient whose id is known was among them and lists none. Ids from a short list can be guessed and tried.
 
-    Columns: split, patient_sha256, voxels_sha256 (images alone), in no order that tells of the patients.
+    Columns: split, patient_sha256, voxels_sha256 (images alone), perceptual_hash (by which copies are found: its first views
+    with a blank between them, each a coarse picture of a few hundred values), in no order that tells of the patients.
     """
-    voxels = {fact.case: fact.voxels_sha256 for fact in facts}
+    known = {fact.case: fact for fact in facts}
     rows = pd.DataFrame(
         {
             "split": manifest["split"],
             "patient_sha256": [patient_sha256(patient) for patient in manifest["patient"]],
-            "voxels_sha256": manifest["case"].map(voxels),
+            "voxels_sha256": [known[case].voxels_sha256 for case in manifest["case"]],
+            "perceptual_hash": [" ".join(known[case].perceptual_hash[:BASES]) for case in manifest["case"]],
         }
     )
     return rows.sort_values(["split", "patient_sha256", "voxels_sha256"], ignore_index=True)

@@ -8,9 +8,10 @@ import pandas as pd
 
 from medexp.data.manifest import data_digest, split_digest
 from medexp.data.splits import SPLITS, Splits
+from medexp.data.twins import Digested, Owned, find_twins
 
-CaseT = TypeVar("CaseT")
-FactsT = TypeVar("FactsT")
+CaseT = TypeVar("CaseT", bound=Owned)
+FactsT = TypeVar("FactsT", bound=Digested)
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,26 @@ class Prepared(Generic[CaseT, FactsT]):
     def rows(self, split: str) -> pd.DataFrame:
         """The manifest's rows of train, val or test, numbered from 0."""
         return self.manifest[self.manifest["split"] == split].reset_index(drop=True)
+
+    @property
+    def twins(self) -> pd.DataFrame:
+        """The copies that are under another patient's name (`find_twins`), with the split of both and, where cases have one,
+        their label: case, other, similarity, exact, split, other_split, label, other_label."""
+        found = find_twins([*self.cases.values()], self.facts.values())
+        said = self.manifest.set_index("case")
+        columns = [column for column in ("split", "label") if column in said]
+        added = {
+            f"{before}{column}": found[which].map(said[column])
+            for column in columns
+            for which, before in (("case", ""), ("other", "other_"))
+        }
+        return found.assign(**added)
+
+    def judged(self, split: str) -> pd.DataFrame:
+        """The cases of a split as the leak guard takes them: case, patient, scan, voxels_sha256, perceptual_hash."""
+        rows = [(self.cases[case], self.facts[case]) for case in self.ids(split)]
+        named = [(one.id, one.patient, one.scan, fact.voxels_sha256, fact.perceptual_hash) for one, fact in rows]
+        return pd.DataFrame(named, columns=["case", "patient", "scan", "voxels_sha256", "perceptual_hash"])
 
     @property
     def digest(self) -> str:

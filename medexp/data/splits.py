@@ -1,4 +1,4 @@
-"""Splits by patient: a patient's cases, and exact duplicates under another name, never straddle two splits."""
+"""Splits by patient: a patient's cases, and copies of them under another name, never straddle two splits."""
 
 import json
 import re
@@ -6,35 +6,17 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from medexp.config.data import DataConfig, ImageDataConfig
+from medexp.data.twins import Digested, Owned, find_twins
 from medexp.errors import ConfigError, DataError, all_problems
 from medexp.files import replacing
 
 SPLITS = ("train", "val", "test")
-
-
-class Owned(Protocol):
-    """What is split, such as a case or an image."""
-
-    @property
-    def id(self) -> str: ...
-    @property
-    def patient(self) -> str: ...
-
-
-class Digested(Protocol):
-    """What is known of one: exact duplicates have the same `voxels_sha256`."""
-
-    @property
-    def case(self) -> str: ...
-    @property
-    def voxels_sha256(self) -> str: ...
 
 
 @dataclass(frozen=True)
@@ -80,8 +62,8 @@ def patient_of(pattern: str) -> Callable[[str], str]:
 def make_splits(cases: Sequence[Owned], facts: Iterable[Digested], data: DataConfig | ImageDataConfig, seed: int) -> Splits:
     """Draws validation, test and training patients, in this order. The same cases in another order give the same splits.
 
-    Patients that share an exact duplicate are drawn together. Each fraction of the number of such groups is rounded;
-    validation gets at least one group and training the rest, at least one; test goes empty before either of them does.
+    Patients who share a case, or copies of one (`find_twins`), are drawn together. Each fraction of the number of such groups
+    is rounded; validation gets at least one group and training the rest, at least one; test goes empty before either does.
 
     Raises:
         DataError: When all cases are of one patient.
@@ -166,18 +148,24 @@ def save_splits(splits: Splits, path: Path) -> None:
 
 
 def patient_groups(cases: Sequence[Owned], facts: Iterable[Digested]) -> list[list[str]]:
-    """Case ids by group: patients joined through exact duplicates. Both levels sorted."""
+    """Case ids by group: patients joined through exact duplicates and through other copies (`find_twins`). Both levels sorted.
+
+    Where copies that are not equal would join more than a quarter of the patients, and more than two, the cases are just
+    alike, and they join none: the check TWINS tells of those that lie in two splits then.
+    """
     patients = sorted({case.patient for case in cases})
     position = {patient: index for index, patient in enumerate(patients)}
-    first: dict[str, int] = {}
-    voxels = {fact.case: fact.voxels_sha256 for fact in facts}
-    edges = [(position[case.patient], first.setdefault(voxels[case.id], position[case.patient])) for case in cases]
-    rows, columns = np.array(edges, dtype=np.intp).reshape(-1, 2).T
-    graph = coo_array((np.ones(len(edges)), (rows, columns)), shape=(len(patients), len(patients)))
-    component = connected_components(graph, directed=False)[1]
+    owner = {case.id: position[case.patient] for case in cases}
+    twins = find_twins(cases, facts)
+    for joining in (twins, twins[twins["exact"]]):
+        rows, columns = (joining[name].map(owner).to_numpy(np.intp) for name in ("case", "other"))
+        graph = coo_array((np.ones(len(rows)), (rows, columns)), shape=(len(patients), len(patients)))
+        component = connected_components(graph, directed=False)[1]
+        if np.bincount(component, minlength=1).max() <= max(2, len(patients) / 4):
+            break
     groups: dict[int, list[str]] = defaultdict(list)
     for case in cases:
-        groups[component[position[case.patient]]].append(case.id)
+        groups[component[owner[case.id]]].append(case.id)
     return sorted(sorted(group) for group in groups.values())
 
 

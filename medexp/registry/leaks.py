@@ -3,11 +3,14 @@
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import pandas as pd
 
 from medexp.checks import Check, Severity
 from medexp.data.manifest import patient_sha256
+from medexp.data.prepared import Prepared
+from medexp.data.twins import OF_A_SCAN, like
 from medexp.errors import RegistryError
 from medexp.registry.package import Parent
 from medexp.registry.packages import CASES, read_json
@@ -24,26 +27,33 @@ class _Seen:
     Attributes:
         patients: The models that saw a patient, by the sha256 of its id.
         voxels: The models that saw a scan, by the sha256 of its voxels.
+        hashes: Perceptual hashes of scans: the hash, the sha256 of the patient's id, and the model that saw it.
         models: All models whose cases are known.
+        unhashed: Those of them whose packages hold no perceptual hashes, as older ones.
         unknown: The others, and why.
     """
 
     patients: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
     voxels: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
+    hashes: list[tuple[tuple[str, ...], str, str]] = field(default_factory=list)
     models: list[str] = field(default_factory=list)
+    unhashed: list[str] = field(default_factory=list)
     unknown: list[str] = field(default_factory=list)
 
 
 def leak_check(pulled: Pulled, cases: pd.DataFrame, learned: Sequence[str] = LEARNED, beside: Sequence[Pulled] = ()) -> Check:
-    """LEAK: no case of a test set is of a patient, or has the voxels, that the model or one of its ancestors was trained or
-    selected on.
+    """LEAK: no case of a test set is of a patient, has the voxels, or is a copy of a case, that the model or one of its
+    ancestors was trained or selected on.
+
+    A scan of several slices is a copy where `OF_A_SCAN` of them are twins of one patient's. A package without perceptual
+    hashes does not fail the check: it is named.
 
     Ancestors are fetched and verified. One that is not registered (any more), or does not say what it was trained on, does not
     fail the check: it is named.
 
     Args:
         pulled: The model that is to be tested, or that a tested one is built on.
-        cases: The test set: `case`, `patient`, `voxels_sha256` (`CaseFacts.voxels_sha256`).
+        cases: The test set (`medexp.data.prepared.Prepared.judged`).
         learned: Splits of the models that count. For validation cases of a model that is built on them it is train alone: an
             earlier phase may have chosen its epoch on the same patients.
         beside: Other models that it is built on, which its own record need not name.
@@ -55,14 +65,18 @@ def leak_check(pulled: Pulled, cases: pd.DataFrame, learned: Sequence[str] = LEA
     seen = _seen_by([pulled, *beside], learned)
     leaks: dict[str, list[str]] = defaultdict(list)
     leaked = set()
-    for row in cases.astype(str).sort_values(["patient", "case"]).itertuples():
+    copied = _copied(cases, seen)
+    for row in cases.sort_values(["patient", "case"]).itertuples():
         by_id = seen.patients.get(patient_sha256(str(row.patient)), set())
         by_voxels = seen.voxels.get(str(row.voxels_sha256), set()) - by_id
+        by_hash = copied.get(str(row.case), set()) - by_id - by_voxels
         if by_id and row.patient not in leaked:
             leaks[", ".join(sorted(by_id))].append(str(row.patient))
         if by_voxels:
             leaks[", ".join(sorted(by_voxels))].append(f"{row.patient} (the voxels of case {row.case})")
-        if by_id or by_voxels:
+        if by_hash:
+            leaks[", ".join(sorted(by_hash))].append(f"{row.patient} (a copy of case {row.case}, scaled or saved anew)")
+        if by_id or by_voxels or by_hash:
             leaked.add(row.patient)
     return _check(cases, seen, leaks, len(leaked), learned)
 
@@ -72,17 +86,17 @@ def unknown_check(called: str, cases: pd.DataFrame) -> Check:
     return _check(cases, _Seen(unknown=[called]), {}, 0, LEARNED)
 
 
-def split_check(models: Sequence[Pulled], called: str, manifest: pd.DataFrame, split: str = "val") -> Check:
+def split_check(models: Sequence[Pulled], called: str, data: Prepared[Any, Any], split: str = "val") -> Check:
     """LEAK of what a phase builds on, for a split of its cases. An earlier phase may have chosen its epoch on the validation
     cases; the test cases nobody may have seen.
 
     Args:
         models: What the phase builds on; none where that is not registered.
         called: What that is, in words.
-        manifest: All cases: `case`, `patient`, `voxels_sha256`, `split`.
+        data: All cases.
         split: val or test.
     """
-    cases = manifest.loc[manifest["split"] == split, ["case", "patient", "voxels_sha256"]]
+    cases = data.judged(split)
     if not models:
         return unknown_check(called, cases)
     return leak_check(models[0], cases, ("train",) if split == "val" else LEARNED, models[1:])
@@ -96,13 +110,35 @@ def _check(cases: pd.DataFrame, seen: _Seen, leaks: Mapping[str, Sequence[str]],
         "The patients judged on are new to the model and to what it was made from",
         Severity.BLOCKING,
         passed=not leaks,
-        threshold=f"no patient and no scan judged on in {where} of {', '.join(seen.models) or 'any'}"
+        threshold=f"no patient's id, no equal voxels and no copy (by perceptual hash) judged on in {where} of "
+        f"{', '.join(seen.models) or 'any'}"
+        + (f"; copies were not looked for in {', '.join(seen.unhashed)}, of an older medexp" if seen.unhashed else "")
         + (f"; unknown: what {unknown} was trained on" if unknown else ""),
         measured={"patients": cases["patient"].nunique(), "leaked_patients": leaked}
         | ({"seen": _first(leaks)} if leaks else {})
+        | ({"no_copies_looked_for_in": ", ".join(seen.unhashed)} if seen.unhashed else {})
         | ({"unknown": unknown} if unknown else {}),
         advice="Take these patients out of what is judged on, or use a model that was not trained on them.",
     )
+
+
+def _copied(cases: pd.DataFrame, seen: _Seen) -> dict[str, set[str]]:
+    """The models that saw copies of cases, by case."""
+    found = like(list(cases["perceptual_hash"]), [views for views, _, _ in seen.hashes])
+    pairs = pd.DataFrame(
+        {
+            "case": cases["case"].to_numpy()[found["one"]],
+            "scan": cases["scan"].to_numpy()[found["one"]],
+            "patient": [seen.hashes[place][1] for place in found["other"]],
+            "model": [seen.hashes[place][2] for place in found["other"]],
+        }
+    )
+    pairs["slices"] = pairs["scan"].map(cases["scan"].value_counts())
+    pairs["alike"] = pairs.groupby(["scan", "patient", "model"])["case"].transform("nunique")
+    copied = defaultdict[str, set[str]](set)
+    for pair in pairs[pairs["alike"] >= OF_A_SCAN * pairs["slices"]].itertuples():
+        copied[str(pair.case)].add(str(pair.model))
+    return copied
 
 
 def _seen_by(models: Sequence[Pulled], learned: Sequence[str]) -> _Seen:
@@ -113,8 +149,13 @@ def _seen_by(models: Sequence[Pulled], learned: Sequence[str]) -> _Seen:
         model = waiting.pop(0)
         called = f"{model.name} version {model.version}"
         if (model.folder / CASES).is_file():
-            rows = pd.read_csv(model.folder / CASES, dtype=str)
+            rows = pd.read_csv(model.folder / CASES, dtype=str, keep_default_na=False)
+            hashed = "perceptual_hash" in rows
+            if not hashed:
+                seen.unhashed.append(called)
             for row in rows[rows["split"].isin(learned)].itertuples():
+                if hashed and row.perceptual_hash:
+                    seen.hashes.append((tuple(str(row.perceptual_hash).split()), str(row.patient_sha256), called))
                 seen.patients[str(row.patient_sha256)].add(called)
                 seen.voxels[str(row.voxels_sha256)].add(called)
             seen.models.append(called)

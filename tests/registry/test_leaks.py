@@ -1,10 +1,11 @@
 """The leak guard over real packages in a real registry."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import mlflow
+import numpy as np
 import pandas as pd
 import pytest
 from mlflow import MlflowClient
@@ -26,14 +27,15 @@ Make = Callable[..., Registered]
 
 def seen(**splits: str) -> pd.DataFrame:
     """`cases.csv` of patients such as `train="p1 p2"`; a patient's scan has the voxels `v-<patient>`."""
-    rows = [(split, patient_sha256(name), f"v-{name}") for split, names in splits.items() for name in names.split()]
-    return pd.DataFrame(rows, columns=["split", "patient_sha256", "voxels_sha256"])
+    rows = [(split, patient_sha256(name), f"v-{name}", "") for split, names in splits.items() for name in names.split()]
+    return pd.DataFrame(rows, columns=["split", "patient_sha256", "voxels_sha256", "perceptual_hash"])
 
 
 def held_out(**voxels: str) -> pd.DataFrame:
     """A downstream test set: one case a patient, with its voxels."""
     return pd.DataFrame(
-        [(f"{name}-0", name, digest) for name, digest in voxels.items()], columns=["case", "patient", "voxels_sha256"]
+        [(f"{name}-0", name, f"{name}-0", digest, ()) for name, digest in voxels.items()],
+        columns=["case", "patient", "scan", "voxels_sha256", "perceptual_hash"],
     )
 
 
@@ -169,6 +171,41 @@ def test_an_ancestor_of_which_nothing_is_known_is_named_and_does_not_fail(make: 
     assert f"unknown: what {told}" in found.threshold
 
 
+def a_hash(seed: int) -> tuple[str, ...]:
+    return (np.random.default_rng(seed).bytes(128).hex(),) * 2
+
+
+def with_hashes(cases: pd.DataFrame, hashes: Sequence[tuple[str, ...]]) -> pd.DataFrame:
+    return cases.assign(perceptual_hash=list(hashes))
+
+
+def test_a_copy_of_what_was_learned_from_is_found_and_no_other_case_is(make: Make) -> None:
+    """Under another patient's name, and with other voxels: nothing but the hash tells."""
+    learned = seen(train="m1 m2", val="m3").assign(perceptual_hash=[" ".join(a_hash(seed)) for seed in range(3)])
+    made = make(ENCODER_MODEL, learned)
+    found = check(made, with_hashes(held_out(n1="x", n2="y"), [a_hash(1), a_hash(7)]))
+    assert not found.passed
+    assert found.measured["leaked_patients"] == 1
+    assert found.measured["seen"] == "n1 (a copy of case n1-0, scaled or saved anew) by phase1_encoder_merged version 1"
+    assert check(made, with_hashes(held_out(n1="x", n2="y"), [a_hash(8), a_hash(7)])).passed
+
+
+def test_slices_are_copies_where_most_of_a_scan_are(make: Make) -> None:
+    learned = seen(train=" ".join(["m1"] * 10)).assign(perceptual_hash=[" ".join(a_hash(seed)) for seed in range(10)])
+    made = make(ENCODER_MODEL, learned)
+    scan = held_out(**{f"n{slice_}": "x" for slice_ in range(10)}).assign(scan="n", patient="n")
+    assert not check(made, with_hashes(scan, [a_hash(seed) for seed in (*range(8), 20, 21)])).passed
+    assert check(made, with_hashes(scan, [a_hash(seed) for seed in (*range(3), *range(20, 27))])).passed
+
+
+def test_a_package_without_hashes_is_named(make: Make) -> None:
+    """As those that an older medexp wrote."""
+    found = check(make(ENCODER_MODEL, seen(train="m1").drop(columns="perceptual_hash")), held_out(n1="x"))
+    assert found.passed
+    assert "copies were not looked for in phase1_encoder_merged version 1" in found.threshold
+    assert found.measured["no_copies_looked_for_in"] == "phase1_encoder_merged version 1"
+
+
 def test_a_model_without_its_cases_is_named(make: Make) -> None:
     base = make(BASE_MODEL, None)
     found = check(make(ENCODER_MODEL, None, base=parent(base)), held_out(g1="x"))
@@ -178,7 +215,7 @@ def test_a_model_without_its_cases_is_named(make: Make) -> None:
 
 def test_an_altered_ancestor_is_no_unknown_one(encoder: Registered, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stored = Path(mlflow.artifacts.download_artifacts(f"models:/{BASE_MODEL}/1"))  # a local store hands out its own files
-    (cases,) = stored.rglob("cases.csv")
+    (cases,) = stored.rglob("artifacts/package/cases.csv")
     cases.write_text("split,patient_sha256,voxels_sha256\n")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "empty"))
     with pytest.raises(RegistryError, match=r"cases\.csv was altered"):

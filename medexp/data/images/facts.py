@@ -17,10 +17,11 @@ from medexp.data.images.cases import LabelledImage
 from medexp.data.images.kaggle import read_kaggle
 from medexp.data.images.slices import read_slice
 from medexp.data.parallel import described
+from medexp.data.twins import perceptual_hash
 from medexp.errors import DataError, all_problems
 from medexp.files import replacing
 
-VERSION = 3
+VERSION = 4
 """Part of the cache: raise it when what is computed here, in `slices` or in `kaggle` changes."""
 
 _CHUNK = 32  # images a task of joblib
@@ -39,6 +40,7 @@ class ImageFacts:
         tumour_pixels: Mask pixels; None without a mask.
         label: 1 with a tumour, 0 without.
         header: What its file says besides pixels.
+        perceptual_hash: Alike for copies that are not equal (`medexp.data.twins`).
         patient: As the file's metadata names it; None where it does not.
         constant: Whether all pixels are equal.
     """
@@ -50,6 +52,7 @@ class ImageFacts:
     tumour_pixels: int | None
     label: int
     header: Header
+    perceptual_hash: tuple[str, ...]
     patient: str | None = None
     constant: bool = False
 
@@ -123,6 +126,7 @@ def _record(image: LabelledImage) -> dict[str, Any]:
         "tumour_pixels": None if mask is None else int(np.count_nonzero(mask)),
         "patient": patient,
         "header": header,
+        "perceptual_hash": perceptual_hash(pixels, cropped=image.source == "kaggle"),
         "constant": bool(pixels.min() == pixels.max()),
     }
 
@@ -145,6 +149,7 @@ def _facts(image: LabelledImage, record: Mapping[str, Any], least: int) -> Image
         tumour_pixels=tumour,
         label=label,
         header=record["header"],
+        perceptual_hash=tuple(record["perceptual_hash"]),
         patient=record["patient"],
         constant=record["constant"],
     )

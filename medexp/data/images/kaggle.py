@@ -136,7 +136,7 @@ def split_kaggle(
 
     Of n patients of a class, floor((1 - val - test) n) are trained on and floor(val n) validated on, at least one each; the
     rest is tested on. Exact duplicates are taken out first: of those with one label all but the first by id, of those under
-    both labels all. Patients who share one stay together nevertheless.
+    both labels all. Patients who share one, or a copy that is not equal (`medexp.data.twins`), stay together.
 
     Args:
         images: With a label each.

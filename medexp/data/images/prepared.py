@@ -37,7 +37,7 @@ def prepare_images(
     """Finds, checks, describes and splits the images of one or both sources.
 
     Slices are split by patient, Kaggle images class by class (`split_kaggle`). Slices without a picture, all pixels equal, and
-    exact duplicates of Kaggle images are dropped. Exact duplicates of slices keep their patients together. Whoever
+    exact duplicates of Kaggle images are dropped. Copies, of slices exact ones too, keep their patients together. Whoever
     nobody names is called after the pixels of the picture: file names such as Y1.jpg are in every folder.
 
     Args:

@@ -30,6 +30,11 @@ class Case:
     label: Path | None
 
     @property
+    def scan(self) -> str:
+        """Itself, as no slice of another one."""
+        return self.id
+
+    @property
     def files(self) -> tuple[Path, ...]:
         return (*self.images, self.label) if self.label else self.images
 

@@ -10,16 +10,18 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 
+from medexp.arrays import Array
 from medexp.config.data import DataConfig
 from medexp.data.headers import Header, of_volume
 from medexp.data.parallel import described
+from medexp.data.twins import perceptual_hash
 from medexp.data.volumes.brats import read_case
 from medexp.data.volumes.cases import CHANNELS, Case, Volume
 from medexp.data.volumes.semantics import INTENSITY_STATISTICS, SEMANTIC_FEATURES, intensity_statistics, semantic_features
 from medexp.errors import DataError
 from medexp.files import replacing
 
-VERSION = 4
+VERSION = 5
 """Part of the cache key: raise it when what is computed here, in `semantics` or in `brats` changes."""
 
 
@@ -36,6 +38,7 @@ class CaseFacts:
         semantic: As named by SEMANTIC_FEATURES; empty for a case without a segmentation.
         intensity: As named by INTENSITY_STATISTICS.
         header: What its files say besides voxels.
+        perceptual_hash: Of the native T1, along R, A, S: alike for copies that are not equal (`medexp.data.twins`).
     """
 
     case: str
@@ -46,6 +49,7 @@ class CaseFacts:
     semantic: tuple[float, ...]
     intensity: tuple[float, ...]
     header: Header
+    perceptual_hash: tuple[str, ...]
 
 
 def describe_cases(cases: Sequence[Case], data: DataConfig, cache: Path) -> tuple[CaseFacts, ...]:
@@ -89,11 +93,17 @@ def _describe(case: Case, label_map: Mapping[int, int], entry: Path) -> CaseFact
         spacing=tuple(float(edge) for edge in nib.affines.voxel_sizes(volume.affine)),
         semantic=tuple(semantic_features(volume).tolist()) if case.label else (),
         intensity=tuple(intensity_statistics(volume).tolist()),
+        perceptual_hash=perceptual_hash(_t1n(volume)),
         header=of_volume(dict(zip(CHANNELS if len(case.images) > 1 else ("images",), case.images, strict=True))),
     )
     with replacing(entry) as temporary:
         temporary.write_text(json.dumps(asdict(facts)))
     return facts
+
+
+def _t1n(volume: Volume) -> Array:
+    turned = nib.orientations.io_orientation(volume.affine)
+    return np.asarray(nib.orientations.apply_orientation(volume.image[CHANNELS.index("t1n")], turned))
 
 
 def _digests(volume: Volume) -> tuple[str, str]:

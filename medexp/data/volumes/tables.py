@@ -96,8 +96,9 @@ def read_table(path: Path, channels: Sequence[str] = CHANNELS, judged: str = "te
 def split_table(table: LabelledTable, facts: Iterable[CaseFacts], test_fraction: float, seed: int) -> Splits:
     """The splits that the table gives; without them patients are drawn by `seed`, label by label.
 
-    Patients that share an exact duplicate are drawn together. Of the patients of each label, `test_fraction` is tested on: at
-    least one, and at least one is left to train on; a patient with several labels counts for the most frequent one.
+    Patients who share copies of a volume (`medexp.data.twins`) are drawn together. Of the patients of each label,
+    `test_fraction` is tested on: at least one, and at least one is left to train on; a patient with several labels counts for
+    the most frequent one.
 
     Args:
         table: The table.

@@ -7,7 +7,7 @@ PHASE = Phase(
     "phase2_1",
     Phase2_1Config,
     "medexp.phases.phase2_1.recipe",
-    checks=("P2_1-PARAMETERS", "P2_1-DICE"),
+    checks=("TWINS", "P2_1-PARAMETERS", "P2_1-DICE"),
     revision=2,
     next={"phase2_1_multitask": "mlflow run . -e phase2_2   trains a classification head on it"},
 )

@@ -7,7 +7,7 @@ PHASE = Phase(
     "phase2_2",
     Phase2_2Config,
     "medexp.phases.phase2_2.recipe",
-    checks=("LEAK", "P2_2-FROZEN", "P2_2-CHECKPOINTS", "P2_2-ACCURACY", "P2_2-MAJORITY", "SHORTCUT", "CONTROLS"),
+    checks=("TWINS", "LEAK", "P2_2-FROZEN", "P2_2-CHECKPOINTS", "P2_2-ACCURACY", "P2_2-MAJORITY", "SHORTCUT", "CONTROLS"),
     revision=2,
     next={"phase2_2_classifier": "mlflow run . -e phase2_3   trains encoder, decoder and head together"},
 )

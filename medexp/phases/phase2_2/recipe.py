@@ -107,7 +107,7 @@ def read(ctx: Context[Phase2_2Config]) -> Work:
 def guard(work: Work, split: str) -> list[Check]:
     """LEAK: the encoder has not seen a split's cases."""
     encoder = work.encoder
-    return [split_check([encoder.pulled] if encoder.pulled else [], encoder.called, work.cases.data.manifest, split)]
+    return [split_check([encoder.pulled] if encoder.pulled else [], encoder.called, work.cases.data, split)]
 
 
 def train(ctx: Context[Phase2_2Config], work: Work) -> Trained:

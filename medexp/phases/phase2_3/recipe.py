@@ -132,7 +132,7 @@ def read(ctx: Context[Phase2_3Config]) -> Work:
 def guard(work: Work, split: str) -> list[Check]:
     """LEAK: neither network has seen a split's cases. A head that was trained on a file has no registered ancestor, so phase
     2.1's network is asked itself."""
-    return [split_check([work.pulled["classifier"], work.pulled["multitask"]], "", work.images.data.manifest, split)]
+    return [split_check([work.pulled["classifier"], work.pulled["multitask"]], "", work.images.data, split)]
 
 
 def joined(work: Work) -> MultiTaskModel:

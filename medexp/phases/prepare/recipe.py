@@ -31,6 +31,8 @@ def run(config: PrepareConfig) -> None:
         log_datasets(tracked, data.manifest, data.digests, data.source, "prepare")
         save_splits(data.splits, tracked.folder / "data_splits.json")
         tracked.reporter.file(tracked.folder / "data_splits.json")
+        if len(twins := data.twins):
+            tracked.reporter.table(twins, "twins.csv")
         duplicates = int((data.manifest["duplicate_of"] != "").sum())
         table = []
         for split in SPLITS:
@@ -42,6 +44,13 @@ def run(config: PrepareConfig) -> None:
         tracked.reporter.metrics({"params/duplicates": duplicates})
         show(["split", "patients", "cases", "digest"], table, data.source)
         print(f"Exact duplicates, each in one split with its original: {duplicates}")
+        near, apart = int((~twins["exact"]).sum()), int((twins["split"] != twins["other_split"]).sum())
+        print(
+            f"Pairs of cases that are copies but not equal: {near}"
+            + ("; twins.csv of the run lists them" if len(twins) else "")
+        )
+        if apart:
+            print(f"WARNING: {apart} pairs of copies lie in two splits of {config.splits}; twins.csv of the run lists them")
         print(f"Splits: {tracked.folder / 'data_splits.json'}")
         settings = {"profile": config.profile, "data_dir": config.data_dir, "splits": tracked.folder / "data_splits.json"}
         print(f"Next, browse it:  {next_line(tracked)}")

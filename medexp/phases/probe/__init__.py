@@ -7,6 +7,7 @@ PHASE = Phase(
     "probe",
     ProbeConfig,
     "medexp.phases.probe.recipe",
-    checks=("LEAK", "PROBE_MAJORITY", "PROBE_ATTRIBUTION"),
+    checks=("TWINS", "LEAK", "PROBE_MAJORITY", "PROBE_ATTRIBUTION"),
+    revision=2,
 )
 __getattr__ = from_recipe(PHASE)

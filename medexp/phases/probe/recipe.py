@@ -88,7 +88,7 @@ def read(ctx: Context[ProbeConfig]) -> Work:
 
 def guard(work: Work, split: str) -> list[Check]:
     """LEAK: the encoder has not seen a split's cases."""
-    return [leak_check(work.pulled, work.volumes.data.rows(split)[["case", "patient", "voxels_sha256"]])]
+    return [leak_check(work.pulled, work.volumes.data.judged(split))]
 
 
 def load_encoders(ctx: Context[ProbeConfig], pulled: Pulled) -> tuple[dict[str, Encoder], str]:

@@ -8,7 +8,7 @@ import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
@@ -30,6 +30,7 @@ from medexp.files import replacing
 from medexp.phases import Phase
 from medexp.phases.shared.launch import forget_precision, start_accelerator
 from medexp.phases.shared.publishing import Summary, present, publish
+from medexp.phases.shared.twins import twins_check
 from medexp.registry.package import Package, Parent
 from medexp.registry.promotion import Nominated
 from medexp.registry.tags import upstream_tag
@@ -121,7 +122,7 @@ class Context(Generic[C_co]):
             self._begun[role] = parent.weights_digest
 
     def given(self, data: Prepared[Any, Any], begun: Mapping[str, str], counted: str = "") -> None:
-        """Log what data the phase was given, and go on from an interrupted run that was begun with the same.
+        """Log what data the phase was given, check it (TWINS), and go on from an interrupted run that began with the same.
 
         An alias may have moved, and what was trained on one network means nothing on another. A patient may have been added:
         the splits are then drawn anew, and what was trained on would be validated on.
@@ -138,6 +139,10 @@ class Context(Generic[C_co]):
             if self.run.client:
                 self._take_over(self._begun | dict(begun))
         log_datasets(self.run, data.manifest, data.digests, data.source, self.phase.name)
+        self.check(twins := twins_check(data))
+        if twins.measured["pairs"]:
+            self.run.reporter.table(data.twins, "twins.csv")
+            print(f"{twins.measured['pairs']} pairs of copies among the cases; twins.csv of the run lists them", flush=True)
         for split in SPLITS if counted else ():
             rows = data.rows(split)
             counts = {f"params/{split}_{counted}": len(rows), f"params/{split}_patients": rows["patient"].nunique()}
@@ -220,7 +225,10 @@ class Context(Generic[C_co]):
             CheckFailed: A BLOCKING check failed: the run holds all that was logged, and nothing is promoted.
         """
         if self.accelerator.is_main_process:
-            present(summary, self.checks, self.published, self.run, self.phase)
+            unlike = [check for check in self.checks if check.id == "TWINS" and not check.passed]
+            twins = [f"Copies of cases lie in two splits or under two labels: {check.found}." for check in unlike]
+            told = replace(summary, first=(*summary.first, *twins))
+            present(told, self.checks, self.published, self.run, self.phase)
         stop_if_blocked(self.run, self.checks)
 
 

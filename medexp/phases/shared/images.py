@@ -290,7 +290,7 @@ def claims(images: Images, kaggle_dir: str | None = None) -> dict[str, str | Non
         "Reference standard": f"a tumour where a slice has at least {config.data.min_tumour_pixels} mask pixels; of a Kaggle "
         "image its folder",
         "Assignment to partitions": f"drawn by seed {config.data.split_seed}: slices by patient, Kaggle images class by "
-        f"class; validation {config.data.val_fraction:.0%}, test {config.data.test_fraction:.0%}",
+        f"class, copies together; validation {config.data.val_fraction:.0%}, test {config.data.test_fraction:.0%}",
         **(PHANTOMS if embedded else {}),
     }
 

@@ -77,7 +77,7 @@ def an_image(case: str, patient: str | None = None, label: int | None = None) ->
 
 
 def an_image_fact(case: str, voxels: str | None = None, label: int = 0) -> ImageFacts:
-    return ImageFacts(case, f"sha-{case}", voxels or case, (40, 32), None, label, {})
+    return ImageFacts(case, f"sha-{case}", voxels or case, (40, 32), None, label, {}, ())
 
 
 def slices_folder(root: Path, patients: int = 6, count: int = 3) -> Path:

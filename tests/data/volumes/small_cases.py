@@ -43,6 +43,7 @@ def a_case(case_id: str, patient: str) -> Case:
     return Case(case_id, patient, tuple(Path(f"{case_id}-{name}.nii.gz") for name in CHANNELS), Path(f"{case_id}-seg.nii.gz"))
 
 
-def a_fact(case_id: str, voxels: str) -> CaseFacts:
+def a_fact(case_id: str, voxels: str, perceptual_hash: tuple[str, ...] = ()) -> CaseFacts:
     semantic, intensity = tuple(map(float, range(10))), (0.0,) * 12
-    return CaseFacts(case_id, f"sha-{case_id}-{voxels}", voxels, (2, 3, 4), (1.0, 1.0, 2.0), semantic, intensity, {})
+    sha256, shape, spacing = f"sha-{case_id}-{voxels}", (2, 3, 4), (1.0, 1.0, 2.0)
+    return CaseFacts(case_id, sha256, voxels, shape, spacing, semantic, intensity, {}, perceptual_hash)

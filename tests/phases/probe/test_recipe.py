@@ -69,6 +69,7 @@ def test_the_run_holds_all_that_it_promises(
     gain = measured["test/balanced_accuracy"] - measured["unadapted/balanced_accuracy"]
     assert measured["test/gain_over_unadapted"] == pytest.approx(gain)
     assert {check["id"] for check in json.loads(artifact(run, "checks.json").read_text())} == {
+        "TWINS",
         "LEAK",
         "PROBE_MAJORITY",
         "PROBE_ATTRIBUTION",
