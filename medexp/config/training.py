@@ -40,7 +40,7 @@ class TrainingConfig:
     grad_clip: Positive
     precision: Literal["fp32", "bf16-mixed"]
     validate_every: Count
-    patience: Natural
+    patience: Annotated[Natural, Role.JUDGING]
     workers: Annotated[Natural, Role.WHERE]
 
     def problems(self) -> Iterator[str]:

@@ -3,6 +3,7 @@
 import importlib
 import itertools
 import math
+import shutil
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,11 +17,14 @@ import optuna
 import pandas as pd
 from optuna.trial import FrozenTrial, TrialState
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from scipy.stats import t as student
 
 from medexp import phases
 from medexp.config.keys import Role, flat, marked
 from medexp.config.validate import typed
 from medexp.errors import ConfigError, MedexpError, all_problems
+from medexp.evaluation.intervals import Interval
+from medexp.evaluation.optimism import Optimism, optimism
 from medexp.files import dump_yaml, replacing
 from medexp.phases.shared import tables
 from medexp.phases.sweep.config import SweepConfig
@@ -31,6 +35,7 @@ from medexp.studies.study import recover_dead
 from medexp.studies.trials import ask_for, commonest_reason, counted, with_values
 from medexp.studies.workers import Work, prepare_workers, run_workers
 from medexp.tracking.killed import end_left, end_run
+from medexp.tracking.past import artifact
 from medexp.tracking.provenance import flat_params
 from medexp.tracking.results import log_summary
 from medexp.tracking.runs import TrackedRun, runs_tagged, tracked_run
@@ -51,14 +56,15 @@ class Repeated:
     Attributes:
         seeds: The seeds of those that came to an end.
         values: Their values, (seeds, goals).
-        test: What the test split gave, by name; empty where it was not asked for.
+        test: What the test split gave, by name, with its interval by patient where it has one; empty where it was not asked
+            for.
         tested: Numbers of the trials whose settings were scored on the test split in this study, this one last.
         failed: What did not come to an end, and why.
     """
 
     seeds: Sequence[int]
     values: np.ndarray
-    test: Mapping[str, float]
+    test: Mapping[str, Interval]
     tested: Sequence[int]
     failed: Sequence[str]
 
@@ -301,10 +307,53 @@ def repeat(config: SweepConfig, work: Work, chosen: FrozenTrial, warm_up: WarmUp
     return Repeated(
         [trial.user_attrs["seed"] for trial in again],
         np.array([trial.values for trial in again]),
-        tested[0].user_attrs["test_scores"] if tested else {},
+        _with_intervals(tested[0]) if tested else {},
         numbers,
         [f"{trial.user_attrs['name']} {outcome(work.space.goals, trial)}" for trial in lost],
     )
+
+
+def _with_intervals(trial: FrozenTrial) -> dict[str, Interval]:
+    rows = {row["metric"]: row for row in trial.user_attrs.get("test_intervals", ())}
+    bare: dict[str, Any] = {"low": None, "high": None, "patients": 0}
+    found = {}
+    for name, value in trial.user_attrs["test_scores"].items():
+        low, high, patients = (rows.get(name, bare)[key] for key in bare)
+        bounds = [math.nan if bound is None else float(bound) for bound in (low, high)]
+        found[name] = Interval(value, bounds[0], bounds[1], int(patients))
+    return found
+
+
+def flattered(study: optuna.Study, goal: Goal, chosen: FrozenTrial, settings: Any, folder: Path) -> Optimism | None:
+    """What choosing the best trial makes of its figure, from what all trials said of each validation case.
+
+    Args:
+        study: The study.
+        goal: Its first goal.
+        chosen: The best trial.
+        settings: The phase's configuration, which says how resamples are drawn.
+        folder: Gets the trials' tables, as long as they are read.
+
+    Returns:
+        None where the goal is no mean over cases, or a trial left no table of the same cases.
+    """
+    column, tables = goal.metric.removeprefix("val/final/"), list[pd.DataFrame]()
+    ended = [trial for trial in counted(study) if trial.state is TrialState.COMPLETE]
+    for trial in ended:
+        (of_trial := folder / str(trial.number)).mkdir(parents=True)
+        file = artifact(trial.user_attrs["run"], "per_case_val.csv", of_trial)
+        table = pd.read_csv(file) if file else pd.DataFrame()
+        shutil.rmtree(folder)
+        if not {"case", "patient", column} <= set(table) or (tables and list(tables[0]["case"]) != list(table["case"])):
+            return None
+        tables.append(table)
+    scores = np.stack([table[column].to_numpy(dtype=float) for table in tables])
+    judged = np.isfinite(scores).any(axis=0)  # a case that lacks what is looked for has no score in any trial
+    if not judged.any() or not np.isfinite(scores[:, judged]).all(axis=1).any():
+        return None
+    patients = list(tables[0].loc[judged, "patient"])
+    found = optimism(scores[:, judged], patients, goal.direction, settings.resampling)
+    return found if ended[found.chosen].number == chosen.number else None
 
 
 def conclude(
@@ -316,9 +365,9 @@ def conclude(
     tracked: TrackedRun,
 ) -> None:
     """The figures, `best.yaml`, the run's description and the end of the terminal's output."""
-    goals, trials = space.goals, counted(study)
+    goals, trials, settings = space.goals, counted(study), getattr(config, config.phase)
     front = best_trials(study, goals)
-    words = in_words(goals, len(trials), chosen, again)
+    words = in_words(goals, len(trials), chosen, again, flattered(study, goals[0], chosen, settings, tracked.folder / "cases"))
     values = given(config) | values_of(chosen, space)
     best = tracked.folder / "best.yaml"
     with replacing(best) as temporary:
@@ -331,7 +380,7 @@ def conclude(
             spread = {"mean": column.mean(), "sd": _sd(column), "min": column.min(), "max": column.max()}
             figures |= {f"confirm/{goal.metric}_{name}": float(value) for name, value in spread.items()}
         tracked.reporter.metrics(figures)
-    tracked.reporter.metrics(again.test)
+    tracked.reporter.metrics({name: interval.estimate for name, interval in again.test.items()})
 
     head = ["trial", *(goal.metric for goal in goals), "seconds", "settings"]
     others = [trial for trial in trials if trial.number not in {one.number for one in front}]
@@ -354,9 +403,34 @@ def conclude(
     print(f"Next, train it whole:   mlflow run . -e {config.phase} -P profile={config.profile} -P config={best}")
 
 
-def in_words(goals: Sequence[Goal], count: int, chosen: FrozenTrial, again: Repeated) -> list[str]:
-    """What the search found and what that is worth, plainly."""
-    said = []
+def luck(goal: Goal, value: float, fresh: np.ndarray) -> str | None:
+    """What to say first of a winner that is better than its settings are; None where fresh seeds could have given it.
+
+    Args:
+        goal: What was searched for.
+        value: The winner's own value.
+        fresh: The same settings' values with fresh seeds (seeds,); of one alone nothing can be said.
+    """
+    if len(fresh) < 2:
+        return None
+    better = (value - fresh.mean()) * (1 if goal.direction == "maximize" else -1)
+    half = student.ppf(0.975, len(fresh) - 1) * _sd(fresh) * (1 + 1 / len(fresh)) ** 0.5
+    if better <= half + 1e-9 * abs(value):
+        return None
+    within = f"{fresh.mean() - half:.4g} to {fresh.mean() + half:.4g}"
+    return (
+        f"{goal.metric}: the winner's own validation figure {value:.4g} lies outside what fresh seeds give, {within} for "
+        f"95 % of them by the spread of {len(fresh)}: it was luck."
+    )
+
+
+def in_words(
+    goals: Sequence[Goal], count: int, chosen: FrozenTrial, again: Repeated, flattery: Optimism | None = None
+) -> list[str]:
+    """What the search found and what that is worth, plainly; first, where it was luck, that it was."""
+    columns = again.values.T if len(again.values) else np.empty((len(goals), 0))
+    lucky = (luck(goal, value, fresh) for goal, value, fresh in zip(goals, chosen.values, columns, strict=True))
+    said = [line for line in lucky if line]
     for index, goal in enumerate(goals):
         line = f"{goal.metric}: best of {count} trials {chosen.values[index]:.4g}"
         if len(goals) > 1:
@@ -371,10 +445,13 @@ def in_words(goals: Sequence[Goal], count: int, chosen: FrozenTrial, again: Repe
         said.append("The best of many is chosen for its luck too: expect the second figure.")
     else:
         said.append("The best of many is chosen for its luck too: with fresh seeds expect less (confirm=3 says how much).")
+    if flattery:
+        said.append(flattery.told(f"Chosen by validation cases, trial {chosen.number} has {goals[0].metric}"))
     if again.failed:
         said.append(f"Trained again with a fresh seed, {'; '.join(again.failed)}.")
     if again.test:
-        told = ", ".join(f"{name} {value:.4g}" for name, value in sorted(again.test.items()))
+        told = ", ".join(f"{name} {interval.in_a_cell(4)}" for name, interval in sorted(again.test.items()))
+        told += " (intervals by patient)" if any(not math.isnan(one.low) for one in again.test.values()) else ""
         said.append(f"The test split, scored once after the search: {told}.")
         if len(again.tested) > 1:
             earlier = ", ".join(map(str, again.tested[:-1]))

@@ -20,6 +20,7 @@ from medexp.errors import ConfigError, MedexpError, Pruned, TrainingDiverged, Un
 from medexp.reporting import Reporter
 from medexp.studies.space import Goal, Space, suggest
 from medexp.studies.study import GIVEN, ask
+from medexp.tracking.results import intervals_of
 from medexp.tracking.runs import called, child_run, store_failures
 
 if TYPE_CHECKING:
@@ -94,7 +95,7 @@ def run_trial(
     """A trial as a child run of `parent_id`: what was sampled as its parameters, its metrics, and where it was pruned.
 
     A trial with the user attributes `name` and `seed` has that name and is trained with that seed, to its end; with `test` it
-    is scored on the test split too, and its user attribute `test_scores` says what came out.
+    is scored on the test split too, and its user attributes `test_scores` and `test_intervals` say what came out.
 
     Args:
         trial: The trial.
@@ -136,6 +137,7 @@ def run_trial(
             if test:
                 scores = {key: value for key, value in watching.logged.items() if key.startswith("test/")}
                 trial.set_user_attr("test_scores", scores)
+                trial.set_user_attr("test_intervals", intervals_of(run))
             return _values_of(space, watching)
         except Pruned:
             run.tag({"medexp.pruned_step": str(trial.user_attrs["pruned_step"])})

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import pandas as pd
 
@@ -40,6 +41,13 @@ def log_intervals(run: TrackedRun, intervals: Mapping[str, Interval], confidence
     with replacing(file) as temporary:
         rows.to_csv(temporary, index=False)
     run.reporter.file(file)
+
+
+def intervals_of(run: TrackedRun) -> list[dict[str, Any]]:
+    """The rows of the run's `intervals.csv`, bounds that there are not being None; none where it has no such file."""
+    file = run.folder / _INTERVALS
+    rows = pd.read_csv(file).astype(object) if file.is_file() else pd.DataFrame()
+    return [{str(key): value for key, value in row.items()} for row in rows.where(rows.notna(), None).to_dict("records")]
 
 
 def log_checks(run: TrackedRun, checks: Sequence[Check]) -> None:

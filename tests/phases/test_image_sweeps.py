@@ -12,6 +12,7 @@ from medexp.registry.store import Registered
 from medexp.studies.sweep import pinned
 from tests.configured import configured, run_phase
 from tests.phases.shared.image_runs import MODELS, Pipeline, settings
+from tests.runs import logged_table
 
 ENCODER = MODELS["phase2_1"]
 
@@ -34,9 +35,24 @@ def test_the_settings_of_a_head_can_be_searched(
     assert {"best/val/final/cross_entropy", "test/accuracy"} <= sweep.data.metrics.keys()
     best = yaml.safe_load(next((tmp_path / "outputs").glob("*/best.yaml")).read_text())
     assert best["encoder"] == f"models:/{ENCODER}/1" and "training.lr_head" in best
-    assert "features of test: " in capfd.readouterr().out  # before the first trial
+    printed = capfd.readouterr().out
+    assert "features of test: " in printed  # before the first trial
+    tested = next(run for run in nested if run.info.run_name.endswith("test"))
+    rows = logged_table(tested, "intervals.csv", index_col="metric")
+    low, value, high = rows.loc["test/auroc", ["low", "estimate", "high"]]
+    assert low <= value <= high and value == tested.data.metrics["test/auroc"]
+    told = next(line for line in printed.splitlines() if line.startswith("The test split, scored once after the search"))
+    assert f"test/auroc {value:.4f} [{low:.4f}, {high:.4f}]" in told and "intervals by patient" in told
+    assert "Chosen by validation cases, trial" in printed
     trials = "".join(log.read_text() for log in (tmp_path / "outputs").glob("*/workers/*.log"))
     assert "images, from the cache" in trials and "images, computed" not in trials
+
+
+def test_a_sweep_does_not_stop_trainings_early(pipeline: Pipeline, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its trials would be compared at epochs that the same cases had chosen."""
+    searched = {"phase": "phase2_2", "training.patience": 3}
+    assert run_phase("sweep", settings("phase2_2", pipeline.folder), **searched, bootstrap_samples=None, shown=None) == 2
+    assert "training.patience: found 3; leave it out: trials are compared at their last epoch" in capsys.readouterr().err
 
 
 def test_so_can_those_of_a_head_on_volumes(

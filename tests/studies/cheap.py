@@ -8,7 +8,10 @@ from dataclasses import dataclass, make_dataclass
 from pathlib import Path
 from typing import Any
 
-from medexp.config.shared import OutputDir, Seed
+import numpy as np
+import pandas as pd
+
+from medexp.config.shared import OutputDir, Resampling, Seed
 from medexp.errors import CheckFailed, DataError
 from medexp.phases.sweep.config import SweepConfig
 from medexp.tracking.runs import TrackedRun
@@ -28,8 +31,8 @@ class Cheap:
     """Settings of the phase.
 
     Args:
-        how: What befalls a trial: well, check, data, defect, unlogged, infinite, unlucky (with
-            another seed), killed (once), killed_always, goes_on (though the disk is full). All wait where
+        how: What befalls a trial: well, noise (its score is chance alone), check, data, defect, unlogged, infinite,
+            unlucky (with another seed), killed (once), killed_always, goes_on (though the disk is full). All wait where
             there is a `gate` in the outputs, until there is a `go`, and all fill the disk where there is a `fills`.
     """
 
@@ -38,6 +41,10 @@ class Cheap:
     how: str
     rate: float
     depth: int
+
+    @property
+    def resampling(self) -> Resampling:
+        return Resampling(200, 0.95, 0)
 
     def problems(self) -> Iterator[str]:
         if self.depth > 4:
@@ -80,7 +87,8 @@ def warm_up(config: Cheap, folder: Path, *, test: bool = False) -> Cheap:
 
 def objective(config: Cheap, run: TrackedRun, *, test: bool = False) -> None:
     """Three epochs whose score follows from rate and seed."""
-    score = config.rate + config.seed / 1000
+    of_cases = np.random.default_rng(int(config.rate * 1e9)).normal(size=12)
+    score = float(of_cases.mean()) if config.how == "noise" else config.rate + config.seed / 1000
     outputs = Path(config.output_dir)
     if config.how == "check" or (config.how == "unlucky" and config.seed):
         raise CheckFailed("TEST_0: too shallow\nand more")
@@ -107,6 +115,10 @@ def objective(config: Cheap, run: TrackedRun, *, test: bool = False) -> None:
                 gate.read(1)  # of a pipe: until the test writes to it
     if config.how != "unlogged":
         found = float("nan") if config.how == "infinite" else score
+        spread = 1 if config.how == "noise" else 1e-6
+        of_cases = score + spread * (of_cases - of_cases.mean())
+        names = [f"p{index}" for index in range(len(of_cases))]
+        run.reporter.table(pd.DataFrame({"case": names, "patient": names, "score": of_cases}), "per_case_val.csv")
         run.reporter.metrics({"val/final/score": found, "val/final/once": found, "final": found})
     if test:
         run.reporter.metrics({"test/score": score - 0.1})

@@ -1,18 +1,21 @@
 """Sweeps with real worker processes and a phase that trains nothing: what is kept, what is said, and what a kill leaves."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import numpy as np
 import pandas as pd
 import pytest
 import yaml
 from mlflow import MlflowClient
+from optuna.trial import create_trial
 
 from medexp.errors import ConfigError, DataError, MedexpError
-from medexp.studies.space import read_space
+from medexp.studies.space import Goal, read_space
 from medexp.studies.study import open_study
-from medexp.studies.sweep import search
+from medexp.studies.sweep import Repeated, in_words, luck, search
 from medexp.tracking.killed import end_run
 from tests.studies.cheap import SPACE, Cheap, sweep_config, warm_up
 from tests.studies.sweeping import OBJECTIVE, SCORE, parents, runs, statuses
@@ -65,6 +68,50 @@ def test_a_sweep_from_its_start_to_its_last_line(store: MlflowClient, tmp_path: 
     assert "study cheap: 6 of 6 trials are finished and kept" in capsys.readouterr().out
     search(replace(config, trials=7, confirm=0, test=False), OBJECTIVE, warm_up)
     assert len(runs(store, "trial")) == 7
+
+
+def said(value: float, fresh: Sequence[float], direction: Literal["maximize", "minimize"] = "maximize") -> list[str]:
+    """What is said of a winner with this value, its settings having these values with fresh seeds."""
+    chosen = create_trial(params={}, distributions={}, value=value)
+    again = Repeated(list(range(len(fresh))), np.array(fresh)[:, None], {}, [], [])
+    return in_words([Goal("val/final/x", direction)], 9, chosen, again)
+
+
+def test_a_winner_that_fresh_seeds_do_not_give_is_said_to_be_luck_first() -> None:
+    words = said(0.61, [0.74, 0.70, 0.78, 0.75], "minimize")
+    assert words[0].startswith("val/final/x: the winner's own validation figure 0.61 lies outside what fresh seeds give, 0.62")
+    assert words[0].endswith("by the spread of 4: it was luck.") and "best of 9 trials 0.61" in words[1]
+    assert "it was luck" in said(0.9, [0.74, 0.70, 0.78, 0.75])[0]
+    assert "it was luck" in said(0.9, [0.8, 0.8])[0]
+
+
+@pytest.mark.parametrize(
+    ("value", "fresh"), [(0.79, [0.74, 0.70, 0.78, 0.75]), (0.5, [0.74, 0.70, 0.78, 0.75]), (0.8, [0.8, 0.8]), (0.9, [0.8])]
+)
+def test_one_that_they_could_give_or_that_was_unlucky_is_not(value: float, fresh: Sequence[float]) -> None:
+    assert not any("it was luck" in line for line in said(value, fresh))
+
+
+def test_of_settings_that_only_their_seed_tells_apart_luck_is_said_of_one_in_twenty() -> None:
+    draws = np.random.default_rng(0).normal(size=(2000, 4))
+    alarms = [luck(Goal("x", "maximize"), row[0], row[1:]) is not None for row in draws]
+    assert 0.01 < np.mean(alarms) < 0.04  # 2.5 %: of luck, and not of its opposite
+
+
+@pytest.mark.parametrize(
+    ("how", "told"),
+    [("noise", "chosen for its luck too, it is expected to be"), ("well", "which the choice did not flatter")],
+)
+def test_what_choosing_the_best_trial_made_of_its_figure_is_said(
+    store: MlflowClient, tmp_path: Path, capsys: Any, how: str, told: str
+) -> None:
+    search(sweep_config(tmp_path, how), OBJECTIVE, warm_up)
+    line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("Chosen by validation cases, trial"))
+    assert told in line
+    best = parents(store)[0].data.metrics[f"best/{SCORE}"]
+    assert f"has {SCORE} {best:.3f}" in line
+    if how == "noise":
+        assert float(line.split(" on new patients")[0].rpartition(" ")[2]) < best - 0.1
 
 
 @pytest.mark.parametrize(

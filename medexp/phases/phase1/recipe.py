@@ -5,6 +5,7 @@ which is thrown away afterwards, can bring all of a gain in Dice by itself, and 
 """
 
 from dataclasses import dataclass, replace
+from functools import partial
 
 import pandas as pd
 import torch
@@ -14,7 +15,7 @@ from medexp.checks import Check
 from medexp.data.splits import save_splits
 from medexp.data.volumes.datasets import demand_tumours
 from medexp.data.volumes.prepared import PreparedVolumes, prepare_volumes
-from medexp.data.volumes.regions import to_regions
+from medexp.data.volumes.regions import REGIONS, to_regions
 from medexp.errors import DataError
 from medexp.evaluation.segmentation import mean_scores
 from medexp.models.heads import SegmenterWithHeads, SemanticHeads
@@ -28,7 +29,7 @@ from medexp.phases.phase1.mean_mask import score_mean_mask
 from medexp.phases.phase1.pretrained import Base, initial, load_base, network, pretrained
 from medexp.phases.phase1.reach import measure
 from medexp.phases.phase1.report import Judged, log_judged, publish_all, summary
-from medexp.phases.phase1.segmentation import score_arm, with_mean_dice
+from medexp.phases.phase1.segmentation import intervals, score_arm, with_mean_dice
 from medexp.phases.shared.context import Context, context
 from medexp.phases.shared.trials import Scored, studied
 from medexp.training.loop import FitResult, Group
@@ -185,7 +186,8 @@ def train(ctx: Context[Phase1Config], work: Work, arm: str = "lora") -> Trained:
 def score(ctx: Context[Phase1Config], work: Work, trained: Trained, split: str) -> Scored:
     """The adapted arm on a split."""
     per_case = score_arm(ctx, work.data, trained.net, "lora", split)
-    return Scored(per_case, with_mean_dice(per_case))
+    of_cases = per_case[[f"dice_{region}" for region in REGIONS]].mean(axis=1)
+    return Scored(per_case.assign(dice=of_cases), with_mean_dice(per_case), partial(intervals, per_case))
 
 
 def merge(ctx: Context[Phase1Config], work: Work, trained: Trained) -> tuple[SwinSegmenter, Check]:

@@ -6,9 +6,12 @@ import numpy as np
 import pandas as pd
 from torch import Tensor
 
+from medexp.arrays import Array
+from medexp.config.shared import Resampling
 from medexp.data.volumes.datasets import evaluation_dataset
 from medexp.data.volumes.prepared import PreparedVolumes
 from medexp.data.volumes.regions import REGIONS
+from medexp.evaluation.intervals import UNIT, Interval, by_patient, mean_by_patient
 from medexp.evaluation.segmentation import OnPrediction, evaluate_segmentation, mean_scores
 from medexp.models.swin.network import SwinSegmenter
 from medexp.phases.phase1.config import Phase1Config
@@ -30,6 +33,26 @@ def with_mean_dice(per_case: pd.DataFrame) -> dict[str, float]:
     """Mean scores, and `dice`, the mean over the regions that any case holds."""
     scores = mean_scores(per_case)
     return scores | {"dice": float(np.nanmean([scores[f"dice_{region}"] for region in REGIONS]))}
+
+
+def intervals(per_case: pd.DataFrame, resampling: Resampling) -> dict[str, Interval]:
+    """Dice of each region over the cases that hold it, and `dice`, the mean of these: by patient."""
+    found: dict[str, Interval] = {}
+    values = per_case[[f"dice_{region}" for region in REGIONS]].to_numpy()
+    held = np.isfinite(values)
+
+    def mean(weights: Array) -> Array:
+        counted = weights @ held
+        means = weights @ np.where(held, values, 0) / np.maximum(counted, 1)
+        return means.sum(axis=1) / np.maximum((counted > 0).sum(axis=1), 1)
+
+    patients = per_case["patient"].tolist()
+    for index, region in enumerate(REGIONS):
+        rows = held[:, index]
+        of_region = [patient for patient, there in zip(patients, rows, strict=True) if there]
+        if of_region:
+            found[f"dice_{region}"] = mean_by_patient(values[rows, index], of_region, resampling, UNIT)
+    return found | {"dice": by_patient(mean, patients, resampling, within=UNIT)}
 
 
 def evaluate(

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from medexp.arrays import Array
+from medexp.config.shared import Resampling
 from medexp.evaluation.intervals import UNIT, Interval, mean_by_patient
 from medexp.evaluation.segmentation import left_apart
 from medexp.models.unet.network import MultiTaskModel
@@ -44,8 +45,7 @@ def run(config: Phase2_1Config) -> None:
         images = read(ctx)
         trained = train(ctx, images)
         scans = score(ctx, images, trained, "val").per_case
-        outlined = scans.dropna(subset=["dice"])
-        interval = mean_by_patient(outlined["dice"].to_numpy(), outlined["patient"].tolist(), ctx.resampling, UNIT)
+        interval = intervals(scans, ctx.resampling)["dice"]
         whole_brain = float(dice(images, all_of_the_brain)["dice"].mean())
         ctx.intervals("val/final/", {"dice": interval})
         ctx.run.reporter.metrics({"baseline/dice": whole_brain})
@@ -85,7 +85,13 @@ def train(ctx: Context[Phase2_1Config], images: Images) -> Trained:
 def score(ctx: Context[Phase2_1Config], images: Images, trained: Trained, split: str) -> Scored:
     """Dice of each scan over its slices together."""
     scans = dice(images, partial(segment, trained.net), split)
-    return Scored(scans, {"dice": float(scans["dice"].mean())})
+    return Scored(scans, {"dice": float(scans["dice"].mean())}, partial(intervals, scans))
+
+
+def intervals(scans: pd.DataFrame, resampling: Resampling) -> dict[str, Interval]:
+    """Mean Dice over the scans that hold a tumour, by patient."""
+    outlined = scans.dropna(subset=["dice"])
+    return {"dice": mean_by_patient(outlined["dice"].to_numpy(), outlined["patient"].tolist(), resampling, UNIT)}
 
 
 objective, warm_up = studied(PHASE, read, train, score)

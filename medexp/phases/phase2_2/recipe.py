@@ -16,8 +16,11 @@ from torch.utils.data import Dataset
 
 from medexp.arrays import Array
 from medexp.checks import Check
+from medexp.config.shared import Resampling
 from medexp.data.images.sampling import sampling_order
 from medexp.evaluation.classification import DIAGNOSTIC, Predictions, accuracy, cross_entropy, gain
+from medexp.evaluation.classification import scores as scores_of
+from medexp.evaluation.intervals import Interval, mean_by_patient
 from medexp.models.checkpoints import load_training_state, save_checkpoint
 from medexp.models.classifier.network import EncoderClassifier
 from medexp.models.heads import ClassificationHead, head_parameters
@@ -170,7 +173,13 @@ def score(ctx: Context[Phase2_2Config], work: Work, trained: Trained, split: str
     found, classes = predict(trained.head, work.cases, split), work.cases.classes
     table, every = per_case(work.cases.of(split), classes, found), np.ones((1, len(found.truth)))
     scores = {name: float(metric(found, every)[0]) for name, metric in DIAGNOSTIC.items()}
-    return Scored(table, scores | {"cross_entropy": float(table["cross_entropy"].mean())})
+    patients = table["patient"].tolist()
+
+    def intervals(resampling: Resampling) -> dict[str, Interval]:
+        of_entropy = mean_by_patient(table["cross_entropy"].to_numpy(), patients, resampling, (0.0, np.inf))
+        return {**scores_of(found, patients, resampling, DIAGNOSTIC), "cross_entropy": of_entropy}
+
+    return Scored(table, scores | {"cross_entropy": float(table["cross_entropy"].mean())}, intervals)
 
 
 def share(ctx: Context[Phase2_2Config], work: Work) -> Phase2_2Config:

@@ -17,9 +17,11 @@ from torch.nn.functional import cross_entropy
 
 from medexp import registry
 from medexp.checks import Check
+from medexp.config.shared import Resampling
 from medexp.data.images.sampling import expected_draws, sampling_order
 from medexp.errors import RegistryError
 from medexp.evaluation.classification import balanced_accuracy, gain
+from medexp.evaluation.classification import scores as scores_of
 from medexp.evaluation.intervals import GAIN, UNIT, Interval, Range, mean_by_patient
 from medexp.models.checkpoints import weights_digest
 from medexp.models.classifier.network import EncoderClassifier
@@ -176,7 +178,15 @@ def both_tasks(images: Images, net: MultiTaskModel, split: str) -> Scored:
     found, scans = predict_and_dice(images, net, split)
     balanced = float(balanced_accuracy(found, np.ones((1, len(found.truth))))[0])
     scores = {"dice": float(scans["dice"].mean()), "balanced_accuracy": balanced}
-    return Scored(scans, scores | {"both": sum(scores.values()) / 2})
+    rows = images.data.rows(split)
+
+    def intervals(resampling: Resampling) -> dict[str, Interval]:
+        outlined = scans.dropna(subset=["dice"])
+        of_dice = mean_by_patient(outlined["dice"].to_numpy(), outlined["patient"].tolist(), resampling, UNIT)
+        of_classes = scores_of(found, rows["patient"].tolist(), resampling, {"balanced_accuracy": balanced_accuracy})
+        return {**of_classes, "dice": of_dice}
+
+    return Scored(scans, scores | {"both": sum(scores.values()) / 2}, intervals)
 
 
 def score(ctx: Context[Phase2_3Config], work: Work, trained: Trained, split: str) -> Scored:

@@ -8,13 +8,15 @@ from typing import TypeVar
 import pandas as pd
 
 from medexp.checks import Check
+from medexp.config.shared import Resampling
+from medexp.evaluation.intervals import Interval
 from medexp.phases import Phase
-from medexp.phases.shared.context import Context, Settings, context
+from medexp.phases.shared.context import Context, JudgedSettings, context
 from medexp.reporting import NullReporter
 from medexp.tracking.results import stop_if_blocked
 from medexp.tracking.runs import TrackedRun
 
-C = TypeVar("C", bound=Settings)
+C = TypeVar("C", bound=JudgedSettings)
 W = TypeVar("W")
 T = TypeVar("T")
 _PREFIXES = {"val": "val/final/", "test": "test/"}  # of the metrics of a trial, by split
@@ -27,10 +29,12 @@ class Scored:
     Attributes:
         per_case: One row a case.
         means: The figures that trials are compared by.
+        intervals: From how resamples are drawn to figures with their intervals by patient, those of `means` that have one.
     """
 
     per_case: pd.DataFrame
     means: Mapping[str, float]
+    intervals: Callable[[Resampling], Mapping[str, Interval]]
 
 
 def studied(
@@ -43,9 +47,9 @@ def studied(
 ) -> tuple[Callable[..., None], Callable[..., C]]:
     """`objective` and `warm_up` of a phase, as studies call them.
 
-    `objective(config, run, test=False)` is a trial, whose scores become the metrics `val/final/…` and, with `test`, `test/…`;
-    `warm_up(config, folder, test=False)` does once what trials share, and gives a configuration with which another seed is
-    another training alone.
+    `objective(config, run, test=False)` is a trial, whose scores become the metrics `val/final/…` and, with `test`, `test/…`,
+    which have intervals; `warm_up(config, folder, test=False)` does once what trials share, and gives a configuration with
+    which another seed is another training alone.
 
     Args:
         phase: The phase.
@@ -73,6 +77,8 @@ def studied(
                 scored = score(ctx, work, trained, split)
                 run.reporter.table(scored.per_case, f"per_case_{split}.csv")
                 run.reporter.metrics({f"{_PREFIXES[split]}{name}": value for name, value in scored.means.items()})
+                if split == "test":
+                    ctx.intervals(_PREFIXES[split], scored.intervals(ctx.resampling))
 
     def warm_up(config: C, folder: Path, *, test: bool = False) -> C:
         nowhere = TrackedRun("", folder, NullReporter())

@@ -55,5 +55,10 @@ class SweepConfig:
             settings = getattr(self, self.phase)
             if isinstance(settings, Resumable) and settings.resume is not None:
                 yield f"resume: found {settings.resume}; leave it out: a sweep goes on by itself when it is run again"
+            if (training := getattr(settings, "training", None)) and training.patience:
+                yield (
+                    f"training.patience: found {training.patience}; leave it out: trials are compared at their last epoch, "
+                    "and an epoch chosen on the same cases would be chosen for its luck too"
+                )
             if isinstance(settings, Recoverable) and settings.recover:
                 yield "recover: found true; leave it out: a trial that fails is one of the study's trials"
