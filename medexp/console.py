@@ -168,6 +168,29 @@ def impact(name: str, version: str, as_json: bool) -> int:
 
 
 @commands.command()
+@click.argument("uri", metavar="MODEL")
+@click.option("--gain", type=click.FloatRange(0, min_open=True), required=True, help="The difference to be seen, as 0.02.")
+@click.option("--metric", help="Of its per-case scores, as dice; without it the promotion policy's.")
+@_as_json
+def power(uri: str, gain: float, metric: str | None, as_json: bool) -> int:
+    """Say how many patients a comparison with a version takes."""
+
+    def work() -> None:
+        from dataclasses import asdict
+
+        from medexp.registry.planning import plan
+
+        _find_store()
+        found = plan(_uri(uri), gain, metric)
+        if as_json:
+            _print_json(asdict(found))
+        else:
+            print(found.in_words)
+
+    return exit_code("power", work)
+
+
+@commands.command()
 @_as_json
 def models(as_json: bool) -> int:
     """List the registered models."""

@@ -204,6 +204,31 @@ def test_lineage_and_impact(register: Callable[[int], str], capsys: pytest.Captu
     assert json.loads(printed(capsys, "impact", NAME, "1", "--json"))["model"]["name"] == NAME
 
 
+def test_power_answers_in_words_and_for_programs(register: Callable[[int], str], capsys: pytest.CaptureFixture[str]) -> None:
+    register(0)
+    told = printed(capsys, "power", f"{NAME}@champion", "--gain", "0.02")
+    assert told.startswith(f"{NAME}/1, mean of dice_TC, dice_WT, dice_ET: a difference of 0.02 takes at most")
+    assert "scores of version 1" in told
+    found = json.loads(printed(capsys, "power", f"{NAME}/1", "--gain", "0.02", "--metric", "dice_TC", "--json"))
+    assert (found["metric"], found["spread"]["patients"]) == ("dice_TC", 12) and found["patients"] > 2
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (["--gain", "0"], "--gain"),
+        ([], "Missing option '--gain'"),
+        (["--gain", "0.02", "--metric", "auroc"], "--metric=auroc"),
+    ],
+)
+def test_power_says_in_a_line_what_it_cannot_do(
+    register: Callable[[int], str], capsys: pytest.CaptureFixture[str], flags: list[str], told: str
+) -> None:
+    register(0)
+    line = printed(capsys, "power", f"{NAME}/1", *flags, code=2)
+    assert told in line and line.count("\n") == 1
+
+
 def test_doctor_finds_nothing_wrong(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     told = printed(capsys, "doctor")
     for words in ("torch:", "mlflow:", "device:", str(tmp_path / "mlflow.db"), str(tmp_path / "cache"), "Nothing is wrong."):

@@ -7,7 +7,7 @@ Of the two-sided t-test of a mean difference by patient, whose power is that of 
 import math
 
 from scipy.optimize import brentq
-from scipy.special import nctdtr, stdtrit
+from scipy.special import chdtri, nctdtr, stdtrit
 
 MOST = 10_000
 """Patients that nobody has: `patients_needed` counts no further."""
@@ -24,7 +24,8 @@ def power_of(difference: float, patients: int, spread: float, *, confidence: flo
     """
     freedom = patients - 1
     shift = abs(difference) * math.sqrt(patients) / spread
-    return float(1 - nctdtr(freedom, shift, stdtrit(freedom, (1 + confidence) / 2)))
+    missed = float(nctdtr(freedom, shift, stdtrit(freedom, (1 + confidence) / 2)))
+    return 1.0 if math.isnan(missed) else 1 - missed  # so far out that the distribution underflows
 
 
 def smallest_difference(patients: int, spread: float, *, power: float = 0.8, confidence: float = 0.95) -> float:
@@ -41,6 +42,19 @@ def smallest_difference(patients: int, spread: float, *, power: float = 0.8, con
     # In units of the spread, which bounds the search: with two patients it takes about 18 of them.
     unit = brentq(lambda size: power_of(size, patients, 1.0, confidence=confidence) - power, 1e-9, 1000.0)
     return float(unit) * spread
+
+
+def spread_bounds(spread: float, patients: int, *, confidence: float = 0.95) -> tuple[float, float]:
+    """Between what the true spread lies, as it was measured on so many patients (chi-squared interval of a normal's SD).
+
+    Args:
+        spread: The measured SD.
+        patients: On which it was measured, at least 2.
+        confidence: Coverage.
+    """
+    freedom = patients - 1
+    low, high = (math.sqrt(freedom / float(chdtri(freedom, tail))) for tail in ((1 - confidence) / 2, (1 + confidence) / 2))
+    return spread * low, spread * high
 
 
 def patients_needed(difference: float, spread: float, *, power: float = 0.8, confidence: float = 0.95) -> int | None:

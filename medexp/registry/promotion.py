@@ -20,6 +20,7 @@ from medexp.registry.definitions import Definition, PromotionPolicy
 from medexp.registry.journal import CANDIDATE, CHAMPION, Entry, Journal, Move, Outrun
 from medexp.registry.loading import load_verified
 from medexp.registry.packages import network_of, read_json
+from medexp.registry.spread import paired
 from medexp.registry.store import Pulled, Registered, pull, resolve, stored_digest
 
 
@@ -380,9 +381,6 @@ def _gains(policy: PromotionPolicy, champion: pd.DataFrame, candidate: pd.DataFr
     if absent:
         raise RegistryError(f"per_case.csv: has no column {', '.join(absent)}, which the promotion policy compares")
     sign = 1 if policy.direction == "maximise" else -1
-    one, other = champion.set_index("case")[columns].align(candidate.set_index("case")[columns], join="inner", axis=0)
-    of_the_same = (one.notna() == other.notna()).all(axis=1)
-    means = {"champion": one.mean(axis=1).where(of_the_same), "candidate": other.mean(axis=1).where(of_the_same)}
-    both = pd.DataFrame(means)[one.notna().any(axis=1) | other.notna().any(axis=1)].rename_axis("case").reset_index()
+    both = paired(champion, candidate, columns).rename(columns={"one": "champion", "other": "candidate"})
     patients = candidate.set_index("case")["patient"]
     return both.assign(patient=both["case"].map(patients), gain=sign * (both["candidate"] - both["champion"]))

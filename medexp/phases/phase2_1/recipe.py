@@ -17,6 +17,7 @@ from medexp.models.unet.network import MultiTaskModel
 from medexp.phases.phase2_1 import PHASE, checks
 from medexp.phases.phase2_1.config import Phase2_1Config
 from medexp.phases.shared.context import Context, context
+from medexp.phases.shared.foresight import foresee
 from medexp.phases.shared.images import (
     Images,
     Trained,
@@ -43,6 +44,7 @@ def run(config: Phase2_1Config) -> None:
     """The whole phase; `Phase2_1Config` says what can be set."""
     with context(PHASE, config) as ctx:
         images = read(ctx)
+        foresee(ctx, "Dice", ["dice"], images.data.rows("val")["patient"], ["phase2_1_multitask"])
         trained = train(ctx, images)
         scans = score(ctx, images, trained, "val").per_case
         interval = intervals(scans, ctx.resampling)["dice"]

@@ -32,6 +32,7 @@ from medexp.phases.phase2_3.config import Phase2_3Config
 from medexp.phases.phase2_3.report import Compared, log_compared, package, summary
 from medexp.phases.shared.classification import judge
 from medexp.phases.shared.context import Context, context
+from medexp.phases.shared.foresight import foresee
 from medexp.phases.shared.images import (
     CLASSES,
     Images,
@@ -78,6 +79,8 @@ def run(config: Phase2_3Config) -> None:
     with context(PHASE, config) as ctx:
         work = read(ctx)
         ctx.demand(*guard(work, "val"))
+        earlier = ["phase2_3_multitask", work.pulled["multitask"].name]
+        foresee(ctx, "Dice", ["dice"], work.images.data.rows("val")["patient"], earlier)
         trained = train(ctx, work)
         compared = compare(ctx, work, trained.net)
         log_compared(ctx, work.images, compared)

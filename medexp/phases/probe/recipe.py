@@ -26,6 +26,7 @@ from medexp.phases.probe import PHASE, checks
 from medexp.phases.probe.config import ProbeConfig
 from medexp.phases.probe.report import Judged, log_judged, summary
 from medexp.phases.shared.context import Context, context
+from medexp.phases.shared.foresight import foresee
 from medexp.phases.shared.labelled_volumes import LabelledVolumes, read_volumes
 from medexp.phases.shared.packaging import parent_of
 from medexp.registry.leaks import fetch_parent, leak_check
@@ -57,6 +58,7 @@ def run(config: ProbeConfig) -> None:
         work = read(ctx)
         volumes = work.volumes
         ctx.demand(*guard(work, "test"))
+        foresee(ctx, "balanced accuracy", ["correct"], volumes.data.rows("test")["patient"], split="test")
         encoders, left_out = load_encoders(ctx, work.pulled)
         ordered = volumes.cases(volumes.data.manifest)
         parts = cases_as_parts(ordered, volumes.data.facts, volumes.settings, ctx.accelerator)

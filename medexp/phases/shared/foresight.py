@@ -1,0 +1,64 @@
+"""What a comparison can show, said before anything is trained: the smallest difference that its patients would let be seen."""
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from medexp.evaluation.power import smallest_difference
+from medexp.phases.shared.context import Context, JudgedSettings
+from medexp.registry.spread import Spread, spread_alone, spread_of
+
+DISAGREEMENT = 0.3
+"""Share of the cases that two classifiers are taken to disagree on where no earlier version says it."""
+
+
+def foresee(
+    ctx: Context[JudgedSettings],
+    metric: str,
+    columns: Sequence[str],
+    patients: pd.Series,
+    models: Sequence[str] = (),
+    *,
+    frozen: pd.DataFrame | None = None,
+    split: str = "validation",
+) -> None:
+    """Print and log one line: with the split's patients, what difference would be seen with 80 %, and by what spread.
+
+    Args:
+        ctx: The phase's context.
+        metric: What is compared, in words.
+        columns: Of per-case scores, which are averaged; `correct` is a share of the cases.
+        patients: Patient of each case of the split.
+        models: Whose earlier versions are looked at, in this order; the first with such scores tells the spread.
+        frozen: Scores of the network before training, a row a case, where no earlier version has any.
+        split: validation or test, in words.
+    """
+    if not ctx.accelerator.is_main_process:
+        return
+    line = in_words(metric, patients.nunique(), split, known_spread(columns, models, frozen))
+    print(line)
+    ctx.run.reporter.text(f"{line}\n", "power.txt")
+
+
+def known_spread(columns: Sequence[str], models: Sequence[str], frozen: pd.DataFrame | None = None) -> Spread | None:
+    """From earlier versions, else from the frozen network, else, of right answers, from an assumption; arguments as above."""
+    for model in models:
+        if found := spread_of(model, columns):
+            return found
+    if frozen is not None:
+        return spread_alone(frozen, columns, "scores of the frozen network alone")
+    if list(columns) == ["correct"]:
+        assumed = f"no earlier version: as if two classifiers disagreed on {DISAGREEMENT:.0%} of the cases"
+        return Spread(DISAGREEMENT**0.5, 0, assumed)
+    return None
+
+
+def in_words(metric: str, patients: int, split: str, spread: Spread | None) -> str:
+    """The line."""
+    cases = f"{patients} {split} patient{'' if patients == 1 else 's'}"
+    if spread is None:
+        return f"What difference in {metric} {cases} can show is not known before a first version is judged."
+    seen, source = smallest_difference(patients, spread.value), f"{spread.source}: SD {spread.value:.2g}"
+    if not seen < 1:
+        return f"With {cases} no difference in {metric} could be told ({source})."
+    return f"With {cases} a difference in {metric} of {seen:.2g} would be seen with 80 % ({source})."

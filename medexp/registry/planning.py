@@ -1,0 +1,106 @@
+"""How many patients a comparison with a registered version takes: `medexp power`."""
+
+from dataclasses import dataclass
+
+import pandas as pd
+
+from medexp.errors import RegistryError
+from medexp.evaluation.power import MOST, patients_needed, smallest_difference, spread_bounds
+from medexp.registry.definitions import load_definition
+from medexp.registry.spread import Spread, per_case_of, spread_of
+from medexp.registry.store import resolve
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a gain takes.
+
+    Attributes:
+        model: NAME/VERSION.
+        metric: What is compared, in words.
+        gain: The difference that is to be seen, in the metric's unit.
+        patients: That it takes; None: more than 10,000.
+        between: Fewest and most that it takes, as the spread itself was measured on few; None: more than 10,000.
+        seen: The smallest difference that the patients at hand show.
+        spread: What it follows from.
+    """
+
+    model: str
+    metric: str
+    gain: float
+    patients: int | None
+    between: tuple[int | None, int | None]
+    seen: float
+    spread: Spread
+
+    @property
+    def in_words(self) -> str:
+        """The whole answer, for a terminal."""
+        spread, low, high = self.spread, *map(_counted, self.between)
+        upper = "at most " if spread.most else ""
+        return (
+            f"{self.model}, {self.metric}: a difference of {self.gain:g} takes {upper}{_counted(self.patients)} patients to "
+            "be seen with 80 %, in an interval of 95 %.\n"
+            f"Between {low} and {high}, as sure as the spread is: SD {spread.value:.3g} by patient, measured on "
+            f"{spread.patients} patients; {spread.source}.\n"
+            f"With {spread.patients} patients a difference of {self.seen:.2g} would be seen."
+        )
+
+
+def plan(uri: str, gain: float, metric: str | None = None) -> Plan:
+    """How many patients it takes to see a difference from a version.
+
+    Args:
+        uri: `models:/NAME@alias` or `models:/NAME/VERSION`.
+        gain: The difference, above 0, in the metric's unit.
+        metric: A column of its `per_case.csv`, or what several begin with (`dice` of `dice_TC`, `dice_WT`, `dice_ET`), which
+            are averaged; None: what the model's promotion policy compares.
+
+    Raises:
+        RegistryError: There is no such version, its scores hold no such metric, or nothing says how far they differ.
+        StorageError: The registry does not answer.
+    """
+    version = resolve(uri)
+    table = per_case_of(version)
+    if table is None:
+        raise RegistryError(
+            f"{uri}: the store holds no per-case scores of version {version.version}; give one that medexp made"
+        )
+    if metric is None:
+        policy = load_definition(version.name).promotion
+        columns = list(policy.columns) if policy else []
+        if not columns:
+            raise RegistryError(f"--metric: {version.name} has no promotion policy; give a metric of {_known(table)}")
+    else:
+        columns = [name for name in _numbers(table) if name == metric or name.startswith(f"{metric}_")]
+    if not columns or not {*columns} <= {*table.columns}:
+        wanted = f"--metric={metric}" if metric else f"the policy's {', '.join(columns)}"
+        raise RegistryError(f"{wanted}: is not in the scores of {version.name}/{version.version}; there are {_known(table)}")
+    spread = spread_of(version.name, columns, str(version.version))
+    if spread is None:
+        raise RegistryError(
+            f"{uri}: {', '.join(columns)} is the same in all cases, or there is one patient alone: nothing says how far it "
+            "differs; judge the version on more patients"
+        )
+    low, high = spread_bounds(spread.value, spread.patients)
+    return Plan(
+        model=f"{version.name}/{version.version}",
+        metric=columns[0] if len(columns) == 1 else f"mean of {', '.join(columns)}",
+        gain=gain,
+        patients=patients_needed(gain, spread.value),
+        between=(patients_needed(gain, low), patients_needed(gain, high)),
+        seen=smallest_difference(spread.patients, spread.value),
+        spread=spread,
+    )
+
+
+def _counted(patients: int | None) -> str:
+    return f"more than {MOST:,}" if patients is None else f"{patients:,}"
+
+
+def _numbers(table: pd.DataFrame) -> list[str]:
+    return [str(name) for name in table.select_dtypes(["number", "bool"]).columns]
+
+
+def _known(table: pd.DataFrame) -> str:
+    return ", ".join(_numbers(table)) or "no figures"

@@ -1,0 +1,176 @@
+"""How far two networks' scores differ from patient to patient, from what earlier versions of a model were measured to do.
+
+It is what a comparison's power hangs on, and is known before the next network is trained. Nothing of a network is fetched.
+"""
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import mlflow
+import pandas as pd
+from mlflow import MlflowClient
+from mlflow.entities.model_registry import ModelVersion
+from mlflow.exceptions import MlflowException
+
+from medexp.config.shared import Resampling
+from medexp.evaluation.intervals import NOISE, mean_by_patient
+from medexp.registry.client import answering, pages, quoted
+from medexp.registry.packages import read_json
+from medexp.registry.store import PACKAGE, location_of
+
+_SAMPLES = 2000
+_LOOKED_AT = 10  # versions back; of more a registry may have thousands
+
+
+@dataclass(frozen=True)
+class Spread:
+    """The SD of paired differences by patient, in the metric's unit, and where it is from.
+
+    Attributes:
+        value: The SD.
+        patients: On which it was measured.
+        source: What differs from what, in words.
+        most: Whether it is the most that it can be, rather than what was measured.
+    """
+
+    value: float
+    patients: int
+    source: str
+    most: bool = False
+
+
+def spread_of(name: str, columns: Sequence[str], version: str | None = None) -> Spread | None:
+    """The spread of differences between a version and what it was compared with.
+
+    In this order: another arm of the version's own run (the one that differs most from patient to patient); the latest other
+    version that was judged on the same cases; the version's scores alone, as if another's had nothing to do with them.
+
+    Args:
+        name: Name of the model.
+        columns: Of its `per_case.csv`, which are averaged.
+        version: The version; None: the latest that has these scores.
+
+    Returns:
+        None where no version has such scores of two patients or more.
+
+    Raises:
+        StorageError: The registry does not answer.
+    """
+    with answering():
+        found = pages(MlflowClient().search_model_versions, filter_string=f"name = {quoted(name)}", max_results=100)
+        latest = sorted(found, key=lambda one: int(one.version), reverse=True)
+        wanted = [one for one in latest if version in (None, str(one.version))][:_LOOKED_AT]
+        for one in wanted:
+            table = _stored(one, columns)
+            if table is not None:
+                others = [other for other in latest if other is not one][:_LOOKED_AT]
+                return _measured(one, table[0], table[1], others, columns)
+    return None
+
+
+def per_case_of(version: ModelVersion) -> pd.DataFrame | None:
+    """The scores that a version was registered with, unverified; None where the store holds none."""
+    with answering():
+        return _table(f"{location_of(version)}/{PACKAGE}/per_case.csv")
+
+
+def paired(one: pd.DataFrame, other: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
+    """Mean scores of the cases that two tables share, NaN where one has a score of a column that the other lacks.
+
+    Args:
+        one: A row a case: `case` and the columns, of which a case may lack some.
+        other: Likewise.
+        columns: They are averaged.
+
+    Returns:
+        `case`, `one` and `other`; a case without a score of either is left out.
+    """
+    first, second = one.set_index("case")[list(columns)].align(other.set_index("case")[list(columns)], join="inner", axis=0)
+    of_the_same = (first.notna() == second.notna()).all(axis=1)
+    means = {"one": first.mean(axis=1).where(of_the_same), "other": second.mean(axis=1).where(of_the_same)}
+    return pd.DataFrame(means)[first.notna().any(axis=1) | second.notna().any(axis=1)].rename_axis("case").reset_index()
+
+
+def spread_between(one: pd.DataFrame, other: pd.DataFrame, columns: Sequence[str], source: str) -> Spread | None:
+    """That of two tables' differences; None of fewer than two patients, and where nothing differs.
+
+    Args:
+        one: A row a case: `case`, `patient` and the columns.
+        other: Other scores of the same cases.
+        columns: They are averaged.
+        source: What these are, in words.
+    """
+    both = paired(one, other, columns).dropna()
+    patients = both["case"].map(one.set_index("case")["patient"])
+    return _spread((both["one"] - both["other"]), patients, source)
+
+
+def spread_alone(table: pd.DataFrame, columns: Sequence[str], source: str) -> Spread | None:
+    """The spread that differences have where another network's scores have nothing to do with these; arguments as above."""
+    alone = table.set_index("case")[list(columns)].mean(axis=1).dropna()
+    patients = table.set_index("case")["patient"].loc[alone.index]
+    found = _spread(alone, patients, f"{source}, as if another's had nothing to do with them")
+    return Spread(found.value * 2**0.5, found.patients, found.source, most=True) if found else None
+
+
+def _measured(
+    version: ModelVersion, table: pd.DataFrame, digest: str | None, others: Sequence[ModelVersion], columns: Sequence[str]
+) -> Spread | None:
+    named = f"version {version.version} of {version.name}"
+    arms = [
+        spread_between(table, rows, columns, f"differences of {named} from the arm {arm} of its run")
+        for arm, rows in _arms(version, columns)
+    ]
+    if known := [one for one in arms if one]:
+        return max(known, key=lambda one: one.value)
+    for other in others:
+        before = _stored(other, columns)
+        if before and digest is not None and before[1] == digest:
+            what = f"differences between versions {version.version} and {other.version} of {version.name}"
+            if found := spread_between(table, before[0], columns, what):
+                return found
+    return spread_alone(table, columns, f"scores of {named} alone")
+
+
+def _spread(values: pd.Series, patients: pd.Series, source: str) -> Spread | None:
+    if patients.nunique() < 2:
+        return None
+    interval = mean_by_patient(values.to_numpy(float), patients.astype(str).tolist(), Resampling(_SAMPLES, 0.95, 0))
+    return Spread(interval.spread, interval.patients, source) if interval.spread > NOISE else None
+
+
+def _stored(version: ModelVersion, columns: Sequence[str]) -> tuple[pd.DataFrame, str | None] | None:
+    """A version's scores and the digest of the cases; None where it lacks a column."""
+    table = per_case_of(version)
+    if table is None or not {"case", "patient", *columns} <= set(table.columns) or table["patient"].nunique() < 2:
+        return None
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            mlflow.artifacts.download_artifacts(
+                artifact_uri=f"{location_of(version)}/{PACKAGE}/evaluation.json", dst_path=folder
+            )
+        except (MlflowException, OSError):  # a table without an account of its cases is compared with no other
+            return table, None
+        return table, read_json(Path(folder), "evaluation.json").get("data_digest")
+
+
+def _arms(version: ModelVersion, columns: Sequence[str]) -> Iterator[tuple[str, pd.DataFrame]]:
+    """The arms of the run that made a version, each with its rows; nothing where the run or its table is gone."""
+    table = _table(f"runs:/{version.run_id}/per_case.csv") if version.run_id else None
+    if table is not None and {"case", "arm", *columns} <= set(table.columns):
+        for arm, rows in table.groupby("arm", sort=False):
+            if rows["case"].is_unique:
+                yield str(arm), rows
+
+
+def _table(uri: str) -> pd.DataFrame | None:
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            file = mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=folder)
+            return pd.read_csv(file, dtype={"case": str, "patient": str})
+        except (MlflowException, OSError, ValueError) as error:
+            if isinstance(error, MlflowException) and error.message.startswith("API request to"):
+                raise  # the store does not answer, which is another thing than that it holds none
+            return None
