@@ -20,6 +20,8 @@ from medexp.registry.client import answering, pages, quoted
 from medexp.registry.packages import read_json
 from medexp.registry.store import PACKAGE, location_of
 
+BESIDE = ("control", "baseline")
+"""The arms of a run, by the column `arm` of its `per_case.csv`, that stand beside the one that a version is of."""
 _SAMPLES = 2000
 _LOOKED_AT = 10  # versions back; of more a registry may have thousands
 
@@ -44,8 +46,8 @@ class Spread:
 def spread_of(name: str, columns: Sequence[str], version: str | None = None) -> Spread | None:
     """The spread of differences between a version and what it was compared with.
 
-    In this order: another arm of the version's own run (the one that differs most from patient to patient); the latest other
-    version that was judged on the same cases; the version's scores alone, as if another's had nothing to do with them.
+    In this order: another arm of the version's own run, the nearest first (`BESIDE`); the latest other version that was judged
+    on the same cases; the version's scores alone, as if another's had nothing to do with them.
 
     Args:
         name: Name of the model.
@@ -119,18 +121,15 @@ def _measured(
     version: ModelVersion, table: pd.DataFrame, digest: str | None, others: Sequence[ModelVersion], columns: Sequence[str]
 ) -> Spread | None:
     named = f"version {version.version} of {version.name}"
-    arms = [
-        spread_between(table, rows, columns, f"differences of {named} from the arm {arm} of its run")
-        for arm, rows in _arms(version, columns)
-    ]
-    if known := [one for one in arms if one]:
-        return max(known, key=lambda one: one.value)
+    for arm, rows in _arms(version, columns):
+        if found := spread_between(table, rows, columns, f"differences of {named} from the arm {arm} of its run"):
+            return found
     for other in others:
         before = _stored(other, columns)
         if before and digest is not None and before[1] == digest:
             what = f"differences between versions {version.version} and {other.version} of {version.name}"
-            if found := spread_between(table, before[0], columns, what):
-                return found
+            if spread := spread_between(table, before[0], columns, what):
+                return spread
     return spread_alone(table, columns, f"scores of {named} alone")
 
 
@@ -160,9 +159,10 @@ def _arms(version: ModelVersion, columns: Sequence[str]) -> Iterator[tuple[str, 
     """The arms of the run that made a version, each with its rows; nothing where the run or its table is gone."""
     table = _table(f"runs:/{version.run_id}/per_case.csv") if version.run_id else None
     if table is not None and {"case", "arm", *columns} <= set(table.columns):
-        for arm, rows in table.groupby("arm", sort=False):
-            if rows["case"].is_unique:
-                yield str(arm), rows
+        for arm in BESIDE:
+            rows = table[table["arm"] == arm]
+            if len(rows) and rows["case"].is_unique:
+                yield arm, rows
 
 
 def _table(uri: str) -> pd.DataFrame | None:

@@ -31,6 +31,7 @@ from medexp.phases.phase1.reach import measure
 from medexp.phases.phase1.report import Judged, log_judged, publish_all, summary
 from medexp.phases.phase1.segmentation import intervals, score_arm, with_mean_dice
 from medexp.phases.shared.context import Context, context
+from medexp.phases.shared.foresight import foresee
 from medexp.phases.shared.trials import Scored, studied
 from medexp.training.loop import FitResult, Group
 
@@ -66,6 +67,8 @@ def run(config: Phase1Config) -> None:
         reach = measure(ctx, data, fresh(ctx, work))
         ctx.demand(checks.reach(reach), *check_adapters(ctx, work))
         rows = [score_mean_mask(ctx, data), score_arm(ctx, data, fresh(ctx, work), "baseline")]
+        dice = [f"dice_{region}" for region in REGIONS]
+        foresee(ctx, "Dice", dice, rows[-1]["patient"], ["phase1_encoder_merged"], frozen=rows[-1])
         features = {"unadapted": embed(ctx, data, fresh(ctx, work)), "random": embed(ctx, data, untrained(ctx))}
 
         control_fit, control = train_decoder(ctx, work)
