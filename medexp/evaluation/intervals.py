@@ -86,7 +86,7 @@ class Interval:
             return ""
         count = patients_needed(self.estimate, self.spread)
         many = f"more than {MOST:,}" if count is None else f"about {count:,}"
-        return f"too few to tell: {many} patients would be needed for a difference of {abs(self.estimate):.2g}"
+        return f"{many} patients would be needed for a difference of {abs(self.estimate):.2g}"
 
     def in_a_cell(self, digits: int, *, bounds: bool = True) -> str:
         """The same for a table: `-` where there is no figure, and no word where there is no interval."""
@@ -110,9 +110,9 @@ class Interval:
             return f"{better}: {self.as_gain}."
         if self.below:
             return f"{worse}: {self.as_gain}."
-        needed = f"; {self.needed}" if self.needed else ""
         if math.isnan(self.low) or math.isnan(self.estimate):
-            return f"{few} ({self.as_gain}{needed})."
+            return f"{few} ({self.as_gain}){f'; {self.needed}' if self.needed else ''}."
+        needed = f"; too few to tell: {self.needed}" if self.needed else ""
         return f"{same}: {self.as_gain}, an interval that holds 0{needed}."
 
     def _in(self, digits: str) -> str:

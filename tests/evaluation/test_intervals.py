@@ -99,7 +99,7 @@ def test_what_a_difference_is_told_as() -> None:
             Interval(0.03, -0.05, 0.11, 8, 0.035),
             "too few to tell: about 88 patients would be needed for a difference of",
         ),
-        (Interval(0.03, nan, nan, 4, 0.05), "too few (+0.030, no interval; too few to tell: about 90 patients"),
+        (Interval(0.03, nan, nan, 4, 0.05), "too few (+0.030, no interval); about 90 patients would be needed"),
         (Interval(1e-4, -0.1, 0.1, 8, 0.05), "more than 10,000 patients"),
     ]:
         assert told in interval.told(**words)
