@@ -123,8 +123,7 @@ def volumes_as_parts(
     Args:
         read: From a volume's index to the volume (4, X, Y, Z), preprocessed.
         cases: Id of each.
-        digests: `CaseFacts.sha256` of each, of voxels and affine; None of what is random, such as augmented crops, which is
-            embedded anew each time.
+        digests: `CaseFacts.sha256` of each, of voxels and affine; None of what is random, which is embedded anew each time.
         data: `spacing` and `input_size` of the preprocessing.
         accelerator: Where the encoders compute.
     """

@@ -21,6 +21,7 @@ from medexp.models.swin.network import SwinSegmenter
 from medexp.phases.phase1.arms import FACTORIAL, crops, effects
 from medexp.phases.phase1.config import Phase1Config
 from medexp.phases.shared.context import Context
+from medexp.tracking.steps import code_digest
 
 
 @dataclass(frozen=True)
@@ -72,10 +73,13 @@ def embed(ctx: Context[Phase1Config], data: PreparedVolumes, net: SwinSegmenter)
 
 
 def embed_crops(ctx: Context[Phase1Config], data: PreparedVolumes, base: SwinSegmenter) -> Array:
-    """Features that the base gives for augmented training crops, whose spread is what the heads meet in training."""
-    cases, ids = crops(ctx, data, "train"), data.ids("train")
-    no_digests = [None] * len(ids)
-    parts = volumes_as_parts(lambda index: cases[0, index]["image"], ids, no_digests, ctx.config.data, ctx.accelerator)
+    """Features that the base gives for augmented training crops, whose spread is what the heads meet in training.
+
+    A crop follows from the case, the seed, its place and the code, so that both arms with heads, and later runs, find it.
+    """
+    cases, ids, drawn = crops(ctx, data, "train"), data.ids("train"), f"crop of {ctx.config.seed}, {code_digest()}"
+    digests = [f"{data.facts[case].sha256}, {index}, {drawn}" for index, case in enumerate(ids)]
+    parts = volumes_as_parts(lambda index: cases[0, index]["image"], ids, digests, ctx.config.data, ctx.accelerator)
     return embed_all({"base": base}, parts, ctx.cache, ctx.accelerator, "  embedding crops").features["base"]
 
 
