@@ -246,6 +246,40 @@ def doctor(as_json: bool) -> int:
 
 
 @commands.command()
+@click.argument("one", metavar="A")
+@click.argument("other", metavar="B")
+@click.option("--output", metavar="FOLDER", help="Write the tables and a picture of the differences there.")
+@click.option("--samples", default=2000, show_default=True, type=click.IntRange(100), help="Resamples of an interval.")
+@click.option(
+    "--confidence", default=0.95, show_default=True, type=click.FloatRange(0.5, 0.999), help="Coverage of an interval."
+)
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Seed of the resamples.")
+@_as_json
+def compare(one: str, other: str, output: str | None, samples: int, confidence: float, seed: int, as_json: bool) -> int:
+    """Say what B gains over A, case by case on the same data.
+
+    A and B are runs (id or name; RUN:ARM of a run with several arms), MODELs, or a CSV or TSV file from elsewhere with the
+    columns case and, where they are known, patient, and metrics such as dice_WT, hd95_WT or cross_entropy; of a classifier
+    label and probability, which is that of the second label in alphabetical order, or probability_LABEL each.
+    """
+
+    def work() -> None:
+        from medexp.compare import as_json as records
+        from medexp.compare import compare, show, write
+
+        _find_store()
+        found = compare(one, other, samples=samples, confidence=confidence, seed=seed)
+        if as_json:
+            _print_json(records(found))
+        else:
+            show(found, one, other)
+        if output:
+            write(found, output, f"{other} over {one}")
+
+    return exit_code("compare", work)
+
+
+@commands.command()
 def ui() -> int:
     """Browse runs and models: MLflow's UI on the store, and the address of the last run."""
 

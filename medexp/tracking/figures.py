@@ -225,6 +225,32 @@ def gains(per_case: pd.DataFrame) -> Figure:
     return figure
 
 
+def differences(cases: pd.DataFrame, title: str) -> Figure:
+    """What one model gains over another, a panel a metric: a dot a case, sorted, and their mean.
+
+    Args:
+        cases: Columns `metric`, `case` and `gain`, positive where the second is better.
+        title: Written above.
+    """
+    better, worse = "#0072B2", "#D55E00"
+    metrics = list(cases["metric"].unique())
+    figure = Figure(figsize=(9, 0.6 + 1.8 * len(metrics)), dpi=110, layout="constrained")
+    for axes, metric in zip(figure.subplots(len(metrics), squeeze=False)[:, 0], metrics, strict=True):
+        rows = cases[cases["metric"] == metric].sort_values("gain")
+        places, gained = np.arange(len(rows)), rows["gain"].to_numpy()
+        colours = [better if gain > 0 else worse if gain < 0 else "grey" for gain in gained]
+        axes.vlines(places, 0, gained, color=colours, linewidth=1)
+        axes.scatter(places, gained, color=colours, s=14)
+        axes.axhline(0, color="black", linewidth=0.8)
+        axes.axhline(gained.mean(), color="black", linestyle="--", linewidth=1)
+        axes.set(ylabel="gain")
+        axes.set_title(f"{metric}: {(gained > 0).sum()} of {len(rows)} cases better, mean {gained.mean():+.4f}", fontsize=9)
+        axes.set_xticks([])
+        _plain_frame(axes)
+    figure.suptitle(title, fontsize=10)
+    return figure
+
+
 def confusion_matrix(counts: np.ndarray, classes: Sequence[str], title: str, band: Band | None = None) -> Figure:
     """Cases by true and predicted class; the shade is the share of the true class.
 

@@ -1,6 +1,7 @@
 """Runs that have ended: what they were made with, what they measured and what they left behind."""
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,6 +53,28 @@ def past_run(run_id: str) -> PastRun:
             "store is named with MLFLOW_TRACKING_URI"
         ) from error
     return PastRun(run_id, run.info.status, run.data.tags, run.data.metrics)
+
+
+def find_run(called: str) -> PastRun:
+    """A run by its id or by its name.
+
+    Raises:
+        ConfigError: There is none in this store, or several have the name.
+        StorageError: The store does not answer.
+    """
+    if re.fullmatch("[0-9a-f]{32}", called):
+        return past_run(called)
+    store, client = check_store(), MlflowClient()
+    experiments = [one.experiment_id for one in client.search_experiments()]
+    quoted = called.replace("\\", "\\\\").replace("'", "\\'")
+    found = client.search_runs(experiments, f"attributes.run_name = '{quoted}'", max_results=20)
+    if len(found) != 1:
+        ids = ", ".join(run.info.run_id for run in found)
+        which = (
+            f"{len(found)} runs are called so: give the id of one, {ids}" if found else "give a run's id, which the UI shows"
+        )
+        raise ConfigError(f"run: {'no one' if found else 'no'} run is {called!r} in {store}; {which}")
+    return past_run(found[0].info.run_id)
 
 
 def runs_like(near: str, tags: Mapping[str, str]) -> list[PastRun]:

@@ -1,0 +1,209 @@
+"""Runs, registered versions and tables from elsewhere, compared case by case: `medexp compare A B`."""
+
+import json
+import re
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from rich.console import Console
+from rich.table import Table
+
+from medexp.config.shared import Resampling
+from medexp.data.splits import some
+from medexp.errors import DataError, StorageError
+from medexp.evaluation.comparison import Comparison, compare_tables, direction, read_per_case
+from medexp.files import replacing
+from medexp.registry.promotion import scores_of
+from medexp.registry.store import pull, resolve
+from medexp.tracking.figures import differences
+from medexp.tracking.past import artifact, find_run
+
+_TABLES = {".csv": ",", ".tsv": "\t"}
+_VERSION = re.compile(r"(models:/)?[\w.-]+(@[\w.-]+|/\d+)")
+
+
+@dataclass(frozen=True)
+class Source:
+    """The scores of a model, a row a case.
+
+    Attributes:
+        called: What it is called.
+        table: As of `read_per_case`.
+        digests: sha256 of the cases that are known, by case.
+        splits: Split of the cases that are known, by case.
+        data_digest: Of all its cases together; None where that is not known.
+    """
+
+    called: str
+    table: pd.DataFrame
+    digests: Mapping[str, str] = field(default_factory=dict)
+    splits: Mapping[str, str] = field(default_factory=dict)
+    data_digest: str | None = None
+
+
+def compare(one: str, other: str, *, samples: int = 2000, confidence: float = 0.95, seed: int = 0) -> Comparison:
+    """What the second gains over the first, case by case on the same data, in every metric that both have.
+
+    Args:
+        one: A run by id or name (`RUN:ARM` where its `per_case.csv` has several arms), a registered version (`NAME/VERSION` or
+            `NAME@alias`, with or without `models:/`), or a CSV or TSV file (`medexp.evaluation.comparison.read_per_case`).
+        other: Likewise.
+        samples: Resamples of an interval.
+        confidence: Coverage of an interval.
+        seed: Seed of the resamples.
+
+    Raises:
+        DataError: One of them cannot be read, or both were not judged on the same cases of the same data.
+        ConfigError: There is no such run, or there are several.
+        RegistryError: There is no such version.
+    """
+    first, second = source(one), source(other)
+    _demand_same_data(first, second)
+    names = (first.called, second.called)
+    return compare_tables(first.table, second.table, names, Resampling(samples, confidence, seed))
+
+
+def source(given: str) -> Source:
+    """A model's scores, wherever they are; arguments and errors as of `compare`."""
+    file = Path(given).expanduser()
+    if file.suffix.lower() in _TABLES:
+        return Source(file.name, read_per_case(_read(file, given), given))
+    if _VERSION.fullmatch(given):
+        pulled = pull(given if given.startswith("models:/") else f"models:/{given}")
+        scores, called = scores_of(pulled), f"{pulled.name} version {pulled.version}"
+        if scores.per_case.empty:
+            raise DataError(
+                f"{called}: was registered without scores; compare the run that made it, or a version that was judged"
+            )
+        made = resolve(f"models:/{pulled.name}/{pulled.version}").tags.get("medexp.run", "")
+        return Source(called, read_per_case(scores.per_case, called), *_known(made), scores.data_digest)
+    name, _, arm = given.partition(":")
+    run = find_run(name)
+    with tempfile.TemporaryDirectory() as folder:
+        path = artifact(run.id, "per_case.csv", Path(folder))
+        if path is None:
+            raise DataError(f"run {name}: logged no per_case.csv. Give a run of a phase that judges cases")
+        table = pd.read_csv(path, dtype={"case": str, "patient": str, "label": str, "predicted": str})
+    if "arm" in table:
+        arms = list(table["arm"].unique())
+        if arm not in arms:
+            raise DataError(
+                f"run {name}: has the arms {', '.join(arms)}, found {arm or 'none named'}. Give {name}:ARM, such as "
+                f"{name}:{arms[-1]}"
+            )
+        table = table[table["arm"] == arm].drop(columns="arm")
+    elif arm:
+        raise DataError(f"run {name}: has no arms, found {arm!r}. Give {name}")
+    return Source(given, read_per_case(table, f"run {given}"), *_known(run.id))
+
+
+def _read(file: Path, given: str) -> pd.DataFrame:
+    separator = _TABLES[file.suffix.lower()]
+    try:
+        return pd.read_csv(file, sep=separator, dtype={"case": str, "patient": str, "label": str, "predicted": str})
+    except OSError as error:
+        raise DataError(f"{given}: cannot be read ({error.strerror})") from error
+    except (ValueError, UnicodeDecodeError) as error:
+        raise DataError(f"{given}: is no table ({' '.join(str(error).split())})") from error
+
+
+def _known(run_id: str) -> tuple[dict[str, str], dict[str, str]]:
+    """Digest and split by case, and by scan, of the cases that a run was given; empty where the store does not hold them."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = artifact(run_id, "manifest.csv", Path(folder)) if run_id else None
+        if path is None:
+            return {}, {}
+        rows = pd.read_csv(path, dtype=str)
+    digests, splits = (dict(zip(rows["case"], rows[column], strict=True)) for column in ("sha256", "split"))
+    if "scan" in rows:
+        of_scans = rows.sort_values("case").groupby("scan")
+        digests = of_scans["sha256"].agg(" ".join).to_dict() | digests
+        splits = of_scans["split"].first().to_dict() | splits
+    return digests, splits
+
+
+def _demand_same_data(one: Source, other: Source) -> None:
+    """Raises a DataError where what is known of both says that they were judged on other data."""
+    shared = sorted(set(one.table["case"]) & set(other.table["case"]))
+    unlike = [
+        case
+        for case in shared
+        if one.digests.get(case, "") and other.digests.get(case, "") and one.digests[case] != other.digests[case]
+    ]
+    if unlike:
+        raise DataError(
+            f"{one.called} and {other.called}: other data: {len(unlike)} of {len(shared)} cases of the same name have other "
+            f"voxels, masks or labels (sha256): {some(unlike, 3)}. Judge both on the same files"
+        )
+    splits = [sorted({str(each.splits[case]) for case in each.table["case"] if case in each.splits}) for each in (one, other)]
+    if all(splits) and splits[0] != splits[1] and len(shared) < len(one.table):
+        told = [f"{each.called} was judged on {' and '.join(of)}" for each, of in zip((one, other), splits, strict=True)]
+        raise DataError(f"other splits: {', '.join(told)}; {len(shared)} cases in both. Judge both on the same split")
+    if (
+        one.data_digest
+        and other.data_digest
+        and one.data_digest != other.data_digest
+        and len(shared) == len(one.table) == len(other.table)
+    ):
+        raise DataError(
+            f"{one.called} and {other.called}: other data: cases of the same names with the digests {one.data_digest[:12]} "
+            f"and {other.data_digest[:12]}. Judge both on the same files"
+        )
+
+
+def show(found: Comparison, one: str, other: str, most: int = 3) -> None:
+    """A table of the metrics, the sentences, and the cases in which the second gains least and most, in the terminal."""
+    table = Table("metric", "better", "cases", "A", "B", "gain of B", title=f"A: {one}   B: {other}")
+    for row in found.rows:
+        more = "more" if direction(row.metric) > 0 else "less"
+        table.add_row(row.metric, more, str(row.cases), f"{row.one:.4f}", f"{row.other:.4f}", row.gain.as_gain)
+    console = Console(soft_wrap=True)
+    console.print(table)
+    for row in found.rows:
+        console.print(row.told, highlight=False, markup=False)
+    for row in found.rows:
+        if (found.cases["metric"] == row.metric).any():
+            least, gained = (
+                ", ".join(f"{case.case} {case.gain:+.3f}" for case in rows.itertuples())
+                for rows in found.extremes(row.metric, most)
+            )
+            console.print(f"{row.metric}: least {least}; most {gained}", highlight=False, markup=False)
+    for line in found.left_out:
+        console.print(f"Left out: {line}", highlight=False, markup=False)
+
+
+def as_json(found: Comparison) -> dict[str, Any]:
+    """The comparison for programs; what is not defined is null."""
+    rows = [{**asdict(row), "gain": {**asdict(row.gain)}} for row in found.rows]
+    plain = json.loads(json.dumps(rows), parse_constant=lambda _: None)
+    return {"metrics": plain, "left_out": list(found.left_out)}
+
+
+def write(found: Comparison, folder: str, title: str) -> None:
+    """`comparison.csv` (a row a metric), `cases.csv` (a row a case and metric) and `differences.png`.
+
+    Raises:
+        StorageError: The folder cannot be written.
+    """
+    place = Path(folder).expanduser()
+    rows = [
+        {"metric": row.metric, "cases": row.cases, "one": row.one, "other": row.other}
+        | {"gain": row.gain.estimate, "low": row.gain.low, "high": row.gain.high, "patients": row.gain.patients}
+        | {"told": row.told}
+        for row in found.rows
+    ]
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+        with replacing(place / "comparison.csv") as temporary:
+            pd.DataFrame(rows).to_csv(temporary, index=False)
+        with replacing(place / "cases.csv") as temporary:
+            found.cases.to_csv(temporary, index=False)
+        with replacing(place / "differences.png") as temporary:
+            differences(found.cases, title).savefig(temporary, format="png")
+    except OSError as error:
+        raise StorageError(f"--output {folder}: cannot be written ({error.strerror})") from error
+    print(f"Written: comparison.csv, cases.csv and differences.png in {place}")

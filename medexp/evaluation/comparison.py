@@ -1,0 +1,243 @@
+"""Two models on the same cases: each metric of both, the paired difference with its interval, and what that says in words."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from medexp.config.shared import Resampling
+from medexp.data.splits import some
+from medexp.errors import DataError, all_problems
+from medexp.evaluation.classification import METRICS, Predictions, cross_entropy, gain
+from medexp.evaluation.intervals import GAIN, UNBOUNDED, Interval, mean_by_patient
+
+DIRECTIONS: Mapping[str, int] = {
+    "dice": 1,
+    "iou": 1,
+    "hd95": -1,  # mm
+    "false": -1,  # mm^3 predicted of a region that is not there
+    "correct": 1,
+    "cross_entropy": -1,  # nats
+    **dict.fromkeys(METRICS, 1),
+}
+"""Of each metric that is known whether more of it is better (1) or less (-1). A column `<metric>_<region>` is of a region."""
+
+_MAY_LACK = ("hd95",)  # not defined where nothing is predicted: the other's value alone compares with nothing
+_CASE = {"case": str, "patient": str, "label": str, "predicted": str}
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A metric of two models.
+
+    Attributes:
+        metric: Column of the tables, such as `dice_WT`, or a metric of all cases together, such as `auroc`.
+        cases: Cases that both have a value of.
+        one: Of the first.
+        other: Of the second.
+        gain: Of the second over the first, positive where it is better, also where less of the metric is.
+        told: What that says.
+    """
+
+    metric: str
+    cases: int
+    one: float
+    other: float
+    gain: Interval
+    told: str
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two models on the same cases.
+
+    Attributes:
+        rows: A row a metric.
+        cases: A row a case and metric: case, patient, metric, one, other, gain.
+        left_out: What was not compared, and why.
+    """
+
+    rows: tuple[Compared, ...]
+    cases: pd.DataFrame
+    left_out: tuple[str, ...]
+
+    def extremes(self, metric: str, count: int = 3) -> tuple[pd.DataFrame, pd.DataFrame]:
+        """The cases in which the second gains least, and those in which it gains most."""
+        rows = self.cases[self.cases["metric"] == metric].sort_values(["gain", "case"])
+        return rows.head(count), rows.tail(count)[::-1]
+
+
+def direction(column: str) -> int:
+    """1 where more of a column is better, -1 where less is, 0 where that is not known."""
+    known = [name for name in DIRECTIONS if column == name or column.startswith(f"{name}_")]
+    return DIRECTIONS[max(known, key=len)] if known else 0
+
+
+def read_per_case(table: pd.DataFrame, called: str) -> pd.DataFrame:
+    """A table that holds a row a case, checked; with `correct` and `cross_entropy` where labels and probabilities give them.
+
+    Args:
+        table: `case` and metrics; `patient`, and of a classifier `label` with `predicted`, with `probability` (of the second
+            label in alphabetical order) or with a column `probability_<label>` each.
+        called: What messages call it.
+
+    Raises:
+        DataError: No column `case`, a case without a name or twice, or probabilities that are none; all problems at once.
+    """
+    if "case" not in table:
+        raise DataError(f"{called}: no column 'case', found {some(list(map(str, table.columns)), 12)}. A row a case is wanted")
+    table = table.astype({name: kind for name, kind in _CASE.items() if name in table}).reset_index(drop=True)
+    problems = []
+    twice = sorted(set(table.loc[table["case"].duplicated(), "case"]))
+    if twice:
+        problems.append(f"{len(twice)} cases in several rows: {some(twice)}; keep one each, or name one arm")
+    for column in ("case", "patient"):
+        if column in table and (nameless := int(table[column].isin(["", "nan"]).sum())):
+            problems.append(f"{nameless} rows have no {column}")
+    for column in [name for name in map(str, table) if direction(name)]:
+        numbers = pd.to_numeric(table[column], errors="coerce")
+        if bad := int((numbers.isna() & table[column].notna()).sum()):
+            problems.append(f"column {column}: {bad} values are no numbers")
+        table[column] = numbers
+    shares = probabilities(table)
+    if shares is not None:
+        wrong = ~((shares >= 0) & (shares <= 1)).all(axis=1) | (np.abs(shares.sum(axis=1) - 1) > 1e-3)
+        if wrong.any():
+            problems.append(f"{int(wrong.sum())} rows have no probabilities from 0 to 1 whose sum is 1 (NaN is none)")
+    if problems:
+        raise DataError(all_problems(called, problems))
+    if shares is not None:
+        found = Predictions(_truth(table), shares)
+        table = table.assign(correct=(found.truth == found.predicted).astype(float), cross_entropy=cross_entropy(found))
+    elif {"label", "predicted"} <= {*table}:
+        table = table.assign(correct=(table["label"] == table["predicted"]).astype(float))
+    return table
+
+
+def probabilities(table: pd.DataFrame) -> np.ndarray | None:
+    """Probabilities (N, K) of the labels in alphabetical order; None where a table has none of them all."""
+    if "label" not in table:
+        return None
+    classes = _classes(table)
+    if "probability" in table and len(classes) == 2:
+        second = pd.to_numeric(table["probability"], errors="coerce").to_numpy(float)
+        return np.stack([1 - second, second], axis=1)
+    columns = [f"probability_{name}" for name in classes]
+    if set(columns) <= {*table}:
+        return table[columns].apply(pd.to_numeric, errors="coerce").to_numpy(float)
+    return None
+
+
+def compare_tables(one: pd.DataFrame, other: pd.DataFrame, called: tuple[str, str], resampling: Resampling) -> Comparison:
+    """The second's gain over the first in every metric that both have, paired by case, with an interval by patient.
+
+    Args:
+        one: As `read_per_case` gives it.
+        other: Likewise, of the same cases.
+        called: What both are called.
+        resampling: How resamples are drawn, and the coverage.
+
+    Raises:
+        DataError: Other cases, patients or labels, a value that one alone has, or no metric in common; all problems at once.
+    """
+    one, other = _paired(one, other, called)
+    owner = next((table["patient"] for table in (one, other) if "patient" in table), one.index.to_series())
+    rows, cases, left_out = [], [], []
+    for column in map(str, one):
+        if not (sign := direction(column)):
+            if column not in _CASE and not column.startswith("probability"):
+                left_out.append(f"{column}: nothing says whether more or less of it is better")
+            continue
+        both = pd.DataFrame({"patient": owner, "one": one[column], "other": other[column]})
+        lacking = both.index[both["one"].isna() != both["other"].isna()].tolist()
+        if lacking:
+            left_out.append(f"{column} of {len(lacking)} cases, which one alone has: {some(lacking, 3)}")
+        both = both.dropna()
+        if both.empty:
+            left_out.append(f"{column}: no case has a value of both")
+            continue
+        both = both.assign(metric=column, gain=sign * (both["other"] - both["one"]))
+        within = GAIN if both[["one", "other"]].abs().to_numpy().max() <= 1 else UNBOUNDED
+        interval = mean_by_patient(both["gain"].to_numpy(), list(both["patient"]), resampling, within)
+        means = float(both["one"].mean()), float(both["other"].mean())
+        rows.append(_compared(column, len(both), means, interval, called))
+        cases.append(both.rename_axis("case").reset_index()[["case", "patient", "metric", "one", "other", "gain"]])
+    if not cases:
+        raise DataError(all_problems(f"{called[0]} and {called[1]}", left_out))
+    shares = [found for table in (one, other) if (found := probabilities(table)) is not None]
+    if len(shares) == 2:
+        first, second = (Predictions(_truth(one), found) for found in shares)
+        every = np.ones((1, len(one)))
+        for name in ("balanced_accuracy", "auroc"):
+            values = float(METRICS[name](first, every)[0]), float(METRICS[name](second, every)[0])
+            interval = gain(METRICS[name], second, first, list(owner), resampling)
+            rows.append(_compared(name, len(one), values, interval, called))
+    return Comparison(tuple(rows), pd.concat(cases, ignore_index=True), tuple(left_out))
+
+
+def _paired(one: pd.DataFrame, other: pd.DataFrame, called: tuple[str, str]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Both tables by case, in one order, with the columns that both have and `patient`."""
+    subject = f"{called[0]} and {called[1]}"
+    cases = [set(table["case"]) for table in (one, other)]
+    if cases[0] != cases[1]:
+        alone = [
+            f"{len(mine - theirs)} in {name} alone ({some(sorted(mine - theirs), 3)})"
+            for name, mine, theirs in zip(called, cases, cases[::-1], strict=True)
+            if mine - theirs
+        ]
+        told = f"{', '.join(alone)}, {len(cases[0] & cases[1])} in both"
+        raise DataError(
+            f"{subject}: not the same cases: {told}. Judge both on the same ones, or leave the others out of the table"
+        )
+    one, other = (table.set_index("case").sort_index() for table in (one, other))
+    problems = []
+    if {"patient"} <= {*one} & {*other} and (unlike := one.index[one["patient"] != other["patient"]].tolist()):
+        problems.append(f"{len(unlike)} cases are of other patients: {some(unlike, 3)}")
+    if {"label"} <= {*one} & {*other}:
+        one, other = _same_labels(one, other), _same_labels(other, one)
+        if unlike := one.index[one["label"] != other["label"]].tolist():
+            problems.append(f"{len(unlike)} cases have other labels: {some(unlike, 3)}")
+    shared = [name for name in one if name in other]
+    columns = [str(name) for name in shared if direction(str(name))]
+    for column in columns:
+        lacking = one.index[one[column].isna() != other[column].isna()].tolist()
+        if lacking and not column.startswith(_MAY_LACK):
+            problems.append(f"{column}: {len(lacking)} cases have a value in one alone (NaN is none): {some(lacking, 3)}")
+    if not columns:
+        found = f"{some([*map(str, one)], 12)}, and {some([*map(str, other)], 12)}"
+        problems.append(
+            f"no metric in common: found {found}. Known are {', '.join(DIRECTIONS)}, alone or with _REGION after it"
+        )
+    if problems:
+        raise DataError(all_problems(subject, problems, "Correct the table, or compare others."))
+    kept = [[name for name in table if name in shared or name == "patient"] for table in (one, other)]
+    return one[kept[0]], other[kept[1]]
+
+
+def _compared(metric: str, cases: int, means: tuple[float, float], interval: Interval, called: tuple[str, str]) -> Compared:
+    first, second = called
+    told = interval.told(
+        few=f"{metric}: too few patients to tell {second} from {first}",
+        better=f"{metric}: {second} is better than {first}",
+        worse=f"{metric}: {second} is worse than {first}",
+        same=f"{metric}: no difference between {second} and {first} that could be measured",
+    )
+    return Compared(metric, cases, *means, interval, told)
+
+
+def _classes(table: pd.DataFrame) -> list[str]:
+    return sorted(set(table["label"]))
+
+
+def _truth(table: pd.DataFrame) -> NDArray[np.int_]:
+    return np.searchsorted(_classes(table), table["label"].to_numpy(str))
+
+
+def _same_labels(table: pd.DataFrame, named: pd.DataFrame) -> pd.DataFrame:
+    """Labels 0 and 1 by the names that the other table has for them."""
+    names = _classes(named)
+    if set(table["label"]) <= {"0", "1"} and len(names) == 2:
+        return table.assign(label=table["label"].map(dict(zip(("0", "1"), names, strict=True))))
+    return table

@@ -1,0 +1,96 @@
+"""`medexp compare` on runs, versions and tables of a real store."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from mlflow import MlflowClient
+
+from medexp.compare import compare
+from medexp.console import main
+from medexp.registry.promotion import Nominated
+
+
+JUDGED = {"phase": "phase1", "revision": 1, "split": "val", "data_digest": "d", "made_on": "m"}
+
+
+def table(seed: int, cases: int = 10) -> pd.DataFrame:
+    rng = np.random.default_rng(seed)
+    names = [f"p{place}" for place in range(cases)]
+    return pd.DataFrame({"case": names, "patient": names, "dice_WT": rng.uniform(0.4, 0.6, cases) + 0.2 * (seed > 0)})
+
+
+@pytest.fixture
+def run(store: MlflowClient) -> Callable[..., str]:
+    """A run with a table of scores and a manifest; its id."""
+
+    def make(scores: pd.DataFrame, name: str = "a", split: str = "val", voxels: str = "v") -> str:
+        run_id = store.create_run("0", run_name=name).info.run_id
+        manifest = pd.DataFrame({"case": scores["case"].unique(), "split": split})
+        manifest["sha256"] = voxels + manifest["case"]
+        for content, file in ((scores, "per_case.csv"), (manifest, "manifest.csv")):
+            store.log_text(run_id, content.to_csv(index=False), file)
+        store.set_terminated(run_id)
+        return run_id
+
+    return make
+
+
+def told(capsys: pytest.CaptureFixture[str], *argv: str, code: int) -> str:
+    capsys.readouterr()
+    assert main(["compare", *argv]) == code
+    printed = capsys.readouterr()
+    return printed.err if code else printed.out
+
+
+def test_runs_are_compared_by_id_or_name(run: Callable[..., str], capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    first = run(table(0))
+    run(table(1), "phase1 r8 s0")
+    out = told(capsys, first, "phase1 r8 s0", "--output", str(tmp_path / "out"), code=0)
+    assert f"dice_WT: phase1 r8 s0 is better than {first}: +0." in out
+    assert "dice_WT: least p" in out
+    rows = pd.read_csv(tmp_path / "out" / "comparison.csv")
+    gains = table(1)["dice_WT"] - table(0)["dice_WT"]
+    assert rows.loc[0, "gain"] == pytest.approx(gains.mean()) and rows.loc[0, "low"] > 0
+    assert len(pd.read_csv(tmp_path / "out" / "cases.csv")) == 10
+    assert (tmp_path / "out" / "differences.png").read_bytes().startswith(b"\x89PNG")
+    records = json.loads(told(capsys, first, "phase1 r8 s0", "--json", code=0))
+    assert records["metrics"][0]["gain"]["estimate"] == pytest.approx(gains.mean())
+
+
+def test_a_table_from_elsewhere_is_compared_with_a_run(run: Callable[..., str], tmp_path: Path) -> None:
+    file = tmp_path / "theirs.tsv"
+    table(1).drop(columns="patient").to_csv(file, sep="\t", index=False)
+    found = compare(run(table(0)), str(file))
+    assert found.rows[0].told.startswith("dice_WT: theirs.tsv is better than ")
+
+
+def test_versions_are_compared(publish: Callable[..., Nominated]) -> None:
+    made = [publish(per_case=table(seed), seed=seed, evaluation=JUDGED) for seed in (0, 1)]
+    found = compare(f"models:/{made[0].name}/1", f"{made[1].name}/2")
+    assert found.rows[0].told.startswith(
+        "dice_WT: phase1_encoder_merged version 2 is better than phase1_encoder_merged version 1"
+    )
+
+
+def test_an_arm_is_named(run: Callable[..., str], capsys: pytest.CaptureFixture[str]) -> None:
+    both = run(pd.concat([table(0).assign(arm="frozen"), table(1).assign(arm="lora")]))
+    assert f"dice_WT: {both}:lora is better than {both}:frozen" in told(capsys, f"{both}:frozen", f"{both}:lora", code=0)
+    assert "has the arms frozen, lora, found none named" in told(capsys, both, f"{both}:lora", code=2)
+
+
+def test_other_data_are_refused_in_a_line(run: Callable[..., str], capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    first = run(table(0))
+    other = run(table(1), voxels="w")
+    assert "10 of 10 cases of the same name have other voxels" in told(capsys, first, other, code=2)
+    tested = run(table(1).assign(case=[f"q{place}" for place in range(10)]), split="test")
+    assert f"{first} was judged on val, {tested} was judged on test; 0 cases in both" in told(capsys, first, tested, code=2)
+    fewer = run(table(1, 8))
+    assert f"not the same cases: 2 in {first} alone (p8, p9), 8 in both" in told(capsys, first, fewer, code=2)
+    assert "no run is 'nobody'" in told(capsys, first, "nobody", code=2)
+    assert "cannot be read" in told(capsys, first, str(tmp_path / "none.csv"), code=2)
+    run(table(0), "twice"), run(table(0), "twice")
+    assert "2 runs are called so" in told(capsys, first, "twice", code=2)
