@@ -10,7 +10,6 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.dummy import DummyClassifier
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
@@ -77,19 +76,6 @@ def fit_head(
     losses = [_out_of_fold(head, value, features, labels, folds, search, seed) for value in values]
     chosen = values[int(np.argmin(losses))] if folds else values[len(values) // 2]
     return _fitted(_pipeline(head, chosen, search, seed), features, labels), chosen
-
-
-def majority(features: Array, labels: NDArray[np.int_]) -> DummyClassifier:
-    """What always says the most frequent class of the rows, with the classes' shares of them as probabilities.
-
-    Args:
-        features: Of the rows (N, D), not looked at.
-        labels: Class of each row (N,), 0 to K - 1, each at least once.
-
-    Returns:
-        A fitted classifier, whose `predict_proba` gives (rows, K).
-    """
-    return DummyClassifier(strategy="prior").fit(features, labels)
 
 
 def _out_of_fold(

@@ -26,10 +26,10 @@ from medexp.arrays import Array
 from medexp.config.shared import Resampling
 from medexp.config.training import SearchConfig
 from medexp.data.headers import Header
-from medexp.evaluation.classification import METRICS, Metric, Predictions, scores
+from medexp.evaluation.classification import METRICS, Metric, Predictions, auroc, balanced_accuracy, scores
 from medexp.evaluation.classifiers import Folds, Head, fit_head, folds_by_patient
 from medexp.evaluation.embeddings import kept_arrays
-from medexp.evaluation.intervals import Interval, by_patient
+from medexp.evaluation.intervals import GAIN, UNIT, Interval, by_patient
 
 VERSION = 1
 """Part of the cache's key: raise it when what is computed here changes."""
@@ -122,14 +122,31 @@ class Control:
         """Metrics with their intervals by patient."""
         if len(self.predictions) == 1:
             return scores(self.predictions[0], patients, resampling, metrics)
-        return {name: by_patient(partial(self.measure, metric), patients, resampling) for name, metric in metrics.items()}
+        return {
+            name: by_patient(partial(self.measure, metric), patients, resampling, within=UNIT)
+            for name, metric in metrics.items()
+        }
 
 
 def gain_over(
     control: Control, metric: Metric, predictions: Predictions, patients: Sequence[str], resampling: Resampling
 ) -> Interval:
-    """How much larger a metric of a classifier is than a control's on the same cases, paired, with its interval by patient."""
-    return by_patient(lambda weights: metric(predictions, weights) - control.measure(metric, weights), patients, resampling)
+    """How much larger a metric of a classifier is than a control's on the same cases, paired, with its interval by patient.
+
+    Of two metrics a constant answer has the same figure whichever cases are drawn, 1 / K of balanced accuracy and 0.5 of
+    AUROC: the classifier's own interval is held against that, and it has one also where all its answers are right.
+    """
+    if metric in (balanced_accuracy, auroc) and all(
+        np.ptp(one.probabilities, axis=0).max() == 0 for one in control.predictions
+    ):
+        own = scores(predictions, patients, resampling, {"": metric})[""]
+        chance = float(control.measure(metric, np.ones((1, len(predictions.truth))))[0])
+        return replace(own, estimate=own.estimate - chance, low=own.low - chance, high=own.high - chance)
+
+    def difference(weights: Array) -> Array:
+        return metric(predictions, weights) - control.measure(metric, weights)
+
+    return by_patient(difference, patients, resampling, within=GAIN)
 
 
 def majority(task: Task) -> Control:

@@ -32,7 +32,7 @@ from medexp.evaluation.classification import (
     roc_points,
     scores,
 )
-from medexp.evaluation.classifiers import fit_head, folds_by_patient, majority
+from medexp.evaluation.classifiers import fit_head, folds_by_patient
 from medexp.evaluation.intervals import MIN_PATIENTS, UNIT, Interval, band_by_patient, by_patient
 
 SEARCH = SearchConfig(folds=4, c=(1e-4, 1e-2, 1.0), hidden_size=(2, 16), weight_decay=1.0, iterations=500)
@@ -461,8 +461,6 @@ def test_heads_tell_three_classes_apart(head: str) -> None:
     found = Predictions(labels[90:], fitted.predict_proba(features[90:]))
     assert found.probabilities.sum(axis=1) == pytest.approx(1)
     assert METRICS["balanced_accuracy"](found, np.ones((1, 30)))[0] > 0.9
-    constant = majority(features[:91], labels[:91]).predict_proba(features[:1])
-    assert constant == pytest.approx(np.bincount(labels[:91])[None] / 91)
 
 
 @pytest.mark.parametrize("head", ["logistic", "mlp"])
@@ -505,8 +503,3 @@ def test_a_rare_class_has_fewer_folds(patients: list[str], folds: int) -> None:
     head, chosen = fit_head("logistic", features, labels, found, SEARCH, seed=0)
     assert head.predict_proba(features).shape == (5, 2)
     assert folds or chosen == SEARCH.c[1], "nothing to choose by"
-
-
-def test_the_majority_says_the_most_frequent_class() -> None:
-    labels = np.array([0, 1, 1])
-    assert majority(np.zeros((3, 1)), labels).predict_proba(np.zeros((2, 1))) == pytest.approx(np.array([[1, 2], [1, 2]]) / 3)

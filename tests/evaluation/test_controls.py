@@ -9,7 +9,7 @@ import pytest
 
 from medexp.config.shared import Resampling
 from medexp.data.headers import Header
-from medexp.evaluation.classification import auroc, balanced_accuracy
+from medexp.evaluation.classification import Predictions, auroc, balanced_accuracy
 from medexp.evaluation.classifiers import folds_by_patient
 from medexp.evaluation.controls import Source, Task, control, gain_over, majority, of_headers
 
@@ -106,6 +106,12 @@ def test_the_majority_is_that_of_the_scored_cases_and_one_for_all_folds() -> Non
     found = majority(task(labels=labels))
     assert set(found.predictions[0].predicted) == {1} and area(found) == 0.5
     assert area(majority(task(FOLDS)), FOLDS) == 0.5, "a constant of each fold's own would rank the cases"
+
+
+def test_a_classifier_that_is_always_right_is_above_a_constant_answer() -> None:
+    perfect = Predictions(LABELS[30:], np.eye(2)[LABELS[30:]])
+    for metric in (auroc, balanced_accuracy):
+        assert gain_over(majority(task()), metric, perfect, task().owners, RESAMPLING).above
 
 
 def test_what_was_computed_is_read_again_and_follows_from_cases_splits_and_features(tmp_path: Path) -> None:

@@ -82,9 +82,9 @@ def registered(store: MlflowClient, written: Callable[..., Path]) -> Callable[..
     def make(*, base: bool = False, **given: Any) -> Registered:
         parents: dict[str, Any] = {}
         if base:
-            made = register_package("bsf_base", architecture=SEGMENTER, seed=1, checks=[])
+            made = register_package("bsf_base", architecture=SEGMENTER, seed=11, checks=[])
             parents = {"base": Parent(**asdict(made))}
-        made = register_package("phase1_encoder_merged", **{"parents": parents, "seed": 2, **given})
+        made = register_package("phase1_encoder_merged", **{"parents": parents, "seed": 12, **given})
         store.set_registered_model_alias(made.name, "champion", made.version)
         return made
 

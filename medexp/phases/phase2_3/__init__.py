@@ -7,7 +7,7 @@ PHASE = Phase(
     "phase2_3",
     Phase2_3Config,
     "medexp.phases.phase2_3.recipe",
-    checks=("TWINS", "LEAK", "P2_3-DICE", "P2_3-ACCURACY", "P2_3-GAIN"),
+    checks=("TWINS", "LEAK", "P2_3-DICE", "P2_3-ACCURACY", "P2_3-GAIN", "SHORTCUT", "CONTROLS"),
     revision=3,
 )
 __getattr__ = from_recipe(PHASE)

@@ -32,6 +32,7 @@ from medexp.phases.phase2_3.config import Phase2_3Config
 from medexp.phases.phase2_3.report import Compared, log_compared, package, summary
 from medexp.phases.shared.classification import judge
 from medexp.phases.shared.context import Context, context
+from medexp.phases.shared.controls import beside, of_images
 from medexp.phases.shared.foresight import foresee
 from medexp.phases.shared.images import (
     CLASSES,
@@ -41,6 +42,7 @@ from medexp.phases.shared.images import (
     demand_input,
     demand_outlines,
     dice,
+    encoder_alone,
     log_training,
     masks,
     predict,
@@ -91,6 +93,7 @@ def run(config: Phase2_3Config) -> None:
             checks.kept("P2_3-DICE", "Dice", "phase 2.1", compared.dice, dice_before, dice_after, config.margin),
             checks.kept("P2_3-ACCURACY", "Balanced accuracy", "phase 2.2", compared.balanced, before, after, config.margin),
             checks.joint(compared.dice, compared.balanced),
+            *compared.controls.checks,
         )
         ctx.publish(package(ctx, work.images, work.pulled, trained.net, compared))
         ctx.finish(summary(ctx, work.images, trained.fitted, compared))
@@ -220,4 +223,5 @@ def compare(ctx: Context[Phase2_3Config], work: Work, net: MultiTaskModel) -> Co
         means={column: of_scans(outlined[column]) for column in ("dice_before", "dice")},
         dice=of_scans(outlined["dice"] - outlined["dice_before"], GAIN),
         balanced=gain(balanced_accuracy, after, earlier, rows["patient"].tolist(), resampling),
+        controls=beside(ctx, "joint training", after, of_images(images, encoder_alone(work.pulled["multitask"]), ctx.cache)),
     )

@@ -12,6 +12,7 @@ from medexp.phases.phase2_3.checks import gained
 from medexp.phases.phase2_3.config import Phase2_3Config
 from medexp.phases.shared.classification import Judged, log_judged, pooled, rows_of
 from medexp.phases.shared.context import Context
+from medexp.phases.shared.controls import Beside
 from medexp.phases.shared.images import CLASSES, Images, claims, example
 from medexp.phases.shared.packaging import packaged, parent_of
 from medexp.phases.shared.publishing import Summary, caveat, selection
@@ -34,6 +35,7 @@ class Compared:
         means: Mean Dice over scans, `dice_before` and `dice`.
         dice: Gain in mean Dice.
         balanced: Gain in balanced accuracy.
+        controls: The classifier after joint training beside its controls.
     """
 
     scans: pd.DataFrame
@@ -42,6 +44,7 @@ class Compared:
     means: Mapping[str, Interval]
     dice: Interval
     balanced: Interval
+    controls: Beside
 
 
 def log_compared(ctx: Context[Phase2_3Config], images: Images, compared: Compared) -> None:
@@ -58,7 +61,7 @@ def package(
     ctx: Context[Phase2_3Config], images: Images, parents: Mapping[str, Pulled], net: MultiTaskModel, compared: Compared
 ) -> Package:
     """The network with all that it was judged by; `parents` are the packages that it was made from, by role."""
-    training = ctx.config.training
+    training, known = ctx.config.training, claims(images, ctx.config.kaggle_dir)
     how = {
         "Training": f"at most {training.epochs} epochs in alternating batches of {training.batch_size}, {training.optimizer}, "
         f"rates {training.lr_encoder:g} of the encoder, {training.lr_decoder:g} of the decoder, {training.lr_head:g} of the "
@@ -71,14 +74,17 @@ def package(
         images.data,
         output=f"seg: logits (B, 1, H, W); cls: logits (B, 2): {', '.join(CLASSES)}",
         example=example(images),
-        facts=claims(images, ctx.config.kaggle_dir) | how,
+        facts=known
+        | how
+        | {"Limitations": " ".join(filter(None, [*compared.controls.first, known.get("Limitations")])) or None},
         architecture=read_json(parents["multitask"].folder, "contract.json")["architecture"],
         weights=net.state_dict(),
         parents={role: parent_of(one) for role, one in parents.items()},
         per_case=compared.scans.drop(columns="dice_before"),
         figures={"Dice over phase 2.1": compared.dice.as_gain, "balanced accuracy over phase 2.2": compared.balanced.as_gain}
         | {"validation Dice": str(compared.means["dice"])}
-        | {f"validation {name}": str(interval) for name, interval in compared.judged.scores["all"].items()},
+        | {f"validation {name}": str(interval) for name, interval in compared.judged.scores["all"].items()}
+        | compared.controls.figures,
     )
 
 
@@ -95,9 +101,12 @@ def summary(ctx: Context[Phase2_3Config], images: Images, fitted: FitResult, com
         words=[
             gained("Dice", "phase 2.1", compared.dice),
             gained("Balanced accuracy", "phase 2.2", compared.balanced),
+            *compared.controls.words,
             *left_apart(scans),
             *pooled(compared.judged),
             f"Intervals of {ctx.config.confidence:.0%}, by patient.",
             caveat(fitted),
         ],
+        first=compared.controls.first,
+        beside=compared.controls.table(f"joint training beside controls, the same {number} images"),
     )

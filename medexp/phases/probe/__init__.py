@@ -7,7 +7,7 @@ PHASE = Phase(
     "probe",
     ProbeConfig,
     "medexp.phases.probe.recipe",
-    checks=("TWINS", "LEAK", "PROBE_MAJORITY", "PROBE_ATTRIBUTION"),
+    checks=("TWINS", "LEAK", "PROBE_MAJORITY", "PROBE_ATTRIBUTION", "SHORTCUT", "CONTROLS"),
     revision=2,
 )
 __getattr__ = from_recipe(PHASE)

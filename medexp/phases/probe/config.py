@@ -22,7 +22,7 @@ class ProbeConfig:
             split (train and val fit the head, test judges it). Without it phantoms of meningioma and glioma (demo only).
         head: logistic (logistic regression) or mlp (one hidden layer).
         test_fraction: Share of the patients of each label that is tested on, 0 to 1, where the table has no column split.
-        seed: Seed of the split, the folds, the random encoder, the MLP and the resamples.
+        seed: Seed of the split, the folds, the MLP and the resamples.
         search: How the head's hyperparameter is chosen.
         phantoms: The embedded data, of a seed that no encoder was trained on.
     """

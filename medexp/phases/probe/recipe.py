@@ -1,15 +1,15 @@
 """The probe: what a registered encoder's features tell about a labelled table, beside what simpler sources tell.
 
-Every arm has the same cases, the same folds and the same head: the encoder; the network that it was adapted from; the same
-architecture with random weights; statistics of raw intensities; and the most frequent class, which needs no features at all.
+Every arm has the same cases and the same folds: the encoder, the network that it was adapted from, and the controls of every
+classifier (`medexp.evaluation.controls`): untrained networks of its shape, statistics of raw intensities, the files' headers,
+and the most frequent class. All that has features has the same head.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
-import numpy as np
-import torch
 from torch import nn
 
 from medexp import registry
@@ -17,15 +17,15 @@ from medexp.arrays import Array
 from medexp.checks import Check
 from medexp.data.volumes.tables import split_table
 from medexp.errors import RegistryError
-from medexp.evaluation.classification import METRICS, Predictions, gain, scores
-from medexp.evaluation.classifiers import fit_head, folds_by_patient, majority
+from medexp.evaluation.classification import METRICS
+from medexp.evaluation.controls import Source, control, majority, of_headers
 from medexp.evaluation.embeddings import cases_as_parts, embed_all
-from medexp.models.kinds import build
 from medexp.models.swin.network import SwinEncoder, SwinSegmenter
 from medexp.phases.probe import PHASE, checks
 from medexp.phases.probe.config import ProbeConfig
-from medexp.phases.probe.report import Judged, log_judged, summary
+from medexp.phases.probe.report import CALLED, Judged, log_judged, summary
 from medexp.phases.shared.context import Context, context
+from medexp.phases.shared.controls import compared, of_volumes, untrained
 from medexp.phases.shared.foresight import foresee
 from medexp.phases.shared.labelled_volumes import LabelledVolumes, read_volumes
 from medexp.phases.shared.packaging import parent_of
@@ -59,16 +59,13 @@ def run(config: ProbeConfig) -> None:
         volumes = work.volumes
         ctx.demand(*guard(work, "test"))
         foresee(ctx, "balanced accuracy", ["correct"], volumes.data.rows("test")["patient"], split="test")
-        encoders, left_out = load_encoders(ctx, work.pulled)
-        ordered = volumes.cases(volumes.data.manifest)
-        parts = cases_as_parts(ordered, volumes.data.facts, volumes.settings, ctx.accelerator)
-        embedded = embed_all(encoders, parts, ctx.cache, ctx.accelerator)
-        ctx.run.reporter.metrics({"params/embeddings_computed": embedded.computed})
-        intensity = np.array([volumes.data.facts[case].intensity for case in volumes.data.manifest["case"]])
-        judged = judge(ctx, work, {**embedded.features, "intensity": intensity}, left_out)
+        judged = judge(ctx, work, *load_encoders(ctx, work.pulled))
         log_judged(ctx, volumes, judged)
+        gains = {arm: gain["balanced_accuracy"] for arm, gain in judged.beside.gains.items()}
         ctx.check(
-            checks.better_than_majority(judged.gains["majority"]), checks.attribution(judged.gains.get("unadapted"), left_out)
+            checks.better_than_majority(gains["majority"]),
+            checks.attribution(gains.get("unadapted"), judged.left_out),
+            *judged.beside.checks,
         )
         ctx.finish(summary(ctx, f"{work.pulled.name} version {work.pulled.version}", volumes, judged))
 
@@ -94,7 +91,7 @@ def guard(work: Work, split: str) -> list[Check]:
 
 
 def load_encoders(ctx: Context[ProbeConfig], pulled: Pulled) -> tuple[dict[str, Encoder], str]:
-    """The encoder, the one that it was adapted from, and one of its architecture with random weights, in eval mode.
+    """The encoder and the one that it was adapted from, in eval mode.
 
     Returns:
         The encoders by arm, and why the unadapted one is not among them; empty when it is.
@@ -113,10 +110,13 @@ def load_encoders(ctx: Context[ProbeConfig], pulled: Pulled) -> tuple[dict[str, 
             left_out = f"No row for the unadapted encoder, {parent.rstrip(',')}."
     else:
         left_out = f"No row for an unadapted encoder: {pulled.name} names no base that it was adapted from."
-    architecture = read_json(pulled.folder, "contract.json")["architecture"]
-    torch.manual_seed(ctx.config.seed)
-    encoders["random"] = _as_encoder(build(architecture.get("base", architecture)), "random weights").eval()
     return encoders, left_out
+
+
+def architecture_of(pulled: Pulled) -> Mapping[str, Any]:
+    """What a network of the encoder's shape is built from."""
+    architecture: Mapping[str, Any] = read_json(pulled.folder, "contract.json")["architecture"]
+    return architecture.get("base", architecture)
 
 
 def _as_encoder(net: nn.Module, called: str) -> Encoder:
@@ -127,46 +127,33 @@ def _as_encoder(net: nn.Module, called: str) -> Encoder:
     return net
 
 
-def judge(ctx: Context[ProbeConfig], work: Work, features: Mapping[str, Array], left_out: str) -> Judged:
-    """Every arm on the test cases: metrics with their intervals, and the gains of the encoder over the other arms.
+def judge(ctx: Context[ProbeConfig], work: Work, encoders: Mapping[str, Encoder], left_out: str) -> Judged:
+    """Every arm on the test cases: heads that are fitted on the splits train and val, beside what needs no encoder.
 
     Args:
         ctx: The phase's context.
         work: The volumes.
-        features: Of all cases (N, D), by arm.
-        left_out: As of `load_encoders`.
+        encoders: As of `load_encoders`.
+        left_out: Likewise.
     """
-    predictions, chosen = predict(ctx.config, work.volumes, features)
-    patients = list(work.volumes.data.rows("test")["patient"])
+    config, volumes, architecture = ctx.config, work.volumes, architecture_of(work.pulled)
+    labels = [volumes.table.classes.index(label) for label in volumes.data.manifest["label"]]
+    rows = volumes.data.manifest.assign(label=labels)
+    parts = cases_as_parts(volumes.cases(rows), volumes.data.facts, volumes.settings, ctx.accelerator)
+    every = {**encoders, **untrained(architecture, ctx.device)}  # at once: each volume is read once for all
+    embedded = embed_all(every, parts, ctx.cache, ctx.accelerator)
+    ctx.run.reporter.metrics({"params/embeddings_computed": embedded.computed})
+    known = of_volumes(volumes, rows, architecture, ctx)
+    task = known.task("test")
+
+    def features(name: str) -> list[Array]:
+        return [embedded.features[name]]
+
+    sources = [Source(name, CALLED[name], config.head, None, partial(features, name)) for name in encoders]
+    sources += [replace(source, learner=config.head) for source in known.sources]
+    encoder, *others = [control(source, task, ctx.cache, config.search, config.seed) for source in sources]
+    others += [of_headers(known.headers, task, ctx.cache), majority(task)]
+    beside = compared(CALLED["encoder"], encoder.predictions[0], others, task.owners, ctx.resampling, METRICS)
     return Judged(
-        predictions=predictions,
-        scores={arm: scores(predicted, patients, ctx.resampling) for arm, predicted in predictions.items()},
-        gains={
-            arm: gain(METRICS["balanced_accuracy"], predictions["encoder"], reference, patients, ctx.resampling)
-            for arm, reference in predictions.items()
-            if arm != "encoder"
-        },
-        chosen=chosen,
-        left_out=left_out,
+        encoder.predictions[0], beside, {one.name: one.chosen[0] for one in (encoder, *others) if one.chosen}, left_out
     )
-
-
-def predict(
-    config: ProbeConfig, volumes: LabelledVolumes, features: Mapping[str, Array]
-) -> tuple[dict[str, Predictions], dict[str, float]]:
-    """Predictions of every arm on the test cases, and the hyperparameter that each head was fitted with.
-
-    The splits train and val fit the head, and choose its hyperparameter across their patients; test is predicted.
-    """
-    manifest = volumes.data.manifest
-    tests = (manifest["split"] == "test").to_numpy()
-    labels = np.array([volumes.table.classes.index(label) for label in manifest["label"]])
-    fitted, truth = labels[~tests], labels[tests]
-    folds = folds_by_patient(fitted, list(manifest.loc[~tests, "patient"]), config.search.folds, config.seed)
-    predictions, chosen = {}, {}
-    for arm, rows in features.items():
-        head, chosen[arm] = fit_head(config.head, rows[~tests], fitted, folds, config.search, config.seed)
-        predictions[arm] = Predictions(truth, head.predict_proba(rows[tests]))
-    nothing = np.zeros((len(labels), 1))
-    constant = majority(nothing[~tests], fitted)
-    return predictions | {"majority": Predictions(truth, constant.predict_proba(nothing[tests]))}, chosen

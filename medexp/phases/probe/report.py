@@ -6,24 +6,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from medexp.evaluation.classification import METRICS, Predictions, confusion, per_case_and_arm, roc_labels, roc_points
-from medexp.evaluation.intervals import Interval
 from medexp.phases.probe.checks import in_words
 from medexp.phases.probe.config import ProbeConfig
 from medexp.phases.shared.context import Context
+from medexp.phases.shared.controls import Beside, log_beside
 from medexp.phases.shared.labelled_volumes import LabelledVolumes
 from medexp.phases.shared.publishing import Summary
 from medexp.tracking.figures import confusion_matrix, roc
 
-ARMS = {
-    "encoder": "the encoder",
-    "unadapted": "the unadapted encoder",
-    "random": "random weights",
-    "intensity": "intensity statistics",
-    "majority": "the majority class",
-}
-_SHORT = {"encoder": "encoder", "unadapted": "unadapted", "random": "random weights", "intensity": "intensities"} | {
-    "majority": "majority class"
-}
+CALLED = {"encoder": "the encoder", "unadapted": "the unadapted encoder"}
 _WITH_INTERVAL = ("balanced_accuracy", "auroc")  # in the terminal, whose lines are short
 _PANELS = 6
 
@@ -33,35 +24,38 @@ class Judged:
     """What the probe measured on the test cases.
 
     Attributes:
-        predictions: By arm, a key of ARMS.
-        scores: By arm, then by metric.
-        gains: Balanced accuracy of the encoder minus that of each other arm, paired.
-        chosen: The head's hyperparameter by arm.
+        predictions: Of the encoder's head.
+        beside: It beside the unadapted encoder and the controls.
+        chosen: The head's hyperparameter by arm; of several seeds the first one's.
         left_out: Why there is no row for the unadapted encoder; empty where there is one.
     """
 
-    predictions: Mapping[str, Predictions]
-    scores: Mapping[str, Mapping[str, Interval]]
-    gains: Mapping[str, Interval]
+    predictions: Predictions
+    beside: Beside
     chosen: Mapping[str, float]
     left_out: str
+
+    @property
+    def arms(self) -> dict[str, Predictions]:
+        """Predictions by arm, the encoder first; of several seeds the first one's."""
+        return {"encoder": self.predictions} | {name: one.predictions[0] for name, one in self.beside.controls.items()}
 
 
 def log_judged(ctx: Context[ProbeConfig], volumes: LabelledVolumes, judged: Judged) -> None:
     """Metrics, tables and pictures."""
     reporter, classes, tested = ctx.run.reporter, volumes.table.classes, volumes.data.rows("test")
-    for arm, measured in judged.scores.items():
-        ctx.intervals("test/" if arm == "encoder" else f"{arm}/", measured)
-    ctx.intervals("test/gain_over_", judged.gains)
+    ctx.intervals("test/", judged.beside.scores["model"])
+    log_beside(ctx, judged.beside)
     reporter.metrics({f"params/hyperparameter_{arm}": value for arm, value in judged.chosen.items()})
     cases, patients = list(tested["case"]), list(tested["patient"])
-    reporter.table(per_case_and_arm(judged.predictions, cases, patients, classes), "per_case.csv")
-    for arm, predicted in judged.predictions.items():
+    reporter.table(per_case_and_arm(judged.arms, cases, patients, classes), "per_case.csv")
+    called = CALLED | {name: one.called for name, one in judged.beside.controls.items()}
+    for arm, predicted in judged.arms.items():
         counts = confusion(predicted, np.ones((1, len(tested))))[0]
-        reporter.figure(confusion_matrix(counts, classes, f"{ARMS[arm]}, test cases"), f"figures/confusion_{arm}.png")
-    if drawn := roc_labels(judged.predictions["encoder"])[:_PANELS]:
+        reporter.figure(confusion_matrix(counts, classes, f"{called[arm]}, test cases"), f"figures/confusion_{arm}.png")
+    if drawn := roc_labels(judged.predictions)[:_PANELS]:
         panels = {
-            classes[label]: {ARMS[arm]: roc_points(predicted, label) for arm, predicted in judged.predictions.items()}
+            classes[label]: {called[arm]: roc_points(predicted, label) for arm, predicted in judged.arms.items()}
             for label in drawn
         }
         reporter.figure(roc(panels, f"ROC on {len(tested)} test cases"), "figures/roc.png")
@@ -72,11 +66,14 @@ def summary(ctx: Context[ProbeConfig], encoder: str, volumes: LabelledVolumes, j
     config, manifest = ctx.config, volumes.data.manifest
     head = ["arm", *(name.replace("_", " ") for name in METRICS)]
     rows, narrow = [], []
-    for arm, measured in judged.scores.items():
-        chosen = f"{judged.chosen[arm]:g}" if arm in judged.chosen else "-"
-        rows.append([ARMS[arm], *(interval.in_a_cell(3) for interval in measured.values()), chosen])
-        short = (interval.in_a_cell(2, bounds=name in _WITH_INTERVAL) for name, interval in measured.items())
-        narrow.append([_SHORT[arm], *short])
+    called = {"model": ("encoder", CALLED["encoder"])} | {
+        one.name: (one.name, one.called) for one in judged.beside.controls.values()
+    }
+    for name, (arm, words) in called.items():
+        measured, chosen = judged.beside.scores[name], f"{judged.chosen[arm]:g}" if arm in judged.chosen else "-"
+        rows.append([words, *(interval.in_a_cell(3) for interval in measured.values()), chosen])
+        short = (interval.in_a_cell(2, bounds=metric in _WITH_INTERVAL) for metric, interval in measured.items())
+        narrow.append([arm, *short])
     used = " and ".join(split for split in ("train", "val") if len(volumes.data.rows(split)))
     fitted, tested = manifest[manifest["split"] != "test"], volumes.data.rows("test")
     other = "mlp" if config.head == "logistic" else "logistic"
@@ -90,9 +87,11 @@ def summary(ctx: Context[ProbeConfig], encoder: str, volumes: LabelledVolumes, j
         words=[
             f"Intervals of {config.confidence:.0%}, by patient. The head was fitted on {used}, its hyperparameter chosen "
             "across their patients; test judged it once.",
-            *(in_words(interval, ARMS[arm]) for arm, interval in judged.gains.items()),
+            *(in_words(gain["balanced_accuracy"], called[arm][1]) for arm, gain in judged.beside.gains.items()),
+            *judged.beside.words,
             *([judged.left_out] if judged.left_out else []),
         ],
         narrow=(head, narrow),
+        first=judged.beside.first,
         following=[f"Next, another:    mlflow run . -e probe {again}"],
     )

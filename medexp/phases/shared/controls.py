@@ -4,16 +4,15 @@ A recipe says what the controls know of its cases (`of_images`, `of_volumes`), h
 the checks, and hands table and sentences to its summary and its card.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+import functools
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
-from accelerate import Accelerator
 from skimage.feature import hog
 from torch.nn import functional
 
@@ -23,7 +22,7 @@ from medexp.config.shared import Resampling
 from medexp.data.headers import Header
 from medexp.data.images import transforms as image_transforms
 from medexp.evaluation.batches import Batches
-from medexp.evaluation.classification import Predictions, auroc, balanced_accuracy, scores
+from medexp.evaluation.classification import Metric, Predictions, auroc, balanced_accuracy, scores
 from medexp.evaluation.controls import UNTRAINED_SEEDS, Control, Source, Task, control, gain_over, majority, of_headers
 from medexp.evaluation.embeddings import cases_as_parts, embed_all, images_as_part
 from medexp.evaluation.intervals import Interval
@@ -167,18 +166,17 @@ class Beside:
         if found == _ALIKE:
             return "The files' headers are alike in all cases: they tell nothing."
         model, headers = self.scores["model"]["auroc"], self.scores["headers"]["auroc"]
+        if found == _NOTHING:
+            return f"The files' headers alone ({fields}) tell next to nothing: AUROC {headers}."
         against = f"AUROC {headers.estimate:.2f} against {model.estimate:.2f} of {self.called}"
-        gain = f"{self.gains['headers']['auroc'].as_gain}"
-        match found:
-            case _ if found == _AS_GOOD and model.estimate <= headers.estimate:
-                return f"The files' headers alone ({fields}) are as good: {against}."
-            case _ if found == _AS_GOOD:
-                return f"The files' headers alone ({fields}) are as good, as far as these cases can tell: {against} ({gain})."
-            case _ if found == _BETTER:
-                return f"It does better than the files' headers alone ({fields}): {against} ({gain})."
-            case _ if found == _NOTHING:
-                return f"The files' headers alone ({fields}) tell next to nothing: AUROC {headers}."
-        return f"Too few cases to tell {self.called} from the files' headers alone ({fields}): {against} ({gain})."
+        if found == _AS_GOOD and model.estimate <= headers.estimate:
+            return f"The files' headers alone ({fields}) are as good: {against}."
+        words = {
+            _BETTER: f"{self.called[:1].upper()}{self.called[1:]} does better than the files' headers alone ({fields})",
+            _AS_GOOD: f"The files' headers alone ({fields}) are as good, as far as these cases can tell",
+            _FEW: f"Too few cases to tell {self.called} from the files' headers alone ({fields})",
+        }
+        return f"{words[found]}: {against} ({self.gains['headers']['auroc'].as_gain})."
 
     def _told(self, name: str) -> str:
         control, gain = self.controls[name], self.gains[name]["auroc"]
@@ -214,7 +212,12 @@ def beside(ctx: Context[JudgedSettings], called: str, predictions: Predictions, 
 
 
 def compared(
-    called: str, predictions: Predictions, every: Sequence[Control], patients: Sequence[str], resampling: Resampling
+    called: str,
+    predictions: Predictions,
+    every: Sequence[Control],
+    patients: Sequence[str],
+    resampling: Resampling,
+    metrics: Mapping[str, Metric] = METRICS,
 ) -> Beside:
     """A classifier's figures, each control's, and the paired differences.
 
@@ -224,11 +227,12 @@ def compared(
         every: The controls, of the same cases: at least "headers".
         patients: Patient of each case.
         resampling: How resamples are drawn, and the coverage.
+        metrics: By name, at least those of METRICS.
     """
-    measured = {"model": scores(predictions, patients, resampling, METRICS)}
-    measured |= {one.name: one.scores(patients, resampling, METRICS) for one in every}
+    measured = {"model": scores(predictions, patients, resampling, metrics)}
+    measured |= {one.name: one.scores(patients, resampling, metrics) for one in every}
     gains = {
-        one.name: {name: gain_over(one, metric, predictions, patients, resampling) for name, metric in METRICS.items()}
+        one.name: {name: gain_over(one, metric, predictions, patients, resampling) for name, metric in metrics.items()}
         for one in every
     }
     return Beside(called, {one.name: one for one in every}, measured, gains)
@@ -265,41 +269,39 @@ def of_images(images: Images, architecture: Mapping[str, Any], cache: Path) -> K
         architecture: Of the encoder, as `medexp.models.kinds.build` takes it.
         cache: Root of the cache.
     """
-    data, workers = images.data, images.config.training.workers
+    data, facts = images.data, images.data.facts
     rows = data.manifest[data.manifest["split"] != "test"].reset_index(drop=True)
-    facts, splits = data.facts, ["train"] if "fold" in rows else ["train", "val"]
-    pixels = list(rows["voxels_sha256"])
+    splits = ["train"] if "fold" in rows else ["train", "val"]
     settings = [*images.config.data.input_size, _AT_ONCE]
 
-    def in_order(of_split: Callable[[Batches, str], Array]) -> Array:
-        """Of all rows, from what is made of each split."""
-        parts = [of_split(Batches(images.of(split), _AT_ONCE, workers), split) for split in splits]
+    @functools.cache
+    def batches(split: str) -> Batches:
+        """Once for all that looks at them: each image is read once."""
+        return Batches(images.of(split), _AT_ONCE, images.config.training.workers)
+
+    def in_order(parts: Sequence[Array]) -> Array:
+        """Of all rows, from what was made of each split."""
         made = dict(zip((case for split in splits for case in data.ids(split)), np.concatenate(parts), strict=True))
         return np.stack([made[case] for case in rows["case"]])
 
-    def untrained() -> list[Array]:
-        nets = _untrained(architecture, images.accelerator)
-
-        def embedded(name: str, batches: Batches, split: str) -> Array:
+    def embedded() -> list[Array]:
+        nets, made = untrained(architecture, images.accelerator.device), []
+        for split in splits:
             digests = [facts[case].voxels_sha256 for case in data.ids(split)]
-            part = images_as_part(batches, digests, settings, images.accelerator)
-            return embed_all({name: nets[name]}, [part], cache, images.accelerator).features[name]
+            part = images_as_part(batches(split), digests, settings, images.accelerator)
+            made.append(embed_all(nets, [part], cache, images.accelerator).features)
+        return [in_order([features[name] for features in made]) for name in nets]
 
-        return [in_order(partial(embedded, name)) for name in nets]
+    def described() -> list[Array]:
+        return [
+            in_order([np.stack([_hog(image) for batch in batches(split) for image in batch["image"]]) for split in splits])
+        ]
 
-    def classical() -> list[Array]:
-        def described(batches: Batches, _: str) -> Array:
-            return np.stack([_hog(image) for batch in batches for image in batch["image"]])
-
-        return [in_order(described)]
-
-    version = image_transforms.VERSION
+    seen = [image_transforms.VERSION, list(rows["voxels_sha256"]), settings]
     computing = [torch.__version__, images.accelerator.device.type, images.accelerator.mixed_precision]
     sources = [
-        Source(
-            *_UNTRAINED, "logistic", [dict(architecture), UNTRAINED_SEEDS, version, pixels, settings, computing], untrained
-        ),
-        Source("classical", "HOG and an SVM", "svm", ["hog", _SIDE, _CELL, version, pixels, settings], classical),
+        Source(*_UNTRAINED, "logistic", [dict(architecture), UNTRAINED_SEEDS, computing, *seen], embedded),
+        Source("classical", "HOG and an SVM", "svm", ["hog", _SIDE, _CELL, *seen], described),
     ]
     return Known(rows, [facts[case].header for case in rows["case"]], sources)
 
@@ -319,25 +321,25 @@ def of_volumes(volumes: LabelledVolumes, rows: pd.DataFrame, architecture: Mappi
     facts, accelerator = volumes.data.facts, ctx.accelerator
     parts = cases_as_parts(volumes.cases(rows), facts, volumes.settings, accelerator)
 
-    def untrained() -> list[Array]:
-        return list(embed_all(_untrained(architecture, accelerator), parts, ctx.cache, accelerator).features.values())
+    def embedded() -> list[Array]:
+        return list(embed_all(untrained(architecture, accelerator.device), parts, ctx.cache, accelerator).features.values())
 
     intensity = np.array([facts[case].intensity for case in rows["case"]])
     key = [dict(architecture), UNTRAINED_SEEDS, torch.__version__, [part.key for part in parts]]
     sources = [
-        Source(*_UNTRAINED, "logistic", key, untrained),
+        Source(*_UNTRAINED, "logistic", key, embedded),
         Source("classical", "statistics of intensities", "logistic", intensity.tolist(), lambda: [intensity]),
     ]
     return Known(rows.reset_index(drop=True), [facts[case].header for case in rows["case"]], sources)
 
 
-def _untrained(architecture: Mapping[str, Any], accelerator: Accelerator) -> dict[str, torch.nn.Module]:
-    """Networks with initial weights, one a seed, in eval mode."""
+def untrained(architecture: Mapping[str, Any], device: torch.device) -> dict[str, torch.nn.Module]:
+    """Networks with initial weights, one for each of UNTRAINED_SEEDS, in eval mode and frozen."""
     nets = {}
     for seed in UNTRAINED_SEEDS:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            nets[f"seed {seed}"] = build(dict(architecture)).eval().requires_grad_(False).to(accelerator.device)
+            nets[f"seed {seed}"] = build(dict(architecture)).eval().requires_grad_(False).to(device)
     return nets
 
 

@@ -127,6 +127,12 @@ def demand_input(pulled: Pulled, input_size: tuple[int, int]) -> None:
         raise ConfigError(f"data.input_size: found {input_size}, {called} was trained on images of {trained}; give that")
 
 
+def encoder_alone(multitask: Pulled) -> dict[str, Any]:
+    """The architecture of a multi-task network's encoder."""
+    architecture = read_json(multitask.folder, "contract.json")["architecture"]
+    return {"kind": "unet_encoder"} | {key: architecture[key] for key in ("in_channels", "base_filters", "depth")}
+
+
 def one_process(accelerator: Accelerator, phase: str) -> None:
     """Images are small, and alternating tasks leave parameters without gradients: these phases train in one process.
 

@@ -96,15 +96,31 @@ def test_all_three_parts_are_trained(client: MlflowClient) -> None:
 
 
 def test_it_begins_with_the_networks_of_the_earlier_phases(client: MlflowClient, pipeline: Pipeline) -> None:
-    """Rates of almost nothing: what comes out is what went in."""
+    """Rates of almost nothing: what comes out is what went in, and P2_3-GAIN says that nothing was gained."""
     rates = {"training__lr_encoder": "1e-12", "training__lr_decoder": "1e-11", "training__lr_head": "1e-11"}
     assert run("phase2_3", pipeline.folder, training__epochs="1", training__warmup_epochs="0", shown="0", **rates) == 0
+    assert last_run(client, "phase2_3").data.metrics["checks/P2_3-GAIN"] == 0
     state = registry.load(f"models:/{NAME}/2").state_dict()
     wanted = dict(registry.load(f"models:/{MODELS['phase2_1']}/1").state_dict())
     head = registry.load(f"models:/{MODELS['phase2_2']}/1").head.state_dict()
     wanted |= {f"cls_head.{key}": value for key, value in head.items()}
     for key, value in wanted.items():
         torch.testing.assert_close(state[key], value, atol=1e-8, rtol=0)
+
+
+def test_what_joint_training_gains_is_found(client: MlflowClient, pipeline: Pipeline) -> None:
+    """Begun with a head that has learned nothing, which joint training mends."""
+    assert (
+        run(
+            "phase2_2", pipeline.folder, training__epochs="1", training__warmup_epochs="0", training__lr_head="1e-9", shown="0"
+        )
+        == 3
+    )
+    rates = {"training__lr_encoder": "0.001", "training__lr_decoder": "0.002", "training__lr_head": "0.02"}
+    head = f"models:/{MODELS['phase2_2']}/2"
+    assert run("phase2_3", pipeline.folder, classifier=head, training__epochs="4", shown="0", **rates) == 0
+    measured = last_run(client, "phase2_3").data.metrics
+    assert measured["checks/P2_3-GAIN"] == 1 and measured["val/gain/balanced_accuracy"] > 0.1
 
 
 @given(count=st.integers(1, 30), classified=st.integers(1, 40), batch_size=st.integers(1, 9), epoch=st.integers(0, 3))

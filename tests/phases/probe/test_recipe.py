@@ -25,6 +25,8 @@ from tests.configured import run_phase
 from tests.packages import SEGMENTER
 from tests.runs import artifact, last_run, logged_table
 
+ARMS = ("unadapted", "untrained", "classical", "headers", "majority")
+
 
 def probe(table: Path | str, **flags: str) -> int:
     return run_phase("probe", table=table, cache_dir="cache", jobs=1, threads=1, bootstrap_samples=200, **flags)
@@ -46,40 +48,62 @@ def test_the_run_holds_all_that_it_promises(
     assert tags["medexp.verdict"] == "PASSED"
     assert not [name for name in measured if name.endswith(("_low", "_high"))]
     intervals = logged_table(run, "intervals.csv", index_col="metric")
-    for prefix in ("test", "unadapted", "random", "intensity", "majority"):
+    for prefix in ("test", *(f"controls/{arm}" for arm in ARMS)):
         for metric in ("accuracy", "balanced_accuracy", "macro_f1", "auroc"):
             values = list(intervals.loc[f"{prefix}/{metric}", ["low", "estimate", "high"]])
             assert values[1] == measured[f"{prefix}/{metric}"]
             assert values == sorted(values) or np.isnan(values).any()
-    assert measured["majority/balanced_accuracy"] == 0.5
+    assert measured["controls/majority/balanced_accuracy"] == 0.5
     assert measured["params/val_patients"] == len({n for n in range(16) if n % 5 == 2})
     assert {item.dataset.name for item in run.inputs.dataset_inputs} == {"probe_train", "probe_val", "probe_test"}
 
     rows = pd.read_csv(artifact(run, "per_case.csv"))
     tested = pd.read_csv(table, sep="\t").query("split == 'test'").sort_values("id")
-    assert list(rows["arm"].unique()) == ["encoder", "unadapted", "random", "intensity", "majority"]
+    assert list(rows["arm"].unique()) == ["encoder", *ARMS]
     encoder = rows[rows["arm"] == "encoder"]
     assert list(encoder["case"]) == list(tested["id"]) and list(encoder["label"]) == list(tested["label"])
     assert encoder[["probability_glioma", "probability_meningioma"]].sum(axis=1).to_numpy() == pytest.approx(1)
-    for arm, prefix in (("encoder", "test"), ("random", "random"), ("intensity", "intensity")):
+    for arm, prefix in (("encoder", "test"), ("unadapted", "controls/unadapted"), ("classical", "controls/classical")):
         of_arm = rows[rows["arm"] == arm]
         assert measured[f"{prefix}/balanced_accuracy"] == pytest.approx(
             balanced_accuracy_score(of_arm["label"], of_arm["predicted"])
         )
-    gain = measured["test/balanced_accuracy"] - measured["unadapted/balanced_accuracy"]
-    assert measured["test/gain_over_unadapted"] == pytest.approx(gain)
+    gain = measured["test/balanced_accuracy"] - measured["controls/unadapted/balanced_accuracy"]
+    assert measured["controls/gain_over_unadapted/balanced_accuracy"] == pytest.approx(gain)
     assert {check["id"] for check in json.loads(artifact(run, "checks.json").read_text())} == {
         "TWINS",
         "LEAK",
         "PROBE_MAJORITY",
         "PROBE_ATTRIBUTION",
+        "SHORTCUT",
+        "CONTROLS",
     }
     pictures = {item.path for item in store.list_artifacts(run.info.run_id, "figures")}
     assert {"figures/roc.png", "figures/confusion_encoder.png", "figures/confusion_majority.png"} <= pictures
     printed = capsys.readouterr().out
-    for words in ("unadapted", "random weights", "train and val", "PROBE_ATTRIBUTION", "Next", f"table={table}"):
+    for words in ("unadapted", "untrained", "headers", "train and val", "PROBE_ATTRIBUTION", "Next", f"table={table}"):
         assert words in printed
     assert "unadapted encoder" in tags["mlflow.note.content"]
+
+
+def test_labels_that_mean_nothing_are_not_read_from_the_features(
+    store: MlflowClient, registered: Callable[..., Registered], table: Path
+) -> None:
+    """The same volumes under labels that say nothing of them: no claim holds. Under their own, the classes are told apart."""
+    registered()
+    rows = pd.read_csv(table, sep="\t").drop_duplicates("patient")
+    numbers = rows["patient"].str.removeprefix("p").astype(int)
+    rows["split"] = [("train", "test")[number % 2] for number in numbers]
+    rows.to_csv(table, sep="\t", index=False)
+    assert probe(table) == 0
+    own = last_run(store, "probe").data.metrics
+    assert own["checks/PROBE_MAJORITY"] == 1 and own["test/auroc"] > 0.9
+    rows.assign(label=[("glioma", "meningioma")[number // 2 % 2] for number in numbers]).to_csv(table, sep="\t", index=False)
+    assert probe(table) == 0
+    mixed = last_run(store, "probe").data.metrics
+    assert mixed["checks/PROBE_MAJORITY"] == 0 and mixed["checks/CONTROLS"] == 0
+    told = last_run(store, "probe").data.tags["mlflow.note.content"]
+    assert "No better than an untrained network in AUROC" in told.partition("PASSED")[0], "before the verdict"
 
 
 def test_a_second_probe_reads_the_embeddings_and_says_the_same(
@@ -91,7 +115,7 @@ def test_a_second_probe_reads_the_embeddings_and_says_the_same(
     assert probe(table) == 0
     first = last_run(store, "probe").data.metrics
     cases = len(pd.read_csv(table, sep="\t"))
-    assert first["params/embeddings_computed"] == 3 * cases
+    assert first["params/embeddings_computed"] == 5 * cases, "the encoder, its base, and three untrained ones"
     assert probe(table) == 0
     again = last_run(store, "probe").data.metrics
     assert again["params/embeddings_computed"] == 0
@@ -111,7 +135,7 @@ def test_without_a_base_its_row_is_left_out_and_that_is_said(
     registered()
     assert probe(table) == 0
     run = last_run(store, "probe")
-    assert "unadapted/accuracy" not in run.data.metrics
+    assert "controls/unadapted/accuracy" not in run.data.metrics
     said = "No row for an unadapted encoder"
     assert said in capsys.readouterr().out and said in run.data.tags["mlflow.note.content"]
     (check,) = (one for one in json.loads(artifact(run, "checks.json").read_text()) if one["id"] == "PROBE_ATTRIBUTION")
@@ -208,7 +232,7 @@ def test_an_adapter_is_an_encoder_too(
     from medexp.models.lora import add_lora
 
     registered(base=True)
-    torch.manual_seed(1)
+    torch.manual_seed(11)
     adapter = add_lora(build(SEGMENTER), LoraConfig(2, 4.0, (3, 4), ("qkv",), 0.0, "lora"))
     with torch.no_grad():
         for name, parameter in adapter.named_parameters():
@@ -228,8 +252,8 @@ def test_an_adapter_is_an_encoder_too(
     register(run.info.run_id, folder, load_definition("phase1_lora_adapter"), "PASSED")
     assert probe(table, encoder="models:/phase1_lora_adapter/1") == 0
     metrics = last_run(store, "probe").data.metrics
-    assert "unadapted/accuracy" in metrics
-    assert metrics["params/embeddings_computed"] == 3 * len(pd.read_csv(table, sep="\t")), "adapted, base and random weights"
+    assert "controls/unadapted/accuracy" in metrics
+    assert metrics["params/embeddings_computed"] == 5 * len(pd.read_csv(table, sep="\t")), "adapted, base and three untrained"
 
 
 @pytest.mark.parametrize(

@@ -101,7 +101,7 @@ def test_the_control_that_is_as_good_is_named(untrained: float, classical: float
 
 
 def test_every_phase_with_a_classifier_lists_both_checks() -> None:
-    for name in ("phase2_2",):
+    for name in ("phase2_2", "phase2_3", "probe"):
         assert {"SHORTCUT", "CONTROLS"} <= set(phase(name).checks)
 
 
