@@ -13,7 +13,6 @@ from medexp.compare import compare
 from medexp.console import main
 from medexp.registry.promotion import Nominated
 
-
 JUDGED = {"phase": "phase1", "revision": 1, "split": "val", "data_digest": "d", "made_on": "m"}
 
 
