@@ -65,6 +65,8 @@ def run(config: Phase1Config) -> None:
         work = read(ctx)
         data = work.data
         reach = measure(ctx, data, fresh(ctx, work))
+        if not reach.any and ctx.accelerator.is_main_process:
+            print(checks.out_of_reach(reach))  # now, while stopping it costs nothing
         ctx.demand(checks.reach(reach), *check_adapters(ctx, work))
         rows = [score_mean_mask(ctx, data), score_arm(ctx, data, fresh(ctx, work), "baseline")]
         dice = [f"dice_{region}" for region in REGIONS]

@@ -6,7 +6,7 @@ can put that right, and where nothing depends on what they change.
 
 import copy
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +23,11 @@ from medexp.data.volumes.datasets import evaluation_dataset
 from medexp.data.volumes.prepared import PreparedVolumes, prepare_volumes
 from medexp.data.volumes.regions import REGIONS, to_regions
 from medexp.models.lora import add_lora, freeze_decoder, lora_parameters
-from medexp.models.swin.network import SwinSegmenter
+from medexp.models.swin.network import SwinSegmenter, embed
 from medexp.phases.phase1 import PHASE, checks
-from medexp.phases.phase1.arms import EFFECTS, FACTORIAL, effects
+from medexp.phases.phase1.arms import EFFECTS, FACTORIAL, crops, effects
 from medexp.phases.phase1.config import Phase1Config
-from medexp.phases.phase1.features import Features, attribute, over_controls, semantics
+from medexp.phases.phase1.features import Features, attribute, embed_crops, over_controls, semantics
 from medexp.phases.phase1.mean_mask import mean_mask, score_mean_mask
 from medexp.phases.phase1.pretrained import initial
 from medexp.phases.phase1.reach import reach, window
@@ -211,6 +211,16 @@ def test_features_that_tell_more_are_found_and_others_are_not(home: Home) -> Non
     assert f"LoRA alone improved {read}" in words
     assert f"LoRA with the decoder changed nothing that could be measured in {read}" in words
     assert "LoRA alone changed nothing that could be measured in Dice" in words
+
+
+def test_features_of_crops_are_those_of_the_crops_also_from_the_cache(home: Home) -> None:
+    ctx, data = home.ctx, home.data
+    with torch.no_grad():
+        drawn = [embed(home.teacher, crops(ctx, data, "train")[0, index]["image"][None])[0].numpy() for index in range(6)]
+        for _ in range(2):
+            assert np.array_equal(embed_crops(ctx, data, home.teacher), np.stack(drawn))
+        other = replace(ctx, config=replace(ctx.config, seed=1))
+        assert not np.isclose(embed_crops(other, data, home.teacher), np.stack(drawn)).all()
 
 
 def test_a_region_that_no_case_holds_leaves_the_others(home: Home) -> None:

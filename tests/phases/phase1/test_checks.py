@@ -184,6 +184,15 @@ def test_attribution_says_in_plain_words_what_was_found(dice: Interval, features
 
 
 @pytest.mark.parametrize(
+    ("interaction", "words"),
+    [(GAIN, "bring more than the sum of both"), (LOSS, "bring less than the sum of both"), (NOTHING, "could not be refuted")],
+)
+def test_an_interaction_is_said_where_there_is_one(interaction: Interval, words: str) -> None:
+    of_both = {phase1_checks.ON_TOP: NOTHING, phase1_checks.ALONE: NOTHING, "interaction": interaction}
+    assert words in phase1_checks.in_words({"dice": of_both, "probe_r2": of_both})
+
+
+@pytest.mark.parametrize(
     ("over_mean_mask", "over_base", "passed"),
     [(GAIN, GAIN, True), (NOTHING, GAIN, False), (GAIN, LOSS, False), (UNKNOWN, GAIN, False)],
 )
