@@ -19,10 +19,13 @@ LORA = LoraConfig(rank=2, alpha=4, target_stages=(3, 4), target_modules=("qkv",)
 
 @pytest.fixture(scope="module")
 def base() -> SwinSegmenter:
-    """Initial weights, with which the logits depend on all that the decoder is given."""
+    """Initial weights, but for a decoder that listens to what comes from below more than to its skip connections."""
     torch.manual_seed(0)
     net = build({"kind": "swin_unetr", "in_channels": 4, "out_channels": 3, "feature_size": 12, "window_size": 2})
     assert isinstance(net, SwinSegmenter)
+    for block in (net.decoder1, net.decoder2, net.decoder3, net.decoder4):
+        for parameter in block.transp_conv.parameters():
+            parameter.data *= 4
     return net.eval()
 
 
