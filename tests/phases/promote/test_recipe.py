@@ -93,7 +93,7 @@ def test_a_promotion_that_was_killed_before_it_loaded_the_model_is_finished_when
 @pytest.mark.parametrize(
     ("given", "told"),
     [
-        ({"per_case": scores(dice=0.7)}, ["PROMOTE_POLICY", "gain -0.1, low -0.1, high -0.1, patients 12", "-0.01"]),
+        ({"per_case": scores(dice=0.7)}, ["PROMOTE_POLICY", "gain -0.1, low -0.10", "patients 12", "-0.01"]),
         ({"evaluation": evaluated_on("d2")}, ["PROMOTE_DATA", "candidate d2, champion d1", "-P reevaluate=true"]),
         ({"per_case": scores(5)}, ["PROMOTE_CASES", "cases 5, patients 5, cases_of_one_alone 7", "at least 10 cases"]),
     ],
