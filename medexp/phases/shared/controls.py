@@ -157,7 +157,7 @@ class Beside:
         if gain.above:
             return _BETTER
         if headers.low > 0.5:
-            return _AS_GOOD
+            return _AS_GOOD if gain.estimate <= 0 else _UNTOLD
         return _NOTHING if headers.high < 0.5 + NOTHING else _FEW
 
     def _headers(self) -> str:
@@ -169,11 +169,11 @@ class Beside:
         if found == _NOTHING:
             return f"The files' headers alone ({fields}) tell next to nothing: AUROC {headers}."
         against = f"AUROC {headers.estimate:.2f} against {model.estimate:.2f} of {self.called}"
-        if found == _AS_GOOD and model.estimate <= headers.estimate:
+        if found == _AS_GOOD:
             return f"The files' headers alone ({fields}) are as good: {against}."
         words = {
             _BETTER: f"{self.called[:1].upper()}{self.called[1:]} does better than the files' headers alone ({fields})",
-            _AS_GOOD: f"The files' headers alone ({fields}) are as good, as far as these cases can tell",
+            _UNTOLD: f"No better than the files' headers alone ({fields}), as far as these cases can tell",
             _FEW: f"Too few cases to tell {self.called} from the files' headers alone ({fields})",
         }
         return f"{words[found]}: {against} ({self.gains['headers']['auroc'].as_gain})."
@@ -188,7 +188,8 @@ class Beside:
         )
 
 
-_BETTER, _AS_GOOD, _FEW = "better than the headers", "the headers are as good", "too few cases to tell"
+_BETTER, _AS_GOOD = "better than the headers", "the headers are as good"
+_UNTOLD, _FEW = "no better than the headers, as far as these cases can tell", "too few cases to tell"
 _NOTHING, _ALIKE = "the headers tell next to nothing", "the headers are alike"
 _SHORT = {"balanced_accuracy": "balanced acc.", "auroc": "AUROC"}
 
