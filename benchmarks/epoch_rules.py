@@ -29,6 +29,7 @@ from torch import Tensor, nn
 
 from benchmarks.sides import empty_home, mlflow_run
 from medexp.cli import configuration
+from medexp.data.splits import SPLITS, Splits
 from medexp.evaluation.classification import accuracy, auroc, balanced_accuracy, cross_entropy
 from medexp.phases.phase2_1 import recipe as segmenting
 from medexp.phases.phase2_2 import recipe as telling
@@ -181,34 +182,29 @@ def train(ctx: Watched, trained: Callable[[Watched], Any], scores: Callable[[Any
     return Training(val, test, weights, tested)
 
 
-def redealt(cases: Labelled, features: Tensor, seed: int) -> Labelled:
+def redealt(cases: Labelled, seed: int) -> Labelled:
     """The same cases, split anew by seed: by patient, label by label."""
     manifest = cases.data.manifest
     folds = StratifiedGroupKFold(7, shuffle=True, random_state=seed).split(manifest, manifest["label"], manifest["patient"])
     split = np.full(len(manifest), "train", dtype=object)
     for name, (_, rows) in zip(("test", "val"), folds, strict=False):
         split[rows] = name
-    dealt = replace(cases.data, manifest=manifest.assign(split=split))
-    return replace(cases, data=dealt, features=lambda name: features[split == name])
+    splits = Splits(*(tuple(manifest.loc[split == name, "case"]) for name in SPLITS))
+    return cases.under(replace(cases.data, splits=splits, manifest=manifest.assign(split=split)))
 
 
 def heads(seeds: int, **given: object) -> Mapping[str, Rows]:
     """Phase 2.2's head: for one split and for many, what each rule's choice has on test cases, seed by seed."""
-    config = configuration("phase2_2", [f"--{key}={value}" for key, value in given.items()])
+    config = configuration("phase2_2", ["--folds=0", *(f"--{key}={value}" for key, value in given.items())])
     found: dict[str, Rows] = {}
     with watched(telling.PHASE, config) as ctx:
         work = telling.read(ctx)
-        manifest = work.cases.data.manifest
-        every = replace(work.cases.data, manifest=manifest.assign(split="all"))
-        parts = {split: work.cases.features(split) for split in manifest["split"].unique()}
-        features = torch.empty(len(manifest), work.encoder.width)
-        for split, part in parts.items():
-            features[(manifest["split"] == split).to_numpy()] = part.clone()
-        cases = replace(work.cases, data=every)
+        for split in SPLITS:
+            work.cases.features(split)
         for title in ("one split", "many splits"):
             rows: Rows = []
             for seed in range(seeds):
-                dealt = redealt(cases, features, 0 if title == "one split" else seed)
+                dealt = redealt(work.cases, 0 if title == "one split" else seed)
                 seeded = replace(ctx, config=replace(config, seed=seed))
 
                 def scores(module: Any, split: str, dealt: Labelled = dealt) -> Mapping[str, float]:

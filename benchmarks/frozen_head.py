@@ -71,5 +71,5 @@ def encoder(path: Path) -> None:
 if __name__ == "__main__":
     with empty_home() as home:
         encoder(home / "multitask.pt")
-        flags = ["--encoder", str(home / "multitask.pt"), "--training.epochs", str(EPOCHS), "--threads", "1"]
+        flags = ["--encoder", str(home / "multitask.pt"), "--training.epochs", str(EPOCHS), "--threads", "1", "--folds=0"]
         main("phase2_2", flags, run=compare)

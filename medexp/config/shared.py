@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Protocol, runtime_checkable
 
-from annotated_types import Ge, doc
+from annotated_types import Ge, Predicate, doc
 
-from medexp.config.bounds import Count, Natural, Share
+from medexp.config.bounds import Count, Natural, Share, Told
 from medexp.config.keys import Called, Role
 
 Profile = Annotated[
@@ -29,6 +29,16 @@ CacheDir = Annotated[
 Seed = Annotated[Natural, Called("s", last=True)]
 Device = Annotated[Literal["auto", "cpu", "cuda", "mps"], Role.WHERE, doc("auto, cpu, cuda or mps.")]
 Threads = Annotated[Count | None, Role.WHERE, doc("Threads of torch a process; without it torch decides.")]
+Folds = Annotated[
+    int,
+    Role.CASES,
+    Predicate(lambda folds: folds == 0 or folds >= 2),
+    Told("0, or at least 2"),
+    doc(
+        "Folds of a cross-validation by patient over training and validation together: their cases are judged out of fold, "
+        "and what is registered is trained on all of them; 0 judges the one validation split."
+    ),
+]
 Jobs = Annotated[Count, Role.WHERE, doc("Cases read in parallel.")]
 Samples = Annotated[int, Ge(100), Role.JUDGING, doc("Resamples of an interval.")]
 Confidence = Annotated[Share, Role.JUDGING, doc("Coverage of an interval, 0 to 1.")]

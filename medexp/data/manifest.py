@@ -14,11 +14,6 @@ def data_digest(manifest: pd.DataFrame) -> str:
     return hashlib.sha256("".join(lines).encode()).hexdigest()[:32]
 
 
-def split_digest(manifest: pd.DataFrame, split: str) -> str:
-    """`data_digest` of one split's rows."""
-    return data_digest(manifest[manifest["split"] == split])
-
-
 def seen_cases(manifest: pd.DataFrame, facts: Iterable[Digested]) -> pd.DataFrame:
     """What a model has seen, for whoever tests a later model: patients as sha256 of their ids, so that a package tells whether
     a patient whose id is known was among them and lists none. Ids from a short list can be guessed and tried.

@@ -1,12 +1,12 @@
 """A data set that is ready for training, of whatever kind: cases, what is known of them, splits, manifest."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Generic, TypeVar
 
 import pandas as pd
 
-from medexp.data.manifest import data_digest, split_digest
+from medexp.data.manifest import data_digest
 from medexp.data.splits import SPLITS, Splits
 from medexp.data.twins import Digested, Owned, find_twins
 
@@ -22,7 +22,8 @@ class Prepared(Generic[CaseT, FactsT]):
         cases: By id; those that were dropped are not among them.
         facts: What is known of each, by id.
         splits: Ids by split.
-        manifest: One row a case, sorted by case; at least case, patient, split and sha256.
+        manifest: One row a case, sorted by case; at least case, patient, split and sha256; `fold` where cases are judged by
+            folds (`in_folds`).
         source: What they are in words: the folders, or which phantoms.
         dropped: One row for each that is in no split, with its reason; empty where all are used.
     """
@@ -41,7 +42,34 @@ class Prepared(Generic[CaseT, FactsT]):
 
     def rows(self, split: str) -> pd.DataFrame:
         """The manifest's rows of train, val or test, numbered from 0."""
-        return self.manifest[self.manifest["split"] == split].reset_index(drop=True)
+        return self.manifest[self.manifest["case"].isin(self.ids(split))].reset_index(drop=True)
+
+    @property
+    def folds(self) -> int:
+        """How many folds the judged cases are in; 0 where one split is judged."""
+        return int(self.manifest["fold"].max()) if "fold" in self.manifest else 0
+
+    def in_folds(self, fold_of: Mapping[str, int]) -> "Prepared[CaseT, FactsT]":
+        """Training and validation together: `train` are all of them, which is what the manifest says too, and `val` are those
+        that are in a fold, each to be judged by a training without its fold.
+
+        Args:
+            fold_of: From cases of training and validation to their fold, from 1; the others are trained on in every fold.
+        """
+        learned = tuple(sorted({*self.splits.train, *self.splits.val}))
+        manifest = self.manifest.assign(
+            split=self.manifest["split"].replace("val", "train"),
+            fold=self.manifest["case"].map(fold_of).fillna(0).astype(int),
+        )
+        return replace(self, splits=Splits(learned, tuple(sorted(fold_of)), self.splits.test), manifest=manifest)
+
+    def fold(self, number: int) -> "Prepared[CaseT, FactsT]":
+        """One fold: `val` are its cases, and `train` all others of training and validation."""
+        judged = set(self.manifest.loc[self.manifest["fold"] == number, "case"])
+        trained = tuple(case for case in self.splits.train if case not in judged)
+        split = self.manifest["split"].mask(self.manifest["case"].isin(judged), "val")
+        manifest = self.manifest.drop(columns="fold").assign(split=split)
+        return replace(self, splits=Splits(trained, tuple(sorted(judged)), self.splits.test), manifest=manifest)
 
     @property
     def twins(self) -> pd.DataFrame:
@@ -71,4 +99,4 @@ class Prepared(Generic[CaseT, FactsT]):
     @property
     def digests(self) -> dict[str, str]:
         """The digest of each split that has cases."""
-        return {split: split_digest(self.manifest, split) for split in SPLITS if self.ids(split)}
+        return {split: data_digest(self.rows(split)) for split in SPLITS if self.ids(split)}

@@ -86,6 +86,21 @@ def unknown_check(called: str, cases: pd.DataFrame) -> Check:
     return _check(cases, _Seen(unknown=[called]), {}, 0, LEARNED)
 
 
+def learned_cases(models: Sequence[Pulled], cases: pd.DataFrame) -> frozenset[str]:
+    """The cases whose patient, or whose voxels, a model or one of its ancestors was trained on, copies included.
+
+    Args:
+        models: Registered models.
+        cases: As of `leak_check`.
+    """
+    seen = _seen_by(models, ("train",))
+    found = set(_copied(cases, seen))
+    for row in cases.itertuples():
+        if patient_sha256(str(row.patient)) in seen.patients or str(row.voxels_sha256) in seen.voxels:
+            found.add(str(row.case))
+    return frozenset(found)
+
+
 def split_check(models: Sequence[Pulled], called: str, data: Prepared[Any, Any], split: str = "val") -> Check:
     """LEAK of what a phase builds on, for a split of its cases. An earlier phase may have chosen its epoch on the validation
     cases; the test cases nobody may have seen.

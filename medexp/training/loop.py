@@ -90,8 +90,8 @@ class FitResult:
     Attributes:
         history: One row an epoch: `epoch`, `step`, the mean of each training scalar, and the validation's where there was one.
         epoch: The kept one, from 0: the last, or, where training may stop early, the best.
-        best_epoch: Epoch of the best monitored value, from 0.
-        best_value: That value.
+        best_epoch: Epoch of the best monitored value, from 0; -1 where nothing was validated.
+        best_value: That value; NaN where nothing was validated.
         cases: The monitored values of cases at each validated epoch (epochs, cases); one case where validation gave their mean
             alone.
         chosen: Whether the kept epoch was chosen by these values.
@@ -164,6 +164,7 @@ def fit(
     prefix: str = "",
     order: Order | None = None,
     collate: Collate | None = None,
+    until: int | None = None,
 ) -> FitResult:
     """Train a module, or go on from where `folder` says that an earlier call stopped.
 
@@ -182,6 +183,8 @@ def fit(
         order: Which items an epoch has, and in which order; without it all of them once, shuffled.
         collate: Makes a batch of items that do not stack, such as token sequences of several lengths; without it their tensors
             are stacked.
+        until: Epochs of the schedule of `training.epochs` after which it ends, with the weights that it then has: nothing is
+            validated and no epoch is chosen. None: all of them, or as many as early stopping leaves.
 
     Raises:
         TrainingDiverged: A loss is not finite, or the monitored value is NaN in every epoch or in the one that is kept.
@@ -189,7 +192,7 @@ def fit(
     """
     sampler = EpochSampler(order or permutations(len(data), seed))  # type: ignore[arg-type]
     learner = _prepared(module, groups, data, sampler, collate, training, accelerator)
-    steps = len(learner.loader)
+    steps, epochs = len(learner.loader), until or training.epochs
     done = _go_on_from(folder / "last.pt", learner)
     for step, metrics in done.reported:
         reporter.metrics(metrics, step)
@@ -200,8 +203,8 @@ def fit(
         reporter.metrics(named, step)
 
     with _progress_bar(accelerator.is_main_process) as progress:
-        bar = progress.add_task(title, total=training.epochs * steps, completed=done.epoch * steps)
-        for epoch in range(done.epoch, training.epochs):
+        bar = progress.add_task(title, total=epochs * steps, completed=done.epoch * steps)
+        for epoch in range(done.epoch, epochs):
             judged = epoch % training.validate_every == 0 and done.best_epoch >= 0
             if training.patience and judged and epoch - done.best_epoch > training.patience:
                 break
@@ -217,7 +220,7 @@ def fit(
             row: dict[str, float] = {"epoch": epoch, "step": (epoch + 1) * steps}
             row |= {f"train/{name}": float(value) for name, value in pd.DataFrame(readings).mean().items()}
             row |= {f"train/lr_{name}": rate for name, rate in _rates(learner, epoch).items()}
-            if (epoch + 1) % training.validate_every == 0 or epoch + 1 == training.epochs:
+            if until is None and ((epoch + 1) % training.validate_every == 0 or epoch + 1 == epochs):
                 module.eval()
                 scores = objective.validate(module, epoch)
                 row |= {f"val/{name}": float(np.mean(value)) for name, value in scores.items()}
@@ -233,12 +236,12 @@ def fit(
             if accelerator.is_main_process:
                 save_checkpoint(vars(done) | _state(learner), folder / "last.pt")
             reporter.flush()
-            said = f"  {title}: epoch {epoch + 1}/{training.epochs}, loss {row['train/loss']:.3f}"
+            said = f"  {title}: epoch {epoch + 1}/{epochs}, loss {row['train/loss']:.3f}"
             if value is not None:
                 said += f", validation {objective.monitor} {value:.3f}"
             progress.console.print(said, soft_wrap=True)
-    chosen, last = training.patience > 0, done.history[-1].get(f"val/{objective.monitor}", math.nan)
-    if done.best_epoch < 0 or (math.isnan(last) and not chosen):
+    chosen, last = training.patience > 0 and until is None, done.history[-1].get(f"val/{objective.monitor}", math.nan)
+    if until is None and (done.best_epoch < 0 or (math.isnan(last) and not chosen)):
         where = "any epoch" if done.best_epoch < 0 else f"the last epoch, {done.epoch}, which would be kept"
         told = f"validation {objective.monitor} is not a number in {where}"
         raise TrainingDiverged(f"{title}: {told}; validate on cases for which it is defined, or lower the learning rate")

@@ -1,4 +1,4 @@
-from medexp.data.manifest import data_digest, split_digest
+from medexp.data.manifest import data_digest
 from medexp.data.splits import Splits
 from medexp.data.volumes.prepared import manifest
 from medexp.data.volumes.semantics import SEMANTIC_FEATURES
@@ -25,12 +25,12 @@ def test_one_row_a_case_with_its_split_and_its_original():
 
 def test_digests_fit_mlflow_and_change_with_a_case_alone():
     found = table()
-    assert len(data_digest(found)) == len(split_digest(found, "train")) == 32
+    assert len(data_digest(found)) == len(data_digest(found[found["split"] == "train"])) == 32
     assert data_digest(found) == data_digest(table(FACTS[::-1])) == data_digest(found.sample(frac=1, random_state=1))
     moved = table(splits=Splits(("a-0",), ("b-0", "c-0"), ()))
     assert data_digest(moved) == data_digest(found)
-    assert split_digest(moved, "train") != split_digest(found, "train")
+    assert data_digest(moved[moved["split"] == "train"]) != data_digest(found[found["split"] == "train"])
     changed = table([a_fact("a-0", "other"), *FACTS[1:]])
     assert data_digest(changed) != data_digest(found)
-    assert split_digest(changed, "val") == split_digest(found, "val")
-    assert split_digest(found, "test") != data_digest(found)
+    assert data_digest(changed[changed["split"] == "val"]) == data_digest(found[found["split"] == "val"])
+    assert data_digest(found[found["split"] == "test"]) != data_digest(found)

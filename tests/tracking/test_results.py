@@ -12,7 +12,7 @@ import pytest
 from mlflow import MlflowClient
 
 from medexp.checks import Check, Severity
-from medexp.data.manifest import data_digest, split_digest
+from medexp.data.manifest import data_digest
 from medexp.errors import CheckFailed
 from medexp.evaluation.intervals import Interval
 from medexp.reporting import NullReporter
@@ -50,7 +50,7 @@ def read(run: TrackedRun, path: str) -> str:
 def test_each_split_is_a_dataset_input_with_the_digest_of_its_voxels(
     store: MlflowClient, run: TrackedRun, manifest: pd.DataFrame, source: str
 ) -> None:
-    digests = {split: split_digest(manifest, split) for split in ("train", "val", "test")}
+    digests = {split: data_digest(manifest[manifest["split"] == split]) for split in ("train", "val", "test")}
     log_datasets(run, manifest, digests, source, "phase1")
     inputs = {item.tags[0].value: item.dataset for item in store.get_run(run.id).inputs.dataset_inputs}
     assert {split: dataset.digest for split, dataset in inputs.items()} == digests
@@ -62,7 +62,7 @@ def test_each_split_is_a_dataset_input_with_the_digest_of_its_voxels(
 
 
 def test_runs_that_log_the_same_data_at_once_all_have_it(store: MlflowClient, run: TrackedRun, manifest: pd.DataFrame) -> None:
-    digests = {split: split_digest(manifest, split) for split in ("train", "val", "test")}
+    digests = {split: data_digest(manifest[manifest["split"] == split]) for split in ("train", "val", "test")}
     for attempt in range(5):
         others = [replace(run, id=store.create_run("0").info.run_id, reporter=NullReporter()) for _ in range(6)]
         start = threading.Barrier(len(others))

@@ -30,6 +30,7 @@ class MultiSourceDataset(Dataset[dict[str, Any]]):
         seed: Seed of the augmentation.
         augment: Whether images that are asked for with an epoch are augmented.
         masked: Whether images without a mask are left out.
+        kept: Where preprocessed images are kept, by case: data sets that share it read an image once between them.
 
     Attributes:
         cases: Id of each item.
@@ -45,6 +46,7 @@ class MultiSourceDataset(Dataset[dict[str, Any]]):
         seed: int,
         augment: bool,
         masked: bool = False,
+        kept: dict[str, tuple[Tensor, Tensor, bool]] | None = None,
     ) -> None:
         ids = [case for case in prepared.ids(split) if not masked or prepared.facts[case].tumour_pixels is not None]
         self.images = [prepared.cases[case] for case in ids]
@@ -52,7 +54,7 @@ class MultiSourceDataset(Dataset[dict[str, Any]]):
         self.cases, self.sources = ids, [str(image.source) for image in self.images]
         self.size, self.seed = data.input_size, seed
         self.augment = augmentation() if augment else None
-        self._kept: dict[int, tuple[Tensor, Tensor, bool]] = {}
+        self._kept = {} if kept is None else kept
         self._most = _KEPT_BYTES // (8 * self.size[0] * self.size[1])
 
     def __len__(self) -> int:
@@ -75,10 +77,11 @@ class MultiSourceDataset(Dataset[dict[str, Any]]):
         }
 
     def _preprocessed(self, index: int) -> tuple[Tensor, Tensor, bool]:
-        if index in self._kept:
-            return self._kept[index]
+        case = self.cases[index]
+        if case in self._kept:
+            return self._kept[case]
         image, mask = read_image(self.images[index])
         done = (*preprocess(image, mask, self.size), mask is not None)
         if len(self._kept) < self._most:
-            self._kept[index] = done
+            self._kept[case] = done
         return done

@@ -31,8 +31,9 @@ from medexp.phases.phase1.reach import measure
 from medexp.phases.phase1.report import Judged, log_judged, publish_all, summary
 from medexp.phases.phase1.segmentation import intervals, score_arm, with_mean_dice
 from medexp.phases.shared.context import Context, context
+from medexp.phases.shared.folds import Scored, Tables
 from medexp.phases.shared.foresight import foresee
-from medexp.phases.shared.trials import Scored, studied
+from medexp.phases.shared.trials import studied
 from medexp.training.loop import FitResult, Group
 
 
@@ -42,6 +43,10 @@ class Work:
 
     data: PreparedVolumes
     base: Base
+
+    def under(self, data: PreparedVolumes) -> "Work":
+        """The same cases, split otherwise."""
+        return replace(self, data=data)
 
 
 @dataclass(frozen=True)
@@ -188,11 +193,15 @@ def train(ctx: Context[Phase1Config], work: Work, arm: str = "lora") -> Trained:
     return Trained(adapter, heads, fit_arm(ctx, work.data, SegmenterWithHeads(net, heads), groups, arm))
 
 
-def score(ctx: Context[Phase1Config], work: Work, trained: Trained, split: str) -> Scored:
+def answer(ctx: Context[Phase1Config], work: Work, trained: Trained, split: str) -> Tables:
     """The adapted arm on a split."""
-    per_case = score_arm(ctx, work.data, trained.net, "lora", split)
-    of_cases = per_case[[f"dice_{region}" for region in REGIONS]].mean(axis=1)
-    return Scored(per_case.assign(dice=of_cases), with_mean_dice(per_case), partial(intervals, per_case))
+    return (score_arm(ctx, work.data, trained.net, "lora", split),)
+
+
+def score(ctx: Context[Phase1Config], work: Work, told: Tables, split: str) -> Scored:
+    """Its scores, and their means."""
+    of_cases = told[0][[f"dice_{region}" for region in REGIONS]].mean(axis=1)
+    return Scored(told[0].assign(dice=of_cases), with_mean_dice(told[0]), partial(intervals, told[0]))
 
 
 def merge(ctx: Context[Phase1Config], work: Work, trained: Trained) -> tuple[SwinSegmenter, Check]:
@@ -214,4 +223,4 @@ def share(ctx: Context[Phase1Config], work: Work) -> Phase1Config:
     return replace(ctx.config, splits=str(file.absolute()), checkpoint=checkpoint)
 
 
-objective, warm_up = studied(PHASE, read, train, score, share=share)
+objective, warm_up = studied(PHASE, read, train, answer, score, share=share)

@@ -17,6 +17,7 @@ from medexp.models.unet.network import MultiTaskModel
 from medexp.phases.phase2_1 import PHASE, checks
 from medexp.phases.phase2_1.config import Phase2_1Config
 from medexp.phases.shared.context import Context, context
+from medexp.phases.shared.folds import Evidence, Scored, Tables, trained_and_judged
 from medexp.phases.shared.foresight import foresee
 from medexp.phases.shared.images import (
     Images,
@@ -32,7 +33,7 @@ from medexp.phases.shared.images import (
 )
 from medexp.phases.shared.packaging import packaged
 from medexp.phases.shared.publishing import Summary, caveat, selection
-from medexp.phases.shared.trials import Scored, studied
+from medexp.phases.shared.trials import studied
 from medexp.registry.package import Package
 from medexp.training.loop import Batch, Group, Objective
 from medexp.training.losses import segmentation_loss
@@ -45,8 +46,8 @@ def run(config: Phase2_1Config) -> None:
     with context(PHASE, config) as ctx:
         images = read(ctx)
         foresee(ctx, "Dice", ["dice"], images.data.rows("val")["patient"], ["phase2_1_multitask"])
-        trained = train(ctx, images)
-        scans = score(ctx, images, trained, "val").per_case
+        trained, evidence = trained_and_judged(ctx, images, train, answer, score)
+        scans = evidence.tables[0]
         interval = intervals(scans, ctx.resampling)["dice"]
         whole_brain = float(dice(images, all_of_the_brain)["dice"].mean())
         ctx.intervals("val/final/", {"dice": interval})
@@ -54,8 +55,8 @@ def run(config: Phase2_1Config) -> None:
         ctx.run.reporter.table(scans, "per_case.csv")
         log_training(ctx, images, trained)
         ctx.check(checks.parameters(trained.net, config.network), checks.segmentation(interval, whole_brain, config.min_dice))
-        ctx.publish(package(ctx, images, trained, scans, interval))
-        ctx.finish(summary(ctx, images, trained, scans, interval))
+        ctx.publish(package(ctx, images, trained, evidence, interval))
+        ctx.finish(summary(ctx, images, trained, evidence, interval))
 
 
 def read(ctx: Context[Phase2_1Config]) -> Images:
@@ -84,10 +85,9 @@ def train(ctx: Context[Phase2_1Config], images: Images) -> Trained:
     return Trained(net, ctx.fit(net, groups, data, goal, title="segmentation warm-up"))
 
 
-def score(ctx: Context[Phase2_1Config], images: Images, trained: Trained, split: str) -> Scored:
+def answer(ctx: Context[Phase2_1Config], images: Images, trained: Trained, split: str) -> Tables:
     """Dice of each scan over its slices together."""
-    scans = dice(images, partial(segment, trained.net), split)
-    return Scored(scans, {"dice": float(scans["dice"].mean())}, partial(intervals, scans))
+    return (dice(images, partial(segment, trained.net), split),)
 
 
 def intervals(scans: pd.DataFrame, resampling: Resampling) -> dict[str, Interval]:
@@ -96,7 +96,12 @@ def intervals(scans: pd.DataFrame, resampling: Resampling) -> dict[str, Interval
     return {"dice": mean_by_patient(outlined["dice"].to_numpy(), outlined["patient"].tolist(), resampling, UNIT)}
 
 
-objective, warm_up = studied(PHASE, read, train, score)
+def score(ctx: Context[Phase2_1Config], images: Images, told: Tables, split: str) -> Scored:
+    """Their mean over scans."""
+    return Scored(told[0], {"dice": float(told[0]["dice"].mean())}, partial(intervals, told[0]))
+
+
+objective, warm_up = studied(PHASE, read, train, answer, score)
 
 
 def all_of_the_brain(images: Tensor) -> Tensor:
@@ -104,16 +109,14 @@ def all_of_the_brain(images: Tensor) -> Tensor:
     return (images != 0).float() - 0.5
 
 
-def package(
-    ctx: Context[Phase2_1Config], images: Images, trained: Trained, scans: pd.DataFrame, interval: Interval
-) -> Package:
+def package(ctx: Context[Phase2_1Config], images: Images, trained: Trained, evidence: Evidence, interval: Interval) -> Package:
     """The network with all that it was judged by."""
     network, training = ctx.config.network, ctx.config.training
     how = {
         "Training": f"at most {training.epochs} epochs, {training.optimizer}, rate {training.lr_network:g}, batches of "
         f"{training.batch_size * training.accumulate}, Dice of the batch + BCE; the head was not trained; all settings: "
         "config.yaml of the run",
-        "Selection of the final model": selection(training, "the best mean validation Dice over scans"),
+        "Selection of the final model": evidence.selection(selection(training, "the best mean validation Dice over scans")),
     }
     return packaged(
         ctx,
@@ -125,25 +128,24 @@ def package(
         architecture={"kind": "multitask", "in_channels": 1, "base_filters": network.base_filters}
         | {"depth": network.depth, "classes": 2},
         weights=trained.net.state_dict(),
-        per_case=scans,
-        figures={"validation Dice": str(interval)},
+        per_case=evidence.tables[0],
+        figures={f"{evidence.on} Dice": str(interval)},
     )
 
 
-def summary(
-    ctx: Context[Phase2_1Config], images: Images, trained: Trained, scans: pd.DataFrame, interval: Interval
-) -> Summary:
-    """Dice over the validation scans."""
+def summary(ctx: Context[Phase2_1Config], images: Images, trained: Trained, evidence: Evidence, interval: Interval) -> Summary:
+    """Dice over the scans that it was judged by."""
+    scans = evidence.tables[0]
     row = [str(trained.fitted.epoch + 1), str(interval), str(scans["dice"].count()), str(interval.patients)]
     judged = scans.loc[scans["dice"].notna(), "patient"].tolist()
     return Summary(
         headline=f"phase 2.1, profile {ctx.config.profile}, on {images.data.source}",
-        title="validation Dice of a scan's slices together",
+        title=f"{evidence.on} Dice of a scan's slices together",
         head=["epoch", "Dice", "scans", "patients"],
         rows=[row],
         words=[
             *left_apart(scans),
             f"Intervals of {ctx.config.confidence:.0%}, by patient.",
-            caveat(trained.fitted, judged, ctx.resampling),
+            evidence.caveat("dice") or caveat(trained.fitted, judged, ctx.resampling),
         ],
     )

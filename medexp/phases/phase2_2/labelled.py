@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from medexp.phases.phase2_2.config import Phase2_2Config
 from medexp.phases.phase2_2.frozen import FrozenEncoder
 from medexp.phases.shared.context import Context
 from medexp.phases.shared.controls import Known, of_images, of_volumes
+from medexp.phases.shared.folds import in_folds
 from medexp.phases.shared.images import CLASSES, Images, both_classes, claims, example, one_process
 from medexp.phases.shared.images import read_images as images_of
 from medexp.phases.shared.labelled_volumes import LabelledVolumes, read_volumes
@@ -43,8 +44,8 @@ class Labelled:
         data: The cases; the manifest has one row each, sorted: case, patient, source, label (0 to K - 1), split, sha256,
             voxels_sha256.
         classes: Names of the K classes.
-        features: From a split to the features (cases, D) of its cases, float32, in the order of `of`. They
-            come from the cache, or with `training.cache_features=false` are computed anew at each call.
+        embed: From these and a split to the features (cases, D) of its cases, float32, in the order of `of`.
+        cached: Whether a case's features are computed once, or anew whenever they are asked for.
         images: The images; None for volumes.
         picture: From a case to a grey image (H, W) of it.
         example: What a contract says of these cases beyond the definition: `example_shape`, and `spacing_mm` of volumes.
@@ -54,12 +55,29 @@ class Labelled:
 
     data: Prepared[Any, Any]
     classes: tuple[str, ...]
-    features: Callable[[str], Tensor]
+    embed: Callable[["Labelled", str], Tensor]
+    cached: bool
     images: Images | None
     picture: Callable[[str], Array]
     example: Mapping[str, Any]
     claims: Mapping[str, str | None]
     known: Callable[[], Known]
+    _features: dict[str, Tensor] = field(default_factory=dict, repr=False)
+
+    def features(self, split: str) -> Tensor:
+        """The features (cases, D) of a split's cases, float32, in the order of `of`."""
+        ids = self.data.ids(split)
+        if not self.cached:
+            return self.embed(self, split)
+        if not self._features.keys() >= {*ids}:
+            self._features.update(zip(ids, self.embed(self, split), strict=True))
+        return torch.stack([self._features[case] for case in ids])
+
+    def under(self, data: Prepared[Any, Any]) -> "Labelled":
+        """The same cases, split otherwise; what is cached is embedded for all of them at once."""
+        if self.cached:
+            self.features("train")
+        return replace(self, data=data, images=self.images and self.images.under(data))
 
     def of(self, split: str) -> pd.DataFrame:
         """The rows of a split."""
@@ -76,16 +94,18 @@ def read_images(ctx: Context[Phase2_2Config], encoder: FrozenEncoder) -> Labelle
     config = ctx.config
     if config.table:
         raise ConfigError(f"table: found {config.table}, but {encoder.called} takes 2D images; give slices_dir or kaggle_dir")
-    images = images_of(ctx, [both_classes], config.kaggle_dir)
+    built_on = [encoder.pulled] if encoder.pulled else []
+    images = images_of(ctx, [both_classes], config.kaggle_dir, built_on=built_on)
 
-    def anew(split: str) -> Tensor:
-        batches = images.batches(split)
+    def anew(cases: Labelled, split: str) -> Tensor:
+        assert cases.images is not None
+        batches = cases.images.batches(split)
         return torch.from_numpy(in_batches(encoder.net, batches, ctx.accelerator, f"  features of {split}"))
 
-    @functools.cache
-    def cached(split: str) -> Tensor:
-        pixels = list(images.data.rows(split)["voxels_sha256"])
-        batches = Batches(images.of(split), _AT_ONCE, config.training.workers)
+    def once(cases: Labelled, split: str) -> Tensor:
+        assert cases.images is not None
+        pixels = list(cases.of(split)["voxels_sha256"])
+        batches = Batches(cases.images.of(split), _AT_ONCE, config.training.workers)
         settings = [*config.data.input_size, _AT_ONCE]
         part = images_as_part(batches, pixels, settings, ctx.accelerator)
         found = embed_all({"encoder": encoder.net}, [part], ctx.cache, ctx.accelerator)
@@ -96,7 +116,8 @@ def read_images(ctx: Context[Phase2_2Config], encoder: FrozenEncoder) -> Labelle
     return Labelled(
         data=images.data,
         classes=CLASSES,
-        features=cached if config.training.cache_features else anew,
+        embed=once if config.training.cache_features else anew,
+        cached=config.training.cache_features,
         images=images,
         picture=images.picture,
         example=example(images),
@@ -129,11 +150,13 @@ def read_table_of_volumes(ctx: Context[Phase2_2Config], encoder: FrozenEncoder) 
     table, named, settings = volumes.table, volumes.data.manifest, volumes.settings
     labels = [table.classes.index(label) for label in named["label"]]
     data = replace(volumes.data, manifest=named.assign(source="volumes", label=labels))
+    strata, every_label = dict(zip(named["case"], named["label"], strict=True)), functools.partial(_demand, volumes)
+    seed, built_on = config.data.split_seed, [encoder.pulled]
+    data = in_folds(data, config.folds, seed, strata, built_on=built_on, demands=[every_label])
     ctx.given(data, {"table": data.digest})
 
-    @functools.cache
-    def features(split: str) -> Tensor:
-        parts = cases_as_parts(volumes.cases(data.rows(split)), data.facts, settings, ctx.accelerator)
+    def embed(cases: Labelled, split: str) -> Tensor:
+        parts = cases_as_parts(volumes.cases(cases.of(split)), data.facts, settings, ctx.accelerator)
         return torch.from_numpy(embed_all({"encoder": net}, parts, ctx.cache, ctx.accelerator).features["encoder"])
 
     def picture(case: str) -> Array:
@@ -145,7 +168,8 @@ def read_table_of_volumes(ctx: Context[Phase2_2Config], encoder: FrozenEncoder) 
     return Labelled(
         data=data,
         classes=table.classes,
-        features=features,
+        embed=embed,
+        cached=True,
         images=None,
         picture=picture,
         example={"spacing_mm": list(settings.spacing), "example_shape": [1, 4, *settings.input_size]},
@@ -155,19 +179,27 @@ def read_table_of_volumes(ctx: Context[Phase2_2Config], encoder: FrozenEncoder) 
 
 
 def _split(config: Phase2_2Config, table: LabelledTable, facts: Sequence[CaseFacts]) -> Splits:
-    """The splits that the table gives, or drawn ones without a test split; training and validation have every label."""
+    """The splits that the table gives, or drawn ones without a test split."""
     drawn = split_table(table, facts, config.data.val_fraction, config.data.split_seed)
-    splits = drawn if table.split_of else Splits(drawn.train, drawn.test, ())
+    return drawn if table.split_of else Splits(drawn.train, drawn.test, ())
+
+
+def _demand(volumes: LabelledVolumes, data: Prepared[Any, Any]) -> None:
+    """Training and validation have every label.
+
+    Raises:
+        DataError: One of them has not.
+    """
+    table = volumes.table
     missing = [
         f"split {split}: no case of {label}"
         for split in ("train", "val")
-        for label in sorted(set(table.classes) - {table.labels[case] for case in getattr(splits, split)})
+        for label in sorted(set(table.classes) - {table.labels[case] for case in data.ids(split)})
     ]
     if missing:
         every = "both labels" if len(table.classes) == 2 else "every label"
         advice = f"Telling apart takes {every} in both; give some, or leave the column split out."
         raise DataError(all_problems(f"table {table.path}", missing, advice))
-    return splits
 
 
 def _claims(config: Phase2_2Config, volumes: LabelledVolumes) -> dict[str, str | None]:

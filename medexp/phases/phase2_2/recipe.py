@@ -4,7 +4,7 @@ The encoder never changes and nothing is augmented, so each case's features are 
 computes them anew in every step instead, for the same result.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from medexp.arrays import Array
 from medexp.checks import Check
 from medexp.config.shared import Resampling
 from medexp.data.images.sampling import sampling_order
+from medexp.data.prepared import Prepared
 from medexp.evaluation.classification import DIAGNOSTIC, Predictions, accuracy, cross_entropy, gain
 from medexp.evaluation.classification import scores as scores_of
 from medexp.evaluation.intervals import Interval, mean_by_patient
@@ -30,10 +31,11 @@ from medexp.phases.phase2_2.config import Phase2_2Config
 from medexp.phases.phase2_2.frozen import FrozenEncoder, load_encoder
 from medexp.phases.phase2_2.labelled import Labelled, read_images, read_table_of_volumes
 from medexp.phases.phase2_2.report import package, summary
-from medexp.phases.shared.classification import judge, log_judged, per_case
+from medexp.phases.shared.classification import as_table, judge, log_judged, per_case, predictions_in
 from medexp.phases.shared.context import Context, context
 from medexp.phases.shared.controls import beside
-from medexp.phases.shared.trials import Scored, studied
+from medexp.phases.shared.folds import Scored, Tables, trained_and_judged
+from medexp.phases.shared.trials import studied
 from medexp.registry.leaks import split_check
 from medexp.tracking.figures import curves
 from medexp.training.loop import Batch, FitResult, Group, Objective, permutations
@@ -46,6 +48,14 @@ class Work:
 
     encoder: FrozenEncoder
     cases: Labelled
+
+    @property
+    def data(self) -> Prepared[Any, Any]:
+        return self.cases.data
+
+    def under(self, data: Prepared[Any, Any]) -> "Work":
+        """The same cases, split otherwise."""
+        return replace(self, cases=self.cases.under(data))
 
 
 @dataclass(frozen=True)
@@ -70,9 +80,9 @@ def run(config: Phase2_2Config) -> None:
         ctx.demand(*guard(work, "val"))
         encoder, cases = work.encoder, work.cases
         before = encoder.state()
-        trained = train(ctx, work)
+        trained, evidence = trained_and_judged(ctx, work, train, answer, score)
         rows, classes = cases.of("val"), cases.classes
-        judged = judge(rows, classes, predict(trained.head, cases, "val"), ctx.resampling)
+        judged = judge(rows, classes, predictions_in(evidence.tables[0], rows), ctx.resampling, evidence.on)
         truth = judged.predictions.truth
         most = int(np.bincount(truth).argmax())
         constant = Predictions(truth, np.eye(len(classes))[np.full(len(rows), most)])
@@ -96,8 +106,8 @@ def run(config: Phase2_2Config) -> None:
             *(controls := beside(ctx, f"the head on {encoder.called}", judged.predictions, cases.known())).checks,
         )
         words = [f"Always saying {classes[most]!r}, the majority class: accuracy {by_chance:.3f}.", *shifted(config, cases)]
-        ctx.publish(package(ctx, encoder, cases, classifier, judged, controls, words[1:]))
-        ctx.finish(summary(ctx, encoder, cases, judged, trained.fitted, controls, words))
+        ctx.publish(package(ctx, encoder, cases, classifier, judged, evidence, controls, words[1:]))
+        ctx.finish(summary(ctx, encoder, cases, judged, evidence, trained.fitted, controls, words))
 
 
 def read(ctx: Context[Phase2_2Config]) -> Work:
@@ -168,9 +178,14 @@ def predict(head: ClassificationHead, cases: Labelled, split: str) -> Prediction
     return Predictions(cases.of(split)["label"].to_numpy(), np.asarray(logits.float().softmax(dim=1).cpu()))
 
 
-def score(ctx: Context[Phase2_2Config], work: Work, trained: Trained, split: str) -> Scored:
+def answer(ctx: Context[Phase2_2Config], work: Work, trained: Trained, split: str) -> Tables:
+    """The probabilities of each case."""
+    return (as_table(work.cases.of(split), predict(trained.head, work.cases, split)),)
+
+
+def score(ctx: Context[Phase2_2Config], work: Work, told: Tables, split: str) -> Scored:
     """What the head says of each case."""
-    found, classes = predict(trained.head, work.cases, split), work.cases.classes
+    found, classes = predictions_in(told[0], work.cases.of(split)), work.cases.classes
     table, every = per_case(work.cases.of(split), classes, found), np.ones((1, len(found.truth)))
     scores = {name: float(metric(found, every)[0]) for name, metric in DIAGNOSTIC.items()}
     patients = table["patient"].tolist()
@@ -189,7 +204,7 @@ def share(ctx: Context[Phase2_2Config], work: Work) -> Phase2_2Config:
     return ctx.config
 
 
-objective, warm_up = studied(PHASE, read, train, score, guard, share)
+objective, warm_up = studied(PHASE, read, train, answer, score, guard, share)
 
 
 def shifted(config: Phase2_2Config, cases: Labelled) -> list[str]:
@@ -213,10 +228,12 @@ def shifted(config: Phase2_2Config, cases: Labelled) -> list[str]:
 
 
 def write_checkpoints(ctx: Context[Phase2_2Config], encoder: FrozenEncoder) -> dict[str, Path]:
-    """`best_model.pt` and `last_model.pt`: the whole network with the head of the epoch whose validation cross-entropy was the
-    lowest, and with the last one's."""
+    """`last_model.pt` and, where epochs were validated, `best_model.pt`: the network with the head of the last epoch, and
+    with that of the lowest validation cross-entropy."""
     state, files = ctx.run.folder / "state", {}
-    saved = {"best": load_training_state(state / "best.pt"), "last": load_training_state(state / "last.pt")["weights"]}
+    saved = {"last": load_training_state(state / "last.pt")["weights"]}
+    if (state / "best.pt").is_file():
+        saved["best"] = load_training_state(state / "best.pt")
     for name, trained in saved.items():
         files[name] = ctx.run.folder / f"{name}_model.pt"
         of_head = part(trained, "head") or trained  # trained in the loop, the head is a part of what was saved

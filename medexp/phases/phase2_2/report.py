@@ -9,6 +9,7 @@ from medexp.phases.phase2_2.labelled import Labelled
 from medexp.phases.shared.classification import Judged, per_case, pooled, rows_of
 from medexp.phases.shared.context import Context
 from medexp.phases.shared.controls import Beside
+from medexp.phases.shared.folds import Evidence
 from medexp.phases.shared.packaging import packaged
 from medexp.phases.shared.publishing import Summary, caveat, selection
 from medexp.registry.package import Package
@@ -23,6 +24,7 @@ def package(
     cases: Labelled,
     classifier: EncoderClassifier,
     judged: Judged,
+    evidence: Evidence,
     controls: Beside,
     limits: Sequence[str],
 ) -> Package:
@@ -32,7 +34,7 @@ def package(
         "Training": f"at most {training.epochs} epochs, {training.optimizer}, rate {training.lr_head:g}, batches of "
         f"{training.batch_size * training.accumulate}, cross-entropy, class weights {training.class_weights}; the encoder "
         "was frozen; all settings: config.yaml of the run",
-        "Selection of the final model": selection(training, "the lowest validation cross-entropy"),
+        "Selection of the final model": evidence.selection(selection(training, "the lowest validation cross-entropy")),
         "Limitations": " ".join(filter(None, [*controls.first, claims.get("Limitations"), *pooled(judged), *limits])) or None,
     }
     return packaged(
@@ -46,7 +48,7 @@ def package(
         weights=classifier.state_dict(),
         parents={"encoder": encoder.parent},
         per_case=per_case(judged.rows, judged.classes, judged.predictions),
-        figures={f"validation {name}": str(interval) for name, interval in judged.scores["all"].items()} | controls.figures,
+        figures={f"{judged.on} {name}": str(interval) for name, interval in judged.scores["all"].items()} | controls.figures,
     )
 
 
@@ -55,6 +57,7 @@ def summary(
     encoder: FrozenEncoder,
     cases: Labelled,
     judged: Judged,
+    evidence: Evidence,
     fitted: FitResult,
     controls: Beside,
     words: Sequence[str],
@@ -63,7 +66,7 @@ def summary(
     counts = judged.rows["source"].value_counts()
     return Summary(
         headline=f"phase 2.2, profile {ctx.config.profile}: a head on {encoder.called}, on {cases.data.source}",
-        title=f"validation: {' or '.join(cases.classes)}, epoch {fitted.epoch + 1}",
+        title=f"{evidence.on}: {' or '.join(cases.classes)}, epoch {fitted.epoch + 1}",
         head=["", *(f"{name} ({counts.get(name, len(judged.rows))})" for name in judged.scores)],
         rows=rows_of(list(judged.scores.values())),
         words=[
@@ -72,7 +75,7 @@ def summary(
             *pooled(judged),
             *words[1:],
             f"Intervals of {ctx.config.confidence:.0%}, by patient.",
-            caveat(fitted, list(judged.rows["patient"]), ctx.resampling),
+            evidence.caveat("accuracy") or caveat(fitted, list(judged.rows["patient"]), ctx.resampling),
         ],
         first=controls.first,
         beside=controls.table(f"beside controls, the same {len(judged.rows)} cases"),

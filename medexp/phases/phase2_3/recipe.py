@@ -7,7 +7,7 @@ phases are judged again on the same validation cases.
 
 import copy
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -18,6 +18,7 @@ from torch.nn.functional import cross_entropy
 from medexp import registry
 from medexp.checks import Check
 from medexp.config.shared import Resampling
+from medexp.data.images.prepared import PreparedImages
 from medexp.data.images.sampling import expected_draws, sampling_order
 from medexp.errors import RegistryError
 from medexp.evaluation.classification import balanced_accuracy, gain
@@ -29,10 +30,11 @@ from medexp.models.unet.network import MultiTaskModel
 from medexp.phases.phase2_3 import PHASE, checks
 from medexp.phases.phase2_3.alternating import BothTasks, alternating
 from medexp.phases.phase2_3.config import Phase2_3Config
-from medexp.phases.phase2_3.report import Compared, log_compared, package, summary
-from medexp.phases.shared.classification import judge
+from medexp.phases.phase2_3.report import MODEL, Compared, log_compared, package, summary
+from medexp.phases.shared.classification import as_table, judge, predictions_in
 from medexp.phases.shared.context import Context, context
 from medexp.phases.shared.controls import beside, of_images
+from medexp.phases.shared.folds import Evidence, Scored, Tables, trained_and_judged
 from medexp.phases.shared.foresight import foresee
 from medexp.phases.shared.images import (
     CLASSES,
@@ -51,7 +53,7 @@ from medexp.phases.shared.images import (
     segment,
 )
 from medexp.phases.shared.packaging import parent_of
-from medexp.phases.shared.trials import Scored, studied
+from medexp.phases.shared.trials import studied
 from medexp.registry.leaks import split_check
 from medexp.registry.loading import load_verified
 from medexp.registry.store import Pulled
@@ -75,16 +77,23 @@ class Work:
     head: EncoderClassifier
     images: Images
 
+    @property
+    def data(self) -> PreparedImages:
+        return self.images.data
+
+    def under(self, data: PreparedImages) -> "Work":
+        """The same images, split otherwise."""
+        return replace(self, images=self.images.under(data))
+
 
 def run(config: Phase2_3Config) -> None:
     """The whole phase; `Phase2_3Config` says what can be set."""
     with context(PHASE, config) as ctx:
         work = read(ctx)
         ctx.demand(*guard(work, "val"))
-        earlier = ["phase2_3_multitask", work.pulled["multitask"].name]
-        foresee(ctx, "Dice", ["dice"], work.images.data.rows("val")["patient"], earlier)
-        trained = train(ctx, work)
-        compared = compare(ctx, work, trained.net)
+        foresee(ctx, "Dice", ["dice"], work.data.rows("val")["patient"], [MODEL, work.pulled["multitask"].name])
+        trained, evidence = trained_and_judged(ctx, work, train, answer, score)
+        compared = compare(ctx, work, evidence)
         log_compared(ctx, work.images, compared)
         log_training(ctx, work.images, trained)
         dice_before, dice_after = (compared.means[column].estimate for column in ("dice_before", "dice"))
@@ -95,8 +104,8 @@ def run(config: Phase2_3Config) -> None:
             checks.joint(compared.dice, compared.balanced),
             *compared.controls.checks,
         )
-        ctx.publish(package(ctx, work.images, work.pulled, trained.net, compared))
-        ctx.finish(summary(ctx, work.images, trained.fitted, compared))
+        ctx.publish(package(ctx, work.images, work.pulled, trained.net, compared, evidence))
+        ctx.finish(summary(ctx, work.images, trained.fitted, compared, evidence))
 
 
 def read(ctx: Context[Phase2_3Config]) -> Work:
@@ -132,7 +141,7 @@ def read(ctx: Context[Phase2_3Config]) -> Work:
     for one in pulled.values():
         demand_input(one, config.data.input_size)
     ctx.built_on(**{key: parent_of(one) for key, one in pulled.items()})
-    images = read_images(ctx, [both_classes, masks], config.kaggle_dir)
+    images = read_images(ctx, [both_classes, masks], config.kaggle_dir, built_on=list(pulled.values()))
     demand_outlines(images, *ctx.splits)
     return Work(pulled, net, head, images)
 
@@ -140,7 +149,9 @@ def read(ctx: Context[Phase2_3Config]) -> Work:
 def guard(work: Work, split: str) -> list[Check]:
     """LEAK: neither network has seen a split's cases. A head that was trained on a file has no registered ancestor, so phase
     2.1's network is asked itself."""
-    return [split_check([work.pulled["classifier"], work.pulled["multitask"]], "", work.images.data, split)]
+    check = split_check([work.pulled["classifier"], work.pulled["multitask"]], "", work.images.data, split)
+    advice = "A head of folds was trained on all cases: mlflow run . -e phase2_2 -P folds=0 leaves some to be judged on; then"
+    return [replace(check, advice=f"{check.advice} {advice} -P classifier=models:/phase2_2_classifier@candidate here.")]
 
 
 def joined(work: Work) -> MultiTaskModel:
@@ -168,7 +179,7 @@ def train(ctx: Context[Phase2_3Config], work: Work) -> Trained:
         return {"loss": entropy, "classification": entropy}
 
     def validate(_: nn.Module, epoch: int) -> dict[str, float]:
-        return dict(both_tasks(images, net, "val").means)
+        return both_tasks(images, told(images, net, "val"), "val")
 
     groups = [
         Group("encoder", training.lr_encoder, list(net.encoder.parameters())),
@@ -179,47 +190,57 @@ def train(ctx: Context[Phase2_3Config], work: Work) -> Trained:
     return Trained(net, ctx.fit(net, groups, data, goal, title="joint fine-tuning", order=order))
 
 
-def both_tasks(images: Images, net: MultiTaskModel, split: str) -> Scored:
-    """Dice of each scan; mean Dice over scans, balanced accuracy, and the mean of the two, `both`."""
+def told(images: Images, net: MultiTaskModel, split: str) -> Tables:
+    """What a network says of each image, and Dice of each scan."""
     found, scans = predict_and_dice(images, net, split)
+    return as_table(images.data.rows(split), found), scans
+
+
+def both_tasks(images: Images, tables: Tables, split: str) -> dict[str, float]:
+    """Mean Dice over scans, balanced accuracy, and the mean of the two, `both`."""
+    found = predictions_in(tables[0], images.data.rows(split))
     balanced = float(balanced_accuracy(found, np.ones((1, len(found.truth))))[0])
-    scores = {"dice": float(scans["dice"].mean()), "balanced_accuracy": balanced}
-    rows = images.data.rows(split)
+    scores = {"dice": float(tables[1]["dice"].mean()), "balanced_accuracy": balanced}
+    return scores | {"both": sum(scores.values()) / 2}
+
+
+def answer(ctx: Context[Phase2_3Config], work: Work, trained: Trained, split: str) -> Tables:
+    """As of `told`."""
+    return told(work.images, trained.net, split)
+
+
+def score(ctx: Context[Phase2_3Config], work: Work, tables: Tables, split: str) -> Scored:
+    """Both tasks on a split."""
+    rows, scans = work.data.rows(split), tables[1]
 
     def intervals(resampling: Resampling) -> dict[str, Interval]:
-        outlined = scans.dropna(subset=["dice"])
+        outlined, found = scans.dropna(subset=["dice"]), predictions_in(tables[0], rows)
         of_dice = mean_by_patient(outlined["dice"].to_numpy(), outlined["patient"].tolist(), resampling, UNIT)
-        of_classes = scores_of(found, rows["patient"].tolist(), resampling, {"balanced_accuracy": balanced_accuracy})
-        return {**of_classes, "dice": of_dice}
+        balanced = scores_of(found, rows["patient"].tolist(), resampling, {"balanced_accuracy": balanced_accuracy})
+        return balanced | {"dice": of_dice}
 
-    return Scored(scans, scores | {"both": sum(scores.values()) / 2}, intervals)
-
-
-def score(ctx: Context[Phase2_3Config], work: Work, trained: Trained, split: str) -> Scored:
-    """Both tasks on a split."""
-    return both_tasks(work.images, trained.net, split)
+    return Scored(scans, both_tasks(work.images, tables, split), intervals)
 
 
-objective, warm_up = studied(PHASE, read, train, score, guard)
+objective, warm_up = studied(PHASE, read, train, answer, score, guard)
 
 
-def compare(ctx: Context[Phase2_3Config], work: Work, net: MultiTaskModel) -> Compared:
-    """Joint training, phase 2.1 and phase 2.2 on the same validation cases."""
+def compare(ctx: Context[Phase2_3Config], work: Work, evidence: Evidence) -> Compared:
+    """Joint training, phase 2.1 and phase 2.2 on the same cases."""
     images, resampling = work.images, ctx.resampling
-    after, scans = predict_and_dice(images, net)
+    rows, (probabilities, scans) = images.data.rows("val"), evidence.tables
+    after = predictions_in(probabilities, rows)
     before = dice(images, partial(segment, work.net))[["case", "dice"]].rename(columns={"dice": "dice_before"})
     scans = scans.merge(before, on="case", validate="1:1")
-    rows, earlier = images.data.rows("val"), predict(images, work.head)
-
-    outlined = scans.dropna(subset=["dice"])
+    earlier, outlined = predict(images, work.head), scans.dropna(subset=["dice"])
 
     def of_scans(values: pd.Series, within: Range = UNIT) -> Interval:
         return mean_by_patient(values.to_numpy(), outlined["patient"].tolist(), resampling, within)
 
     return Compared(
         scans=scans,
-        judged=judge(rows, CLASSES, after, resampling),
-        judged_before=judge(rows, CLASSES, earlier, resampling),
+        judged=judge(rows, CLASSES, after, resampling, evidence.on),
+        judged_before=judge(rows, CLASSES, earlier, resampling, evidence.on),
         means={column: of_scans(outlined[column]) for column in ("dice_before", "dice")},
         dice=of_scans(outlined["dice"] - outlined["dice_before"], GAIN),
         balanced=gain(balanced_accuracy, after, earlier, rows["patient"].tolist(), resampling),

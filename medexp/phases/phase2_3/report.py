@@ -13,6 +13,7 @@ from medexp.phases.phase2_3.config import Phase2_3Config
 from medexp.phases.shared.classification import Judged, log_judged, pooled, rows_of
 from medexp.phases.shared.context import Context
 from medexp.phases.shared.controls import Beside
+from medexp.phases.shared.folds import Evidence
 from medexp.phases.shared.images import CLASSES, Images, claims, example
 from medexp.phases.shared.packaging import packaged, parent_of
 from medexp.phases.shared.publishing import Summary, caveat, selection
@@ -58,7 +59,12 @@ def log_compared(ctx: Context[Phase2_3Config], images: Images, compared: Compare
 
 
 def package(
-    ctx: Context[Phase2_3Config], images: Images, parents: Mapping[str, Pulled], net: MultiTaskModel, compared: Compared
+    ctx: Context[Phase2_3Config],
+    images: Images,
+    parents: Mapping[str, Pulled],
+    net: MultiTaskModel,
+    compared: Compared,
+    evidence: Evidence,
 ) -> Package:
     """The network with all that it was judged by; `parents` are the packages that it was made from, by role."""
     training, known = ctx.config.training, claims(images, ctx.config.kaggle_dir)
@@ -66,7 +72,9 @@ def package(
         "Training": f"at most {training.epochs} epochs in alternating batches of {training.batch_size}, {training.optimizer}, "
         f"rates {training.lr_encoder:g} of the encoder, {training.lr_decoder:g} of the decoder, {training.lr_head:g} of the "
         "head; Dice of the batch + BCE, and cross-entropy; all settings: config.yaml of the run",
-        "Selection of the final model": selection(training, "the best mean of validation Dice and balanced accuracy"),
+        "Selection of the final model": evidence.selection(
+            selection(training, "the best mean of validation Dice and balanced accuracy")
+        ),
     }
     return packaged(
         ctx,
@@ -82,20 +90,22 @@ def package(
         parents={role: parent_of(one) for role, one in parents.items()},
         per_case=compared.scans.drop(columns="dice_before"),
         figures={"Dice over phase 2.1": compared.dice.as_gain, "balanced accuracy over phase 2.2": compared.balanced.as_gain}
-        | {"validation Dice": str(compared.means["dice"])}
-        | {f"validation {name}": str(interval) for name, interval in compared.judged.scores["all"].items()}
+        | {f"{evidence.on} Dice": str(compared.means["dice"])}
+        | {f"{evidence.on} {name}": str(interval) for name, interval in compared.judged.scores["all"].items()}
         | compared.controls.figures,
     )
 
 
-def summary(ctx: Context[Phase2_3Config], images: Images, fitted: FitResult, compared: Compared) -> Summary:
+def summary(
+    ctx: Context[Phase2_3Config], images: Images, fitted: FitResult, compared: Compared, evidence: Evidence
+) -> Summary:
     """Both tasks before and after, on the same cases."""
     scans, number = compared.scans, len(compared.judged.rows)
     in_cells = [compared.means[column].in_a_cell(2) for column in ("dice_before", "dice")]
     dice_row = [f"Dice ({scans['dice'].count()} scans)", *in_cells]
     return Summary(
         headline=f"phase 2.3, profile {ctx.config.profile}, on {images.data.source}",
-        title=f"validation, {number} images, epoch {fitted.epoch + 1}",
+        title=f"{evidence.on}, {number} images, epoch {fitted.epoch + 1}",
         head=["", "phases 2.1 and 2.2", "joint training"],
         rows=[dice_row, *rows_of([compared.judged_before.scores["all"], compared.judged.scores["all"]])],
         words=[
@@ -105,7 +115,7 @@ def summary(ctx: Context[Phase2_3Config], images: Images, fitted: FitResult, com
             *left_apart(scans),
             *pooled(compared.judged),
             f"Intervals of {ctx.config.confidence:.0%}, by patient.",
-            caveat(fitted),
+            evidence.caveat("both") or caveat(fitted),
         ],
         first=compared.controls.first,
         beside=compared.controls.table(f"joint training beside controls, the same {number} images"),

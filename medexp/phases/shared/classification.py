@@ -40,15 +40,31 @@ class Judged:
         classes: Names of the classes.
         predictions: Of these cases.
         scores: By "all" and by source, then by metric.
+        on: What the cases are, in words.
     """
 
     rows: pd.DataFrame
     classes: Sequence[str]
     predictions: Predictions
     scores: Mapping[str, Mapping[str, Interval]]
+    on: str = "validation"
 
 
-def judge(rows: pd.DataFrame, classes: Sequence[str], predictions: Predictions, resampling: Resampling) -> Judged:
+def as_table(rows: pd.DataFrame, predictions: Predictions) -> pd.DataFrame:
+    """A case's probabilities in a row: `case`, and 0 to K - 1."""
+    return pd.DataFrame(predictions.probabilities).assign(case=rows["case"])
+
+
+def predictions_in(table: pd.DataFrame, rows: pd.DataFrame) -> Predictions:
+    """What `as_table` holds of these cases, which are in the same order."""
+    assert list(table["case"]) == list(rows["case"])
+    columns = [name for name in table if isinstance(name, int)]
+    return Predictions(rows["label"].to_numpy(), table[columns].to_numpy())
+
+
+def judge(
+    rows: pd.DataFrame, classes: Sequence[str], predictions: Predictions, resampling: Resampling, on: str = "validation"
+) -> Judged:
     """Every metric with its interval by patient, of all cases and of each source's.
 
     Args:
@@ -56,20 +72,21 @@ def judge(rows: pd.DataFrame, classes: Sequence[str], predictions: Predictions, 
         classes: Names of the classes.
         predictions: Of these cases.
         resampling: How resamples are drawn, and the coverage.
+        on: What the cases are, in words.
     """
     patients, sources = list(rows["patient"]), list(rows["source"])
     measured = by_source(predictions, patients, sources, resampling, {**DIAGNOSTIC, **CALIBRATION})
     if len(measured) == 2:  # all of one source: once is enough
         measured = {"all": measured["all"]}
-    return Judged(rows, classes, predictions, measured)
+    return Judged(rows, classes, predictions, measured, on)
 
 
 def per_case(rows: pd.DataFrame, classes: Sequence[str], predictions: Predictions) -> pd.DataFrame:
-    """One row a case: case, patient, source, label, predicted, probability (of class 1; of more than two classes a column
-    `probability_<class>` each), correct (0 or 1), cross_entropy."""
+    """One row a case: case, patient, source, fold (where there are folds), label, predicted, probability (of class 1; of more
+    than two classes a column `probability_<class>` each), correct (0 or 1), cross_entropy."""
     names = np.asarray(classes)
     columns = ["probability"] if len(classes) == 2 else [f"probability_{name}" for name in classes]
-    return rows[["case", "patient", "source"]].assign(
+    return rows[[name for name in ("case", "patient", "source", "fold") if name in rows]].assign(
         label=names[predictions.truth],
         predicted=names[predictions.predicted],
         **dict(zip(columns, predictions.probabilities.T[-len(columns) :], strict=True)),
@@ -100,7 +117,7 @@ def log_judged(ctx: Context[JudgedSettings], judged: Judged, picture: Callable[[
     for name in judged.scores:
         rows = (judged.rows["source"] == name).to_numpy() | (name == "all")
         part, patients = judged.predictions.of(rows), list(judged.rows.loc[rows, "patient"])
-        title = f"{name}, {rows.sum()} validation cases"
+        title = f"{name}, {rows.sum()} cases, {judged.on}"
         counts, band = confusion(part, np.ones((1, rows.sum())))[0], confusion_band(part, patients, resampling)
         reporter.figure(confusion_matrix(counts, classes, title, band), f"figures/confusion_{name}.png")
         for label in roc_labels(part):
@@ -109,9 +126,9 @@ def log_judged(ctx: Context[JudgedSettings], judged: Judged, picture: Callable[[
             bands.setdefault(classes[label], {})[curve] = roc_band(part, label, patients, resampling)
         diagrams[f"{name}, ECE {judged.scores[name]['ece'].estimate:.3f}"] = reliability(part, patients, resampling)
     if curves:
-        reporter.figure(roc(curves, f"ROC, validation, intervals of {resampling.confidence:.0%}", bands), "figures/roc.png")
+        reporter.figure(roc(curves, f"ROC, {judged.on}, intervals of {resampling.confidence:.0%}", bands), "figures/roc.png")
     positive = classes[1] if judged.predictions.binary else "the predicted class"
-    reporter.figure(calibration(diagrams, positive, "Calibration, validation"), "figures/calibration.png")
+    reporter.figure(calibration(diagrams, positive, f"Calibration, {judged.on}"), "figures/calibration.png")
 
     wrong = table[table["correct"] == 0].sort_values("cross_entropy", ascending=False)
     first = wrong.head(shown)
@@ -120,7 +137,7 @@ def log_judged(ctx: Context[JudgedSettings], judged: Judged, picture: Callable[[
         told = classes[1] if judged.predictions.binary else row["predicted"]
         chance = row["probability"] if judged.predictions.binary else row[f"probability_{told}"]
         captions.append(f"{row['case']}\nis {row['label']}\n{told}: {chance:.2f}")
-    title = f"Misclassified: {len(wrong)} of {len(table)} validation cases, the most confident first"
+    title = f"Misclassified: {len(wrong)} of {len(table)} cases, {judged.on}, the most confident first"
     if len(first):
         reporter.figure(gallery([picture(case) for case in first["case"]], captions, title), "figures/misclassified.png")
 
@@ -132,7 +149,7 @@ def pooled(judged: Judged) -> list[str]:
         return []
     told = ", ".join(f"{source} {count} ({count / len(judged.rows):.1%})" for source, count in counts.items())
     return [
-        f"The checks go by the validation cases of all sources together: {told}. A source with few of them "
+        f"The checks go by the {judged.on} cases of all sources together: {told}. A source with few of them "
         "decides little; the metrics val/final/SOURCE/… are of each alone."
     ]
 

@@ -8,7 +8,19 @@ from medexp.config.bounds import Natural
 from medexp.config.data import ImageDataConfig, ImagePhantomConfig
 from medexp.config.keys import Role
 from medexp.config.networks import UNetConfig
-from medexp.config.shared import CacheDir, Confidence, Device, OutputDir, Profile, Resampling, Resume, Samples, Seed, Threads
+from medexp.config.shared import (
+    CacheDir,
+    Confidence,
+    Device,
+    Folds,
+    OutputDir,
+    Profile,
+    Resampling,
+    Resume,
+    Samples,
+    Seed,
+    Threads,
+)
 from medexp.config.training import TrainingConfig
 
 
@@ -37,6 +49,7 @@ class ImagePhaseConfig:
     bootstrap_samples: Samples
     confidence: Confidence
     shown: Annotated[Natural, Role.JUDGING]
+    folds: Folds
     data: ImageDataConfig
     phantoms: Annotated[ImagePhantomConfig, Role.CASES]
     training: Annotated[TrainingConfig, Role.MENDS]

@@ -84,6 +84,8 @@ class Context(Generic[C_co]):
         accelerator: Processes, device and precision.
         run: The run.
         splits: What is scored: the validation cases, and in some trials of a study the test cases too.
+        fold: The fold that is trained, such as `fold 2 of 5`; empty: all that there is.
+        until: Epochs after which a training ends, without choosing one; None: it chooses one by its validation.
         checks: All checks so far.
         published: The versions that were registered so far.
     """
@@ -93,6 +95,8 @@ class Context(Generic[C_co]):
     accelerator: Accelerator
     run: TrackedRun
     splits: Sequence[str] = ("val",)
+    fold: str = ""
+    until: int | None = None
     checks: list[Check] = field(default_factory=list)
     published: list[Nominated] = field(default_factory=list)
     _begun: dict[str, str] = field(default_factory=dict)
@@ -138,7 +142,8 @@ class Context(Generic[C_co]):
         with self.accelerator.main_process_first():
             if self.run.client:
                 self._take_over(self._begun | dict(begun))
-        log_datasets(self.run, data.manifest, data.digests, data.source, self.phase.name)
+        inputs = {split: digest for split, digest in data.digests.items() if split != "val" or not data.folds}
+        log_datasets(self.run, data.manifest, inputs, data.source, self.phase.name)
         self.check(twins := twins_check(data))
         if twins.measured["pairs"]:
             self.run.reporter.table(data.twins, "twins.csv")
@@ -192,7 +197,11 @@ class Context(Generic[C_co]):
         prefix: str = "",
         order: Order | None = None,
     ) -> FitResult:
-        """`medexp.training.loop.fit` with the phase's seed, processes, run and folder; `arm` says which training it is."""
+        """`medexp.training.loop.fit` with the phase's seed, processes, run and folder; `arm` says which training it is.
+
+        A fold's own state, and that of a training which ends without choosing an epoch, lie apart from all others.
+        """
+        chosen = "" if self.until is None or not self.fold else f"{self.until} epochs"
         return fit(
             module,
             groups,
@@ -202,10 +211,11 @@ class Context(Generic[C_co]):
             seed=self.config.seed,
             accelerator=self.accelerator,
             reporter=self.run.reporter,
-            folder=self.run.folder / "state" / arm,
-            title=title,
+            folder=self.run.folder / "state" / self.fold / chosen / arm,
+            title=", ".join(filter(None, [title, self.fold])),
             prefix=prefix,
             order=order,
+            until=self.until,
         )
 
     def intervals(self: "Context[JudgedSettings]", prefix: str, scores: Mapping[str, Interval]) -> None:

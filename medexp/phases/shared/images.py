@@ -1,7 +1,7 @@
 """What the phases on 2D images share: how they begin, and how both tasks are trained and judged."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,7 @@ from medexp.models.checkpoints import save_checkpoint
 from medexp.models.unet.network import MultiTaskModel
 from medexp.phases.shared.config import ImagePhaseConfig
 from medexp.phases.shared.context import Context
+from medexp.phases.shared.folds import in_folds
 from medexp.phases.shared.packaging import PHANTOMS
 from medexp.registry.packages import other_input, read_json
 from medexp.registry.store import Pulled
@@ -47,10 +48,15 @@ class Images:
     data: PreparedImages
     accelerator: Accelerator
     _judged: dict[str, Batches] = field(default_factory=dict, init=False, repr=False)
+    _kept: dict[str, Any] = field(default_factory=dict, repr=False)
+
+    def under(self, data: PreparedImages) -> "Images":
+        """The same images, split otherwise; those that were read are not read again."""
+        return replace(self, data=data)
 
     def of(self, split: str, *, augment: bool = False, masked: bool = False) -> MultiSourceDataset:
         """The images of a split; with `masked` those that have a mask."""
-        return MultiSourceDataset(self.data, split, self.config.data, self.config.seed, augment, masked)
+        return MultiSourceDataset(self.data, split, self.config.data, self.config.seed, augment, masked, self._kept)
 
     def batches(self, split: str) -> Batches:
         """The images of a split to be judged, made once: they stay in memory from one validation to the next."""
@@ -148,6 +154,7 @@ def read_images(
     requirements: Sequence[Requirement],
     kaggle_dir: str | None = None,
     sources: Sequence[str] = SOURCES,
+    built_on: Sequence[Pulled] = (),
 ) -> Images:
     """Read and split the images, log what they are and what was dropped, and take over what an interrupted run had trained.
 
@@ -156,6 +163,7 @@ def read_images(
         requirements: What the images must have: `both_classes`, `masks`.
         kaggle_dir: Folder of pictures, None where there is none.
         sources: What is wanted, of SOURCES.
+        built_on: The models that the phase builds on, for folds: what they were trained on is judged in none.
 
     Raises:
         DataError: The images cannot be used, all problems of each step at once; or the test split is scored and is empty.
@@ -164,8 +172,8 @@ def read_images(
     one_process(ctx.accelerator, ctx.phase.name)
     config = ctx.config
     data = prepare_images(config.slices_dir, kaggle_dir, config.data, config.phantoms, ctx.cache, sources)
-    for demand in requirements:
-        demand(data)
+    strata = {str(row.case): f"{row.source} {row.label}" for row in data.manifest.itertuples()}
+    data = in_folds(data, config.folds, config.data.split_seed, strata, built_on=built_on, demands=requirements)
     if "test" in ctx.splits and not data.ids("test"):
         raise DataError(
             f"test=true: no image is in the test split, data.test_fraction {config.data.test_fraction:g}. "
@@ -173,7 +181,7 @@ def read_images(
         )
     ctx.given(data, {"images": data.digest}, "images")
     ctx.run.reporter.metrics({"params/dropped_images": len(data.dropped)})
-    for split in SPLITS:
+    for split in ("train", "test") if data.folds else SPLITS:
         rows = data.rows(split)
         shares = rows.groupby("source")["label"].agg(["size", "sum"])
         told = "; ".join(f"{source} {row['size']}, {row['sum']} with a tumour" for source, row in shares.iterrows())

@@ -57,7 +57,7 @@ def packaged(
     evaluation: Mapping[str, Any] | None = None,
     **content: Any,
 ) -> Package:
-    """A model that was judged on the validation cases.
+    """A model that was judged on the validation cases, or out of fold on those of training and validation.
 
     Args:
         ctx: Where it was made.
@@ -69,8 +69,12 @@ def packaged(
         evaluation: How it was judged, besides on what.
         content: All else that the package holds, as `Package` has it.
     """
-    judged = {"phase": ctx.phase.name, "revision": ctx.phase.revision, "split": "val"}
+    split = f"{data.folds} folds" if data.folds else "val"
+    judged = {"phase": ctx.phase.name, "revision": ctx.phase.revision, "split": split}
     judged |= {"data_digest": data.digests["val"], "made_on": data.digest}
+    if data.folds:
+        together = f"training and validation are one, in {data.folds} folds by patient"
+        facts = {**facts, "Assignment to partitions": f"{facts.get('Assignment to partitions')}; {together}"}
     known = {"data": data.source, "data digest": data.digest, "Testing on external data": "none"}
     return Package(
         name=name,

@@ -1,51 +1,33 @@
 """What a study runs of a phase, made of the phase's own steps: a trial, and what is done once for all trials."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-import pandas as pd
-
 from medexp.checks import Check
-from medexp.config.shared import Resampling
-from medexp.evaluation.intervals import Interval
 from medexp.phases import Phase
 from medexp.phases.shared.context import Context, JudgedSettings, context
+from medexp.phases.shared.folds import Answer, Score, Train, Trained, Work, trained_and_judged
 from medexp.reporting import NullReporter
 from medexp.tracking.results import stop_if_blocked
 from medexp.tracking.runs import TrackedRun
 
 C = TypeVar("C", bound=JudgedSettings)
-W = TypeVar("W")
-T = TypeVar("T")
+W = TypeVar("W", bound=Work)
+T = TypeVar("T", bound=Trained)
 _PREFIXES = {"val": "val/final/", "test": "test/"}  # of the metrics of a trial, by split
-
-
-@dataclass(frozen=True)
-class Scored:
-    """What a trained network does on a split.
-
-    Attributes:
-        per_case: One row a case.
-        means: The figures that trials are compared by.
-        intervals: From how resamples are drawn to figures with their intervals by patient, those of `means` that have one.
-    """
-
-    per_case: pd.DataFrame
-    means: Mapping[str, float]
-    intervals: Callable[[Resampling], Mapping[str, Interval]]
 
 
 def studied(
     phase: Phase,
     read: Callable[[Context[C]], W],
-    train: Callable[[Context[C], W], T],
-    score: Callable[[Context[C], W, T, str], Scored],
+    train: Train[C, W, T],
+    answer: Answer[C, W, T],
+    score: Score[C, W],
     guard: Callable[[W, str], Sequence[Check]] = lambda work, split: (),
     share: Callable[[Context[C], W], C] = lambda ctx, work: ctx.config,
 ) -> tuple[Callable[..., None], Callable[..., C]]:
-    """`objective` and `warm_up` of a phase, as studies call them.
+    """`objective` and `warm_up` of a phase, as studies call them; with folds a trial is scored out of fold.
 
     `objective(config, run, test=False)` is a trial, whose scores become the metrics `val/final/…` and, with `test`, `test/…`,
     which have intervals; `warm_up(config, folder, test=False)` does once what trials share, and gives a configuration with
@@ -55,7 +37,8 @@ def studied(
         phase: The phase.
         read: Cases, splits and networks that are built on: all that no training changes.
         train: The training.
-        score: What came of it, on a split.
+        answer: What a trained network says of a split.
+        score: The figures of that.
         guard: What must hold of a split before anything is trained; a BLOCKING check that fails ends a trial, and the study.
         share: What else trials share, made once; gives their configuration.
     """
@@ -72,9 +55,10 @@ def studied(
         with context(phase, config, run, splits(test)) as ctx:
             work = read(ctx)
             hold(run, ctx, work)
-            trained = train(ctx, work)
+            trained, evidence = trained_and_judged(ctx, work, train, answer, score, runs=False)
             for split in ctx.splits:
-                scored = score(ctx, work, trained, split)
+                told = evidence.tables if split == "val" else answer(ctx, work, trained, split)
+                scored = score(ctx, work, told, split)
                 run.reporter.table(scored.per_case, f"per_case_{split}.csv")
                 run.reporter.metrics({f"{_PREFIXES[split]}{name}": value for name, value in scored.means.items()})
                 if split == "test":

@@ -28,7 +28,7 @@ SMALL = {
 NETWORK = {"network.base_filters": "4", "network.depth": "2"}
 OF_PHASE = {
     "phase2_1": NETWORK | {"training.epochs": "4", "training.lr_network": "0.01", "min_dice": "0.3"},
-    "phase2_2": NETWORK | {"training.epochs": "6", "training.lr_head": "0.01", "min_accuracy": "0.6"},
+    "phase2_2": NETWORK | {"folds": "0", "training.epochs": "6", "training.lr_head": "0.01", "min_accuracy": "0.6"},
     "phase2_3": {"margin": "1"},
 }
 
