@@ -477,8 +477,8 @@ BAD_PIPELINES = {
         "profile and probe.profile: found 'demo' and 'full'",
     ),
     "another data set": (
-        ["--prepare.data.val_fraction", "0.3"],
-        "prepare.data.val_fraction and phase1.data.val_fraction: found 0.3 and 0.2; give data.val_fraction",
+        ["--prepare.data.val_fraction", "0.2"],
+        "prepare.data.val_fraction and phase1.data.val_fraction: found 0.2 and 0.3; give data.val_fraction",
     ),
     "another folder": (
         ["--phase1.data_dir", "d"],

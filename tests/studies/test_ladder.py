@@ -37,7 +37,7 @@ def test_the_ladder_of_phase_1_is_the_specifications() -> None:
 
 def test_the_demo_is_changed_by_as_much() -> None:
     demo = climbed(configured("phase1"))
-    assert demo == [{"training.epochs": 3}, {"training.lr_lora": 1e-3}, {"lora.target_stages": (2, 3, 4)}]
+    assert demo == [{"training.epochs": 5}, {"training.lr_lora": 5e-3}, {}], "stage 2 is adapted already"
 
 
 def test_a_stage_that_is_there_is_not_added_again() -> None:
@@ -97,7 +97,7 @@ def written(folder: Path, **changes: Any) -> str:
 
 
 BAD = {
-    "no check": ({"mends": ["TEST_9"]}, r"mends: unknown check 'TEST_9'; phase1 has TEST_2.1"),
+    "no check": ({"mends": ["TEST_9"]}, r"mends: unknown check 'TEST_9'; phase1 has .*TEST_2.1"),
     "no checks": ({"mends": []}, "mends"),
     "no rungs": ({"rungs": []}, "rungs: .*at least 1"),
     "unknown block": ({"rung": []}, "unknown key rung"),

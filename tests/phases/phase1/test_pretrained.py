@@ -40,7 +40,7 @@ def test_the_demos_base_is_shipped(tmp_path: Path) -> None:
     assert base.state.keys() == SwinUNETR(4, 3, feature_size=12, window_size=4).state_dict().keys()
 
 
-OF_THE_RUN = [{"seed": 1}, {"data.val_fraction": 0.3}, {"rank": 1}, {"phantoms.seed": 5}]
+OF_THE_RUN = [{"seed": 1}, {"data.val_fraction": 0.2}, {"rank": 1}, {"phantoms.seed": 5}]
 
 
 @pytest.mark.parametrize("changed", OF_THE_RUN)
