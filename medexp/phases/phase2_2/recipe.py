@@ -220,7 +220,7 @@ def shifted(config: Phase2_2Config, cases: Labelled) -> list[str]:
         if f"{share:.0%}" != f"{there:.0%}":
             told.append(
                 f"Weights of classes and sources made {name!r} {share:.0%} of what the head was trained on; it is {there:.0%} "
-                f"of the training cases and {(validated == label).mean():.0%} of those judged by, on which Brier score, "
+                f"of the training cases and {(validated == label).mean():.0%} of the judged cases, by which Brier score, "
                 "ECE and calibration.png go. Calibrate the probabilities on cases as frequent as yours before you use them as "
                 "such."
             )
