@@ -26,9 +26,11 @@ PATIENT_PATTERN = r"^(BraTS-[A-Za-z]+-\d+)-\d+$"
 
 def data_config(**changed: Any) -> DataConfig:
     values: dict[str, Any] = {
-        "label_map": {1: 1, 2: 2, 3: 3, 4: 3},
+        "labels": "brats2023",
+        "label_map": None,
         "patient_pattern": PATIENT_PATTERN,
         "exclude": (),
+        "meant": (),
         "spacing": (3.0, 3.0, 4.5),
         "input_size": (64, 64, 32),
         "val_fraction": 0.3,

@@ -130,7 +130,7 @@ def test_the_full_profile_has_the_specifications_numbers(tmp_path):
         (["--data.input_size", "[64,64,64]"], "data.input_size", (64, 64, 64)),
         (["--data.exclude", "[a,b]"], "data.exclude", ("a", "b")),
         (["--data.exclude=[]"], "data.exclude", ()),
-        (["--data.label_map", "{4: 3}"], "data.label_map", {4: 3}),
+        (["--data.labels", "map", "--data.label_map", "{4: 3}"], "data.label_map", {4: 3}),
         (["--data.patient_pattern", r"^(\d+)-\w$"], "data.patient_pattern", r"^(\d+)-\w$"),
         (["--data_dir", "null"], "data_dir", None),
         (["--data_dir", "123"], "data_dir", "123"),

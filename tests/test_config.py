@@ -80,8 +80,16 @@ def test_a_value_out_of_range_is_named_by_its_key_with_what_is_allowed(demo, key
     assert any(problem.startswith(f"{key}: ") for problem in problems), problems
 
 
+@pytest.mark.parametrize(("labels", "label_map", "found"), [("map", None, "nothing"), ("brats-ped", {1: 1}, "{1: 1}")])
+def test_a_label_map_is_for_labels_that_are_mapped_and_for_no_other(demo, labels, label_map, found):
+    problems = problems_of(changed(changed(demo, "data.labels", labels), "data.label_map", label_map))
+    told = f"data.label_map: found {found} with labels={labels}; it is for labels=map, which needs it, and for no other"
+    assert problems == [told]
+
+
 def test_labels_that_are_mapped_to_none_of_the_regions_are_named(demo):
-    problems = problems_of(changed(demo, "data.label_map", {1: 7, 2: 2, 4: 9}))
+    mapped = changed(demo, "data.labels", "map")
+    problems = problems_of(changed(mapped, "data.label_map", {1: 7, 2: 2, 4: 9}))
     assert problems == ["data.label_map: maps to [7, 9]; allowed are 0, 1, 2 and 3"]
 
 

@@ -1,12 +1,13 @@
 """How data are read, split and sampled, and the embedded data: blocks that several phases have."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from annotated_types import Ge, Predicate, doc
 
 from medexp.config.bounds import Count, Fraction, Natural, Told
+from medexp.config.editions import EDITIONS
 from medexp.config.keys import Role
 from medexp.config.shared import Jobs
 
@@ -31,6 +32,8 @@ ImageSize = Annotated[
     Told("give a height and a width of at least 16 pixels"),
     doc("Height and width that images are brought to, in pixels; at least 16 each."),
 ]
+Labels = Literal["brats2021", "brats2023", "brats-gli-2024", "brats-ped", "map"]
+Oddity = Literal["lost_tumour", "lost_region", "no_background", "outside_brain", "edition"]
 SourceWeights = Annotated[
     dict[str, float],
     Predicate(lambda weights: set(weights) == {"brats", "kaggle"} and min(weights.values()) > 0),
@@ -58,18 +61,27 @@ class DataConfig:
     """How cases are read, split and sampled.
 
     Args:
-        label_map: From the labels in the segmentation files to 0 background, 1 necrotic or non-enhancing core, 2 edema,
-            3 enhancing tumour. BraTS 2021 and older write 4 for the last. 0 is always background.
+        labels: What the values in the segmentation files mean, by the edition of BraTS: brats2021 (and older: 4 is enhancing
+            tumour), brats2023 (3 is), brats-gli-2024 (3 is, and 4 the resection cavity, which is no tumour), brats-ped (1 is,
+            4 is edema); or map, as `label_map` says. A value that an edition has not is refused.
+        label_map: With labels=map: from the values to 0 background, 1 necrotic or non-enhancing core, 2 edema, 3 enhancing
+            tumour. 0 is always background.
         patient_pattern: Regular expression on a case's folder name; its first group is the patient. A case that it does not
             match is a patient of its own.
         exclude: Cases to leave out, by folder name.
+        meant: What is odd in the cases, changes results, and is meant all the same; else they are refused. lost_tumour and
+            lost_region: a case has a tumour, or a region of it, that no voxel of the network's grid holds. no_background: a
+            channel in which nothing can be told from the brain. outside_brain: a tumour where all channels are background.
+            edition: folders of another edition than `labels`.
         val_fraction: Share of the patients that is validated on, 0 to 1.
         test_fraction: Share of the patients that is held back, 0 to 1.
     """
 
-    label_map: Annotated[dict[int, int], Role.CASES]
+    labels: Annotated[Labels, Role.CASES]
+    label_map: Annotated[dict[int, int] | None, Role.CASES]
     patient_pattern: Annotated[str, Role.CASES]
     exclude: Annotated[tuple[str, ...], Role.CASES]
+    meant: Annotated[tuple[Oddity, ...], Role.CASES]
     spacing: Spacing
     input_size: Annotated[VolumeSize, Role.MENDS]
     val_fraction: Annotated[float, Role.CASES]
@@ -77,9 +89,23 @@ class DataConfig:
     jobs: Jobs
 
     def problems(self) -> Iterator[str]:
-        if bad := sorted(set(self.label_map.values()) - {0, 1, 2, 3}):
+        if (self.labels == "map") != (self.label_map is not None):
+            found = "nothing" if self.label_map is None else self.label_map
+            yield f"label_map: found {found} with labels={self.labels}; it is for labels=map, which needs it, and for no other"
+        elif self.label_map is not None and (bad := sorted(set(self.label_map.values()) - {0, 1, 2, 3})):
             yield f"label_map: maps to {bad}; allowed are 0, 1, 2 and 3"
         yield from _fractions(self.val_fraction, self.test_fraction)
+
+    @property
+    def classes(self) -> Mapping[int, int]:
+        """From the values in the segmentation files to the network's classes, 0 to 3."""
+        return EDITIONS[self.labels].classes if self.label_map is None else self.label_map
+
+    @property
+    def meaning(self) -> str:
+        """What the values in the segmentation files mean, in words."""
+        edition = EDITIONS.get(self.labels)
+        return f"{self.labels}: {edition.in_words}" if edition else f"map: {self.label_map}"
 
 
 @dataclass(frozen=True)

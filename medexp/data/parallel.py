@@ -33,7 +33,7 @@ def in_parallel(function: Callable[..., T], calls: Sequence[tuple[Any, ...]], jo
 
 def described(
     describe: Callable[..., T], calls: Mapping[str, tuple[Any, ...]], jobs: int, title: str, together: int = 1
-) -> tuple[dict[str, T], dict[str, str]]:
+) -> tuple[dict[str, T], dict[str, DataError]]:
     """What is found out of each case, by id, and what is wrong with the others, by id.
 
     Args:
@@ -45,21 +45,21 @@ def described(
     """
     parts = [dict(list(calls.items())[start : start + together]) for start in range(0, len(calls), together)]
     found: dict[str, T] = {}
-    problems: dict[str, str] = {}
+    problems: dict[str, DataError] = {}
     for good, bad in in_parallel(_describe, [(describe, part) for part in parts], jobs, title):
         found |= good
         problems |= bad
     return found, problems
 
 
-def _describe(describe: Callable[..., T], calls: Mapping[str, tuple[Any, ...]]) -> tuple[dict[str, T], dict[str, str]]:
+def _describe(describe: Callable[..., T], calls: Mapping[str, tuple[Any, ...]]) -> tuple[dict[str, T], dict[str, DataError]]:
     found: dict[str, T] = {}
-    problems: dict[str, str] = {}
+    problems: dict[str, DataError] = {}
     for case, arguments in calls.items():
         try:
             found[case] = describe(*arguments)
         except DataError as error:
-            problems[case] = str(error)
+            problems[case] = error
     return found, problems
 
 

@@ -97,12 +97,12 @@ def cases_as_parts(
     Args:
         cases: What is embedded.
         facts: `medexp.data.volumes.facts.describe_cases` of them, by case.
-        data: `spacing` and `input_size`, and `label_map` where cases have segmentations.
+        data: `spacing` and `input_size`, and `classes` where cases have segmentations.
         accelerator: Where the encoders compute.
     """
 
     def read(index: int) -> Tensor:
-        return transforms.preprocess(read_case(cases[index], data.label_map), data)["image"]
+        return transforms.preprocess(read_case(cases[index], data.classes), data)["image"]
 
     ids = [case.id for case in cases]
     return volumes_as_parts(read, ids, [facts[case].sha256 for case in ids], data, accelerator)

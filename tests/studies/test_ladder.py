@@ -78,7 +78,7 @@ def test_whole_numbers_stay_whole_and_always_change(tmp_path: Path, before: int,
 
 
 def test_a_configuration_comes_back_from_what_a_run_logged() -> None:
-    config = full(data__label_map="{1: 1, 4: 3}", data__exclude="[a, b]", threads="3")
+    config = full(data__labels="map", data__label_map="{1: 1, 4: 3}", data__exclude="[a, b]", threads="3")
     assert phase_config("phase1", yaml.safe_load(config_yaml(config)), "test") == config
 
 

@@ -68,9 +68,11 @@ def ensure_slices(patients: int, seed: int, cache: Path, jobs: int) -> Path:
     folder = cache / "phantoms" / f"slices-{patients}-seed{seed}-{SLICES.channel}-v{VOLUMES}.{VERSION}-{FORMAT}"
     if not folder.is_dir():
         data = DataConfig(
-            label_map={1: 1, 2: 2, 3: 3},
+            labels="brats2023",
+            label_map=None,
             patient_pattern=PATIENT_PATTERN,
             exclude=(),
+            meant=(),
             spacing=(3.0, 3.0, 4.5),
             input_size=(64, 64, 32),
             val_fraction=0.2,
@@ -79,7 +81,7 @@ def ensure_slices(patients: int, seed: int, cache: Path, jobs: int) -> Path:
         )
         cases = find_cases(ensure_phantoms("meningioma", patients, seed, cache), data)
         digests = {fact.case: fact.sha256 for fact in describe_cases(cases, data, cache)}
-        cut_slices(cases, digests, data.label_map, SLICES, folder, jobs)
+        cut_slices(cases, digests, data.classes, SLICES, folder, jobs)
     return folder
 
 

@@ -22,8 +22,9 @@ from medexp.data.images.cases import LabelledImage
 from medexp.data.images.npz import Arrays, metadata_of, plane_problems, read_npz
 from medexp.data.parallel import in_parallel
 from medexp.data.splits import patient_of
+from medexp.data.volumes.background import ground_of
 from medexp.data.volumes.brats import read_case
-from medexp.data.volumes.cases import CHANNELS, FOREGROUND, Case, Volume
+from medexp.data.volumes.cases import CHANNELS, Case, Volume
 from medexp.errors import DataError, all_problems
 from medexp.files import filling
 
@@ -55,7 +56,7 @@ class Slice:
 def cut_slices(
     cases: Sequence[Case],
     digests: Mapping[str, str],
-    label_map: Mapping[int, int],
+    classes: Mapping[int, int],
     slices: SliceConfig,
     folder: Path,
     jobs: int,
@@ -67,7 +68,7 @@ def cut_slices(
     Args:
         cases: Cases with a segmentation.
         digests: `CaseFacts.sha256` of each, by id.
-        label_map: As of `medexp.data.volumes.brats.read_case`.
+        classes: As of `medexp.data.volumes.brats.read_case`.
         slices: Which slices are kept.
         folder: A new or empty folder.
         jobs: Cases cut in parallel.
@@ -85,7 +86,7 @@ def cut_slices(
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         return _same_slices(folder, summary)
     with filling(folder, "slices_dir") as partial:
-        calls = [(case, digests[case.id], dict(label_map), slices, partial) for case in cases]
+        calls = [(case, digests[case.id], dict(classes), slices, partial) for case in cases]
         count = sum(in_parallel(_cut, calls, jobs, "Cutting slices"))
         if not count:
             raise DataError(
@@ -145,6 +146,8 @@ def read_slice(path: Path) -> Slice:
             problems.append(f"image {image.shape} and mask {mask.shape} differ in shape")
         if unknown := sorted({float(value) for value in np.unique(mask)} - {0, 1, 2, 3, 4}):
             problems.append(f"mask holds {', '.join(f'{value:g}' for value in unknown[:5])}; allowed are 0, 1, 2, 3 and 4")
+        if {3, 4} <= set(np.unique(mask).tolist()):
+            problems.append("mask holds 3 and 4, which cannot both be enhancing tumour: 4 is then a cavity or edema")
     metadata: Mapping[str, Any] = {}
     try:
         metadata = _metadata(path, arrays)
@@ -200,10 +203,10 @@ def _same_slices(folder: Path, summary: Mapping[str, Any]) -> int:
     return count
 
 
-def _cut(case: Case, digest: str, label_map: Mapping[int, int], slices: SliceConfig, folder: Path) -> int:
+def _cut(case: Case, digest: str, classes: Mapping[int, int], slices: SliceConfig, folder: Path) -> int:
     """Write a case's slices and count them."""
-    voxels, label, edge = _in_plane(read_case(case, label_map), CHANNELS.index(slices.channel))
-    brain = voxels > FOREGROUND * voxels.max()
+    voxels, label, edge = _in_plane(read_case(case, classes), CHANNELS.index(slices.channel))
+    brain = ground_of(voxels).brain
     count = 0
     for index in range(0, voxels.shape[2], slices.every):
         image = voxels[::-1, ::-1, index].T

@@ -9,9 +9,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from medexp.data.volumes.background import beyond_tissue
 from medexp.data.volumes.cases import FOREGROUND
 
-VERSION = 2
+VERSION = 3
 """Raise it when `preprocess` changes."""
 
 INPUT = {
@@ -30,8 +31,9 @@ def preprocess(
     """Pads to the shape of the input with the darkest value, resizes, and z-scores the foreground; background becomes 0.
 
     The darkest value is background, and so is 0 in an image of negative values too that has no value as often as 0: it was
-    z-scored over the brain before. The convention of `medexp.data.volumes.transforms`, in the plane. Nothing is stretched: a
-    square input gets a square. Images are resized bilinearly with antialiasing, masks by nearest pixel.
+    z-scored over the brain before. So is a pixel of a value that no tissue has, such as a marker that was burnt in. The
+    convention of `medexp.data.volumes.transforms`, in the plane. Nothing is stretched: a square input gets a square. Images
+    are resized bilinearly with antialiasing, masks by nearest pixel.
 
     Args:
         image: float32 (H, W), not constant.
@@ -75,7 +77,8 @@ def _from_zero(image: NDArray[np.float32]) -> NDArray[np.float32]:
         values, counts = np.unique(image, return_counts=True)
         if values[counts.argmax()] == 0:
             image = np.where(image == 0, darkest, image)
-    return image - darkest
+    image = image - darkest
+    return np.where(beyond_tissue(image, image > 0), np.float32(0), image)
 
 
 def _fitted(plane: Tensor, size: tuple[int, int], **how: Any) -> Tensor:

@@ -29,6 +29,22 @@ _NAME = re.compile(r".+[-_](?P<suffix>[a-z0-9]+)\.nii(\.gz)?", re.IGNORECASE)
 _UNREADABLE = (OSError, EOFError, zlib.error, ImageFileError, HeaderDataError, ValueError)
 
 
+class UnfitLabels(DataError):
+    """A segmentation of values that are not the edition's.
+
+    Attributes:
+        values: All that the file holds besides 0.
+    """
+
+    values: tuple[int, ...] = ()
+
+    @classmethod
+    def of(cls, told: str, values: tuple[int, ...]) -> "UnfitLabels":
+        error = cls(told)
+        error.values = values
+        return error
+
+
 def find_cases(data_dir: Path, data: DataConfig) -> tuple[Case, ...]:
     """The cases of a folder of case folders, sorted by id. Reads names only.
 
@@ -96,14 +112,15 @@ def image_files(path: Path, channels: Sequence[str] = CHANNELS) -> tuple[Path, .
     return (path,)
 
 
-def read_case(case: Case, label_map: Mapping[int, int]) -> Volume:
+def read_case(case: Case, classes: Mapping[int, int]) -> Volume:
     """The volume of a case, checked.
 
     Args:
         case: Where its files are.
-        label_map: From the file's labels to 0..3; 0 is always background.
+        classes: `DataConfig.classes`, from the file's values to 0..3; 0 is always background.
 
     Raises:
+        UnfitLabels: The segmentation holds values that `classes` has not.
         DataError: All problems of the case at once: an unreadable or truncated file, one that is not 3D (4D for a case of one
             file), shapes or affines that differ within the case, NaN or infinite voxels, a constant channel, labels that are
             no integers or outside the map, an empty mask.
@@ -130,18 +147,24 @@ def read_case(case: Case, label_map: Mapping[int, int]) -> Volume:
         problems += _geometry_problems(arrays, affines)
     for name, channel in channels.items():
         problems += _image_problems(name, channel)
-    label = None
+    label: NDArray[np.uint8] | None = None
+    values: tuple[int, ...] = ()
+    unfit: tuple[int, ...] = ()
     if case.label is None:
         label = np.zeros(next(iter(channels.values())).shape, np.uint8) if channels else None
     elif case.label in arrays:
         try:
-            label = _mapped(case.label, arrays[case.label], label_map)
+            label, values = _mapped(case.label, arrays[case.label], classes)
+        except UnfitLabels as error:
+            unfit = error.values
+            problems.append(str(error))
         except DataError as error:
             problems.append(str(error))
     if problems or label is None:
         left_out = f"leave the case out with data.exclude=[{case.id}]" if case.label else "take the case out of the table"
-        raise DataError(all_problems(f"case {case.id}", problems, f"Repair the files, or {left_out}."))
-    return Volume(np.stack(list(channels.values())), label, affines[case.label or case.images[0]])
+        told = all_problems(f"case {case.id}", problems, f"Repair the files, or {left_out}.")
+        raise UnfitLabels.of(told, unfit) if unfit else DataError(told)
+    return Volume(np.stack(list(channels.values())), label, affines[case.label or case.images[0]], values)
 
 
 def _files_of(folder: Path, modalities: Iterable[str] = SUFFIXES) -> tuple[dict[str, Path], list[str]]:
@@ -219,8 +242,8 @@ def _image_problems(name: str, array: NDArray[np.float32]) -> list[str]:
     return []
 
 
-def _mapped(path: Path, array: NDArray[np.float32], label_map: Mapping[int, int]) -> NDArray[np.uint8]:
-    """The label in classes 0..3."""
+def _mapped(path: Path, array: NDArray[np.float32], classes: Mapping[int, int]) -> tuple[NDArray[np.uint8], tuple[int, ...]]:
+    """The label in classes 0..3, and the values that the file holds."""
     values, counts = np.unique(array[array != 0], return_counts=True)
     if not np.isfinite(values).all():
         raise DataError(f"{path.name}: NaN or infinite labels")
@@ -228,15 +251,16 @@ def _mapped(path: Path, array: NDArray[np.float32], label_map: Mapping[int, int]
         raise DataError(
             f"{path.name}: labels that are no integers, such as {broken[0]:g}; was it resampled with interpolation?"
         )
-    unknown = {int(value): int(count) for value, count in zip(values, counts, strict=True) if int(value) not in label_map}
+    found = tuple(int(value) for value in values)
+    unknown = {value: int(count) for value, count in zip(found, counts, strict=True) if value not in classes}
     if unknown:
         listed = ", ".join(f"{value} ({count} voxels)" for value, count in unknown.items())
-        raise DataError(
-            f"{path.name}: labels outside the map: {listed}; allowed are {sorted({0, *label_map})}. Add them to data.label_map"
-        )
+        told = f"{path.name}: labels that data.labels does not have: {listed}; it has {sorted({0, *classes})}"
+        raise UnfitLabels.of(told, found)
     label = np.zeros(array.shape, np.uint8)
-    for value in values:
-        label[array == value] = label_map[int(value)]
+    for value in found:
+        label[array == value] = classes[value]
     if not label.any():
-        raise DataError(f"{path.name}: an empty mask, no tumour voxel after data.label_map")
-    return label
+        holds = f"; it holds {', '.join(map(str, found))}, which data.labels takes for no tumour" if found else ""
+        raise DataError(f"{path.name}: an empty mask, no voxel of a tumour{holds}")
+    return label, found

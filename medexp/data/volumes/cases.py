@@ -9,6 +9,9 @@ from numpy.typing import NDArray
 CHANNELS = ("t2f", "t1c", "t1n", "t2w")
 """The network's channel order, BrainSegFounder's: FLAIR, contrast-enhanced T1, native T1, T2. In another, Dice is near 0."""
 
+REGION_CLASSES = {"TC": (1, 3), "WT": (1, 2, 3), "ET": (3,)}
+"""The classes that make up each region."""
+
 FOREGROUND = 0.01
 """Brain is what is brighter than this share of a channel's maximum."""
 
@@ -48,8 +51,10 @@ class Volume:
         label: uint8 (X, Y, Z): 0 background, 1 necrotic or non-enhancing core, 2 edema, 3 enhancing tumour; all 0 where the
             case has no segmentation.
         affine: float64 (4, 4), from voxel indices to RAS+ millimetres.
+        values: What the segmentation's file holds besides 0, ascending, as the file has it.
     """
 
     image: NDArray[np.float32]
     label: NDArray[np.uint8]
     affine: NDArray[np.float64]
+    values: tuple[int, ...] = ()

@@ -88,7 +88,7 @@ class _Volumes:
         try:
             return case, facts, load_file(path)
         except (FileNotFoundError, SafetensorError):
-            tensors = preprocess(read_case(case, self.data.label_map), self.data)
+            tensors = preprocess(read_case(case, self.data.classes), self.data)
         with replacing(path) as temporary:
             save_file(tensors, temporary)
         return case, facts, tensors

@@ -2,27 +2,32 @@
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence, Set
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import nibabel as nib
 import numpy as np
+from nibabel.orientations import io_orientation
+from numpy.typing import NDArray
+from scipy import ndimage
 
 from medexp.arrays import Array
 from medexp.config.data import DataConfig
+from medexp.config.editions import EDITIONS, fitting
 from medexp.data.headers import Header, of_volume
 from medexp.data.parallel import described
 from medexp.data.twins import perceptual_hash
-from medexp.data.volumes.brats import read_case
-from medexp.data.volumes.cases import CHANNELS, Case, Volume
+from medexp.data.volumes.background import ground_of
+from medexp.data.volumes.brats import UnfitLabels, read_case
+from medexp.data.volumes.cases import CHANNELS, REGION_CLASSES, Case, Volume
 from medexp.data.volumes.semantics import INTENSITY_STATISTICS, SEMANTIC_FEATURES, intensity_statistics, semantic_features
 from medexp.errors import DataError
 from medexp.files import replacing
 
-VERSION = 5
-"""Part of the cache key: raise it when what is computed here, in `semantics` or in `brats` changes."""
+VERSION = 6
+"""Part of the cache key: raise it when what is computed here, in `background`, `semantics` or `brats` changes."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +44,14 @@ class CaseFacts:
         intensity: As named by INTENSITY_STATISTICS.
         header: What its files say besides voxels.
         perceptual_hash: Of the native T1, along R, A, S: alike for copies that are not equal (`medexp.data.twins`).
+        values: What the segmentation's file holds besides 0.
+        regions: Of REGION_CLASSES, those that the segmentation holds.
+        lost: Of these, those that no voxel of the network's grid holds.
+        outside: Share of the tumour, 0 to 1, where all channels are background.
+        level: Value of the background, by channel; None where nothing can be told from the brain.
+        spread: Largest less smallest value of the background, by channel.
+        hot: Voxels of a value that no tissue has, by channel.
+        hottest: The farthest of these values, by channel; 0 where there is none.
     """
 
     case: str
@@ -50,6 +63,14 @@ class CaseFacts:
     intensity: tuple[float, ...]
     header: Header
     perceptual_hash: tuple[str, ...]
+    values: tuple[int, ...] = ()
+    regions: tuple[str, ...] = ()
+    lost: tuple[str, ...] = ()
+    outside: float = 0.0
+    level: tuple[float | None, ...] = ()
+    spread: tuple[float, ...] = ()
+    hot: tuple[int, ...] = ()
+    hottest: tuple[float, ...] = ()
 
 
 def describe_cases(cases: Sequence[Case], data: DataConfig, cache: Path) -> tuple[CaseFacts, ...]:
@@ -60,40 +81,72 @@ def describe_cases(cases: Sequence[Case], data: DataConfig, cache: Path) -> tupl
 
     Args:
         cases: As `find_cases` returns them.
-        data: `label_map` and `jobs`.
+        data: `labels`, `spacing` and `jobs`.
         cache: Root of the cache; one small JSON file a case goes under `cases/`.
 
     Raises:
         DataError: All problems of all cases at once.
     """
-    entries = {case.id: cache / "cases" / f"{_key(case, data.label_map)}.json" for case in cases}
+    entries = {case.id: cache / "cases" / f"{_key(case, data)}.json" for case in cases}
     known = {case.id: cached for case in cases if (cached := _cached(entries[case.id], case))}
-    todo = {case.id: (case, dict(data.label_map), entries[case.id]) for case in cases if case.id not in known}
+    todo = {case.id: (case, data, entries[case.id]) for case in cases if case.id not in known}
     found, problems = described(_describe, todo, data.jobs, "Reading cases")
     if problems:
         counted = f"{len(problems)} of {len(cases)} cases cannot be used:\n" if len(problems) > 1 else ""
-        raise DataError(counted + "\n".join(problems.values()))
+        unfit = [error.values for error in problems.values() if isinstance(error, UnfitLabels)]
+        held = {value for values in [*unfit, *(fact.values for fact in (known | found).values())] for value in values}
+        raise DataError(
+            "\n".join([counted + "\n".join(map(str, problems.values())), *(_other_labels(held, data) if unfit else [])])
+        )
     facts = known | found
     return tuple(facts[case.id] for case in cases)
 
 
-def _describe(case: Case, label_map: Mapping[int, int], entry: Path) -> CaseFacts:
+def _other_labels(held: Set[int], data: DataConfig) -> list[str]:
+    """What to do about values that the edition has not."""
+    listed = ", ".join(map(str, sorted(held)))
+    fit = "".join(f"\n  - {flag}" for flag in fitting(held))
+    mapped = ", ".join(f"{value}: {min(max(value, 0), 3)}" for value in sorted(held))
+    own = f"-P data.labels=map -P 'data.label_map={{{mapped}}}' with the class of each: 0 none, 1 core, 2 edema, 3 enhancing"
+    meaning = "" if data.labels == "map" else f" ({EDITIONS[data.labels].in_words})"
+    return [
+        f"data.labels={data.labels}{meaning}; the segmentations hold {listed}. "
+        + (f"Which edition are they of? These fit:{fit}\n  - or {own}" if fit else f"No edition has all of these; give {own}")
+    ]
+
+
+def _describe(case: Case, data: DataConfig, entry: Path) -> CaseFacts:
     """The facts, written to the cache.
 
     Raises:
         DataError: The case cannot be used.
     """
-    volume = read_case(case, label_map)
+    volume = read_case(case, data.classes)
     sha256, voxels_sha256 = _digests(volume)
+    grounds = [ground_of(channel) for channel in volume.image]
+    tumour: dict[str, Any] = {}
+    if case.label:
+        background = ~np.any([ground.brain for ground in grounds], axis=0)
+        tumour = {
+            "semantic": tuple(semantic_features(volume).tolist()),
+            "values": volume.values,
+            "regions": _regions(volume.label),
+            "lost": _lost(volume, data.spacing),
+            "outside": float(background[volume.label > 0].mean()),
+        }
     facts = CaseFacts(
         case=case.id,
         sha256=sha256,
         voxels_sha256=voxels_sha256,
         shape=volume.label.shape,
         spacing=tuple(float(edge) for edge in nib.affines.voxel_sizes(volume.affine)),
-        semantic=tuple(semantic_features(volume).tolist()) if case.label else (),
-        intensity=tuple(intensity_statistics(volume).tolist()),
         perceptual_hash=perceptual_hash(_t1n(volume)),
+        intensity=tuple(intensity_statistics(volume.image, grounds).tolist()),
+        level=tuple(ground.level for ground in grounds),
+        spread=tuple(ground.spread for ground in grounds),
+        hot=tuple(ground.hot for ground in grounds),
+        hottest=tuple(ground.hottest for ground in grounds),
+        **({"semantic": ()} | tumour),
         header=of_volume(dict(zip(CHANNELS if len(case.images) > 1 else ("images",), case.images, strict=True))),
     )
     with replacing(entry) as temporary:
@@ -106,6 +159,35 @@ def _t1n(volume: Volume) -> Array:
     return np.asarray(nib.orientations.apply_orientation(volume.image[CHANNELS.index("t1n")], turned))
 
 
+def _regions(label: NDArray[np.uint8]) -> tuple[str, ...]:
+    there = np.bincount(label.ravel(), minlength=4)
+    return tuple(region for region, classes in REGION_CLASSES.items() if there[list(classes)].any())
+
+
+def _lost(volume: Volume, spacing: Sequence[float]) -> tuple[str, ...]:
+    """The regions that no voxel of the network's grid holds.
+
+    Of any block of as many voxels as a step of the grid is long the grid takes one: a region that holds such a block is not
+    lost. MONAI, whose import takes longer than to read a case, is asked of the others alone.
+    """
+    orientation = io_orientation(volume.affine)
+    steps = np.asarray(spacing)[orientation[:, 0].astype(int)] / nib.affines.voxel_sizes(volume.affine)
+    block = np.maximum(np.ceil(steps - 1e-3), 1).astype(int)
+    small = []
+    for region in _regions(volume.label):
+        mask = np.isin(volume.label, REGION_CLASSES[region])
+        box = mask[ndimage.find_objects(mask.astype(np.uint8))[0]]
+        whole = ndimage.minimum_filter(box, size=tuple(block), mode="constant", cval=0)
+        if not whole.any():
+            small.append(region)
+    if not small:
+        return ()
+    from medexp.data.volumes.transforms import label_on_grid
+
+    left = _regions(label_on_grid(volume.label, volume.affine, spacing))
+    return tuple(region for region in small if region not in left)
+
+
 def _digests(volume: Volume) -> tuple[str, str]:
     """sha256 of all, and of the images alone. Adding 0 turns -0 into 0: the same voxels have the same bytes."""
     voxels = hashlib.sha256(repr(volume.label.shape).encode())
@@ -116,9 +198,10 @@ def _digests(volume: Volume) -> tuple[str, str]:
     return whole.hexdigest(), voxels.hexdigest()
 
 
-def _key(case: Case, label_map: Mapping[int, int]) -> str:
+def _key(case: Case, data: DataConfig) -> str:
     stats = [(str(path.absolute()), (stat := path.stat()).st_size, stat.st_mtime_ns) for path in case.files]
-    return hashlib.sha256(json.dumps([VERSION, case.id, stats, sorted(label_map.items())]).encode()).hexdigest()[:40]
+    seen = [sorted(data.classes.items()), list(data.spacing)] if case.label else []
+    return hashlib.sha256(json.dumps([VERSION, case.id, stats, *seen]).encode()).hexdigest()[:40]
 
 
 def _cached(entry: Path, case: Case) -> CaseFacts | None:
@@ -131,4 +214,5 @@ def _cached(entry: Path, case: Case) -> CaseFacts | None:
         return None
     semantic = len(SEMANTIC_FEATURES) if case.label else 0
     complete = len(facts.semantic) == semantic and len(facts.intensity) == len(INTENSITY_STATISTICS)
+    complete = complete and len(facts.level) == len(CHANNELS) and bool(facts.regions) == (case.label is not None)
     return facts if complete and len(facts.sha256) == len(facts.voxels_sha256) == 64 else None

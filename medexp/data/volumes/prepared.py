@@ -13,6 +13,7 @@ from medexp.data.splits import Splits, load_splits, make_splits
 from medexp.data.volumes.brats import find_cases
 from medexp.data.volumes.cases import Case
 from medexp.data.volumes.facts import CaseFacts, describe_cases
+from medexp.data.volumes.oddities import demand_meant
 from medexp.data.volumes.phantoms import ensure_phantoms
 from medexp.data.volumes.semantics import SEMANTIC_FEATURES
 
@@ -50,7 +51,8 @@ def prepare_volumes(config: ReadsVolumes) -> PreparedVolumes:
     """Finds, checks, describes and splits the cases that a configuration names.
 
     Raises:
-        DataError: When the folder, a case or the splits cannot be used; all problems of each step at once.
+        DataError: When the folder, a case or the splits cannot be used, or what is odd in them is not meant; all problems of
+            each step at once.
         StorageError: When the cache cannot be written.
     """
     cache = cache_root(config.cache_dir)
@@ -62,6 +64,7 @@ def prepare_volumes(config: ReadsVolumes) -> PreparedVolumes:
         folder = Path(config.data_dir).expanduser().absolute()  # as for the cache: see `cache_root`
     cases = find_cases(folder, config.data)
     facts = describe_cases(cases, config.data, cache)
+    demand_meant(source, cases, facts, config.data)
     if config.splits is None:
         splits = make_splits(cases, facts, config.data, config.seed)
     else:

@@ -3,7 +3,9 @@
 import torch
 from torch import Tensor
 
-REGIONS = ("TC", "WT", "ET")
+from medexp.data.volumes.cases import REGION_CLASSES
+
+REGIONS = tuple(REGION_CLASSES)
 
 
 def to_regions(label: Tensor) -> Tensor:

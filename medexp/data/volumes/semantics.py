@@ -1,5 +1,7 @@
 """Semantic features of a tumour (volume 4, place 3, shape 3) and statistics of raw intensities."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from nibabel.orientations import apply_orientation, io_orientation
 from numpy.typing import NDArray
@@ -7,6 +9,7 @@ from scipy import ndimage
 from scipy.spatial import ConvexHull
 from skimage.measure import marching_cubes, mesh_surface_area
 
+from medexp.data.volumes.background import Ground
 from medexp.data.volumes.cases import CHANNELS, Volume
 
 SEMANTIC_FEATURES = (
@@ -51,17 +54,18 @@ def semantic_features(volume: Volume) -> NDArray[np.float64]:
     return np.array([*log_volumes, *centroid, *_shape(whole, spacing)], np.float64)
 
 
-def intensity_statistics(volume: Volume) -> NDArray[np.float64]:
-    """The twelve numbers of INTENSITY_STATISTICS: mean, SD and 99th percentile of each channel's nonzero voxels.
+def intensity_statistics(image: NDArray[np.float32], grounds: Sequence[Ground]) -> NDArray[np.float64]:
+    """The twelve numbers of INTENSITY_STATISTICS: mean, SD and 99th percentile of each channel's brain.
 
     Args:
-        volume: Of which no channel is 0 everywhere.
+        image: Raw intensities (4, X, Y, Z).
+        grounds: `medexp.data.volumes.background.ground_of` of each channel.
 
     Returns:
         float64 (12,), in the units of the files' intensities.
     """
-    nonzero = [channel[channel != 0].astype(np.float64) for channel in volume.image]
-    return np.array([figure for v in nonzero for figure in (v.mean(), v.std(), np.percentile(v, 99))], np.float64)
+    brains = [channel[ground.brain].astype(np.float64) for channel, ground in zip(image, grounds, strict=True)]
+    return np.array([figure for v in brains for figure in (v.mean(), v.std(), np.percentile(v, 99))], np.float64)
 
 
 def _shape(mask: NDArray[np.bool_], spacing: NDArray[np.float64]) -> tuple[float, float, float]:

@@ -1,5 +1,8 @@
 """From a case's volume to what a network takes: the part that is the same every time, and the random part of training."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 import torch
 from monai.data import MetaTensor
@@ -16,12 +19,14 @@ from monai.transforms import (
     Spacingd,
     SpatialPadd,
 )
+from numpy.typing import NDArray
 from torch import Tensor
 
 from medexp.config.data import DataConfig
+from medexp.data.volumes.background import from_zero
 from medexp.data.volumes.cases import FOREGROUND, Volume
 
-VERSION = 1
+VERSION = 2
 """Part of the key of cached volumes: raise it when `preprocess` changes."""
 
 INPUT = {
@@ -35,8 +40,9 @@ _BOTH = ("image", "label")
 
 
 def preprocess(volume: Volume, data: DataConfig) -> dict[str, Tensor]:
-    """Reorients to RAS, resamples to `data.spacing` (linear, labels by nearest voxel), crops to the brain, z-scores each
-    channel's nonzero voxels and pads with 0 to at least `data.input_size`.
+    """Sets the background to 0 (`medexp.data.volumes.background`), reorients to RAS, resamples to `data.spacing` (linear,
+    labels by nearest voxel), crops to the brain, z-scores each channel's nonzero voxels and pads with 0 to at least
+    `data.input_size`.
 
     The input contract of BrainSegFounder's BraTS model: channels t2f, t1c, t1n, t2w, nonzero voxels of mean 0 and SD 1.
 
@@ -45,8 +51,7 @@ def preprocess(volume: Volume, data: DataConfig) -> dict[str, Tensor]:
     """
     steps = Compose(
         [
-            Orientationd(_BOTH, axcodes="RAS", labels=None),
-            Spacingd(_BOTH, pixdim=data.spacing, mode=("bilinear", "nearest"), dtype=np.float32),
+            *_onto_grid(_BOTH, data.spacing, ("bilinear", "nearest")),
             CropForegroundd(_BOTH, source_key="image", select_fn=_foreground, allow_smaller=True),
             NormalizeIntensityd("image", nonzero=True, channel_wise=True),
             SpatialPadd(_BOTH, spatial_size=data.input_size),
@@ -54,7 +59,7 @@ def preprocess(volume: Volume, data: DataConfig) -> dict[str, Tensor]:
     )
     affine = torch.from_numpy(volume.affine)
     item = {
-        "image": MetaTensor(torch.from_numpy(volume.image), affine=affine),
+        "image": MetaTensor(torch.from_numpy(from_zero(volume.image)), affine=affine),
         "label": MetaTensor(torch.from_numpy(volume.label[None]), affine=affine),
     }
     done = steps(item)
@@ -62,6 +67,24 @@ def preprocess(volume: Volume, data: DataConfig) -> dict[str, Tensor]:
         "image": done["image"].as_tensor().float().contiguous(),
         "label": done["label"].as_tensor()[0].round().to(torch.uint8).contiguous(),
     }
+
+
+def label_on_grid(label: NDArray[np.uint8], affine: NDArray[np.float64], spacing: Sequence[float]) -> NDArray[np.uint8]:
+    """What `preprocess` leaves of a label before it crops to the brain, and nothing else of the volume.
+
+    Args:
+        label: Classes 0 to 3 (X, Y, Z), along the file's axes.
+        affine: From voxel indices to RAS+ millimetres (4, 4).
+        spacing: Of the grid, in mm.
+    """
+    item = {"label": MetaTensor(torch.from_numpy(label[None]), affine=torch.from_numpy(affine))}
+    done = Compose(_onto_grid(("label",), spacing, ("nearest",)))(item)["label"].as_tensor()[0]
+    return np.asarray(done.round().to(torch.uint8))
+
+
+def _onto_grid(keys: Sequence[str], spacing: Sequence[float], modes: Sequence[str]) -> list[Any]:
+    turned = Orientationd(keys, axcodes="RAS", labels=None)
+    return [turned, Spacingd(keys, pixdim=tuple(spacing), mode=tuple(modes), dtype=np.float32)]
 
 
 def augmentation(data: DataConfig) -> Compose:

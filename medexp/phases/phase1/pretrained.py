@@ -5,6 +5,7 @@ import json
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pandas as pd
@@ -13,6 +14,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from medexp import registry
+from medexp.config.data import Oddity
 from medexp.config.training import TrainingConfig
 from medexp.data.manifest import seen_cases
 from medexp.data.volumes.datasets import evaluation_dataset, training_dataset
@@ -165,14 +167,8 @@ def pretrain(config: Phase1Config, accelerator: Accelerator, cache: Path, file: 
         workers=config.training.workers,
     )
     # The user's own cases are not among these.
-    settings = replace(
-        config.data,
-        label_map={1: 1, 2: 2, 3: 3},
-        patient_pattern=PATIENT_PATTERN,
-        exclude=(),
-        val_fraction=config.base.val_fraction,
-        test_fraction=0.0,
-    )
+    own = replace(config.data, labels="brats2023", label_map=None, patient_pattern=PATIENT_PATTERN)
+    settings = replace(own, exclude=(), meant=get_args(Oddity), val_fraction=config.base.val_fraction, test_fraction=0.0)
     seed = config.base.seed
     with accelerator.main_process_first():
         phantoms = ensure_phantoms("glioma", config.phantoms.glioma_patients, seed, cache)

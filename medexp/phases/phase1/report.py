@@ -166,7 +166,7 @@ def _how(config: Phase1Config, data: PreparedVolumes) -> dict[str, str | None]:
     how: dict[str, str | None] = {
         "Inclusion and exclusion": f"all cases of the folder but {len(grid.exclude)} that were excluded by name",
         "Missing data": "none: a case that lacks a channel or a segmentation is refused",
-        "Reference standard": f"the segmentations of {data.source}; from their labels {', '.join(REGIONS)}",
+        "Reference standard": f"the segmentations of {data.source}; from their labels ({grid.meaning}) {', '.join(REGIONS)}",
         "Assignment to partitions": f"given by {config.splits}" if config.splits else f"by patient, {drawn}",
         "Training": f"at most {settings.epochs} epochs of crops of {' x '.join(map(str, grid.input_size))} voxels, "
         f"{settings.optimizer}, rate {settings.lr_lora:g} of adapters and {settings.lr_decoder:g} of the decoder, batches of "

@@ -7,9 +7,10 @@ from pathlib import Path
 
 from medexp.data.images.slices import cut_slices
 from medexp.data.splits import SPLITS, save_splits
+from medexp.data.volumes.oddities import account
 from medexp.data.volumes.prepared import prepare_volumes
 from medexp.phases.prepare.config import PrepareConfig
-from medexp.phases.shared.tables import show
+from medexp.phases.shared.tables import as_markdown, show
 from medexp.tracking.datasets import log_datasets
 from medexp.tracking.runs import tracked_run
 from medexp.tracking.ui import next_line
@@ -27,7 +28,7 @@ def run(config: PrepareConfig) -> None:
         if config.slices_dir is not None:
             digests = {case: facts.sha256 for case, facts in data.facts.items()}
             folder, cases = Path(config.slices_dir), tuple(data.cases.values())
-            slices = cut_slices(cases, digests, config.data.label_map, config.slices, folder, config.data.jobs)
+            slices = cut_slices(cases, digests, config.data.classes, config.slices, folder, config.data.jobs)
         log_datasets(tracked, data.manifest, data.digests, data.source, "prepare")
         save_splits(data.splits, tracked.folder / "data_splits.json")
         tracked.reporter.file(tracked.folder / "data_splits.json")
@@ -43,6 +44,9 @@ def run(config: PrepareConfig) -> None:
             table.append([split, str(rows["patient"].nunique()), str(len(rows)), data.digests.get(split, "")[:12]])
         tracked.reporter.metrics({"params/duplicates": duplicates})
         show(["split", "patients", "cases", "digest"], table, data.source)
+        found = list(account(tuple(data.cases.values()), tuple(data.facts.values()), config.data))
+        show(["", "found"], found, "what the files hold")
+        tracked.reporter.text(as_markdown(["", "found"], found) + "\n", "account.md")
         print(f"Exact duplicates, each in one split with its original: {duplicates}")
         near, apart = int((~twins["exact"]).sum()), int((twins["split"] != twins["other_split"]).sum())
         print(

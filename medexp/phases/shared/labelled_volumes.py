@@ -12,6 +12,7 @@ from medexp.data.prepared import Prepared
 from medexp.data.splits import Splits
 from medexp.data.volumes.cases import CHANNELS, Case
 from medexp.data.volumes.facts import CaseFacts, describe_cases
+from medexp.data.volumes.oddities import demand_background
 from medexp.data.volumes.phantoms import PATIENT_PATTERN, ensure_phantoms
 from medexp.data.volumes.phantoms.head import Domain
 from medexp.data.volumes.prepared import PreparedVolumes
@@ -71,6 +72,7 @@ def read_volumes(
     path = Path(table).expanduser() if table else _phantom_table(phantoms, folder, cache)
     read = read_table(path, channels, judged)
     facts = describe_cases(read.cases, settings, cache)
+    demand_background(str(path), facts)
     splits = split(read, facts)
     data = Prepared(
         cases={case.id: case for case in read.cases},
@@ -101,9 +103,11 @@ def reading(
 ) -> DataConfig:
     """How volumes without segmentations are read, by so many processes; spacing and size are for those who preprocess them."""
     return DataConfig(
+        labels="map",
         label_map={},
         patient_pattern=PATIENT_PATTERN,
         exclude=(),
+        meant=(),
         spacing=spacing,
         input_size=input_size,
         val_fraction=0.0,

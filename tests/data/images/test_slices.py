@@ -32,7 +32,7 @@ def cut(tmp_path, data_config):
         config = data_config(patient_pattern=pattern)
         cases = find_cases(tmp_path / "data", config)
         digests = {fact.case: fact.sha256 for fact in describe_cases(cases, config, tmp_path / "cache")}
-        return cut_slices(cases, digests, config.label_map, slices, folder, jobs)
+        return cut_slices(cases, digests, config.classes, slices, folder, jobs)
 
     return run
 
@@ -69,7 +69,7 @@ def test_a_slice_holds_image_mask_and_metadata(tmp_path, cut):
 @pytest.mark.parametrize("axes", ["LPS", "RAS", "ASL", "SPR"])
 def test_rows_run_from_front_to_back_and_columns_from_right_to_left(tmp_path, cut, axes):
     """Whatever the orientation of the file: a bright corner at the patient's right front top is where it belongs."""
-    voxels = np.full((14, 12, 10), 100, np.int16)  # along R, A, S
+    voxels = np.random.default_rng(0).integers(90, 110, (14, 12, 10)).astype(np.int16)  # along R, A, S
     voxels[10:, 9:, 7:] = 900
     affine = np.diag([2.0, 2, 3, 1])
     label = np.zeros(voxels.shape, np.uint8)
@@ -194,10 +194,10 @@ def test_a_disk_that_fills_up_leaves_nothing(tmp_path):
         "from medexp.errors import StorageError\n"
         "root = pathlib.Path(sys.argv[1])\n"
         "from tests.small import data_config\n"
-        "data = data_config(label_map={2: 2, 3: 3}, patient_pattern='(.*)')\n"
+        "data = data_config(patient_pattern='(.*)')\n"
         "cases = find_cases(root / 'data', data)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
-        "try: cut_slices(cases, {'P1-000': 'd'}, data.label_map, SliceConfig('t2f', 1, 0.1), root / 'slices', 1)\n"
+        "try: cut_slices(cases, {'P1-000': 'd'}, data.classes, SliceConfig('t2f', 1, 0.1), root / 'slices', 1)\n"
         "except StorageError as error: print(error)"
     )
     root = Path(__file__).parents[3]

@@ -196,11 +196,12 @@ COLOURS = np.zeros(SHAPE, dtype=[("R", "u1"), ("G", "u1"), ("B", "u1")])
         (replaced("t2f", np.full(SHAPE, 7, np.int16)), ["c-t2f.nii.gz: a constant channel", "7"]),
         (
             replaced("seg", blob(9)),
-            ["c-seg.nii.gz: labels outside the map: 9 (27 voxels)", "[0, 1, 2, 3, 4]", "data.label_map"],
+            ["c-seg.nii.gz: labels that data.labels does not have: 9 (27 voxels)", "it has [0, 1, 2, 3]"],
         ),
         (replaced("seg", blob() * np.float32(0.5)), ["c-seg.nii.gz: labels that are no integers, such as 1.5"]),
         (replaced("seg", blob() * np.float32(np.nan)), ["c-seg.nii.gz: NaN or infinite labels"]),
-        (replaced("seg", -blob().astype(np.int16)), ["labels outside the map: -3"]),
+        (replaced("seg", -blob().astype(np.int16)), ["labels that data.labels does not have: -3"]),
+        (replaced("seg", blob(4)), ["c-seg.nii.gz: labels that data.labels does not have: 4 (27 voxels)"]),
         (replaced("seg", np.zeros(SHAPE, np.uint8)), ["c-seg.nii.gz: an empty mask"]),
     ],
 )
@@ -208,7 +209,7 @@ def test_a_bad_file_is_named_with_what_is_wrong_and_what_to_do(tmp_path, data_co
     spoil(write_case(tmp_path, "c"))
     config = data_config()
     with pytest.raises(DataError) as error:
-        read_case(only(tmp_path, config), config.label_map)
+        read_case(only(tmp_path, config), config.classes)
     for expected in ("case c", "data.exclude=[c]", *words):
         assert expected in str(error.value)
 
@@ -224,7 +225,7 @@ def test_no_damaged_byte_of_a_compressed_image_goes_unseen(tmp_path, data_config
     path.write_bytes(content)
     config = data_config()
     try:
-        read_case(only(tmp_path, config), config.label_map)
+        read_case(only(tmp_path, config), config.classes)
     except DataError as error:
         assert "c-t1c.nii.gz: " in str(error)
     else:  # there are two ways to write the same bytes
@@ -242,7 +243,7 @@ def test_no_truncated_image_goes_unseen(tmp_path, data_config, where, name):
     config = data_config()
     try:
         with pytest.raises(DataError, match=re.escape(f"{name}: unreadable or truncated")):
-            read_case(only(tmp_path, config), config.label_map)
+            read_case(only(tmp_path, config), config.classes)
     finally:
         (tmp_path / "c" / name).unlink()
 
@@ -252,13 +253,13 @@ def test_all_problems_of_a_case_come_at_once(tmp_path, data_config):
     truncated(folder)
     config = data_config()
     with pytest.raises(DataError) as error:
-        read_case(only(tmp_path, config), config.label_map)
+        read_case(only(tmp_path, config), config.classes)
     for words in (
         "4 problems",
         "c-t1c.nii.gz: unreadable",
         "c-t1n.nii.gz: shape",
         "c-t2w.nii.gz: a constant",
-        "outside the map: 9",
+        "does not have: 9",
     ):
         assert words in str(error.value)
 
@@ -278,14 +279,14 @@ def test_background_stays_background_whatever_the_map_says(tmp_path, data_config
 
 def test_older_labels_are_mapped(tmp_path, data_config):
     write_case(tmp_path, "c", seg=blob(4))
-    config = data_config()
-    np.testing.assert_array_equal(read_case(only(tmp_path, config), config.label_map).label, blob(3))
+    config = data_config(labels="brats2021")
+    np.testing.assert_array_equal(read_case(only(tmp_path, config), config.classes).label, blob(3))
 
 
 def test_small_differences_between_affines_are_rounding(tmp_path, data_config):
     save(write_case(tmp_path, "c") / "c-seg.nii.gz", blob(), AFFINE + 1e-5)
     config = data_config()
-    assert read_case(only(tmp_path, config), config.label_map).label.any()
+    assert read_case(only(tmp_path, config), config.classes).label.any()
 
 
 def test_reading_imports_neither_torch_nor_mlflow():

@@ -52,7 +52,7 @@ def test_a_split_whose_tumours_are_all_lost_on_the_networks_grid_cannot_be_judge
         lesion[6, 6, 4] = 3
         write_case(tmp_path / "data", f"BraTS-MET-{number:05d}-000", seed=number, seg=lesion)
     coarse, fine = data_config(spacing=(6, 6, 9)), data_config(spacing=(2, 2, 3))
-    prepared = prepare_volumes(prepare_config(tmp_path / "cache", data_dir=str(tmp_path / "data")))
+    prepared = prepare_volumes(prepare_config(tmp_path / "cache", data_dir=str(tmp_path / "data"), data=fine))
     demand_tumours(prepared, "val", fine, tmp_path / "cache")
     with pytest.raises(DataError, match=r"none of the 2 cases of the split val has a voxel.* 6 x 6 x 9 mm"):
         demand_tumours(prepared, "val", coarse, tmp_path / "cache")

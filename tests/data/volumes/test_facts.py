@@ -75,8 +75,9 @@ def test_neither_the_file_type_nor_compression_is_part_of_the_digest(tmp_path, d
 def test_labels_that_are_mapped_alike_are_alike(tmp_path, describe):
     write_case(tmp_path / "data", "a")
     write_case(tmp_path / "data", "b", seg=blob(4))
-    first, second = describe()
+    first, second = describe(labels="map", label_map={2: 2, 3: 3, 4: 3})
     assert first.sha256 == second.sha256
+    assert (first.values, second.values) == ((2, 3), (2, 4))
 
 
 def test_known_cases_come_from_the_cache(tmp_path, describe):
@@ -89,19 +90,21 @@ def test_known_cases_come_from_the_cache(tmp_path, describe):
     assert after.sha256 == "f" * 64 and after.semantic == before.semantic
 
 
-def test_a_changed_file_or_label_map_is_described_anew(tmp_path, describe):
+def test_a_changed_file_label_map_or_grid_is_described_anew(tmp_path, describe):
     folder = write_case(tmp_path / "data", "a")
     (folder / "a-t1c.nii.gz").unlink()
     path = save(folder / "a-t1c.nii", NOISE)
     (before,) = describe()
-    (mapped,) = describe(label_map={2: 2, 3: 1})
+    (mapped,) = describe(labels="map", label_map={2: 2, 3: 1})
     assert mapped.sha256 != before.sha256
+    (coarse,) = describe(spacing=(20, 20, 30))
+    assert coarse.sha256 == before.sha256 and coarse.lost and not before.lost
     state = path.stat()
     save(path, NOISE[::-1])  # of the same size
     os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns + 1))
     (after,) = describe()
     assert after.sha256 != before.sha256
-    assert len(entries(tmp_path)) == 3
+    assert len(entries(tmp_path)) == 4
 
 
 @pytest.mark.parametrize("damage", ["", "{", "[]", "null", "{}", '{"case": "a"}', "half"])

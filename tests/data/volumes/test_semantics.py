@@ -5,6 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from medexp.data.volumes.background import ground_of
 from medexp.data.volumes.cases import Volume
 from medexp.data.volumes.semantics import INTENSITY_STATISTICS, SEMANTIC_FEATURES, intensity_statistics, semantic_features
 
@@ -86,11 +87,11 @@ def test_any_mask_gives_finite_features_in_their_range(label, edge):
     assert 0 < found["solidity"] <= 1 and found["sphericity"] > 0
 
 
-def test_intensity_statistics_are_of_nonzero_voxels_per_channel():
+def test_intensity_statistics_are_of_the_brain_per_channel():
     image = np.zeros((4, 10, 10, 10), np.float32)
     for channel in range(4):
         image[channel, :, :, :5] = np.arange(1, 501).reshape(10, 10, 5) * (channel + 1)
-    found = intensity_statistics(Volume(image, np.ones((10, 10, 10), np.uint8), np.eye(4)))
+    found = intensity_statistics(image, [ground_of(channel) for channel in image])
     assert len(found) == len(INTENSITY_STATISTICS) == 12
     values = np.arange(1, 501)
     expected = [

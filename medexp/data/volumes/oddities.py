@@ -1,0 +1,141 @@
+"""What is odd in the cases of a folder and changes results: named, and refused until the user says that it is meant.
+
+And the account that a person reads before anything is trained: what was found in the files, against what was expected.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import get_args
+
+from medexp.config.data import DataConfig, Oddity
+from medexp.config.editions import EDITIONS
+from medexp.data.volumes.cases import CHANNELS, REGION_CLASSES, Case
+from medexp.data.volumes.facts import CaseFacts
+from medexp.errors import DataError, all_problems
+
+_OUTSIDE = 0.05  # of a tumour: a rim of it may lie where the skull stripping cut
+_NAMED = 8  # cases that a line names
+_PAEDIATRIC = re.compile(r"BraTS-PED-")
+
+
+def demand_meant(source: str, cases: Sequence[Case], facts: Sequence[CaseFacts], data: DataConfig) -> None:
+    """What is odd in the cases is meant.
+
+    Args:
+        source: Where they come from.
+        cases: The cases.
+        facts: Of each, in their order.
+        data: `meant` and `spacing`.
+
+    Raises:
+        DataError: Something is odd and `data.meant` does not have it; all of it at once.
+    """
+    found = odd(cases, facts, data)
+    if told := [f"{name}: {words}" for name, words in found.items() if name not in data.meant]:
+        meant = ",".join(name for name in get_args(Oddity) if name in {*found, *data.meant})
+        mend = "Mend the files, give a finer grid (-P 'data.spacing=[1,1,1]') or leave cases out (-P 'data.exclude=[CASE]')"
+        raise DataError(all_problems(source, told, f"{mend}; or say that it is meant: -P 'data.meant=[{meant}]'"))
+
+
+def demand_background(source: str, facts: Sequence[CaseFacts]) -> None:
+    """The brain of every volume of a table can be told from what surrounds it.
+
+    Raises:
+        DataError: It cannot: an encoder that learned on brains would be given something else.
+    """
+    if flat := _without_background(facts):
+        raise DataError(
+            f"{source}: {_of(flat, facts)} a channel in which nothing can be told from the brain: {_list(flat)}. An encoder "
+            "takes brains on a background of one value: strip the skulls or leave a margin, or take the cases out of the table"
+        )
+
+
+def _without_background(facts: Sequence[CaseFacts]) -> list[str]:
+    return [fact.case for fact in facts if None in fact.level]
+
+
+def odd(cases: Sequence[Case], facts: Sequence[CaseFacts], data: DataConfig) -> dict[Oddity, str]:
+    """What is odd and changes results, in words; nothing of what is as it should be."""
+    grid = " x ".join(f"{edge:g}" for edge in data.spacing)
+    gone = [fact.case for fact in facts if "WT" in fact.lost]
+    parts = [f"{fact.case} ({', '.join(fact.lost)})" for fact in facts if fact.lost and "WT" not in fact.lost]
+    flat = _without_background(facts)
+    beside = {fact.case: fact.outside for fact in facts if fact.outside > _OUTSIDE}
+    children = [case.id for case in cases if case.label and _PAEDIATRIC.match(case.id)]
+    words: dict[Oddity, str] = {}
+    if gone:
+        words["lost_tumour"] = f"{_of(gone, facts)} no voxel of the tumour left at {grid} mm: {_list(gone)}"
+    if parts:
+        words["lost_region"] = f"{_of(parts, facts)} no voxel of a region left at {grid} mm: {_list(parts)}"
+    if flat:
+        words["no_background"] = (
+            f"{_of(flat, facts)} a channel in which nothing can be told from the brain, so that all of the volume would count "
+            f"as brain: {_list(flat)}"
+        )
+    if beside:
+        named = [f"{case} ({share:.0%})" for case, share in beside.items()]
+        words["outside_brain"] = f"{_of(named, facts)} a tumour that lies where all channels are background: {_list(named)}"
+    if children and data.labels not in ("brats-ped", "map"):
+        words["edition"] = (
+            f"{_of(children, facts)} the name of BraTS-PED, of which the edition of 2023 alone has the labels of "
+            f"{data.labels}; later ones are -P data.labels=brats-ped: {_list(children)}"
+        )
+    return words
+
+
+def account(cases: Sequence[Case], facts: Sequence[CaseFacts], data: DataConfig) -> Iterator[tuple[str, str]]:
+    """What was found in the files: a row of what is told of, and what was found, in a few words."""
+    patients = Counter(case.patient for case in cases)
+    alone = sum(case.patient == case.id for case in cases)
+    recognised = f"{len(cases) - alone} by data.patient_pattern, {alone} each a patient of its own"
+    several = sum(count > 1 for count in patients.values())
+    yield "cases", f"{len(cases)} of {len(patients)} patients: {recognised}; {several} patients with several"
+    outlined = [fact for fact in facts if fact.regions]
+    if outlined:
+        held = Counter(value for fact in outlined for value in fact.values)
+        tissues = EDITIONS[data.labels].tissues if data.labels != "map" else {v: f"class {c}" for v, c in data.classes.items()}
+        named = [f"{value} {tissues[value]}: {held[value]}" for value in sorted(tissues)]
+        yield f"labels, {data.labels}", "cases that hold " + ", ".join(named)
+        grid = " x ".join(f"{edge:g}" for edge in data.spacing)
+        held_in = Counter(region for fact in outlined for region in fact.regions)
+        yield "regions", "cases that hold " + ", ".join(f"{region}: {held_in[region]}" for region in REGION_CLASSES)
+        lost = {region: [fact.case for fact in outlined if region in fact.lost] for region in REGION_CLASSES}
+        told = [f"{region} of {len(there)} ({_list(there)})" for region, there in lost.items() if there]
+        yield f"lost at {grid} mm", "; ".join(told) or "none"
+    spacings = Counter(" x ".join(f"{edge:.3g}" for edge in fact.spacing) for fact in facts)
+    yield "spacing in mm", _counted(spacings)
+    yield "orientation", _counted(Counter(str(fact.header.get("orientation", "?")) for fact in facts))
+    yield "background", _counted(Counter(map(_background, facts)))
+    hot = [
+        f"{fact.case} {channel}: {count} (up to {value:.6g})"
+        for fact in facts
+        for channel, count, value in zip(CHANNELS, fact.hot, fact.hottest, strict=False)
+        if count
+    ]
+    yield "voxels of no tissue", f"{_list(hot)}; taken for background" if hot else "none"
+    for name, words in odd(cases, facts, data).items():
+        yield f"meant: {name}", words
+
+
+def _background(fact: CaseFacts) -> str:
+    """What lies in the background of a case, in words."""
+    channels = list(zip(fact.level, fact.spread, strict=True))
+    told = {"not told from the brain" if level is None else f"{level + 0.0:.6g}" for level, spread in channels if spread == 0}
+    if noise := [(spread, level) for level, spread in channels if level is not None and spread > 0]:
+        widest, level = max(noise)
+        told.add(f"values that lie {widest:.2g} apart" + (f" around {level:.6g}" if abs(level) > widest else ""))
+    return " and ".join(sorted(told))
+
+
+def _counted(counts: Counter[str]) -> str:
+    first = [f"{what} ({count})" for what, count in counts.most_common(_NAMED)]
+    return ", ".join(first) + (f" and {len(counts) - _NAMED} others" if len(counts) > _NAMED else "")
+
+
+def _of(cases: Sequence[str], facts: Sequence[CaseFacts]) -> str:
+    return f"{len(cases)} of {len(facts)} cases {'has' if len(cases) == 1 else 'have'}"
+
+
+def _list(names: Sequence[str]) -> str:
+    return ", ".join(names[:_NAMED]) + (f" and {len(names) - _NAMED} more" if len(names) > _NAMED else "")

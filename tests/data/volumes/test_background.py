@@ -1,0 +1,113 @@
+"""What surrounds the brain is told from it whatever value it has, and a value that no tissue has counts nowhere."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from medexp.data.volumes.background import from_zero, ground_of
+from medexp.data.volumes.cases import Volume
+from medexp.data.volumes.transforms import preprocess
+
+SHAPE = (24, 22, 20)
+AFFINE = np.diag([-2.0, -2.0, 3.0, 1.0])
+
+
+def head(seed: int = 0) -> np.ndarray:
+    """A round brain (X, Y, Z) of 100 +- 15 on a background of 0, with a rim of small values as resampling leaves it."""
+    rng = np.random.default_rng(seed)
+    axes = np.meshgrid(*(np.linspace(-1, 1, size) for size in SHAPE), indexing="ij")
+    radius = np.sqrt(sum(axis**2 for axis in axes))
+    brain = np.where(radius < 0.8, rng.normal(100, 15, SHAPE).clip(20), 0)
+    brain[2, 2, 2:4] = -0.3
+    return brain.astype(np.float32)
+
+
+def volume(image: np.ndarray) -> Volume:
+    label = np.zeros(SHAPE, np.uint8)
+    label[9:14, 8:13, 8:12] = 3
+    return Volume(image, label, AFFINE)
+
+
+def prepared(image: np.ndarray, data_config) -> torch.Tensor:
+    return preprocess(volume(image), data_config(spacing=(2, 2, 3), input_size=(64, 32, 32)))["image"]
+
+
+@pytest.fixture
+def image() -> np.ndarray:
+    return np.stack([head(seed) for seed in range(4)])
+
+
+def test_an_image_on_zero_comes_back_as_it_is(image):
+    assert np.array_equal(from_zero(image), image)
+    (ground, *_) = map(ground_of, image)
+    assert (ground.level, ground.spread, ground.hot) == (0, 0, 0)
+    np.testing.assert_array_equal(ground.brain, image[0] != 0)
+
+
+@pytest.mark.parametrize("level", [-2000, -1, 37])
+def test_padding_of_another_value_changes_nothing(image, data_config, level):
+    """-2000 outside the field of view; the lowest z-score; a positive constant."""
+    padded = np.where(image == 0, level, image).astype(np.float32)
+    expected = prepared(np.where(image == 0, 0, image - level).astype(np.float32), data_config)
+    torch.testing.assert_close(prepared(padded, data_config), expected, atol=1e-4, rtol=1e-4)
+    assert ground_of(padded[0]).level == level
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(shift=st.floats(-3000, 3000), scale=st.floats(0.01, 50))
+def test_units_and_where_they_begin_do_not_matter(image, data_config, shift, scale):
+    moved = (image.astype(np.float64) * scale + shift).astype(np.float32)
+    torch.testing.assert_close(prepared(moved, data_config), prepared(image, data_config), atol=0.05, rtol=0.05)
+
+
+def test_noise_around_the_brain_is_background(image, data_config):
+    """Before, the statistics counted it in: the background came to about -1 and the brain was squeezed."""
+    noise = np.random.default_rng(9).normal(0, 0.02, image.shape)
+    noisy = np.where(image == 0, noise, image).astype(np.float32)
+    ground = ground_of(noisy[0])
+    assert 0 < ground.spread < 1 and abs(ground.level) < 0.01
+    assert np.count_nonzero(ground.brain != (np.abs(image[0]) > 1)) == 0
+    clean = prepared(image * (np.abs(image) > 1), data_config)
+    torch.testing.assert_close(prepared(noisy, data_config), clean, atol=1e-3, rtol=1e-3)
+
+
+def test_dark_tissue_inside_the_brain_is_no_background(image):
+    noisy = np.where(image == 0, np.random.default_rng(9).normal(0, 0.02, image.shape), image).astype(np.float32)
+    noisy[:, 11:13, 10:12, 9:11] = 0.01
+    assert ground_of(noisy[0]).brain[11:13, 10:12, 9:11].all()
+
+
+@pytest.mark.parametrize("value", [60000, -60000])
+@pytest.mark.parametrize("where", [(0, 0, 0), (12, 11, 10)], ids=["in a corner", "in the brain"])
+def test_one_hot_voxel_changes_nothing_but_itself(image, data_config, value, where):
+    """In a corner it left no brain at all: brain was what is brighter than 1 % of the maximum."""
+    hot = image.copy()
+    hot[:, *where] = value
+    ground = ground_of(hot[0])
+    assert (ground.hot, ground.hottest) == (1, value) and not ground.brain[where]
+    expected, found = prepared(image, data_config), prepared(hot, data_config)
+    assert found.shape == expected.shape
+    differs = (found - expected).abs() > 0.01
+    assert differs[0].sum() <= 1
+
+
+def test_bright_vessels_are_tissue(image):
+    bright = image.copy()
+    bright[:, 10, 10, 9:12] = 100 + 5 * 35  # 35 is how far the 99th percentile lies from the median
+    assert ground_of(bright[0]).hot == 0
+
+
+def test_a_brain_that_fills_the_volume_has_no_background():
+    full = np.random.default_rng(0).normal(100, 15, SHAPE).astype(np.float32)
+    ground = ground_of(full)
+    assert ground.level is None and ground.brain.all()
+    assert np.array_equal(from_zero(full[None])[0], full)
+
+
+def test_a_brain_that_is_cropped_tightly_keeps_its_background(image):
+    cut = image[0, 4:-4, 4:-4, 3:-3]
+    ground = ground_of(cut)
+    assert ground.level == 0
+    np.testing.assert_array_equal(ground.brain, cut != 0)
