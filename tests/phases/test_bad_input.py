@@ -76,11 +76,7 @@ BAD_DATA: dict[str, tuple[Callable[[Path], None], list[str]]] = {
     "labels of no edition": (image("seg", blob(7)), [f"{CASE}-seg.nii.gz", "No edition has all of these", "label_map={2: 2"]),
     "labels of another edition": (
         image("seg", blob(4)),
-        [
-            "4 (27 voxels)",
-            "-P data.labels=brats2021 (2 is edema, 4 is enhancing tumour)",
-            "-P data.labels=brats-gli-2024 (2 is",
-        ],
+        ["4 (27 voxels)", "-P data.labels=brats-gli-2024 (2 is", "4 is resection cavity", "-P data.labels=brats-ped (2 is"],
     ),
     "an empty mask": (image("seg", np.zeros(SHAPE, np.uint8)), [f"{CASE}-seg.nii.gz", "exclude"]),
     "a single patient": (alone, ["a single patient", "BraTS-MEN-00001"]),
