@@ -1,7 +1,7 @@
 """How long does the demo take, and how much memory? `python -m benchmarks.demo`
 
-`mlflow run . -e main` as a user starts it, from start to result, with an empty store and an empty cache: phantoms are made
-and the base is pretrained. Targets: at most 4 minutes of wall time and 3 GB. Memory is that of mlflow and all the processes
+`mlflow run . -e main` as a user starts it, from start to result, with an empty store and an empty cache: phantoms are made,
+the base is shipped. Targets: at most 5 minutes of wall time and 3 GB. Memory is that of mlflow and all the processes
 below it: their resident sets, added up five times a second; pages that processes share count in each of them, so it is an
 upper bound. It has no plain alternative to be compared with. It uses two threads, as the demo's profile says; CPU time that
 is well above half of the wall time on two cores, with a load average above zero before the start, says that others had the
@@ -45,7 +45,7 @@ def main() -> None:
             print(f"demo: not measured, it ended with exit code {process.returncode}:\n{output.read_text()[-3000:]}")
             return
     print(
-        f"demo: {seconds:.0f} s, target 240 s: {verdict(seconds <= 240)}; {peak / 1e9:.2f} GB in all processes, target 3 GB: "
+        f"demo: {seconds:.0f} s, target 300 s: {verdict(seconds <= 300)}; {peak / 1e9:.2f} GB in all processes, target 3 GB: "
         f"{verdict(peak <= 3e9)}; {used.ru_utime + used.ru_stime:.0f} s of CPU time; load average before it {load:.1f}"
     )
 

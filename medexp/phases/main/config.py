@@ -19,7 +19,7 @@ class MainConfig:
 
     Args:
         profile: demo (embedded phantoms, minutes on two cores) or full (the numbers of docs/requirements/), of all steps.
-        checkpoint: The base of phase1: a BrainSegFounder checkpoint file or models:/NAME@alias; without it a small base is
+        checkpoint: The base of phase1: a BrainSegFounder checkpoint file or models:/NAME@alias; without it a small one,
             pretrained on glioma phantoms (demo only).
         table: The labelled table of probe; without it meningioma is told from glioma on phantoms (demo only).
         seed: Seed of all steps.

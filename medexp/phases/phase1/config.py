@@ -86,8 +86,8 @@ class Phase1Config:
     """Adapt a SwinUNETR encoder with LoRA, merge it, check it and register it (docs/requirements/phase1.md).
 
     Args:
-        checkpoint: The base: a BrainSegFounder checkpoint file or models:/NAME@alias; without it a small base is pretrained on
-            glioma phantoms (demo only).
+        checkpoint: The base: a BrainSegFounder checkpoint file or models:/NAME@alias; without it a small base that was
+            pretrained on glioma phantoms (demo only).
         recover: Whether a failure that the phase's ladder (profiles/recovery.yaml) may mend is recovered from at once.
         seed: Seed of the split, the initial weights, sampling and dropout.
         data: How cases are read, split and sampled.
