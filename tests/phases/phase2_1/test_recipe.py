@@ -41,6 +41,7 @@ def test_the_run_holds_all_that_it_promises(client: MlflowClient, pipeline: Pipe
     assert {"config.yaml", "manifest.csv", "per_case.csv", "training_log.csv", "final_model.pt", "checks.json"} <= logged
     pictures = {item.path for item in client.list_artifacts(made.info.run_id, "figures")}
     assert {"figures/curves.png", "figures/segmentations.png"} <= pictures
+    assert artifact(made, "power.txt").read_text().strip() in pipeline.told["phase2_1"], "what can be seen is said first"
     assert {item.dataset.name for item in made.inputs.dataset_inputs} == {"phase2_1_train", "phase2_1_val", "phase2_1_test"}
     for words in (f"{NAME} version 1 (candidate, champion)", "mlflow run . -e phase2_2", "P2_1-DICE", "P2_1-PARAMETERS"):
         assert words in pipeline.told["phase2_1"]
