@@ -30,11 +30,12 @@ from medexp.phases.phase2_2 import PHASE, checks
 from medexp.phases.phase2_2.config import Phase2_2Config
 from medexp.phases.phase2_2.frozen import FrozenEncoder, load_encoder
 from medexp.phases.phase2_2.labelled import Labelled, read_images, read_table_of_volumes
-from medexp.phases.phase2_2.report import package, summary
+from medexp.phases.phase2_2.report import package, registered_as, summary
 from medexp.phases.shared.classification import as_table, judge, log_judged, per_case, predictions_in
 from medexp.phases.shared.context import Context, context
 from medexp.phases.shared.controls import beside
 from medexp.phases.shared.folds import Scored, Tables, trained_and_judged
+from medexp.phases.shared.foresight import foresee
 from medexp.phases.shared.trials import studied
 from medexp.registry.leaks import split_check
 from medexp.tracking.figures import curves
@@ -80,6 +81,7 @@ def run(config: Phase2_2Config) -> None:
         ctx.demand(*guard(work, "val"))
         encoder, cases = work.encoder, work.cases
         before = encoder.state()
+        foresee(ctx, "accuracy", ["correct"], cases.of("val")["patient"], [registered_as(cases)])
         trained, evidence = trained_and_judged(ctx, work, train, answer, score)
         rows, classes = cases.of("val"), cases.classes
         judged = judge(rows, classes, predictions_in(evidence.tables[0], rows), ctx.resampling, evidence.on)

@@ -18,6 +18,11 @@ from medexp.training.loop import FitResult
 OF_IMAGES, OF_VOLUMES = "phase2_2_classifier", "phase2_2_volume_classifier"
 
 
+def registered_as(cases: Labelled) -> str:
+    """Name of the model that a head on these cases is."""
+    return OF_IMAGES if cases.images else OF_VOLUMES
+
+
 def package(
     ctx: Context[Phase2_2Config],
     encoder: FrozenEncoder,
@@ -39,7 +44,7 @@ def package(
     }
     return packaged(
         ctx,
-        OF_IMAGES if cases.images else OF_VOLUMES,
+        registered_as(cases),
         cases.data,
         output=f"logits (B, {len(cases.classes)}): {', '.join(cases.classes)}",
         example=cases.example,

@@ -176,7 +176,7 @@ def test_an_encoder_whose_alias_moved_meanwhile_is_not_gone_on_with(
 def test_a_folder_of_jpegs_works_with_nothing_else_set(
     client: MlflowClient, pipeline: Pipeline, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder = write_pictures(tmp_path / "pictures", PICTURES, "jpg")
+    folder = write_pictures(tmp_path / "pictures", 3 * PICTURES, "jpg")
     assert run("phase2_2", None, kaggle_dir=str(folder)) == 0, capsys.readouterr().err
     made = last_run(client, "phase2_2")
     assert set(logged_table(made, "manifest.csv")["source"]) == {"kaggle"}
