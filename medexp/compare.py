@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from medexp.config.shared import Resampling
+from medexp.data.folds import folds_of
 from medexp.data.splits import some
 from medexp.errors import DataError, StorageError
 from medexp.evaluation.comparison import Comparison, compare_tables, direction, read_per_case
@@ -63,8 +64,8 @@ def compare(one: str, other: str, *, samples: int = 2000, confidence: float = 0.
     """
     first, second = source(one), source(other)
     _demand_same_data(first, second)
-    names = (first.called, second.called)
-    return compare_tables(first.table, second.table, names, Resampling(samples, confidence, seed))
+    names, folds = (first.called, second.called), max(folds_of(one.table) for one in (first, second))
+    return compare_tables(first.table, second.table, names, Resampling(samples, confidence, seed, folds))
 
 
 def source(given: str) -> Source:

@@ -83,11 +83,22 @@ class Resampling:
         samples: Resamples.
         confidence: Coverage, above 0 and below 1.
         seed: Seed of the resamples: the same patients and seed give the same resamples to every statistic.
+        folds: How many trainings judge the cases, each those of its fold; 0 where one training judges all.
     """
 
     samples: int
     confidence: float
     seed: int
+    folds: int = 0
+
+    @property
+    def excess(self) -> float:
+        """How many times the variance that independent cases would give is that of a figure over all of them.
+
+        A bootstrap of cases takes trainings as they are, but those of K folds share their training cases: 1 + K / (K - 1)
+        times (Nadeau and Bengio, "Inference for the generalization error", 2003); 1 where one training judges all.
+        """
+        return 1 + self.folds / (self.folds - 1) if self.folds > 1 else 1.0
 
 
 def cache_root(cache_dir: str | None) -> Path:

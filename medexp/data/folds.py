@@ -4,7 +4,13 @@ import warnings
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+import pandas as pd
 from sklearn.model_selection import StratifiedGroupKFold
+
+
+def folds_of(per_case: pd.DataFrame) -> int:
+    """How many trainings judged the cases of a table: its column `fold` says which one each; 0 where one judged all."""
+    return int(per_case["fold"].nunique()) if "fold" in per_case else 0
 
 
 def draw_folds(groups: Sequence[Sequence[str]], strata: Mapping[str, str], count: int, seed: int) -> dict[str, int]:

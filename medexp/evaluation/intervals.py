@@ -177,10 +177,10 @@ def band_by_patient(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # of what no resample defines, whose error is NaN
         # A resample of n patients scatters by (n - 1) / n of what n new ones would.
-        error = np.asarray(np.nanstd(values[:-count], axis=0)) * math.sqrt(count / (count - 1))
+        error = np.asarray(np.nanstd(values[:-count], axis=0)) * math.sqrt(resampling.excess * count / (count - 1))
     error = np.where(np.isnan(values[-count:]).any(axis=0), math.nan, error)
     given = np.ones((1, len(patients)), bool) if shares is None else shares
-    designs = [_Design.of(rows, patient) for rows in given.reshape(-1, *given.shape[-2:])]
+    designs = [_Design.of(rows, patient, resampling.excess) for rows in given.reshape(-1, *given.shape[-2:])]
     low, high = _bounds(estimate, error, designs, given.shape[:-2], resampling.confidence, within, share=shares is not None)
     return Band(estimate, low, high, count, error)
 
@@ -232,12 +232,13 @@ class _Design:
     least: float
 
     @classmethod
-    def of(cls, groups: NDArray[np.bool_], patient: NDArray[np.int_]) -> "_Design":
-        """Of K groups of rows (K, rows) and the number of each row's patient (rows,)."""
+    def of(cls, groups: NDArray[np.bool_], patient: NDArray[np.int_], excess: float) -> "_Design":
+        """Of K groups of rows (K, rows), the number of each row's patient (rows,), and `Resampling.excess`."""
         sizes = [np.bincount(patient[rows]) for rows in groups]
         whole = np.bincount(patient[groups.any(axis=0)])
         end, least = (
-            sum(1 / n if n else math.inf for n in ns) / len(sizes) ** 2 for ns in zip(*map(_told_by, sizes), strict=True)
+            excess * sum(1 / n if n else math.inf for n in ns) / len(sizes) ** 2
+            for ns in zip(*map(_told_by, sizes), strict=True)
         )
         return cls(int((whole > 0).sum()), _told_by(whole)[0], bool(whole.max(initial=0) <= 1), end, least)
 

@@ -221,6 +221,7 @@ def _mean(values: pd.Series) -> float:
 
 
 def _precision(per_case: pd.DataFrame, columns: list[str], confidence: float) -> str:
+    from medexp.data.folds import folds_of  # loads scikit-learn
     from medexp.evaluation.intervals import MIN_PATIENTS, UNBOUNDED, UNIT, mean_by_patient  # loads scipy
 
     told = []
@@ -231,7 +232,8 @@ def _precision(per_case: pd.DataFrame, columns: list[str], confidence: float) ->
         patients = rows["patient"].astype(str).tolist()
         values = rows[column].to_numpy(float)
         within = UNIT if values.min() >= 0 and values.max() <= 1 else UNBOUNDED
-        found = mean_by_patient(values, patients, Resampling(_SAMPLES, confidence, seed=0), within)
+        resampling = Resampling(_SAMPLES, confidence, 0, folds_of(per_case))
+        found = mean_by_patient(values, patients, resampling, within)
         few = found.patients < MIN_PATIENTS
         none = f"no interval, {found.patients} patients are too few" if few else "no interval, all cases are alike"
         told.append(f"{column} {none if math.isnan(found.low) else f'{found.low:.3f} to {found.high:.3f}'}")

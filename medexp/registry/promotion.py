@@ -12,6 +12,7 @@ import torch
 
 from medexp.checks import Check, Severity
 from medexp.config.shared import Resampling
+from medexp.data.folds import folds_of
 from medexp.errors import RegistryError
 from medexp.evaluation.intervals import GAIN, MIN_PATIENTS, NOISE, UNBOUNDED, Interval, mean_by_patient
 from medexp.models.kinds import kind_of, outputs_of
@@ -153,7 +154,7 @@ def judge(
     interval = None
     if comparable:
         patients = gains["patient"].tolist()
-        resampling = Resampling(samples, policy.confidence, seed)
+        resampling = Resampling(samples, policy.confidence, seed, folds_of(scores.per_case))
         measured = np.abs(gains[["champion", "candidate"]].to_numpy())
         within = GAIN if measured.max() <= 1 else UNBOUNDED
         interval = mean_by_patient(gains["gain"].to_numpy(), patients, resampling, within)

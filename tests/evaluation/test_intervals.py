@@ -7,8 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmarks.folds import AUROC, FOLDS, out_of_fold
 from benchmarks.intervals import CELLS, covered, truth_of
 from medexp.config.shared import Resampling
+from medexp.evaluation.classification import scores
 from medexp.evaluation.intervals import GAIN, MIN_PATIENTS, NOISE, UNBOUNDED, UNIT, Interval, Range, mean_by_patient
 
 
@@ -133,3 +135,12 @@ def test_intervals_hold_the_truth_as_often_as_they_say(kind: str, patients: int,
     assert found.absent == 0
     assert abs(found.now - 0.95) < 4 * math.sqrt(0.95 * 0.05 / 250)
     assert found.percentile < 0.92
+
+
+def test_intervals_of_cases_out_of_fold_hold_the_truth_though_folds_share_their_training_cases() -> None:
+    names, draws = [str(case) for case in range(50)], [out_of_fold(50, 2, 0.0, seed) for seed in range(80)]
+    held = {}
+    for folds in (0, FOLDS):
+        bounds = [scores(one, names, Resampling(150, 0.95, seed, folds), AUROC)["auroc"] for seed, one in enumerate(draws)]
+        held[folds] = np.mean([one.low <= 0.5 <= one.high for one in bounds])
+    assert held[FOLDS] > 0.92 > held[0] + 0.02

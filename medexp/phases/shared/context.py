@@ -100,6 +100,7 @@ class Context(Generic[C_co]):
     checks: list[Check] = field(default_factory=list)
     published: list[Nominated] = field(default_factory=list)
     _begun: dict[str, str] = field(default_factory=dict)
+    _data: list[Prepared[Any, Any]] = field(default_factory=list)
 
     @property
     def device(self) -> torch.device:
@@ -112,8 +113,8 @@ class Context(Generic[C_co]):
 
     @property
     def resampling(self: "Context[JudgedSettings]") -> Resampling:
-        """How the run's intervals are drawn."""
-        return self.config.resampling
+        """How the run's intervals are drawn, by the folds of what it was given."""
+        return replace(self.config.resampling, folds=max((data.folds for data in self._data), default=0))
 
     def built_on(self, **parents: Parent) -> None:
         """Name what the phase builds on, by role: the run's upstream tags, and what a run that is resumed was begun with.
@@ -142,6 +143,7 @@ class Context(Generic[C_co]):
         with self.accelerator.main_process_first():
             if self.run.client:
                 self._take_over(self._begun | dict(begun))
+        self._data.append(data)
         inputs = {split: digest for split, digest in data.digests.items() if split != "val" or not data.folds}
         log_datasets(self.run, data.manifest, inputs, data.source, self.phase.name)
         self.check(twins := twins_check(data))

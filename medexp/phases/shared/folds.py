@@ -108,8 +108,7 @@ class Evidence:
             f"Each case is judged by one of {len(self.folds)} trainings that had not seen its patient; the registered version "
             f"was trained on all of them, for {self.epochs} epochs. From fold to fold {figure.replace('_', ' ')} went from "
             f"{self.folds[figure].min():.3f} to {self.folds[figure].max():.3f}, which is no interval: folds share their "
-            "training cases. The intervals take these trainings as they are, and are too narrow for that: where labels meant "
-            "nothing, those of 95 % held the truth in 80 to 85 of 100. The test split was not read."
+            "training cases. The intervals are wider for that (Nadeau and Bengio, 2003). The test split was not read."
         )
 
 

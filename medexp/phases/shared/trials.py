@@ -1,6 +1,7 @@
 """What a study runs of a phase, made of the phase's own steps: a trial, and what is done once for all trials."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -62,7 +63,7 @@ def studied(
                 run.reporter.table(scored.per_case, f"per_case_{split}.csv")
                 run.reporter.metrics({f"{_PREFIXES[split]}{name}": value for name, value in scored.means.items()})
                 if split == "test":
-                    ctx.intervals(_PREFIXES[split], scored.intervals(ctx.resampling))
+                    ctx.intervals(_PREFIXES[split], scored.intervals(replace(ctx.resampling, folds=0)))
 
     def warm_up(config: C, folder: Path, *, test: bool = False) -> C:
         nowhere = TrackedRun("", folder, NullReporter())
