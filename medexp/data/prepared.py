@@ -26,6 +26,7 @@ class Prepared(Generic[CaseT, FactsT]):
             folds (`in_folds`).
         source: What they are in words: the folders, or which phantoms.
         dropped: One row for each that is in no split, with its reason; empty where all are used.
+        held: The validation cases that folds took in; empty where there are none.
     """
 
     cases: Mapping[str, CaseT]
@@ -34,6 +35,7 @@ class Prepared(Generic[CaseT, FactsT]):
     manifest: pd.DataFrame
     source: str
     dropped: pd.DataFrame = field(default_factory=pd.DataFrame)
+    held: tuple[str, ...] = ()
 
     def ids(self, split: str) -> tuple[str, ...]:
         """The ids of train, val or test, sorted."""
@@ -61,11 +63,18 @@ class Prepared(Generic[CaseT, FactsT]):
             split=self.manifest["split"].replace("val", "train"),
             fold=self.manifest["case"].map(fold_of).fillna(0).astype(int),
         )
-        return replace(self, splits=Splits(learned, tuple(sorted(fold_of)), self.splits.test), manifest=manifest)
+        splits = Splits(learned, tuple(sorted(fold_of)), self.splits.test)
+        return replace(self, splits=splits, manifest=manifest, held=self.splits.val)
 
     def fold(self, number: int) -> "Prepared[CaseT, FactsT]":
         """One fold: `val` are its cases, and `train` all others of training and validation."""
-        judged = set(self.manifest.loc[self.manifest["fold"] == number, "case"])
+        return self._judging(set(self.manifest.loc[self.manifest["fold"] == number, "case"]))
+
+    def out_of_folds(self) -> "Prepared[CaseT, FactsT]":
+        """Training and validation apart, as they were before folds took them together."""
+        return self._judging(set(self.held))
+
+    def _judging(self, judged: set[str]) -> "Prepared[CaseT, FactsT]":
         trained = tuple(case for case in self.splits.train if case not in judged)
         split = self.manifest["split"].mask(self.manifest["case"].isin(judged), "val")
         manifest = self.manifest.drop(columns="fold").assign(split=split)

@@ -13,7 +13,7 @@ from medexp.data.prepared import Prepared
 from medexp.data.twins import OF_A_SCAN, like
 from medexp.errors import RegistryError
 from medexp.registry.package import Parent
-from medexp.registry.packages import CASES, read_json
+from medexp.registry.packages import read_json
 from medexp.registry.store import Pulled, pull, resolve
 
 LEARNED = ("train", "val")  # trained on, or selected on; what was held back is fine
@@ -163,8 +163,8 @@ def _seen_by(models: Sequence[Pulled], learned: Sequence[str]) -> _Seen:
     while waiting:
         model = waiting.pop(0)
         called = f"{model.name} version {model.version}"
-        if (model.folder / CASES).is_file():
-            rows = pd.read_csv(model.folder / CASES, dtype=str, keep_default_na=False)
+        if (model.folder / model.cases).is_file():
+            rows = pd.read_csv(model.folder / model.cases, dtype=str, keep_default_na=False)
             hashed = "perceptual_hash" in rows
             if not hashed:
                 seen.unhashed.append(called)

@@ -16,7 +16,7 @@ from mlflow.utils.uri import is_local_uri
 from medexp.errors import RegistryError, StorageError
 from medexp.registry.cache import kept
 from medexp.registry.client import MISSING, answering, pages, quoted, registered_model
-from medexp.registry.packages import verify_package
+from medexp.registry.packages import CASES, verify_package
 from medexp.registry.tags import upstream_tag
 
 _FORMS = "models:/NAME@alias or models:/NAME/VERSION"
@@ -49,12 +49,14 @@ class Pulled:
         name: Name of the model.
         version: Its version.
         digest: Digest of the package.
+        cases: Its file of what the weights that are asked for were trained and selected on.
     """
 
     folder: Path
     name: str
     version: str
     digest: str
+    cases: str = CASES
 
 
 def pull(uri: str) -> Pulled:

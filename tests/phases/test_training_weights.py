@@ -19,7 +19,8 @@ from medexp.phases.phase2_2 import checks
 from medexp.phases.phase2_2 import recipe as of_head
 from medexp.phases.phase2_2.frozen import FrozenEncoder
 from medexp.phases.phase2_2.labelled import Labelled
-from medexp.phases.phase2_2.recipe import Trained, shifted
+from medexp.phases.phase2_2.recipe import Trained
+from medexp.phases.phase2_2.report import shifted
 from medexp.phases.phase2_3 import recipe as of_both
 from medexp.phases.shared.context import context
 from medexp.phases.shared.images import CLASSES, Images

@@ -30,14 +30,16 @@ from medexp.phases.phase2_2 import PHASE, checks
 from medexp.phases.phase2_2.config import Phase2_2Config
 from medexp.phases.phase2_2.frozen import FrozenEncoder, load_encoder
 from medexp.phases.phase2_2.labelled import Labelled, read_images, read_table_of_volumes
-from medexp.phases.phase2_2.report import package, registered_as, summary
+from medexp.phases.phase2_2.report import package, registered_as, shifted, summary
 from medexp.phases.shared.classification import as_table, judge, log_judged, per_case, predictions_in
 from medexp.phases.shared.context import Context, context
 from medexp.phases.shared.controls import beside
-from medexp.phases.shared.folds import Scored, Tables, trained_and_judged
+from medexp.phases.shared.folds import Evidence, Scored, Tables, trained_and_judged
 from medexp.phases.shared.foresight import foresee
+from medexp.phases.shared.split_head import written
 from medexp.phases.shared.trials import studied
 from medexp.registry.leaks import split_check
+from medexp.reporting import NullReporter
 from medexp.tracking.figures import curves
 from medexp.training.loop import Batch, FitResult, Group, Objective, permutations
 from medexp.training.losses import class_weights
@@ -108,7 +110,8 @@ def run(config: Phase2_2Config) -> None:
             *(controls := beside(ctx, f"the head on {encoder.called}", judged.predictions, cases.known())).checks,
         )
         words = [f"Always saying {classes[most]!r}, the majority class: accuracy {by_chance:.3f}.", *shifted(config, cases)]
-        ctx.publish(package(ctx, encoder, cases, classifier, judged, evidence, controls, words[1:]))
+        apart = of_the_training_split(ctx, work, evidence)
+        ctx.publish(package(ctx, encoder, cases, classifier, judged, evidence, controls, words[1:], apart))
         ctx.finish(summary(ctx, encoder, cases, judged, evidence, trained.fitted, controls, words))
 
 
@@ -209,24 +212,14 @@ def share(ctx: Context[Phase2_2Config], work: Work) -> Phase2_2Config:
 objective, warm_up = studied(PHASE, read, train, answer, score, guard, share)
 
 
-def shifted(config: Phase2_2Config, cases: Labelled) -> list[str]:
-    """What to know of the probabilities where weights made a class more frequent in training than it is; else nothing.
-
-    Of two classes class 1 is told of, of more each.
-    """
-    labels, validated, draws = cases.of("train")["label"].to_numpy(), cases.of("val")["label"], cases.draws(config)
-    weights = class_weights(labels, draws, len(cases.classes), config.training.class_weights).numpy()
-    counted, told = draws * weights[labels], []
-    for label, name in list(enumerate(cases.classes))[len(cases.classes) == 2 :]:
-        share, there = (float(values @ (labels == label) / values.sum()) for values in (counted, np.ones(len(labels))))
-        if f"{share:.0%}" != f"{there:.0%}":
-            told.append(
-                f"Weights of classes and sources made {name!r} {share:.0%} of what the head was trained on; it is {there:.0%} "
-                f"of the training cases and {(validated == label).mean():.0%} of the judged cases, by which Brier score, "
-                "ECE and calibration.png go. Calibrate the probabilities on cases as frequent as yours before you use them as "
-                "such."
-            )
-    return told
+def of_the_training_split(ctx: Context[Phase2_2Config], work: Work, evidence: Evidence) -> dict[str, Path]:
+    """After folds of images, the files of a head that was trained for as many epochs on the training split alone, as phase 2.3
+    needs it; none where the registered one is, or where that split cannot teach one."""
+    split = work.under(work.data.out_of_folds()) if work.data.folds and work.cases.images else work
+    if split is work or split.cases.of("train")["label"].nunique() < len(split.cases.classes):
+        return {}
+    silent = replace(ctx, run=replace(ctx.run, reporter=NullReporter()), fold="training split", until=evidence.epochs)
+    return written(ctx.run.folder, train(silent, split).head.state_dict(), split.data)
 
 
 def write_checkpoints(ctx: Context[Phase2_2Config], encoder: FrozenEncoder) -> dict[str, Path]:

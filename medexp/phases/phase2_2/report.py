@@ -1,6 +1,9 @@
 """What phase 2.2 leaves behind: a registered classifier and what its figures say."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
 
 from medexp.models.classifier.network import EncoderClassifier
 from medexp.phases.phase2_2.config import Phase2_2Config
@@ -13,7 +16,9 @@ from medexp.phases.shared.folds import Evidence
 from medexp.phases.shared.packaging import packaged
 from medexp.phases.shared.publishing import Summary, caveat, selection
 from medexp.registry.package import Package
+from medexp.registry.packages import SPLIT_HEAD
 from medexp.training.loop import FitResult
+from medexp.training.losses import class_weights
 
 OF_IMAGES, OF_VOLUMES = "phase2_2_classifier", "phase2_2_volume_classifier"
 
@@ -32,14 +37,17 @@ def package(
     evidence: Evidence,
     controls: Beside,
     limits: Sequence[str],
+    apart: Mapping[str, Path],
 ) -> Package:
-    """Encoder and head with all that they were judged by; `limits` is what to know before their probabilities are used."""
+    """Encoder and head with all that they were judged by; `limits` is what to know before their probabilities are used,
+    `apart` are the files of a head of the training split alone."""
     training, claims = ctx.config.training, cases.claims
     how = {
         "Training": f"at most {training.epochs} epochs, {training.optimizer}, rate {training.lr_head:g}, batches of "
         f"{training.batch_size * training.accumulate}, cross-entropy, class weights {training.class_weights}; the encoder "
         "was frozen; all settings: config.yaml of the run",
-        "Selection of the final model": evidence.selection(selection(training, "the lowest validation cross-entropy")),
+        "Selection of the final model": evidence.selection(selection(training, "the lowest validation cross-entropy"))
+        + (f". {SPLIT_HEAD}: a second head, of the training split alone, which phase 2.3 goes on from" if apart else ""),
         "Limitations": " ".join(filter(None, [*controls.first, claims.get("Limitations"), *pooled(judged), *limits])) or None,
     }
     return packaged(
@@ -54,6 +62,7 @@ def package(
         parents={"encoder": encoder.parent},
         per_case=per_case(judged.rows, judged.classes, judged.predictions),
         figures={f"{judged.on} {name}": str(interval) for name, interval in judged.scores["all"].items()} | controls.figures,
+        extra=apart,
     )
 
 
@@ -85,3 +94,23 @@ def summary(
         first=controls.first,
         beside=controls.table(f"beside controls, the same {len(judged.rows)} cases"),
     )
+
+
+def shifted(config: Phase2_2Config, cases: Labelled) -> list[str]:
+    """What to know of the probabilities where weights made a class more frequent in training than it is; else nothing.
+
+    Of two classes class 1 is told of, of more each.
+    """
+    labels, validated, draws = cases.of("train")["label"].to_numpy(), cases.of("val")["label"], cases.draws(config)
+    weights = class_weights(labels, draws, len(cases.classes), config.training.class_weights).numpy()
+    counted, told = draws * weights[labels], []
+    for label, name in list(enumerate(cases.classes))[len(cases.classes) == 2 :]:
+        share, there = (float(values @ (labels == label) / values.sum()) for values in (counted, np.ones(len(labels))))
+        if f"{share:.0%}" != f"{there:.0%}":
+            told.append(
+                f"Weights of classes and sources made {name!r} {share:.0%} of what the head was trained on; it is {there:.0%} "
+                f"of the training cases and {(validated == label).mean():.0%} of the judged cases, by which Brier score, "
+                "ECE and calibration.png go. Calibrate the probabilities on cases as frequent as yours before you use them as "
+                "such."
+            )
+    return told

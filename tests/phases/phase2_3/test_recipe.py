@@ -12,10 +12,16 @@ from hypothesis import strategies as st
 from mlflow import MlflowClient
 
 from medexp import registry
+from medexp.data.images.prepared import SOURCES, prepare_images
 from medexp.models.checkpoints import load_state
+from medexp.models.heads import ClassificationHead
 from medexp.models.unet.network import MultiTaskModel
 from medexp.phases.phase2_3.alternating import alternating
-from tests.phases.shared.image_runs import MODELS, Pipeline, run
+from medexp.phases.shared.split_head import of_the_split
+from medexp.registry.leaks import split_check
+from medexp.registry.packages import SPLIT_HEAD
+from tests.configured import configured
+from tests.phases.shared.image_runs import MODELS, Pipeline, run, settings
 from tests.runs import artifact, last_run, logged_table
 
 NAME = MODELS["phase2_3"]
@@ -167,6 +173,37 @@ def test_a_head_that_was_trained_on_a_file_does_not_hide_what_the_network_was_tr
     assert run("phase2_3", pipeline.folder, data__split_seed="1", classifier=f"models:/{MODELS['phase2_2']}/2") == 3
     told = capsys.readouterr().err
     assert "BLOCKING check failed: LEAK" in told and f"by {MODELS['phase2_1']} version 1" in told
+
+
+def test_after_folds_it_goes_on_from_a_head_that_has_not_seen_the_validation_cases(
+    client: MlflowClient, pipeline: Pipeline
+) -> None:
+    """What is registered after folds was trained on them; the head beside it is the one that the single split gives."""
+    assert run("phase2_2", pipeline.folder, folds="3", shown="0") == 0
+    heads = [registry.pull(f"models:/{MODELS['phase2_2']}/{number}") for number in "12"]
+    state, single = (
+        load_state(heads[1].folder / SPLIT_HEAD),
+        registry.load(f"models:/{MODELS['phase2_2']}/1").head.state_dict(),
+    )
+    assert state.keys() == single.keys() and all(torch.equal(value, single[key]) for key, value in state.items())
+    assert "which phase 2.3 goes on from" in (heads[1].folder / "README.md").read_text()
+    assert not (heads[0].folder / SPLIT_HEAD).exists()
+
+    rates = {"training__lr_encoder": "1e-12", "training__lr_decoder": "1e-11", "training__lr_head": "1e-11"}
+    given = {"classifier": f"models:/{MODELS['phase2_2']}/2", "training__epochs": "1", "training__warmup_epochs": "0"}
+    assert run("phase2_3", pipeline.folder, **given, **rates, shown="0") == 0
+    made, before = last_run(client, "phase2_3"), client.get_run(client.get_model_version(MODELS["phase2_2"], "1").run_id)
+    assert made.data.metrics["checks/LEAK"] == 1
+    assert made.data.metrics["phase2_2/auroc"] == pytest.approx(before.data.metrics["val/final/auroc"])
+    joint = registry.load(f"models:/{NAME}/2").cls_head.state_dict()
+    assert all(torch.allclose(joint[key], value, atol=1e-8) for key, value in single.items())
+
+    config = configured("phase2_3", settings("phase2_3", pipeline.folder))
+    folders, cache = (config.slices_dir, config.kaggle_dir), pipeline.folder / "cache" / "medexp"
+    data = prepare_images(*folders, config.data, config.phantoms, cache, SOURCES)
+    first = registry.pull(f"models:/{MODELS['phase2_1']}/1")
+    assert split_check([of_the_split(heads[1], ClassificationHead(16, 2)), first], "", data).passed
+    assert not split_check([heads[1], first], "", data).passed, "the head that is registered has seen them"
 
 
 # ------------------------------------------------------------------------------------------------------------------ bad input
