@@ -127,7 +127,7 @@ def test_an_unknown_model_is_answered_with_the_known_ones() -> None:
         ({"producing_phase": "phase9"}, f"unknown phase 'phase9'; known are {', '.join(phases.names())}"),
         ({"producing_phase": None}, "producing_phase: found None"),
         ({"consumers": ["probe", "phase9"]}, "unknown phase 'phase9'; known are"),
-        ({"required_checks": ["TEST_9"]}, "unknown check 'TEST_9'; phase1 has TEST_2.1, TEST_2.2"),
+        ({"required_checks": ["TEST_9"]}, "unknown check 'TEST_9'; phase1 has TWINS, REACH, TEST_2.1"),
         ({"required_checks": ["LEAK"]}, "unknown check 'LEAK'; phase1 has"),
         ({"producing_phase": "prepare"}, "unknown check 'TEST_2.1'; prepare has none"),
         ({"promotion__direction": "up"}, "promotion.direction: found 'up'; input should be 'maximise' or 'minimise'"),
