@@ -35,3 +35,9 @@ def draw_folds(groups: Sequence[Sequence[str]], strata: Mapping[str, str], count
         warnings.simplefilter("ignore", UserWarning)  # of strata with fewer cases than folds
         parts = [judged for _, judged in drawn.split(cases, members, belongs)]
     return {cases[index]: number for number, judged in enumerate(parts, 1) for index in judged}
+
+
+def thirds(values: Mapping[str, float]) -> dict[str, str]:
+    """Which third of the cases each is in by its value, as strata; equal values by their case."""
+    ordered = sorted(values, key=lambda case: (values[case], case))
+    return {case: ("small", "medium", "large")[place * 3 // len(ordered)] for place, case in enumerate(ordered)}

@@ -7,7 +7,7 @@ import pandas as pd
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medexp.data.folds import draw_folds
+from medexp.data.folds import draw_folds, thirds
 from medexp.data.prepared import Prepared
 from medexp.data.splits import Splits
 
@@ -52,3 +52,12 @@ def test_cases_in_folds_are_all_trained_on_and_a_fold_judges_its_own_alone() -> 
     assert (first.folds, first.ids("train"), first.ids("val"), first.ids("test")) == (0, (*"ace",), (*"bd",), ("f",))
     assert list(first.rows("val")["case"]) == ["b", "d"] and list(np.unique(first.rows("train")["split"])) == ["train"]
     assert whole.digests["val"] != data.digests["val"] and whole.digest == data.digest
+
+
+@given(values=st.dictionaries(st.text(min_size=1, max_size=3), st.sampled_from([0.0, 1.0, 2.5, 7.0, 9.0]), min_size=1))
+def test_thirds_are_of_like_size_and_none_of_a_larger_one_is_smaller(values: dict[str, float]) -> None:
+    found = pd.DataFrame({"value": values, "third": thirds(values)})
+    counts = found["third"].value_counts().reindex(["small", "medium", "large"], fill_value=0)
+    assert counts.max() - counts.min() <= 1
+    ends = found.groupby("third")["value"].agg(["min", "max"]).reindex(counts.index).dropna()
+    assert all(ends["max"].to_numpy()[:-1] <= ends["min"].to_numpy()[1:])

@@ -1,18 +1,20 @@
 """The arms that stand side by side: how they train, what need not be trained twice, and how their effects are told apart."""
 
+import copy
 import hashlib
 import json
 import math
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
+from peft import PeftModel
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
@@ -24,7 +26,9 @@ from medexp.data.volumes.prepared import PreparedVolumes
 from medexp.data.volumes.regions import to_regions
 from medexp.evaluation.intervals import Interval, mean_by_patient
 from medexp.files import filling
-from medexp.models.heads import SegmenterWithHeads
+from medexp.models.heads import SegmenterWithHeads, SemanticHeads
+from medexp.models.lora import MergeCertificate, merge_lora
+from medexp.models.swin.network import SwinSegmenter
 from medexp.phases.phase1.config import Phase1Config
 from medexp.phases.phase1.pretrained import Base
 from medexp.phases.phase1.segmentation import draw_overlay, evaluate, with_mean_dice
@@ -47,6 +51,30 @@ class Arm:
     label: str
     metrics: str
     training: str = ""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """An arm that was trained.
+
+    Attributes:
+        net: Its network, with its adapters where it has any.
+        fitted: The training.
+        adapter: The same network as peft holds it; None for the decoder alone.
+        heads: The semantic heads, where there are any.
+        beside: Of the arm that is registered, those that stand beside it, by name.
+    """
+
+    net: SwinSegmenter
+    fitted: FitResult
+    adapter: PeftModel | None = None
+    heads: SemanticHeads | None = None
+    beside: Mapping[str, "Trained"] = field(default_factory=dict)
+
+    def merged(self) -> tuple[SwinSegmenter, MergeCertificate]:
+        """A copy of the network that has absorbed its adapters."""
+        assert self.adapter is not None
+        return merge_lora(copy.deepcopy(self.adapter))
 
 
 ARMS: Mapping[str, Arm] = {
@@ -114,7 +142,7 @@ def trained_once(ctx: Context[Phase1Config], data: PreparedVolumes, base: Base, 
     What is kept is the state that `fit` resumes from, so that a run which finds it logs the same metrics; pictures of its
     epochs are in the run that trained it.
     """
-    state, entry = ctx.run.folder / "state" / arm, ctx.cache / "arms" / _key(ctx, data, base, arm)
+    state, entry = ctx.state(arm), ctx.cache / "arms" / _key(ctx, data, base, arm)
     main = ctx.accelerator.is_main_process
     if main and entry.is_dir() and not state.exists():
         with filling(state, "output_dir") as folder:
@@ -132,7 +160,7 @@ def _key(ctx: Context[Phase1Config], data: PreparedVolumes, base: Base, arm: str
     elsewhere = marked(type(ctx.config), Role.WHERE)
     matters = {k: v for k, v in settings.items() if k not in elsewhere and not k.startswith(_NOT_THE_DECODERS)}
     computing = [torch.__version__, ctx.device.type, ctx.accelerator.num_processes, torch.get_num_threads()]
-    content = [arm, matters, dict(data.digests), base.digest, code_digest(), computing]
+    content = [arm, ctx.until, matters, dict(data.digests), base.digest, code_digest(), computing]
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:40]
 
 

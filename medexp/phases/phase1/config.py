@@ -13,6 +13,7 @@ from medexp.config.shared import (
     Confidence,
     DataDir,
     Device,
+    Folds,
     OutputDir,
     Profile,
     Resampling,
@@ -89,7 +90,11 @@ class Phase1Config:
         checkpoint: The base: a BrainSegFounder checkpoint file or models:/NAME@alias; without it a small base that was
             pretrained on glioma phantoms (demo only).
         recover: Whether a failure that the phase's ladder (profiles/recovery.yaml) may mend is recovered from at once.
-        seed: Seed of the split, the initial weights, sampling and dropout.
+        folds: Folds of a cross-validation by patient over training and validation together: their cases are judged out of
+            fold, and what is registered is trained on all of them; 0 judges the one validation split. A fold costs the
+            training of all three arms.
+        seed: Seed of the split and of the folds, the initial weights, sampling and dropout; with splits=FILE the folds follow
+            from the cases alone.
         data: How cases are read, split and sampled.
         phantoms: The embedded data.
         network: The SwinUNETR.
@@ -103,6 +108,7 @@ class Phase1Config:
     profile: Profile
     data_dir: DataDir
     splits: SplitsFile
+    folds: Folds
     checkpoint: str | None
     resume: Resume
     recover: Annotated[bool, Role.WHERE]

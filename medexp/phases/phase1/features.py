@@ -95,33 +95,57 @@ def intensities(data: PreparedVolumes) -> Features:
 
 
 @torch.inference_mode()
-def semantic_r2(
-    ctx: Context[Phase1Config], data: PreparedVolumes, heads: SemanticHeads | None, features: Features
-) -> dict[str, float]:
-    """R2 on validation cases of the trained heads over the features of an encoder: `r2_vol`, `r2_loc`, `r2_shape`.
+def read_off(
+    ctx: Context[Phase1Config], data: PreparedVolumes, features: Mapping[str, Features], heads: SemanticHeads | None = None
+) -> pd.DataFrame:
+    """The semantic features as they are read from features, a row a validation case, reader and source of the features.
 
-    NaN where no heads were trained.
+    Columns: case, reader, source, SEMANTIC_FEATURES. The readers are `probe`, linear and fitted on the training cases, of all
+    sources and of intensity statistics; and `heads`, trained with the adapters, of `adapted` and `unadapted`.
     """
-    if heads is None:
-        return dict.fromkeys(("r2_vol", "r2_loc", "r2_shape"), math.nan)
-    predicted = heads.predict(torch.from_numpy(features.held_out).to(ctx.device)).cpu().numpy()
-    truth = semantics(data, "val")
-    return {
-        f"r2_{name}": mean_r2(truth[:, columns], predicted[:, columns])
-        for name, columns in (("vol", slice(0, 4)), ("loc", slice(4, 7)), ("shape", slice(7, 10)))
+    learned = semantics(data, "train")
+    read = {
+        ("probe", name): ridge(source.train, learned, source.held_out)
+        for name, source in {**features, "intensity": intensities(data)}.items()
     }
+    for name in ("adapted", "unadapted") if heads is not None else ():
+        assert heads is not None
+        held_out = torch.from_numpy(features[name].held_out).to(ctx.device)
+        read["heads", name] = heads.predict(held_out).cpu().numpy()
+    tables = [
+        pd.DataFrame(values, columns=list(SEMANTIC_FEATURES)).assign(case=data.ids("val"), reader=reader, source=source)
+        for (reader, source), values in read.items()
+    ]
+    return pd.concat(tables, ignore_index=True)
 
 
-def attribute(
-    ctx: Context[Phase1Config], data: PreparedVolumes, per_case: pd.DataFrame, features: Mapping[str, Features]
-) -> Attribution:
+def _by_source(data: PreparedVolumes, read: pd.DataFrame, reader: str) -> dict[str, Array]:
+    """What a reader read (validation cases, 10), by source."""
+    tables, ids = read[read["reader"] == reader].groupby("source", sort=False), list(data.ids("val"))
+    return {str(name): table.set_index("case").loc[ids, list(SEMANTIC_FEATURES)].to_numpy() for name, table in tables}
+
+
+def semantic_r2(data: PreparedVolumes, read: pd.DataFrame) -> dict[str, dict[str, float]]:
+    """R2 on validation cases of the trained heads: `r2_vol`, `r2_loc`, `r2_shape`, over the features of `adapted` and
+    `unadapted`; NaN where no heads were trained. Arguments as of `attribute`."""
+    blocks = {"vol": slice(0, 4), "loc": slice(4, 7), "shape": slice(7, 10)}
+    none, truth = dict.fromkeys((f"r2_{name}" for name in blocks), math.nan), semantics(data, "val")
+    found = {
+        source: {f"r2_{name}": mean_r2(truth[:, columns], values[:, columns]) for name, columns in blocks.items()}
+        for source, values in _by_source(data, read, "heads").items()
+    }
+    return {source: found.get(source, none) for source in ("adapted", "unadapted")}
+
+
+def attribute(ctx: Context[Phase1Config], data: PreparedVolumes, per_case: pd.DataFrame, read: pd.DataFrame) -> Attribution:
     """The effects of LoRA and of the decoder on Dice, and on what linear probes read from the encoder.
 
     Args:
         ctx: The phase's context.
         data: The cases.
         per_case: Scores of the arms of FACTORIAL, one row a case and arm.
-        features: By encoder: `unadapted`, `random`, and of the arms in which LoRA trained `lora_alone` and `adapted`.
+        read: Output of `read_off` of the encoders `unadapted`, `random`, and of the arms in which LoRA trained `lora_alone`
+            and `adapted`; out of fold, what each fold's probes read of its own cases.
     """
     ids, found = list(data.ids("val")), {}
     patients = [data.cases[case].patient for case in ids]
@@ -129,9 +153,7 @@ def attribute(
     for measure, of in {"dice": columns, **{column: [column] for column in columns}}.items():
         scores = per_case.assign(score=per_case[of].mean(axis=1)).pivot_table(index="case", columns="arm", values="score")
         found[measure] = effects(scores.reindex(index=ids, columns=list(FACTORIAL)), patients, ctx.resampling, 1.0)
-    sources = {**features, "intensity": intensities(data)}
-    train, truth = semantics(data, "train"), semantics(data, "val")
-    predicted = {name: ridge(source.train, train, source.held_out) for name, source in sources.items()}
+    truth, predicted = semantics(data, "val"), _by_source(data, read, "probe")
     encoders = dict(zip(FACTORIAL, ("unadapted", "unadapted", "lora_alone", "adapted"), strict=True))
     gains = {arm: r2_gains(truth, predicted[encoder], predicted["unadapted"]) for arm, encoder in encoders.items()}
     found["probe_r2"] = effects(pd.DataFrame(gains), patients, ctx.resampling)

@@ -9,32 +9,32 @@ from functools import partial
 
 import pandas as pd
 import torch
-from peft import PeftModel
 
 from medexp.checks import Check
+from medexp.data.folds import thirds
 from medexp.data.splits import save_splits
 from medexp.data.volumes.datasets import demand_tumours
 from medexp.data.volumes.prepared import PreparedVolumes, prepare_volumes
-from medexp.data.volumes.regions import REGIONS, to_regions
+from medexp.data.volumes.regions import to_regions
 from medexp.errors import DataError
 from medexp.evaluation.segmentation import mean_scores
 from medexp.models.heads import SegmenterWithHeads, SemanticHeads
-from medexp.models.lora import add_lora, decoder_parameters, freeze_decoder, freeze_encoder, lora_parameters, merge_lora
+from medexp.models.lora import add_lora, decoder_parameters, freeze_decoder, freeze_encoder, lora_parameters
 from medexp.models.swin.network import SwinSegmenter
 from medexp.phases.phase1 import PHASE, checks
-from medexp.phases.phase1.arms import crops, fit_arm, trained_once
+from medexp.phases.phase1.arms import Trained, crops, fit_arm, trained_once
 from medexp.phases.phase1.config import Phase1Config
-from medexp.phases.phase1.features import attribute, embed, embed_crops, over_controls, semantic_r2, semantics
+from medexp.phases.phase1.features import attribute, embed, embed_crops, over_controls, read_off, semantic_r2, semantics
 from medexp.phases.phase1.mean_mask import score_mean_mask
 from medexp.phases.phase1.pretrained import Base, initial, load_base, network, pretrained
 from medexp.phases.phase1.reach import measure
 from medexp.phases.phase1.report import Judged, log_judged, publish_all, summary
-from medexp.phases.phase1.segmentation import intervals, score_arm, with_mean_dice
+from medexp.phases.phase1.segmentation import DICE, intervals, score_arm, with_mean_dice
 from medexp.phases.shared.context import Context, context
-from medexp.phases.shared.folds import Scored, Tables
+from medexp.phases.shared.folds import Scored, Tables, in_folds, trained_and_judged
 from medexp.phases.shared.foresight import foresee
 from medexp.phases.shared.trials import studied
-from medexp.training.loop import FitResult, Group
+from medexp.training.loop import Group
 
 
 @dataclass(frozen=True)
@@ -49,21 +49,6 @@ class Work:
         return replace(self, data=data)
 
 
-@dataclass(frozen=True)
-class Trained:
-    """The adapted arm: the network with its adapters, the semantic heads where there are any, and the training."""
-
-    adapter: PeftModel
-    heads: SemanticHeads | None
-    fitted: FitResult
-
-    @property
-    def net(self) -> SwinSegmenter:
-        net = self.adapter.get_base_model()
-        assert isinstance(net, SwinSegmenter)
-        return net
-
-
 def run(config: Phase1Config) -> None:
     """The whole phase; `Phase1Config` says what can be set."""
     with context(PHASE, config) as ctx:
@@ -73,30 +58,20 @@ def run(config: Phase1Config) -> None:
         if not reach.any and ctx.accelerator.is_main_process:
             print(checks.out_of_reach(reach))  # now, while stopping it costs nothing
         ctx.demand(checks.reach(reach), *check_adapters(ctx, work))
-        rows = [score_mean_mask(ctx, data), score_arm(ctx, data, fresh(ctx, work), "baseline")]
-        dice = [f"dice_{region}" for region in REGIONS]
-        foresee(ctx, "Dice", dice, rows[-1]["patient"], ["phase1_encoder_merged"], frozen=rows[-1])
-        features = {"unadapted": embed(ctx, data, fresh(ctx, work)), "random": embed(ctx, data, untrained(ctx))}
-
-        control_fit, control = train_decoder(ctx, work)
-        rows.append(score_arm(ctx, data, control, "control"))
-        alone = train(ctx, work, "lora_alone")
-        rows.append(score_arm(ctx, data, alone.net, "lora_alone"))
-        features["lora_alone"] = embed(ctx, data, merge_lora(alone.adapter)[0])
-        trained = train(ctx, work)
-        rows.append(score_arm(ctx, data, trained.net, "lora"))
-
+        frozen = score_arm(ctx, data, fresh(ctx, work), "baseline")
+        foresee(ctx, "Dice", DICE, frozen["patient"], ["phase1_encoder_merged"], frozen=frozen)
+        trained, evidence = trained_and_judged(ctx, work, train_arms, partial(answer_of_arms, frozen), score)
+        per_case, read_from = evidence.tables
         net, merge_check = merge(ctx, work, trained)
-        features["adapted"] = embed(ctx, data, net)
-        per_case = pd.concat(rows, ignore_index=True)
         judged = Judged(
             per_case=per_case,
             means={str(arm): mean_scores(scores) for arm, scores in per_case.groupby("arm", sort=False)},
-            semantic={name: semantic_r2(ctx, data, trained.heads, features[name]) for name in ("adapted", "unadapted")},
-            added=attribute(ctx, data, per_case, features),
+            semantic=semantic_r2(data, read_from),
+            added=attribute(ctx, data, per_case, read_from),
             gains=over_controls(ctx, per_case),
             reach=reach,
-            fits={"lora": trained.fitted, "control": control_fit, "lora_alone": alone.fitted},
+            fits={arm: one.fitted for arm, one in {"lora": trained, **trained.beside}.items()},
+            evidence=evidence,
         )
         if ctx.accelerator.is_main_process:
             log_judged(ctx, judged, net)
@@ -129,8 +104,12 @@ def read(ctx: Context[Phase1Config]) -> Work:
             "Raise data.test_fraction, add patients, or leave test out"
         )
     base = load_base(config, ctx.accelerator, ctx.cache)
-    for split in ctx.splits:
-        demand_tumours(data, split, config.data, ctx.cache)
+    if "test" in ctx.splits:
+        demand_tumours(data, "test", config.data, ctx.cache)
+    seed, built_on = 0 if config.splits else config.seed, [base.pulled] if base.pulled else []  # trials share their splits
+    judged = partial(demand_tumours, split="val", data=config.data, cache=ctx.cache)
+    strata = thirds({case: fact.semantic[0] for case, fact in data.facts.items()})  # of the whole tumour's volume
+    data = in_folds(data, config.folds, seed, strata, built_on=built_on, demands=[judged])
     ctx.built_on(base=base.parent)
     ctx.given(data, {f"{split} cases": digest for split, digest in data.digests.items()})
     return Work(data, base)
@@ -161,13 +140,25 @@ def check_adapters(ctx: Context[Phase1Config], work: Work) -> list[Check]:
     ]
 
 
-def train_decoder(ctx: Context[Phase1Config], work: Work) -> tuple[FitResult, SwinSegmenter]:
+def train_arms(ctx: Context[Phase1Config], work: Work) -> Trained:
+    """What is registered, with the arms beside it; without them where folds have judged it.
+
+    In a fold no arm chooses an epoch of its own on the cases that it is judged by.
+    """
+    both = train(ctx, work)
+    if work.data.folds:
+        return both
+    alike = replace(ctx, until=both.fitted.epoch + 1) if ctx.fold and both.fitted.chosen else ctx
+    return replace(both, beside={"control": train_decoder(alike, work), "lora_alone": train(alike, work, "lora_alone")})
+
+
+def train_decoder(ctx: Context[Phase1Config], work: Work) -> Trained:
     """The control: the decoder trains as in the adapted arm, the encoder does not change."""
     net = fresh(ctx, work)
     freeze_encoder(net)
     groups = [Group("decoder", ctx.config.training.lr_decoder, list(decoder_parameters(net).values()))]
     with trained_once(ctx, work.data, work.base, "control"):
-        return fit_arm(ctx, work.data, SegmenterWithHeads(net), groups, "control"), net
+        return Trained(net, fit_arm(ctx, work.data, SegmenterWithHeads(net), groups, "control"))
 
 
 def train(ctx: Context[Phase1Config], work: Work, arm: str = "lora") -> Trained:
@@ -190,7 +181,7 @@ def train(ctx: Context[Phase1Config], work: Work, arm: str = "lora") -> Trained:
     if arm == "lora":
         sizes = {f"params/{group.name}_trainable": sum(p.numel() for p in group.parameters) for group in groups}
         ctx.run.reporter.metrics(sizes)
-    return Trained(adapter, heads, fit_arm(ctx, work.data, SegmenterWithHeads(net, heads), groups, arm))
+    return Trained(net, fit_arm(ctx, work.data, SegmenterWithHeads(net, heads), groups, arm), adapter, heads)
 
 
 def answer(ctx: Context[Phase1Config], work: Work, trained: Trained, split: str) -> Tables:
@@ -198,27 +189,38 @@ def answer(ctx: Context[Phase1Config], work: Work, trained: Trained, split: str)
     return (score_arm(ctx, work.data, trained.net, "lora", split),)
 
 
+def answer_of_arms(frozen: pd.DataFrame, ctx: Context[Phase1Config], work: Work, trained: Trained, split: str) -> Tables:
+    """All arms on the validation cases, and what is read from the features of their encoders; `frozen` are the baseline's."""
+    data = work.data
+    rows = [score_mean_mask(ctx, data), frozen[frozen["case"].isin(data.ids(split))]]
+    rows += [score_arm(ctx, data, arm.net, name, split) for name, arm in {**trained.beside, "lora": trained}.items()]
+    encoders = {"unadapted": fresh(ctx, work), "random": untrained(ctx)}
+    encoders |= {"lora_alone": trained.beside["lora_alone"].merged()[0], "adapted": trained.merged()[0]}
+    features = {name: embed(ctx, data, encoder) for name, encoder in encoders.items()}
+    return pd.concat(rows, ignore_index=True), read_off(ctx, data, features, trained.heads)
+
+
 def score(ctx: Context[Phase1Config], work: Work, told: Tables, split: str) -> Scored:
-    """Its scores, and their means."""
-    of_cases = told[0][[f"dice_{region}" for region in REGIONS]].mean(axis=1)
-    return Scored(told[0].assign(dice=of_cases), with_mean_dice(told[0]), partial(intervals, told[0]))
+    """Scores, and the means of the arm that is registered."""
+    own = told[0][told[0]["arm"] == "lora"]
+    return Scored(told[0].assign(dice=told[0][DICE].mean(axis=1)), with_mean_dice(own), partial(intervals, own))
 
 
 def merge(ctx: Context[Phase1Config], work: Work, trained: Trained) -> tuple[SwinSegmenter, Check]:
     """Save the adapter, absorb it into the weights, and TEST_2.4: the same outputs on a validation case, in fp32."""
-    if ctx.accelerator.is_main_process:
+    if ctx.accelerator.is_main_process and trained.adapter:
         trained.adapter.save_pretrained(str(ctx.run.folder / "adapter"))
     image = crops(ctx, work.data, "val")[0, 0]["image"].unsqueeze(0).to(ctx.device)
     with torch.no_grad():
         before = trained.net.eval()(image)
-        net, certificate = merge_lora(trained.adapter)
+        net, certificate = trained.merged()
         return net, checks.merge(certificate, before, net.eval()(image))
 
 
 def share(ctx: Context[Phase1Config], work: Work) -> Phase1Config:
     """The split and the base as files, for another seed would be another split and another base."""
     file = ctx.run.folder / "data_splits.json"
-    save_splits(work.data.splits, file)
+    save_splits(prepare_volumes(ctx.config).splits, file)  # the work's may be in folds
     checkpoint = ctx.config.checkpoint or str(pretrained(ctx.config, ctx.accelerator, ctx.cache))
     return replace(ctx.config, splits=str(file.absolute()), checkpoint=checkpoint)
 

@@ -22,6 +22,7 @@ from medexp.phases.phase1.features import Attribution
 from medexp.phases.phase1.pretrained import BASE_MODEL, Base, architecture
 from medexp.phases.phase1.reach import Reach
 from medexp.phases.shared.context import Context
+from medexp.phases.shared.folds import Evidence
 from medexp.phases.shared.packaging import PHANTOMS, contract, made_with, packaged
 from medexp.phases.shared.publishing import Summary, caveat, selection
 from medexp.registry import store
@@ -42,7 +43,8 @@ class Judged:
         added: What LoRA and the decoder added.
         gains: In Dice over the controls that were not trained, by arm.
         reach: What the stages of the base carry.
-        fits: Training of the arms that train.
+        fits: Training of the arms that train; with folds, of what is registered alone.
+        evidence: What it was judged by.
     """
 
     per_case: pd.DataFrame
@@ -52,6 +54,7 @@ class Judged:
     gains: Mapping[str, Interval]
     reach: Reach
     fits: Mapping[str, FitResult]
+    evidence: Evidence
 
     def cases_of(self, region: str) -> tuple[int, int]:
         """Validation cases that hold a region, and all of them."""
@@ -118,7 +121,7 @@ def publish_all(ctx: Context[Phase1Config], data: PreparedVolumes, base: Base, j
     ctx.run.tag(upstream_tag(name, parent.version, parent.digest or parent.weights_digest))
     common: dict[str, Any] = {
         "example": example,
-        "facts": _how(config, data),
+        "facts": _how(config, data, judged.evidence),
         "evaluation": {"window": list(config.data.input_size), "overlap": config.validation.overlap},
         "per_case": judged.per_case[judged.per_case["arm"] == "lora"].drop(columns="arm"),
         "figures": _figures(judged),
@@ -159,7 +162,7 @@ def _registered(config: Phase1Config, base: Base) -> Parent | None:
     return Parent(**asdict(found)) if found else None
 
 
-def _how(config: Phase1Config, data: PreparedVolumes) -> dict[str, str | None]:
+def _how(config: Phase1Config, data: PreparedVolumes, evidence: Evidence) -> dict[str, str | None]:
     """What the card says of data and training, by item of CLAIM."""
     settings, grid = config.training, config.data
     drawn = f"drawn by seed {config.seed}: validation {grid.val_fraction:.0%}, test {grid.test_fraction:.0%} of the patients"
@@ -172,7 +175,7 @@ def _how(config: Phase1Config, data: PreparedVolumes) -> dict[str, str | None]:
         f"{settings.optimizer}, rate {settings.lr_lora:g} of adapters and {settings.lr_decoder:g} of the decoder, batches of "
         f"{settings.batch_size * settings.accumulate}, loss {settings.loss}; LoRA rank {config.lora.rank}, alpha "
         f"{config.lora.alpha}; all settings: config.yaml of the run",
-        "Selection of the final model": selection(settings, "the best mean validation Dice"),
+        "Selection of the final model": evidence.selection(selection(settings, "the best mean validation Dice")),
     }
     return how if config.data_dir else {**how, **PHANTOMS}
 
@@ -187,7 +190,7 @@ def _figures(judged: Judged) -> dict[str, float | str]:
         said
         | apart
         | {
-            f"validation Dice {region}, {about.label}": judged.means[arm][f"dice_{region}"]
+            f"{judged.evidence.on} Dice {region}, {about.label}": judged.means[arm][f"dice_{region}"]
             for arm, about in ARMS.items()
             for region in REGIONS
         }
@@ -196,7 +199,9 @@ def _figures(judged: Judged) -> dict[str, float | str]:
 
 def summary(ctx: Context[Phase1Config], judged: Judged) -> Summary:
     """Dice of the arms, what LoRA added, and first of all what keeps that from meaning anything."""
-    kept = {arm: fit.epoch + 1 for arm, fit in judged.fits.items()}
+    evidence, kept = judged.evidence, {arm: fit.epoch + 1 for arm, fit in judged.fits.items()}
+    if evidence.epochs:
+        kept = {arm: evidence.epochs for arm, about in ARMS.items() if about.training}
     rows = [
         [about.label, *(f"{judged.means[arm][f'dice_{region}']:.3f}" for region in REGIONS), str(kept.get(arm, "-"))]
         for arm, about in ARMS.items()
@@ -206,9 +211,9 @@ def summary(ctx: Context[Phase1Config], judged: Judged) -> Summary:
     as_good = {arm: gain for arm, gain in judged.gains.items() if not gain.above}
     return Summary(
         headline=f"phase 1, profile {ctx.config.profile}, rank {ctx.config.lora.rank}",
-        title=f"validation Dice (cases: {cases}, patients: {patients})",
+        title=f"{evidence.on} Dice (cases: {cases}, patients: {patients})",
         head=["arm", *REGIONS, "epoch"],
         rows=rows,
-        words=[judged.in_words, *judged.apart, caveat(judged.fits["lora"])],
+        words=[judged.in_words, *judged.apart, evidence.caveat("dice_WT") or caveat(judged.fits["lora"])],
         first=first + ([checks.controls_in_words(as_good)] if as_good else []),
     )

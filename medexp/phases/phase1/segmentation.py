@@ -18,6 +18,8 @@ from medexp.phases.phase1.config import Phase1Config
 from medexp.phases.shared.context import Context
 from medexp.tracking.figures import overlay
 
+DICE = [f"dice_{region}" for region in REGIONS]
+
 
 def score_arm(
     ctx: Context[Phase1Config], data: PreparedVolumes, net: SwinSegmenter, arm: str, split: str = "val"
@@ -38,7 +40,7 @@ def with_mean_dice(per_case: pd.DataFrame) -> dict[str, float]:
 def intervals(per_case: pd.DataFrame, resampling: Resampling) -> dict[str, Interval]:
     """Dice of each region over the cases that hold it, and `dice`, the mean of these: by patient."""
     found: dict[str, Interval] = {}
-    values = per_case[[f"dice_{region}" for region in REGIONS]].to_numpy()
+    values = per_case[DICE].to_numpy()
     held = np.isfinite(values)
 
     def mean(weights: Array) -> Array:

@@ -38,9 +38,8 @@ def run(config: PromoteConfig) -> None:
             return
         champion = pull(f"models:/{config.model}/{stands}") if stands else None
         scores = scores_of(champion) if champion else None
-        wanted = scores_of(candidate).data_digest
         if champion and config.reevaluate:
-            scores = rescore(champion, wanted, config)
+            scores = rescore(champion, candidate, config)
             tracked.reporter.table(scores.per_case, "champion_on_the_candidates_cases.csv")
         judgement = judge(
             definition,

@@ -8,6 +8,7 @@ from accelerate import Accelerator
 from safetensors.torch import load_file
 
 from medexp.config.shared import cache_root
+from medexp.data.splits import SPLITS
 from medexp.data.volumes.datasets import evaluation_dataset
 from medexp.data.volumes.prepared import PreparedVolumes, prepare_volumes
 from medexp.data.volumes.regions import REGIONS
@@ -18,16 +19,16 @@ from medexp.models.kinds import build
 from medexp.phases.promote.config import PromoteConfig
 from medexp.phases.shared.launch import start_accelerator
 from medexp.registry.packages import read_json, weights_file
-from medexp.registry.promotion import Scores
+from medexp.registry.promotion import Scores, scores_of
 from medexp.registry.store import Pulled
 
 
-def rescore(champion: Pulled, wanted: str | None, config: PromoteConfig) -> Scores:
+def rescore(champion: Pulled, candidate: Pulled, config: PromoteConfig) -> Scores:
     """The champion's scores on the cases that the data keys of the configuration name.
 
     Args:
         champion: What to score.
-        wanted: Data digest of the cases that the candidate was judged on.
+        candidate: The version that was judged on them.
         config: Where the cases are.
 
     Raises:
@@ -40,7 +41,14 @@ def rescore(champion: Pulled, wanted: str | None, config: PromoteConfig) -> Scor
             f"reevaluate=true: {champion.name} cannot be scored anew, only {', '.join(SCORERS)} can; train the version on the "
             "champion's data instead"
         )
-    split = read_json(champion.folder, "evaluation.json")["split"]
+    for version in (candidate, champion):
+        if (split := read_json(version.folder, "evaluation.json")["split"]) not in SPLITS:
+            raise RegistryError(
+                f"reevaluate=true: {version.name} version {version.version} was judged by {split}, each case by a training "
+                "that had not seen it: no one network can be scored on them; train the version on the champion's data and "
+                "with the champion's `folds` instead, and promote it without reevaluate"
+            )
+    wanted = scores_of(candidate).data_digest
     data = prepare_volumes(config)
     found = data.digests.get(split)
     if found != wanted:

@@ -187,6 +187,11 @@ class Context(Generic[C_co]):
         self.check(*checks)
         stop_if_blocked(self.run, self.checks)
 
+    def state(self, arm: str = "") -> Path:
+        """Where a training's state lies; that of a fold, and of a fold's training that chooses no epoch, apart from others."""
+        chosen = "" if self.until is None or not self.fold else f"{self.until} epochs"
+        return self.run.folder / "state" / self.fold / chosen / arm
+
     def fit(
         self: "Context[TrainingSettings]",
         module: nn.Module,
@@ -199,11 +204,7 @@ class Context(Generic[C_co]):
         prefix: str = "",
         order: Order | None = None,
     ) -> FitResult:
-        """`medexp.training.loop.fit` with the phase's seed, processes, run and folder; `arm` says which training it is.
-
-        A fold's own state, and that of a training which ends without choosing an epoch, lie apart from all others.
-        """
-        chosen = "" if self.until is None or not self.fold else f"{self.until} epochs"
+        """`medexp.training.loop.fit` with the phase's seed, processes, run and folder; `arm` says which training it is."""
         return fit(
             module,
             groups,
@@ -213,7 +214,7 @@ class Context(Generic[C_co]):
             seed=self.config.seed,
             accelerator=self.accelerator,
             reporter=self.run.reporter,
-            folder=self.run.folder / "state" / self.fold / chosen / arm,
+            folder=self.state(arm),
             title=", ".join(filter(None, [title, self.fold])),
             prefix=prefix,
             order=order,

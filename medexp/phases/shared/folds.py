@@ -159,7 +159,9 @@ def in_folds(
         if drawn.folds == number and all((drawn.manifest["fold"] == fold).any() for fold in range(1, number + 1)):
             _tell(drawn, count, len(known), reason)
             return drawn
-    raise DataError(f"folds={count}: not even two folds can be judged: {reason} Or judge one validation split: folds=0")
+    raise DataError(
+        f"folds={count}: not even two folds can be judged: {reason.rstrip('.')}. Or judge one validation split: folds=0"
+    )
 
 
 def _tell(data: Prepared[Any, Any], wanted: int, known: int, reason: str) -> None:
@@ -216,7 +218,7 @@ def _out_of_fold(
     for (number, fold), own, reporter in zip(called.items(), chosen, reporters, strict=True):
         part = work.under(work.data.fold(number))
         inner = replace(silent, fold=fold, until=None if own == epochs else epochs)  # the one that it chose is there
-        told = answer(inner, part, train(inner, part), "val")
+        told = answer(replace(inner, run=ctx.run), part, train(inner, part), "val")  # its pictures are the phase's
         scored = score(inner, part, told, "val")
         reporter.table(scored.per_case, "per_case.csv")
         reporter.metrics({f"val/final/{name}": value for name, value in scored.means.items()})

@@ -20,6 +20,7 @@ from medexp.phases.phase1.pretrained import Base
 from medexp.phases.phase1.reach import Reach
 from medexp.phases.phase1.report import Judged, summary
 from medexp.phases.shared.context import Context, context
+from medexp.phases.shared.folds import Evidence
 from medexp.reporting import NullReporter
 from medexp.tracking.figures import reach_bars
 from medexp.tracking.runs import TrackedRun
@@ -83,7 +84,7 @@ def judged(reach: Reach, over_mean_mask: Interval) -> Judged:
     means = {arm: {f"dice_{region}": 0.5 for region in REGIONS} for arm in ARMS}
     gains = {"mean_mask": over_mean_mask, "baseline": BETTER}
     added = Attribution(effects, {}, pd.DataFrame())
-    return Judged(pd.DataFrame(rows), means, {}, added, gains, reach, {"lora": fitted})
+    return Judged(pd.DataFrame(rows), means, {}, added, gains, reach, {"lora": fitted}, Evidence(()))
 
 
 def carried(logits: float) -> Reach:

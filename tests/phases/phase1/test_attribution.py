@@ -27,7 +27,7 @@ from medexp.models.swin.network import SwinSegmenter, embed
 from medexp.phases.phase1 import PHASE, checks
 from medexp.phases.phase1.arms import EFFECTS, FACTORIAL, crops, effects
 from medexp.phases.phase1.config import Phase1Config
-from medexp.phases.phase1.features import Features, attribute, embed_crops, over_controls, semantics
+from medexp.phases.phase1.features import Features, attribute, embed_crops, over_controls, read_off, semantics
 from medexp.phases.phase1.mean_mask import mean_mask, score_mean_mask
 from medexp.phases.phase1.pretrained import initial
 from medexp.phases.phase1.reach import reach, window
@@ -48,6 +48,7 @@ SETTINGS = PHASE1 | {
     "data.val_fraction": "0.5",
     "data.test_fraction": "0",
     "data.jobs": "1",
+    "data.meant": "[outside_brain]",  # the teacher outlines what it likes
     "training.epochs": "1",
     "training.warmup_epochs": "0",
     "training.batch_size": "1",
@@ -174,7 +175,8 @@ def told(home: Home, base: SwinSegmenter, lora: LoraConfig, folder: Path) -> tup
     arms = dict(zip(FACTORIAL, (frozen, frozen, alone, alone), strict=True))
     per_case = pd.concat([scores.assign(arm=arm) for arm, scores in arms.items()])
     nothing = Features(np.zeros((6, 2), np.float32), np.zeros((6, 2), np.float32))
-    added = attribute(home.ctx, home.data, per_case, dict.fromkeys(("unadapted", "random", "lora_alone", "adapted"), nothing))
+    sources = dict.fromkeys(("unadapted", "random", "lora_alone", "adapted"), nothing)
+    added = attribute(home.ctx, home.data, per_case, read_off(home.ctx, home.data, sources))
     check = checks.attribution(added.effects, added.r2)
     return dict(check.measured), check.advice
 
@@ -207,7 +209,7 @@ def test_features_that_tell_more_are_found_and_others_are_not(home: Home) -> Non
     per_case = arms_with(home, 0.5, 0.5, 0.5, 0.5)
     sources = {"unadapted": Features(*noise), "lora_alone": Features(train, held_out), "adapted": Features(*(2 * noise))}
     read = "what a linear probe reads from the encoder's features"
-    words = checks.in_words(attribute(home.ctx, home.data, per_case, sources).effects)
+    words = checks.in_words(attribute(home.ctx, home.data, per_case, read_off(home.ctx, home.data, sources)).effects)
     assert f"LoRA alone improved {read}" in words
     assert f"LoRA with the decoder changed nothing that could be measured in {read}" in words
     assert "LoRA alone changed nothing that could be measured in Dice" in words
@@ -229,7 +231,7 @@ def test_a_region_that_no_case_holds_leaves_the_others(home: Home) -> None:
     per_case.loc[per_case["case"] == ids(home)[0], DICE] = np.nan
     nothing = Features(np.zeros((6, 2), np.float32), np.zeros((6, 2), np.float32))
     sources = dict.fromkeys(("unadapted", "random", "lora_alone", "adapted"), nothing)
-    found = attribute(home.ctx, home.data, per_case, sources).effects
+    found = attribute(home.ctx, home.data, per_case, read_off(home.ctx, home.data, sources)).effects
     assert found["dice"]["LoRA over the frozen base"].estimate == pytest.approx(0.2)
     assert found["dice"]["LoRA over the frozen base"].patients == 5
     assert found["dice_ET"]["LoRA over the frozen base"].patients == 0

@@ -173,6 +173,19 @@ def test_cases_that_are_not_those_of_the_candidate_are_refused(
     assert champion(store) == "1"
 
 
+@pytest.mark.parametrize("folded", [1, 2])
+def test_what_was_judged_by_folds_cannot_be_scored_anew(
+    store: MlflowClient, publish: Publish, capsys: pytest.CaptureFixture[str], folded: int
+) -> None:
+    by_folds = evaluated_on("d2") | {"split": "3 folds"}
+    publish(seed=0, evaluation=by_folds if folded == 1 else evaluated_on("d1"))
+    publish(seed=1, evaluation=by_folds if folded == 2 else evaluated_on("d1"))
+    assert promote(reevaluate="true") == 2
+    error = capsys.readouterr().err
+    assert f"{NAME} version {folded} was judged by 3 folds" in error and "`folds` instead" in error
+    assert champion(store) == "1"
+
+
 # ------------------------------------------------------------------------------------------------------------------ bad input
 
 
