@@ -88,7 +88,7 @@ def publish(store: MlflowClient, definition: Definition, tmp_path: Path) -> Publ
             {key: value * factor for key, value in build(ARCHITECTURE).state_dict().items()},
             checks=[Check("LEAK", "", Severity.BLOCKING, True, "")],
             evaluation={"phase": "probe", "revision": 1, "split": "test", "data_digest": "d1", "made_on": "d0"},
-            per_case=pd.DataFrame({"case": cases, "patient": cases, "right": right}),
+            per_case=pd.DataFrame({"case": cases, "patient": cases, "right": right * np.linspace(0.9, 1, len(cases))}),
         )
         run = store.create_run("0").info.run_id
         folder = tmp_path / f"package_{run}"
