@@ -218,7 +218,7 @@ def merge(ctx: Context[Phase1Config], work: Work, trained: Trained) -> tuple[Swi
 
 
 def share(ctx: Context[Phase1Config], work: Work) -> Phase1Config:
-    """The split and the base as files, for another seed would be another split and another base."""
+    """The split and the base as files, for another seed would be another split."""
     file = ctx.run.folder / "data_splits.json"
     save_splits(prepare_volumes(ctx.config).splits, file)  # the work's may be in folds
     checkpoint = ctx.config.checkpoint or str(pretrained(ctx.config, ctx.accelerator, ctx.cache))
