@@ -60,13 +60,16 @@ def test_skips_are_dropped_from_the_finest_on_and_in_training_alone() -> None:
     whole = net.eval()(image)
     drop_skips(net)
     assert torch.equal(net(image), whole)
-    seen: list[bool] = []
-    for name in ("encoder1", "encoder2", "encoder3", "encoder4"):
-        net.get_submodule(name).register_forward_hook(lambda module, given, output: seen.append(bool(output.any())))
+    skips = ("encoder1", "encoder2", "encoder3", "encoder4")
+    seen: dict[str, list[bool]] = {name: [] for name in skips}
+    for name in skips:
+        net.get_submodule(name).register_forward_hook(
+            lambda _, given, output, name=name: seen[name].append(bool(output.any()))
+        )
     net.train()
     torch.manual_seed(0)
     with torch.no_grad():
         for _ in range(20):
             net.with_bottleneck(image)
-    steps = {tuple(seen[start : start + 4]) for start in range(0, len(seen), 4)}
-    assert steps == {tuple(place >= dropped for place in (3, 2, 1, 0)) for dropped in range(5)}
+    steps = set(zip(*seen.values(), strict=True))
+    assert steps == {tuple(place >= dropped for place in range(4)) for dropped in range(5)}
