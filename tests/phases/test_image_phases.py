@@ -197,7 +197,7 @@ def test_a_study_over_cases_that_its_networks_have_seen_does_not_begin(
 ) -> None:
     """Nor one whose test split they were selected on; it may be validated on. Its trials say so too: they may search it."""
     module = import_module(f"medexp.phases.{phase}")
-    images = {"slices_dir": pipeline.folder / "slices", "kaggle_dir": pipeline.folder / "pictures"}
+    images = {"slices_dir": pipeline.folder / "slices", "kaggle_dir": pipeline.folder / "pictures", "folds": "0"}
 
     def warm_up(test: bool = False, **flags: str) -> None:
         module.warm_up(configured(phase, SMALL | images, **flags), tmp_path, test=test)
