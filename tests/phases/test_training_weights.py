@@ -23,6 +23,7 @@ from medexp.phases.phase2_2.recipe import Trained
 from medexp.phases.phase2_2.report import shifted
 from medexp.phases.phase2_3 import recipe as of_both
 from medexp.phases.shared.context import context
+from medexp.phases.shared.controls import Known
 from medexp.phases.shared.images import CLASSES, Images
 from medexp.phases.shared.launch import start_accelerator
 from medexp.registry.package import Parent
@@ -54,13 +55,17 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> PreparedImages:
 def labelled(config: Any, data: PreparedImages) -> Labelled:
     """The images with features in which a tumour can be seen."""
 
-    def features(split: str) -> Tensor:
+    def features(_: Labelled, split: str) -> Tensor:
         labels = data.manifest.loc[data.manifest["split"] == split, "label"].to_numpy()
         noise = np.random.default_rng(len(labels)).normal(size=(len(labels), WIDTH))
         return torch.from_numpy((noise + labels[:, None]).astype(np.float32))
 
     images = Images(config, data, start_accelerator("cpu", 1))
-    return Labelled(data, CLASSES, features, images, images.picture, {}, {})
+
+    def known() -> Known:
+        raise AssertionError("no controls are asked for")
+
+    return Labelled(data, CLASSES, features, True, images, images.picture, {}, {}, known)
 
 
 def small_encoder() -> FrozenEncoder:

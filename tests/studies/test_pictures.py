@@ -68,7 +68,7 @@ def test_of_two_goals_each_has_its_pictures_and_both_have_a_front() -> None:
     each = {
         f"{name}_{goal}"
         for name in ("history", "importance", "parallel_coordinates")
-        for goal in ("val_best_dice", "train_loss")
+        for goal in ("val_final_dice", "train_loss")
     }
     found = drawn(study(*[DONE] * 4, goals=2, steps=0), (DICE, LOSS))
     assert set(found) == {f"figures/{name}.png" for name in {*each, "pareto_front"}}
@@ -77,7 +77,7 @@ def test_of_two_goals_each_has_its_pictures_and_both_have_a_front() -> None:
 
 
 def test_of_two_goals_one_trial_has_no_importance() -> None:
-    names = {"history_val_best_dice", "history_train_loss", "pareto_front"}
+    names = {"history_val_final_dice", "history_train_loss", "pareto_front"}
     assert set(drawn(study(DONE, goals=2, steps=0), (DICE, LOSS))) == {f"figures/{name}.png" for name in names}
 
 

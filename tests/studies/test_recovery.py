@@ -246,7 +246,7 @@ def test_a_search_that_was_killed_goes_on_with_the_same_settings(
     assert f"Run {killed.info.run_id} was left running by a recovery that was killed" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("change", [{"lora.target_stages": {"add": [2]}}, {"lora.lora_dropout": 0.0, **HALVED}])
+@pytest.mark.parametrize("change", [{"lora.target_stages": {"add": [3]}}, {"lora.lora_dropout": 0.0, **HALVED}])
 def test_a_search_where_there_is_little_to_search_ends_in_diagnostics(
     store: MlflowClient, capsys: pytest.CaptureFixture[str], change: dict[str, Any]
 ) -> None:

@@ -92,7 +92,7 @@ def checkpoints(files: Mapping[str, Path], net: nn.Module, registered: Mapping[s
         "P2_2-CHECKPOINTS",
         "Best and last checkpoint",
         Severity.BLOCKING,
-        passed=all(measured[name] == "loads" for name in files) and measured.get(same) is True,
+        passed={"last", kept} <= {*files} and all(measured[name] == "loads" for name in files) and measured[same] is True,
         threshold=f"{' and '.join(sorted(files))} load with every key, and the {kept} is what is registered",
         measured=measured,
         advice="Look for free space in output_dir, and train it again.",
