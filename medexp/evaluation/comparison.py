@@ -1,6 +1,6 @@
 """Two models on the same cases: each metric of both, the paired difference with its interval, and what that says in words."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -130,6 +130,35 @@ def probabilities(table: pd.DataFrame) -> np.ndarray | None:
     return None
 
 
+def paired(one: pd.DataFrame, other: pd.DataFrame, columns: Sequence[str], sign: int = 1) -> pd.DataFrame:
+    """What the second gains over the first in each case that both tables hold.
+
+    Args:
+        one: A row a case: `case` and the columns, of which a case may lack some.
+        other: Likewise. One of the two says the `patient`, the second where both do; where neither does a case is a patient.
+        columns: They are averaged.
+        sign: 1 where more of them is better, -1 where less is.
+
+    Returns:
+        `case`, `patient`, `one`, `other` and `gain`, positive where the second is better; NaN where one has a value of a
+        column that the other lacks. A case without a value of either is left out.
+    """
+    first, second = (table.set_index("case") for table in (one, other))
+    owner = next((table["patient"] for table in (second, first) if "patient" in table), first.index.to_series())
+    first, second = first[list(columns)].align(second[list(columns)], join="inner", axis=0)
+    of_the_same = (first.notna() == second.notna()).all(axis=1)
+    means = {name: table.mean(axis=1).where(of_the_same) for name, table in (("one", first), ("other", second))}
+    both = pd.DataFrame({"patient": owner.reindex(first.index), **means})
+    both = both.assign(gain=sign * (both["other"] - both["one"]))[first.notna().any(axis=1) | second.notna().any(axis=1)]
+    return both.rename_axis("case").reset_index()
+
+
+def mean_gain(both: pd.DataFrame, resampling: Resampling) -> Interval:
+    """The mean over cases of `paired`'s gains, none of them NaN, with its interval by patient."""
+    within = GAIN if both[["one", "other"]].abs().to_numpy().max() <= 1 else UNBOUNDED
+    return mean_by_patient(both["gain"].to_numpy(), list(both["patient"]), resampling, within)
+
+
 def compare_tables(one: pd.DataFrame, other: pd.DataFrame, called: tuple[str, str], resampling: Resampling) -> Comparison:
     """The second's gain over the first in every metric that both have, paired by case, with an interval by patient.
 
@@ -142,28 +171,24 @@ def compare_tables(one: pd.DataFrame, other: pd.DataFrame, called: tuple[str, st
     Raises:
         DataError: Other cases, patients or labels, a value that one alone has, or no metric in common; all problems at once.
     """
-    one, other = _paired(one, other, called)
-    owner = next((table["patient"] for table in (one, other) if "patient" in table), one.index.to_series())
+    one, other = _same_cases(one, other, called)
+    owner = next(table[name] for name in ("patient", "case") for table in (one, other) if name in table)
     rows, cases, left_out = [], [], []
     for column in map(str, one):
         if not (sign := direction(column)):
             if column not in _CASE and not column.startswith("probability"):
                 left_out.append(f"{column}: nothing says whether more or less of it is better")
             continue
-        both = pd.DataFrame({"patient": owner, "one": one[column], "other": other[column]})
-        lacking = both.index[both["one"].isna() != both["other"].isna()].tolist()
-        if lacking:
+        both = paired(one, other, [column], sign)
+        if lacking := both["case"][both["gain"].isna()].tolist():
             left_out.append(f"{column} of {len(lacking)} cases, which one alone has: {some(lacking, 3)}")
         both = both.dropna()
         if both.empty:
             left_out.append(f"{column}: no case has a value of both")
             continue
-        both = both.assign(metric=column, gain=sign * (both["other"] - both["one"]))
-        within = GAIN if both[["one", "other"]].abs().to_numpy().max() <= 1 else UNBOUNDED
-        interval = mean_by_patient(both["gain"].to_numpy(), list(both["patient"]), resampling, within)
         means = float(both["one"].mean()), float(both["other"].mean())
-        rows.append(_compared(column, len(both), means, interval, called))
-        cases.append(both.rename_axis("case").reset_index()[["case", "patient", "metric", "one", "other", "gain"]])
+        rows.append(_compared(column, len(both), means, mean_gain(both, resampling), called))
+        cases.append(both.assign(metric=column)[["case", "patient", "metric", "one", "other", "gain"]])
     if not cases:
         raise DataError(all_problems(f"{called[0]} and {called[1]}", left_out))
     shares = [found for table in (one, other) if (found := probabilities(table)) is not None]
@@ -177,8 +202,8 @@ def compare_tables(one: pd.DataFrame, other: pd.DataFrame, called: tuple[str, st
     return Comparison(tuple(rows), pd.concat(cases, ignore_index=True), tuple(left_out))
 
 
-def _paired(one: pd.DataFrame, other: pd.DataFrame, called: tuple[str, str]) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Both tables by case, in one order, with the columns that both have and `patient`."""
+def _same_cases(one: pd.DataFrame, other: pd.DataFrame, called: tuple[str, str]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Both tables in one order of cases, with the columns that both have and `patient`."""
     subject = f"{called[0]} and {called[1]}"
     cases = [set(table["case"]) for table in (one, other)]
     if cases[0] != cases[1]:
@@ -191,18 +216,18 @@ def _paired(one: pd.DataFrame, other: pd.DataFrame, called: tuple[str, str]) -> 
         raise DataError(
             f"{subject}: not the same cases: {told}. Judge both on the same ones, or leave the others out of the table"
         )
-    one, other = (table.set_index("case").sort_index() for table in (one, other))
+    one, other = (table.sort_values("case", ignore_index=True) for table in (one, other))
     problems = []
-    if {"patient"} <= {*one} & {*other} and (unlike := one.index[one["patient"] != other["patient"]].tolist()):
+    if {"patient"} <= {*one} & {*other} and (unlike := one["case"][one["patient"] != other["patient"]].tolist()):
         problems.append(f"{len(unlike)} cases are of other patients: {some(unlike, 3)}")
     if {"label"} <= {*one} & {*other}:
         one, other = _same_labels(one, other), _same_labels(other, one)
-        if unlike := one.index[one["label"] != other["label"]].tolist():
+        if unlike := one["case"][one["label"] != other["label"]].tolist():
             problems.append(f"{len(unlike)} cases have other labels: {some(unlike, 3)}")
     shared = [name for name in one if name in other]
     columns = [str(name) for name in shared if direction(str(name))]
     for column in columns:
-        lacking = one.index[one[column].isna() != other[column].isna()].tolist()
+        lacking = one["case"][one[column].isna() != other[column].isna()].tolist()
         if lacking and not column.startswith(_MAY_LACK):
             problems.append(f"{column}: {len(lacking)} cases have a value in one alone (NaN is none): {some(lacking, 3)}")
     if not columns:

@@ -6,7 +6,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
 
@@ -14,14 +13,14 @@ from medexp.checks import Check, Severity
 from medexp.config.shared import Resampling
 from medexp.data.folds import folds_of
 from medexp.errors import RegistryError
-from medexp.evaluation.intervals import GAIN, MIN_PATIENTS, NOISE, UNBOUNDED, Interval, mean_by_patient
+from medexp.evaluation.comparison import mean_gain, paired
+from medexp.evaluation.intervals import MIN_PATIENTS, NOISE, Interval
 from medexp.models.kinds import kind_of, outputs_of
 from medexp.registry import journal
 from medexp.registry.definitions import Definition, PromotionPolicy
 from medexp.registry.journal import CANDIDATE, CHAMPION, Entry, Journal, Move, Outrun
 from medexp.registry.loading import load_verified
 from medexp.registry.packages import network_of, read_json
-from medexp.registry.spread import paired
 from medexp.registry.store import Pulled, Registered, pull, resolve, stored_digest
 
 
@@ -140,7 +139,7 @@ def judge(
         first: Whether the user asked for the first champion where the policy does not give it by itself.
 
     Raises:
-        RegistryError: The model has no policy.
+        RegistryError: The model has no policy, or the scores lack what it compares.
     """
     policy = definition.promotion
     if policy is None:
@@ -149,22 +148,21 @@ def judge(
     if champion is None:
         allowed = first or policy.no_champion == "promote"
         return Judgement((_checks_check(definition, candidate, revision), _first_check(policy, allowed)), pd.DataFrame(), None)
-    gains = _gains(policy, champion.per_case, scores.per_case)
+    tables = champion.per_case, scores.per_case
+    if absent := [column for column in policy.columns if not all(column in table for table in tables)]:
+        raise RegistryError(f"per_case.csv: has no column {', '.join(absent)}, which the promotion policy compares")
+    gains = paired(*tables, policy.columns, 1 if policy.direction == "maximise" else -1)
     comparable = len(gains) > 0 and bool(gains["gain"].notna().all())
     interval = None
     if comparable:
-        patients = gains["patient"].tolist()
-        resampling = Resampling(samples, policy.confidence, seed, folds_of(scores.per_case))
-        measured = np.abs(gains[["champion", "candidate"]].to_numpy())
-        within = GAIN if measured.max() <= 1 else UNBOUNDED
-        interval = mean_by_patient(gains["gain"].to_numpy(), patients, resampling, within)
+        interval = mean_gain(gains, Resampling(samples, policy.confidence, seed, folds_of(scores.per_case)))
     checks = (
         _checks_check(definition, candidate, revision),
         _data_check(scores.data_digest, champion.data_digest),
         _cases_check(policy, gains, champion, scores),
         _policy_check(policy, interval, comparable),
     )
-    return Judgement(checks, gains, interval)
+    return Judgement(checks, gains.rename(columns={"one": "champion", "other": "candidate"}), interval)
 
 
 def scores_of(pulled: Pulled) -> Scores:
@@ -373,15 +371,3 @@ def in_words(gain: Interval, metric: str) -> str:
         worse=f"it does worse than the champion in {metric}",
         same=f"no difference from the champion in {metric} that could be measured",
     )
-
-
-def _gains(policy: PromotionPolicy, champion: pd.DataFrame, candidate: pd.DataFrame) -> pd.DataFrame:
-    """The cases that both were measured on, and what the candidate gains in each."""
-    columns = list(policy.columns)
-    absent = [column for column in columns if column not in champion or column not in candidate]
-    if absent:
-        raise RegistryError(f"per_case.csv: has no column {', '.join(absent)}, which the promotion policy compares")
-    sign = 1 if policy.direction == "maximise" else -1
-    both = paired(champion, candidate, columns).rename(columns={"one": "champion", "other": "candidate"})
-    patients = candidate.set_index("case")["patient"]
-    return both.assign(patient=both["case"].map(patients), gain=sign * (both["candidate"] - both["champion"]))

@@ -15,6 +15,7 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
 from medexp.config.shared import Resampling
+from medexp.evaluation.comparison import paired
 from medexp.evaluation.intervals import NOISE, mean_by_patient
 from medexp.registry.client import answering, pages, quoted
 from medexp.registry.packages import read_json
@@ -78,35 +79,17 @@ def per_case_of(version: ModelVersion) -> pd.DataFrame | None:
         return _table(f"{location_of(version)}/{PACKAGE}/per_case.csv")
 
 
-def paired(one: pd.DataFrame, other: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
-    """Mean scores of the cases that two tables share, NaN where one has a score of a column that the other lacks.
-
-    Args:
-        one: A row a case: `case` and the columns, of which a case may lack some.
-        other: Likewise.
-        columns: They are averaged.
-
-    Returns:
-        `case`, `one` and `other`; a case without a score of either is left out.
-    """
-    first, second = one.set_index("case")[list(columns)].align(other.set_index("case")[list(columns)], join="inner", axis=0)
-    of_the_same = (first.notna() == second.notna()).all(axis=1)
-    means = {"one": first.mean(axis=1).where(of_the_same), "other": second.mean(axis=1).where(of_the_same)}
-    return pd.DataFrame(means)[first.notna().any(axis=1) | second.notna().any(axis=1)].rename_axis("case").reset_index()
-
-
 def spread_between(one: pd.DataFrame, other: pd.DataFrame, columns: Sequence[str], source: str) -> Spread | None:
     """That of two tables' differences; None of fewer than two patients, and where nothing differs.
 
     Args:
-        one: A row a case: `case`, `patient` and the columns.
+        one: As of `paired`.
         other: Other scores of the same cases.
         columns: They are averaged.
         source: What these are, in words.
     """
     both = paired(one, other, columns).dropna()
-    patients = both["case"].map(one.set_index("case")["patient"])
-    return _spread((both["one"] - both["other"]), patients, source)
+    return _spread(both["gain"], both["patient"], source)
 
 
 def spread_alone(table: pd.DataFrame, columns: Sequence[str], source: str) -> Spread | None:
