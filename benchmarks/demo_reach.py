@@ -30,7 +30,7 @@ from medexp.data.volumes.regions import REGIONS, to_regions
 from medexp.evaluation.embeddings import embed_all, volumes_as_parts
 from medexp.evaluation.intervals import Interval, mean_by_patient
 from medexp.evaluation.regression import mean_r2, r2_gains, ridge
-from medexp.evaluation.segmentation import evaluate_segmentation
+from medexp.evaluation.segmentation import evaluate_segmentation, sliding_window
 from medexp.models.heads import SegmenterWithHeads
 from medexp.models.lora import add_lora, decoder_parameters, freeze_encoder, lora_parameters
 from medexp.models.swin.network import SwinSegmenter
@@ -72,9 +72,9 @@ def mean_outputs(net: SwinSegmenter, cases: Dataset[Any], size: Sequence[int]) -
 
 
 def score(config: Phase1Config, net: SwinSegmenter, cases: Dataset[Any], accelerator: Accelerator) -> pd.DataFrame:
-    window, spacing = config.data.input_size, config.data.spacing
-    given: dict[str, Any] = {"window": window, "overlap": config.validation.overlap, "spacing": spacing}
-    return evaluate_segmentation(net.eval(), cases, accelerator=accelerator, hd95=False, **given).set_index("case")[DICE]
+    predict = sliding_window(net.eval(), config.data.input_size, config.validation.overlap, accelerator)
+    scores = evaluate_segmentation(predict, cases, spacing=config.data.spacing, accelerator=accelerator, hd95=False)
+    return scores.set_index("case")[DICE]
 
 
 def gain(config: Phase1Config, data: PreparedVolumes, arm: pd.DataFrame, reference: pd.DataFrame) -> list[Interval]:

@@ -22,25 +22,16 @@ PIXELS = ("truth", "predicted", "overlap")
 OnPrediction = Callable[[str, Tensor, Tensor, Tensor], None]
 
 
-@torch.inference_mode()
-def evaluate_segmentation(
-    net: nn.Module,
-    cases: Dataset[Any],
-    *,
-    window: Sequence[int],
-    overlap: float,
-    spacing: Sequence[float],
-    accelerator: Accelerator,
-    hd95: bool = True,
-    on_prediction: OnPrediction | None = None,
-) -> pd.DataFrame:
-    """`evaluate_masks` of what a network segments by sliding window.
+def sliding_window(
+    net: nn.Module, window: Sequence[int], overlap: float, accelerator: Accelerator
+) -> Callable[[Tensor], Tensor]:
+    """What segments a volume (1, 4, X, Y, Z) of any size window by window, as `evaluate_segmentation` wants it.
 
     Args:
-        net: From volumes (B, 4, X, Y, Z) to logits (B, 3, X, Y, Z), in eval mode.
-        cases: As of `evaluate_masks`, and the arguments after `overlap`.
+        net: From windows (B, 4, *window) to logits (B, 3, *window), in eval mode.
         window: Size of a window in voxels.
         overlap: Overlap of neighbouring windows, 0 to below 1.
+        accelerator: Precision.
     """
 
     def predict(image: Tensor) -> Tensor:
@@ -49,12 +40,11 @@ def evaluate_segmentation(
         assert isinstance(logits, Tensor)
         return logits.float()
 
-    how: dict[str, Any] = {"spacing": spacing, "accelerator": accelerator, "hd95": hd95, "on_prediction": on_prediction}
-    return evaluate_masks(predict, cases, **how)
+    return predict
 
 
 @torch.inference_mode()
-def evaluate_masks(
+def evaluate_segmentation(
     predict: Callable[[Tensor], Tensor],
     cases: Dataset[Any],
     *,

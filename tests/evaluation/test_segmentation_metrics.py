@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 
 from medexp.data.volumes.regions import to_regions
 from medexp.errors import TrainingDiverged
-from medexp.evaluation.segmentation import evaluate_segmentation, left_apart, mean_scores
+from medexp.evaluation.segmentation import evaluate_segmentation, left_apart, mean_scores, sliding_window
 
 SIZE = (32, 32, 32)
 
@@ -43,9 +43,13 @@ def cube(start: int, stop: int, value: int, shift: int = 0) -> Tensor:
 
 
 def scores(*pairs: tuple[Tensor, Tensor], **settings: Any) -> Any:
+    return judged(Oracle(), list(pairs), **settings)
+
+
+def judged(net: nn.Module, pairs: list[tuple[Tensor, Tensor]], **settings: Any) -> Any:
     accelerator = Accelerator(cpu=True)
-    fixed = {"window": SIZE, "overlap": 0.5, "spacing": (2.0, 1.0, 1.0), "accelerator": accelerator}
-    return evaluate_segmentation(Oracle(), Cases(list(pairs)), **(fixed | settings))
+    predict = sliding_window(net, SIZE, 0.5, accelerator)
+    return evaluate_segmentation(predict, Cases(pairs), spacing=(2.0, 1.0, 1.0), accelerator=accelerator, **settings)
 
 
 def test_a_perfect_prediction() -> None:
@@ -110,9 +114,8 @@ def test_logits_that_are_not_finite_are_no_empty_mask(bad: float) -> None:
             logits[..., 3, 3, 3] = bad
             return logits
 
-    fixed = {"window": SIZE, "overlap": 0.5, "spacing": (1.0, 1.0, 1.0), "accelerator": Accelerator(cpu=True)}
     with pytest.raises(TrainingDiverged, match=r"the network's output: case-0: 3 NaN or infinite values"):
-        evaluate_segmentation(Diverged(), Cases([(cube(8, 16, 3), EMPTY)]), **fixed)
+        judged(Diverged(), [(cube(8, 16, 3), EMPTY)])
 
 
 def test_cases_keep_their_order_and_predictions_are_handed_on() -> None:

@@ -12,7 +12,7 @@ from torch.nn.functional import interpolate
 from medexp.data.volumes.datasets import evaluation_dataset
 from medexp.data.volumes.prepared import PreparedVolumes
 from medexp.data.volumes.regions import REGIONS, to_regions
-from medexp.evaluation.segmentation import evaluate_masks
+from medexp.evaluation.segmentation import evaluate_segmentation
 from medexp.phases.phase1.config import Phase1Config
 from medexp.phases.shared.context import Context
 
@@ -29,7 +29,7 @@ def score_mean_mask(ctx: Context[Phase1Config], data: PreparedVolumes) -> pd.Dat
         return onto(logits, image.shape[2:]).to(image.device)
 
     cases = evaluation_dataset(data, "val", ctx.config.data, ctx.cache)
-    scores = evaluate_masks(predict, cases, spacing=ctx.config.data.spacing, accelerator=ctx.accelerator)
+    scores = evaluate_segmentation(predict, cases, spacing=ctx.config.data.spacing, accelerator=ctx.accelerator)
     patients = [data.cases[case].patient for case in scores["case"]]
     return scores.drop(columns="ce").assign(arm="mean_mask", patient=patients, split="val")
 

@@ -21,7 +21,7 @@ from medexp.data.volumes.datasets import evaluation_dataset, training_dataset
 from medexp.data.volumes.phantoms import PATIENT_PATTERN, ensure_phantoms
 from medexp.data.volumes.prepared import prepare_volumes
 from medexp.data.volumes.regions import REGIONS, to_regions
-from medexp.evaluation.segmentation import evaluate_segmentation, mean_scores
+from medexp.evaluation.segmentation import evaluate_segmentation, mean_scores, sliding_window
 from medexp.files import alone, replacing
 from medexp.models.checkpoints import load_state, load_weights, save_checkpoint, weights_digest
 from medexp.models.heads import SegmenterWithHeads
@@ -183,17 +183,12 @@ def pretrain(config: Phase1Config, accelerator: Accelerator, cache: Path, file: 
         losses = segmentation_loss(module(batch["image"])[0], to_regions(batch["label"]), "dice_bce")
         return {"loss": losses.pop("segmentation")} | losses
 
+    predict = sliding_window(net, config.data.input_size, config.validation.overlap, accelerator)
+
     def validate(module: torch.nn.Module, epoch: int) -> dict[str, float]:
-        scores = evaluate_segmentation(
-            net,
-            held_out,
-            window=config.data.input_size,
-            overlap=config.validation.overlap,
-            spacing=config.data.spacing,
-            accelerator=accelerator,
-            hd95=False,
+        return mean_scores(
+            evaluate_segmentation(predict, held_out, spacing=config.data.spacing, accelerator=accelerator, hd95=False)
         )
-        return mean_scores(scores)
 
     result = fit(
         module,

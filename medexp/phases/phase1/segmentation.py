@@ -12,7 +12,7 @@ from medexp.data.volumes.datasets import evaluation_dataset
 from medexp.data.volumes.prepared import PreparedVolumes
 from medexp.data.volumes.regions import REGIONS
 from medexp.evaluation.intervals import UNIT, Interval, by_patient, mean_by_patient
-from medexp.evaluation.segmentation import OnPrediction, evaluate_segmentation, mean_scores
+from medexp.evaluation.segmentation import OnPrediction, evaluate_segmentation, mean_scores, sliding_window
 from medexp.models.swin.network import SwinSegmenter
 from medexp.phases.phase1.config import Phase1Config
 from medexp.phases.shared.context import Context
@@ -69,10 +69,8 @@ def evaluate(
     """`medexp.evaluation.segmentation.evaluate_segmentation` of whole volumes."""
     config = ctx.config
     return evaluate_segmentation(
-        net.eval(),
+        sliding_window(net.eval(), config.data.input_size, config.validation.overlap, ctx.accelerator),
         evaluation_dataset(data, split, config.data, ctx.cache),
-        window=config.data.input_size,
-        overlap=config.validation.overlap,
         spacing=config.data.spacing,
         accelerator=ctx.accelerator,
         hd95=hd95,

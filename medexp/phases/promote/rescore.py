@@ -13,7 +13,7 @@ from medexp.data.volumes.datasets import evaluation_dataset
 from medexp.data.volumes.prepared import PreparedVolumes, prepare_volumes
 from medexp.data.volumes.regions import REGIONS
 from medexp.errors import DataError, RegistryError
-from medexp.evaluation.segmentation import evaluate_segmentation
+from medexp.evaluation.segmentation import evaluate_segmentation, sliding_window
 from medexp.models.checkpoints import load_state, load_weights
 from medexp.models.kinds import build
 from medexp.phases.promote.config import PromoteConfig
@@ -71,10 +71,8 @@ def _segmentation(
     window, spacing = evaluation["window"], contract["input"]["spacing_mm"]
     settings = replace(config.data, spacing=tuple(spacing), input_size=tuple(window))
     scores = evaluate_segmentation(
-        net.to(accelerator.device).eval(),
+        sliding_window(net.to(accelerator.device).eval(), window, evaluation["overlap"], accelerator),
         evaluation_dataset(data, split, settings, cache_root(config.cache_dir)),
-        window=window,
-        overlap=evaluation["overlap"],
         spacing=spacing,
         accelerator=accelerator,
         hd95=False,
