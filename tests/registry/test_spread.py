@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 from mlflow import MlflowClient
 
+from medexp.config.shared import Resampling
 from medexp.errors import RegistryError
 from medexp.phases.shared.foresight import in_words, known_spread
 from medexp.registry.planning import plan
@@ -90,6 +91,9 @@ def test_before_training_a_line_says_what_can_be_seen_and_by_what(publish: Publi
     assert line.startswith(
         "With 16 validation patients a difference in Dice of 0.03 would be seen with 80 % (differences betw"
     )
+    folded = in_words("Dice", 16, "out-of-fold", known_spread(DICE, [NAME]), Resampling(100, 0.95, 0, folds=5).excess)
+    assert folded.startswith("With 16 out-of-fold patients a difference in Dice of 0.045 would be seen"), "1.5 times as much"
+    assert "in intervals that are wider because of the folds" in folded and "folds" not in line
     assert "disagreed on 30%" in in_words("accuracy", 40, "test", known_spread(["correct"], [NAME]))
 
 

@@ -28,6 +28,7 @@ from medexp.phases.shared.images import (
     example,
     log_training,
     masks,
+    outlined_patients,
     read_images,
     segment,
 )
@@ -45,7 +46,7 @@ def run(config: Phase2_1Config) -> None:
     """The whole phase; `Phase2_1Config` says what can be set."""
     with context(PHASE, config) as ctx:
         images = read(ctx)
-        foresee(ctx, "Dice", ["dice"], images.data.rows("val")["patient"], ["phase2_1_multitask"])
+        foresee(ctx, "Dice", ["dice"], outlined_patients(images), ["phase2_1_multitask"])
         trained, evidence = trained_and_judged(ctx, images, train, answer, score)
         scans = evidence.tables[0]
         interval = intervals(scans, ctx.resampling)["dice"]

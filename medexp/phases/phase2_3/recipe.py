@@ -47,6 +47,7 @@ from medexp.phases.shared.images import (
     encoder_alone,
     log_training,
     masks,
+    outlined_patients,
     predict,
     predict_and_dice,
     read_images,
@@ -92,7 +93,7 @@ def run(config: Phase2_3Config) -> None:
     with context(PHASE, config) as ctx:
         work = read(ctx)
         ctx.demand(*guard(work, "val"))
-        foresee(ctx, "Dice", ["dice"], work.data.rows("val")["patient"], [MODEL, work.pulled["multitask"].name])
+        foresee(ctx, "Dice", ["dice"], outlined_patients(work.images), [MODEL, work.pulled["multitask"].name])
         trained, evidence = trained_and_judged(ctx, work, train, answer, score)
         compared = compare(ctx, work, evidence)
         log_compared(ctx, work.images, compared)

@@ -22,20 +22,22 @@ def foresee(
     frozen: pd.DataFrame | None = None,
     split: str = "validation",
 ) -> None:
-    """Print and log one line: with the split's patients, what difference would be seen with 80 %, and by what spread.
+    """Print and log one line: with the patients that judge, what difference would be seen with 80 %, and by what spread.
 
     Args:
         ctx: The phase's context.
         metric: What is compared, in words.
         columns: Of per-case scores, which are averaged; `correct` is a share of the cases.
-        patients: Patient of each case of the split.
+        patients: Patient of each case that is judged in it.
         models: Whose earlier versions are looked at, in this order; the first with such scores tells the spread.
         frozen: Scores of the network before training, a row a case, where no earlier version has any.
-        split: validation or test, in words.
+        split: validation or test, in words, where one split judges; where folds do, these are named.
     """
     if not ctx.accelerator.is_main_process:
         return
-    line = in_words(metric, patients.nunique(), split, known_spread(columns, models, frozen))
+    resampling, spread = ctx.resampling, known_spread(columns, models, frozen)
+    judging = "out-of-fold" if resampling.folds else split
+    line = in_words(metric, patients.nunique(), judging, spread, resampling.excess)
     print(line)
     ctx.run.reporter.text(f"{line}\n", "power.txt")
 
@@ -53,12 +55,13 @@ def known_spread(columns: Sequence[str], models: Sequence[str], frozen: pd.DataF
     return None
 
 
-def in_words(metric: str, patients: int, split: str, spread: Spread | None) -> str:
-    """The line."""
-    cases = f"{patients} {split} patient{'' if patients == 1 else 's'}"
+def in_words(metric: str, patients: int, judging: str, spread: Spread | None, excess: float = 1.0) -> str:
+    """The line; `excess` as of `Resampling`, whose intervals are wider where folds judge."""
+    cases = f"{patients} {judging} patient{'' if patients == 1 else 's'}"
     if spread is None:
         return f"What difference in {metric} {cases} can show is not known before a first version is judged."
-    seen, source = smallest_difference(patients, spread.value), f"{spread.source}: SD {spread.value:.2g}"
+    seen, source = smallest_difference(patients, spread.value * excess**0.5), f"{spread.source}: SD {spread.value:.2g}"
+    source += ", in intervals that are wider because of the folds" if excess > 1 else ""
     if not seen < 1:
         return f"With {cases} no difference in {metric} could be told ({source})."
     return f"With {cases} a difference in {metric} of {seen:.2g} would be seen with 80 % ({source})."

@@ -194,6 +194,11 @@ def read_images(
     return Images(config, data, ctx.accelerator)
 
 
+def outlined_patients(images: Images) -> pd.Series:
+    """Patient of each slice that is judged by Dice: those without a tumour have none."""
+    return images.data.rows("val").query("tumour_pixels > 0")["patient"]
+
+
 def demand_outlines(images: Images, *splits: str) -> None:
     """Splits can be judged by: one slice of each has tumour in its mask at the size that the network sees.
 

@@ -25,7 +25,7 @@ from medexp.tracking.reporter import MlflowReporter
 from medexp.tracking.runs import tracked_run
 from tests.configured import configured
 from tests.phases.shared.image_runs import MODELS, SIZE, Pipeline, brain, run, settings
-from tests.runs import history, last_run, logged_table, measured
+from tests.runs import artifact, history, last_run, logged_table, measured
 
 NAME = MODELS["phase2_2"]
 
@@ -55,6 +55,7 @@ def test_each_case_is_judged_once_and_what_is_registered_was_trained_on_all_of_t
     rows = logged_table(whole, "per_case.csv")
     assert list(rows["case"]) == list(possible["case"]) and set(rows["source"]) == {"brats", "kaggle"}
     assert len(rows[["patient", "fold"]].drop_duplicates()) == rows["patient"].nunique()
+    assert f"With {rows['patient'].nunique()} out-of-fold patients a difference in accuracy of " in told
     assert "3 folds of " in told and f"{len(learned)} cases that it builds on are trained on in each" in told
     for number, one in enumerate(folds, 1):
         own = logged_table(one, "per_case.csv")
@@ -184,7 +185,10 @@ def test_networks_are_judged_out_of_fold_too(client: MlflowClient, pipeline: Pip
         rows = logged_table(whole, path)
         assert rows["case"].is_unique and set(rows["fold"]) == {1, 2}
         assert set(rows["patient"]) <= judged
-    assert whole.data.metrics["val/final/dice"] == pytest.approx(logged_table(whole, tables[-1])["dice"].mean())
+    scans = logged_table(whole, tables[-1])
+    assert whole.data.metrics["val/final/dice"] == pytest.approx(scans["dice"].mean())
+    told = artifact(whole, "power.txt").read_text()
+    assert f"With {scans.dropna(subset='dice')['patient'].nunique()} out-of-fold patients a difference in Dice of " in told
 
 
 def test_nobody_is_left_to_judge_where_what_it_builds_on_was_trained_on_all(
