@@ -221,14 +221,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sets", type=int, default=1000, help="data sets a cell (1000: a standard error of 0.7 %%)")
     parser.add_argument("--samples", type=int, default=500, help="resamples of an interval")
-    parser.add_argument("--only", default="", help="kinds of figures whose name holds this")
+    parser.add_argument("--only", nargs="+", default=[""], help="kinds of figures whose name holds one of these")
+    parser.add_argument("--rows", choices=("one", "several"), help="of a patient, several in clusters; without it both")
     options = parser.parse_args()
     seconds = []
-    for clusters in (False, True):
+    for clusters in {"one": (False,), "several": (True,), None: (False, True)}[options.rows]:
         print(f"\n{'clusters' if clusters else 'a row a patient'}: percentile -> now (mean width / share without an interval)")
         print(f"{'':<22}" + "".join(f"{f'{count} patients':<26}" for count in PATIENTS))
         for name, draw in CELLS.items():
-            if options.only not in name:
+            if not any(part in name for part in options.only):
                 continue
             truth = truth_of(draw, clusters)
             cells = []
