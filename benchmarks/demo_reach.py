@@ -172,7 +172,7 @@ def main() -> None:
 
     def predicted(net: SwinSegmenter) -> Any:
         train, val = features(net, data, config, accelerator, cache)
-        return ridge(train, truth["train"], val)
+        return ridge(train, truth["train"], [data.cases[case].patient for case in data.ids("train")], val)
 
     read_frozen = predicted(net)
     print(f"R2 of GAP10, frozen {mean_r2(truth['val'], read_frozen):.3f}", flush=True)

@@ -103,9 +103,9 @@ def read_off(
     Columns: case, reader, source, SEMANTIC_FEATURES. The readers are `probe`, linear and fitted on the training cases, of all
     sources and of intensity statistics; and `heads`, trained with the adapters, of `adapted` and `unadapted`.
     """
-    learned = semantics(data, "train")
+    learned, owners = semantics(data, "train"), [data.cases[case].patient for case in data.ids("train")]
     read = {
-        ("probe", name): ridge(source.train, learned, source.held_out)
+        ("probe", name): ridge(source.train, learned, owners, source.held_out)
         for name, source in {**features, "intensity": intensities(data)}.items()
     }
     for name in ("adapted", "unadapted") if heads is not None else ():
