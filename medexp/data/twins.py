@@ -1,12 +1,15 @@
-"""Twins: copies of a picture or volume that are not equal to it, such as one rescaled, saved anew, cropped at its border, or
-of another brightness. A perceptual hash finds them: it is computed once a file and kept with what else is known of it.
+"""Twins: copies of a picture or volume that are not equal to it, such as one rescaled, saved anew, cropped at its border, of
+another brightness, mirrored or turned. A perceptual hash finds them: it is computed once a file and kept with what else is
+known of it.
 
 The hash is what is there on a coarse grid, by rank, so that no brightness or contrast matters, less its own blur, so that two
-heads are not alike for being heads. Two hashes are compared by their correlation. docs/twins.md: what the thresholds rest on.
+heads are not alike for being heads. Two hashes are compared by their correlation, with one of them as it is, mirrored and
+turned: it is a grid, so that nothing is read again for that. docs/twins.md: what the thresholds rest on.
 """
 
 import functools
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -16,7 +19,7 @@ from scipy import ndimage, stats
 
 from medexp.arrays import Array
 
-LEAST = {16**2: 0.92, 12**3: 0.94}
+LEAST = {16**2: 0.92, 10**3: 0.84}
 """Correlation from which on two are twins, by number of the hash's values: of a picture, of a volume."""
 
 OF_A_SCAN = 0.8
@@ -24,14 +27,24 @@ OF_A_SCAN = 0.8
 are alike, those near the top above all."""
 
 BASES = 2
-"""Views of a hash that others are held against."""
+"""Views of a hash that others are held against, where it has so many."""
 
-_SIDE = {2: 16, 3: 12}  # of the grid, by dimensions
+_SIDE = {2: 16, 3: 10}  # of the grid, by dimensions
+_RIM = {2: 0, 3: 1}  # cells around it that are left out: a volume's hold the outline of a head, which any two have in common
+_DIMENSIONS = {side**dimensions: dimensions for dimensions, side in _SIDE.items()}  # by number of the hash's values
 _FIRST = {2: 128, 3: 64}  # what larger images are averaged to before anything else
 _BLUR = {2: 2.0, 3: 1.5}  # standard deviation, in steps of the grid
 _CROPS = (0.0, 0.03, 0.06, 0.1)  # shares that are cut from each side, so that what somebody cropped is found
+_FEWEST = 8  # lines of a box along each axis
 _LEVELS = 16  # of a value: a hexadecimal digit
 _BLOCK = 1024  # rows compared at a time
+_MIRRORED = {2: 1, 3: 0}  # axis from left to right: of a picture (H, W), of a volume along R, A, S
+_TURNS: Mapping[int, Sequence[Callable[[Array], Array]]] = {
+    2: [partial(np.rot90, k=quarters, axes=(-2, -1)) for quarters in range(4)],
+    3: [partial(np.flip, axis=axes) for axes in ((), (-2,), (-1,), (-2, -1))],
+}
+"""How grids (N, views, ...) lie, as they are first: with each of them also mirrored from left to right it is all quarter turns
+and mirror images of a picture, and a volume mirrored along any of its axes, which is what a wrong affine comes to."""
 
 
 class Owned(Protocol):
@@ -64,12 +77,12 @@ def perceptual_hash(image: Array, *, cropped: bool = False) -> tuple[str, ...]:
         cropped: Whether copies that were cropped at the border are looked for too.
 
     Returns:
-        Views, each of 256 (a picture) or 1728 (a volume) hexadecimal digits: of the whole, of the box around what is brighter
-        or darker than the background, and with `cropped` three further ones of each. The first two are what others are held
-        against.
+        Views of hexadecimal digits. Of a picture 256 each: of the whole, of the box around what is brighter or darker than the
+        background, and with `cropped` three further ones of each; the first two are what others are held against. Of a volume
+        one of 1000, of what lies within that box.
     """
     coarse = _averaged(image, tuple(min(length, _FIRST[image.ndim]) for length in image.shape))
-    views = [coarse, coarse[_box(coarse)]]
+    views = [coarse, coarse[_box(coarse)]][image.ndim - 2 :]
     return tuple(_digits(_inner(view, share)) for share in (_CROPS if cropped else _CROPS[:1]) for view in views)
 
 
@@ -165,24 +178,48 @@ def _by_size(hashes: Sequence[tuple[str, ...]]) -> list[tuple[Array, NDArray[np.
 
 def _pairs(mine: Array, theirs: Array) -> Iterable[tuple[Any, Any, Array]]:
     """Rows of both whose hashes are alike, and how much: each view against the one that it was cropped from, and the whole
-    against the box, which it is where there is no border. One matrix product each, in blocks."""
-    least = LEAST[mine.shape[-1]]
-    compared = [(view, view % BASES) for view in range(mine.shape[1])] + [(0, 1), (1, 0)]
+    against the box, which it is where there is no border; of what was turned the whole and the box alone. One matrix product
+    each, in blocks."""
+    least, count = LEAST[mine.shape[-1]], mine.shape[1]
+    bases = min(count, BASES)
+    compared = [(view, view % bases) for view in range(count)] + [(0, 1), (1, 0)][: 2 * (bases - 1)]
+    ours = next(_parts(mine))
+    both = [*zip(_parts(theirs[:, :bases]), [compared, *[compared[:bases]] * 3], strict=True)]
     for start in range(0, len(mine), _BLOCK):
-        block = mine[start : start + _BLOCK]
-        best = np.full((len(block), len(theirs)), -1, np.float32)
-        for view, base in compared:
-            np.maximum(best, block[:, view] @ theirs[:, base].T, out=best)
+        even, odd = (part[start : start + _BLOCK] for part in ours)
+        best = np.full((len(even), len(theirs)), -1, np.float32)
+        for (their_even, their_odd), views in both:
+            for view, base in views:
+                alike = odd[:, view] @ their_odd[:, base].T
+                np.abs(alike, out=alike)
+                alike += even[:, view] @ their_even[:, base].T
+                np.maximum(best, alike, out=best)
         rows, columns = np.nonzero(best > least)
         yield rows + start, columns, best[rows, columns].astype(float)
 
 
+def _parts(values: Array) -> Iterator[tuple[Array, Array]]:
+    """What mirroring from left to right leaves as it is and what it turns round, of values (N, views, values), for each turn.
+
+    A correlation is the sum of that of the even parts and that of the odd ones, and the difference with one of both mirrored:
+    with the absolute value of the odd one it is the larger of the two, at the cost of one.
+    """
+    dimensions = _DIMENSIONS[values.shape[-1]]
+    side, flat = _SIDE[dimensions], (*values.shape[:2], -1)
+    half = side // 2
+    for turn in _TURNS[dimensions]:
+        turned = turn(values.reshape(*values.shape[:2], *[side] * dimensions))
+        grids = np.moveaxis(turned, 2 + _MIRRORED[dimensions], -1) * np.float32(np.sqrt(0.5))
+        left, right = grids[..., :half], grids[..., : half - 1 : -1]
+        yield (left + right).reshape(flat), (left - right).reshape(flat)
+
+
 def _digits(image: Array) -> str:
-    side, blur = _SIDE[image.ndim], _BLUR[image.ndim]
-    small = _averaged(image, (side,) * image.ndim)
+    side, rim, blur = _SIDE[image.ndim], _RIM[image.ndim], _BLUR[image.ndim]
+    small = _averaged(image, (side + 2 * rim,) * image.ndim)
     ranks = stats.rankdata(small).reshape(small.shape)
     edges = ranks - ndimage.gaussian_filter(ranks, blur)
-    scaled = np.clip(edges / (2.5 * edges.std() or 1), -1, 1)
+    scaled = np.clip(edges / (2.5 * edges.std() or 1), -1, 1)[(slice(rim, rim + side),) * image.ndim]
     return "".join(f"{level:x}" for level in np.round((scaled + 1) / 2 * (_LEVELS - 1)).astype(int).ravel())
 
 
@@ -209,7 +246,7 @@ def _box(image: Array) -> tuple[slice, ...]:
     for axis in range(image.ndim):
         counts = shown.sum(axis=tuple(other for other in range(image.ndim) if other != axis))
         places = np.flatnonzero(counts > 0.05 * counts.max())
-        box.append(slice(places[0], places[-1] + 1) if len(places) >= _SIDE[image.ndim] // 2 else slice(None))
+        box.append(slice(places[0], places[-1] + 1) if len(places) >= _FEWEST else slice(None))
     return tuple(box)
 
 

@@ -10,7 +10,7 @@ import pandas as pd
 from medexp.checks import Check, Severity
 from medexp.data.manifest import patient_sha256
 from medexp.data.prepared import Prepared
-from medexp.data.twins import OF_A_SCAN, like
+from medexp.data.twins import LEAST, OF_A_SCAN, like
 from medexp.errors import RegistryError
 from medexp.registry.package import Parent
 from medexp.registry.packages import read_json
@@ -29,7 +29,7 @@ class _Seen:
         voxels: The models that saw a scan, by the sha256 of its voxels.
         hashes: Perceptual hashes of scans: the hash, the sha256 of the patient's id, and the model that saw it.
         models: All models whose cases are known.
-        unhashed: Those of them whose packages hold no perceptual hashes, as older ones.
+        unhashed: Those of them whose packages hold no perceptual hashes, or others, as older ones.
         unknown: The others, and why.
     """
 
@@ -75,7 +75,7 @@ def leak_check(pulled: Pulled, cases: pd.DataFrame, learned: Sequence[str] = LEA
         if by_voxels:
             leaks[", ".join(sorted(by_voxels))].append(f"{row.patient} (the voxels of case {row.case})")
         if by_hash:
-            leaks[", ".join(sorted(by_hash))].append(f"{row.patient} (a copy of case {row.case}, scaled or saved anew)")
+            leaks[", ".join(sorted(by_hash))].append(f"{row.patient} (a copy of case {row.case}, saved anew or mirrored)")
         if by_id or by_voxels or by_hash:
             leaked.add(row.patient)
     return _check(cases, seen, leaks, len(leaked), learned)
@@ -165,7 +165,9 @@ def _seen_by(models: Sequence[Pulled], learned: Sequence[str]) -> _Seen:
         called = f"{model.name} version {model.version}"
         if (model.folder / model.cases).is_file():
             rows = pd.read_csv(model.folder / model.cases, dtype=str, keep_default_na=False)
-            hashed = "perceptual_hash" in rows
+            hashed = "perceptual_hash" in rows and {
+                len(view) for views in rows["perceptual_hash"] for view in views.split()
+            } <= set(LEAST)
             if not hashed:
                 seen.unhashed.append(called)
             for row in rows[rows["split"].isin(learned)].itertuples():

@@ -17,12 +17,14 @@ from tests.data.volumes.small_cases import a_case, a_fact
 from tests.small import data_config
 
 
-def a_head(seed, dimensions=2, side=96):
-    """An ellipsoid of smooth random tissue, as bright as another one, on black."""
+def a_head(seed, dimensions=2, side=96, symmetric=0.0):
+    """An ellipsoid of smooth random tissue, as bright as another one, on black; with so much of its mirror image in it."""
     rng = np.random.default_rng(seed)
-    axes = np.meshgrid(*[np.linspace(-1.2, 1.2, side)] * dimensions, indexing="ij")
+    edge = 1.2 if dimensions == 2 else 0.85
+    axes = np.meshgrid(*[np.linspace(-edge, edge, side)] * dimensions, indexing="ij")
     inside = sum((axis / radius) ** 2 for axis, radius in zip(axes, (0.95, 0.8, 0.85), strict=False)) < 1
-    tissue = ndimage.gaussian_filter(rng.normal(size=inside.shape), side / 20)
+    tissue = ndimage.gaussian_filter(rng.normal(size=inside.shape), side / (20 if dimensions == 2 else 10))
+    tissue += symmetric * np.flip(tissue, 1 if dimensions == 2 else 0)
     return (inside * (120 + 40 * tissue / tissue.std())).clip(0, 255).astype(np.float32)
 
 
@@ -47,6 +49,12 @@ COPIES = {
     "cropped": lambda pixels: pixels[5:-5, 5:-5],
     "cropped into the head": lambda pixels: pixels[12:-12, 12:-12],
     "with a border": lambda pixels: np.pad(pixels, 10),
+    "mirrored": np.fliplr,
+    "upside down": np.flipud,
+    "turned by a quarter": np.rot90,
+    "mirrored and turned": lambda pixels: np.rot90(np.fliplr(pixels)),
+    "mirrored, cropped into the head": lambda pixels: np.fliplr(pixels)[12:-12, 12:-12],
+    "turned and saved anew": lambda pixels: saved(np.rot90(pixels), quality=30),
     "half the size, brighter, saved anew": lambda pixels: saved(resized(pixels, 48, 48) * 1.2, quality=50),
 }
 
@@ -64,16 +72,32 @@ def test_a_copy_of_a_picture_is_found_and_no_other_picture(change):
 
 
 def test_a_copy_of_a_volume_is_found_and_no_other_volume():
+    """All have one outline, which tells nothing."""
     volumes = [a_head(seed, 3, 40) for seed in range(6)]
     hashes = [perceptual_hash(voxels) for voxels in volumes]
     for change in (
         lambda voxels: ndimage.zoom(voxels, 0.75, order=1),
         lambda voxels: voxels * 3 + np.random.default_rng(0).normal(0, 3, voxels.shape),
-        lambda voxels: voxels[2:-2, 2:-2, 1:],
+        lambda voxels: voxels + np.random.default_rng(0).normal(0, 15, voxels.shape),
+        lambda voxels: ndimage.rotate(voxels, 4, (1, 2), reshape=False, order=1),
+        lambda voxels: ndimage.gaussian_filter(voxels, 1),
+        lambda voxels: voxels[1:-1, 1:-1, 1:],
         lambda voxels: np.pad(voxels, 4),
+        lambda voxels: voxels[::-1],
+        lambda voxels: ndimage.zoom(voxels[::-1], 0.75, order=1),
+        lambda voxels: voxels[::-1, ::-1],  # an affine that says LPS where it is RAS
     ):
         found = like([perceptual_hash(change(voxels)) for voxels in volumes], hashes)
         assert [*zip(found["one"], found["other"], strict=True)] == [(place, place) for place in range(6)]
+
+
+@pytest.mark.parametrize(("dimensions", "side"), [(2, 96), (3, 40)])
+def test_heads_that_are_nearly_their_own_mirror_image_are_no_copies_of_each_other(dimensions, side):
+    heads = [a_head(seed, dimensions, side, symmetric=0.9) for seed in range(6)]
+    hashes = [perceptual_hash(head) for head in heads]
+    mirrored = [perceptual_hash(np.flip(head, 1 if dimensions == 2 else 0)) for head in heads]
+    found = like(mirrored, hashes)
+    assert [*zip(found["one"], found["other"], strict=True)] == [(place, place) for place in range(6)]
 
 
 def test_a_constant_picture_is_like_none_and_a_tiny_one_is_hashed():

@@ -186,7 +186,7 @@ def test_a_copy_of_what_was_learned_from_is_found_and_no_other_case_is(make: Mak
     found = check(made, with_hashes(held_out(n1="x", n2="y"), [a_hash(1), a_hash(7)]))
     assert not found.passed
     assert found.measured["leaked_patients"] == 1
-    assert found.measured["seen"] == "n1 (a copy of case n1-0, scaled or saved anew) by phase1_encoder_merged version 1"
+    assert found.measured["seen"] == "n1 (a copy of case n1-0, saved anew or mirrored) by phase1_encoder_merged version 1"
     assert check(made, with_hashes(held_out(n1="x", n2="y"), [a_hash(8), a_hash(7)])).passed
 
 
@@ -198,9 +198,12 @@ def test_slices_are_copies_where_most_of_a_scan_are(make: Make) -> None:
     assert check(made, with_hashes(scan, [a_hash(seed) for seed in (*range(3), *range(20, 27))])).passed
 
 
-def test_a_package_without_hashes_is_named(make: Make) -> None:
+@pytest.mark.parametrize("hashes", [None, "0f" * 864], ids=["none", "of another length"])
+def test_a_package_without_hashes_is_named(make: Make, hashes: str | None) -> None:
     """As those that an older medexp wrote."""
-    found = check(make(ENCODER_MODEL, seen(train="m1").drop(columns="perceptual_hash")), held_out(n1="x"))
+    learned = seen(train="m1").drop(columns="perceptual_hash")
+    learned = learned if hashes is None else learned.assign(perceptual_hash=hashes)
+    found = check(make(ENCODER_MODEL, learned), with_hashes(held_out(n1="x"), [a_hash(0)]))
     assert found.passed
     assert "copies were not looked for in phase1_encoder_merged version 1" in found.threshold
     assert found.measured["no_copies_looked_for_in"] == "phase1_encoder_merged version 1"

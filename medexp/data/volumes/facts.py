@@ -26,7 +26,7 @@ from medexp.data.volumes.semantics import INTENSITY_STATISTICS, SEMANTIC_FEATURE
 from medexp.errors import DataError
 from medexp.files import replacing
 
-VERSION = 6
+VERSION = 7
 """Part of the cache key: raise it when what is computed here, in `background`, `semantics` or `brats` changes."""
 
 

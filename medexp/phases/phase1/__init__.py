@@ -19,7 +19,7 @@ PHASE = Phase(
         "CONTROLS",
         "ATTRIBUTION",
     ),
-    revision=2,
+    revision=3,
     diagnosis=Diagnosis(
         curves=("train/loss", "train/grad_norm", "val/dice_WT"),
         scores="dice_",

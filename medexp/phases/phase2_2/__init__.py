@@ -8,7 +8,7 @@ PHASE = Phase(
     Phase2_2Config,
     "medexp.phases.phase2_2.recipe",
     checks=("TWINS", "LEAK", "P2_2-FROZEN", "P2_2-CHECKPOINTS", "P2_2-ACCURACY", "P2_2-MAJORITY", "SHORTCUT", "CONTROLS"),
-    revision=2,
+    revision=3,
     next={"phase2_2_classifier": "mlflow run . -e phase2_3   trains all of it together"},
 )
 __getattr__ = from_recipe(PHASE)

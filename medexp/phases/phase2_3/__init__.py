@@ -8,6 +8,6 @@ PHASE = Phase(
     Phase2_3Config,
     "medexp.phases.phase2_3.recipe",
     checks=("TWINS", "LEAK", "P2_3-DICE", "P2_3-ACCURACY", "P2_3-GAIN", "SHORTCUT", "CONTROLS"),
-    revision=3,
+    revision=4,
 )
 __getattr__ = from_recipe(PHASE)

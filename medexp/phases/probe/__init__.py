@@ -8,6 +8,6 @@ PHASE = Phase(
     ProbeConfig,
     "medexp.phases.probe.recipe",
     checks=("TWINS", "LEAK", "PROBE_MAJORITY", "PROBE_ATTRIBUTION", "SHORTCUT", "CONTROLS"),
-    revision=2,
+    revision=3,
 )
 __getattr__ = from_recipe(PHASE)
