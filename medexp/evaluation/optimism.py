@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+import pandas as pd
 
 from medexp.arrays import Array
 from medexp.config.shared import Resampling
@@ -44,6 +45,24 @@ class Optimism:
         if f"{self.change:.3f}".lstrip("-") == "0.000":
             return f"{what} {self.score:.3f}, which the choice did not flatter: new patients are expected to say the same."
         return f"{what} {self.score:.3f}; chosen for its luck too, it is expected to be {self.expected:.3f} on new patients."
+
+
+def as_one_mean(*groups: pd.Series) -> pd.Series:
+    """Values whose mean is the mean of the groups' means, so that `optimism` can judge a choice by that.
+
+    To first order they move with a resample as that mean does: each is the whole mean and, by its group's share in it, what
+    the case deviates from its group (the infinitesimal jackknife; Efron and Tibshirani, "An Introduction to the Bootstrap",
+    1993, chapter 21). What comes of it can be a group in turn.
+
+    Args:
+        groups: Values of cases, by patient; one without cases counts for nothing.
+
+    Returns:
+        All their values, one after another, by patient.
+    """
+    there = [group for group in groups if len(group)]
+    count, whole = sum(map(len, there)), float(np.mean([group.mean() for group in there]))
+    return pd.concat([whole + (group - group.mean()) * count / (len(there) * len(group)) for group in there])
 
 
 def optimism(

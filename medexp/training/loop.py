@@ -64,15 +64,16 @@ class Objective:
 
     Attributes:
         loss: From (module, batch, epoch) to scalars; `loss` is minimised, all are reported under `train/`.
-        validate: From (module in eval mode, epoch) to scores, reported under `val/`: numbers, or values of cases (N,), of
-            which the mean is reported. Called in every process.
+        validate: From (module in eval mode, epoch) to scores, reported under `val/`: numbers, or values of cases by patient,
+            of which the mean is reported; of the criterion such values, in the same order each time, or nobody can tell what
+            its choice made of it. Called in every process.
         monitor: The criterion: the score by which training stops early. Its best value is the best epoch's; the earliest of
             equals.
         direction: Whether its largest or its smallest value is the best. NaN is never better than anything.
     """
 
     loss: Callable[[nn.Module, Batch, int], dict[str, Tensor]]
-    validate: Callable[[nn.Module, int], Mapping[str, float | Array]]
+    validate: Callable[[nn.Module, int], Mapping[str, float | pd.Series]]
     monitor: str
     direction: Literal["maximize", "minimize"] = "maximize"
 
@@ -92,8 +93,9 @@ class FitResult:
         epoch: The kept one, from 0: the last, or, where training may stop early, the best.
         best_epoch: Epoch of the best monitored value, from 0; -1 where nothing was validated.
         best_value: That value; NaN where nothing was validated.
-        cases: The monitored values of cases at each validated epoch (epochs, cases); one case where validation gave their mean
+        cases: The monitored values of cases at each validated epoch (epochs, cases); none where validation gave their mean
             alone.
+        patients: Patient of each of these cases.
         chosen: Whether the kept epoch was chosen by these values.
         monitor: What they are.
         direction: Which way they are better.
@@ -104,6 +106,7 @@ class FitResult:
     best_epoch: int
     best_value: float
     cases: Array
+    patients: Sequence[str]
     chosen: bool
     monitor: str
     direction: Literal["maximize", "minimize"]
@@ -119,6 +122,7 @@ class _Progress:
     history: list[dict[str, float]] = field(default_factory=list)
     reported: list[tuple[int, dict[str, float]]] = field(default_factory=list)
     cases: list[list[float]] = field(default_factory=list)
+    patients: list[str] = field(default_factory=list)
 
 
 Collate = Callable[[list[Any]], Any]
@@ -224,7 +228,9 @@ def fit(
                 module.eval()
                 scores = objective.validate(module, epoch)
                 row |= {f"val/{name}": float(np.mean(value)) for name, value in scores.items()}
-                done.cases.append(np.atleast_1d(scores[objective.monitor]).tolist())
+                if isinstance(monitored := scores[objective.monitor], pd.Series):
+                    done.cases.append(monitored.tolist())
+                    done.patients = list(map(str, monitored.index))
             report({k: v for k, v in row.items() if k == "epoch" or k.startswith(("val/", "train/lr_"))}, (epoch + 1) * steps)
             value = row.get(f"val/{objective.monitor}")
             done.epoch = epoch + 1
@@ -257,6 +263,7 @@ def fit(
         done.best_epoch,
         done.best_value,
         np.array(done.cases),
+        done.patients,
         chosen,
         objective.monitor,
         objective.direction,

@@ -97,6 +97,7 @@ def test_the_terminal_tells_the_result_and_what_to_do_next(first: tuple[Run, str
         "CONTROLS",
         *(f"TEST_2.{number}" for number in range(1, 7)),
         "ATTRIBUTION",
+        "No epoch was chosen, the last one is kept; the test split was not read.",
         "phase1_encoder_merged version 1 (candidate, champion)",
         "Next, browse it:  make ui   (or: medexp ui), then open ",
         "models:/phase1_encoder_merged@champion",
@@ -248,7 +249,7 @@ def test_a_second_run_that_is_killed_goes_on_and_is_version_2_with_identical_met
 def test_a_failed_blocking_check_ends_the_run_failed_with_exit_code_3_and_no_alias(
     home: Home, first: tuple[Run, str], tmp_path: Path
 ) -> None:
-    """In a store of its own, on a folder of the user's with a case left out, without semantic heads."""
+    """In a store of its own, on a folder of the user's with a case left out, without semantic heads, choosing an epoch."""
     (data,) = (home.folder / "cache" / "medexp" / "phantoms").glob("meningioma*")
     (tmp_path / "cache").symlink_to(home.folder / "cache")
     other = Home(tmp_path)
@@ -259,12 +260,14 @@ def test_a_failed_blocking_check_ends_the_run_failed_with_exit_code_3_and_no_ali
             "data.exclude": f"[{cases[0]}]",
             "aux_heads.enabled": "false",
             "validation.min_dice_wt": "0.999",
+            "training.patience": "1",
         }
     )
     assert done.returncode == 3, done.stdout + done.stderr
     assert "pretraining" not in done.stdout  # the base does not depend on the user's cases
     assert "BLOCKING check failed: TEST_2.5" in done.stderr
     assert "Traceback" not in done.stderr
+    assert re.search(r"The chosen epoch has a validation dice of [\d.]+[,;] .*new patients", done.stdout)
     run = other.runs()[0]
     assert run.info.status == "FAILED"
     assert run.data.tags["medexp.verdict"] == "FAILED"

@@ -4,10 +4,11 @@ import math
 from typing import Literal
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from medexp.config.shared import Resampling
-from medexp.evaluation.optimism import optimism
+from medexp.evaluation.optimism import as_one_mean, optimism
 
 DRAWS = Resampling(200, 0.95, 0)
 
@@ -50,6 +51,34 @@ def test_of_one_that_is_clearly_the_best_nothing_is_said_to_be_lost() -> None:
 def test_of_candidates_that_truly_differ_a_part_is_told_and_rather_too_much() -> None:
     real, told = gaps(np.linspace(0, 0.6, 20), "maximize")
     assert -0.35 < real < -0.05 and told - 0.02 < real and told > 2 * real
+
+
+def two_tasks(true: float, patients: int, seed: int) -> pd.Series:
+    """As of phase 2.3: a score of the scans of some patients, and the mean recall of two unlike classes of all of them."""
+    rng = np.random.default_rng(seed)
+    names = np.array([f"p{index}" for index in range(patients)])
+    tumour = np.arange(patients) % 4 > 0
+    dice = pd.Series(0.7 + true + rng.normal(0, 0.1, patients), names)[tumour]
+    right = pd.Series((rng.uniform(size=patients) < np.where(tumour, 0.9, 0.6) + true).astype(float), names)
+    return as_one_mean(dice, as_one_mean(right[tumour], right[~tumour]))
+
+
+def test_a_choice_by_the_mean_of_two_tasks_is_judged_too() -> None:
+    plain = two_tasks(0.0, 4000, 0)
+    assert plain.mean() == pytest.approx((0.7 + (0.9 + 0.6) / 2) / 2, abs=0.02)
+    told, real = [], []
+    for seed in range(100):
+        scores = [two_tasks(0.0, 40, 1000 * seed + epoch) for epoch in range(10)]
+        found = optimism(np.stack(scores), list(scores[0].index), "maximize", DRAWS)
+        told.append(found.change)
+        real.append(0.725 - found.score)
+    assert np.mean(real) < -0.04, "the simulation has no optimism to find"
+    assert np.mean(told) == pytest.approx(np.mean(real), rel=0.2)
+
+
+def test_groups_of_one_kind_are_the_values_themselves() -> None:
+    values = pd.Series([0.1, 0.5, 0.9], ["a", "b", "b"])
+    pd.testing.assert_series_equal(as_one_mean(values, values[:0]), values)
 
 
 def test_where_there_is_nothing_to_choose_nothing_is_lost() -> None:

@@ -27,6 +27,7 @@ from tests.phases.shared.interrupting import killed_in
 from tests.runs import history, last_run, logged_table, measured
 
 BAD = {phase: import_module(f"tests.phases.{phase}.bad_input").BAD for phase in MODELS}
+CHOSEN_BY = {"phase2_1": "dice", "phase2_2": "cross_entropy", "phase2_3": "both"}
 INTERRUPTED = [  # after so many epochs, with these keys
     ("phase2_1", 2, {}, ["train/loss", "val/dice"]),
     ("phase2_2", 3, {"training__cache_features": "true"}, ["train/loss"]),
@@ -38,7 +39,7 @@ INTERRUPTED = [  # after so many epochs, with these keys
 def test_no_phase_that_can_be_searched_is_left_out() -> None:
     """Phase 1, which trains on volumes, is in tests/end_to_end."""
     assert {*MODELS, "phase1"} == set(phases.studied())
-    assert {phase for phase, *_ in INTERRUPTED} == MODELS.keys()
+    assert {phase for phase, *_ in INTERRUPTED} == CHOSEN_BY.keys() == MODELS.keys()
 
 
 # ----------------------------------------------------------------------------------------------------------------- versions
@@ -81,6 +82,23 @@ def test_a_definition_holds_for_the_version_that_its_phase_made(client: MlflowCl
     assert figures and not any("+" in line for line in figures), "no differences"
     version = client.get_model_version_by_alias(name, "champion")
     assert version.tags["medexp.run"] == last_run(client, phase).info.run_id
+
+
+# ------------------------------------------------------------------------------------------------------ epochs that are kept
+
+
+@pytest.mark.parametrize(("phase", "criterion"), CHOSEN_BY.items())
+def test_what_the_choice_of_an_epoch_made_of_its_score_is_said_and_nothing_where_none_was_chosen(
+    client: MlflowClient, pipeline: Pipeline, capsys: pytest.CaptureFixture[str], phase: str, criterion: str
+) -> None:
+    """That of phase 1 is in tests/end_to_end."""
+    kept = pipeline.told[phase]
+    assert "No epoch was chosen, the last one is kept" in kept and "new patients" not in kept
+    assert run(phase, pipeline.folder, training__patience="1", training__epochs="2", shown="0") in (0, 3)
+    said = f"The best epoch was chosen on .* The chosen epoch has a validation {criterion} of ([\\d.]+)[,;] .*new patients"
+    (score,) = re.findall(said, capsys.readouterr().out)
+    values = [value for _, value in history(client, last_run(client, phase), f"val/{criterion}")]
+    assert float(score) == pytest.approx(min(values) if phase == "phase2_2" else max(values), abs=6e-4)
 
 
 # ------------------------------------------------------------------------------------------------------------------- trials

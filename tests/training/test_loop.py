@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from accelerate import Accelerator
 from torch import nn
 from torch.utils.data import Dataset
 
-from medexp.arrays import Array
 from medexp.config.training import TrainingConfig
 from medexp.errors import StorageError, TrainingDiverged
 from medexp.reporting import NullReporter
@@ -88,7 +88,7 @@ def train(
     order: Order | None = None,
     see: Callable[[dict[str, torch.Tensor]], None] = lambda batch: None,
     starts: int = 0,
-    scores: Sequence[float | Array] | None = None,
+    scores: Sequence[float | pd.Series] | None = None,
     direction: Literal["maximize", "minimize"] = "maximize",
     net: nn.Sequential | None = None,
 ) -> FitResult:
@@ -99,9 +99,10 @@ def train(
         see(batch)
         return {"loss": scale * nn.functional.mse_loss(module(batch["x"]), batch["y"])}
 
-    def validate(module: nn.Module, epoch: int) -> dict[str, float | Array]:
+    def validate(module: nn.Module, epoch: int) -> dict[str, float | pd.Series]:
         assert not module.training
-        score: float | Array = float(sum(p.detach().sum() for p in module.parameters())) if scores is None else scores[epoch]
+        total = float(sum(p.detach().sum() for p in module.parameters()))
+        score = total if scores is None else scores[epoch]
         return {"score": score, "epoch_seen": epoch}
 
     return fit(
@@ -376,13 +377,14 @@ def test_a_last_epoch_that_is_not_a_number_is_not_kept(tmp_path: Path) -> None:
 
 
 def test_values_of_cases_are_reported_as_their_mean_and_kept(tmp_path: Path) -> None:
-    scores = [np.array([epoch, 2.0, 6.0]) for epoch in range(4)]
+    scores = [pd.Series([epoch, 2.0, 6.0], ["p1", "p1", "p2"]) for epoch in range(4)]
     found = train(tmp_path / "whole", Recorder(), scores=scores)
     assert list(found.history["val/score"]) == pytest.approx([8 / 3, 3, 10 / 3, 11 / 3])
     assert np.array_equal(found.cases, np.stack(scores))
     with pytest.raises(KeyboardInterrupt):
         train(tmp_path / "cut", Recorder(2), scores=scores)
-    assert np.array_equal(train(tmp_path / "cut", Recorder(), scores=scores).cases, found.cases)
+    gone_on = train(tmp_path / "cut", Recorder(), scores=scores)
+    assert np.array_equal(gone_on.cases, found.cases) and gone_on.patients == found.patients == ["p1", "p1", "p2"]
 
 
 def test_patience_counts_from_the_smallest_value_where_that_is_the_best(tmp_path: Path) -> None:

@@ -25,13 +25,14 @@ from medexp.data.volumes.datasets import training_dataset
 from medexp.data.volumes.prepared import PreparedVolumes
 from medexp.data.volumes.regions import to_regions
 from medexp.evaluation.intervals import Interval, mean_by_patient
+from medexp.evaluation.segmentation import mean_scores
 from medexp.files import filling
 from medexp.models.heads import SegmenterWithHeads, SemanticHeads
 from medexp.models.lora import MergeCertificate, merge_lora
 from medexp.models.swin.network import SwinSegmenter
 from medexp.phases.phase1.config import Phase1Config
 from medexp.phases.phase1.pretrained import Base
-from medexp.phases.phase1.segmentation import draw_overlay, evaluate, with_mean_dice
+from medexp.phases.phase1.segmentation import dice_by_patient, draw_overlay, evaluate
 from medexp.phases.shared.context import Context
 from medexp.tracking.steps import code_digest
 from medexp.training.loop import Batch, FitResult, Group, Objective
@@ -126,9 +127,10 @@ def fit_arm(
             total = total + aux_weight(epoch, config.aux_heads) * parts["semantic"]
         return {"loss": total} | parts
 
-    def validate(_: nn.Module, epoch: int) -> dict[str, float]:
+    def validate(_: nn.Module, epoch: int) -> dict[str, float | pd.Series]:
         draw = partial(draw_overlay, ctx, data, arm, epoch + 1)
-        return with_mean_dice(evaluate(ctx, data, module.net, "val", hd95=False, on_prediction=draw))
+        scores = evaluate(ctx, data, module.net, "val", hd95=False, on_prediction=draw)
+        return {**mean_scores(scores), "dice": dice_by_patient(scores)}
 
     goal, about = Objective(loss, validate, "dice"), ARMS[arm]
     return ctx.fit(module, groups, crops(ctx, data, "train"), goal, title=about.training, arm=arm, prefix=about.metrics)

@@ -24,7 +24,7 @@ from medexp.phases.phase1.reach import Reach
 from medexp.phases.shared.context import Context
 from medexp.phases.shared.folds import Evidence
 from medexp.phases.shared.packaging import PHANTOMS, contract, made_with, packaged
-from medexp.phases.shared.publishing import Summary, caveat, selection
+from medexp.phases.shared.publishing import Summary, selection
 from medexp.registry import store
 from medexp.registry.package import Package, Parent
 from medexp.registry.tags import upstream_tag
@@ -214,6 +214,6 @@ def summary(ctx: Context[Phase1Config], judged: Judged) -> Summary:
         title=f"{evidence.on} Dice (cases: {cases}, patients: {patients})",
         head=["arm", *REGIONS, "epoch"],
         rows=rows,
-        words=[judged.in_words, *judged.apart, evidence.caveat("dice_WT") or caveat(judged.fits["lora"])],
+        words=[judged.in_words, *judged.apart, evidence.caveat("dice_WT", judged.fits["lora"], ctx.resampling)],
         first=first + ([checks.controls_in_words(as_good)] if as_good else []),
     )

@@ -12,6 +12,7 @@ from medexp.data.volumes.datasets import evaluation_dataset
 from medexp.data.volumes.prepared import PreparedVolumes
 from medexp.data.volumes.regions import REGIONS
 from medexp.evaluation.intervals import UNIT, Interval, by_patient, mean_by_patient
+from medexp.evaluation.optimism import as_one_mean
 from medexp.evaluation.segmentation import OnPrediction, evaluate_segmentation, mean_scores, sliding_window
 from medexp.models.swin.network import SwinSegmenter
 from medexp.phases.phase1.config import Phase1Config
@@ -26,15 +27,19 @@ def score_arm(
 ) -> pd.DataFrame:
     """Dice, HD95 and cross-entropy per case of a split, with the arm, patient and split in each row."""
     draw = partial(draw_overlay, ctx, data, arm, None)
-    scores = evaluate(ctx, data, net, split, hd95=True, on_prediction=draw)
-    patients = [data.cases[case].patient for case in scores["case"]]
-    return scores.assign(arm=arm, patient=patients, split=split)
+    return evaluate(ctx, data, net, split, hd95=True, on_prediction=draw).assign(arm=arm, split=split)
 
 
 def with_mean_dice(per_case: pd.DataFrame) -> dict[str, float]:
     """Mean scores, and `dice`, the mean over the regions that any case holds."""
     scores = mean_scores(per_case)
     return scores | {"dice": float(np.nanmean([scores[f"dice_{region}"] for region in REGIONS]))}
+
+
+def dice_by_patient(per_case: pd.DataFrame) -> pd.Series:
+    """Values whose mean is `dice` as of `with_mean_dice`, for who chooses by it."""
+    by_patient = per_case.set_index("patient")
+    return as_one_mean(*(by_patient[column].dropna() for column in DICE))
 
 
 def intervals(per_case: pd.DataFrame, resampling: Resampling) -> dict[str, Interval]:
@@ -66,9 +71,9 @@ def evaluate(
     hd95: bool,
     on_prediction: OnPrediction,
 ) -> pd.DataFrame:
-    """`medexp.evaluation.segmentation.evaluate_segmentation` of whole volumes."""
+    """`medexp.evaluation.segmentation.evaluate_segmentation` of whole volumes, and each case's patient."""
     config = ctx.config
-    return evaluate_segmentation(
+    scores = evaluate_segmentation(
         sliding_window(net.eval(), config.data.input_size, config.validation.overlap, ctx.accelerator),
         evaluation_dataset(data, split, config.data, ctx.cache),
         spacing=config.data.spacing,
@@ -76,6 +81,7 @@ def evaluate(
         hd95=hd95,
         on_prediction=on_prediction,
     )
+    return scores.assign(patient=[data.cases[case].patient for case in scores["case"]])
 
 
 def draw_overlay(

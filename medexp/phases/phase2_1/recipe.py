@@ -9,7 +9,6 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from medexp.arrays import Array
 from medexp.config.shared import Resampling
 from medexp.evaluation.intervals import UNIT, Interval, mean_by_patient
 from medexp.evaluation.segmentation import left_apart
@@ -33,7 +32,7 @@ from medexp.phases.shared.images import (
     segment,
 )
 from medexp.phases.shared.packaging import packaged
-from medexp.phases.shared.publishing import Summary, caveat, selection
+from medexp.phases.shared.publishing import Summary, selection
 from medexp.phases.shared.trials import studied
 from medexp.registry.package import Package
 from medexp.training.loop import Batch, Group, Objective
@@ -78,8 +77,8 @@ def train(ctx: Context[Phase2_1Config], images: Images) -> Trained:
         parts = segmentation_loss(module(batch["image"], do_cls=False)["seg"], batch["mask"], "batch_dice_bce")
         return {"loss": parts.pop("segmentation")} | parts
 
-    def validate(_: nn.Module, epoch: int) -> dict[str, Array]:
-        return {"dice": dice(images, partial(segment, net))["dice"].dropna().to_numpy()}
+    def validate(_: nn.Module, epoch: int) -> dict[str, pd.Series]:
+        return {"dice": dice(images, partial(segment, net)).set_index("patient")["dice"].dropna()}
 
     groups = [Group("network", config.training.lr_network, [one for one in net.parameters() if one.requires_grad])]
     data, goal = images.of("train", augment=True, masked=True), Objective(loss, validate, "dice")
@@ -138,7 +137,6 @@ def summary(ctx: Context[Phase2_1Config], images: Images, trained: Trained, evid
     """Dice over the scans that it was judged by."""
     scans = evidence.tables[0]
     row = [str(trained.fitted.epoch + 1), str(interval), str(scans["dice"].count()), str(interval.patients)]
-    judged = scans.loc[scans["dice"].notna(), "patient"].tolist()
     return Summary(
         headline=f"phase 2.1, profile {ctx.config.profile}, on {images.data.source}",
         title=f"{evidence.on} Dice of a scan's slices together",
@@ -147,6 +145,6 @@ def summary(ctx: Context[Phase2_1Config], images: Images, trained: Trained, evid
         words=[
             *left_apart(scans),
             f"Intervals of {ctx.config.confidence:.0%}, by patient.",
-            evidence.caveat("dice") or caveat(trained.fitted, judged, ctx.resampling),
+            evidence.caveat("dice", trained.fitted, ctx.resampling),
         ],
     )

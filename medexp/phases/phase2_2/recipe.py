@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import Dataset
 
-from medexp.arrays import Array
 from medexp.checks import Check
 from medexp.config.shared import Resampling
 from medexp.data.images.sampling import sampling_order
@@ -151,10 +151,10 @@ def train(ctx: Context[Phase2_2Config], work: Work) -> Trained:
     def loss(module: nn.Module, batch: Batch, epoch: int) -> dict[str, Tensor]:
         return {"loss": functional.cross_entropy(module(batch["image"]).float(), batch["label"], weight)}
 
-    def validate(_: nn.Module, epoch: int) -> dict[str, float | Array]:
+    def validate(_: nn.Module, epoch: int) -> dict[str, float | pd.Series]:
         found = predict(head, cases, "val")
         right = float(accuracy(found, np.ones((1, len(found.truth))))[0])
-        return {"accuracy": right, "cross_entropy": cross_entropy(found)}
+        return {"accuracy": right, "cross_entropy": pd.Series(cross_entropy(found), cases.of("val")["patient"])}
 
     group = Group("head", training.lr_head, list(head.parameters()))
     goal = Objective(loss, validate, "cross_entropy", "minimize")

@@ -14,7 +14,7 @@ from medexp.phases.shared.context import Context
 from medexp.phases.shared.controls import Beside
 from medexp.phases.shared.folds import Evidence
 from medexp.phases.shared.packaging import packaged
-from medexp.phases.shared.publishing import Summary, caveat, selection
+from medexp.phases.shared.publishing import Summary, selection
 from medexp.registry.package import Package
 from medexp.registry.packages import SPLIT_HEAD
 from medexp.training.loop import FitResult
@@ -89,7 +89,7 @@ def summary(
             *pooled(judged),
             *words[1:],
             f"Intervals of {ctx.config.confidence:.0%}, by patient.",
-            evidence.caveat("accuracy") or caveat(fitted, list(judged.rows["patient"]), ctx.resampling),
+            evidence.caveat("accuracy", fitted, ctx.resampling),
         ],
         first=controls.first,
         beside=controls.table(f"beside controls, the same {len(judged.rows)} cases"),

@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 
-import numpy as np
 import pandas as pd
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
@@ -31,7 +30,8 @@ from medexp.phases.phase2_3 import PHASE, checks
 from medexp.phases.phase2_3.alternating import BothTasks, alternating
 from medexp.phases.phase2_3.config import Phase2_3Config
 from medexp.phases.phase2_3.report import MODEL, Compared, log_compared, package, summary
-from medexp.phases.shared.classification import as_table, judge, predictions_in
+from medexp.phases.phase2_3.scoring import both_by_patient, both_tasks, told
+from medexp.phases.shared.classification import judge, predictions_in
 from medexp.phases.shared.context import Context, context
 from medexp.phases.shared.controls import beside, of_images
 from medexp.phases.shared.folds import Evidence, Scored, Tables, trained_and_judged
@@ -49,7 +49,6 @@ from medexp.phases.shared.images import (
     masks,
     outlined_patients,
     predict,
-    predict_and_dice,
     read_images,
     segment,
 )
@@ -179,8 +178,9 @@ def train(ctx: Context[Phase2_3Config], work: Work) -> Trained:
         entropy = cross_entropy(module(batch["image"], do_seg=False)["cls"].float(), batch["label"], weight)
         return {"loss": entropy, "classification": entropy}
 
-    def validate(_: nn.Module, epoch: int) -> dict[str, float]:
-        return both_tasks(images, told(images, net, "val"), "val")
+    def validate(_: nn.Module, epoch: int) -> dict[str, float | pd.Series]:
+        tables = told(images, net, "val")
+        return {**both_tasks(images, tables, "val"), "both": both_by_patient(images, tables, "val")}
 
     groups = [
         Group("encoder", training.lr_encoder, list(net.encoder.parameters())),
@@ -189,20 +189,6 @@ def train(ctx: Context[Phase2_3Config], work: Work) -> Trained:
     ]
     data, goal = BothTasks(segmented, classified), Objective(loss, validate, "both")
     return Trained(net, ctx.fit(net, groups, data, goal, title="joint fine-tuning", order=order))
-
-
-def told(images: Images, net: MultiTaskModel, split: str) -> Tables:
-    """What a network says of each image, and Dice of each scan."""
-    found, scans = predict_and_dice(images, net, split)
-    return as_table(images.data.rows(split), found), scans
-
-
-def both_tasks(images: Images, tables: Tables, split: str) -> dict[str, float]:
-    """Mean Dice over scans, balanced accuracy, and the mean of the two, `both`."""
-    found = predictions_in(tables[0], images.data.rows(split))
-    balanced = float(balanced_accuracy(found, np.ones((1, len(found.truth))))[0])
-    scores = {"dice": float(tables[1]["dice"].mean()), "balanced_accuracy": balanced}
-    return scores | {"both": sum(scores.values()) / 2}
 
 
 def answer(ctx: Context[Phase2_3Config], work: Work, trained: Trained, split: str) -> Tables:

@@ -16,7 +16,7 @@ from medexp.phases.shared.controls import Beside
 from medexp.phases.shared.folds import Evidence
 from medexp.phases.shared.images import CLASSES, Images, claims, example
 from medexp.phases.shared.packaging import packaged, parent_of
-from medexp.phases.shared.publishing import Summary, caveat, selection
+from medexp.phases.shared.publishing import Summary, selection
 from medexp.registry.package import Package
 from medexp.registry.packages import read_json
 from medexp.registry.store import Pulled
@@ -115,7 +115,7 @@ def summary(
             *left_apart(scans),
             *pooled(compared.judged),
             f"Intervals of {ctx.config.confidence:.0%}, by patient.",
-            evidence.caveat("both") or caveat(fitted),
+            evidence.caveat("both", fitted, ctx.resampling),
         ],
         first=compared.controls.first,
         beside=compared.controls.table(f"joint training beside controls, the same {number} images"),

@@ -21,6 +21,7 @@ from medexp.data.splits import patient_groups
 from medexp.errors import DataError
 from medexp.evaluation.intervals import Interval
 from medexp.phases.shared.context import Context, Settings
+from medexp.phases.shared.publishing import caveat
 from medexp.registry.leaks import learned_cases
 from medexp.registry.store import Pulled
 from medexp.reporting import NullReporter, Reporter
@@ -100,10 +101,11 @@ class Evidence:
             "folds, each by a training for as many epochs that had not seen its patient"
         )
 
-    def caveat(self, figure: str) -> str:
-        """What to know of figures out of fold, and how far the folds lie apart in one of them; empty where there are none."""
+    def caveat(self, figure: str, fitted: FitResult, resampling: Resampling) -> str:
+        """What to know of the figures: of those out of fold, how far the folds lie apart in one of them; of one training, what
+        the choice of its epoch made of them."""
         if self.epochs is None:
-            return ""
+            return caveat(fitted, resampling)
         return (
             f"Each case is judged by one of {len(self.folds)} trainings that had not seen its patient; the registered version "
             f"was trained on all of them, for {self.epochs} epochs. From fold to fold {figure.replace('_', ' ')} went from "

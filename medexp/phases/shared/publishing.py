@@ -27,20 +27,17 @@ from medexp.tracking.ui import next_line
 from medexp.training.loop import FitResult
 
 
-def caveat(fitted: FitResult, patients: Sequence[str] = (), resampling: Resampling | None = None) -> str:
+def caveat(fitted: FitResult, resampling: Resampling) -> str:
     """What to know of a training's validation figures: by what its epoch was kept, and what that made of them.
 
     Args:
-        fitted: The training.
-        patients: Patient of each case that `fitted.cases` has values of; empty where it has none.
-        resampling: How resamples are drawn; given with `patients`.
+        fitted: The training, with its monitored values of cases.
+        resampling: How resamples are drawn.
     """
     if not fitted.chosen:
         return "No epoch was chosen, the last one is kept; the test split was not read."
     said = "The best epoch was chosen on these same validation cases; the test split was not read."
-    if not patients or resampling is None:
-        return said
-    found = optimism(fitted.cases, patients, fitted.direction, resampling)
+    found = optimism(fitted.cases, fitted.patients, fitted.direction, resampling)
     return f"{said} {found.told(f'The chosen epoch has a validation {fitted.monitor} of')}"
 
 

@@ -157,8 +157,7 @@ def ids(home: Home) -> list[str]:
 
 
 def scored(home: Home, net: SwinSegmenter) -> pd.DataFrame:
-    scores = evaluate(home.ctx, home.data, net, "val", hd95=False, on_prediction=lambda *_: None)
-    return scores.assign(patient=[home.data.cases[case].patient for case in scores["case"]])
+    return evaluate(home.ctx, home.data, net, "val", hd95=False, on_prediction=lambda *_: None)
 
 
 def arms_with(home: Home, *dice: float) -> pd.DataFrame:

@@ -11,12 +11,12 @@ from medexp.training.loop import FitResult
 DRAWS = Resampling(200, 0.95, 0)
 
 
-def trained(cases: np.ndarray, *, chosen: bool) -> FitResult:
+def trained(cases: np.ndarray, patients: list[str], *, chosen: bool) -> FitResult:
     """Epochs with these scores of cases, of which the largest mean is the best."""
     means = cases.mean(axis=1)
     best = int(means.argmax())
     kept = best if chosen else len(cases) - 1
-    return FitResult(pd.DataFrame(), kept, best, float(means[best]), cases, chosen, "dice", "maximize")
+    return FitResult(pd.DataFrame(), kept, best, float(means[best]), cases, patients, chosen, "dice", "maximize")
 
 
 def noise(patients: int = 30) -> tuple[np.ndarray, list[str]]:
@@ -25,13 +25,13 @@ def noise(patients: int = 30) -> tuple[np.ndarray, list[str]]:
 
 def test_of_the_last_epoch_nothing_is_said_to_be_lost() -> None:
     cases, patients = noise()
-    said = caveat(trained(cases, chosen=False), patients, DRAWS)
+    said = caveat(trained(cases, patients, chosen=False), DRAWS)
     assert said == "No epoch was chosen, the last one is kept; the test split was not read."
 
 
 def test_an_epoch_that_is_the_best_by_chance_is_said_to_fall_to_what_all_of_them_are() -> None:
     cases, patients = noise()
-    said = caveat(trained(cases, chosen=True), patients, DRAWS)
+    said = caveat(trained(cases, patients, chosen=True), DRAWS)
     best = cases.mean(axis=1).max()
     assert f"The chosen epoch has a validation dice of {best:.3f}; chosen for its luck too, it is expected to be 0." in said
     expected = float(said.split("expected to be ")[1].split(" on new")[0])
@@ -41,9 +41,9 @@ def test_an_epoch_that_is_the_best_by_chance_is_said_to_fall_to_what_all_of_them
 def test_one_that_is_clearly_the_best_is_not() -> None:
     cases, patients = noise()
     cases[7] += 1
-    assert "which the choice did not flatter" in caveat(trained(cases, chosen=True), patients, DRAWS)
+    assert "which the choice did not flatter" in caveat(trained(cases, patients, chosen=True), DRAWS)
 
 
 def test_of_few_patients_nothing_is_expected() -> None:
     cases, patients = noise(5)
-    assert "what new patients would say cannot be told from 5" in caveat(trained(cases, chosen=True), patients, DRAWS)
+    assert "what new patients would say cannot be told from 5" in caveat(trained(cases, patients, chosen=True), DRAWS)
