@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pandas as pd
@@ -158,7 +158,7 @@ def _copied(cases: pd.DataFrame, seen: _Seen) -> dict[str, set[str]]:
 
 def _seen_by(models: Sequence[Pulled], learned: Sequence[str]) -> _Seen:
     """What models and all their ancestors learned from, each read once."""
-    given = {(model.name, model.version): model for model in models}
+    given = {(model.name, model.version, model.cases): model for model in models}
     seen, waiting, met = _Seen(), list(given.values()), set(given)
     while waiting:
         model = waiting.pop(0)
@@ -168,21 +168,22 @@ def _seen_by(models: Sequence[Pulled], learned: Sequence[str]) -> _Seen:
             hashed = "perceptual_hash" in rows and {
                 len(view) for views in rows["perceptual_hash"] for view in views.split()
             } <= set(LEAST)
-            if not hashed:
+            if not hashed and called not in seen.unhashed:
                 seen.unhashed.append(called)
             for row in rows[rows["split"].isin(learned)].itertuples():
                 if hashed and row.perceptual_hash:
                     seen.hashes.append((tuple(str(row.perceptual_hash).split()), str(row.patient_sha256), called))
                 seen.patients[str(row.patient_sha256)].add(called)
                 seen.voxels[str(row.voxels_sha256)].add(called)
-            seen.models.append(called)
+            if called not in seen.models:  # as of a model that was taken whole, and of another that took a part of it
+                seen.models.append(called)
         else:
             seen.unknown.append(called)
         for record in read_json(model.folder, "parents.json").values():
             parent = Parent(**record)
-            if (parent.name, str(parent.version)) in met:
+            if (which := (parent.name, str(parent.version), parent.cases)) in met:
                 continue
-            met.add((parent.name, str(parent.version)))
+            met.add(which)
             found = fetch_parent(parent)
             if isinstance(found, Pulled):
                 waiting.append(found)
@@ -192,7 +193,7 @@ def _seen_by(models: Sequence[Pulled], learned: Sequence[str]) -> _Seen:
 
 
 def fetch_parent(parent: Parent) -> Pulled | str:
-    """An ancestor's package, or what is to be said of one that there is not."""
+    """An ancestor's package, with the cases of what was taken over from it, or what is to be said of one that there is not."""
     if parent.version is None:
         return f"{parent.name}, which is not registered,"
     uri = f"models:/{parent.name}/{parent.version}"
@@ -205,7 +206,7 @@ def fetch_parent(parent: Parent) -> Pulled | str:
         return (
             f"{parent.name} version {parent.version} of digest {str(parent.digest)[:12]}, whose number another model has now,"
         )
-    return found
+    return replace(found, cases=parent.cases)
 
 
 def _first(leaks: Mapping[str, Sequence[str]]) -> str:

@@ -9,6 +9,7 @@ import pandas as pd
 from torch import Tensor
 
 from medexp.checks import Check
+from medexp.registry.packages import CASES
 
 
 @dataclass(frozen=True)
@@ -20,12 +21,14 @@ class Parent:
         version: Its version; None where it is not registered.
         digest: Digest of its package; None where it is not registered.
         weights_digest: `medexp.models.checkpoints.weights_digest` of its weights.
+        cases: The file of its package that says what the weights that were taken over were trained and selected on.
     """
 
     name: str
     version: str | None
     digest: str | None
     weights_digest: str
+    cases: str = CASES
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ per_case.csv          its scores, a row a case
 cases.csv             what its weights were trained and selected on, patients as sha256; absent where it is not known
 split/                a head and the cases.csv of its own, where the weights have seen the validation cases and it has not:
                       what a later phase goes on from that is judged on these; not part of the model
-parents.json          what it was made from: names, versions and digests
+parents.json          what it was made from: names, versions, digests, and which file of theirs says what that was trained on
 judge/                what it takes to judge it again on other cases, such as the decoder of an encoder; not part of the model
 README.md             the model card
 manifest.json         size and sha256 of each of these, and one digest over them all

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import mlflow
@@ -17,6 +18,7 @@ from medexp.errors import RegistryError
 from medexp.registry.definitions import load_definition
 from medexp.registry.leaks import leak_check, unknown_check
 from medexp.registry.package import Parent
+from medexp.registry.packages import SPLIT_CASES
 from medexp.registry.registration import register
 from medexp.registry.store import Pulled, Registered
 from tests.packages import ENCODER, SEGMENTER
@@ -149,6 +151,26 @@ def test_ancestors_of_ancestors_are_read_and_one_of_two_ways_once(make: Make) ->
     found = check(model, held_out(g1="x"))
     assert found.measured["seen"] == "g1 by bsf_base version 1"
     assert found.threshold.count("bsf_base version 1") == 1
+
+
+def test_of_an_ancestor_the_cases_count_of_what_was_taken_over_from_it(
+    make: Make, written: Callable[..., Path], tmp_path: Path, store: MlflowClient
+) -> None:
+    """As phase 2.3 takes the head of the training split alone from a classifier that was then trained on all cases."""
+    apart = tmp_path / "split.csv"
+    seen(train="h1", val="h2").to_csv(apart, index=False)
+    folder = written(name=ENCODER_MODEL, architecture=ENCODER, cases=seen(train="h1 h2"), extra={SPLIT_CASES: apart})
+    whole = parent(register(store.create_run("0").info.run_id, folder, load_definition(ENCODER_MODEL), "PASSED"))
+    joint = make(ENCODER_MODEL, seen(train="m1"), classifier=replace(whole, cases=SPLIT_CASES))
+    grandchild = make(ENCODER_MODEL, seen(train="n1"), encoder=parent(joint))
+    for made in (joint, grandchild):
+        assert leak_check(pulled(made), held_out(h2="x"), learned=("train",)).passed
+        assert not leak_check(pulled(made), held_out(h1="x"), learned=("train",)).passed
+        assert not check(made, held_out(h2="x")).passed, "it was selected on them"
+    assert not leak_check(pulled(make(ENCODER_MODEL, seen(train="m1"), head=whole)), held_out(h2="x"), ("train",)).passed
+    both = make(ENCODER_MODEL, seen(train="m2"), encoder=parent(joint), head=whole)
+    found = leak_check(pulled(both), held_out(h2="x"), learned=("train",))
+    assert not found.passed and found.threshold.count(f"{ENCODER_MODEL} version 1") == 1
 
 
 @pytest.mark.parametrize(

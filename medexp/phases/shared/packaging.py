@@ -43,7 +43,8 @@ def contract(name: str, output: str, example: Mapping[str, Any]) -> dict[str, An
 
 def parent_of(pulled: Pulled) -> Parent:
     """A package as what is made from it names it."""
-    return Parent(pulled.name, pulled.version, pulled.digest, read_json(pulled.folder, MANIFEST)["weights_digest"])
+    weights_digest = read_json(pulled.folder, MANIFEST)["weights_digest"]
+    return Parent(pulled.name, pulled.version, pulled.digest, weights_digest, pulled.cases)
 
 
 def packaged(

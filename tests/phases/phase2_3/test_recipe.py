@@ -19,7 +19,7 @@ from medexp.models.unet.network import MultiTaskModel
 from medexp.phases.phase2_3.alternating import alternating
 from medexp.phases.shared.split_head import of_the_split
 from medexp.registry.leaks import split_check
-from medexp.registry.packages import SPLIT_HEAD
+from medexp.registry.packages import SPLIT_CASES, SPLIT_HEAD
 from tests.configured import configured
 from tests.phases.shared.image_runs import MODELS, Pipeline, run, settings
 from tests.runs import artifact, last_run, logged_table
@@ -71,6 +71,7 @@ def test_the_earlier_phases_are_judged_on_the_same_cases_and_come_out_as_they_di
     assert scans.set_index("case")["dice_before"].to_dict() == pytest.approx(before.to_dict())
     assert metrics["val/final/dice"] == pytest.approx(scans["dice"].mean())
     assert metrics["val/gain/dice"] == pytest.approx((scans["dice"] - scans["dice_before"]).mean())
+    assert metrics["val/both"] == pytest.approx((metrics["val/final/dice"] + metrics["val/final/balanced_accuracy"]) / 2)
     gain = metrics["val/final/balanced_accuracy"] - metrics["phase2_2/balanced_accuracy"]
     assert metrics["val/gain/balanced_accuracy"] == pytest.approx(gain)
     assert list(logged_table(made, "per_case.csv")["case"]) == list(logged_table(second, "per_case.csv")["case"])
@@ -204,6 +205,9 @@ def test_after_folds_it_goes_on_from_a_head_that_has_not_seen_the_validation_cas
     first = registry.pull(f"models:/{MODELS['phase2_1']}/1")
     assert split_check([of_the_split(heads[1], ClassificationHead(16, 2)), first], "", data).passed
     assert not split_check([heads[1], first], "", data).passed, "the head that is registered has seen them"
+    built_on = registry.pull(f"models:/{NAME}/2")
+    assert split_check([built_on], "", data).passed, "whoever builds on it is asked what it was made from"
+    assert json.loads((built_on.folder / "parents.json").read_text())["classifier"]["cases"] == SPLIT_CASES
 
 
 # ------------------------------------------------------------------------------------------------------------------ bad input
