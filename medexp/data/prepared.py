@@ -27,6 +27,7 @@ class Prepared(Generic[CaseT, FactsT]):
         source: What they are in words: the folders, or which phantoms.
         dropped: One row for each that is in no split, with its reason; empty where all are used.
         held: The validation cases that folds took in; empty where there are none.
+        notes: What a reader must know of them, a sentence or two each.
     """
 
     cases: Mapping[str, CaseT]
@@ -36,6 +37,7 @@ class Prepared(Generic[CaseT, FactsT]):
     source: str
     dropped: pd.DataFrame = field(default_factory=pd.DataFrame)
     held: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def ids(self, split: str) -> tuple[str, ...]:
         """The ids of train, val or test, sorted."""

@@ -59,6 +59,24 @@ def patient_of(pattern: str) -> Callable[[str], str]:
     return patient
 
 
+def unnamed(source: str, scans: Sequence[str], pattern: str) -> str:
+    """What a reader must know where no name says whose a scan is, and what to give where several are of one patient.
+
+    Args:
+        source: Where they come from.
+        scans: Their names.
+        pattern: `patient_pattern`, which matches none of them.
+    """
+    tries = ((other, len({*map(patient_of(other), scans)})) for other in ("^(.+)_", "^(.+)-"))
+    fitting = [f"-P 'data.patient_pattern={other}' makes {count}" for other, count in tries if 2 < count < len(scans)]
+    give = " or ".join(fitting) or "-P 'data.patient_pattern=REGEX', whose first group is the patient"
+    return (
+        f"{source}: data.patient_pattern ({pattern}) finds a patient in none of {len(scans)} names, such as {min(scans)}. "
+        "Each counts as a patient of its own, and splits, folds and intervals by patient rest on that. If fewer patients are "
+        f"meant: {give}."
+    )
+
+
 def make_splits(cases: Sequence[Owned], facts: Iterable[Digested], data: DataConfig | ImageDataConfig, seed: int) -> Splits:
     """Draws validation, test and training patients, in this order. The same cases in another order give the same splits.
 
@@ -88,11 +106,12 @@ def make_splits(cases: Sequence[Owned], facts: Iterable[Digested], data: DataCon
 
 
 def by_label(groups: Iterable[Sequence[str]], labels: Mapping[str, str]) -> dict[str, list[Sequence[str]]]:
-    """Groups of cases that stay together, by their label; of several labels in a group the most frequent one counts."""
+    """Groups of cases that stay together, by their label; of several labels in a group the most frequent one counts, of those
+    that are as frequent the one that fewer groups have so far."""
     found: dict[str, list[Sequence[str]]] = defaultdict(list)
     for group in groups:
-        ((label, _),) = Counter(labels[case] for case in group).most_common(1)
-        found[label].append(group)
+        counts = Counter(labels[case] for case in group)
+        found[min(counts, key=lambda label: (-counts[label], len(found[label]), label))].append(group)
     return found
 
 

@@ -86,7 +86,9 @@ def left_aside(folder: Path) -> list[dict[str, Any]]:
     for name, folders in _class_folders(folder).items():
         for path in (path for each in folders for path in each.iterdir() if not _is_read(path)):
             if not path.name.startswith("."):
-                kind = (path.suffix.lower() or "no ending") if path.is_file() else "no file"
+                kind = path.suffix.lower() or "no ending"
+                if not path.is_file():
+                    kind = f"a folder, pictures in it: {sum(map(_is_read, path.rglob('*')))}"
                 reason = f"not read ({kind}; JPEG, PNG and npz are)"
                 rows.append({"case": f"{name}-{path.name}", "source": "kaggle", "label": CLASSES[name], "reason": reason})
     return rows

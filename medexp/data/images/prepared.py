@@ -12,9 +12,9 @@ from medexp.data.images.cases import LabelledImage
 from medexp.data.images.facts import ImageFacts, describe_images
 from medexp.data.images.kaggle import find_kaggle, left_aside, split_kaggle
 from medexp.data.images.phantoms import ensure_kaggle, ensure_slices
-from medexp.data.images.slices import find_slices
+from medexp.data.images.slices import find_slices, scan_of
 from medexp.data.prepared import Prepared
-from medexp.data.splits import SPLITS, Splits, make_splits, some
+from medexp.data.splits import SPLITS, Splits, make_splits, some, unnamed
 from medexp.errors import ConfigError, DataError, all_problems
 
 SOURCES = ("brats", "kaggle")
@@ -71,7 +71,7 @@ def prepare_images(
     facts = {fact.case: fact for fact in describe_images(images, data, cache)}
     images = [replace(image, patient=_patient(image, facts[image.id])) for image in images]
     dropped = {image.id: "a blank slice, all pixels are equal" for image in images if facts[image.id].constant}
-    parts = []
+    parts, notes = [], []
     for name in folders:
         mine = [image for image in images if image.source == name and image.id not in dropped]
         known = [facts[image.id] for image in mine]
@@ -81,6 +81,10 @@ def prepare_images(
         else:
             split = make_splits(mine, known, data, data.split_seed)
         parts.append(split)
+        if given[name] is not None and not any(_named(image, facts[image.id]) for image in mine):
+            notes.append(
+                unnamed(given[name] or "", sorted({scan_of(image.path.stem) for image in mine}), data.patient_pattern)
+            )
     splits = Splits(*(tuple(sorted(case for part in parts for case in getattr(part, name))) for name in SPLITS))
     if problems := _shared(images, facts):
         raise DataError(all_problems(source, problems, "Take them out of one of the two folders."))
@@ -98,11 +102,21 @@ def prepare_images(
         manifest=manifest(kept, facts, splits),
         dropped=pd.DataFrame(rows, columns=["case", "source", "label", "reason"]).sort_values("case", ignore_index=True),
         source=source,
+        notes=tuple(notes),
     )
 
 
 def _patient(image: LabelledImage, fact: ImageFacts) -> str:
-    return fact.patient or (f"picture-{fact.voxels_sha256[:16]}" if image.patient == image.id else image.patient)
+    return fact.patient or (_alone(fact) if image.patient == image.id else image.patient)
+
+
+def _alone(fact: ImageFacts) -> str:
+    return f"picture-{fact.voxels_sha256[:16]}"
+
+
+def _named(image: LabelledImage, fact: ImageFacts) -> bool:
+    """Whether its name or its metadata say whose it is; a slice's say at least of which scan."""
+    return image.patient not in (image.scan, _alone(fact))
 
 
 def _shared(images: Iterable[LabelledImage], facts: Mapping[str, ImageFacts]) -> list[str]:

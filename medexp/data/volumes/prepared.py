@@ -9,7 +9,7 @@ import pandas as pd
 from medexp.config.data import DataConfig, PhantomConfig
 from medexp.config.shared import cache_root
 from medexp.data.prepared import Prepared
-from medexp.data.splits import Splits, load_splits, make_splits
+from medexp.data.splits import Splits, load_splits, make_splits, unnamed
 from medexp.data.volumes.brats import find_cases
 from medexp.data.volumes.cases import Case
 from medexp.data.volumes.facts import CaseFacts, describe_cases
@@ -75,6 +75,9 @@ def prepare_volumes(config: ReadsVolumes) -> PreparedVolumes:
         splits=splits,
         manifest=manifest(cases, facts, splits),
         source=source,
+        notes=(unnamed(source, [case.id for case in cases], config.data.patient_pattern),)
+        if config.data_dir is not None and all(case.patient == case.id for case in cases)
+        else (),
     )
 
 

@@ -47,6 +47,8 @@ def run(config: PrepareConfig) -> None:
         found = list(account(tuple(data.cases.values()), tuple(data.facts.values()), config.data))
         show(["", "found"], found, "what the files hold")
         tracked.reporter.text(as_markdown(["", "found"], found) + "\n", "account.md")
+        for note in data.notes:
+            print(note)
         print(f"Exact duplicates, each in one split with its original: {duplicates}")
         near, apart = int((~twins["exact"]).sum()), int((twins["split"] != twins["other_split"]).sum())
         print(

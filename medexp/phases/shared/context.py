@@ -150,6 +150,8 @@ class Context(Generic[C_co]):
         if twins.measured["pairs"]:
             self.run.reporter.table(data.twins, "twins.csv")
             print(f"{twins.measured['pairs']} pairs of copies among the cases; twins.csv of the run lists them", flush=True)
+        for note in data.notes:
+            print(note, flush=True)
         for split in SPLITS if counted else ():
             rows = data.rows(split)
             counts = {f"params/{split}_{counted}": len(rows), f"params/{split}_patients": rows["patient"].nunique()}
@@ -240,7 +242,8 @@ class Context(Generic[C_co]):
         if self.accelerator.is_main_process:
             unlike = [check for check in self.checks if check.id == "TWINS" and not check.passed]
             twins = [f"Copies of cases lie in two splits or under two labels: {check.found}." for check in unlike]
-            told = replace(summary, first=(*summary.first, *twins))
+            notes = dict.fromkeys(note for data in self._data for note in data.notes)
+            told = replace(summary, first=(*summary.first, *twins), words=(*summary.words, *notes))
             present(told, self.checks, self.published, self.run, self.phase)
         stop_if_blocked(self.run, self.checks)
 

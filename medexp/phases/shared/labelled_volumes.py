@@ -22,6 +22,11 @@ from medexp.errors import RegistryError, all_problems
 from medexp.registry.packages import other_input, read_json
 from medexp.registry.store import Pulled
 
+_UNNAMED = (
+    "{}: the column patient says what id says, in every row. Each case counts as a patient of its own, and splits, folds and "
+    "intervals by patient rest on that. If fewer patients are meant, write them into that column."
+)
+
 
 @dataclass(frozen=True)
 class LabelledVolumes:
@@ -80,6 +85,7 @@ def read_volumes(
         splits=splits,
         manifest=table_manifest(read, facts, splits),
         source=table or "glioma and meningioma phantoms",
+        notes=(_UNNAMED.format(path),) if all(case.patient == case.id for case in read.cases) else (),
     )
     return LabelledVolumes(read, data, settings)
 

@@ -1,4 +1,5 @@
 import json
+import re
 
 import numpy as np
 import pytest
@@ -54,6 +55,52 @@ def test_the_metadata_tells_the_patient_better_than_a_pattern(tmp_path, image_co
     found = dict(zip(data.manifest["case"], data.manifest["patient"], strict=True))
     assert found["scan00-0_slice_000"] == found["scan01-0_slice_001"] == "Ada"
     assert found["scan10-0_slice_000"] == "scan10-0"
+
+
+def patients_of_slices(root, count=4, each=3):
+    """Pictures of which a name says the patient and the slice, in no way that is known."""
+    for label in ("yes", "no"):
+        for patient in range(count):
+            for index in range(each):
+                seed = 100 * (label == "yes") + 10 * patient + index
+                write_picture(root / label / f"patient{patient + count * (label == 'yes'):02d}_slice{index}.png", seed)
+    return str(root)
+
+
+def test_names_that_tell_no_patient_are_told_of_with_a_pattern_that_works(tmp_path, image_config):
+    folder = patients_of_slices(tmp_path / "k")
+    data = prepare_images(None, folder, image_config(), PHANTOMS, tmp_path / "cache")
+    (note,) = data.notes
+    assert note.startswith(f"{folder}: ") and "finds a patient in none of 24 names, such as patient00_slice0" in note
+    assert data.manifest["patient"].nunique() == 24
+    (typed,) = re.findall(r"-P 'data\.patient_pattern=(.*?)' makes 8", note)
+    data = prepare_images(None, folder, image_config(patient_pattern=typed), PHANTOMS, tmp_path / "cache")
+    assert data.notes == () and data.manifest["patient"].nunique() == 8
+    assert (data.manifest.groupby("patient")["split"].nunique() == 1).all()
+
+
+def test_a_pattern_is_named_where_none_is_seen_to_fit(tmp_path, image_config):
+    data = prepare_images(None, str(kaggle_folder(tmp_path / "k")), image_config(), PHANTOMS, tmp_path / "cache")
+    assert "-P 'data.patient_pattern=REGEX', whose first group is the patient" in data.notes[0]
+
+
+def test_nothing_is_told_where_a_name_or_metadata_say_whose_it_is_or_of_phantoms(tmp_path, image_config):
+    slices = slices_folder(tmp_path / "s")
+    assert prepare_images(str(slices), None, image_config(), PHANTOMS, tmp_path / "cache").notes == ()
+    assert prepare_images(None, None, image_config(), PHANTOMS, tmp_path / "cache").notes == ()
+    mixed = kaggle_folder(tmp_path / "k")
+    write_picture(mixed / "yes" / "BraTS-MEN-00001-000.png", 5)
+    assert prepare_images(None, str(mixed), image_config(), PHANTOMS, tmp_path / "cache").notes == ()
+
+
+def test_patients_with_as_many_pictures_of_either_class_are_split(tmp_path, image_config):
+    """A tie goes to the class that has fewer patients so far: all of one class would leave none for the other."""
+    for label, seed in (("yes", 0), ("no", 50)):
+        for number in range(8):
+            write_picture(tmp_path / "k" / label / f"p{number // 2}_{number % 2}.png", seed + number)
+    config = image_config(patient_pattern="^(.+)_")
+    data = prepare_images(None, str(tmp_path / "k"), config, PHANTOMS, tmp_path / "cache")
+    assert data.manifest["patient"].nunique() == 4 and set(data.manifest["split"]) >= {"train", "val"}
 
 
 def test_whoever_nobody_names_is_called_after_the_pixels(tmp_path, image_config):
@@ -117,7 +164,7 @@ def test_files_that_are_not_read_are_told(prepare, tmp_path):
         for case, label, kind in (
             ("no-README", 0, "no ending"),
             ("no-c.webp", 0, ".webp"),
-            ("no-more.png", 0, "no file"),
+            ("no-more.png", 0, "a folder, pictures in it: 1"),
             ("yes-a.tif", 1, ".tif"),
             ("yes-b.TIF", 1, ".tif"),
         )

@@ -45,3 +45,20 @@ def test_a_single_patient_is_refused(tmp_path):
     write_case(tmp_path / "data", "BraTS-MEN-00001-001", seed=1)
     with pytest.raises(DataError, match="a single patient"):
         prepare_volumes(prepare_config(tmp_path / "cache", data_dir=str(tmp_path / "data")))
+
+
+@pytest.mark.parametrize(
+    ("names", "told"),
+    [
+        (["anna_a", "anna_b", "bert_a", "carl_a"], "^(.+)_' makes 3"),
+        (["a1", "a2", "a3", "a4"], "=REGEX'"),
+        (["BraTS-MEN-00001-000", "b", "c", "d"], ""),
+    ],
+)
+def test_names_that_tell_no_patient_are_told_of(tmp_path, names, told):
+    for number, name in enumerate(names):
+        write_case(tmp_path / "data", name, number)
+    prepared = prepare_volumes(prepare_config(tmp_path / "cache", data_dir=str(tmp_path / "data")))
+    assert bool(prepared.notes) == bool(told)
+    if told:
+        assert "none of 4 names, such as a" in prepared.notes[0] and told in prepared.notes[0]

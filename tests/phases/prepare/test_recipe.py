@@ -36,9 +36,17 @@ def test_slices_are_cut_and_the_next_command_named(folder, store, capsys):
     assert "Slices: 12 in my slices" in capsys.readouterr().out
 
 
+def test_names_that_tell_no_patient_are_told_of(folder, store, capsys):
+    for number, name in enumerate(("anna_1", "anna_2", "bert_1", "carl_1")):
+        write_case(folder.parent / "others", name, number)
+    assert prepare(folder.parent / "others") == 0
+    assert "finds a patient in none of 4 names, such as anna_1. Each counts as a patient" in capsys.readouterr().out
+
+
 def test_without_a_folder_none_are_cut(folder, store, capsys):
     assert prepare(folder) == 0
     told = capsys.readouterr().out
+    assert "finds a patient in none" not in told
     assert "Slices" not in told and told.splitlines()[-1].startswith("Next: mlflow run . -e phase1 ")
     assert "params/slices" not in last_run(store, "prepare").data.metrics
 

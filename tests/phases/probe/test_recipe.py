@@ -32,6 +32,19 @@ def probe(table: Path | str, **flags: str) -> int:
     return run_phase("probe", table=table, cache_dir="cache", jobs=1, threads=1, bootstrap_samples=200, **flags)
 
 
+def test_a_table_that_names_no_patients_is_told_of(
+    store: MlflowClient, registered: Callable[..., Registered], table: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    registered()
+    told = "the column patient says what id says, in every row"
+    rows = pd.read_csv(table, sep="\t").drop(columns="split")
+    rows.to_csv(table, sep="\t", index=False)
+    assert probe(table) in (0, 3) and told not in capsys.readouterr().out
+    rows.assign(patient=rows["id"]).to_csv(table, sep="\t", index=False)
+    assert probe(table) in (0, 3) and told in capsys.readouterr().out
+    assert told in last_run(store, "probe").data.tags["mlflow.note.content"]
+
+
 def test_the_run_holds_all_that_it_promises(
     store: MlflowClient,
     registered: Callable[..., Registered],

@@ -136,6 +136,8 @@ def test_a_label_that_the_pictures_size_gives_away_is_told_in_the_first_line_and
     assert first.startswith(f"**{told}") and "width" in first.partition(")")[0] and "are as good: AUROC 1.00 against" in first
     out = capsys.readouterr().out
     assert out.index(told) < out.index("\u2502 accuracy"), "before any figure"
+    alone = "finds a patient in none of 30 names, such as 0"
+    assert out.index(alone) < out.index(told) and alone in made.data.tags["mlflow.note.content"]
     (check,) = (one for one in json.loads(artifact(made, "checks.json").read_text()) if one["id"] == "SHORTCUT")
     assert not check["passed"] and check["severity"] == "DIAGNOSTIC"
     card = (registry.pull(f"models:/{MODELS['phase2_2']}/2").folder / "README.md").read_text()
