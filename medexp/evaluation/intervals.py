@@ -17,11 +17,13 @@ from scipy.special import ndtri, stdtrit
 
 from medexp.arrays import Array
 from medexp.config.shared import Resampling
-from medexp.evaluation.power import MOST, patients_needed
+from medexp.evaluation.power import patients_needed, smallest_difference
 
 MIN_PATIENTS = 6
 NOISE = 1e-6
 """What figures of the size of 1 (Dice, shares, nats, R2) differ by when only the order of additions differs: no difference."""
+WITHIN_REACH = 20
+"""As many times the patients at hand somebody may still collect."""
 Range = tuple[float, float]
 UNIT: Range = (0.0, 1.0)
 GAIN: Range = (-1.0, 1.0)
@@ -80,13 +82,11 @@ class Interval:
         return abs(self.estimate) < NOISE and narrow
 
     @property
-    def needed(self) -> str:
-        """How many patients it would take to see a difference of this size, in words; empty where nothing says how many."""
+    def needed(self) -> int | None:
+        """How many patients it would take to see a difference of this size; None where nothing says it or too many."""
         if math.isnan(self.spread) or math.isnan(self.estimate) or abs(self.estimate) < NOISE:
-            return ""
-        count = patients_needed(self.estimate, self.spread)
-        many = f"more than {MOST:,}" if count is None else f"about {count:,}"
-        return f"{many} patients would be needed for a difference of {abs(self.estimate):.2g}"
+            return None
+        return patients_needed(self.estimate, self.spread)
 
     def in_a_cell(self, digits: int, *, bounds: bool = True) -> str:
         """The same for a table: `-` where there is no figure, and no word where there is no interval."""
@@ -110,10 +110,15 @@ class Interval:
             return f"{better}: {self.as_gain}."
         if self.below:
             return f"{worse}: {self.as_gain}."
+        count, seen = self.needed, smallest_difference(self.patients, self.spread)
+        needed = count and f"about {count:,} patients would be needed for a difference of {abs(self.estimate):.2g}"
         if math.isnan(self.low) or math.isnan(self.estimate):
-            return f"{few} ({self.as_gain}){f'; {self.needed}' if self.needed else ''}."
-        needed = f"; too few to tell: {self.needed}" if self.needed else ""
-        return f"{same}: {self.as_gain}, an interval that holds 0{needed}."
+            return f"{few} ({self.as_gain}){f'; {needed}' if needed else ''}."
+        if count and count <= WITHIN_REACH * self.patients:
+            shown = f"; too few to tell: {needed}"
+        else:  # next to nothing: what would have been seen says more than how many it takes to see that
+            shown = "" if math.isnan(seen) else f"; one of {seen:.2g} would have been seen with 80 %"
+        return f"{same}: {self.as_gain}, an interval that holds 0{shown}."
 
     def _in(self, digits: str) -> str:
         estimate, low, high = map(digits.format, (self.estimate, self.low, self.high))
