@@ -56,7 +56,7 @@ def run(config: PrepareConfig) -> None:
             + ("; twins.csv of the run lists them" if len(twins) else "")
         )
         if apart:
-            print(f"WARNING: {apart} pairs of copies lie in two splits of {config.splits}; twins.csv of the run lists them")
+            print(f"WARNING: pairs of copies in two splits of {config.splits}: {apart}; twins.csv of the run lists them")
         print(f"Splits: {tracked.folder / 'data_splits.json'}")
         settings = {"profile": config.profile, "data_dir": config.data_dir, "splits": tracked.folder / "data_splits.json"}
         print(f"Next, browse it:  {next_line(tracked)}")

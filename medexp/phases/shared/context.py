@@ -149,7 +149,7 @@ class Context(Generic[C_co]):
         self.check(twins := twins_check(data))
         if twins.measured["pairs"]:
             self.run.reporter.table(data.twins, "twins.csv")
-            print(f"{twins.measured['pairs']} pairs of copies among the cases; twins.csv of the run lists them", flush=True)
+            print(f"Pairs of copies among the cases: {twins.measured['pairs']}; twins.csv of the run lists them", flush=True)
         for note in data.notes:
             print(note, flush=True)
         for split in SPLITS if counted else ():
