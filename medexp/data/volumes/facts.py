@@ -22,11 +22,18 @@ from medexp.data.twins import perceptual_hash
 from medexp.data.volumes.background import ground_of
 from medexp.data.volumes.brats import UnfitLabels, read_case
 from medexp.data.volumes.cases import CHANNELS, REGION_CLASSES, Case, Volume
-from medexp.data.volumes.semantics import INTENSITY_STATISTICS, SEMANTIC_FEATURES, intensity_statistics, semantic_features
+from medexp.data.volumes.semantics import (
+    INTENSITY_STATISTICS,
+    SEMANTIC_FEATURES,
+    SHAPE_STATISTICS,
+    intensity_statistics,
+    semantic_features,
+    shape_statistics,
+)
 from medexp.errors import DataError
 from medexp.files import replacing
 
-VERSION = 7
+VERSION = 8
 """Part of the cache key: raise it when what is computed here, in `background`, `semantics` or `brats` changes."""
 
 
@@ -42,6 +49,7 @@ class CaseFacts:
         spacing: Edge of a voxel along the file's axes, in mm.
         semantic: As named by SEMANTIC_FEATURES; empty for a case without a segmentation.
         intensity: As named by INTENSITY_STATISTICS.
+        form: As named by SHAPE_STATISTICS, of what is not background in any channel.
         header: What its files say besides voxels.
         perceptual_hash: Of the native T1, along R, A, S: alike for copies that are not equal (`medexp.data.twins`).
         values: What the segmentation's file holds besides 0.
@@ -61,6 +69,7 @@ class CaseFacts:
     spacing: tuple[float, ...]
     semantic: tuple[float, ...]
     intensity: tuple[float, ...]
+    form: tuple[float, ...]
     header: Header
     perceptual_hash: tuple[str, ...]
     values: tuple[int, ...] = ()
@@ -124,15 +133,15 @@ def _describe(case: Case, data: DataConfig, entry: Path) -> CaseFacts:
     volume = read_case(case, data.classes)
     sha256, voxels_sha256 = _digests(volume)
     grounds = [ground_of(channel) for channel in volume.image]
+    brain = np.any([ground.brain for ground in grounds], axis=0)
     tumour: dict[str, Any] = {}
     if case.label:
-        background = ~np.any([ground.brain for ground in grounds], axis=0)
         tumour = {
             "semantic": tuple(semantic_features(volume).tolist()),
             "values": volume.values,
             "regions": _regions(volume.label),
             "lost": _lost(volume, data.spacing),
-            "outside": float(background[volume.label > 0].mean()),
+            "outside": float(1 - brain[volume.label > 0].mean()),
         }
     facts = CaseFacts(
         case=case.id,
@@ -142,6 +151,7 @@ def _describe(case: Case, data: DataConfig, entry: Path) -> CaseFacts:
         spacing=tuple(float(edge) for edge in nib.affines.voxel_sizes(volume.affine)),
         perceptual_hash=perceptual_hash(_t1n(volume)),
         intensity=tuple(intensity_statistics(volume.image, grounds).tolist()),
+        form=tuple(shape_statistics(brain, volume.affine).tolist()),
         level=tuple(ground.level for ground in grounds),
         spread=tuple(ground.spread for ground in grounds),
         hot=tuple(ground.hot for ground in grounds),
@@ -214,5 +224,10 @@ def _cached(entry: Path, case: Case) -> CaseFacts | None:
         return None
     semantic = len(SEMANTIC_FEATURES) if case.label else 0
     complete = len(facts.semantic) == semantic and len(facts.intensity) == len(INTENSITY_STATISTICS)
-    complete = complete and len(facts.level) == len(CHANNELS) and bool(facts.regions) == (case.label is not None)
+    complete = (
+        complete
+        and len(facts.form) == len(SHAPE_STATISTICS)
+        and len(facts.level) == len(CHANNELS)
+        and bool(facts.regions) == (case.label is not None)
+    )
     return facts if complete and len(facts.sha256) == len(facts.voxels_sha256) == 64 else None

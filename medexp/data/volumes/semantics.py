@@ -1,6 +1,8 @@
-"""Semantic features of a tumour (volume 4, place 3, shape 3) and statistics of raw intensities."""
+"""Semantic features of a tumour (volume 4, place 3, shape 3), and what a volume is without any network: statistics of raw
+intensities, and the shape of what is not background."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from nibabel.orientations import apply_orientation, io_orientation
@@ -29,6 +31,16 @@ SEMANTIC_FEATURES = (
 INTENSITY_STATISTICS = tuple(f"{channel}_{name}" for channel in CHANNELS for name in ("mean", "sd", "p99"))
 """Names of what `intensity_statistics` returns, in its order."""
 
+SHAPE_STATISTICS = (
+    "volume_ml",
+    *(f"extent_{axis}_mm" for axis in "ras"),
+    *(f"axis_{number}_mm" for number in (1, 2, 3)),
+    "sphericity",
+    "log_surface_area",
+    "solidity",
+)
+"""Names of what `shape_statistics` returns, in its order."""
+
 
 def semantic_features(volume: Volume) -> NDArray[np.float64]:
     """The ten features of SEMANTIC_FEATURES.
@@ -44,9 +56,7 @@ def semantic_features(volume: Volume) -> NDArray[np.float64]:
     Returns:
         float64 (10,).
     """
-    orientation = io_orientation(volume.affine)
-    label = apply_orientation(volume.label, orientation)
-    spacing = np.linalg.norm(volume.affine[:3, :3], axis=0)[np.argsort(orientation[:, 0])]
+    label, spacing = _turned(volume.label, volume.affine)
     voxel = abs(np.linalg.det(volume.affine[:3, :3]))
     whole = label > 0
     log_volumes = [np.log1p(voxel * np.count_nonzero(mask)) for mask in (whole, label == 1, label == 2, label == 3)]
@@ -66,6 +76,38 @@ def intensity_statistics(image: NDArray[np.float32], grounds: Sequence[Ground]) 
     """
     brains = [channel[ground.brain].astype(np.float64) for channel, ground in zip(image, grounds, strict=True)]
     return np.array([figure for v in brains for figure in (v.mean(), v.std(), np.percentile(v, 99))], np.float64)
+
+
+def shape_statistics(brain: NDArray[np.bool_], affine: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The ten numbers of SHAPE_STATISTICS, of the largest part that hangs together: a few voxels beside it are noise.
+
+    Its volume; its extents from left to right, posterior to anterior and inferior to superior, in the closest canonical
+    orientation; the lengths of the principal axes of the ellipsoid with its second moments, the longest first; sphericity,
+    log(1 + mm^2) of the surface and solidity as of a tumour (`semantic_features`).
+
+    Args:
+        brain: What is not background in any channel (X, Y, Z); True somewhere.
+        affine: From voxels to mm (4, 4).
+
+    Returns:
+        float64 (10,).
+    """
+    turned, spacing = _turned(brain, affine)
+    parts, _ = ndimage.label(turned)
+    whole = parts == np.bincount(parts[turned]).argmax()
+    box = ndimage.find_objects(whole.astype(np.uint8))[0]
+    extents = np.array([edges.stop - edges.start for edges in box]) * spacing
+    places = np.argwhere(whole[box]) * spacing
+    moments = np.cov(places.T, bias=True) + np.diag(spacing**2) / 12  # of a voxel itself: one alone has a length too
+    axes = np.sqrt(20 * np.linalg.eigvalsh(moments)[::-1])
+    millilitres = len(places) * float(np.prod(spacing)) / 1000
+    return np.array([millilitres, *extents, *axes, *_shape(whole, spacing)], np.float64)
+
+
+def _turned(array: NDArray[Any], affine: NDArray[np.float64]) -> tuple[NDArray[Any], NDArray[np.float64]]:
+    """An array along R, A, S in the closest canonical orientation, and the edges of its voxels in mm."""
+    orientation = io_orientation(affine)
+    return apply_orientation(array, orientation), np.linalg.norm(affine[:3, :3], axis=0)[np.argsort(orientation[:, 0])]
 
 
 def _shape(mask: NDArray[np.bool_], spacing: NDArray[np.float64]) -> tuple[float, float, float]:

@@ -311,7 +311,8 @@ _UNTRAINED = ("untrained", "an untrained network")
 
 
 def of_volumes(volumes: LabelledVolumes, rows: pd.DataFrame, architecture: Mapping[str, Any], ctx: Context[Settings]) -> Known:
-    """What controls know of volumes: headers, an untrained encoder, statistics of their intensities.
+    """What controls know of volumes: headers, an untrained encoder, statistics of their intensities and
+    the shape of what is not background.
 
     Args:
         volumes: The volumes.
@@ -325,11 +326,11 @@ def of_volumes(volumes: LabelledVolumes, rows: pd.DataFrame, architecture: Mappi
     def embedded() -> list[Array]:
         return list(embed_all(untrained(architecture, accelerator.device), parts, ctx.cache, accelerator).features.values())
 
-    intensity = np.array([facts[case].intensity for case in rows["case"]])
+    described = np.array([facts[case].intensity + facts[case].form for case in rows["case"]])
     key = [dict(architecture), UNTRAINED_SEEDS, torch.__version__, [part.key for part in parts]]
     sources = [
         Source(*_UNTRAINED, "logistic", key, embedded),
-        Source("classical", "statistics of intensities", "logistic", intensity.tolist(), lambda: [intensity]),
+        Source("classical", "intensities and shape", "logistic", described.tolist(), lambda: [described]),
     ]
     return Known(rows.reset_index(drop=True), [facts[case].header for case in rows["case"]], sources)
 

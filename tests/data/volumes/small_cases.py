@@ -46,4 +46,4 @@ def a_case(case_id: str, patient: str) -> Case:
 def a_fact(case_id: str, voxels: str, perceptual_hash: tuple[str, ...] = ()) -> CaseFacts:
     semantic, intensity = tuple(map(float, range(10))), (0.0,) * 12
     sha256, shape, spacing = f"sha-{case_id}-{voxels}", (2, 3, 4), (1.0, 1.0, 2.0)
-    return CaseFacts(case_id, sha256, voxels, shape, spacing, semantic, intensity, {}, perceptual_hash)
+    return CaseFacts(case_id, sha256, voxels, shape, spacing, semantic, intensity, (0.0,) * 10, {}, perceptual_hash)

@@ -33,7 +33,7 @@ def test_facts_come_in_the_order_of_the_cases(tmp_path, describe):
     first, second, third = describe()
     assert (first.case, second.case, third.case) == ("a", "b", "c")
     assert first.shape == SHAPE and first.spacing == (2.0, 2.0, 3.0)
-    assert len(first.semantic) == 10 and len(first.intensity) == 12
+    assert len(first.semantic) == 10 and len(first.intensity) == 12 and len(first.form) == 10
     assert first.sha256 == second.sha256 and len(first.sha256) == 64  # the same seed: an exact duplicate
 
 

@@ -7,7 +7,14 @@ from hypothesis.extra.numpy import arrays
 
 from medexp.data.volumes.background import ground_of
 from medexp.data.volumes.cases import Volume
-from medexp.data.volumes.semantics import INTENSITY_STATISTICS, SEMANTIC_FEATURES, intensity_statistics, semantic_features
+from medexp.data.volumes.semantics import (
+    INTENSITY_STATISTICS,
+    SEMANTIC_FEATURES,
+    SHAPE_STATISTICS,
+    intensity_statistics,
+    semantic_features,
+    shape_statistics,
+)
 
 
 def volume(label, spacing=(1.0, 1.0, 1.0)):
@@ -99,3 +106,37 @@ def test_intensity_statistics_are_of_the_brain_per_channel():
     ]
     np.testing.assert_allclose(found, expected)
     assert INTENSITY_STATISTICS[:4] == ("t2f_mean", "t2f_sd", "t2f_p99", "t1c_mean")
+
+
+def test_the_shape_of_a_ball_is_that_of_a_ball_in_millimetres_however_it_lies():
+    spacing = (1.0, 1.5, 2.0)
+    brain = ball((60, 40, 30), 20, spacing)
+    brain[1, 1, 1] = True  # noise beside it
+    image = nib.Nifti1Image(brain.astype(np.uint8), np.diag([*spacing, 1.0]))
+    found = dict(zip(SHAPE_STATISTICS, shape_statistics(brain, image.affine), strict=True))
+    assert found["volume_ml"] == pytest.approx(4 / 3 * np.pi * 20**3 / 1000, rel=0.02)
+    assert [found[f"extent_{axis}_mm"] for axis in "ras"] == pytest.approx([40, 40, 40], abs=2)
+    assert [found[f"axis_{number}_mm"] for number in (1, 2, 3)] == pytest.approx([40, 40, 40], rel=0.03)
+    assert 0.85 < found["sphericity"] <= 1 and found["solidity"] > 0.9
+    turn = nib.orientations.ornt_transform(nib.orientations.axcodes2ornt("RAS"), nib.orientations.axcodes2ornt("SLA"))
+    other = image.as_reoriented(turn)
+    again = shape_statistics(np.asanyarray(other.dataobj) > 0, other.affine)
+    np.testing.assert_allclose(again, list(found.values()), rtol=1e-5)
+
+
+def test_a_long_head_has_a_long_axis_and_a_dented_one_is_less_solid():
+    long, whole = (ball((40, 40, 40), radius, edges) for radius, edges in ((8, (1.0, 0.5, 1.0)), (15, (1.0, 1.0, 1.0))))
+    dented = whole.copy()
+    dented[15:25, 15:25, 20:] = False
+    first, second, third = (
+        dict(zip(SHAPE_STATISTICS, shape_statistics(brain, np.eye(4)), strict=True)) for brain in (long, whole, dented)
+    )
+    assert first["axis_1_mm"] > 1.8 * first["axis_2_mm"] and first["extent_a_mm"] > 1.5 * first["extent_r_mm"]
+    assert third["solidity"] < second["solidity"] - 0.05
+
+
+@settings(max_examples=40, deadline=None)
+@given(brain=arrays(np.bool_, (5, 4, 3)).filter(np.any), edge=st.floats(0.3, 8))
+def test_any_shape_is_finite(brain, edge):
+    found = shape_statistics(brain, np.diag([edge, 1.0, 2.0, 1.0]))
+    assert np.isfinite(found).all() and (found > 0).all() and found[-1] <= 1

@@ -14,14 +14,16 @@ from sklearn.metrics import balanced_accuracy_score
 
 from medexp.data.manifest import patient_sha256
 from medexp.data.volumes.brats import image_files
-from medexp.data.volumes.cases import Case
+from medexp.data.volumes.cases import CHANNELS, Case
 from medexp.data.volumes.facts import describe_cases
+from medexp.data.volumes.tables import COLUMNS, write_table
 from medexp.models.kinds import build
 from medexp.registry.definitions import load_definition
 from medexp.registry.package import Package, Parent
 from medexp.registry.registration import register
 from medexp.registry.store import Registered
 from tests.configured import run_phase
+from tests.data.volumes.small_cases import SHAPE, write_case
 from tests.packages import SEGMENTER
 from tests.runs import artifact, last_run, logged_table
 
@@ -30,6 +32,27 @@ ARMS = ("unadapted", "untrained", "classical", "headers", "majority")
 
 def probe(table: Path | str, **flags: str) -> int:
     return run_phase("probe", table=table, cache_dir="cache", jobs=1, threads=1, bootstrap_samples=200, **flags)
+
+
+@pytest.mark.parametrize("shape_tells", [True, False])
+def test_the_classical_baseline_knows_the_shape_of_a_head(
+    store: MlflowClient, registered: Callable[..., Registered], tmp_path: Path, shape_tells: bool
+) -> None:
+    """Tissue is alike in both classes; in one of them heads are flatter, or in half of either."""
+    registered()
+    rows = []
+    for number in range(24):
+        rng, flat = np.random.default_rng(number), 2 * (number % 2 if shape_tells else number // 2 % 2)
+        brain = np.zeros(SHAPE)
+        brain[1:-1, 1:-1, 1 + flat : -1 - flat // 2] = 1
+        voxels = {name: (rng.integers(200, 900, SHAPE) * brain).astype(np.int16) for name in CHANNELS}
+        write_case(tmp_path / "data", f"p{number}", seg=None, **voxels)
+        rows.append([f"p{number}", f"data/p{number}", ("round", "flat")[number % 2], f"q{number}"])
+    write_table(pd.DataFrame(rows, columns=list(COLUMNS)), tmp_path / "shapes.tsv")
+    assert probe(tmp_path / "shapes.tsv") in (0, 3)
+    auroc = last_run(store, "probe").data.metrics["controls/classical/auroc"]
+    assert auroc == 1 if shape_tells else auroc < 0.9
+    assert "intensities and shape" in last_run(store, "probe").data.tags["mlflow.note.content"]
 
 
 def test_a_table_that_names_no_patients_is_told_of(
