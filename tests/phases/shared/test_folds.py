@@ -81,18 +81,20 @@ def test_each_case_is_judged_once_and_what_is_registered_was_trained_on_all_of_t
         assert words in told
 
 
-def test_the_encoder_sees_each_case_once_however_many_folds_there_are(
-    client: MlflowClient, pipeline: Pipeline, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_a_run_that_was_interrupted_in_a_fold_goes_on_there_and_ends_the_same_and_the_encoder_sees_each_case_once(
+    client: MlflowClient,
+    pipeline: Pipeline,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    for number, came in (("3", "computed"), ("2", "from the cache")):
-        assert run("phase2_2", pipeline.folder, folds=number, cache_dir=str(tmp_path / "cache")) == 0
-        assert re.findall(r"features of (\w+): \d+ images, (.*)", capsys.readouterr().out) == [("train", came)]
+    cache = str(tmp_path / "cache")
 
+    def embedded() -> list[tuple[str, str]]:
+        return re.findall(r"features of (\w+): \d+ images, (.*)", capsys.readouterr().out)
 
-def test_a_run_that_was_interrupted_in_a_fold_goes_on_there_and_ends_the_same(
-    client: MlflowClient, pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert run("phase2_2", pipeline.folder, folds="3") == 0
+    assert run("phase2_2", pipeline.folder, folds="3", cache_dir=cache) == 0
+    assert embedded() == [("train", "computed")]
     expected, _ = whole_and_folds(client, "phase2_2")
     flush, count = MlflowReporter.flush, iter(range(1, 1000))
 
@@ -103,7 +105,7 @@ def test_a_run_that_was_interrupted_in_a_fold_goes_on_there_and_ends_the_same(
 
     with monkeypatch.context() as within:
         within.setattr(MlflowReporter, "flush", interrupting)
-        assert run("phase2_2", pipeline.folder, folds="3") == 143
+        assert run("phase2_2", pipeline.folder, folds="3", cache_dir=cache) == 143
     stopped, folds = whole_and_folds(client, "phase2_2")
     assert [one.info.status for one in folds] == ["FINISHED", "FINISHED", "KILLED"]
     assert run("phase2_2", None, resume=stopped.info.run_id) == 0
@@ -113,6 +115,8 @@ def test_a_run_that_was_interrupted_in_a_fold_goes_on_there_and_ends_the_same(
         pd.testing.assert_frame_equal(logged_table(made, path), logged_table(expected, path))
     digests = [client.get_model_version(NAME, number).tags["medexp.weights_digest"] for number in ("2", "3")]
     assert digests[0] == digests[1]
+    assert run("phase2_2", pipeline.folder, folds="2", cache_dir=cache) == 0
+    assert embedded() == 3 * [("train", "from the cache")], "however many folds there are"
 
 
 def permuted(pictures: Path, folder: Path) -> Path:
@@ -171,13 +175,11 @@ def test_fewer_patients_of_a_class_than_folds_are_as_many_folds(
     assert f"{least} folds of {len(rows)} cases" in told and "not 6: " in told and "no image of the class 'tumour'" in told
 
 
-@pytest.mark.parametrize(
-    ("phase", "tables"), [("phase2_1", ["per_case.csv"]), ("phase2_3", ["per_case.csv", "dice_per_scan.csv"])]
-)
-def test_networks_are_judged_out_of_fold_too(client: MlflowClient, pipeline: Pipeline, phase: str, tables: list[str]) -> None:
-    assert run(
-        phase, pipeline.folder, folds="2", training__epochs="2", shown="0", min_dice="-1" if phase == "phase2_1" else ""
-    ) in (0, 3)
+ONE_EPOCH = {"folds": "2", "training__epochs": "1", "training__warmup_epochs": "0", "shown": "0"}
+
+
+def judged_out_of_fold(client: MlflowClient, phase: str, *tables: str) -> None:
+    """The last run, in two folds: each patient in one of them, and Dice of the scans that they judged."""
     whole, folds = whole_and_folds(client, phase)
     judged = set(logged_table(whole, "manifest.csv").query("fold > 0")["patient"])
     assert len(folds) == 2 and len(judged) >= 6
@@ -191,12 +193,17 @@ def test_networks_are_judged_out_of_fold_too(client: MlflowClient, pipeline: Pip
     assert f"With {scans.dropna(subset='dice')['patient'].nunique()} out-of-fold patients a difference in Dice of " in told
 
 
-def test_nobody_is_left_to_judge_where_what_it_builds_on_was_trained_on_all(
+def test_joint_training_is_judged_out_of_fold_too(client: MlflowClient, pipeline: Pipeline) -> None:
+    assert run("phase2_3", pipeline.folder, **ONE_EPOCH) in (0, 3)
+    judged_out_of_fold(client, "phase2_3", "per_case.csv", "dice_per_scan.csv")
+
+
+def test_a_network_is_too_and_nobody_is_left_to_judge_what_is_built_on_it(
     client: MlflowClient, pipeline: Pipeline, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A network of folds, and slices alone."""
-    given = {"folds": "2", "training__epochs": "1", "training__warmup_epochs": "0", "min_dice": "-1", "shown": "0"}
-    assert run("phase2_1", pipeline.folder, **given) in (0, 3)
+    """For it was trained on all slices, and there is nothing else."""
+    assert run("phase2_1", pipeline.folder, **ONE_EPOCH, min_dice="-1") in (0, 3)
+    judged_out_of_fold(client, "phase2_1", "per_case.csv")
     capsys.readouterr()
     on_it = {"encoder": f"models:/{MODELS['phase2_1']}/2", "kaggle_dir": ""}
     assert run("phase2_2", pipeline.folder, **on_it, folds="2") == 2
