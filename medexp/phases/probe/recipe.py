@@ -1,7 +1,7 @@
 """The probe: what a registered encoder's features tell about a labelled table, beside what simpler sources tell.
 
 Every arm has the same cases and the same folds: the encoder, the network that it was adapted from, and the controls of every
-classifier (`medexp.evaluation.controls`): untrained networks of its shape, intensities and shape, the files' headers,
+classifier (`medexp.evaluation.controls`): untrained networks of its shape, intensities, a head's shape, the files' headers,
 and the most frequent class. All that has features has the same head.
 """
 

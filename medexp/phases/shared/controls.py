@@ -70,7 +70,7 @@ class Beside:
 
     Attributes:
         called: The classifier, in words.
-        controls: By name: majority, headers, untrained, classical.
+        controls: By name: majority, headers, untrained, classical, and of volumes shape.
         scores: By "model" and by control, then by metric.
         gains: The classifier's figures minus each control's, paired.
     """
@@ -148,7 +148,7 @@ class Beside:
         return {f"AUROC of {one.called}": str(self.scores[name]["auroc"]) for name, one in self.controls.items()}
 
     def _rivals(self) -> list[str]:
-        return [name for name in ("untrained", "classical") if name in self.controls]
+        return [name for name in ("untrained", "classical", "shape") if name in self.controls]
 
     def _shortcut(self) -> str:
         headers, gain = self.scores["headers"]["auroc"], self.gains["headers"]["auroc"]
@@ -311,8 +311,8 @@ _UNTRAINED = ("untrained", "an untrained network")
 
 
 def of_volumes(volumes: LabelledVolumes, rows: pd.DataFrame, architecture: Mapping[str, Any], ctx: Context[Settings]) -> Known:
-    """What controls know of volumes: headers, an untrained encoder, statistics of their intensities and
-    the shape of what is not background.
+    """What controls know of volumes: headers, an untrained encoder, statistics of their intensities, and the
+    shape of what is not background.
 
     Args:
         volumes: The volumes.
@@ -326,11 +326,12 @@ def of_volumes(volumes: LabelledVolumes, rows: pd.DataFrame, architecture: Mappi
     def embedded() -> list[Array]:
         return list(embed_all(untrained(architecture, accelerator.device), parts, ctx.cache, accelerator).features.values())
 
-    described = np.array([facts[case].intensity + facts[case].form for case in rows["case"]])
+    intensity, form = (np.array([getattr(facts[case], what) for case in rows["case"]]) for what in ("intensity", "form"))
     key = [dict(architecture), UNTRAINED_SEEDS, torch.__version__, [part.key for part in parts]]
     sources = [
         Source(*_UNTRAINED, "logistic", key, embedded),
-        Source("classical", "intensities and shape", "logistic", described.tolist(), lambda: [described]),
+        Source("classical", "statistics of intensities", "logistic", intensity.tolist(), lambda: [intensity]),
+        Source("shape", "the shape of the head", "logistic", form.tolist(), lambda: [form]),  # apart: together they overfit
     ]
     return Known(rows.reset_index(drop=True), [facts[case].header for case in rows["case"]], sources)
 

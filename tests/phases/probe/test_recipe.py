@@ -27,7 +27,7 @@ from tests.data.volumes.small_cases import SHAPE, write_case
 from tests.packages import SEGMENTER
 from tests.runs import artifact, last_run, logged_table
 
-ARMS = ("unadapted", "untrained", "classical", "headers", "majority")
+ARMS = ("unadapted", "untrained", "classical", "shape", "headers", "majority")
 
 
 def probe(table: Path | str, **flags: str) -> int:
@@ -35,7 +35,7 @@ def probe(table: Path | str, **flags: str) -> int:
 
 
 @pytest.mark.parametrize("shape_tells", [True, False])
-def test_the_classical_baseline_knows_the_shape_of_a_head(
+def test_what_the_shape_of_a_head_gives_away_is_told(
     store: MlflowClient, registered: Callable[..., Registered], tmp_path: Path, shape_tells: bool
 ) -> None:
     """Tissue is alike in both classes; in one of them heads are flatter, or in half of either."""
@@ -50,9 +50,11 @@ def test_the_classical_baseline_knows_the_shape_of_a_head(
         rows.append([f"p{number}", f"data/p{number}", ("round", "flat")[number % 2], f"q{number}"])
     write_table(pd.DataFrame(rows, columns=list(COLUMNS)), tmp_path / "shapes.tsv")
     assert probe(tmp_path / "shapes.tsv") in (0, 3)
-    auroc = last_run(store, "probe").data.metrics["controls/classical/auroc"]
+    made = last_run(store, "probe").data
+    auroc = made.metrics["controls/shape/auroc"]
     assert auroc == 1 if shape_tells else auroc < 0.9
-    assert "intensities and shape" in last_run(store, "probe").data.tags["mlflow.note.content"]
+    assert made.metrics["controls/classical/auroc"] < 0.9, "tissue tells nothing"
+    assert "the shape of the head in AUROC" in made.tags["mlflow.note.content"]
 
 
 def test_a_table_that_names_no_patients_is_told_of(
