@@ -56,7 +56,7 @@ class Home:
         )
 
     def mlflow_run(self, **changed: str) -> subprocess.CompletedProcess[str]:
-        settings = PHASE1 | {"output_dir": str(self.folder / "outputs")} | changed
+        settings = PHASE1 | {"output_dir": str(self.folder / "outputs"), "validation.overlays": "1"} | changed
         parameters = [word for key, value in settings.items() for word in ("-P", f"{key}={value}")]
         return self.call(sys.executable, "-m", "mlflow", "run", str(ROOT), "-e", "phase1", *parameters)
 

@@ -1,8 +1,8 @@
 """Recovery as a user meets it: by itself, after a kill, and where nothing helps.
 
 The crippled configuration is the small phase of test_phase1.py with a single epoch where the demo has two, and without the
-semantic heads. Its validation Dice of the whole tumour is 0.18 with that, 0.55 with two epochs and 0.87 with three, and the
-frozen base's is 0.44; the bars of TEST_2.5 are put between these: what is held here is that the ladder is climbed, not how
+semantic heads. Its validation Dice of the whole tumour is 0.14 with that, 0.27 with two epochs and 0.38 with three, and the
+frozen base's is 0.16; the bars of TEST_2.5 are put between these: what is held here is that the ladder is climbed, not how
 well a few phantoms train.
 """
 
@@ -73,7 +73,7 @@ def trials(name: str) -> list[optuna.trial.FrozenTrial]:
 
 
 def test_phase_1_recovers_by_itself(store: MlflowClient, home: Path) -> None:
-    settings = SMALL | {"validation.min_dice_wt": "0.4", "recover": "true"}
+    settings = SMALL | {"validation.min_dice_wt": "0.2", "recover": "true"}
     parameters = [word for key, value in settings.items() for word in ("-P", f"{key}={value}")]
     parameters[parameters.index("output_dir=outputs")] = f"output_dir={home / 'outputs'}"
     done = subprocess.run(
@@ -103,7 +103,7 @@ def test_phase_1_recovers_by_itself(store: MlflowClient, home: Path) -> None:
 
 
 def test_a_killed_recovery_goes_on_and_passes_at_a_later_rung(store: MlflowClient, home: Path) -> None:
-    assert phase1(validation__min_dice_wt="0.57") == 3
+    assert phase1(validation__min_dice_wt="0.32") == 3
     (failed,) = runs(store, phase="phase1")
     given = {"run": failed.info.run_id, "ladder": ladder(LONGER, LONGER | {"name": "longer still"}), "study": "up"}
     command = [sys.executable, "-m", "entry_points.recover", *flags(given, output_dir="outputs")]
@@ -122,7 +122,7 @@ def test_a_killed_recovery_goes_on_and_passes_at_a_later_rung(store: MlflowClien
     assert interrupted.info.run_id == killed == first.data.tags["medexp.resumed_from"]
     assert [run.info.status for run in (interrupted, first, second)] == ["KILLED", "FAILED", "FINISHED"]
     assert [run.info.status for run in runs(store, phase="recover")] == ["KILLED", "FINISHED"]
-    assert 0.44 < first.data.metrics["val/final/dice_WT"] < 0.57 < second.data.metrics["val/final/dice_WT"]
+    assert 0.2 < first.data.metrics["val/final/dice_WT"] < 0.32 < second.data.metrics["val/final/dice_WT"]
     assert second.data.params["training.epochs"] == "3"  # on top of the rung before
     assert [trial.params["rung"] for trial in trials("up")] == ["longer", "longer", "longer still"]
     assert [trial.state.name for trial in trials("up")] == ["FAIL", "COMPLETE", "COMPLETE"]
@@ -137,7 +137,7 @@ def test_one_that_cannot_pass_ends_in_diagnostics(
     home: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert phase1(validation__min_dice_wt="0.999") == 3
+    assert phase1(validation__min_dice_wt="0.999", validation__overlays=1) == 3
     (failed,) = runs(store, phase="phase1")
     given = {"run": failed.info.run_id, "ladder": ladder(LONGER), "search": 1}
     assert recover(**given) == 3
@@ -194,7 +194,7 @@ def test_the_pipeline_recovers_by_itself_and_finds_what_passed(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     probed = {"probe.phantoms.meningioma_patients": "4", "probe.phantoms.glioma_patients": "4"}
-    given = SMALL | probed | {"validation.min_dice_wt": "0.4", "recover": "true"}
+    given = SMALL | probed | {"validation.min_dice_wt": "0.2", "recover": "true"}
     assert run_phase("main", given) == 0
     assert "Champion: phase1_encoder_merged version 2" in capsys.readouterr().out
     failed, passed = runs(store, phase="phase1")

@@ -47,12 +47,10 @@ SETTINGS = PHASE1 | {
     "data.spacing": "[1,1,1]",
     "data.val_fraction": "0.5",
     "data.test_fraction": "0",
-    "data.jobs": "1",
     "data.meant": "[outside_brain]",  # the teacher outlines what it likes
     "training.epochs": "1",
     "training.warmup_epochs": "0",
     "training.batch_size": "1",
-    "validation.overlays": "0",
 }
 LORA = LoraConfig(4, 8, (1,), ("qkv", "proj", "linear1", "linear2"), 0.0, "lora")
 

@@ -41,9 +41,7 @@ SMALL |= {
     "data.spacing": "[2,2,3]",
     "data.input_size": "[64,32,32]",
     "data.test_fraction": "0.15",
-    "data.jobs": "1",
     "validation.overlap": "0",
-    "validation.overlays": "0",
     "validation.bootstrap_samples": "100",
     "validation.min_dice_wt": "-1",
 }
