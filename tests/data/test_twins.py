@@ -20,7 +20,7 @@ from tests.small import data_config
 def a_head(seed, dimensions=2, side=96, symmetric=0.0):
     """An ellipsoid of smooth random tissue, as bright as another one, on black; with so much of its mirror image in it."""
     rng = np.random.default_rng(seed)
-    edge = 1.2 if dimensions == 2 else 0.85
+    edge = 1.2 if dimensions == 2 else 1.0
     axes = np.meshgrid(*[np.linspace(-edge, edge, side)] * dimensions, indexing="ij")
     inside = sum((axis / radius) ** 2 for axis, radius in zip(axes, (0.95, 0.8, 0.85), strict=False)) < 1
     tissue = ndimage.gaussian_filter(rng.normal(size=inside.shape), side / (20 if dimensions == 2 else 10))
