@@ -19,7 +19,7 @@ from scipy import ndimage, stats
 
 from medexp.arrays import Array
 
-LEAST = {16**2: 0.92, 10**3: 0.84}
+LEAST = {16**2: 0.92, 10**3: 0.90}
 """Correlation from which on two are twins, by number of the hash's values: of a picture, of a volume."""
 
 OF_A_SCAN = 0.8
