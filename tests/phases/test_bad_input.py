@@ -74,10 +74,21 @@ BAD_DATA: dict[str, tuple[Callable[[Path], None], list[str]]] = {
     "NaN": (image("t2f", voxels(nan=True)), [f"{CASE}-t2f.nii.gz", "NaN"]),
     "infinite": (image("t2f", voxels(inf=True)), [f"{CASE}-t2f.nii.gz", "infinite"]),
     "a constant channel": (image("t1c", np.full(SHAPE, 7.0, np.float32)), [f"{CASE}-t1c.nii.gz", "constant"]),
-    "labels of no edition": (image("seg", blob(7)), [f"{CASE}-seg.nii.gz", "No edition has all of these", "label_map={2: 2"]),
+    "labels of no edition": (
+        image("seg", blob(7)),
+        [f"{CASE}-seg.nii.gz", "No edition has all of these", "label_map={2: 2, 3: 3, 7: ?}"],
+    ),
     "labels of another edition": (
         image("seg", blob(4)),
-        ["4 (27 voxels)", "-P data.labels=brats-gli-2024 (2 is", "4 is resection cavity", "-P data.labels=brats-ped (2 is"],
+        [
+            *(
+                "4 (27 voxels)",
+                "-P data.labels=brats-gli-2024 (2 is",
+                "4 is resection cavity",
+                "-P data.labels=brats-ped (2 is",
+            ),
+            "label_map={2: 2, 3: 3, 4: ?}' with a class for each ?: 0 none, 1 core, 2 edema, 3 enhancing",
+        ],
     ),
     "an empty mask": (image("seg", np.zeros(SHAPE, np.uint8)), [f"{CASE}-seg.nii.gz", "exclude"]),
     "a single patient": (alone, ["a single patient", "BraTS-MEN-00001"]),

@@ -115,8 +115,8 @@ def _other_labels(held: Set[int], data: DataConfig) -> list[str]:
     """What to do about values that the edition has not."""
     listed = ", ".join(map(str, sorted(held)))
     fit = "".join(f"\n  - {flag}" for flag in fitting(held))
-    mapped = ", ".join(f"{value}: {min(max(value, 0), 3)}" for value in sorted(held))
-    own = f"-P data.labels=map -P 'data.label_map={{{mapped}}}' with the class of each: 0 none, 1 core, 2 edema, 3 enhancing"
+    mapped = ", ".join(f"{value}: {data.classes.get(value, '?')}" for value in sorted(held))  # what nobody said is not guessed
+    own = f"-P data.labels=map -P 'data.label_map={{{mapped}}}' with a class for each ?: 0 none, 1 core, 2 edema, 3 enhancing"
     meaning = "" if data.labels == "map" else f" ({EDITIONS[data.labels].in_words})"
     return [
         f"data.labels={data.labels}{meaning}; the segmentations hold {listed}. "
