@@ -165,7 +165,8 @@ def segmentation(
         passed=dice > validation.min_dice_wt and gain > validation.min_dice_gain,
         threshold=f"Dice WT > {validation.min_dice_wt:g}, gain over the frozen baseline > {validation.min_dice_gain:g}",
         measured={"dice_WT": dice, "baseline_dice_WT": baseline["dice_WT"], "gain": gain, "cases": cases, "of": of},
-        advice="In this order: training.epochs=150; training.lr_lora=5e-5; lora.target_stages=[2,3,4].",
+        advice="In this order: half as many training.epochs again; half of training.lr_lora; stage 2 in lora.target_stages. "
+        "`mlflow run . -e recover -P phase=phase1 -P run=RUN` tries them, each on top of the one before.",
     )
 
 
@@ -282,7 +283,7 @@ def attribution(effects: Effects, probes: Mapping[str, float]) -> Check:
 
 
 def in_words(effects: Effects) -> str:
-    """What the effects say, plainly."""
+    """What the effects say, plainly; of Dice also each region's, for a mean can hide that one gains and another loses."""
 
     def said(interval: Interval, who: str, to_what: str) -> str:
         return interval.told(
@@ -291,6 +292,11 @@ def in_words(effects: Effects) -> str:
             worse=f"{who} made {to_what} worse",
             same=f"{who} changed nothing that could be measured in {to_what}",
         )
+
+    def of_dice(effect: str, who: str, to_what: str) -> str:
+        of = {region: effects[f"dice_{region}"][effect] for region in REGIONS}
+        regions = ", ".join(f"{region} {gain.as_gain}" for region, gain in of.items() if not math.isnan(gain.estimate))
+        return f"{said(effects['dice'][effect], who, to_what)} By region: {regions or 'none is held'}."
 
     dice, features, read = effects["dice"], effects["probe_r2"], "what a linear probe reads from the encoder's features"
     interaction = dice["interaction"].told(
@@ -301,8 +307,8 @@ def in_words(effects: Effects) -> str:
     )
     return " ".join(
         [
-            said(dice[ALONE], "LoRA alone", "Dice over the frozen base"),
-            said(dice[ON_TOP], "LoRA with the decoder", "Dice over training the decoder alone"),
+            of_dice(ALONE, "LoRA alone", "mean Dice over the frozen base"),
+            of_dice(ON_TOP, "LoRA with the decoder", "mean Dice over training the decoder alone"),
             interaction,
             said(features[ALONE], "LoRA alone", read),
             said(features[ON_TOP], "LoRA with the decoder", read),

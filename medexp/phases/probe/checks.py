@@ -49,10 +49,10 @@ def in_words(gain: Interval, reference: str) -> str:
         reference: What it is compared with, in words.
     """
     return gain.told(
-        few=f"Too few test patients to tell what the encoder adds over {reference}",
-        better=f"The encoder does better than {reference}",
-        worse=f"The encoder does worse than {reference}",
-        same=f"The encoder adds nothing that could be measured over {reference}",
+        few=f"Too few test patients to tell what the encoder adds over {reference} in balanced accuracy",
+        better=f"The encoder does better than {reference} in balanced accuracy",
+        worse=f"The encoder does worse than {reference} in balanced accuracy",
+        same=f"The encoder adds nothing that could be measured in balanced accuracy over {reference}",
     )
 
 

@@ -182,7 +182,7 @@ def test_lora_that_puts_right_what_was_spoiled_is_found(home: Home, tmp_path: Pa
     base = spoiled(home.teacher, 1)
     measured, words = told(home, base, LORA, tmp_path)
     assert measured["dice_gain_alone_low"] > 0
-    assert "LoRA alone improved Dice over the frozen base" in words
+    assert "LoRA alone improved mean Dice over the frozen base" in words
     assert "LoRA with the decoder improved Dice over training the decoder alone" in words
     assert "That they add up could not be refuted" in words
 
@@ -194,7 +194,7 @@ def test_lora_on_which_nothing_depends_is_not_and_reach_said_so_before(home: Hom
     deep = LoraConfig(4, 8, (3, 4), ("qkv", "proj", "linear1", "linear2"), 0.0, "lora")
     measured, words = told(home, base, deep, tmp_path)
     assert measured["dice_gain_alone"] == 0
-    assert "LoRA alone changed nothing that could be measured in Dice over the frozen base" in words
+    assert "LoRA alone changed nothing that could be measured in mean Dice over the frozen base" in words
     item = evaluation_dataset(home.data, "val", home.ctx.config.data, home.ctx.cache)[0]
     assert not reach(base, [window(item["image"], item["label"], SIZE)], deep.target_stages).any
 

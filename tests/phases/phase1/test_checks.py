@@ -160,23 +160,26 @@ UNKNOWN = Interval(0.1, math.nan, math.nan, 1)
 @pytest.mark.parametrize(
     ("dice", "features", "passed", "words"),
     [
-        (GAIN, GAIN, True, "LoRA with the decoder improved Dice over training the decoder alone"),
-        (NOTHING, GAIN, False, "LoRA with the decoder changed nothing that could be measured in Dice"),
+        (GAIN, GAIN, True, "LoRA with the decoder improved mean Dice over training the decoder alone"),
+        (NOTHING, GAIN, False, "LoRA with the decoder changed nothing that could be measured in mean Dice"),
         (GAIN, NOTHING, False, "LoRA with the decoder changed nothing that could be measured in what a linear probe"),
-        (LOSS, GAIN, False, "LoRA with the decoder made Dice over training the decoder alone worse"),
+        (LOSS, GAIN, False, "LoRA with the decoder made mean Dice over training the decoder alone worse"),
         (UNKNOWN, UNKNOWN, False, "Too few patients"),
     ],
 )
 def test_attribution_says_in_plain_words_what_was_found(dice: Interval, features: Interval, passed: bool, words: str) -> None:
+    of_dice = {phase1_checks.ON_TOP: dice, phase1_checks.ALONE: NOTHING, "interaction": LOSS}
     found = {
-        "dice": {phase1_checks.ON_TOP: dice, phase1_checks.ALONE: NOTHING, "interaction": LOSS},
+        **dict.fromkeys(("dice", "dice_TC", "dice_ET"), of_dice),
+        "dice_WT": of_dice | {phase1_checks.ALONE: LOSS},
         "probe_r2": {phase1_checks.ON_TOP: features, phase1_checks.ALONE: GAIN},
     }
     check: Check = phase1_checks.attribution(found, {"unadapted": 0.1, "random": 0.2})
     assert check.passed is passed
     assert not check.blocks
     assert words in check.advice
-    assert "LoRA alone changed nothing that could be measured in Dice over the frozen base" in check.advice
+    assert "LoRA alone changed nothing that could be measured in mean Dice over the frozen base" in check.advice
+    assert f"By region: TC {NOTHING.as_gain}, WT {LOSS.as_gain}, ET {NOTHING.as_gain}." in check.advice
     assert "LoRA alone improved what a linear probe" in check.advice
     assert "Together they bring less than the sum of both" in check.advice
     assert all(interval.as_gain in check.advice for interval in (dice, features)), "differences, with their sign"
@@ -189,7 +192,8 @@ def test_attribution_says_in_plain_words_what_was_found(dice: Interval, features
 )
 def test_an_interaction_is_said_where_there_is_one(interaction: Interval, words: str) -> None:
     of_both = {phase1_checks.ON_TOP: NOTHING, phase1_checks.ALONE: NOTHING, "interaction": interaction}
-    assert words in phase1_checks.in_words({"dice": of_both, "probe_r2": of_both})
+    measures = ("dice", "dice_TC", "dice_WT", "dice_ET", "probe_r2")
+    assert words in phase1_checks.in_words(dict.fromkeys(measures, of_both))
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ NAN = math.nan
     ("low", "high", "passed", "words"),
     [
         (0.1, 0.3, True, "does better than the unadapted encoder"),
-        (-0.1, 0.3, False, "adds nothing that could be measured over the unadapted encoder"),
+        (-0.1, 0.3, False, "adds nothing that could be measured in balanced accuracy over the unadapted encoder"),
         (0.0, 0.3, False, "adds nothing that could be measured"),
         (-0.3, -0.1, False, "does worse than the unadapted encoder"),
         (NAN, NAN, False, "Too few test patients"),
