@@ -175,13 +175,15 @@ def show(found: Comparison, one: str, other: str, most: int = 3) -> None:
             console.print(f"{row.metric}: least {least}; most {gained}", highlight=False, markup=False)
     for line in found.left_out:
         console.print(f"Left out: {line}", highlight=False, markup=False)
+    for line in found.notes:
+        console.print(f"Note: {line}", highlight=False, markup=False)
 
 
 def as_json(found: Comparison) -> dict[str, Any]:
     """The comparison for programs; what is not defined is null."""
     rows = [{**asdict(row), "gain": {**asdict(row.gain)}} for row in found.rows]
     plain = json.loads(json.dumps(rows), parse_constant=lambda _: None)
-    return {"metrics": plain, "left_out": list(found.left_out)}
+    return {"metrics": plain, "left_out": list(found.left_out), "notes": list(found.notes)}
 
 
 def write(found: Comparison, folder: str, title: str) -> None:

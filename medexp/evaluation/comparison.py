@@ -9,21 +9,25 @@ from numpy.typing import NDArray
 
 from medexp.config.shared import Resampling
 from medexp.data.splits import some
+from medexp.data.volumes.cases import REGION_CLASSES
 from medexp.errors import DataError, all_problems
-from medexp.evaluation.classification import METRICS, Predictions, cross_entropy, gain
-from medexp.evaluation.intervals import GAIN, UNBOUNDED, Interval, mean_by_patient
+from medexp.evaluation.classification import METRICS, Predictions, cross_entropy, gain, scores
+from medexp.evaluation.intervals import GAIN, NOISE, UNBOUNDED, Interval, mean_by_patient
 
 DIRECTIONS: Mapping[str, int] = {
     "dice": 1,
     "iou": 1,
     "hd95": -1,  # mm
     "false": -1,  # mm^3 predicted of a region that is not there
+    "false_pixels": -1,
     "correct": 1,
     "cross_entropy": -1,  # nats
     **dict.fromkeys(METRICS, 1),
 }
 """Of each metric that is known whether more of it is better (1) or less (-1). A column `<metric>_<region>` is of a region."""
 
+_NO_SHARE = ("hd95", "false", "false_pixels", "cross_entropy")  # the others are from 0 to 1
+_KNOWN = f"{', '.join(DIRECTIONS)}, alone or with {', '.join(f'_{region}' for region in REGION_CLASSES)} after it"
 _MAY_LACK = ("hd95",)  # not defined where nothing is predicted: the other's value alone compares with nothing
 _CASE = {"case": str, "patient": str, "label": str, "predicted": str}
 
@@ -57,11 +61,13 @@ class Comparison:
         rows: A row a metric.
         cases: A row a case and metric: case, patient, metric, one, other, gain.
         left_out: What was not compared, and why.
+        notes: What to know of the tables before the figures are believed.
     """
 
     rows: tuple[Compared, ...]
     cases: pd.DataFrame
     left_out: tuple[str, ...]
+    notes: tuple[str, ...]
 
     def extremes(self, metric: str, count: int = 3) -> tuple[pd.DataFrame, pd.DataFrame]:
         """The cases in which the second gains least, and those in which it gains most."""
@@ -71,36 +77,45 @@ class Comparison:
 
 def direction(column: str) -> int:
     """1 where more of a column is better, -1 where less is, 0 where that is not known."""
-    known = [name for name in DIRECTIONS if column == name or column.startswith(f"{name}_")]
-    return DIRECTIONS[max(known, key=len)] if known else 0
+    return DIRECTIONS.get(_metric(column), 0)
+
+
+def _metric(column: str) -> str:
+    """The metric of a column: `<metric>_<region>` is one too, and `dice_loss` or `dice_std` is another than Dice."""
+    metric, _, region = column.rpartition("_")
+    return metric if region in REGION_CLASSES else column
 
 
 def read_per_case(table: pd.DataFrame, called: str) -> pd.DataFrame:
     """A table that holds a row a case, checked; with `correct` and `cross_entropy` where labels and probabilities give them.
 
     Args:
-        table: `case` and metrics; `patient`, and of a classifier `label` with `predicted`, with `probability` (of the second
-            label in alphabetical order) or with a column `probability_<label>` each.
+        table: `case` and metrics, as shares from 0 to 1, mm, mm^3 or nats; `patient`, and of a classifier `label` with
+            `predicted`, with `probability` (of the second label in alphabetical order) or with a column
+            `probability_<label>` each. Of two labels `predicted` may be 0 and 1, in the same order.
         called: What messages call it.
 
+    Returns:
+        The same, with a column `probability_<label>` each instead of `probability`.
+
     Raises:
-        DataError: No column `case`, a case without a name or twice, or probabilities that are none; all problems at once.
+        DataError: No column `case`, a case without a name or twice, metrics in percent, `predicted` that is none of the
+            labels, or probabilities that are none; all problems at once.
     """
     if "case" not in table:
         raise DataError(f"{called}: no column 'case', found {some(list(map(str, table.columns)), 12)}. A row a case is wanted")
     table = table.astype({name: kind for name, kind in _CASE.items() if name in table}).reset_index(drop=True)
+    table = table.fillna(dict.fromkeys(_CASE, "nan"))
     problems = []
     twice = sorted(set(table.loc[table["case"].duplicated(), "case"]))
     if twice:
         problems.append(f"{len(twice)} cases in several rows: {some(twice)}; keep one each, or name one arm")
-    for column in ("case", "patient"):
+    for column in ("case", "patient", "label"):
         if column in table and (nameless := int(table[column].isin(["", "nan"]).sum())):
             problems.append(f"{nameless} rows have no {column}")
-    for column in [name for name in map(str, table) if direction(name)]:
-        numbers = pd.to_numeric(table[column], errors="coerce")
-        if bad := int((numbers.isna() & table[column].notna()).sum()):
-            problems.append(f"column {column}: {bad} values are no numbers")
-        table[column] = numbers
+    table, bad_metrics = _metrics_in(table)
+    table, strange = _predicted_in(table)
+    problems += [*bad_metrics, *strange]
     shares = probabilities(table)
     if shares is not None:
         wrong = ~((shares >= 0) & (shares <= 1)).all(axis=1) | (np.abs(shares.sum(axis=1) - 1) > 1e-3)
@@ -109,11 +124,42 @@ def read_per_case(table: pd.DataFrame, called: str) -> pd.DataFrame:
     if problems:
         raise DataError(all_problems(called, problems))
     if shares is not None:
-        found = Predictions(_truth(table), shares)
-        table = table.assign(correct=(found.truth == found.predicted).astype(float), cross_entropy=cross_entropy(found))
+        predictions = Predictions(_truth(table), shares)
+        named = {f"probability_{name}": share for name, share in zip(_classes(table), shares.T, strict=True)}
+        table = table.drop(columns="probability", errors="ignore").assign(
+            **named,
+            correct=(predictions.truth == predictions.predicted).astype(float),
+            cross_entropy=cross_entropy(predictions),
+        )
     elif {"label", "predicted"} <= {*table}:
         table = table.assign(correct=(table["label"] == table["predicted"]).astype(float))
     return table
+
+
+def _metrics_in(table: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
+    """The table with its metrics as numbers, and what is wrong with them."""
+    problems, numbers = [], {}
+    for column in [name for name in map(str, table) if direction(name)]:
+        values = numbers[column] = pd.to_numeric(table[column], errors="coerce")
+        if bad := int((values.isna() & table[column].notna()).sum()):
+            problems.append(f"column {column}: {bad} values are no numbers")
+        if _metric(column) not in _NO_SHARE and (bad := int(((values < -NOISE) | (values > 1 + NOISE)).sum())):
+            found = f"{bad} values are outside 0 to 1, from {values.min():g} to {values.max():g}"
+            problems.append(f"column {column}: {found}; it is a share: divide percent by 100")
+    return table.assign(**numbers), problems
+
+
+def _predicted_in(table: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
+    """The table with labels by name in `predicted`, and which of these are none."""
+    if not {"label", "predicted"} <= {*table}:
+        return table, []
+    labels = sorted(set(table["label"]))
+    if len(labels) == 2 and set(table["predicted"]) <= {"0", "1"} and not {"0", "1"} & {*labels}:
+        table = table.assign(predicted=table["predicted"].map(dict(zip(("0", "1"), labels, strict=True))))
+    strange = sorted(set(table["predicted"]) - {*_classes(table)})
+    if strange and len(labels) > 1:  # where all are of one class, it may be the other's name
+        return table, [f"predicted holds {some(strange)}, which is no label; these are {some(labels)}"]
+    return table, []
 
 
 def probabilities(table: pd.DataFrame) -> np.ndarray | None:
@@ -121,12 +167,12 @@ def probabilities(table: pd.DataFrame) -> np.ndarray | None:
     if "label" not in table:
         return None
     classes = _classes(table)
-    if "probability" in table and len(classes) == 2:
-        second = pd.to_numeric(table["probability"], errors="coerce").to_numpy(float)
-        return np.stack([1 - second, second], axis=1)
     columns = [f"probability_{name}" for name in classes]
     if set(columns) <= {*table}:
         return table[columns].apply(pd.to_numeric, errors="coerce").to_numpy(float)
+    if "probability" in table and len(classes) == 2:
+        second = pd.to_numeric(table["probability"], errors="coerce").to_numpy(float)
+        return np.stack([1 - second, second], axis=1)
     return None
 
 
@@ -173,11 +219,19 @@ def compare_tables(one: pd.DataFrame, other: pd.DataFrame, called: tuple[str, st
     """
     one, other = _same_cases(one, other, called)
     owner = next(table[name] for name in ("patient", "case") for table in (one, other) if name in table)
-    rows, cases, left_out = [], [], []
-    for column in map(str, one):
+    rows, cases, left_out, notes = [], [], [], []
+    if not any("patient" in table for table in (one, other)):
+        told = "no column patient: each case counts as a patient of its own, and the intervals rest on that"
+        notes.append(f"{told}; they are too narrow where a patient has several cases")
+    columns = [name for name in dict.fromkeys(map(str, [*one, *other])) if name not in _CASE]
+    unknown = [name for name in columns if not direction(name) and not name.startswith("probability")]
+    if unknown:
+        left_out.append(f"{', '.join(unknown)}: nothing says whether more or less is better. Known are {_KNOWN}")
+    for column in columns:
         if not (sign := direction(column)):
-            if column not in _CASE and not column.startswith("probability"):
-                left_out.append(f"{column}: nothing says whether more or less of it is better")
+            continue
+        if alone := [name for name, table in zip(called, (other, one), strict=True) if column not in table]:
+            left_out.append(f"{column}: {alone[0]} alone has it")
             continue
         both = paired(one, other, [column], sign)
         if lacking := both["case"][both["gain"].isna()].tolist():
@@ -191,19 +245,25 @@ def compare_tables(one: pd.DataFrame, other: pd.DataFrame, called: tuple[str, st
         cases.append(both.assign(metric=column)[["case", "patient", "metric", "one", "other", "gain"]])
     if not cases:
         raise DataError(all_problems(f"{called[0]} and {called[1]}", left_out))
-    shares = [found for table in (one, other) if (found := probabilities(table)) is not None]
-    if len(shares) == 2:
-        first, second = (Predictions(_truth(one), found) for found in shares)
+    judged = [Predictions(_truth(table), found) for table in (one, other) if (found := probabilities(table)) is not None]
+    if len(judged) == 2:
+        first, second = judged
         every = np.ones((1, len(one)))
         for name in ("balanced_accuracy", "auroc"):
             values = float(METRICS[name](first, every)[0]), float(METRICS[name](second, every)[0])
             interval = gain(METRICS[name], second, first, list(owner), resampling)
             rows.append(_compared(name, len(one), values, interval, called))
-    return Comparison(tuple(rows), pd.concat(cases, ignore_index=True), tuple(left_out))
+        for name, table, predictions in zip(called, (one, other), judged, strict=True):
+            area = scores(predictions, list(owner), resampling, {"auroc": METRICS["auroc"]})["auroc"]
+            if area.high < 0.5:
+                asked = "are its probabilities those of another class?"
+                wanted = f" A column probability is of {_classes(table)[1]}, the second in alphabetical order"
+                notes.append(f"{name}: AUROC {area} is below chance: {asked}{wanted if predictions.binary else ''}")
+    return Comparison(tuple(rows), pd.concat(cases, ignore_index=True), tuple(left_out), tuple(notes))
 
 
 def _same_cases(one: pd.DataFrame, other: pd.DataFrame, called: tuple[str, str]) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Both tables in one order of cases, with the columns that both have and `patient`."""
+    """Both tables in one order of cases, with the same names of labels."""
     subject = f"{called[0]} and {called[1]}"
     cases = [set(table["case"]) for table in (one, other)]
     if cases[0] != cases[1]:
@@ -224,21 +284,17 @@ def _same_cases(one: pd.DataFrame, other: pd.DataFrame, called: tuple[str, str])
         one, other = _same_labels(one, other), _same_labels(other, one)
         if unlike := one["case"][one["label"] != other["label"]].tolist():
             problems.append(f"{len(unlike)} cases have other labels: {some(unlike, 3)}")
-    shared = [name for name in one if name in other]
-    columns = [str(name) for name in shared if direction(str(name))]
+    columns = [name for name in map(str, one) if name in other and direction(name)]
     for column in columns:
         lacking = one["case"][one[column].isna() != other[column].isna()].tolist()
         if lacking and not column.startswith(_MAY_LACK):
             problems.append(f"{column}: {len(lacking)} cases have a value in one alone (NaN is none): {some(lacking, 3)}")
     if not columns:
         found = f"{some([*map(str, one)], 12)}, and {some([*map(str, other)], 12)}"
-        problems.append(
-            f"no metric in common: found {found}. Known are {', '.join(DIRECTIONS)}, alone or with _REGION after it"
-        )
+        problems.append(f"no metric in common: found {found}. Known are {_KNOWN}")
     if problems:
         raise DataError(all_problems(subject, problems, "Correct the table, or compare others."))
-    kept = [[name for name in table if name in shared or name == "patient"] for table in (one, other)]
-    return one[kept[0]], other[kept[1]]
+    return one, other
 
 
 def _compared(metric: str, cases: int, means: tuple[float, float], interval: Interval, called: tuple[str, str]) -> Compared:
@@ -253,7 +309,9 @@ def _compared(metric: str, cases: int, means: tuple[float, float], interval: Int
 
 
 def _classes(table: pd.DataFrame) -> list[str]:
-    return sorted(set(table["label"]))
+    """The labels in alphabetical order, also those that no case has where all have a column `probability_<label>`."""
+    labels, named = ({*table["label"]}, {name[12:] for name in map(str, table) if name.startswith("probability_")})
+    return sorted(named if labels <= named else labels)
 
 
 def _truth(table: pd.DataFrame) -> NDArray[np.int_]:
@@ -264,5 +322,7 @@ def _same_labels(table: pd.DataFrame, named: pd.DataFrame) -> pd.DataFrame:
     """Labels 0 and 1 by the names that the other table has for them."""
     names = _classes(named)
     if set(table["label"]) <= {"0", "1"} and len(names) == 2:
-        return table.assign(label=table["label"].map(dict(zip(("0", "1"), names, strict=True))))
+        called = dict(zip(("0", "1"), names, strict=True))
+        columns = {f"probability_{number}": f"probability_{name}" for number, name in called.items()}
+        return table.assign(label=table["label"].map(called)).rename(columns=columns)
     return table

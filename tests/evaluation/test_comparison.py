@@ -105,6 +105,11 @@ def test_a_region_that_a_case_lacks_is_no_figure_of_it():
             "dice_WT: 1 cases have a value in one alone .*p00-0",
         ),
         (lambda table: table.assign(dice_WT=["good", *table["dice_WT"][1:]]), "column dice_WT: 1 values are no numbers"),
+        (
+            lambda table: table.assign(dice_WT=100 * table["dice_WT"]),
+            "dice_WT: 24 values are outside 0 to 1, .*divide percent by",
+        ),
+        (lambda table: table.assign(dice_WT=-table["dice_WT"]), "dice_WT: 24 values are outside 0 to 1, from -0.*"),
         (lambda table: table.assign(patient="x"), "24 cases are of other patients"),
         (lambda table: table.assign(case=["", *table["case"][1:]]), "1 rows have no case"),
     ],
@@ -120,6 +125,9 @@ def test_what_cannot_be_compared_is_refused_with_the_reason(change, told):
         ({"probability": [0.2, 1.5]}, "1 rows have no probabilities from 0 to 1"),
         ({"probability": [0.2, np.nan]}, r"1 rows have no probabilities .*NaN is none"),
         ({"label": ["yes", "no"]}, "2 cases have other labels: a, b"),
+        ({"label": ["no", None]}, "1 rows have no label"),
+        ({"predicted": ["no", "Yes"]}, "predicted holds Yes, which is no label; these are no, yes"),
+        ({"predicted": ["0", "yes"]}, "predicted holds 0, which is no label; these are no, yes"),
     ],
 )
 def test_probabilities_and_labels_are_checked(change, told):
@@ -137,4 +145,58 @@ def test_the_direction_of_a_metric_is_known_or_nothing_is_said():
         1,
         1,
     ]
-    assert direction("slices") == direction("dices") == direction("probability") == 0
+    for name in ("slices", "dices", "probability", "dice_loss_WT", "dice_loss", "dice_std", "accuracy_loss", "dice_WT_std"):
+        assert direction(name) == 0, name
+    one, other = (scores(seed=seed).assign(dice_loss_WT=0.1, iou_WT=0.5) for seed in (0, 1))
+    found = compared(one, other.drop(columns="iou_WT"))
+    assert {*by_metric(found)} == {"dice_WT", "hd95_WT"}
+    unknown, alone = found.left_out
+    assert unknown.startswith("dice_loss_WT: nothing says whether more or less is better. Known are dice, ")
+    assert alone == "iou_WT: A alone has it"
+
+
+def test_patients_that_nobody_names_are_said_to_be_cases():
+    nameless = [scores(seed=seed).drop(columns="patient") for seed in (0, 1)]
+    (note,) = compared(*nameless).notes
+    assert "each case counts as a patient of its own, and the intervals rest on that" in note
+    assert compared(scores(), nameless[1]).notes == ()
+
+
+def classified(sharpness, seed):
+    """Labels of 40 cases and a probability of `tumour`, that is right where the sharpness is above 0."""
+    truth, rng = np.repeat([0, 1], 20), np.random.default_rng(seed)
+    table = pd.DataFrame({"case": [f"c{place}" for place in range(40)], "patient": [f"p{place}" for place in range(40)]})
+    chance = (0.5 + sharpness * (truth * 2 - 1) + rng.normal(0, 0.2, 40)).clip(0.01, 0.99)
+    return table.assign(label=np.where(truth, "tumour", "none"), probability=chance)
+
+
+@pytest.mark.parametrize("numbered", [False, True], ids=["names", "numbers"])
+def test_one_column_of_probabilities_and_one_a_label_say_the_same(numbered):
+    one, other = classified(0.1, 0), classified(0.3, 1)
+    names = ("0", "1") if numbered else ("none", "tumour")
+    wide = other.assign(**{f"probability_{name}": abs(other["probability"] - 1 + n) for n, name in enumerate(names)})
+    wide = wide.drop(columns="probability").replace({"label": dict(zip(("none", "tumour"), names, strict=True))})
+    assert compared(one, wide).rows == compared(one, other).rows
+    assert {"auroc", "balanced_accuracy", "cross_entropy", "correct"} == {*by_metric(compared(wide, one))}
+
+
+def test_a_class_that_no_case_has_is_judged_all_the_same():
+    one = classified(0.3, 0)
+    wide = one.assign(probability_none=(1 - one["probability"]) / 2, probability_other=(1 - one["probability"]) / 2)
+    wide = wide.assign(probability_tumour=one["probability"], predicted="other").drop(columns="probability")
+    assert {"auroc", "balanced_accuracy"} <= {*by_metric(compared(one, wide))}
+
+
+def test_predicted_as_numbers_is_taken_by_the_names_of_the_labels():
+    one = classified(0.3, 0).drop(columns="probability")
+    named = one.assign(predicted=one["label"].where(one.index % 5 > 0, "none"))
+    numbered = named.assign(predicted=(named["predicted"] == "tumour").astype(int))
+    assert by_metric(compared(named, numbered))["correct"].told.endswith("the figures are the same.")
+
+
+def test_probabilities_of_the_other_class_are_asked_about():
+    one, other = classified(0.3, 0), classified(-0.3, 1)
+    (note,) = compared(one, other).notes
+    assert note.startswith("B: AUROC 0.") and "is below chance: are its probabilities those of another class?" in note
+    assert "of tumour, the second in alphabetical order" in note
+    assert compared(one, classified(0.0, 2)).notes == ()
