@@ -1,6 +1,6 @@
 """The leak guard: whether a test set holds what a registered model, or a model that it was made from, has learned from."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -17,6 +17,9 @@ from medexp.registry.packages import read_json
 from medexp.registry.store import Pulled, pull, resolve
 
 LEARNED = ("train", "val")  # trained on, or selected on; what was held back is fine
+SLICES = 8
+"""A patient with so many images is taken for one whose scan was cut into slices."""
+
 _NAMED = 20  # patients that a message names
 
 
@@ -45,8 +48,9 @@ def leak_check(pulled: Pulled, cases: pd.DataFrame, learned: Sequence[str] = LEA
     """LEAK: no case of a test set is of a patient, has the voxels, or is a copy of a case, that the model or one of its
     ancestors was trained or selected on.
 
-    A scan of several slices is a copy where `OF_A_SCAN` of them are twins of one patient's. A package without perceptual
-    hashes does not fail the check: it is named.
+    A scan of several slices is a copy where `OF_A_SCAN` of them are twins of one patient's; a single picture is not held
+    against the slices of a patient who has `SLICES` or more, some of which are like those of any head. A package without
+    perceptual hashes does not fail the check: it is named.
 
     Ancestors are fetched and verified. One that is not registered (any more), or does not say what it was trained on, does not
     fail the check: it is named.
@@ -150,8 +154,11 @@ def _copied(cases: pd.DataFrame, seen: _Seen) -> dict[str, set[str]]:
     )
     pairs["slices"] = pairs["scan"].map(cases["scan"].value_counts())
     pairs["alike"] = pairs.groupby(["scan", "patient", "model"])["case"].transform("nunique")
+    theirs = Counter((patient, model) for _, patient, model in seen.hashes)
+    pairs["theirs"] = [theirs[key] for key in zip(pairs["patient"], pairs["model"], strict=True)]
+    held = (pairs["slices"] > 1) | (pairs["theirs"] < SLICES)
     copied = defaultdict[str, set[str]](set)
-    for pair in pairs[pairs["alike"] >= OF_A_SCAN * pairs["slices"]].itertuples():
+    for pair in pairs[held & (pairs["alike"] >= OF_A_SCAN * pairs["slices"])].itertuples():
         copied[str(pair.case)].add(str(pair.model))
     return copied
 

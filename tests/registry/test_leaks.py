@@ -218,6 +218,7 @@ def test_slices_are_copies_where_most_of_a_scan_are(make: Make) -> None:
     scan = held_out(**{f"n{slice_}": "x" for slice_ in range(10)}).assign(scan="n", patient="n")
     assert not check(made, with_hashes(scan, [a_hash(seed) for seed in (*range(8), 20, 21)])).passed
     assert check(made, with_hashes(scan, [a_hash(seed) for seed in (*range(3), *range(20, 27))])).passed
+    assert check(made, with_hashes(held_out(picture="x"), [a_hash(0)])).passed, "one slice is like that of any head"
 
 
 @pytest.mark.parametrize("hashes", [None, "0f" * 864], ids=["none", "of another length"])
