@@ -4,6 +4,8 @@ Simulated data of known truth; nominal 95 %. "percentile" is the percentile boot
 replaced; "now" is what the platform prints, with its mean width in brackets, and after a slash the share of data sets that had
 no interval. A cell outside 93 to 97 % is marked: `-` holds the truth too seldom, `+` more often than it says. In "clusters"
 patients have 1, 1, 2, 3, 5 and 8 rows in turn, half of the variance being the patient's.
+
+`--nothing` measures how often something is seen where there is nothing (nominal 5 %).
 """
 
 import argparse
@@ -20,7 +22,7 @@ from scipy.special import betaincinv, ndtr, ndtri
 from medexp.arrays import Array
 from medexp.config.shared import Resampling
 from medexp.evaluation.classification import CALIBRATION, METRICS, Metric, Predictions, gain, scores
-from medexp.evaluation.intervals import GAIN, UNBOUNDED, UNIT, Interval, Range, mean_by_patient
+from medexp.evaluation.intervals import GAIN, MIN_OF_A_CLASS, UNBOUNDED, UNIT, Interval, Range, by_patient, mean_by_patient
 from medexp.evaluation.regression import r2_gains
 
 PATIENTS = (6, 8, 10, 16, 20, 40, 80)
@@ -63,8 +65,8 @@ def of_classes(metric: Metric, auroc: float, share: float, reference: float | No
 
     def draw(rng: np.random.Generator, count: int, clusters: bool) -> Sample:
         patient = patients(rng, count, clusters)
-        positive = np.zeros(count, bool)
-        while not 2 <= positive.sum() <= count - 2:  # a class of one patient has no interval
+        positive, fewest = np.zeros(count, bool), min(MIN_OF_A_CLASS, count // 2)  # fewer in a class have no interval
+        while not fewest <= positive.sum() <= count - fewest:
             positive = rng.random(count) < share
         truth, names = positive[patient].astype(int), [str(one) for one in patient]
         common = scatter(rng, patient, clusters)
@@ -213,6 +215,40 @@ def percentile(sample: Sample, resampling: Resampling) -> tuple[float, float]:
     return float(low), float(high)
 
 
+def guesses(metric: Metric, rare: int, count: int, reference: bool) -> Callable[[np.random.Generator, Resampling], bool]:
+    """Whether what says chance numbers is told from another such, or from a constant answer, whose figure is 0.5.
+
+    From another by an interval of all patients, whatever their classes: it is what the rule for the rarer class is chosen by.
+    """
+    truth, names = (np.arange(count) < rare).astype(int), [str(one) for one in range(count)]
+
+    def seen(rng: np.random.Generator, resampling: Resampling) -> bool:
+        made = [Predictions(truth, np.stack([1 - one, one], axis=1)) for one in rng.random((2, count))]
+        if reference:
+            found = by_patient(
+                lambda weights: metric(made[0], weights) - metric(made[1], weights), names, resampling, within=GAIN
+            )
+            return found.above or found.below
+        own = scores(made[0], names, resampling, {"metric": metric})["metric"]
+        return own.low > 0.5 or own.high < 0.5
+
+    return seen
+
+
+def nothing(sets: int, samples: int) -> None:
+    """Print the share of data sets in which a difference is told where there is none."""
+
+    def share(seen: Callable[[np.random.Generator, Resampling], bool], seed: int) -> str:
+        rng = np.random.default_rng(seed)
+        return f"{np.mean([seen(rng, Resampling(samples, 0.95, number)) for number in range(sets)]):.1%}"
+
+    print("chance numbers, by the patients of the rarer class: gains without the rule about it, own figures with it")
+    for name, reference in [(name, reference) for name in ("auroc", "balanced_accuracy") for reference in (False, True)]:
+        for count in (16, 40):
+            cells = {rare: share(guesses(METRICS[name], rare, count, reference), rare) for rare in (2, 3, 4, 5, 6, 8)}
+            print(f"{name}, {'a gain' if reference else 'its own'}, of {count} patients: {cells}", flush=True)
+
+
 def mark(share: float) -> str:
     return " " if math.isnan(share) or 0.93 <= share <= 0.97 else "-" if share < 0.93 else "+"
 
@@ -223,7 +259,11 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=500, help="resamples of an interval")
     parser.add_argument("--only", nargs="+", default=[""], help="kinds of figures whose name holds one of these")
     parser.add_argument("--rows", choices=("one", "several"), help="of a patient, several in clusters; without it both")
+    parser.add_argument("--nothing", action="store_true", help="how often something is told where there is nothing")
     options = parser.parse_args()
+    if options.nothing:
+        nothing(options.sets, options.samples)
+        return
     seconds = []
     for clusters in {"one": (False,), "several": (True,), None: (False, True)}[options.rows]:
         print(f"\n{'clusters' if clusters else 'a row a patient'}: percentile -> now (mean width / share without an interval)")

@@ -200,9 +200,8 @@ def scores(
 
     def interval(metric: Metric) -> Interval:
         statistic = partial(metric, predictions)
-        return by_patient(
-            statistic, patients, resampling, within=_within(metric, predictions), shares=_shares(metric, predictions)
-        )
+        groups, share = groups_of(metric, predictions), metric not in CALIBRATION.values()
+        return by_patient(statistic, patients, resampling, within=_within(metric, predictions), groups=groups, share=share)
 
     return {name: interval(metric) for name, metric in metrics.items()}
 
@@ -234,7 +233,9 @@ def confusion_band(predictions: Predictions, patients: Sequence[str], resampling
     """Each cell of the confusion matrix (K, K), a count of cases, with its interval; arguments as those of `scores`."""
     cases = len(predictions.truth)
     whole = np.ones((1, 1, 1, cases), bool)
-    return band_by_patient(partial(confusion, predictions), patients, resampling, within=(0.0, float(cases)), shares=whole)
+    return band_by_patient(
+        partial(confusion, predictions), patients, resampling, within=(0.0, float(cases)), groups=whole, share=True
+    )
 
 
 def gain(
@@ -254,7 +255,16 @@ def gain(
         return metric(predictions, weights) - metric(reference, weights)
 
     most = _within(metric, predictions)[1]
-    return by_patient(difference, patients, resampling, within=(-most, most))
+    return by_patient(difference, patients, resampling, within=(-most, most), groups=groups_of(metric, predictions))
+
+
+def groups_of(metric: Metric, predictions: Predictions) -> NDArray[np.bool_]:
+    """The groups of cases (K, N) that a metric rests on: the classes whose shares it is the mean of, else all in one."""
+    if metric is accuracy or metric in CALIBRATION.values():
+        return np.full((1, len(predictions.truth)), True)
+    if predictions.binary and metric in (sensitivity, specificity):
+        return predictions.truth[None] == int(metric is sensitivity)
+    return predictions.truth[None] == np.unique(predictions.truth)[:, None]
 
 
 def roc_labels(predictions: Predictions) -> list[int]:
@@ -299,7 +309,7 @@ def roc_band(
     grid = np.linspace(0, 1, points)
     rates = partial(_true_positive_rates, predictions, label=label, grid=grid)
     classes = np.stack([predictions.truth == label, predictions.truth != label])
-    band = band_by_patient(rates, patients, resampling, within=UNIT, shares=classes)
+    band = band_by_patient(rates, patients, resampling, within=UNIT, groups=classes, share=True)
     return grid, replace(band, low=np.where(grid == 1, band.estimate, band.low))  # whoever takes all for it misses none
 
 
@@ -331,7 +341,7 @@ def reliability(predictions: Predictions, patients: Sequence[str], resampling: R
     def share(weights: Array) -> Array:
         return _ratio(weights @ (members * happened[:, None]), weights @ members)
 
-    band = band_by_patient(share, patients, resampling, within=UNIT, shares=members.T[:, None] > 0)
+    band = band_by_patient(share, patients, resampling, within=UNIT, groups=members.T[:, None] > 0, share=True)
     cases = members.sum(axis=0)
     return Reliability(_ratio((members * probability[:, None]).sum(axis=0), cases), band, cases.astype(int))
 
@@ -374,17 +384,6 @@ def _true_positive_rates(predictions: Predictions, weights: Array, label: int, g
 def _within(metric: Metric, predictions: Predictions) -> Range:
     """The range of a metric; that of a gain is as far on either side."""
     return (0.0, 2.0) if metric is brier and not predictions.binary else UNIT
-
-
-def _shares(metric: Metric, predictions: Predictions) -> NDArray[np.bool_] | None:
-    """The groups of cases (K, N) that a metric is a share of, or a mean of shares; None of a mean distance."""
-    if metric in CALIBRATION.values():
-        return None
-    if metric is accuracy:
-        return np.full((1, len(predictions.truth)), True)
-    if predictions.binary and metric in (sensitivity, specificity):
-        return predictions.truth[None] == int(metric is sensitivity)
-    return predictions.truth[None] == np.unique(predictions.truth)[:, None]
 
 
 def _foretold(predictions: Predictions) -> tuple[Array, NDArray[np.int_]]:

@@ -26,7 +26,7 @@ from medexp.arrays import Array
 from medexp.config.shared import Resampling
 from medexp.config.training import SearchConfig
 from medexp.data.headers import Header
-from medexp.evaluation.classification import METRICS, Metric, Predictions, auroc, balanced_accuracy, scores
+from medexp.evaluation.classification import METRICS, Metric, Predictions, auroc, balanced_accuracy, groups_of, scores
 from medexp.evaluation.classifiers import Folds, Head, fit_head, folds_by_patient
 from medexp.evaluation.embeddings import kept_arrays
 from medexp.evaluation.intervals import GAIN, UNIT, Interval, by_patient
@@ -123,7 +123,9 @@ class Control:
         if len(self.predictions) == 1:
             return scores(self.predictions[0], patients, resampling, metrics)
         return {
-            name: by_patient(partial(self.measure, metric), patients, resampling, within=UNIT)
+            name: by_patient(
+                partial(self.measure, metric), patients, resampling, within=UNIT, groups=groups_of(metric, self.predictions[0])
+            )
             for name, metric in metrics.items()
         }
 
@@ -146,7 +148,7 @@ def gain_over(
     def difference(weights: Array) -> Array:
         return metric(predictions, weights) - control.measure(metric, weights)
 
-    return by_patient(difference, patients, resampling, within=GAIN)
+    return by_patient(difference, patients, resampling, within=GAIN, groups=groups_of(metric, predictions))
 
 
 def majority(task: Task) -> Control:

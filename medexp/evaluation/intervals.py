@@ -20,6 +20,8 @@ from medexp.config.shared import Resampling
 from medexp.evaluation.power import patients_needed, smallest_difference
 
 MIN_PATIENTS = 6
+MIN_OF_A_CLASS = 5
+"""Patients of each class that a figure of several classes rests on: of fewer an interval excludes chance too often."""
 NOISE = 1e-6
 """What figures of the size of 1 (Dice, shares, nats, R2) differ by when only the order of additions differs: no difference."""
 WITHIN_REACH = 20
@@ -35,8 +37,9 @@ _WEIGHTS = 10_000_000  # at a time: what a statistic makes of them takes some hu
 class Interval:
     """An estimate with its interval; the bounds are NaN where there is none.
 
-    There is none of fewer than MIN_PATIENTS, of a statistic that is not defined without one of them, and of what is the same
-    in every resample: an interval of no width is no certainty. Of shares, which are 0 or 1 then, there is an exact one.
+    There is none of fewer than MIN_PATIENTS, or MIN_OF_A_CLASS of a class that it rests on, of a statistic that is not defined
+    without one of them, and of what is the same in every resample: an interval of no width is no certainty. Of shares, which
+    are 0 or 1 then, there is an exact one.
 
     Attributes:
         estimate: The statistic on the data as they are.
@@ -154,7 +157,8 @@ def band_by_patient(
     resampling: Resampling,
     *,
     within: Range = UNBOUNDED,
-    shares: NDArray[np.bool_] | None = None,
+    groups: NDArray[np.bool_] | None = None,
+    share: bool = False,
 ) -> Band:
     """Intervals of any array of statistics of weighted rows, by a bootstrap that resamples patients with all their rows.
 
@@ -164,9 +168,11 @@ def band_by_patient(
         patients: Patient of each row.
         resampling: How resamples are drawn, and the coverage.
         within: Range of the statistics; the bounds stay in it.
-        shares: Which rows (..., K, rows) each statistic is a share of, or the mean of K shares: as the two recalls of a
-            balanced accuracy, the two classes of an AUROC. A share tells by itself how much it scatters: that is the least
-            that its error is, and of 0 or 1, which is the same in every resample, there is the exact bound.
+        groups: On which rows (..., K, rows) each statistic rests, in K groups: as the two classes of a balanced accuracy, of
+            an AUROC, and of a gain in either. None: on all, in one.
+        share: Whether it is a share of its group, or the mean of K shares, as those two are and a gain is not. A share tells
+            by itself how much it scatters: that is the least that its error is, and of 0 or 1, which is the same in every
+            resample, there is the exact bound.
     """
     names, patient = np.unique(np.asarray(patients), return_inverse=True)
     count = len(names)
@@ -184,9 +190,9 @@ def band_by_patient(
         # A resample of n patients scatters by (n - 1) / n of what n new ones would.
         error = np.asarray(np.nanstd(values[:-count], axis=0)) * math.sqrt(resampling.excess * count / (count - 1))
     error = np.where(np.isnan(values[-count:]).any(axis=0), math.nan, error)
-    given = np.ones((1, len(patients)), bool) if shares is None else shares
+    given = np.ones((1, len(patients)), bool) if groups is None else groups
     designs = [_Design.of(rows, patient, resampling.excess) for rows in given.reshape(-1, *given.shape[-2:])]
-    low, high = _bounds(estimate, error, designs, given.shape[:-2], resampling.confidence, within, share=shares is not None)
+    low, high = _bounds(estimate, error, designs, given.shape[:-2], resampling.confidence, within, share=share)
     return Band(estimate, low, high, count, error)
 
 
@@ -196,10 +202,11 @@ def by_patient(
     resampling: Resampling,
     *,
     within: Range = UNBOUNDED,
-    shares: NDArray[np.bool_] | None = None,
+    groups: NDArray[np.bool_] | None = None,
+    share: bool = False,
 ) -> Interval:
-    """`band_by_patient` of a single statistic, from weights (S, rows) to (S,), and of shares (K, rows)."""
-    return band_by_patient(statistic, patients, resampling, within=within, shares=shares).single()
+    """`band_by_patient` of a single statistic, from weights (S, rows) to (S,), and of groups (K, rows)."""
+    return band_by_patient(statistic, patients, resampling, within=within, groups=groups, share=share).single()
 
 
 def mean_by_patient(values: Array, patients: Sequence[str], resampling: Resampling, within: Range = UNBOUNDED) -> Interval:
@@ -223,14 +230,14 @@ class _Design:
     """How many rows and patients a statistic rests on.
 
     Attributes:
-        patients: That have a row of those.
+        enough: Whether so many patients have a row of those, and of each group, that there is an interval.
         effective: As many patients with as many rows each would tell as much (Kish, "Survey Sampling", 1965): n, or fewer.
         alone: Whether no patient has two rows.
         end: Variance of a share, over p (1 - p), if a patient's rows were all alike.
         least: The same if all rows were independent: it is never less.
     """
 
-    patients: int
+    enough: bool
     effective: float
     alone: bool
     end: float
@@ -245,7 +252,10 @@ class _Design:
             excess * sum(1 / n if n else math.inf for n in ns) / len(sizes) ** 2
             for ns in zip(*map(_told_by, sizes), strict=True)
         )
-        return cls(int((whole > 0).sum()), _told_by(whole)[0], bool(whole.max(initial=0) <= 1), end, least)
+        effective = _told_by(whole)[0]
+        enough = (whole > 0).sum() >= MIN_PATIENTS and effective >= 2
+        enough = enough and (len(sizes) == 1 or all((size > 0).sum() >= MIN_OF_A_CLASS for size in sizes))
+        return cls(bool(enough), effective, bool(whole.max(initial=0) <= 1), end, least)
 
 
 def _told_by(rows: NDArray[np.int_]) -> tuple[float, float]:
@@ -298,6 +308,5 @@ def _bounds(
         else:
             low, high = estimate - quantile * error, estimate + quantile * error
             known = error >= NOISE
-    enough = by_design(lambda one: one.patients >= MIN_PATIENTS and one.effective >= 2).astype(bool)
-    known = known & enough & ~np.isnan(error)
+    known = known & by_design(lambda one: one.enough).astype(bool) & ~np.isnan(error)
     return np.where(known, low, math.nan), np.where(known, high, math.nan)

@@ -33,7 +33,7 @@ from medexp.evaluation.classification import (
     scores,
 )
 from medexp.evaluation.classifiers import fit_head, folds_by_patient
-from medexp.evaluation.intervals import MIN_PATIENTS, UNIT, Interval, band_by_patient, by_patient
+from medexp.evaluation.intervals import MIN_OF_A_CLASS, MIN_PATIENTS, UNIT, Interval, band_by_patient, by_patient
 
 SEARCH = SearchConfig(folds=4, c=(1e-4, 1e-2, 1.0), hidden_size=(2, 16), weight_decay=1.0, iterations=500)
 RESAMPLING = Resampling(samples=500, confidence=0.95, seed=0)
@@ -112,7 +112,8 @@ def test_intervals_hold_the_estimate_and_leave_out_resamples_of_one_class() -> N
     found = scores(constant, patients, RESAMPLING)["balanced_accuracy"]
     assert found.estimate == 0.5 and math.isnan(found.low), "the same in every resample, which is no certainty"
     rare = Predictions(np.array([1, 1] + [0] * 10), guesses(0, 10, 2).probabilities)
-    interval = scores(rare, patients, RESAMPLING)["auroc"]  # a tenth of the resamples lack both cases
+    area = partial(METRICS["auroc"], rare)
+    interval = by_patient(area, patients, RESAMPLING, within=UNIT)  # a tenth of the resamples lack both cases
     assert 0 <= interval.low <= interval.estimate <= interval.high <= 1
     single = Predictions(np.array([1] + [0] * 11), guesses(0, 10, 2).probabilities)
     interval = scores(single, patients, RESAMPLING)["auroc"]
@@ -141,10 +142,11 @@ def test_a_paired_gain_is_told_where_separate_intervals_overlap() -> None:
 
 
 def test_scans_of_one_patient_are_drawn_together() -> None:
-    one = guesses(5, 8, 2)
+    one = guesses(5, 12, 2)
+    assert MIN_OF_A_CLASS <= one.truth.sum() <= 14 - MIN_OF_A_CLASS
     many = Predictions(one.truth.repeat(5), one.probabilities.repeat(5, axis=0))
-    alone = scores(one, [str(i) for i in range(10)], RESAMPLING)
-    together = scores(many, [str(i // 5) for i in range(50)], RESAMPLING)
+    alone = scores(one, [str(i) for i in range(14)], RESAMPLING)
+    together = scores(many, [str(i // 5) for i in range(70)], RESAMPLING)
     for name, interval in together.items():
         assert (interval.estimate, interval.error) == pytest.approx((alone[name].estimate, alone[name].error))
         assert interval.low <= alone[name].low and alone[name].high <= interval.high, "how they scatter is to be estimated"
@@ -204,9 +206,9 @@ def test_of_three_classes_a_mean_of_shares_is_told_by_fewer_patients_and_a_dista
     assert found["accuracy"].low == pytest.approx(0.025 ** (1 / 24)) and found["accuracy"].high == 1
     assert found["balanced_accuracy"].low == found["sensitivity"].low == pytest.approx(0.025 ** (1 / 24))
     assert math.isnan(found["brier"].high) and math.isnan(found["ece"].high)
-    rare = np.array([0] * 11 + [1] * 11 + [2] * 2)
+    rare = np.array([0] * 11 + [1] * 8 + [2] * 5)
     found = scores(Predictions(rare, np.eye(3)[rare]), alone(24), RESAMPLING, DIAGNOSTIC)
-    assert found["balanced_accuracy"].low == pytest.approx(0.025 ** ((2 / 11 + 1 / 2) / 9))
+    assert found["balanced_accuracy"].low == pytest.approx(0.025 ** ((1 / 11 + 1 / 8 + 1 / 5) / 9))
 
 
 def test_every_class_that_is_there_has_a_roc_curve_and_of_two_class_1_alone() -> None:
@@ -407,7 +409,7 @@ def test_many_slices_of_a_patient_are_one_trial() -> None:
     together = scores(of(truth, truth), alone(6) * 10, RESAMPLING, DIAGNOSTIC)["accuracy"]
     assert together.low == pytest.approx(0.025 ** (1 / 6)) and apart.low == pytest.approx(0.025 ** (1 / 60))
     few = np.arange(60)[None] % 6 == 0  # ten rows, all of one patient
-    share = by_patient(lambda weights: np.ones(len(weights)), alone(6) * 10, RESAMPLING, within=UNIT, shares=few)
+    share = by_patient(lambda weights: np.ones(len(weights)), alone(6) * 10, RESAMPLING, within=UNIT, groups=few, share=True)
     assert share.estimate == 1 and math.isnan(share.low)
 
 

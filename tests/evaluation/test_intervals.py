@@ -10,8 +10,18 @@ from hypothesis import strategies as st
 from benchmarks.folds import AUROC, FOLDS, out_of_fold
 from benchmarks.intervals import CELLS, covered, truth_of
 from medexp.config.shared import Resampling
-from medexp.evaluation.classification import scores
-from medexp.evaluation.intervals import GAIN, MIN_PATIENTS, NOISE, UNBOUNDED, UNIT, Interval, Range, mean_by_patient
+from medexp.evaluation.classification import METRICS, Predictions, gain, scores
+from medexp.evaluation.intervals import (
+    GAIN,
+    MIN_OF_A_CLASS,
+    MIN_PATIENTS,
+    NOISE,
+    UNBOUNDED,
+    UNIT,
+    Interval,
+    Range,
+    mean_by_patient,
+)
 
 
 def drawn(seed: int, samples: int = 500) -> Resampling:
@@ -144,3 +154,31 @@ def test_intervals_of_cases_out_of_fold_hold_the_truth_though_folds_share_their_
         bounds = [scores(one, names, Resampling(150, 0.95, seed, folds), AUROC)["auroc"] for seed, one in enumerate(draws)]
         held[folds] = np.mean([one.low <= 0.5 <= one.high for one in bounds])
     assert held[FOLDS] > 0.92 > held[0] + 0.02
+
+
+def guess(rng: np.random.Generator, rare: int, cases: int) -> Predictions:
+    """What has nothing to do with the truth, of which so many cases are of class 1."""
+    probability = rng.random(cases)
+    return Predictions((np.arange(cases) < rare).astype(int), np.stack([1 - probability, probability], axis=1))
+
+
+@pytest.mark.parametrize("metric", ["auroc", "balanced_accuracy", "macro_f1"])
+def test_patients_are_counted_in_each_class(metric: str) -> None:
+    """Of scores and of gains; two scans of one patient are not two of its class."""
+    rng, names = np.random.default_rng(0), [str(case) for case in range(40)]
+    for rare, owners in [(MIN_OF_A_CLASS, names), (MIN_OF_A_CLASS - 1, names), (MIN_OF_A_CLASS, [names[1], *names[1:]])]:
+        one, other = guess(rng, rare, 40), guess(rng, rare, 40)
+        found = [
+            scores(one, owners, drawn(0, 100), {metric: METRICS[metric]})[metric],
+            gain(METRICS[metric], one, other, owners, drawn(0, 100)),
+        ]
+        told = len({*owners[:rare]}) >= MIN_OF_A_CLASS
+        assert [not math.isnan(interval.low) for interval in found] == [told, told]
+        assert not math.isnan(gain(METRICS["accuracy"], one, other, owners, drawn(0, 100)).low)
+
+
+def test_of_a_class_of_so_few_a_guess_is_seldom_told_from_another() -> None:
+    rng, names = np.random.default_rng(1), [str(case) for case in range(24)]
+    guesses = [[guess(rng, MIN_OF_A_CLASS, 24) for _ in range(2)] for _ in range(200)]
+    found = [gain(METRICS["auroc"], *pair, names, drawn(0, 100)) for pair in guesses]
+    assert np.mean([one.above or one.below for one in found]) < 0.05 + 3 * math.sqrt(0.05 * 0.95 / 200)
