@@ -15,6 +15,7 @@ from medexp.arrays import Array
 from medexp.data.volumes.cases import FOREGROUND
 
 _CONSTANT = 0.05  # of the faces' voxels that have one value: no value of a tissue is so frequent
+_FILLED = 0.4  # of the faces' voxels: more is no brain that touches them; noise that was cut off below 0 fills one half
 _NOISE = 0.01  # of the voxels of other values: around a resampled brain lie a few (0.1 %) small ones, which stay what they are
 _HOT = 20.0  # times as far from the median as the 99th percentile is; the brightest vessels lie at 5
 
@@ -42,25 +43,32 @@ def ground_of(channel: NDArray[np.float32]) -> Ground:
     """Takes a channel apart.
 
     The background's value is the one that the faces of the volume share, or else the median of theirs. Where more than a few
-    voxels lie within 1 % of the brain's brightness of it and hang together with the faces, they are background too.
+    voxels lie within 1 % of the brain's brightness of it and hang together with the faces, they are background too. A margin
+    of one value around noisy air is no background: there it is the faces of what lies inside the margin that tell.
 
     Args:
         channel: Raw intensities (X, Y, Z), not constant.
     """
-    faces = _faces(channel)
-    values, counts = np.unique(faces, return_counts=True)
-    constant = counts.max() >= _CONSTANT * faces.size
-    level = float(values[counts.argmax()] if constant else np.median(faces))
-    brain = differs = channel != level
-    near = np.abs(channel - level) <= FOREGROUND * abs(float(np.quantile(channel[differs], 0.99)) - level)
+    level, constant = _shared(channel)
+    inside = ndimage.find_objects((channel != level).astype(np.uint8))[0] if constant else (slice(None),) * channel.ndim
+    noisy = constant and _noisy(channel[inside], level)
+    if noisy:
+        margin, level = level, float(np.median(_faces(channel[inside])))
+    else:
+        margin, inside = 0.0, (slice(None),) * channel.ndim
+    inner = channel[inside]
+    parted = differs = inner != level
+    near = np.abs(inner - level) <= FOREGROUND * abs(float(np.quantile(inner[differs], 0.99)) - level)
     few = _NOISE * np.count_nonzero(differs)
     if np.count_nonzero(near & differs) > few:
         outside = _from_the_faces(near)
         if np.count_nonzero(outside & differs) > few:
-            brain = differs & ~outside
-    told = brain.any() and (constant or np.count_nonzero(_faces(brain)) <= faces.size / 2)
-    if not told:
-        brain = channel != 0
+            parted = differs & ~outside
+    told = parted.any() and ((constant and not noisy) or _faces(parted).mean() <= _FILLED)
+    brain = channel != margin
+    if told:
+        brain = np.zeros_like(brain)
+        brain[inside] = parted
     background = channel[~brain] if told else np.zeros(1)
     beyond = brain & beyond_tissue(channel, brain)
     farthest = channel[beyond][np.abs(channel[beyond] - np.median(channel[brain])).argmax()] if beyond.any() else 0
@@ -97,6 +105,27 @@ def beyond_tissue(image: NDArray[np.float32], brain: NDArray[np.bool_]) -> NDArr
     below = middle - image > _HOT * (middle - low) if middle > low else np.zeros_like(brain)
     beyond: NDArray[np.bool_] = above | below
     return beyond
+
+
+def _shared(channel: NDArray[np.float32]) -> tuple[float, bool]:
+    """The value that the faces share, or else the median of theirs; and whether they share one."""
+    faces = _faces(channel)
+    values, counts = np.unique(faces, return_counts=True)
+    constant = bool(counts.max() >= _CONSTANT * faces.size)
+    return float(values[counts.argmax()] if constant else np.median(faces)), constant
+
+
+def _noisy(inner: NDArray[np.float32], margin: float) -> bool:
+    """Whether what lies inside a margin is filled to its faces by something that is not what its middle third consists of.
+
+    A brain that was cropped before the margin was put around it fills them too, with tissue.
+    """
+    faces = _faces(inner)
+    others = faces[faces != margin]
+    if len(others) <= _FILLED * len(faces):
+        return False
+    low, high = np.quantile(inner[tuple(slice(size // 3, size - size // 3) for size in inner.shape)], (0.25, 0.75))
+    return not low <= np.median(others) <= high
 
 
 def _faces(array: Array) -> Array:

@@ -33,7 +33,7 @@ from medexp.data.volumes.semantics import (
 from medexp.errors import DataError
 from medexp.files import replacing
 
-VERSION = 8
+VERSION = 9
 """Part of the cache key: raise it when what is computed here, in `background`, `semantics` or `brats` changes."""
 
 

@@ -26,7 +26,7 @@ from medexp.config.data import DataConfig
 from medexp.data.volumes.background import from_zero
 from medexp.data.volumes.cases import FOREGROUND, Volume
 
-VERSION = 2
+VERSION = 3
 """Part of the key of cached volumes: raise it when `preprocess` changes."""
 
 INPUT = {

@@ -111,3 +111,30 @@ def test_a_brain_that_is_cropped_tightly_keeps_its_background(image):
     ground = ground_of(cut)
     assert ground.level == 0
     np.testing.assert_array_equal(ground.brain, cut != 0)
+
+
+@pytest.mark.parametrize("level", [0, -500])
+@pytest.mark.parametrize("clipped", [False, True], ids=["signed", "cut off below 0"])
+@pytest.mark.parametrize("margin", [0, 3])
+def test_noisy_air_is_no_brain_whatever_margin_it_has(image, margin, clipped, level):
+    """A zero margin was taken for the background and the air inside it for brain."""
+    air = np.random.default_rng(9).normal(0, 12, SHAPE)
+    noisy = np.where(np.abs(image[0]) < 1, air.clip(0 if clipped else None), image[0]).astype(np.float32)
+    padded = np.pad(noisy, [(margin, margin), (0, 0), (0, 0)], constant_values=level)
+    assert ground_of(padded).level is None
+
+
+def test_faint_noise_inside_a_margin_is_background(image):
+    faint = np.where(image[0] == 0, np.random.default_rng(9).normal(0, 0.02, SHAPE), image[0]).astype(np.float32)
+    padded = np.pad(faint, [(3, 3), (0, 0), (0, 0)])
+    ground = ground_of(padded)
+    assert abs(ground.level) < 0.01
+    np.testing.assert_array_equal(ground.brain[3:-3], np.abs(image[0]) > 1)
+    assert not ground.brain[:3].any() and not ground.brain[-3:].any()
+
+
+def test_a_cropped_brain_inside_a_margin_keeps_its_background(image):
+    padded = np.pad(image[0, 6:-6, 6:-6, 5:-5], 2, constant_values=-2000)
+    ground = ground_of(padded)
+    assert ground.level == -2000
+    np.testing.assert_array_equal(ground.brain, padded != -2000)
