@@ -47,6 +47,7 @@ class Interval:
         high: Upper bound.
         patients: Patients resampled.
         error: Standard error; NaN where it is not known.
+        effective: As many patients with as many rows each would tell as much; without it all of them.
     """
 
     estimate: float
@@ -54,6 +55,7 @@ class Interval:
     high: float
     patients: int
     error: float = math.nan
+    effective: float = math.nan
 
     def __str__(self) -> str:
         return self._in("{:.3f}")
@@ -87,9 +89,19 @@ class Interval:
     @property
     def needed(self) -> int | None:
         """How many patients it would take to see a difference of this size; None where nothing says it or too many."""
-        if math.isnan(self.spread) or math.isnan(self.estimate) or abs(self.estimate) < NOISE:
+        if not self.error >= NOISE or math.isnan(self.estimate) or abs(self.estimate) < NOISE:
             return None
-        return patients_needed(self.estimate, self.spread)
+        count = patients_needed(self.estimate, self.error * math.sqrt(self._effective))
+        return count and max(math.ceil(count * self.patients / self._effective), MIN_PATIENTS)
+
+    @property
+    def seen(self) -> float:
+        """The difference that would have been seen with 80 %; NaN where nothing says it."""
+        return smallest_difference(self._effective, self.error * math.sqrt(self._effective))
+
+    @property
+    def _effective(self) -> float:
+        return self.patients if math.isnan(self.effective) else self.effective
 
     def in_a_cell(self, digits: int, *, bounds: bool = True) -> str:
         """The same for a table: `-` where there is no figure, and no word where there is no interval."""
@@ -113,14 +125,17 @@ class Interval:
             return f"{better}: {self.as_gain}."
         if self.below:
             return f"{worse}: {self.as_gain}."
-        count, seen = self.needed, smallest_difference(self.patients, self.spread)
-        needed = count and f"about {count:,} patients would be needed for a difference of {abs(self.estimate):.2g}"
+        count, seen = self.needed, self.seen
+        missing = count is not None and count > self.patients
+        needed = missing and f"about {count:,} patients would be needed for a difference of {abs(self.estimate):.2g}"
+        if self.patients >= MIN_PATIENTS and self.error < NOISE and math.isnan(self.low):
+            return f"{same}: {self.as_gain}, as all patients differ by that alike."
         if math.isnan(self.low) or math.isnan(self.estimate):
             return f"{few} ({self.as_gain}){f'; {needed}' if needed else ''}."
-        if count and count <= WITHIN_REACH * self.patients:
+        if count and missing and count <= WITHIN_REACH * self.patients:
             shown = f"; too few to tell: {needed}"
         else:  # next to nothing: what would have been seen says more than how many it takes to see that
-            shown = "" if math.isnan(seen) else f"; one of {seen:.2g} would have been seen with 80 %"
+            shown = "" if math.isnan(seen) else f"; one of about {seen:.2g} would have been seen with 80 %"
         return f"{same}: {self.as_gain}, an interval that holds 0{shown}."
 
     def _in(self, digits: str) -> str:
@@ -138,6 +153,7 @@ class Band:
         high: Upper bounds, likewise.
         patients: Patients resampled.
         error: Standard errors, likewise.
+        effective: As many patients as `Interval` says, likewise.
     """
 
     estimate: Array
@@ -145,10 +161,12 @@ class Band:
     high: Array
     patients: int
     error: Array
+    effective: Array
 
     def single(self) -> Interval:
         """The interval of the one estimate that there is."""
-        return Interval(self.estimate.item(), self.low.item(), self.high.item(), self.patients, self.error.item())
+        low, high, error, effective = (one.item() for one in (self.low, self.high, self.error, self.effective))
+        return Interval(self.estimate.item(), low, high, self.patients, error, effective)
 
 
 def band_by_patient(
@@ -179,7 +197,7 @@ def band_by_patient(
     estimate = np.asarray(statistic(np.ones((1, len(patients))))[0])
     unknown = np.full(estimate.shape, math.nan)
     if count < 2:
-        return Band(estimate, unknown, unknown, count, unknown)
+        return Band(estimate, unknown, unknown, count, unknown, unknown)
     drawn = np.random.default_rng(resampling.seed).integers(0, count, (resampling.samples, count))
     times = np.stack([np.bincount(sample, minlength=count) for sample in drawn]).astype(float)
     times = np.concatenate([times, 1 - np.eye(count)])  # and without each of the patients: is it defined?
@@ -193,7 +211,8 @@ def band_by_patient(
     given = np.ones((1, len(patients)), bool) if groups is None else groups
     designs = [_Design.of(rows, patient, resampling.excess) for rows in given.reshape(-1, *given.shape[-2:])]
     low, high = _bounds(estimate, error, designs, given.shape[:-2], resampling.confidence, within, share=share)
-    return Band(estimate, low, high, count, error)
+    effective = np.array([design.effective for design in designs]).reshape(given.shape[:-2])
+    return Band(estimate, low, high, count, error, np.broadcast_to(effective, estimate.shape))
 
 
 def by_patient(

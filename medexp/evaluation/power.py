@@ -13,12 +13,12 @@ MOST = 10_000
 """Patients that nobody has: `patients_needed` counts no further."""
 
 
-def power_of(difference: float, patients: int, spread: float, *, confidence: float = 0.95) -> float:
+def power_of(difference: float, patients: float, spread: float, *, confidence: float = 0.95) -> float:
     """Probability, 0 to 1, that the interval of a mean difference excludes 0 on the right side.
 
     Args:
         difference: The true one, in the metric's unit.
-        patients: How many, at least 2.
+        patients: How many, at least 2; of unequal numbers of rows as many as tell as much (`Interval.effective`).
         spread: SD of the patients' differences, above 0.
         confidence: Coverage of the interval, 0 to 1.
     """
@@ -28,7 +28,7 @@ def power_of(difference: float, patients: int, spread: float, *, confidence: flo
     return 1.0 if math.isnan(missed) else 1 - missed  # so far out that the distribution underflows
 
 
-def smallest_difference(patients: int, spread: float, *, power: float = 0.8, confidence: float = 0.95) -> float:
+def smallest_difference(patients: float, spread: float, *, power: float = 0.8, confidence: float = 0.95) -> float:
     """The smallest mean difference that is seen with a probability of `power`; NaN with fewer than 2 patients or no spread.
 
     Args:

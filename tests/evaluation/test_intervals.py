@@ -112,9 +112,26 @@ def test_what_a_difference_is_told_as() -> None:
             "too few to tell: about 88 patients would be needed for a difference of",
         ),
         (Interval(0.03, nan, nan, 4, 0.05), "too few (+0.030, no interval); about 90 patients would be needed"),
-        (Interval(1e-4, -0.1, 0.1, 8, 0.05), "an interval that holds 0; one of 0.16 would have been seen with 80 %"),
+        (Interval(0.02, nan, nan, 24, 0.0), "no difference: +0.020, no interval, as all patients differ by that alike."),
+        (Interval(0.5, nan, nan, 4, 0.02), "too few (+0.500, no interval); about 6 patients would be needed"),
+        (Interval(0.3, nan, nan, 40, 0.05), "too few (+0.300, no interval)."),
+        (Interval(1e-4, -0.1, 0.1, 8, 0.05), "an interval that holds 0; one of about 0.16 would have been seen with 80 %"),
     ]:
         assert told in interval.told(**words)
+
+
+def test_what_would_have_been_seen_is_seen_in_eight_of_ten_also_where_patients_have_unequal_numbers_of_scans() -> None:
+    rng, rows, seen = np.random.default_rng(0), [1, 1, 1, 1, 2, 3, 5, 16], []
+    patient = np.repeat(np.arange(len(rows)), rows)
+    error = math.sqrt(sum(size**2 for size in rows)) / sum(rows)  # rows of one patient being alike, with an SD of 1
+    effective = sum(rows) ** 2 / sum(size**2 for size in rows)
+    known = Interval(0.0, -1.0, 1.0, len(rows), error, effective)
+    for number in range(300):
+        values = (rng.normal(size=len(rows)) + known.seen)[patient]
+        found = mean_by_patient(values, [str(one) for one in patient], drawn(number, 200))
+        assert found.effective == pytest.approx(effective)
+        seen.append(found.above)
+    assert np.mean(seen) > 0.8 - 3 * math.sqrt(0.16 / 300) > 0.7
 
 
 @pytest.mark.parametrize("shift", [0.0, 1e-17, 1e-9, -1e-9])

@@ -51,7 +51,7 @@ def test_roc_has_a_panel_a_class_and_a_curve_an_arm(tmp_path) -> None:
 def test_a_confusion_matrix_has_intervals_where_there_are_any(predictions, patients, tmp_path) -> None:
     low, high = np.array([[1.0, 0.0], [np.nan, 2.4]]), np.array([[5.0, 3.0], [np.nan, 9.0]])
     counts = np.array([[3.0, 1.0], [0.0, 5.0]])
-    figure = confusion_matrix(counts, ["no", "yes"], "test cases", Band(counts, low, high, 9, high - low))
+    figure = confusion_matrix(counts, ["no", "yes"], "test cases", Band(counts, low, high, 9, high - low, 0 * low + 9))
     assert [text.get_text() for text in figure.axes[0].texts] == ["3 [1, 5]\n75%", "1 [0, 3]\n25%", "0\n0%", "5 [2, 9]\n100%"]
     band = confusion_band(predictions, patients, RESAMPLING)
     confusion_matrix(band.estimate, ["no", "yes"], "test cases", band).savefig(tmp_path / "figure.png")
