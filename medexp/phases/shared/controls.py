@@ -157,7 +157,7 @@ class Beside:
         if gain.above:
             return _BETTER
         if headers.low > 0.5:
-            return _AS_GOOD if gain.estimate <= 0 else _UNTOLD
+            return _WORSE if gain.below else _AS_GOOD if gain.estimate <= 0 else _UNTOLD
         return _NOTHING if headers.high < 0.5 + NOTHING else _FEW
 
     def _headers(self) -> str:
@@ -169,8 +169,8 @@ class Beside:
         if found == _NOTHING:
             return f"The files' headers alone ({fields}) tell next to nothing: AUROC {headers}."
         against = f"AUROC {headers.estimate:.2f} against {model.estimate:.2f} of {self.called}"
-        if found == _AS_GOOD:
-            return f"The files' headers alone ({fields}) are as good: {against}."
+        if found in (_AS_GOOD, _WORSE):
+            return f"The files' headers alone ({fields}) are {'better' if found == _WORSE else 'as good'}: {against}."
         words = {
             _BETTER: f"{self.called[:1].upper()}{self.called[1:]} does better than the files' headers alone ({fields})",
             _UNTOLD: f"No better than the files' headers alone ({fields}), as far as these cases can tell",
@@ -189,6 +189,7 @@ class Beside:
 
 
 _BETTER, _AS_GOOD = "better than the headers", "the headers are as good"
+_WORSE = "the headers are better"
 _UNTOLD, _FEW = "no better than the headers, as far as these cases can tell", "too few cases to tell"
 _NOTHING, _ALIKE = "the headers tell next to nothing", "the headers are alike"
 _SHORT = {"balanced_accuracy": "balanced acc.", "auroc": "AUROC"}
