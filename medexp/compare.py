@@ -68,10 +68,15 @@ def compare(one: str, other: str, *, samples: int = 2000, confidence: float = 0.
     return compare_tables(first.table, second.table, names, Resampling(samples, confidence, seed, folds))
 
 
+def is_table(given: str) -> bool:
+    """Whether a file is meant, which no store needs to know of."""
+    return Path(given).suffix.lower() in _TABLES
+
+
 def source(given: str) -> Source:
     """A model's scores, wherever they are; arguments and errors as of `compare`."""
     file = Path(given).expanduser()
-    if file.suffix.lower() in _TABLES:
+    if is_table(given):
         return Source(file.name, read_per_case(_read(file, given), given))
     if _VERSION.fullmatch(given):
         pulled = pull(given if given.startswith("models:/") else f"models:/{given}")

@@ -265,9 +265,10 @@ def compare(one: str, other: str, output: str | None, samples: int, confidence: 
 
     def work() -> None:
         from medexp.compare import as_json as records
-        from medexp.compare import compare, show, write
+        from medexp.compare import compare, is_table, show, write
 
-        _find_store()
+        if not (is_table(one) and is_table(other)):
+            _find_store()
         found = compare(one, other, samples=samples, confidence=confidence, seed=seed)
         if as_json:
             _print_json(records(found))

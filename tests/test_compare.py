@@ -67,6 +67,15 @@ def test_a_table_from_elsewhere_is_compared_with_a_run(run: Callable[..., str], 
     assert found.rows[0].told.startswith("dice_WT: theirs.tsv is better than ")
 
 
+def test_two_tables_need_no_store(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    for seed in (0, 1):
+        table(seed).to_csv(f"{seed}.csv", index=False)
+    assert "dice_WT: 1.csv is better than 0.csv" in told(capsys, "0.csv", "1.csv", code=0)
+    assert {path.name for path in tmp_path.iterdir()} == {"0.csv", "1.csv"}
+
+
 def test_versions_are_compared(publish: Callable[..., Nominated]) -> None:
     made = [publish(per_case=table(seed), seed=seed, evaluation=JUDGED) for seed in (0, 1)]
     found = compare(f"models:/{made[0].name}/1", f"{made[1].name}/2")
