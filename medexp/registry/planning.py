@@ -5,9 +5,10 @@ from dataclasses import dataclass
 import pandas as pd
 
 from medexp.errors import RegistryError
+from medexp.evaluation.intervals import MIN_PATIENTS
 from medexp.evaluation.power import MOST, patients_needed, smallest_difference, spread_bounds
 from medexp.registry.definitions import load_definition
-from medexp.registry.spread import Spread, per_case_of, spread_of
+from medexp.registry.spread import LEAST, Spread, per_case_of, spread_of
 from medexp.registry.store import resolve
 
 
@@ -23,6 +24,7 @@ class Plan:
         between: Fewest and most that it takes, as the spread itself was measured on few; None: more than 10,000.
         seen: The smallest difference that the patients at hand show.
         spread: What it follows from.
+        fewest: As few patients as a promotion compares at all: no gain takes fewer.
     """
 
     model: str
@@ -32,18 +34,20 @@ class Plan:
     between: tuple[int | None, int | None]
     seen: float
     spread: Spread
+    fewest: int
 
     @property
     def in_words(self) -> str:
         """The whole answer, for a terminal."""
         spread, low, high = self.spread, *map(_counted, self.between)
-        upper = "at most " if spread.most else ""
+        arms = " Arms of one run differ less than two models do: it may take more." if spread.arms else ""
+        floor = f" {self.fewest} are the fewest that are compared." if self.patients == self.fewest else ""
         return (
-            f"{self.model}, {self.metric}: a difference of {self.gain:g} takes {upper}{_counted(self.patients)} patients to "
-            "be seen with 80 %, in an interval of 95 %.\n"
+            f"{self.model}, {self.metric}: a difference of {self.gain:g} takes {_counted(self.patients)} patients to "
+            f"be seen with 80 %, in an interval of 95 %.{floor}\n"
             f"Between {low} and {high}, as sure as the spread is: SD {spread.value:.3g} by patient, measured on "
-            f"{spread.patients} patients; {spread.source}.\n"
-            f"With {spread.patients} patients a difference of {self.seen:.2g} would be seen."
+            f"{spread.patients} patients; {spread.source}.{arms}\n"
+            f"With {spread.patients} patients a difference of about {self.seen:.2g} would be seen."
         )
 
 
@@ -66,8 +70,9 @@ def plan(uri: str, gain: float, metric: str | None = None) -> Plan:
         raise RegistryError(
             f"{uri}: the store holds no per-case scores of version {version.version}; give one that medexp made"
         )
+    policy = load_definition(version.name).promotion
+    fewest = max(MIN_PATIENTS, policy.min_cases if policy else 0)
     if metric is None:
-        policy = load_definition(version.name).promotion
         columns = list(policy.columns) if policy else []
         if not columns:
             raise RegistryError(f"--metric: {version.name} has no promotion policy; give a metric of {_known(table)}")
@@ -79,18 +84,24 @@ def plan(uri: str, gain: float, metric: str | None = None) -> Plan:
     spread = spread_of(version.name, columns, str(version.version))
     if spread is None:
         raise RegistryError(
-            f"{uri}: {', '.join(columns)} is the same in all cases, or there is one patient alone: nothing says how far it "
-            "differs; judge the version on more patients"
+            f"{uri}: {', '.join(columns)} is the same in all cases or nearly (an SD below {LEAST:g}), or there is one patient "
+            "alone: nothing says how far it differs; judge the version on more patients"
         )
+
+    def takes(differing: float) -> int | None:
+        needed = patients_needed(gain, differing)
+        return needed and max(needed, fewest)
+
     low, high = spread_bounds(spread.value, spread.patients)
     return Plan(
         model=f"{version.name}/{version.version}",
         metric=columns[0] if len(columns) == 1 else f"mean of {', '.join(columns)}",
         gain=gain,
-        patients=patients_needed(gain, spread.value),
-        between=(patients_needed(gain, low), patients_needed(gain, high)),
+        patients=takes(spread.value),
+        between=(takes(low), takes(high)),
         seen=smallest_difference(spread.patients, spread.value),
         spread=spread,
+        fewest=fewest,
     )
 
 

@@ -5,7 +5,7 @@ It is what a comparison's power hangs on, and is known before the next network i
 
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import mlflow
@@ -23,6 +23,8 @@ from medexp.registry.store import PACKAGE, location_of
 
 BESIDE = ("control", "baseline")
 """The arms of a run, by the column `arm` of its `per_case.csv`, that stand beside the one that a version is of."""
+LEAST = 0.02
+"""SD of scores, of a range of 1, below which they say nothing of differences: a network that always fails is no measure."""
 _SAMPLES = 2000
 _LOOKED_AT = 10  # versions back; of more a registry may have thousands
 
@@ -35,41 +37,46 @@ class Spread:
         value: The SD.
         patients: On which it was measured.
         source: What differs from what, in words.
-        most: Whether it is the most that it can be, rather than what was measured.
+        arms: Whether these are arms of one run.
     """
 
     value: float
     patients: int
     source: str
-    most: bool = False
+    arms: bool = False
 
 
-def spread_of(name: str, columns: Sequence[str], version: str | None = None) -> Spread | None:
+def spread_of(name: str, columns: Sequence[str], version: str | None = None, *, digest: str | None = None) -> Spread | None:
     """The spread of differences between a version and what it was compared with.
 
     In this order: another arm of the version's own run, the nearest first (`BESIDE`); the latest other version that was judged
-    on the same cases; the version's scores alone, as if another's had nothing to do with them.
+    on the same cases; the version's scores alone, as if another's had nothing to do with them. Versions whose checks failed
+    come last, and the source says it of them.
 
     Args:
         name: Name of the model.
         columns: Of its `per_case.csv`, which are averaged.
         version: The version; None: the latest that has these scores.
+        digest: Of the cases that are to be judged; the source says where the version was judged on others. None: not known.
 
     Returns:
-        None where no version has such scores of two patients or more.
+        None where no version has such scores of two patients or more, or scores alone scatter too little (`spread_alone`).
 
     Raises:
         StorageError: The registry does not answer.
     """
     with answering():
         found = pages(MlflowClient().search_model_versions, filter_string=f"name = {quoted(name)}", max_results=100)
-        latest = sorted(found, key=lambda one: int(one.version), reverse=True)
+        latest = sorted(found, key=lambda one: (not _failed(one), int(one.version)), reverse=True)
         wanted = [one for one in latest if version in (None, str(one.version))][:_LOOKED_AT]
         for one in wanted:
             table = _stored(one, columns)
             if table is not None:
                 others = [other for other in latest if other is not one][:_LOOKED_AT]
-                return _measured(one, table[0], table[1], others, columns)
+                spread = _measured(one, *table, others, columns)
+                said = "; its checks failed" if _failed(one) else ""
+                said += "; judged on other cases" if digest is not None and table[1] != digest else ""
+                return replace(spread, source=spread.source + said) if spread else None
     return None
 
 
@@ -93,11 +100,14 @@ def spread_between(one: pd.DataFrame, other: pd.DataFrame, columns: Sequence[str
 
 
 def spread_alone(table: pd.DataFrame, columns: Sequence[str], source: str) -> Spread | None:
-    """The spread that differences have where another network's scores have nothing to do with these; arguments as above."""
+    """The spread that differences have where another network's scores have nothing to do with these; arguments as above.
+
+    It is no bound: the other may scatter more. None where these scatter by less than LEAST.
+    """
     alone = table.set_index("case")[list(columns)].mean(axis=1).dropna()
     patients = table.set_index("case")["patient"].loc[alone.index]
     found = _spread(alone, patients, f"{source}, as if another's had nothing to do with them")
-    return Spread(found.value * 2**0.5, found.patients, found.source, most=True) if found else None
+    return replace(found, value=found.value * 2**0.5) if found and found.value >= LEAST else None
 
 
 def _measured(
@@ -106,14 +116,19 @@ def _measured(
     named = f"version {version.version} of {version.name}"
     for arm, rows in _arms(version, columns):
         if found := spread_between(table, rows, columns, f"differences of {named} from the arm {arm} of its run"):
-            return found
+            return replace(found, arms=True)
     for other in others:
         before = _stored(other, columns)
         if before and digest is not None and before[1] == digest:
             what = f"differences between versions {version.version} and {other.version} of {version.name}"
+            what += ", whose checks failed" if _failed(other) else ""
             if spread := spread_between(table, before[0], columns, what):
                 return spread
     return spread_alone(table, columns, f"scores of {named} alone")
+
+
+def _failed(version: ModelVersion) -> bool:
+    return version.tags.get("medexp.verdict") == "FAILED"
 
 
 def _spread(values: pd.Series, patients: pd.Series, source: str) -> Spread | None:

@@ -59,7 +59,15 @@ def run(config: Phase1Config) -> None:
             print(checks.out_of_reach(reach))  # now, while stopping it costs nothing
         ctx.demand(checks.reach(reach), *check_adapters(ctx, work))
         frozen = score_arm(ctx, data, fresh(ctx, work), "baseline")
-        foresee(ctx, "Dice", DICE, frozen.dropna(subset=DICE, how="all")["patient"], ["phase1_encoder_merged"], frozen=frozen)
+        foresee(
+            ctx,
+            "Dice",
+            DICE,
+            frozen.dropna(subset=DICE, how="all")["patient"],
+            ["phase1_encoder_merged"],
+            frozen=frozen,
+            digest=data.digests["val"],
+        )
         trained, evidence = trained_and_judged(ctx, work, train_arms, partial(answer_of_arms, frozen), score)
         per_case, read_from = evidence.tables
         net, merge_check = merge(ctx, work, trained)

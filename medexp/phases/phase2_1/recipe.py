@@ -45,7 +45,7 @@ def run(config: Phase2_1Config) -> None:
     """The whole phase; `Phase2_1Config` says what can be set."""
     with context(PHASE, config) as ctx:
         images = read(ctx)
-        foresee(ctx, "Dice", ["dice"], outlined_patients(images), ["phase2_1_multitask"])
+        foresee(ctx, "Dice", ["dice"], outlined_patients(images), ["phase2_1_multitask"], digest=images.data.digests["val"])
         trained, evidence = trained_and_judged(ctx, images, train, answer, score)
         scans = evidence.tables[0]
         interval = intervals(scans, ctx.resampling)["dice"]

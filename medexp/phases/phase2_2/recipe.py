@@ -83,7 +83,9 @@ def run(config: Phase2_2Config) -> None:
         ctx.demand(*guard(work, "val"))
         encoder, cases = work.encoder, work.cases
         before = encoder.state()
-        foresee(ctx, "accuracy", ["correct"], cases.of("val")["patient"], [registered_as(cases)])
+        foresee(
+            ctx, "accuracy", ["correct"], cases.of("val")["patient"], [registered_as(cases)], digest=cases.data.digests["val"]
+        )
         trained, evidence = trained_and_judged(ctx, work, train, answer, score)
         rows, classes = cases.of("val"), cases.classes
         judged = judge(rows, classes, predictions_in(evidence.tables[0], rows), ctx.resampling, evidence.on)

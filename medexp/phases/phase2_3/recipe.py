@@ -92,7 +92,8 @@ def run(config: Phase2_3Config) -> None:
     with context(PHASE, config) as ctx:
         work = read(ctx)
         ctx.demand(*guard(work, "val"))
-        foresee(ctx, "Dice", ["dice"], outlined_patients(work.images), [MODEL, work.pulled["multitask"].name])
+        earlier, digest = [MODEL, work.pulled["multitask"].name], work.images.data.digests["val"]
+        foresee(ctx, "Dice", ["dice"], outlined_patients(work.images), earlier, digest=digest)
         trained, evidence = trained_and_judged(ctx, work, train, answer, score)
         compared = compare(ctx, work, evidence)
         log_compared(ctx, work.images, compared)

@@ -21,6 +21,7 @@ def foresee(
     *,
     frozen: pd.DataFrame | None = None,
     split: str = "validation",
+    digest: str | None = None,
 ) -> None:
     """Print and log one line: with the patients that judge, what difference would be seen with 80 %, and by what spread.
 
@@ -32,20 +33,23 @@ def foresee(
         models: Whose earlier versions are looked at, in this order; the first with such scores tells the spread.
         frozen: Scores of the network before training, a row a case, where no earlier version has any.
         split: validation or test, in words, where one split judges; where folds do, these are named.
+        digest: Of the cases that judge, as packages hold it: whether an earlier version was judged on others.
     """
     if not ctx.accelerator.is_main_process:
         return
-    resampling, spread = ctx.resampling, known_spread(columns, models, frozen)
+    resampling, spread = ctx.resampling, known_spread(columns, models, frozen, digest)
     judging = "out-of-fold" if resampling.folds else split
     line = in_words(metric, patients.nunique(), judging, spread, resampling.excess)
     print(line)
     ctx.run.reporter.text(f"{line}\n", "power.txt")
 
 
-def known_spread(columns: Sequence[str], models: Sequence[str], frozen: pd.DataFrame | None = None) -> Spread | None:
+def known_spread(
+    columns: Sequence[str], models: Sequence[str], frozen: pd.DataFrame | None = None, digest: str | None = None
+) -> Spread | None:
     """From earlier versions, else from the frozen network, else, of right answers, from an assumption; arguments as above."""
     for model in models:
-        if found := spread_of(model, columns):
+        if found := spread_of(model, columns, digest=digest):
             return found
     if frozen is not None:
         return spread_alone(frozen, columns, "scores of the frozen network alone")
@@ -59,9 +63,9 @@ def in_words(metric: str, patients: int, judging: str, spread: Spread | None, ex
     """The line; `excess` as of `Resampling`, whose intervals are wider where folds judge."""
     cases = f"{patients} {judging} patient{'' if patients == 1 else 's'}"
     if spread is None:
-        return f"What difference in {metric} {cases} can show is not known before a first version is judged."
+        return f"What difference in {metric} {cases} can show is not known: no earlier scores say it."
     seen, source = smallest_difference(patients, spread.value * excess**0.5), f"{spread.source}: SD {spread.value:.2g}"
     source += ", in intervals that are wider because of the folds" if excess > 1 else ""
     if not seen < 1:
         return f"With {cases} no difference in {metric} could be told ({source})."
-    return f"With {cases} a difference in {metric} of {seen:.2g} would be seen with 80 % ({source})."
+    return f"With {cases} a difference in {metric} of about {seen:.2g} would be seen with 80 % ({source})."
