@@ -215,6 +215,16 @@ def percentile(sample: Sample, resampling: Resampling) -> tuple[float, float]:
     return float(low), float(high)
 
 
+SKEWED: Mapping[str, Callable[[np.random.Generator, int], Array]] = {
+    "normal, SD 0.04": lambda rng, count: rng.normal(0, 0.04, count),
+    "exponential, SD 0.04": lambda rng, count: 0.04 * (rng.exponential(size=count) - 1),
+    "a loss of 0.044 (SD 0.01), and in one of ten a gain of 0.4": lambda rng, count: np.where(
+        rng.random(count) < 0.1, 0.4, -0.4 / 9 + rng.normal(0, 0.01, count)
+    ),
+}
+"""Differences of a mean of 0, from a generator and a number of patients."""
+
+
 def guesses(metric: Metric, rare: int, count: int, reference: bool) -> Callable[[np.random.Generator, Resampling], bool]:
     """Whether what says chance numbers is told from another such, or from a constant answer, whose figure is 0.5.
 
@@ -247,6 +257,18 @@ def nothing(sets: int, samples: int) -> None:
         for count in (16, 40):
             cells = {rare: share(guesses(METRICS[name], rare, count, reference), rare) for rare in (2, 3, 4, 5, 6, 8)}
             print(f"{name}, {'a gain' if reference else 'its own'}, of {count} patients: {cells}", flush=True)
+    print("\nmean differences whose true mean is 0, by the number of patients")
+    for name, shape in SKEWED.items():
+        draws = {count: share(partial(differing, shape, count), count) for count in (6, 8, 10, 16, 20, 40)}
+        print(f"{name}: {draws}", flush=True)
+
+
+def differing(
+    shape: Callable[[np.random.Generator, int], Array], count: int, rng: np.random.Generator, resampling: Resampling
+) -> bool:
+    """Whether the mean of so many patients' differences, which `shape` draws with a mean of 0, is told from 0."""
+    found = mean_by_patient(shape(rng, count), [str(one) for one in range(count)], resampling, GAIN)
+    return found.above or found.below
 
 
 def mark(share: float) -> str:
