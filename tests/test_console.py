@@ -15,6 +15,7 @@ from medexp.console import main
 from medexp.registry import promotion
 from medexp.registry import registration as registered
 from medexp.registry.definitions import load_definition
+from tests.packages import scores
 
 ROOT = Path(__file__).parents[1]
 NAME = "phase1_encoder_merged"
@@ -204,10 +205,11 @@ def test_lineage_and_impact(register: Callable[[int], str], capsys: pytest.Captu
     assert json.loads(printed(capsys, "impact", NAME, "1", "--json"))["model"]["name"] == NAME
 
 
-def test_power_answers_in_words_and_for_programs(register: Callable[[int], str], capsys: pytest.CaptureFixture[str]) -> None:
-    register(0)
+def test_power_answers_in_words_and_for_programs(publish: Callable[..., object], capsys: pytest.CaptureFixture[str]) -> None:
+    table = scores(dice=0.3)
+    publish(seed=0, per_case=table.assign(**{name: 4 * table[name] - 0.9 for name in table if name.startswith("dice")}))
     told = printed(capsys, "power", f"{NAME}@champion", "--gain", "0.02")
-    assert told.startswith(f"{NAME}/1, mean of dice_TC, dice_WT, dice_ET: a difference of 0.02 takes at most")
+    assert told.startswith(f"{NAME}/1, mean of dice_TC, dice_WT, dice_ET: a difference of 0.02 takes ")
     assert "scores of version 1" in told
     found = json.loads(printed(capsys, "power", f"{NAME}/1", "--gain", "0.02", "--metric", "dice_TC", "--json"))
     assert (found["metric"], found["spread"]["patients"]) == ("dice_TC", 12) and found["patients"] > 2

@@ -84,8 +84,8 @@ def plan(uri: str, gain: float, metric: str | None = None) -> Plan:
     spread = spread_of(version.name, columns, str(version.version))
     if spread is None:
         raise RegistryError(
-            f"{uri}: {', '.join(columns)} is the same in all cases or nearly (an SD below {LEAST:g}), or there is one patient "
-            "alone: nothing says how far it differs; judge the version on more patients"
+            f"{uri}: {', '.join(columns)} is the same in all cases or nearly, as an SD below {LEAST:g} is, or there is one "
+            "patient alone: nothing says how far it differs; judge the version on more patients"
         )
 
     def takes(differing: float) -> int | None:
