@@ -129,9 +129,10 @@ class Interval:
         missing = count is not None and count > self.patients
         needed = missing and f"about {count:,} patients would be needed for a difference of {abs(self.estimate):.2g}"
         if self.patients >= MIN_PATIENTS and self.error < NOISE and math.isnan(self.low):
-            return f"{same}: {self.as_gain}, as all patients differ by that alike."
-        if math.isnan(self.low) or math.isnan(self.estimate):
-            return f"{few} ({self.as_gain}){f'; {needed}' if needed else ''}."
+            return f"{better if self.estimate > 0 else worse}: {self.as_gain}, in every patient alike."
+        if math.isnan(self.low):
+            figures = "" if math.isnan(self.estimate) else f" ({self.as_gain}){f'; {needed}' if needed else ''}"
+            return f"{few}{figures}."
         if count and missing and count <= WITHIN_REACH * self.patients:
             shown = f"; too few to tell: {needed}"
         else:  # next to nothing: what would have been seen says more than how many it takes to see that

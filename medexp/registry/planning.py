@@ -1,9 +1,12 @@
 """How many patients a comparison with a registered version takes: `medexp power`."""
 
+import math
 from dataclasses import dataclass
 
 import pandas as pd
 
+from medexp.config.shared import Resampling
+from medexp.data.folds import folds_of
 from medexp.errors import RegistryError
 from medexp.evaluation.intervals import MIN_PATIENTS
 from medexp.evaluation.power import MOST, patients_needed, smallest_difference, spread_bounds
@@ -25,6 +28,7 @@ class Plan:
         seen: The smallest difference that the patients at hand show.
         spread: What it follows from.
         fewest: As few patients as a promotion compares at all: no gain takes fewer.
+        folds: By how many the version was judged, whose intervals are wider; 0 by one split.
     """
 
     model: str
@@ -35,16 +39,18 @@ class Plan:
     seen: float
     spread: Spread
     fewest: int
+    folds: int
 
     @property
     def in_words(self) -> str:
         """The whole answer, for a terminal."""
         spread, low, high = self.spread, *map(_counted, self.between)
         arms = " Arms of one run differ less than two models do: it may take more." if spread.arms else ""
+        by_folds = f" that {self.folds} folds make wider" if self.folds else ""
         floor = f" {self.fewest} are the fewest that are compared." if self.patients == self.fewest else ""
         return (
             f"{self.model}, {self.metric}: a difference of {self.gain:g} takes {_counted(self.patients)} patients to "
-            f"be seen with 80 %, in an interval of 95 %.{floor}\n"
+            f"be seen with 80 %, in an interval of 95 %{by_folds}.{floor}\n"
             f"Between {low} and {high}, as sure as the spread is: SD {spread.value:.3g} by patient, measured on "
             f"{spread.patients} patients; {spread.source}.{arms}\n"
             f"With {spread.patients} patients a difference of about {self.seen:.2g} would be seen."
@@ -88,8 +94,11 @@ def plan(uri: str, gain: float, metric: str | None = None) -> Plan:
             "patient alone: nothing says how far it differs; judge the version on more patients"
         )
 
+    folds = folds_of(table)
+    wider = math.sqrt(Resampling(1, 0.95, 0, folds).excess)
+
     def takes(differing: float) -> int | None:
-        needed = patients_needed(gain, differing)
+        needed = patients_needed(gain, differing * wider)
         return needed and max(needed, fewest)
 
     low, high = spread_bounds(spread.value, spread.patients)
@@ -99,9 +108,10 @@ def plan(uri: str, gain: float, metric: str | None = None) -> Plan:
         gain=gain,
         patients=takes(spread.value),
         between=(takes(low), takes(high)),
-        seen=smallest_difference(spread.patients, spread.value),
+        seen=smallest_difference(spread.patients, spread.value * wider),
         spread=spread,
         fewest=fewest,
+        folds=folds,
     )
 
 

@@ -93,6 +93,17 @@ def test_a_plan_says_how_many_patients_a_gain_takes_and_how_sure_that_is(publish
     assert "differences between versions 2 and 1" in many.in_words and "measured on 12 patients" in many.in_words
 
 
+def test_a_version_that_folds_judged_takes_more_patients(publish: Publish) -> None:
+    """Its intervals are wider by a root of 1 + K / (K - 1), so that it takes that many times the patients."""
+    in_folds = scores().assign(fold=[1, 2, 3, 4, 5, 1, 2, 3, 4, 5, 1, 2])
+    publish(seed=0, per_case=in_folds)
+    publish(seed=1, per_case=differing(0.05, of=in_folds))
+    publish(seed=2, per_case=scores())
+    folded = plan(f"models:/{NAME}/2", 0.02, "dice")
+    assert folded.patients is not None and 2.25 * 45 < folded.patients < 2.25 * 60
+    assert "an interval of 95 % that 5 folds make wider." in folded.in_words
+
+
 @pytest.mark.parametrize(("metric", "told"), [("f1", r"--metric=f1: .* there are dice_TC"), ("dice_XX", "--metric=dice_XX")])
 def test_a_metric_that_is_not_there_is_answered_with_those_that_are(publish: Publish, metric: str, told: str) -> None:
     publish(seed=0)
