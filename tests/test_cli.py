@@ -478,7 +478,7 @@ BAD_PIPELINES = {
     ),
     "another data set": (
         ["--prepare.data.val_fraction", "0.2"],
-        "prepare.data.val_fraction and phase1.data.val_fraction: found 0.2 and 0.3; give data.val_fraction",
+        "prepare.data.val_fraction and phase1.data.val_fraction: found 0.2 and 0.45; give data.val_fraction",
     ),
     "another folder": (
         ["--phase1.data_dir", "d"],

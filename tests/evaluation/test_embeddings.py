@@ -130,7 +130,7 @@ def test_an_entry_is_found_again_by_later_versions(
     found = embed(nets={"first": nets["first"]}, cases=cases[:1])
     (fact,) = describe_cases(cases[:1], settings, tmp_path / "cache")
     (entry,) = (tmp_path / "cache" / "embeddings").iterdir()
-    preprocessing = [2, 1, [2.0, 2.0, 3.0], [64, 32, 32]]
+    preprocessing = [3, 1, [2.0, 2.0, 3.0], [64, 32, 32]]
     assert entry.name == name_of(weights_digest(nets["first"].state_dict()), fact.sha256, preprocessing)
     assert np.array_equal(load_file(entry)["features"], found.features["first"][0])
 

@@ -80,7 +80,8 @@ def test_an_interrupted_run_goes_on_with_its_own_state(cases: Path, tmp_path: Pa
 def judged(reach: Reach, over_mean_mask: Interval) -> Judged:
     rows = [{"arm": arm, "case": "c", "patient": "p"} | {f"dice_{region}": 0.5 for region in REGIONS} for arm in ARMS]
     fitted = FitResult(pd.DataFrame(), 1, 1, 0.5, np.full((1, 1), 0.5), ["p"], False, "dice", "maximize")
-    effects = {"dice": dict.fromkeys(EFFECTS, BETTER), "probe_r2": dict.fromkeys(EFFECTS, BETTER)}
+    measures = ("dice", *(f"dice_{region}" for region in REGIONS), "probe_r2")
+    effects = {measure: dict.fromkeys(EFFECTS, BETTER) for measure in measures}
     means = {arm: {f"dice_{region}": 0.5 for region in REGIONS} for arm in ARMS}
     gains = {"mean_mask": over_mean_mask, "baseline": BETTER}
     added = Attribution(effects, {}, pd.DataFrame())

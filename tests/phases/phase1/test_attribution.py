@@ -47,7 +47,8 @@ SETTINGS = PHASE1 | {
     "data.spacing": "[1,1,1]",
     "data.val_fraction": "0.5",
     "data.test_fraction": "0",
-    "data.meant": "[outside_brain]",  # the teacher outlines what it likes
+    # The teacher outlines what it likes, and noise that fills a box may be like the air of a scanner.
+    "data.meant": "[outside_brain,no_background]",
     "training.epochs": "1",
     "training.warmup_epochs": "0",
     "training.batch_size": "1",
@@ -183,7 +184,7 @@ def test_lora_that_puts_right_what_was_spoiled_is_found(home: Home, tmp_path: Pa
     measured, words = told(home, base, LORA, tmp_path)
     assert measured["dice_gain_alone_low"] > 0
     assert "LoRA alone improved mean Dice over the frozen base" in words
-    assert "LoRA with the decoder improved Dice over training the decoder alone" in words
+    assert "LoRA with the decoder improved mean Dice over training the decoder alone" in words
     assert "That they add up could not be refuted" in words
 
 
@@ -209,7 +210,7 @@ def test_features_that_tell_more_are_found_and_others_are_not(home: Home) -> Non
     words = checks.in_words(attribute(home.ctx, home.data, per_case, read_off(home.ctx, home.data, sources)).effects)
     assert f"LoRA alone improved {read}" in words
     assert f"LoRA with the decoder changed nothing that could be measured in {read}" in words
-    assert "LoRA alone changed nothing that could be measured in Dice" in words
+    assert "LoRA alone changed nothing that could be measured in mean Dice" in words
 
 
 def test_features_of_crops_are_those_of_the_crops_also_from_the_cache(home: Home) -> None:
@@ -253,7 +254,9 @@ def test_effects_are_those_of_a_two_by_two_design(home: Home) -> None:
     assert found.keys() == EFFECTS.keys() == expected.keys()
     assert {name: one.estimate for name, one in found.items()} == pytest.approx(expected, abs=0.002)
     assert found["interaction"].high < 0
-    assert "Together they bring less than the sum of both" in checks.in_words({"dice": found, "probe_r2": found})
+    assert "Together they bring less than the sum of both" in checks.in_words(
+        dict.fromkeys(("dice", *DICE, "probe_r2"), found)
+    )
 
 
 def test_a_network_is_better_than_the_mean_mask_where_tumours_lie_about_and_not_where_they_do_not(home: Home) -> None:
