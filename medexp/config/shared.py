@@ -93,12 +93,17 @@ class Resampling:
 
     @property
     def excess(self) -> float:
-        """How many times the variance that independent cases would give is that of a figure over all of them.
+        """`excess_of` its folds."""
+        return excess_of(self.folds)
 
-        A bootstrap of cases takes trainings as they are, but those of K folds share their training cases: 1 + K / (K - 1)
-        times (Nadeau and Bengio, "Inference for the generalization error", 2003); 1 where one training judges all.
-        """
-        return 1 + self.folds / (self.folds - 1) if self.folds > 1 else 1.0
+
+def excess_of(folds: int) -> float:
+    """How many times the variance that independent cases would give is that of a figure over all that so many folds judged.
+
+    A bootstrap of cases takes trainings as they are, but those of K folds share their training cases: 1 + K / (K - 1)
+    times (Nadeau and Bengio, "Inference for the generalization error", 2003); 1 where one training judges all.
+    """
+    return 1 + folds / (folds - 1) if folds > 1 else 1.0
 
 
 def cache_root(cache_dir: str | None) -> Path:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from medexp.config.shared import Resampling
+from medexp.config.shared import excess_of
 from medexp.data.folds import folds_of
 from medexp.errors import RegistryError
 from medexp.evaluation.intervals import MIN_PATIENTS
@@ -95,7 +95,7 @@ def plan(uri: str, gain: float, metric: str | None = None) -> Plan:
         )
 
     folds = folds_of(table)
-    wider = math.sqrt(Resampling(1, 0.95, 0, folds).excess)
+    wider = math.sqrt(excess_of(folds))
 
     def takes(differing: float) -> int | None:
         needed = patients_needed(gain, differing * wider)
