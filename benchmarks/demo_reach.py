@@ -35,7 +35,7 @@ from medexp.models.heads import SegmenterWithHeads
 from medexp.models.lora import add_lora, decoder_parameters, freeze_encoder, lora_parameters
 from medexp.models.swin.network import SwinSegmenter
 from medexp.phases.phase1.config import Phase1Config
-from medexp.phases.phase1.pretrained import Base, load_base, network
+from medexp.phases.phase1.pretrained import Base, as_a_whole, load_base, network
 from medexp.phases.shared.launch import start_accelerator
 from medexp.reporting import NullReporter
 from medexp.training.loop import Batch, Group, Objective, fit
@@ -94,7 +94,9 @@ def features(net: SwinSegmenter, data: PreparedVolumes, config: Phase1Config, ac
     def of(split: str) -> Any:
         cases = evaluation_dataset(data, split, config.data, cache)
         digests = [data.facts[case].sha256 for case in data.ids(split)]
-        parts = volumes_as_parts(lambda index: cases[index]["image"], data.ids(split), digests, config.data, accelerator)
+        parts = volumes_as_parts(
+            lambda index: cases[index]["image"], data.ids(split), digests, as_a_whole(config), accelerator
+        )
         return embed_all({"net": net}, parts, cache, accelerator).features["net"]
 
     return of("train"), of("val")

@@ -4,7 +4,7 @@ import functools
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,11 @@ from safetensors.numpy import save_file
 from torch import Tensor, nn
 
 from medexp.arrays import Array
-from medexp.config.data import DataConfig
-from medexp.data.images import transforms as image_transforms
-from medexp.data.volumes import transforms
+from medexp.data.preprocessing import Preprocessing
 from medexp.data.volumes.brats import read_case
 from medexp.data.volumes.cases import Case
 from medexp.data.volumes.facts import CaseFacts
+from medexp.data.volumes.transforms import execute
 from medexp.evaluation.batches import Batches, demand_finite, in_batches, map_cases
 from medexp.files import replacing
 from medexp.models.checkpoints import weights_digest
@@ -90,29 +89,30 @@ def embed_all(
 
 
 def cases_as_parts(
-    cases: Sequence[Case], facts: Mapping[str, CaseFacts], data: DataConfig, accelerator: Accelerator
+    cases: Sequence[Case], facts: Mapping[str, CaseFacts], preprocessing: Preprocessing, accelerator: Accelerator
 ) -> list[Part]:
     """`volumes_as_parts` of volumes that are read from their files.
 
     Args:
         cases: What is embedded.
         facts: `medexp.data.volumes.facts.describe_cases` of them, by case.
-        data: `spacing` and `input_size`, and `classes` where cases have segmentations.
+        preprocessing: What is done to them before the encoders see them.
         accelerator: Where the encoders compute.
     """
 
     def read(index: int) -> Tensor:
-        return transforms.preprocess(read_case(cases[index], data.classes), data)["image"]
+        volume = read_case(replace(cases[index], label=None), {})
+        return torch.as_tensor(execute(preprocessing.steps, volume)["image"].as_tensor())
 
     ids = [case.id for case in cases]
-    return volumes_as_parts(read, ids, [facts[case].sha256 for case in ids], data, accelerator)
+    return volumes_as_parts(read, ids, [facts[case].sha256 for case in ids], preprocessing, accelerator)
 
 
 def volumes_as_parts(
     read: Callable[[int], Tensor],
     cases: Sequence[str],
     digests: Sequence[str | None],
-    data: DataConfig,
+    preprocessing: Preprocessing,
     accelerator: Accelerator,
 ) -> list[Part]:
     """Whole volumes, each a part of its own: GAP(encoder10), padded to multiples of 32, always in float32.
@@ -124,13 +124,13 @@ def volumes_as_parts(
         read: From a volume's index to the volume (4, X, Y, Z), preprocessed.
         cases: Id of each.
         digests: `CaseFacts.sha256` of each, of voxels and affine; None of what is random, which is embedded anew each time.
-        data: `spacing` and `input_size` of the preprocessing.
+        preprocessing: How they were made of the files.
         accelerator: Where the encoders compute.
     """
     pad = DivisiblePad(k=DIVISOR)
-    preprocessing: list[Any] = [transforms.VERSION, VERSION, list(data.spacing), list(data.input_size)]
+    made: list[Any] = [preprocessing.key, VERSION]
     if accelerator.device.type != "cpu":  # another device, other last bits: a run ends as it would without a cache
-        preprocessing.append(accelerator.device.type)
+        made.append(accelerator.device.type)
 
     @functools.lru_cache(maxsize=1)
     def image(index: int) -> Tensor:
@@ -141,7 +141,7 @@ def volumes_as_parts(
         demand_finite(pooled, [cases[index]])
         return np.asarray(pooled.cpu()[0])
 
-    keys = [None if digest is None else [digest, preprocessing] for digest in digests]
+    keys = [None if digest is None else [digest, made] for digest in digests]
     return [Part(key, functools.partial(features, index)) for index, key in enumerate(keys)]
 
 
@@ -152,11 +152,11 @@ def images_as_part(batches: Batches, pixels: Sequence[str], settings: Sequence[A
     Args:
         batches: The images; the encoder takes (B, 1, H, W) to (B, D).
         pixels: sha256 of the decoded pixels of each.
-        settings: What else the images and their batches follow from: input size, batch size.
+        settings: What else the images and their batches follow from: `Preprocessing.key`, batch size.
         accelerator: Device and precision.
     """
     computing = [torch.__version__, accelerator.device.type, accelerator.mixed_precision]
-    key = [list(pixels), [image_transforms.VERSION, VERSION, *settings], computing]
+    key = [list(pixels), [VERSION, *settings], computing]
     return Part(key, lambda encoder: in_batches(encoder, batches, accelerator, "  features"))
 
 

@@ -85,15 +85,6 @@ def network_of(contract: Mapping[str, Any]) -> Mapping[str, Any]:
     return architecture["base"] if architecture["kind"] == ADAPTER_KIND else architecture
 
 
-def other_input(contract: Mapping[str, Any], made: Mapping[str, Any]) -> list[str]:
-    """What the `input` of a contract asks for and is not what can be made, a line each."""
-    return [
-        f"input.{key} is {contract.get(key)!r}; {value!r} can be made"
-        for key, value in made.items()
-        if contract.get(key) != value
-    ]
-
-
 def weights_file(folder: Path) -> Path:
     """The file with a package's weights.
 

@@ -19,11 +19,10 @@ from safetensors.numpy import load_file
 from torch.utils.data import Dataset
 
 from medexp.config.data import DataConfig
-from medexp.data.images import transforms as image_transforms
 from medexp.data.volumes.brats import image_files, read_case
 from medexp.data.volumes.cases import Case
 from medexp.data.volumes.facts import CaseFacts, describe_cases
-from medexp.data.volumes.transforms import preprocess
+from medexp.data.volumes.transforms import preprocess, preprocessing
 from medexp.errors import TrainingDiverged
 from medexp.evaluation.batches import Batches
 from medexp.evaluation.embeddings import Embeddings, cases_as_parts, embed_all, images_as_part, volumes_as_parts
@@ -71,7 +70,7 @@ def embed(
         facts: dict[str, CaseFacts] = {fact.case: fact for fact in describe_cases(cases, data, tmp_path / "cache")}
         asked = changed.get("cases", cases)
         accelerator = Accelerator(cpu=True)
-        parts = cases_as_parts(asked, facts, data, accelerator)
+        parts = cases_as_parts(asked, facts, preprocessing(data.spacing, data.input_size), accelerator)
         return embed_all(changed.get("nets", nets), parts, tmp_path / "cache", accelerator)
 
     return run
@@ -130,8 +129,8 @@ def test_an_entry_is_found_again_by_later_versions(
     found = embed(nets={"first": nets["first"]}, cases=cases[:1])
     (fact,) = describe_cases(cases[:1], settings, tmp_path / "cache")
     (entry,) = (tmp_path / "cache" / "embeddings").iterdir()
-    preprocessing = [3, 1, [2.0, 2.0, 3.0], [64, 32, 32]]
-    assert entry.name == name_of(weights_digest(nets["first"].state_dict()), fact.sha256, preprocessing)
+    made = [preprocessing(settings.spacing, settings.input_size).key, 1]
+    assert entry.name == name_of(weights_digest(nets["first"].state_dict()), fact.sha256, made)
     assert np.array_equal(load_file(entry)["features"], found.features["first"][0])
 
 
@@ -146,7 +145,8 @@ def test_volumes_that_are_random_are_embedded_each_time(
         return crops[index]
 
     for _ in range(2):
-        parts = volumes_as_parts(read, ["a", "b"], [None, None], settings, accelerator)
+        made = preprocessing(settings.spacing, settings.input_size)
+        parts = volumes_as_parts(read, ["a", "b"], [None, None], made, accelerator)
         found = embed_all(nets, parts, tmp_path / "cache", accelerator)
         assert found.computed == 4
     assert reads == [0, 1] * 2, "once for all encoders"
@@ -240,9 +240,7 @@ def test_features_of_images_are_computed_once(embed_pictures: Callable[..., tupl
     np.testing.assert_array_equal(again, first)
     (entry,) = (tmp_path / "cache" / "embeddings").iterdir()
     computing = [torch.__version__, "cpu", "no"]
-    assert entry.name == name_of(
-        weights_digest(unet(0).state_dict()), list("abcde"), [image_transforms.VERSION, 1, 16, 16, 2], computing
-    )
+    assert entry.name == name_of(weights_digest(unet(0).state_dict()), list("abcde"), [1, 16, 16, 2], computing)
 
 
 @pytest.mark.parametrize(
@@ -264,12 +262,11 @@ def test_other_features_are_computed_anew(
     assert embed_pictures(**changed)[1] and embed_pictures()[1]
 
 
-def test_another_preprocessing_precision_or_torch_computes_anew(
+def test_another_precision_or_torch_computes_anew(
     embed_pictures: Callable[..., tuple[np.ndarray, bool]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     embed_pictures()
     changes: list[tuple[object, str, Any]] = [
-        (image_transforms, "VERSION", 1000),
         (torch, "__version__", "1000.0"),
         (Accelerator, "mixed_precision", "bf16"),
     ]

@@ -18,7 +18,6 @@ from mlflow import MlflowClient
 from torch.utils.data import Dataset
 
 from medexp.data.images.prepared import SOURCES, prepare_images
-from medexp.data.images.transforms import INPUT
 from medexp.errors import CheckFailed, DataError, RegistryError, TrainingDiverged
 from medexp.evaluation.batches import Batches, in_batches
 from medexp.models.unet.network import MultiTaskModel
@@ -152,7 +151,7 @@ def test_a_network_of_other_images_is_refused(tmp_path: Path, contract: dict[str
     given = {key: value for key, value in {**made, **contract}.items() if value is not None}
     for name, content in (("good", made), ("other", given)):
         (tmp_path / name).mkdir()
-        (tmp_path / name / "contract.json").write_text(json.dumps({"input": content}))
+        (tmp_path / name / "contract.json").write_text(json.dumps({"input": content, "architecture": {"kind": "multitask"}}))
     demand_input(Pulled(tmp_path / "good", "good", "1", "d"), (32, 32))
     with pytest.raises(RegistryError) as error:
         demand_input(Pulled(tmp_path / "other", "other", "1", "d"), (32, 32))
@@ -165,10 +164,10 @@ def test_a_network_of_images_that_were_made_otherwise_is_not_built_upon(
     client: MlflowClient, pipeline: Pipeline, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, phase: str
 ) -> None:
     """As by another version of medexp."""
-    monkeypatch.setitem(INPUT, "normalisation", "0 to 1")
+    monkeypatch.setattr("medexp.data.images.transforms.FOREGROUND", 0.02)
     assert run(phase, pipeline.folder) == 2
     told = capsys.readouterr().err
-    assert "contract.json of phase2_1_multitask version 1" in told and "'0 to 1' can be made" in told, told
+    assert "contract.json of phase2_1_multitask version 1" in told and "(above 0.01); images: read_grey 1" in told, told
 
 
 @pytest.mark.parametrize(

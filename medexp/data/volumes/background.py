@@ -6,6 +6,7 @@ the mean after normalisation, so that such a voxel says nothing, neither in the 
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -81,16 +82,23 @@ def ground_of(channel: NDArray[np.float32]) -> Ground:
     )
 
 
-def from_zero(image: NDArray[np.float32]) -> NDArray[np.float32]:
-    """An image (C, X, Y, Z) in which background and hot voxels are 0 and a brain's values are counted from its background.
+def from_zero(image: NDArray[np.float32]) -> tuple[NDArray[np.float32], list[Ground]]:
+    """An image (C, X, Y, Z) in which background and hot voxels are 0 and a brain's values are counted from its background,
+    and how each channel was taken apart.
 
     One whose background is 0 already, and that has no hot voxel, comes back as it is.
     """
-    done = np.empty_like(image)
+    done, grounds = np.empty_like(image), []
     for index, channel in enumerate(image):
         ground = ground_of(channel)
         done[index] = np.where(ground.brain, channel - np.float32(ground.level or 0), 0)
-    return done
+        grounds.append(ground)
+    return done, grounds
+
+
+def brighter_than(image: Any, share: float) -> Any:
+    """Where an image, a tensor (C, X, Y, Z), is above a share of the channel's maximum."""
+    return image > share * image.amax(dim=(1, 2, 3), keepdim=True)
 
 
 def beyond_tissue(image: NDArray[np.float32], brain: NDArray[np.bool_]) -> NDArray[np.bool_]:

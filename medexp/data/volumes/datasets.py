@@ -24,7 +24,7 @@ from medexp.data.volumes.cases import Case
 from medexp.data.volumes.facts import CaseFacts
 from medexp.data.volumes.prepared import PreparedVolumes
 from medexp.data.volumes.semantics import SEMANTIC_FEATURES
-from medexp.data.volumes.transforms import VERSION, augmentation, preprocess
+from medexp.data.volumes.transforms import augmentation, preprocess, preprocessing
 from medexp.errors import DataError
 from medexp.files import replacing
 
@@ -82,7 +82,7 @@ class _Volumes:
 
     def __getitem__(self, index: int) -> tuple[Case, CaseFacts, dict[str, Tensor]]:
         case, facts = self.entries[index]
-        content = [VERSION, facts.sha256, list(self.data.spacing), list(self.data.input_size)]
+        content = [facts.sha256, preprocessing(self.data.spacing, self.data.input_size).key]
         key = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:40]
         path = self.folder / f"{key}.safetensors"
         try:

@@ -1,71 +1,107 @@
 """From a case's volume to what a network takes: the part that is the same every time, and the random part of training."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import monai.transforms
 import numpy as np
 import torch
 from monai.data import MetaTensor
 from monai.transforms import (
     Compose,
-    CropForegroundd,
-    NormalizeIntensityd,
-    Orientationd,
+    MapTransform,
     RandCropByPosNegLabeld,
     RandFlipd,
     RandGaussianNoised,
     RandScaleIntensityd,
     RandShiftIntensityd,
-    Spacingd,
-    SpatialPadd,
+    SpatialResample,
 )
 from numpy.typing import NDArray
 from torch import Tensor
 
 from medexp.config.data import DataConfig
+from medexp.data.preprocessing import Preprocessing
 from medexp.data.volumes.background import from_zero
-from medexp.data.volumes.cases import FOREGROUND, Volume
-
-VERSION = 3
-"""Part of the key of cached volumes: raise it when `preprocess` changes."""
+from medexp.data.volumes.brats import SUFFIXES
+from medexp.data.volumes.cases import CHANNELS, FOREGROUND, Volume
+from medexp.data.volumes.steps import (
+    CropForeground,
+    Orient,
+    PadTo,
+    ReadChannels,
+    Resample,
+    VolumeStep,
+    ZeroBackground,
+    ZScore,
+)
 
 INPUT = {
     "dtype": "float32",
     "orientation": "RAS",
     "normalisation": "zero mean and unit variance over the nonzero voxels of each channel; background stays 0",
 }
-"""What `preprocess` makes, in the words of input contracts."""
+"""What `preprocessing` makes, in the words of input contracts."""
 
 _BOTH = ("image", "label")
 
 
-def preprocess(volume: Volume, data: DataConfig) -> dict[str, Tensor]:
-    """Sets the background to 0 (`medexp.data.volumes.background`), reorients to RAS, resamples to `data.spacing` (linear,
-    labels by nearest voxel), crops to the brain, z-scores each channel's nonzero voxels and pads with 0 to at least
-    `data.input_size`.
+def preprocessing(
+    spacing: tuple[float, float, float], input_size: tuple[int, int, int], channels: Sequence[str] = CHANNELS
+) -> Preprocessing:
+    """What training does to a case: background to 0, axes to RAS, onto a grid (linear, labels by nearest voxel), the box
+    around the brain, each channel's nonzero voxels to mean 0 and SD 1, and zeros around what is smaller than the input.
 
     The input contract of BrainSegFounder's BraTS model: channels t2f, t1c, t1n, t2w, nonzero voxels of mean 0 and SD 1.
 
-    Returns:
-        image: float32 (4, X, Y, Z); label: uint8 (X, Y, Z).
+    Args:
+        spacing: Of the grid, in mm along R, A, S.
+        input_size: Fewest voxels along R, A, S.
+        channels: In the order that the network takes them.
     """
-    steps = Compose(
-        [
-            *_onto_grid(_BOTH, data.spacing, ("bilinear", "nearest")),
-            CropForegroundd(_BOTH, source_key="image", select_fn=_foreground, allow_smaller=True),
-            NormalizeIntensityd("image", nonzero=True, channel_wise=True),
-            SpatialPadd(_BOTH, spatial_size=data.input_size),
-        ]
+    steps: tuple[VolumeStep, ...] = (
+        ReadChannels(tuple(channels), {channel: SUFFIXES[channel] for channel in channels}),
+        ZeroBackground(),
+        Orient(INPUT["orientation"]),
+        Resample(spacing, "bilinear"),
+        CropForeground(FOREGROUND),
+        ZScore(),
+        PadTo(input_size),
     )
+    return Preprocessing("volumes", steps)
+
+
+def execute(steps: Sequence[Any], volume: Volume, labelled: bool = False) -> dict[str, Any]:
+    """What steps make of a volume.
+
+    Args:
+        steps: Of a `Preprocessing` of volumes.
+        volume: As its files hold it.
+        labelled: Whether its label is wanted too.
+
+    Returns:
+        image: MetaTensor float32 (4, X, Y, Z), whose `affine` says where its voxels lie (to RAS+ mm); with `labelled` label:
+        MetaTensor uint8 (1, X, Y, Z); with the step ZeroBackground `grounds`, what it found in each channel.
+    """
     affine = torch.from_numpy(volume.affine)
-    item = {
-        "image": MetaTensor(torch.from_numpy(from_zero(volume.image)), affine=affine),
-        "label": MetaTensor(torch.from_numpy(volume.label[None]), affine=affine),
-    }
-    done = steps(item)
+    item: dict[str, Any] = {"image": MetaTensor(torch.from_numpy(volume.image), affine=affine)}
+    if labelled:
+        item["label"] = MetaTensor(torch.from_numpy(volume.label[None]), affine=affine)
+    done: dict[str, Any] = Compose(_transforms(steps, labelled))(item)
+    return done
+
+
+def preprocess(volume: Volume, data: DataConfig) -> dict[str, Tensor]:
+    """What `preprocessing` makes of a labelled volume.
+
+    Returns:
+        image: float32 (4, X, Y, Z); label: uint8 (X, Y, Z); affine: float64 (4, 4), from their voxels to RAS+ mm.
+    """
+    done = execute(preprocessing(data.spacing, data.input_size).steps, volume, labelled=True)
     return {
         "image": done["image"].as_tensor().float().contiguous(),
         "label": done["label"].as_tensor()[0].round().to(torch.uint8).contiguous(),
+        "affine": done["image"].affine.double().contiguous(),
     }
 
 
@@ -78,13 +114,28 @@ def label_on_grid(label: NDArray[np.uint8], affine: NDArray[np.float64], spacing
         spacing: Of the grid, in mm.
     """
     item = {"label": MetaTensor(torch.from_numpy(label[None]), affine=torch.from_numpy(affine))}
-    done = Compose(_onto_grid(("label",), spacing, ("nearest",)))(item)["label"].as_tensor()[0]
+    x, y, z = spacing
+    steps = (Orient(INPUT["orientation"]), Resample((x, y, z), "nearest"))
+    done = Compose(_transforms(steps, False, keys=["label"]))(item)["label"].as_tensor()[0]
     return np.asarray(done.round().to(torch.uint8))
 
 
-def _onto_grid(keys: Sequence[str], spacing: Sequence[float], modes: Sequence[str]) -> list[Any]:
-    turned = Orientationd(keys, axcodes="RAS", labels=None)
-    return [turned, Spacingd(keys, pixdim=tuple(spacing), mode=tuple(modes), dtype=np.float32)]
+def onto_own_grid(values: Tensor, affine: Tensor, shape: Sequence[int], own: NDArray[np.float64]) -> Tensor:
+    """Values on a network's grid, such as logits, at the voxels of a case's files: linear, 0 outside that grid.
+
+    Args:
+        values: (C, X, Y, Z), float32.
+        affine: From their voxels to RAS+ mm (4, 4).
+        shape: Of the case's files, three numbers.
+        own: From the files' voxels to RAS+ mm (4, 4).
+
+    Returns:
+        (C, *shape), float32.
+    """
+    resample = SpatialResample(mode="bilinear", padding_mode="zeros", dtype=np.float32)
+    found = resample(MetaTensor(values, affine=affine), dst_affine=torch.from_numpy(own), spatial_size=tuple(shape))
+    assert isinstance(found, MetaTensor)
+    return found.as_tensor()
 
 
 def augmentation(data: DataConfig) -> Compose:
@@ -104,6 +155,23 @@ def augmentation(data: DataConfig) -> Compose:
     )
 
 
-def _foreground(image: Tensor) -> Tensor:
-    """Above a share of the channel's maximum. Real data has small values of either sign around the brain, from resampling."""
-    return image > FOREGROUND * image.amax(dim=(1, 2, 3), keepdim=True)
+class ZeroBackgroundd(MapTransform):
+    """The step ZeroBackground as a transform; what it finds in each channel comes under `grounds`."""
+
+    def __call__(self, data: Mapping[str, Any]) -> dict[str, Any]:
+        image = data["image"]
+        zeroed, grounds = from_zero(np.asarray(image))
+        return {**data, "image": MetaTensor(torch.from_numpy(zeroed), affine=image.affine), "grounds": grounds}
+
+
+_OWN: Mapping[str, type[MapTransform]] = {"ZeroBackgroundd": ZeroBackgroundd}
+
+
+def _transforms(steps: Sequence[Any], labelled: bool, keys: Sequence[str] = ()) -> list[Callable[..., Any]]:
+    found, both = [], list(keys or (_BOTH if labelled else _BOTH[:1]))
+    for step in steps:
+        for name, values in step.transforms:
+            of_labels = {"mode": [values["mode"], "nearest"]} if labelled and "mode" in values else {}
+            make: Callable[..., Any] = _OWN.get(name) or getattr(monai.transforms, name)
+            found.append(make(**({"keys": both} | values | of_labels)))
+    return found

@@ -20,6 +20,7 @@ from medexp.models.heads import SemanticHeads
 from medexp.models.swin.network import SwinSegmenter
 from medexp.phases.phase1.arms import FACTORIAL, crops, effects
 from medexp.phases.phase1.config import Phase1Config
+from medexp.phases.phase1.pretrained import as_a_whole
 from medexp.phases.shared.context import Context
 from medexp.tracking.steps import code_digest
 
@@ -65,8 +66,8 @@ def embed(ctx: Context[Phase1Config], data: PreparedVolumes, net: SwinSegmenter)
     def of(split: str) -> Array:
         cases = evaluation_dataset(data, split, ctx.config.data, ctx.cache)
         digests = [data.facts[case].sha256 for case in data.ids(split)]
-        ids, settings = data.ids(split), ctx.config.data
-        parts = volumes_as_parts(lambda index: cases[index]["image"], ids, digests, settings, ctx.accelerator)
+        ids, preprocessing = data.ids(split), as_a_whole(ctx.config)
+        parts = volumes_as_parts(lambda index: cases[index]["image"], ids, digests, preprocessing, ctx.accelerator)
         return embed_all({"net": net}, parts, ctx.cache, ctx.accelerator).features["net"]
 
     return Features(of("train"), of("val"))
@@ -79,7 +80,8 @@ def embed_crops(ctx: Context[Phase1Config], data: PreparedVolumes, base: SwinSeg
     """
     cases, ids, drawn = crops(ctx, data, "train"), data.ids("train"), f"crop of {ctx.config.seed}, {code_digest()}"
     digests = [f"{data.facts[case].sha256}, {index}, {drawn}" for index, case in enumerate(ids)]
-    parts = volumes_as_parts(lambda index: cases[0, index]["image"], ids, digests, ctx.config.data, ctx.accelerator)
+    preprocessing = as_a_whole(ctx.config)
+    parts = volumes_as_parts(lambda index: cases[0, index]["image"], ids, digests, preprocessing, ctx.accelerator)
     return embed_all({"base": base}, parts, ctx.cache, ctx.accelerator, "  embedding crops").features["base"]
 
 

@@ -17,16 +17,19 @@ from medexp import registry
 from medexp.config.data import Oddity
 from medexp.config.training import TrainingConfig
 from medexp.data.manifest import seen_cases
+from medexp.data.preprocessing import Preprocessing
 from medexp.data.volumes.datasets import evaluation_dataset, training_dataset
 from medexp.data.volumes.phantoms import PATIENT_PATTERN, ensure_phantoms
 from medexp.data.volumes.prepared import prepare_volumes
 from medexp.data.volumes.regions import REGIONS, to_regions
+from medexp.data.volumes.steps import PadToMultiple, SlidingWindow
+from medexp.data.volumes.transforms import preprocessing
 from medexp.evaluation.segmentation import evaluate_segmentation, mean_scores, sliding_window
 from medexp.files import alone, replacing
 from medexp.models.checkpoints import load_state, load_weights, save_checkpoint, weights_digest
 from medexp.models.heads import SegmenterWithHeads
 from medexp.models.kinds import build
-from medexp.models.swin.network import SwinSegmenter
+from medexp.models.swin.network import DIVISOR, SwinSegmenter
 from medexp.phases.phase1.config import Phase1Config
 from medexp.registry.package import Parent
 from medexp.registry.packages import CASES, weights_file
@@ -71,6 +74,17 @@ def architecture(config: Phase1Config) -> dict[str, int | str]:
     """The SwinUNETR of a configuration, as registered packages describe it."""
     shape = asdict(config.network)
     return {"kind": "swin_unetr", "in_channels": 4, "out_channels": len(REGIONS), **shape}
+
+
+def in_windows(config: Phase1Config) -> Preprocessing:
+    """What is done to a case's files before the whole network sees it, window by window."""
+    done, size = preprocessing(config.data.spacing, config.data.input_size), config.data.input_size
+    return done.then(SlidingWindow(size, config.validation.overlap, "gaussian"))
+
+
+def as_a_whole(config: Phase1Config) -> Preprocessing:
+    """What is done to a case's files before the encoder sees all of it."""
+    return preprocessing(config.data.spacing, config.data.input_size).then(PadToMultiple(DIVISOR))
 
 
 def initial(config: Phase1Config) -> SwinSegmenter:

@@ -8,22 +8,22 @@ from typing import Any
 import pandas as pd
 from safetensors.torch import save_file
 
-from medexp.data.volumes.cases import CHANNELS
 from medexp.data.volumes.prepared import PreparedVolumes
 from medexp.data.volumes.regions import REGIONS
 from medexp.evaluation.intervals import Interval
 from medexp.evaluation.segmentation import left_apart
 from medexp.models.checkpoints import save_checkpoint
+from medexp.models.kinds import ONLY
 from medexp.models.swin.network import SwinSegmenter, decoder_state, encoder_state
 from medexp.phases.phase1 import checks
 from medexp.phases.phase1.arms import ARMS
 from medexp.phases.phase1.config import Phase1Config
 from medexp.phases.phase1.features import Attribution
-from medexp.phases.phase1.pretrained import BASE_MODEL, Base, architecture
+from medexp.phases.phase1.pretrained import BASE_MODEL, Base, architecture, as_a_whole, in_windows
 from medexp.phases.phase1.reach import Reach
 from medexp.phases.shared.context import Context
 from medexp.phases.shared.folds import Evidence
-from medexp.phases.shared.packaging import PHANTOMS, contract, made_with, packaged
+from medexp.phases.shared.packaging import FEATURES, PHANTOMS, contract, made_with, packaged, regions
 from medexp.phases.shared.publishing import Summary, selection
 from medexp.registry import store
 from medexp.registry.package import Package, Parent
@@ -106,12 +106,12 @@ def log_judged(ctx: Context[Phase1Config], judged: Judged, net: SwinSegmenter) -
 def publish_all(ctx: Context[Phase1Config], data: PreparedVolumes, base: Base, judged: Judged, net: SwinSegmenter) -> None:
     """Register the adapter and the merged encoder, and the embedded base where this store does not have it yet."""
     config, folder = ctx.config, ctx.run.folder
-    example = {"spacing_mm": list(config.data.spacing), "example_shape": [1, len(CHANNELS), *config.data.input_size]}
+    windows, outputs = in_windows(config), {ONLY: regions(config.data)}
     segmenter, logits = architecture(config), f"logits (B, {len(REGIONS)}, X, Y, Z) of {', '.join(REGIONS)}"
     embedded = Package(
         name=BASE_MODEL,
         architecture=segmenter,
-        contract=contract(BASE_MODEL, logits, example),
+        contract=contract(BASE_MODEL, logits, windows, outputs),
         weights=base.state,
         cases=base.cases,
         facts={**made_with(ctx), "data": f"{config.phantoms.glioma_patients} patients of glioma phantoms", **PHANTOMS},
@@ -120,7 +120,6 @@ def publish_all(ctx: Context[Phase1Config], data: PreparedVolumes, base: Base, j
     name = parent.name if parent.version else BASE_MODEL  # a file's name may be no tag's
     ctx.run.tag(upstream_tag(name, parent.version, parent.digest or parent.weights_digest))
     common: dict[str, Any] = {
-        "example": example,
         "facts": _how(config, data, judged.evidence),
         "evaluation": {"window": list(config.data.input_size), "overlap": config.validation.overlap},
         "per_case": judged.per_case[judged.per_case["arm"] == "lora"].drop(columns="arm"),
@@ -131,6 +130,8 @@ def publish_all(ctx: Context[Phase1Config], data: PreparedVolumes, base: Base, j
         "phase1_lora_adapter",
         data,
         output=logits,
+        preprocessing=windows,
+        outputs=outputs,
         architecture={"kind": "lora_adapter", "base": segmenter},
         weights={},
         parents={"base": parent},
@@ -145,6 +146,8 @@ def publish_all(ctx: Context[Phase1Config], data: PreparedVolumes, base: Base, j
         "phase1_encoder_merged",
         data,
         output=f"features (B, {16 * config.network.feature_size}): GAP(encoder10)",
+        preprocessing=as_a_whole(config),
+        outputs={ONLY: FEATURES},
         architecture=encoder,
         weights=encoder_state(net),
         parents=parents,

@@ -19,19 +19,19 @@ from medexp.phases.shared.context import Context, context
 from medexp.phases.shared.folds import Evidence, Scored, Tables, trained_and_judged
 from medexp.phases.shared.foresight import foresee
 from medexp.phases.shared.images import (
+    CLASSES,
     Images,
     Trained,
     claims,
     demand_outlines,
     dice,
-    example,
     log_training,
     masks,
     outlined_patients,
     read_images,
     segment,
 )
-from medexp.phases.shared.packaging import packaged
+from medexp.phases.shared.packaging import MASK, classes, packaged
 from medexp.phases.shared.publishing import Summary, selection
 from medexp.phases.shared.trials import studied
 from medexp.registry.package import Package
@@ -123,7 +123,8 @@ def package(ctx: Context[Phase2_1Config], images: Images, trained: Trained, evid
         MODEL,
         images.data,
         output="seg: logits (B, 1, H, W); cls: logits (B, 2) of an untrained head",
-        example=example(images),
+        preprocessing=images.preprocessing,
+        outputs={"seg": MASK, "cls": classes(CLASSES, "none: the head was not trained")},
         facts=claims(images) | how,
         architecture={"kind": "multitask", "in_channels": 1, "base_filters": network.base_filters}
         | {"depth": network.depth, "classes": 2},

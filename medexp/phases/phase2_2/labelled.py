@@ -14,11 +14,12 @@ from torch import Tensor
 from medexp.arrays import Array
 from medexp.data.images.sampling import expected_draws
 from medexp.data.prepared import Prepared
+from medexp.data.preprocessing import Preprocessing
 from medexp.data.splits import Splits
-from medexp.data.volumes import transforms
 from medexp.data.volumes.brats import read_case
 from medexp.data.volumes.facts import CaseFacts
 from medexp.data.volumes.tables import LabelledTable, read_table, split_table
+from medexp.data.volumes.transforms import execute
 from medexp.errors import ConfigError, DataError, all_problems
 from medexp.evaluation.batches import Batches, in_batches
 from medexp.evaluation.embeddings import cases_as_parts, embed_all, images_as_part
@@ -28,7 +29,7 @@ from medexp.phases.phase2_2.frozen import FrozenEncoder
 from medexp.phases.shared.context import Context
 from medexp.phases.shared.controls import Known, of_images, of_volumes
 from medexp.phases.shared.folds import in_folds
-from medexp.phases.shared.images import CLASSES, Images, both_classes, claims, example, one_process
+from medexp.phases.shared.images import CLASSES, Images, both_classes, claims, one_process
 from medexp.phases.shared.images import read_images as images_of
 from medexp.phases.shared.labelled_volumes import LabelledVolumes, read_volumes
 from medexp.phases.shared.packaging import PHANTOMS
@@ -48,7 +49,7 @@ class Labelled:
         cached: Whether a case's features are computed once, or anew whenever they are asked for.
         images: The images; None for volumes.
         picture: From a case to a grey image (H, W) of it.
-        example: What a contract says of these cases beyond the definition: `example_shape`, and `spacing_mm` of volumes.
+        preprocessing: What is done to the file of a case before the encoder sees it.
         claims: How they were chosen, labelled and split, by item of CLAIM.
         known: Makes what the controls know of the cases of training and validation.
     """
@@ -59,7 +60,7 @@ class Labelled:
     cached: bool
     images: Images | None
     picture: Callable[[str], Array]
-    example: Mapping[str, Any]
+    preprocessing: Preprocessing
     claims: Mapping[str, str | None]
     known: Callable[[], Known]
     _features: dict[str, Tensor] = field(default_factory=dict, repr=False)
@@ -106,7 +107,7 @@ def read_images(ctx: Context[Phase2_2Config], encoder: FrozenEncoder) -> Labelle
         assert cases.images is not None
         pixels = list(cases.of(split)["voxels_sha256"])
         batches = Batches(cases.images.of(split), _AT_ONCE, config.training.workers)
-        settings = [*config.data.input_size, _AT_ONCE]
+        settings = [images.preprocessing.key, _AT_ONCE]
         part = images_as_part(batches, pixels, settings, ctx.accelerator)
         found = embed_all({"encoder": encoder.net}, [part], ctx.cache, ctx.accelerator)
         came = "computed" if found.computed else "from the cache"
@@ -120,7 +121,7 @@ def read_images(ctx: Context[Phase2_2Config], encoder: FrozenEncoder) -> Labelle
         cached=config.training.cache_features,
         images=images,
         picture=images.picture,
-        example=example(images),
+        preprocessing=images.preprocessing,
         claims=claims(images, config.kaggle_dir),
         known=lambda: of_images(images, encoder.architecture, ctx.cache),
     )
@@ -147,7 +148,7 @@ def read_table_of_volumes(ctx: Context[Phase2_2Config], encoder: FrozenEncoder) 
     split = functools.partial(_split, config)
     jobs, folder = config.data.jobs, ctx.run.folder
     volumes = read_volumes(config.table, config.volumes, encoder.pulled, jobs, folder, ctx.cache, split, "val")
-    table, named, settings = volumes.table, volumes.data.manifest, volumes.settings
+    table, named = volumes.table, volumes.data.manifest
     labels = [table.classes.index(label) for label in named["label"]]
     data = replace(volumes.data, manifest=named.assign(source="volumes", label=labels))
     strata, every_label = dict(zip(named["case"], named["label"], strict=True)), functools.partial(_demand, volumes)
@@ -156,12 +157,12 @@ def read_table_of_volumes(ctx: Context[Phase2_2Config], encoder: FrozenEncoder) 
     ctx.given(data, {"table": data.digest})
 
     def embed(cases: Labelled, split: str) -> Tensor:
-        parts = cases_as_parts(volumes.cases(cases.of(split)), data.facts, settings, ctx.accelerator)
+        parts = cases_as_parts(volumes.cases(cases.of(split)), data.facts, volumes.preprocessing, ctx.accelerator)
         return torch.from_numpy(embed_all({"encoder": net}, parts, ctx.cache, ctx.accelerator).features["encoder"])
 
     def picture(case: str) -> Array:
         """The middle axial slice of t1c, anterior up and the patient's right on the left."""
-        image = transforms.preprocess(read_case(data.cases[case], {}), settings)["image"][1]
+        image = execute(volumes.preprocessing.steps, read_case(data.cases[case], {}))["image"][1]
         middle: Array = np.asarray(image[:, :, image.shape[2] // 2]).T[::-1, ::-1]
         return middle
 
@@ -172,7 +173,7 @@ def read_table_of_volumes(ctx: Context[Phase2_2Config], encoder: FrozenEncoder) 
         cached=True,
         images=None,
         picture=picture,
-        example={"spacing_mm": list(settings.spacing), "example_shape": [1, 4, *settings.input_size]},
+        preprocessing=volumes.preprocessing,
         claims=_claims(config, volumes),
         known=lambda: of_volumes(volumes, data.manifest[data.manifest["split"] != "test"], encoder.architecture, ctx),
     )

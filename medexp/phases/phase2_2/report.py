@@ -6,14 +6,15 @@ from pathlib import Path
 import numpy as np
 
 from medexp.models.classifier.network import EncoderClassifier
+from medexp.models.kinds import ONLY
 from medexp.phases.phase2_2.config import Phase2_2Config
 from medexp.phases.phase2_2.frozen import FrozenEncoder
 from medexp.phases.phase2_2.labelled import Labelled
-from medexp.phases.shared.classification import Judged, per_case, pooled, rows_of
+from medexp.phases.shared.classification import Judged, calibration_of, per_case, pooled, rows_of
 from medexp.phases.shared.context import Context
 from medexp.phases.shared.controls import Beside
 from medexp.phases.shared.folds import Evidence
-from medexp.phases.shared.packaging import packaged
+from medexp.phases.shared.packaging import classes, packaged
 from medexp.phases.shared.publishing import Summary, selection
 from medexp.registry.package import Package
 from medexp.registry.packages import SPLIT_HEAD
@@ -55,7 +56,8 @@ def package(
         registered_as(cases),
         cases.data,
         output=f"logits (B, {len(cases.classes)}): {', '.join(cases.classes)}",
-        example=cases.example,
+        preprocessing=cases.preprocessing,
+        outputs={ONLY: classes(cases.classes, calibration_of(judged, limits))},
         facts={**claims, **how},
         architecture=encoder.classifier(len(cases.classes)),
         weights=classifier.state_dict(),

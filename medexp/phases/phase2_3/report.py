@@ -10,12 +10,12 @@ from medexp.evaluation.segmentation import left_apart
 from medexp.models.unet.network import MultiTaskModel
 from medexp.phases.phase2_3.checks import gained
 from medexp.phases.phase2_3.config import Phase2_3Config
-from medexp.phases.shared.classification import Judged, log_judged, pooled, rows_of
+from medexp.phases.shared.classification import Judged, calibration_of, log_judged, pooled, rows_of
 from medexp.phases.shared.context import Context
 from medexp.phases.shared.controls import Beside
 from medexp.phases.shared.folds import Evidence
-from medexp.phases.shared.images import CLASSES, Images, claims, example
-from medexp.phases.shared.packaging import packaged, parent_of
+from medexp.phases.shared.images import CLASSES, Images, claims
+from medexp.phases.shared.packaging import MASK, classes, packaged, parent_of
 from medexp.phases.shared.publishing import Summary, selection
 from medexp.registry.package import Package
 from medexp.registry.packages import read_json
@@ -81,7 +81,8 @@ def package(
         MODEL,
         images.data,
         output=f"seg: logits (B, 1, H, W); cls: logits (B, 2): {', '.join(CLASSES)}",
-        example=example(images),
+        preprocessing=images.preprocessing,
+        outputs={"seg": MASK, "cls": classes(CLASSES, calibration_of(compared.judged))},
         facts=known
         | how
         | {"Limitations": " ".join(filter(None, [*compared.controls.first, known.get("Limitations")])) or None},

@@ -139,7 +139,7 @@ def judge(ctx: Context[ProbeConfig], work: Work, encoders: Mapping[str, Encoder]
     config, volumes, architecture = ctx.config, work.volumes, architecture_of(work.pulled)
     labels = [volumes.table.classes.index(label) for label in volumes.data.manifest["label"]]
     rows = volumes.data.manifest.assign(label=labels)
-    parts = cases_as_parts(volumes.cases(rows), volumes.data.facts, volumes.settings, ctx.accelerator)
+    parts = cases_as_parts(volumes.cases(rows), volumes.data.facts, volumes.preprocessing, ctx.accelerator)
     every = {**encoders, **untrained(architecture, ctx.device)}  # at once: each volume is read once for all
     embedded = embed_all(every, parts, ctx.cache, ctx.accelerator)
     ctx.run.reporter.metrics({"params/embeddings_computed": embedded.computed})

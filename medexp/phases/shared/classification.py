@@ -29,6 +29,7 @@ from medexp.tracking.figures import calibration, confusion_matrix, gallery, roc
 SHOWN = {"accuracy": "accuracy", "balanced_accuracy": "balanced acc.", "sensitivity": "sensitivity"}
 SHOWN |= {"specificity": "specificity", "auroc": "AUROC", "macro_f1": "macro F1"}
 """Metrics of the table that a phase ends with, and their names there."""
+CALIBRATED = {"brier": "Brier score", "ece": "ECE"}
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,12 @@ class Judged:
     predictions: Predictions
     scores: Mapping[str, Mapping[str, Interval]]
     on: str = "validation"
+
+
+def calibration_of(judged: Judged, limits: Sequence[str] = ()) -> str:
+    """What a classifier's probabilities are worth as such, for its contract; `limits` is what else to know of them."""
+    measured = ", ".join(f"{CALIBRATED[name]} {judged.scores['all'][name]}" for name in CALIBRATION)
+    return " ".join([f"none: the softmax of the logits as it is; on {judged.on} cases {measured}.", *limits])
 
 
 def as_table(rows: pd.DataFrame, predictions: Predictions) -> pd.DataFrame:

@@ -20,7 +20,6 @@ from medexp.arrays import Array
 from medexp.checks import Check, Severity
 from medexp.config.shared import Resampling
 from medexp.data.headers import Header
-from medexp.data.images import transforms as image_transforms
 from medexp.evaluation.batches import Batches
 from medexp.evaluation.classification import Metric, Predictions, auroc, balanced_accuracy, scores
 from medexp.evaluation.controls import UNTRAINED_SEEDS, Control, Source, Task, control, gain_over, majority, of_headers
@@ -274,7 +273,7 @@ def of_images(images: Images, architecture: Mapping[str, Any], cache: Path) -> K
     data, facts = images.data, images.data.facts
     rows = data.manifest[data.manifest["split"] != "test"].reset_index(drop=True)
     splits = ["train"] if "fold" in rows else ["train", "val"]
-    settings = [*images.config.data.input_size, _AT_ONCE]
+    settings = [images.preprocessing.key, _AT_ONCE]
 
     @functools.cache
     def batches(split: str) -> Batches:
@@ -299,7 +298,7 @@ def of_images(images: Images, architecture: Mapping[str, Any], cache: Path) -> K
             in_order([np.stack([_hog(image) for batch in batches(split) for image in batch["image"]]) for split in splits])
         ]
 
-    seen = [image_transforms.VERSION, list(rows["voxels_sha256"]), settings]
+    seen = [list(rows["voxels_sha256"]), settings]
     computing = [torch.__version__, images.accelerator.device.type, images.accelerator.mixed_precision]
     sources = [
         Source(*_UNTRAINED, "logistic", [dict(architecture), UNTRAINED_SEEDS, computing, *seen], embedded),
@@ -322,7 +321,7 @@ def of_volumes(volumes: LabelledVolumes, rows: pd.DataFrame, architecture: Mappi
         ctx: Where the encoders compute, and the cache.
     """
     facts, accelerator = volumes.data.facts, ctx.accelerator
-    parts = cases_as_parts(volumes.cases(rows), facts, volumes.settings, accelerator)
+    parts = cases_as_parts(volumes.cases(rows), facts, volumes.preprocessing, accelerator)
 
     def embedded() -> list[Array]:
         return list(embed_all(untrained(architecture, accelerator.device), parts, ctx.cache, accelerator).features.values())

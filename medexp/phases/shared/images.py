@@ -14,7 +14,9 @@ from torch import Tensor
 from medexp.arrays import Array
 from medexp.data.images.datasets import MultiSourceDataset
 from medexp.data.images.prepared import SOURCES, PreparedImages, prepare_images
-from medexp.data.images.transforms import INPUT
+from medexp.data.images.steps import Fit
+from medexp.data.images.transforms import preprocessing
+from medexp.data.preprocessing import Preprocessing
 from medexp.data.splits import SPLITS
 from medexp.errors import ConfigError, DataError, RegistryError, all_problems
 from medexp.evaluation.batches import Batches, demand_finite, in_batches, map_batches
@@ -26,7 +28,8 @@ from medexp.phases.shared.config import ImagePhaseConfig
 from medexp.phases.shared.context import Context
 from medexp.phases.shared.folds import in_folds
 from medexp.phases.shared.packaging import PHANTOMS
-from medexp.registry.packages import other_input, read_json
+from medexp.registry.contracts import preprocessing_of
+from medexp.registry.packages import read_json
 from medexp.registry.store import Pulled
 from medexp.tracking.figures import curves, gallery
 from medexp.training.loop import FitResult
@@ -49,6 +52,11 @@ class Images:
     accelerator: Accelerator
     _judged: dict[str, Batches] = field(default_factory=dict, init=False, repr=False)
     _kept: dict[str, Any] = field(default_factory=dict, repr=False)
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """What is done to a file before a network sees it."""
+        return preprocessing(self.config.data.input_size)
 
     def under(self, data: PreparedImages) -> "Images":
         """The same images, split otherwise; those that were read are not read again."""
@@ -120,17 +128,17 @@ def demand_input(pulled: Pulled, input_size: tuple[int, int]) -> None:
         input_size: Height and width that images are brought to.
 
     Raises:
-        RegistryError: Its contract asks for images of another kind; all that differs at once.
+        RegistryError: Its contract asks for images that are prepared otherwise.
         ConfigError: It was trained on images of another size.
     """
-    contract, called = read_json(pulled.folder, "contract.json").get("input", {}), f"{pulled.name} version {pulled.version}"
-    problems = other_input(contract, INPUT)
-    problems += ["input.example_shape is missing"] if "example_shape" not in contract else []
-    if problems:
-        raise RegistryError(all_problems(f"contract.json of {called}", problems, "Give a network of such images."))
-    trained = tuple(contract["example_shape"][-2:])
-    if trained != input_size:
+    called = f"{pulled.name} version {pulled.version}"
+    found, made = preprocessing_of(pulled.folder, called), preprocessing(input_size)
+    trained = found.get(Fit).size if found.data == made.data else None
+    if trained not in (None, input_size):
         raise ConfigError(f"data.input_size: found {input_size}, {called} was trained on images of {trained}; give that")
+    if found != made:
+        told = [f"preprocessing is {found.in_words}; {made.in_words} can be made"]
+        raise RegistryError(all_problems(f"contract.json of {called}", told, "Give a network of such images."))
 
 
 def encoder_alone(multitask: Pulled) -> dict[str, Any]:
@@ -312,8 +320,3 @@ def claims(images: Images, kaggle_dir: str | None = None) -> dict[str, str | Non
         f"class, copies together; validation {config.data.val_fraction:.0%}, test {config.data.test_fraction:.0%}",
         **(PHANTOMS if embedded else {}),
     }
-
-
-def example(images: Images) -> dict[str, list[int]]:
-    """What a contract says of the images beyond the model's definition."""
-    return {"example_shape": [1, 1, *images.config.data.input_size]}

@@ -9,6 +9,7 @@ import pandas as pd
 
 from medexp.config.data import DataConfig, PhantomConfig
 from medexp.data.prepared import Prepared
+from medexp.data.preprocessing import Preprocessing
 from medexp.data.splits import Splits
 from medexp.data.volumes.cases import CHANNELS, Case
 from medexp.data.volumes.facts import CaseFacts, describe_cases
@@ -16,10 +17,10 @@ from medexp.data.volumes.oddities import demand_background
 from medexp.data.volumes.phantoms import PATIENT_PATTERN, ensure_phantoms
 from medexp.data.volumes.phantoms.head import Domain
 from medexp.data.volumes.prepared import PreparedVolumes
+from medexp.data.volumes.steps import ReadChannels
 from medexp.data.volumes.tables import COLUMNS, LabelledTable, read_table, table_manifest, write_table
-from medexp.data.volumes.transforms import INPUT
-from medexp.errors import RegistryError, all_problems
-from medexp.registry.packages import other_input, read_json
+from medexp.errors import RegistryError
+from medexp.registry.contracts import preprocessing_of
 from medexp.registry.store import Pulled
 
 _UNNAMED = (
@@ -35,12 +36,12 @@ class LabelledVolumes:
     Attributes:
         table: The table.
         data: The volumes; the manifest is `medexp.data.volumes.tables.table_manifest`, the order of all features.
-        settings: How the encoder wants its volumes.
+        preprocessing: What is done to a volume's files before the encoder sees it.
     """
 
     table: LabelledTable
     data: PreparedVolumes
-    settings: DataConfig
+    preprocessing: Preprocessing
 
     def cases(self, rows: pd.DataFrame) -> list[Case]:
         """The cases of some rows of the manifest, in their order."""
@@ -73,10 +74,10 @@ def read_volumes(
         DataError: The table or volumes cannot be used; all problems of each step at once.
         RegistryError: The encoder wants volumes of a kind that cannot be made.
     """
-    channels, settings = input_settings(encoder, jobs)
+    preprocessing = volumes_of(encoder)
     path = Path(table).expanduser() if table else _phantom_table(phantoms, folder, cache)
-    read = read_table(path, channels, judged)
-    facts = describe_cases(read.cases, settings, cache)
+    read = read_table(path, preprocessing.get(ReadChannels).channels, judged)
+    facts = describe_cases(read.cases, reading(jobs), cache)
     demand_background(str(path), facts)
     splits = split(read, facts)
     data = Prepared(
@@ -87,35 +88,35 @@ def read_volumes(
         source=table or "glioma and meningioma phantoms",
         notes=(_UNNAMED.format(path),) if all(case.patient == case.id for case in read.cases) else (),
     )
-    return LabelledVolumes(read, data, settings)
+    return LabelledVolumes(read, data, preprocessing)
 
 
-def input_settings(encoder: Pulled, jobs: int) -> tuple[tuple[str, ...], DataConfig]:
-    """The channels in the order that the package's contract wants them, and how it wants volumes to be."""
-    contract = read_json(encoder.folder, "contract.json").get("input", {})
-    problems = other_input(contract, INPUT)
-    problems += [f"input.{key} is missing" for key in ("spacing_mm", "example_shape") if key not in contract]
-    channels = tuple(contract.get("channels", ()))
-    if sorted(channels) != sorted(CHANNELS):
-        problems.append(f"input.channels are {', '.join(channels) or 'missing'}; {', '.join(CHANNELS)} can be read")
-    if problems:
-        called = f"contract.json of {encoder.name} version {encoder.version}"
-        raise RegistryError(all_problems(called, problems, "Give an encoder of such volumes."))
-    return channels, reading(jobs, tuple(contract["spacing_mm"]), tuple(contract["example_shape"][-3:]))
+def volumes_of(encoder: Pulled) -> Preprocessing:
+    """What is done to volumes before a registered encoder sees them.
+
+    Raises:
+        RegistryError: It takes something else than volumes, or other channels than can be read.
+    """
+    called = f"{encoder.name} version {encoder.version}"
+    found = preprocessing_of(encoder.folder, called)
+    if found.data != "volumes":
+        raise RegistryError(f"{called}: takes {found.data}, not volumes. Give an encoder of volumes")
+    if sorted(channels := found.get(ReadChannels).channels) != sorted(CHANNELS):
+        told = f"channels {', '.join(channels)}; {', '.join(CHANNELS)} can be read"
+        raise RegistryError(f"contract.json of {called}: {told}. Give an encoder of such volumes")
+    return found
 
 
-def reading(
-    jobs: int, spacing: tuple[float, float, float] = (1, 1, 1), input_size: tuple[int, int, int] = (32, 32, 32)
-) -> DataConfig:
-    """How volumes without segmentations are read, by so many processes; spacing and size are for those who preprocess them."""
+def reading(jobs: int) -> DataConfig:
+    """How volumes without segmentations are read, by so many processes: what is done to them is nobody's concern here."""
     return DataConfig(
         labels="map",
         label_map={},
         patient_pattern=PATIENT_PATTERN,
         exclude=(),
         meant=(),
-        spacing=spacing,
-        input_size=input_size,
+        spacing=(1, 1, 1),
+        input_size=(32, 32, 32),
         val_fraction=0.0,
         test_fraction=0.0,
         jobs=jobs,

@@ -1,12 +1,17 @@
 """What the packages of all phases say alike: contract, evaluation, cases, and facts for the card."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version as installed
 from typing import Any
 
 import medexp
+from medexp.config.data import DataConfig
+from medexp.data.images.steps import Fit
 from medexp.data.manifest import seen_cases
 from medexp.data.prepared import Prepared
+from medexp.data.preprocessing import Preprocessing
+from medexp.data.volumes.regions import REGIONS
+from medexp.data.volumes.steps import PadTo, ReadChannels, Resample
 from medexp.phases.shared.context import Context, Settings
 from medexp.registry.definitions import load_definition
 from medexp.registry.package import Package, Parent
@@ -30,15 +35,54 @@ def made_with(ctx: Context[Settings]) -> dict[str, str | None]:
     return {**made, "license": None, "Software": _SOFTWARE}
 
 
-def contract(name: str, output: str, example: Mapping[str, Any]) -> dict[str, Any]:
-    """What goes in and comes out.
+def contract(name: str, output: str, preprocessing: Preprocessing, outputs: Mapping[str, Any]) -> dict[str, Any]:
+    """What goes in, how it is made of a file, and what comes out.
 
     Args:
         name: Name of the model.
         output: What comes out, in words.
-        example: What is known of the input beyond the model's definition: `example_shape`, and `spacing_mm` of volumes.
+        preprocessing: What is done to a file before the network sees it.
+        outputs: By name of the network's outputs, what they mean: `regions`, `classes`, `mask` or `FEATURES`.
     """
-    return {"input": {**load_definition(name).input_as_records, **example}, "output": output}
+    words = {**load_definition(name).input_as_records, **_example(preprocessing)}
+    return {"input": words, "preprocessing": preprocessing.as_record, "output": output, "outputs": dict(outputs)}
+
+
+def _example(preprocessing: Preprocessing) -> dict[str, Any]:
+    """What follows from the steps of volumes or of images: the shape of an example, and the spacing of volumes."""
+    if size := preprocessing.find(Fit):
+        return {"example_shape": [1, 1, *size.size]}
+    channels, grid = len(preprocessing.get(ReadChannels).channels), preprocessing.get(Resample)
+    return {"spacing_mm": list(grid.spacing_mm), "example_shape": [1, channels, *preprocessing.get(PadTo).size]}
+
+
+FEATURES: Mapping[str, Any] = {"what": "features"}
+MASK: Mapping[str, Any] = {"what": "mask"}
+"""Outputs of a contract: features (B, D), and logits (B, 1, H, W) of a tumour."""
+
+
+def regions(data: DataConfig) -> dict[str, Any]:
+    """The output of a contract that is logits (B, regions, X, Y, Z): the regions, and the value that each has in a mask.
+
+    Regions overlap: a mask is painted with one after the other, as nnU-Net does, the outermost first.
+
+    Args:
+        data: Whose segmentations the network was trained on: masks have their values.
+    """
+    value = {network: given for given, network in sorted(data.classes.items(), reverse=True)}  # of several the lowest
+    painted = {"WT": value.get(2), "TC": value.get(1), "ET": value.get(3)}
+    labels = {"labels": data.labels, "classes": {str(given): network for given, network in data.classes.items()}}
+    return {"what": "regions", "regions": list(REGIONS), "painted": painted, **labels}
+
+
+def classes(names: Sequence[str], calibration: str) -> dict[str, Any]:
+    """The output of a contract that is logits (B, classes).
+
+    Args:
+        names: Of the classes.
+        calibration: What the probabilities are worth as such, in words.
+    """
+    return {"what": "classes", "classes": list(names), "calibration": calibration}
 
 
 def parent_of(pulled: Pulled) -> Parent:
@@ -53,7 +97,8 @@ def packaged(
     data: Prepared[Any, Any],
     *,
     output: str,
-    example: Mapping[str, Any],
+    preprocessing: Preprocessing,
+    outputs: Mapping[str, Any],
     facts: Mapping[str, str | None],
     evaluation: Mapping[str, Any] | None = None,
     **content: Any,
@@ -65,7 +110,8 @@ def packaged(
         name: Its name.
         data: The cases.
         output: As of `contract`.
-        example: As of `contract`.
+        preprocessing: As of `contract`.
+        outputs: As of `contract`.
         facts: For the card, by item of CLAIM: how cases were chosen, labelled and split, and how the model was trained.
         evaluation: How it was judged, besides on what.
         content: All else that the package holds, as `Package` has it.
@@ -79,7 +125,7 @@ def packaged(
     known = {"data": data.source, "data digest": data.digest, "Testing on external data": "none"}
     return Package(
         name=name,
-        contract=contract(name, output, example),
+        contract=contract(name, output, preprocessing, outputs),
         checks=ctx.checks,
         evaluation=judged | dict(evaluation or {}),
         cases=seen_cases(data.manifest, data.facts.values()),

@@ -310,12 +310,12 @@ def test_an_encoder_of_other_volumes_is_refused(
     words: str,
 ) -> None:
     from medexp.errors import RegistryError
-    from medexp.phases.shared.labelled_volumes import input_settings
+    from medexp.phases.shared.labelled_volumes import volumes_of
     from medexp.registry.store import Pulled
 
     made = dict(package().contract)
     made["input"] = {key: value for key, value in {**made["input"], **contract}.items() if value is not None}
-    (tmp_path / "contract.json").write_text(json.dumps(made))
+    (tmp_path / "contract.json").write_text(json.dumps(made | {"architecture": {"kind": "swin_encoder"}}))
     with pytest.raises(RegistryError) as error:
-        input_settings(Pulled(tmp_path, "other", "1", "d"), 1)
+        volumes_of(Pulled(tmp_path, "other", "1", "d"))
     assert words in str(error.value) and "other version 1" in str(error.value)

@@ -1,0 +1,59 @@
+"""What a package's contract says of its input, read as the steps that make it; and what its outputs mean."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from medexp.data.images import transforms as images
+from medexp.data.preprocessing import Preprocessing, read_preprocessing
+from medexp.data.volumes import transforms as volumes
+from medexp.data.volumes.cases import CHANNELS
+from medexp.data.volumes.steps import PadTo, PadToMultiple, SlidingWindow
+from medexp.errors import RegistryError, all_problems
+from medexp.models.swin.network import DIVISOR
+from medexp.registry.packages import network_of, read_json
+
+_OVERLAP = 0.5  # of windows, where a package says no other
+
+
+def preprocessing_of(folder: Path, called: str) -> Preprocessing:
+    """What must be done to a file before the network of a package sees it.
+
+    Args:
+        folder: The package.
+        called: What it is, for messages.
+
+    Raises:
+        RegistryError: It asks for something that this version of medexp does not do; all problems at once.
+    """
+    contract, where = read_json(folder, "contract.json"), f"contract.json of {called}"
+    if "preprocessing" in contract:
+        return read_preprocessing(contract["preprocessing"], where)
+    done = _from_words(contract.get("input", {}), where)
+    if done.data == "images":
+        return done
+    if network_of(contract)["kind"] != "swin_unetr":
+        return done.then(PadToMultiple(DIVISOR))
+    overlap = read_json(folder, "evaluation.json").get("overlap", _OVERLAP)
+    return done.then(SlidingWindow(done.get(PadTo).size, overlap, "gaussian"))
+
+
+def _from_words(words: Mapping[str, Any], where: str) -> Preprocessing:
+    """Of a package that was written before contracts held steps: its words have one meaning each."""
+    shape: list[int] = words.get("example_shape") or []
+    of_images = len(words.get("shape", ())) == 4
+    made = images.INPUT if of_images else volumes.INPUT | {"channels": words.get("channels", ())}
+    problems = [
+        f"input.{key} is {words.get(key)!r}; {value!r} can be made" for key, value in made.items() if words.get(key) != value
+    ]
+    problems += [
+        f"input.{key} is missing" for key in ("example_shape", *(() if of_images else ("spacing_mm",))) if not words.get(key)
+    ]
+    channels = tuple(words.get("channels", ()))
+    if not of_images and sorted(channels) != sorted(CHANNELS):
+        problems.append(f"input.channels are {', '.join(channels) or 'missing'}; {', '.join(CHANNELS)} can be read")
+    if problems:
+        raise RegistryError(all_problems(where, problems, "Give a model of such images or volumes."))
+    if of_images:
+        return images.preprocessing((shape[-2], shape[-1]))
+    return volumes.preprocessing(tuple(words["spacing_mm"]), (shape[-3], shape[-2], shape[-1]), channels)
