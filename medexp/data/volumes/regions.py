@@ -1,6 +1,10 @@
 """The overlapping BraTS regions that networks predict and metrics are given for."""
 
+from collections.abc import Mapping
+
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from medexp.data.volumes.cases import REGION_CLASSES
@@ -21,3 +25,20 @@ def to_regions(label: Tensor) -> Tensor:
         0 or 1 as float32 (B, 3, X, Y, Z), in the order of REGIONS.
     """
     return torch.stack([(label == 1) | (label == 3), label > 0, label == 3], dim=1).float()
+
+
+def paint(predicted: Tensor, values: Mapping[str, int | None]) -> NDArray[np.uint8]:
+    """A mask of the regions that were predicted: painted one over the other, as nnU-Net does, the outermost first.
+
+    Args:
+        predicted: Whether a voxel is of a region (regions, X, Y, Z), in the order of REGIONS.
+        values: The value of each region in the mask, in the order of painting; None of one that has none.
+
+    Returns:
+        (X, Y, Z); 0 is background.
+    """
+    mask = torch.zeros(predicted.shape[1:], dtype=torch.uint8)
+    for region, value in values.items():
+        if value is not None:
+            mask[predicted[REGIONS.index(region)].bool().cpu()] = value
+    return mask.numpy()
