@@ -27,7 +27,7 @@ from medexp.config.shared import cache_root
 from medexp.data.volumes.datasets import evaluation_dataset, training_dataset
 from medexp.data.volumes.prepared import PreparedVolumes, prepare_volumes
 from medexp.data.volumes.regions import REGIONS, to_regions
-from medexp.evaluation.embeddings import embed_all, volumes_as_parts
+from medexp.evaluation.embeddings import Embedder, embed_all, volumes_as_parts
 from medexp.evaluation.intervals import Interval, mean_by_patient
 from medexp.evaluation.regression import mean_r2, r2_gains, ridge
 from medexp.evaluation.segmentation import evaluate_segmentation, sliding_window
@@ -97,7 +97,7 @@ def features(net: SwinSegmenter, data: PreparedVolumes, config: Phase1Config, ac
         parts = volumes_as_parts(
             lambda index: cases[index]["image"], data.ids(split), digests, as_a_whole(config), accelerator
         )
-        return embed_all({"net": net}, parts, cache, accelerator).features["net"]
+        return embed_all({"net": Embedder(net, "gap10")}, parts, cache, accelerator).features["net"]
 
     return of("train"), of("val")
 

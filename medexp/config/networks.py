@@ -10,6 +10,8 @@ from medexp.config.keys import Called, Short
 
 Stage = Annotated[int, Interval(ge=1, le=4)]
 Linear = Literal["qkv", "proj", "linear1", "linear2"]
+FeatureKind = Literal["gap10", "multiscale", "tumour_weighted"]
+"""What is pooled from an encoder's maps; `medexp.models.swin.features.KINDS` says what each is."""
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from safetensors.numpy import save_file
 from torch import Tensor, nn
 
 from medexp.arrays import Array
+from medexp.config.networks import FeatureKind
 from medexp.data.preprocessing import Preprocessing
 from medexp.data.volumes.brats import read_case
 from medexp.data.volumes.cases import Case
@@ -25,19 +26,33 @@ from medexp.data.volumes.transforms import execute
 from medexp.evaluation.batches import Batches, demand_finite, in_batches, map_cases
 from medexp.files import replacing
 from medexp.models.checkpoints import weights_digest
-from medexp.models.swin.network import DIVISOR, SwinEncoder, SwinSegmenter, embed
+from medexp.models.swin.attention import fast_attention
+from medexp.models.swin.features import KINDS
+from medexp.models.swin.network import DIVISOR, SwinEncoder, SwinSegmenter, encoder_state, features
 
 VERSION = 1
 """Part of the cache's key: raise it when what is computed here changes."""
 
 
-@dataclass(frozen=True)
-class Embeddings:
-    """Features of the same cases from several encoders.
+class Embedder(NamedTuple):
+    """What gives features.
 
     Attributes:
-        features: By encoder (cases, D), float32, in the order of the cases.
-        computed: How many parts were not in the cache: at most parts x encoders.
+        net: In eval mode.
+        kind: Of features, where volumes are embedded; None: what the network gives when it is called.
+    """
+
+    net: nn.Module
+    kind: FeatureKind | None = None
+
+
+@dataclass(frozen=True)
+class Embeddings:
+    """Features of the same cases, from several networks or of several kinds.
+
+    Attributes:
+        features: By name (cases, D), float32, in the order of the cases.
+        computed: How many parts were not in the cache: at most parts x names.
     """
 
     features: dict[str, Array]
@@ -50,26 +65,28 @@ class Part:
 
     Attributes:
         key: What the features follow from beside the encoder's weights, as JSON can write it; None: they are not kept.
-        features: From an encoder in eval mode to their features (cases, D), or (D,) of a single case, float32.
+        features: From an encoder in eval mode and some kinds to the features of each (cases, D), or (D,) of a single case,
+            float32, in one pass.
     """
 
     key: Sequence[Any] | None
-    features: Callable[[Any], Array]
+    features: Callable[[Any, Sequence[FeatureKind | None]], Sequence[Array]]
 
 
 @torch.inference_mode()
 def embed_all(
-    encoders: Mapping[str, nn.Module], parts: Sequence[Part], cache: Path, accelerator: Accelerator, title: str = "  embedding"
+    embedders: Mapping[str, Embedder], parts: Sequence[Part], cache: Path, accelerator: Accelerator, title: str = "  embedding"
 ) -> Embeddings:
-    """Features of all cases from each encoder, from the cache where they are there; shared among the processes of a launch.
+    """Features of all cases from each embedder, from the cache where they are there; shared among the processes of a launch.
 
-    An entry's key is of the encoder's weights and the part's key alone: what was computed under another name, or by another
-    phase, is found. An entry that is damaged is computed again.
+    A network is passed once for all kinds of features that are not in the cache. An entry's key is of the weights that the
+    features follow from, of volumes also of their kind and of how attention is computed (`fast_attention`), and of the part's
+    key alone: what was computed under another name, or by another phase, is found. A damaged entry is computed again.
 
     Args:
-        encoders: In eval mode, by name; moved to the device.
+        embedders: By name; their networks are moved to the device.
         parts: The cases in order, as `cases_as_parts`, `volumes_as_parts` or `images_as_part` make them.
-        cache: Root of the cache; one small file an encoder and part goes under `embeddings/`.
+        cache: Root of the cache; one small file a name and part goes under `embeddings/`.
         accelerator: Device and processes.
         title: Name in the progress bar.
 
@@ -77,15 +94,25 @@ def embed_all(
         DataError: A case cannot be read.
         TrainingDiverged: An encoder gives NaN or infinity; the case is named.
         StorageError: The cache cannot be written.
+        RegistryError: Features are asked for that take a decoder, of a network without one.
     """
-    digests = {name: weights_digest(net.to(accelerator.device).state_dict()) for name, net in encoders.items()}
+    by_net: dict[int, dict[str, Embedder]] = {}
+    for name, embedder in embedders.items():
+        by_net.setdefault(id(embedder.net), {})[name] = embedder
+    keys: dict[str, list[Any]] = {}
+    for group in by_net.values():
+        net = next(iter(group.values())).net.to(accelerator.device)
+        attention = "flash" if fast_attention(net) else "plain"
+        for name, (_, kind) in group.items():
+            follows = encoder_state(net) if kind and not KINDS[kind].decoder else net.state_dict()
+            keys[name] = [weights_digest(follows), *([kind, attention] if kind else [])]
 
-    def work(part: Part) -> list[tuple[Array, bool]]:
-        return [_kept(part, net, digests[name], cache) for name, net in encoders.items()]
+    def work(part: Part) -> dict[str, tuple[Array, bool]]:
+        return {name: found for group in by_net.values() for name, found in _kept(part, group, keys, cache).items()}
 
     rows = map_cases(work, parts, accelerator, title)
-    features = {name: np.concatenate([np.atleast_2d(row[index][0]) for row in rows]) for index, name in enumerate(encoders)}
-    return Embeddings(features, sum(not known for row in rows for _, known in row))
+    found = {name: np.concatenate([np.atleast_2d(row[name][0]) for row in rows]) for name in embedders}
+    return Embeddings(found, sum(not known for row in rows for _, known in row.values()))
 
 
 def cases_as_parts(
@@ -115,7 +142,7 @@ def volumes_as_parts(
     preprocessing: Preprocessing,
     accelerator: Accelerator,
 ) -> list[Part]:
-    """Whole volumes, each a part of its own: GAP(encoder10), padded to multiples of 32, always in float32.
+    """Whole volumes, each a part of its own, padded to multiples of 32, always in float32.
 
     The pooled features vary little over cases: the rounding of bf16 is larger than what tells one case from another. A volume
     is read once for all encoders that lack it, and not at all where none does.
@@ -136,13 +163,14 @@ def volumes_as_parts(
     def image(index: int) -> Tensor:
         return torch.as_tensor(pad(read(index))).unsqueeze(0).to(accelerator.device)
 
-    def features(index: int, encoder: SwinEncoder | SwinSegmenter) -> Array:
-        pooled = embed(encoder, image(index)).float()
-        demand_finite(pooled, [cases[index]])
-        return np.asarray(pooled.cpu()[0])
+    def of(index: int, encoder: SwinEncoder | SwinSegmenter, kinds: Sequence[FeatureKind]) -> list[Array]:
+        found = features(encoder, image(index), kinds)
+        for pooled in found.values():
+            demand_finite(pooled, [cases[index]])
+        return [np.asarray(found[kind].float().cpu()[0]) for kind in kinds]
 
     keys = [None if digest is None else [digest, made] for digest in digests]
-    return [Part(key, functools.partial(features, index)) for index, key in enumerate(keys)]
+    return [Part(key, functools.partial(of, index)) for index, key in enumerate(keys)]
 
 
 def images_as_part(batches: Batches, pixels: Sequence[str], settings: Sequence[Any], accelerator: Accelerator) -> Part:
@@ -157,15 +185,23 @@ def images_as_part(batches: Batches, pixels: Sequence[str], settings: Sequence[A
     """
     computing = [torch.__version__, accelerator.device.type, accelerator.mixed_precision]
     key = [list(pixels), [VERSION, *settings], computing]
-    return Part(key, lambda encoder: in_batches(encoder, batches, accelerator, "  features"))
+    return Part(key, lambda encoder, kinds: [in_batches(encoder, batches, accelerator, "  features")])
 
 
-def _kept(part: Part, encoder: nn.Module, weights: str, cache: Path) -> tuple[Array, bool]:
-    """Features of a part, and whether they were in the cache; else they are computed and, where they have a key, kept."""
-    if part.key is None:
-        return part.features(encoder), False
-    kept, known = kept_arrays(cache / "embeddings", [weights, *part.key], lambda: {"features": part.features(encoder)})
-    return kept["features"], known
+def _kept(
+    part: Part, group: Mapping[str, Embedder], keys: Mapping[str, Sequence[Any]], cache: Path
+) -> dict[str, tuple[Array, bool]]:
+    """Features of a part by name, all of one network, and whether they were in the cache; else they are computed, in one pass,
+    and where the part has a key, kept."""
+    entries = {} if part.key is None else {name: _entry(cache / "embeddings", [*keys[name], *part.key]) for name in group}
+    known = {name: found["features"] for name, entry in entries.items() if (found := _cached(entry)) is not None}
+    if missing := [name for name in group if name not in known]:
+        net, kinds = group[missing[0]].net, [group[name].kind for name in missing]
+        for name, computed in zip(missing, part.features(net, kinds), strict=True):
+            known[name] = computed
+            if name in entries:
+                _keep(entries[name], {"features": computed})
+    return {name: (known[name], name not in missing) for name in group}
 
 
 def kept_arrays(
@@ -181,14 +217,20 @@ def kept_arrays(
     Raises:
         StorageError: The cache cannot be written.
     """
-    entry = folder / f"{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:40]}.safetensors"
+    entry = _entry(folder, key)
     known = _cached(entry)
-    if known is not None:
-        return known, True
-    arrays = {name: np.ascontiguousarray(array) for name, array in compute().items()}
+    return (known, True) if known is not None else (_keep(entry, compute()), False)
+
+
+def _entry(folder: Path, key: Sequence[Any]) -> Path:
+    return folder / f"{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:40]}.safetensors"
+
+
+def _keep(entry: Path, arrays: Mapping[str, Array]) -> Mapping[str, Array]:
+    arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
     with replacing(entry) as temporary:
         save_file(arrays, temporary, metadata={"sha256": _sha256(arrays)})
-    return arrays, False
+    return arrays
 
 
 def _cached(entry: Path) -> Mapping[str, Array] | None:

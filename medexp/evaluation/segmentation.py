@@ -17,6 +17,7 @@ from torch.utils.data import Dataset
 
 from medexp.data.volumes.regions import REGIONS, to_regions
 from medexp.evaluation.batches import Batches, demand_finite, map_batches, map_cases
+from medexp.models.swin.attention import fast_attention
 
 PIXELS = ("truth", "predicted", "overlap")
 OnPrediction = Callable[[str, Tensor, Tensor, Tensor], None]
@@ -33,6 +34,8 @@ def sliding_window(
         overlap: Overlap of neighbouring windows, 0 to below 1.
         accelerator: Precision.
     """
+    with accelerator.autocast():
+        fast_attention(net)
 
     def predict(image: Tensor) -> Tensor:
         with accelerator.autocast():

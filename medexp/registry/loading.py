@@ -5,12 +5,14 @@ from pathlib import Path
 from typing import Any
 
 from accelerate import init_empty_weights
-from torch import nn
+from torch import Tensor, nn
 
 from medexp.errors import RegistryError
 from medexp.models.checkpoints import load_state, load_weights, weights_digest
 from medexp.models.kinds import build, kinds
-from medexp.registry.packages import ADAPTER, ADAPTER_KIND, MANIFEST, read_json, verify_package, weights_file
+from medexp.models.swin.attention import fast_attention
+from medexp.models.swin.features import demand_decoder
+from medexp.registry.packages import ADAPTER, ADAPTER_KIND, DECODER, MANIFEST, read_json, verify_package, weights_file
 
 
 def load_package(folder: Path, base: nn.Module | Path | str | None = None) -> nn.Module:
@@ -32,18 +34,39 @@ def load_verified(folder: Path, base: nn.Module | Path | str | None = None) -> n
     """`load_package` of a folder that was verified just now, such as one that `medexp.registry.pull` gave."""
     architecture = read_json(folder, "contract.json")["architecture"]
     if architecture["kind"] == ADAPTER_KIND:
-        return _adapted(folder, architecture["base"], base).eval()
+        return _ready(_adapted(folder, architecture["base"], base))
     if base is not None:
         raise RegistryError(f"base: {folder} is a whole network ({architecture['kind']}); only an adapter takes a base")
-    return _filled(architecture, weights_file(folder)).eval()
+    return _ready(_filled(architecture, load_state(weights_file(folder)), folder))
 
 
-def _filled(architecture: Mapping[str, Any], weights: Path) -> nn.Module:
-    """A network with weights from a file. Its parameters are made once: initial values would be overwritten."""
-    state = load_state(weights)
+def whole_network(folder: Path) -> nn.Module:
+    """The SwinUNETR of a verified package, in eval mode: a swin_unetr, or an encoder with the decoder that it was judged with.
+
+    Raises:
+        RegistryError: The package holds no decoder.
+    """
+    architecture = read_json(folder, "contract.json")["architecture"]
+    if architecture["kind"] == "swin_unetr":
+        return load_verified(folder)
+    demand_decoder((folder / DECODER).is_file(), str(folder))
+    decoder = load_state(folder / DECODER)
+    sizes = {key: architecture[key] for key in ("in_channels", "feature_size", "window_size")}
+    whole = sizes | {"kind": "swin_unetr", "out_channels": len(decoder["out.conv.conv.bias"])}
+    return _ready(_filled(whole, load_state(weights_file(folder)) | decoder, folder))
+
+
+def _ready(net: nn.Module) -> nn.Module:
+    """In eval mode, computed as it is in the phases: what a user gets from it is what the platform gets."""
+    fast_attention(net)
+    return net.eval()
+
+
+def _filled(architecture: Mapping[str, Any], state: Mapping[str, Tensor], source: Path) -> nn.Module:
+    """A network with weights. Its parameters are made once: initial values would be overwritten."""
     with init_empty_weights(include_buffers=False):  # a buffer may be computed, and stand in no file
         net = build(architecture)
-    load_weights(net, state, str(weights))
+    load_weights(net, state, str(source))
     return net
 
 
@@ -62,13 +85,13 @@ def _adapted(folder: Path, architecture: Mapping[str, Any], base: nn.Module | Pa
             "give the network: medexp.registry.load(uri, base=network)"
         )
     elif base is not None:
-        net = _filled(architecture, Path(base))
+        net = _filled(architecture, load_state(Path(base)), Path(base))
         found = weights_digest(net.state_dict())
     elif registered:
         from medexp.registry.store import pull
 
         pulled = pull(f"models:/{parent['name']}/{parent['version']}")
-        net, found = _filled(architecture, weights_file(pulled.folder)), read_json(pulled.folder, MANIFEST)["weights_digest"]
+        net, found = load_verified(pulled.folder), read_json(pulled.folder, MANIFEST)["weights_digest"]
     else:
         raise RegistryError(
             f"adapter {folder}: its base is {called}; give the network or its checkpoint file: "

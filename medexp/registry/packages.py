@@ -28,6 +28,7 @@ ADAPTER_KIND = "lora_adapter"
 ADAPTER_WEIGHTS = "adapter/adapter_model.safetensors"
 MANIFEST = "manifest.json"
 CASES = "cases.csv"
+DECODER = "judge/decoder.safetensors"
 SPLIT_HEAD, SPLIT_CASES = "split/head.safetensors", "split/cases.csv"
 FORMAT = 1  # of the folder: raise it when an older medexp can no longer read what is written
 AGAIN = "Pull it again; if that does not help, register the model anew from its run."

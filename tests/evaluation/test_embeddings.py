@@ -4,6 +4,7 @@ import copy
 import hashlib
 import json
 import math
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -23,12 +24,12 @@ from medexp.data.volumes.brats import image_files, read_case
 from medexp.data.volumes.cases import Case
 from medexp.data.volumes.facts import CaseFacts, describe_cases
 from medexp.data.volumes.transforms import preprocess, preprocessing
-from medexp.errors import TrainingDiverged
+from medexp.errors import RegistryError, TrainingDiverged
 from medexp.evaluation.batches import Batches
-from medexp.evaluation.embeddings import Embeddings, cases_as_parts, embed_all, images_as_part, volumes_as_parts
+from medexp.evaluation.embeddings import Embedder, Embeddings, cases_as_parts, embed_all, images_as_part, volumes_as_parts
 from medexp.models.checkpoints import weights_digest
 from medexp.models.kinds import build
-from medexp.models.swin.network import SwinEncoder
+from medexp.models.swin.network import SwinEncoder, encoder_state
 from medexp.models.unet.network import UNetEncoder
 from tests.data.volumes.small_cases import AFFINE, save, write_case
 from tests.small import data_config
@@ -71,7 +72,12 @@ def embed(
         asked = changed.get("cases", cases)
         accelerator = Accelerator(cpu=True)
         parts = cases_as_parts(asked, facts, preprocessing(data.spacing, data.input_size), accelerator)
-        return embed_all(changed.get("nets", nets), parts, tmp_path / "cache", accelerator)
+        embedders = {
+            name if kind == "gap10" else f"{name} {kind}": Embedder(net, kind)
+            for name, net in changed.get("nets", nets).items()
+            for kind in changed.get("kinds", ["gap10"])
+        }
+        return embed_all(embedders, parts, tmp_path / "cache", accelerator)
 
     return run
 
@@ -82,7 +88,7 @@ def test_features_are_those_of_the_preprocessed_volume(
     found = embed()
     image = torch.as_tensor(DivisiblePad(k=32)(preprocess(read_case(cases[1], {}), settings)["image"]))[None]
     with torch.inference_mode():
-        assert np.allclose(found.features["second"][1], nets["second"](image)[0].numpy(), atol=1e-5)
+        np.testing.assert_allclose(found.features["second"][1], nets["second"](image)[0].numpy(), atol=1e-6)
     assert {name: rows.shape for name, rows in found.features.items()} == {"first": (3, 192), "second": (3, 192)}
     assert np.array_equal(found.features["first"][0], found.features["first"][2])
     assert found.computed == 4, "exact duplicates are embedded once"
@@ -101,6 +107,47 @@ def test_nothing_is_computed_twice(
     assert embed(nets={"first": encoder(7)}).computed == 2
     assert embed(data=replace(settings, spacing=(2.0, 2.0, 2.0))).computed == 4
     assert embed(data=replace(settings, input_size=(64, 64, 32))).computed == 4
+
+
+def test_a_volume_is_passed_once_for_all_kinds_and_each_is_kept(
+    embed: Callable[..., Embeddings], cases: tuple[Case, ...], tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    whole = build({"kind": "swin_unetr", "in_channels": 4, "out_channels": 3, "feature_size": 12, "window_size": 2}).eval()
+    passes: list[Any] = []
+    whole.get_submodule("swinViT").register_forward_pre_hook(lambda _, given: passes.append(given[0].shape[2:]))
+    nets, kinds = {"net": whole}, ["gap10", "multiscale", "tumour_weighted"]
+
+    def volumes() -> int:
+        """How many were passed, beside the noise on which the ways to attend are compared."""
+        count = sum(shape != (32, 32, 32) for shape in passes)
+        passes.clear()
+        return count
+
+    together = embed(nets=nets, kinds=kinds, cases=cases[:2])
+    assert (volumes(), together.computed) == (2, 6)
+    assert {name: found.shape for name, found in together.features.items()} == {
+        "net": (2, 192),
+        "net multiscale": (2, 192),
+        "net tumour_weighted": (2, 372),
+    }
+    shutil.rmtree(tmp_path / "cache" / "embeddings")
+    for kind in kinds:
+        (apart,) = embed(nets=nets, kinds=[kind], cases=cases[:2]).features.values()
+        assert np.array_equal(apart, together.features["net" if kind == "gap10" else f"net {kind}"])
+        assert volumes() == 2
+    assert embed(nets=nets, kinds=kinds, cases=cases[:2]).computed == volumes() == 0
+    encoder = build({"kind": "swin_encoder", "in_channels": 4, "feature_size": 12, "window_size": 2}).eval()
+    encoder.load_state_dict(encoder_state(whole))
+    assert embed(nets={"kept": encoder}, kinds=kinds[:2], cases=cases[:2]).computed == 0, "the decoder has no part in these"
+    with torch.no_grad():
+        next(whole.get_submodule("out").parameters()).add_(1)
+    assert embed(nets=nets, kinds=kinds, cases=cases[:1]).computed == 1, "and in these it has"
+
+
+def test_an_encoder_alone_has_no_features_that_take_a_decoder(embed: Callable[..., Embeddings]) -> None:
+    with pytest.raises(RegistryError, match="a SwinEncoder: has no decoder.*phase1_segmenter.*features=gap10 or multiscale"):
+        embed(kinds=["tumour_weighted"])
 
 
 def test_the_same_voxels_that_lie_otherwise_are_another_volume(
@@ -130,7 +177,8 @@ def test_an_entry_is_found_again_by_later_versions(
     (fact,) = describe_cases(cases[:1], settings, tmp_path / "cache")
     (entry,) = (tmp_path / "cache" / "embeddings").iterdir()
     made = [preprocessing(settings.spacing, settings.input_size).key, 1]
-    assert entry.name == name_of(weights_digest(nets["first"].state_dict()), fact.sha256, made)
+    weights = weights_digest(nets["first"].state_dict())
+    assert entry.name == name_of(weights, "gap10", "flash", fact.sha256, made)
     assert np.array_equal(load_file(entry)["features"], found.features["first"][0])
 
 
@@ -147,7 +195,7 @@ def test_volumes_that_are_random_are_embedded_each_time(
     for _ in range(2):
         made = preprocessing(settings.spacing, settings.input_size)
         parts = volumes_as_parts(read, ["a", "b"], [None, None], made, accelerator)
-        found = embed_all(nets, parts, tmp_path / "cache", accelerator)
+        found = embed_all({name: Embedder(net, "gap10") for name, net in nets.items()}, parts, tmp_path / "cache", accelerator)
         assert found.computed == 4
     assert reads == [0, 1] * 2, "once for all encoders"
     assert not (tmp_path / "cache").exists()
@@ -215,7 +263,7 @@ def embed_pictures(tmp_path: Path) -> Callable[..., tuple[np.ndarray, bool]]:
         given = {"encoder": unet(0), "pixels": list("abcde"), "settings": [16, 16, 2]} | changed
         accelerator = Accelerator(cpu=True)
         part = images_as_part(Batches(data, 2), given["pixels"], given["settings"], accelerator)
-        found = embed_all({"unet": given["encoder"]}, [part], tmp_path / "cache", accelerator)
+        found = embed_all({"unet": Embedder(given["encoder"])}, [part], tmp_path / "cache", accelerator)
         assert data.read == 5 * found.computed
         return found.features["unet"], not found.computed
 

@@ -1,23 +1,33 @@
 """SwinUNETR for volumes, and its encoder alone."""
 
 from medexp.models.kinds import ONLY, Architecture, Kind, Spec, Specs, noise
+from medexp.models.swin.features import width
 
 
 def _volumes(architecture: Architecture) -> Specs:
     return {ONLY: Spec("float32", (-1, architecture["in_channels"], -1, -1, -1))}
 
 
+def _features(architecture: Architecture) -> Specs:
+    kind = architecture.get("features", "gap10")  # which packages of earlier versions do not say
+    return {ONLY: Spec("float32", (-1, width(kind, architecture["feature_size"])))}
+
+
+def _logits(architecture: Architecture) -> Specs:
+    return {ONLY: Spec("float32", (-1, architecture["out_channels"], -1, -1, -1))}
+
+
 KINDS = {
     "swin_encoder": Kind(
         network="medexp.models.swin.network:SwinEncoder",
         inputs=_volumes,
-        outputs=lambda architecture: {ONLY: Spec("float32", (-1, 16 * architecture["feature_size"]))},
+        outputs=_features,
         example=noise,
     ),
     "swin_unetr": Kind(
         network="medexp.models.swin.network:SwinSegmenter",
         inputs=_volumes,
-        outputs=lambda architecture: {ONLY: Spec("float32", (-1, architecture["out_channels"], -1, -1, -1))},
+        outputs=lambda architecture: (_features if architecture.get("features") else _logits)(architecture),
         example=noise,
     ),
 }

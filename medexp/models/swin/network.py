@@ -4,18 +4,44 @@ Hatamizadeh et al., "Swin UNETR: Swin Transformers for Semantic Segmentation of 
 BrainSegFounder-Tiny is this network with feature_size 48 (62,191,941 parameters with 4 input and 3 output channels).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from monai.networks.nets.swin_unetr import SwinTransformer, SwinUNETR
 from torch import Tensor, nn
+
+from medexp.config.networks import FeatureKind
+from medexp.models.swin.features import averages, demand_decoder, multiscale, tumour_weighted
 
 ENCODER_MODULES = ("swinViT", "encoder1", "encoder2", "encoder3", "encoder4", "encoder10")
 DIVISOR = 32
 
 
 class SwinSegmenter(SwinUNETR):
-    """MONAI's SwinUNETR, with its own keys, that can give the bottleneck along with the logits."""
+    """MONAI's SwinUNETR, with its own keys, that can give the bottleneck along with the logits.
+
+    Args:
+        in_channels: Channels of the input.
+        out_channels: Regions.
+        feature_size: Channels after patch embedding.
+        window_size: Edge of an attention window in tokens.
+        features: The kind of features that it gives instead of logits: what a classifier stands on.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        feature_size: int,
+        window_size: int,
+        features: FeatureKind | None = None,
+    ) -> None:
+        super().__init__(in_channels, out_channels, feature_size=feature_size, window_size=window_size)
+        self.gives = features
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits (B, regions, X, Y, Z) of normalised volumes (B, C, X, Y, Z), or features (B, D) of the kind that it gives."""
+        return torch.as_tensor(super().forward(x)) if self.gives is None else features(self, x, [self.gives])[self.gives]
 
     def with_bottleneck(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Logits and bottleneck of one pass.
@@ -27,21 +53,22 @@ class SwinSegmenter(SwinUNETR):
             Logits (B, regions, X, Y, Z) and bottleneck (B, 16 feature_size, X/32, Y/32, Z/32).
         """
         hidden = self.swinViT(x, self.normalize)
-        return self.decode(self.encoder1(x), hidden)
+        logits, maps = self.decode(self.encoder1(x), hidden)
+        return logits, maps[-1]
 
-    def decode(self, shallow: Tensor, hidden: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        """Logits and bottleneck of what `encoder1` and the SwinViT made of volumes.
+    def decode(self, shallow: Tensor, hidden: Sequence[Tensor]) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Logits, and the maps of the encoder that they are made of, of what `encoder1` and the SwinViT made of volumes.
 
         Args:
             shallow: The finest map (B, feature_size, X, Y, Z).
             hidden: The patch embedding and the outputs of stages 1 to 4: (B, 2^s feature_size, X/2^(s+1), ...), s from 0 to 4.
         """
-        bottleneck = self.encoder10(hidden[4])
-        up = self.decoder5(bottleneck, hidden[3])
-        up = self.decoder4(up, self.encoder4(hidden[2]))
-        up = self.decoder3(up, self.encoder3(hidden[1]))
-        up = self.decoder2(up, self.encoder2(hidden[0]))
-        return self.out(self.decoder1(up, shallow)), bottleneck
+        maps = feature_maps(self, shallow, hidden)
+        up = self.decoder5(maps[4], hidden[3])
+        up = self.decoder4(up, maps[3])
+        up = self.decoder3(up, maps[2])
+        up = self.decoder2(up, maps[1])
+        return self.out(self.decoder1(up, shallow)), maps
 
 
 class SwinEncoder(nn.Module):
@@ -49,8 +76,12 @@ class SwinEncoder(nn.Module):
 
     Args:
         in_channels: Channels of the input.
-        feature_size: Channels after patch embedding; features are 16 times as wide.
+        feature_size: Channels after patch embedding.
         window_size: Edge of an attention window in tokens.
+        features: The kind of features that it gives, one that takes no decoder.
+
+    Raises:
+        RegistryError: The features take a decoder.
     """
 
     swinViT: SwinTransformer
@@ -60,37 +91,61 @@ class SwinEncoder(nn.Module):
     encoder4: nn.Module
     encoder10: nn.Module
 
-    def __init__(self, in_channels: int, feature_size: int, window_size: int) -> None:
+    def __init__(self, in_channels: int, feature_size: int, window_size: int, features: FeatureKind = "gap10") -> None:
         super().__init__()
+        demand_decoder(features != "tumour_weighted", "a swin_encoder")
+        self.gives = features
         net = SwinUNETR(in_channels=in_channels, out_channels=1, feature_size=feature_size, window_size=window_size)
         for name in ENCODER_MODULES:
             self.add_module(name, getattr(net, name))
         self.normalize = net.normalize
 
     def forward(self, x: Tensor) -> Tensor:
-        """Features (B, 16 feature_size) of normalised volumes (B, C, X, Y, Z); X, Y, Z multiples of 32."""
-        return embed(self, x)
-
-    def feature_maps(self, x: Tensor) -> tuple[Tensor, ...]:
-        """The five maps that a decoder takes, from full resolution to 1/32."""
-        hidden = self.swinViT(x, self.normalize)
-        inputs = (x, hidden[0], hidden[1], hidden[2], hidden[4])
-        blocks = (self.encoder1, self.encoder2, self.encoder3, self.encoder4, self.encoder10)
-        return tuple(block(value) for block, value in zip(blocks, inputs, strict=True))
+        """Features (B, D) of normalised volumes (B, C, X, Y, Z); X, Y, Z multiples of 32."""
+        return features(self, x, [self.gives])[self.gives]
 
 
-def embed(net: SwinSegmenter | SwinEncoder, x: Tensor) -> Tensor:
-    """Global average of the bottleneck, GAP(encoder10).
+def feature_maps(net: SwinSegmenter | SwinEncoder, shallow: Tensor, hidden: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """The five maps that a decoder takes, encoder1 to encoder4 and encoder10, from full resolution to 1/32.
+
+    Args:
+        net: The network.
+        shallow: The finest map, which `encoder1` made of volumes.
+        hidden: As of `SwinSegmenter.decode`.
+    """
+    blocks = zip((net.encoder2, net.encoder3, net.encoder4, net.encoder10), (0, 1, 2, 4), strict=True)
+    return shallow, *(block(hidden[at]) for block, at in blocks)
+
+
+def features(net: SwinSegmenter | SwinEncoder, x: Tensor, kinds: Iterable[FeatureKind]) -> dict[FeatureKind, Tensor]:
+    """Features of each kind that is asked for, of one pass.
 
     Args:
         net: A SwinSegmenter, adapted or not, or a SwinEncoder.
         x: Normalised volumes (B, C, X, Y, Z), float32; X, Y, Z multiples of 32.
+        kinds: Of `medexp.models.swin.features.KINDS`, which says what they are.
 
     Returns:
-        Features (B, 16 feature_size).
+        By kind (B, D).
+
+    Raises:
+        RegistryError: A kind takes the decoder, which a SwinEncoder lacks.
     """
+    asked = set(kinds)
     hidden = net.swinViT(x, net.normalize)
-    return torch.as_tensor(net.encoder10(hidden[4]).mean(dim=(2, 3, 4)))
+    if asked <= {"gap10"}:  # the finest maps take longer than all else
+        return {"gap10": averages(net.encoder10(hidden[4]))}
+    found: dict[FeatureKind, Tensor] = {}
+    shallow = net.encoder1(x)
+    if "tumour_weighted" in asked:
+        demand_decoder(isinstance(net, SwinSegmenter), f"a {type(net).__name__}")
+        assert isinstance(net, SwinSegmenter)
+        logits, maps = net.decode(shallow, hidden)
+        found["tumour_weighted"] = tumour_weighted(hidden, logits)
+    else:
+        maps = feature_maps(net, shallow, hidden)
+    found |= {"gap10": averages(maps[-1]), "multiscale": multiscale(maps[:-1])}
+    return {kind: value for kind, value in found.items() if kind in asked}
 
 
 def is_encoder_key(key: str) -> bool:

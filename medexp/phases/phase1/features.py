@@ -13,7 +13,7 @@ from medexp.data.volumes.datasets import evaluation_dataset
 from medexp.data.volumes.prepared import PreparedVolumes
 from medexp.data.volumes.regions import REGIONS
 from medexp.data.volumes.semantics import SEMANTIC_FEATURES
-from medexp.evaluation.embeddings import embed_all, volumes_as_parts
+from medexp.evaluation.embeddings import Embedder, embed_all, volumes_as_parts
 from medexp.evaluation.intervals import GAIN, Interval, mean_by_patient
 from medexp.evaluation.regression import mean_r2, r2_gains, ridge
 from medexp.models.heads import SemanticHeads
@@ -68,7 +68,7 @@ def embed(ctx: Context[Phase1Config], data: PreparedVolumes, net: SwinSegmenter)
         digests = [data.facts[case].sha256 for case in data.ids(split)]
         ids, preprocessing = data.ids(split), as_a_whole(ctx.config)
         parts = volumes_as_parts(lambda index: cases[index]["image"], ids, digests, preprocessing, ctx.accelerator)
-        return embed_all({"net": net}, parts, ctx.cache, ctx.accelerator).features["net"]
+        return embed_all({"net": Embedder(net, "gap10")}, parts, ctx.cache, ctx.accelerator).features["net"]
 
     return Features(of("train"), of("val"))
 
@@ -82,7 +82,8 @@ def embed_crops(ctx: Context[Phase1Config], data: PreparedVolumes, base: SwinSeg
     digests = [f"{data.facts[case].sha256}, {index}, {drawn}" for index, case in enumerate(ids)]
     preprocessing = as_a_whole(ctx.config)
     parts = volumes_as_parts(lambda index: cases[0, index]["image"], ids, digests, preprocessing, ctx.accelerator)
-    return embed_all({"base": base}, parts, ctx.cache, ctx.accelerator, "  embedding crops").features["base"]
+    embedders = {"base": Embedder(base, "gap10")}
+    return embed_all(embedders, parts, ctx.cache, ctx.accelerator, "  embedding crops").features["base"]
 
 
 def semantics(data: PreparedVolumes, split: str) -> Array:

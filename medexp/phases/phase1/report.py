@@ -27,6 +27,7 @@ from medexp.phases.shared.packaging import FEATURES, PHANTOMS, contract, made_wi
 from medexp.phases.shared.publishing import Summary, selection
 from medexp.registry import store
 from medexp.registry.package import Package, Parent
+from medexp.registry.packages import DECODER
 from medexp.registry.tags import upstream_tag
 from medexp.tracking.figures import curves, dice_bars, reach_bars
 from medexp.training.loop import FitResult
@@ -151,7 +152,7 @@ def publish_all(ctx: Context[Phase1Config], data: PreparedVolumes, base: Base, j
         architecture=encoder,
         weights=encoder_state(net),
         parents=parents,
-        extra={"judge/decoder.safetensors": folder / "decoder.safetensors"},
+        extra={DECODER: folder / "decoder.safetensors"},
         **common,
     )
     ctx.publish(merged)

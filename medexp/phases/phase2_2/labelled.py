@@ -22,7 +22,7 @@ from medexp.data.volumes.tables import LabelledTable, read_table, split_table
 from medexp.data.volumes.transforms import execute
 from medexp.errors import ConfigError, DataError, all_problems
 from medexp.evaluation.batches import Batches, in_batches
-from medexp.evaluation.embeddings import cases_as_parts, embed_all, images_as_part
+from medexp.evaluation.embeddings import Embedder, cases_as_parts, embed_all, images_as_part
 from medexp.models.swin.network import SwinEncoder
 from medexp.phases.phase2_2.config import Phase2_2Config
 from medexp.phases.phase2_2.frozen import FrozenEncoder
@@ -109,7 +109,7 @@ def read_images(ctx: Context[Phase2_2Config], encoder: FrozenEncoder) -> Labelle
         batches = Batches(cases.images.of(split), _AT_ONCE, config.training.workers)
         settings = [images.preprocessing.key, _AT_ONCE]
         part = images_as_part(batches, pixels, settings, ctx.accelerator)
-        found = embed_all({"encoder": encoder.net}, [part], ctx.cache, ctx.accelerator)
+        found = embed_all({"encoder": Embedder(encoder.net)}, [part], ctx.cache, ctx.accelerator)
         came = "computed" if found.computed else "from the cache"
         print(f"features of {split}: {len(pixels)} images, {came}", flush=True)
         return torch.from_numpy(found.features["encoder"])
@@ -158,7 +158,8 @@ def read_table_of_volumes(ctx: Context[Phase2_2Config], encoder: FrozenEncoder) 
 
     def embed(cases: Labelled, split: str) -> Tensor:
         parts = cases_as_parts(volumes.cases(cases.of(split)), data.facts, volumes.preprocessing, ctx.accelerator)
-        return torch.from_numpy(embed_all({"encoder": net}, parts, ctx.cache, ctx.accelerator).features["encoder"])
+        found = embed_all({"encoder": Embedder(net, "gap10")}, parts, ctx.cache, ctx.accelerator)
+        return torch.from_numpy(found.features["encoder"])
 
     def picture(case: str) -> Array:
         """The middle axial slice of t1c, anterior up and the patient's right on the left."""
@@ -175,7 +176,7 @@ def read_table_of_volumes(ctx: Context[Phase2_2Config], encoder: FrozenEncoder) 
         picture=picture,
         preprocessing=volumes.preprocessing,
         claims=_claims(config, volumes),
-        known=lambda: of_volumes(volumes, data.manifest[data.manifest["split"] != "test"], encoder.architecture, ctx),
+        known=lambda: of_volumes(volumes, data.manifest[data.manifest["split"] != "test"], encoder.architecture, "gap10", ctx),
     )
 
 

@@ -19,7 +19,7 @@ from medexp.data.volumes.tables import split_table
 from medexp.errors import RegistryError
 from medexp.evaluation.classification import METRICS
 from medexp.evaluation.controls import Source, control, majority, of_headers
-from medexp.evaluation.embeddings import cases_as_parts, embed_all
+from medexp.evaluation.embeddings import Embedder, cases_as_parts, embed_all
 from medexp.models.swin.network import SwinEncoder, SwinSegmenter
 from medexp.phases.probe import PHASE, checks
 from medexp.phases.probe.config import ProbeConfig
@@ -140,10 +140,11 @@ def judge(ctx: Context[ProbeConfig], work: Work, encoders: Mapping[str, Encoder]
     labels = [volumes.table.classes.index(label) for label in volumes.data.manifest["label"]]
     rows = volumes.data.manifest.assign(label=labels)
     parts = cases_as_parts(volumes.cases(rows), volumes.data.facts, volumes.preprocessing, ctx.accelerator)
-    every = {**encoders, **untrained(architecture, ctx.device)}  # at once: each volume is read once for all
+    own = {name: Embedder(net, "gap10") for name, net in encoders.items()}
+    every = {**own, **untrained(architecture, ctx.device, "gap10")}  # at once: each volume is read once for all
     embedded = embed_all(every, parts, ctx.cache, ctx.accelerator)
     ctx.run.reporter.metrics({"params/embeddings_computed": embedded.computed})
-    known = of_volumes(volumes, rows, architecture, ctx)
+    known = of_volumes(volumes, rows, architecture, "gap10", ctx)
     task = known.task("test")
 
     def features(name: str) -> list[Array]:

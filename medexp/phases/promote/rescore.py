@@ -5,20 +5,17 @@ from dataclasses import replace
 
 import pandas as pd
 from accelerate import Accelerator
-from safetensors.torch import load_file
 
 from medexp.config.shared import cache_root
 from medexp.data.splits import SPLITS
 from medexp.data.volumes.datasets import evaluation_dataset
 from medexp.data.volumes.prepared import PreparedVolumes, prepare_volumes
-from medexp.data.volumes.regions import REGIONS
 from medexp.errors import DataError, RegistryError
 from medexp.evaluation.segmentation import evaluate_segmentation, sliding_window
-from medexp.models.checkpoints import load_state, load_weights
-from medexp.models.kinds import build
 from medexp.phases.promote.config import PromoteConfig
 from medexp.phases.shared.launch import start_accelerator
-from medexp.registry.packages import read_json, weights_file
+from medexp.registry.loading import whole_network
+from medexp.registry.packages import read_json
 from medexp.registry.promotion import Scores, scores_of
 from medexp.registry.store import Pulled
 
@@ -65,13 +62,10 @@ def _segmentation(
 ) -> pd.DataFrame:
     """An encoder with the decoder that it was judged with, on whole volumes in the champion's own spacing."""
     contract, evaluation = read_json(champion.folder, "contract.json"), read_json(champion.folder, "evaluation.json")
-    decoder = champion.folder / "judge" / "decoder.safetensors"
-    net = build({**contract["architecture"], "kind": "swin_unetr", "out_channels": len(REGIONS)})
-    load_weights(net, load_state(weights_file(champion.folder)) | load_file(decoder), str(champion.folder))
     window, spacing = evaluation["window"], contract["input"]["spacing_mm"]
     settings = replace(config.data, spacing=tuple(spacing), input_size=tuple(window))
     scores = evaluate_segmentation(
-        sliding_window(net.to(accelerator.device).eval(), window, evaluation["overlap"], accelerator),
+        sliding_window(whole_network(champion.folder).to(accelerator.device), window, evaluation["overlap"], accelerator),
         evaluation_dataset(data, split, settings, cache_root(config.cache_dir)),
         spacing=spacing,
         accelerator=accelerator,

@@ -18,12 +18,13 @@ from torch.nn import functional
 
 from medexp.arrays import Array
 from medexp.checks import Check, Severity
+from medexp.config.networks import FeatureKind
 from medexp.config.shared import Resampling
 from medexp.data.headers import Header
 from medexp.evaluation.batches import Batches
 from medexp.evaluation.classification import Metric, Predictions, auroc, balanced_accuracy, scores
 from medexp.evaluation.controls import UNTRAINED_SEEDS, Control, Source, Task, control, gain_over, majority, of_headers
-from medexp.evaluation.embeddings import cases_as_parts, embed_all, images_as_part
+from medexp.evaluation.embeddings import Embedder, cases_as_parts, embed_all, images_as_part
 from medexp.evaluation.intervals import Interval
 from medexp.models.kinds import build
 from medexp.phases.shared.context import Context, JudgedSettings, Settings
@@ -310,7 +311,9 @@ def of_images(images: Images, architecture: Mapping[str, Any], cache: Path) -> K
 _UNTRAINED = ("untrained", "an untrained network")
 
 
-def of_volumes(volumes: LabelledVolumes, rows: pd.DataFrame, architecture: Mapping[str, Any], ctx: Context[Settings]) -> Known:
+def of_volumes(
+    volumes: LabelledVolumes, rows: pd.DataFrame, architecture: Mapping[str, Any], kind: FeatureKind, ctx: Context[Settings]
+) -> Known:
     """What controls know of volumes: headers, an untrained encoder, statistics of their intensities, and the
     shape of what is not background.
 
@@ -318,16 +321,18 @@ def of_volumes(volumes: LabelledVolumes, rows: pd.DataFrame, architecture: Mappi
         volumes: The volumes.
         rows: Those that are learned from and judged, of the manifest, label as a number.
         architecture: Of the encoder, as `medexp.models.kinds.build` takes it.
+        kind: Of its features.
         ctx: Where the encoders compute, and the cache.
     """
     facts, accelerator = volumes.data.facts, ctx.accelerator
     parts = cases_as_parts(volumes.cases(rows), facts, volumes.preprocessing, accelerator)
 
     def embedded() -> list[Array]:
-        return list(embed_all(untrained(architecture, accelerator.device), parts, ctx.cache, accelerator).features.values())
+        nets = untrained(architecture, accelerator.device, kind)
+        return list(embed_all(nets, parts, ctx.cache, accelerator).features.values())
 
     intensity, form = (np.array([getattr(facts[case], what) for case in rows["case"]]) for what in ("intensity", "form"))
-    key = [dict(architecture), UNTRAINED_SEEDS, torch.__version__, [part.key for part in parts]]
+    key = [dict(architecture), kind, UNTRAINED_SEEDS, torch.__version__, [part.key for part in parts]]
     sources = [
         Source(*_UNTRAINED, "logistic", key, embedded),
         Source("classical", "statistics of intensities", "logistic", intensity.tolist(), lambda: [intensity]),
@@ -336,13 +341,14 @@ def of_volumes(volumes: LabelledVolumes, rows: pd.DataFrame, architecture: Mappi
     return Known(rows.reset_index(drop=True), [facts[case].header for case in rows["case"]], sources)
 
 
-def untrained(architecture: Mapping[str, Any], device: torch.device) -> dict[str, torch.nn.Module]:
-    """Networks with initial weights, one for each of UNTRAINED_SEEDS, in eval mode and frozen."""
+def untrained(architecture: Mapping[str, Any], device: torch.device, kind: FeatureKind | None = None) -> dict[str, Embedder]:
+    """Networks with initial weights, one for each of UNTRAINED_SEEDS, in eval mode and frozen, for features of a kind."""
     nets = {}
     for seed in UNTRAINED_SEEDS:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            nets[f"seed {seed}"] = build(dict(architecture)).eval().requires_grad_(False).to(device)
+            net = build(dict(architecture)).eval().requires_grad_(False).to(device)
+            nets[f"seed {seed}"] = Embedder(net, kind)
     return nets
 
 

@@ -23,7 +23,8 @@ from medexp.data.volumes.datasets import evaluation_dataset
 from medexp.data.volumes.prepared import PreparedVolumes, prepare_volumes
 from medexp.data.volumes.regions import REGIONS, to_regions
 from medexp.models.lora import add_lora, freeze_decoder, lora_parameters
-from medexp.models.swin.network import SwinSegmenter, embed
+from medexp.models.swin.attention import fast_attention
+from medexp.models.swin.network import SwinSegmenter, features
 from medexp.phases.phase1 import PHASE, checks
 from medexp.phases.phase1.arms import EFFECTS, FACTORIAL, crops, effects
 from medexp.phases.phase1.config import Phase1Config
@@ -215,8 +216,10 @@ def test_features_that_tell_more_are_found_and_others_are_not(home: Home) -> Non
 
 def test_features_of_crops_are_those_of_the_crops_also_from_the_cache(home: Home) -> None:
     ctx, data = home.ctx, home.data
+    fast_attention(home.teacher)  # as they are embedded
     with torch.no_grad():
-        drawn = [embed(home.teacher, crops(ctx, data, "train")[0, index]["image"][None])[0].numpy() for index in range(6)]
+        images = [crops(ctx, data, "train")[0, index]["image"][None] for index in range(6)]
+        drawn = [features(home.teacher, image, ["gap10"])["gap10"][0].numpy() for image in images]
         for _ in range(2):
             assert np.array_equal(embed_crops(ctx, data, home.teacher), np.stack(drawn))
         other = replace(ctx, config=replace(ctx.config, seed=1))
