@@ -6,15 +6,15 @@ the mean after normalisation, so that such a voxel says nothing, neither in the 
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from medexp.arrays import Array
 from medexp.data.volumes.cases import FOREGROUND
 
+_T = TypeVar("_T", bound=np.generic)
 _CONSTANT = 0.05  # of the faces' voxels that have one value: no value of a tissue is so frequent
 _FILLED = 0.4  # of the faces' voxels: more is no brain that touches them; noise that was cut off below 0 fills one half
 _NOISE = 0.01  # of the voxels of other values: around a resampled brain lie a few (0.1 %) small ones, which stay what they are
@@ -136,7 +136,7 @@ def _noisy(inner: NDArray[np.float32], margin: float) -> bool:
     return not low <= np.median(others) <= high
 
 
-def _faces(array: Array) -> Array:
+def _faces(array: NDArray[_T]) -> NDArray[_T]:
     """The voxels of all six faces; those of edges several times."""
     return np.concatenate([np.take(array, side, axis).ravel() for axis in range(array.ndim) for side in (0, -1)])
 

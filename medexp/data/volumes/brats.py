@@ -5,9 +5,8 @@ or .nii.
 """
 
 import gzip
-import re
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import nibabel as nib
@@ -19,13 +18,12 @@ from numpy.typing import NDArray
 from medexp.config.data import DataConfig
 from medexp.data.splits import patient_of
 from medexp.data.volumes.cases import CHANNELS, Case, Volume
+from medexp.data.volumes.suffixes import NAME, SUFFIXES, files_of
 from medexp.errors import DataError, all_problems
 
-SUFFIXES = {"t2f": ("t2f", "flair"), "t1c": ("t1c", "t1ce"), "t1n": ("t1n", "t1"), "t2w": ("t2w", "t2"), "seg": ("seg",)}
 AFFINE_TOLERANCE = 1e-3
 """Largest difference, in mm, between affines of one case: writers round sforms and quaternions differently."""
 
-_NAME = re.compile(r".+[-_](?P<suffix>[a-z0-9]+)\.nii(\.gz)?", re.IGNORECASE)
 _UNREADABLE = (OSError, EOFError, zlib.error, ImageFileError, HeaderDataError, ValueError)
 
 
@@ -64,7 +62,7 @@ def find_cases(data_dir: Path, data: DataConfig) -> tuple[Case, ...]:
     if not folders:
         holds = (
             " It holds NIfTI files: give the folder above it"
-            if any(_NAME.fullmatch(p.name) for p in data_dir.iterdir())
+            if any(NAME.fullmatch(p.name) for p in data_dir.iterdir())
             else ""
         )
         raise DataError(f"{data_dir}: no case in it. Give data_dir=FOLDER with one folder a case.{holds}")
@@ -74,7 +72,7 @@ def find_cases(data_dir: Path, data: DataConfig) -> tuple[Case, ...]:
     for folder in folders:
         if folder.name in data.exclude:
             continue
-        files, missing = _files_of(folder)
+        files, missing = files_of(folder, SUFFIXES)
         problems += missing
         if not missing:
             cases.append(Case(folder.name, patient(folder.name), tuple(files[channel] for channel in CHANNELS), files["seg"]))
@@ -101,7 +99,7 @@ def image_files(path: Path, channels: Sequence[str] = CHANNELS) -> tuple[Path, .
         DataError: There is nothing at `path`, it is neither a folder nor a NIfTI file, or a channel is missing or ambiguous.
     """
     if path.is_dir():
-        files, problems = _files_of(path, channels)
+        files, problems = files_of(path, {channel: SUFFIXES[channel] for channel in channels})
         if problems:
             raise DataError("; ".join(problems))
         return tuple(files[channel] for channel in channels)
@@ -165,30 +163,6 @@ def read_case(case: Case, classes: Mapping[int, int]) -> Volume:
         told = all_problems(f"case {case.id}", problems, f"Repair the files, or {left_out}.")
         raise UnfitLabels.of(told, unfit) if unfit else DataError(told)
     return Volume(np.stack(list(channels.values())), label, affines[case.label or case.images[0]], values)
-
-
-def _files_of(folder: Path, modalities: Iterable[str] = SUFFIXES) -> tuple[dict[str, Path], list[str]]:
-    """The file of each modality, and what is missing or ambiguous."""
-    found: dict[str, list[Path]] = {modality: [] for modality in modalities}
-    for path in sorted(folder.iterdir()):
-        match = _NAME.fullmatch(path.name)
-        if match and path.is_file() and not path.name.startswith("."):
-            for modality, paths in found.items():
-                if match["suffix"].lower() in SUFFIXES[modality]:
-                    paths.append(path)
-    if not any(found.values()):
-        return {}, [f"{folder.name}: no NIfTI file of a case; looked for {_looked_for(*found)}"]
-    problems = []
-    for modality, paths in found.items():
-        if not paths:
-            problems.append(f"{folder.name}: no {modality}; looked for {_looked_for(modality)}")
-        elif len(paths) > 1:
-            problems.append(f"{folder.name}: {len(paths)} files for {modality} ({', '.join(p.name for p in paths)}); keep one")
-    return {modality: paths[0] for modality, paths in found.items() if paths}, problems
-
-
-def _looked_for(*modalities: str) -> str:
-    return " or ".join(f"*-{suffix}.nii.gz" for modality in modalities for suffix in SUFFIXES[modality]) + " (also _ and .nii)"
 
 
 def _read(path: Path, dimensions: int = 3) -> tuple[NDArray[np.float32], NDArray[np.float64]]:

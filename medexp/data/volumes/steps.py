@@ -16,7 +16,8 @@ _STRICT = ConfigDict(extra="forbid")
 _Length = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 _Edge = Annotated[int, Field(gt=0)]
 Transforms = list[tuple[str, dict[str, Any]]]
-"""Dictionary transforms by name, of MONAI's or `medexp.data.volumes.transforms`, each with its arguments but the keys."""
+"""Dictionary transforms by name (`medexp.data.volumes.transforms.transform_named`), each with its arguments; without `keys`
+those of image and label."""
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -48,7 +49,7 @@ class ZeroBackground:
 
     @property
     def transforms(self) -> Transforms:
-        return [("ZeroBackgroundd", {})]
+        return [("ZeroBackgroundd", {"keys": ["image"]})]
 
 
 @dataclass(frozen=True, config=_STRICT)

@@ -9,7 +9,6 @@ import torch
 from monai.data import MetaTensor
 from monai.transforms import (
     Compose,
-    MapTransform,
     RandCropByPosNegLabeld,
     RandFlipd,
     RandGaussianNoised,
@@ -22,8 +21,6 @@ from torch import Tensor
 
 from medexp.config.data import DataConfig
 from medexp.data.preprocessing import Preprocessing
-from medexp.data.volumes.background import from_zero
-from medexp.data.volumes.brats import SUFFIXES
 from medexp.data.volumes.cases import CHANNELS, FOREGROUND, Volume
 from medexp.data.volumes.steps import (
     CropForeground,
@@ -35,6 +32,8 @@ from medexp.data.volumes.steps import (
     ZeroBackground,
     ZScore,
 )
+from medexp.data.volumes.suffixes import SUFFIXES
+from medexp.data.volumes.zero_background import ZeroBackgroundd
 
 INPUT = {
     "dtype": "float32",
@@ -155,16 +154,10 @@ def augmentation(data: DataConfig) -> Compose:
     )
 
 
-class ZeroBackgroundd(MapTransform):
-    """The step ZeroBackground as a transform; what it finds in each channel comes under `grounds`."""
-
-    def __call__(self, data: Mapping[str, Any]) -> dict[str, Any]:
-        image = data["image"]
-        zeroed, grounds = from_zero(np.asarray(image))
-        return {**data, "image": MetaTensor(torch.from_numpy(zeroed), affine=image.affine), "grounds": grounds}
-
-
-_OWN: Mapping[str, type[MapTransform]] = {"ZeroBackgroundd": ZeroBackgroundd}
+def transform_named(name: str) -> Callable[..., Any]:
+    """What makes a dictionary transform that a step names: one of medexp's, else MONAI's."""
+    own: Mapping[str, Callable[..., Any]] = {"ZeroBackgroundd": ZeroBackgroundd}
+    return own.get(name) or getattr(monai.transforms, name)
 
 
 def _transforms(steps: Sequence[Any], labelled: bool, keys: Sequence[str] = ()) -> list[Callable[..., Any]]:
@@ -172,6 +165,5 @@ def _transforms(steps: Sequence[Any], labelled: bool, keys: Sequence[str] = ()) 
     for step in steps:
         for name, values in step.transforms:
             of_labels = {"mode": [values["mode"], "nearest"]} if labelled and "mode" in values else {}
-            make: Callable[..., Any] = _OWN.get(name) or getattr(monai.transforms, name)
-            found.append(make(**({"keys": both} | values | of_labels)))
+            found.append(transform_named(name)(**({"keys": both} | values | of_labels)))
     return found
