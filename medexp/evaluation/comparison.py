@@ -18,6 +18,8 @@ DIRECTIONS: Mapping[str, int] = {
     "dice": 1,
     "iou": 1,
     "hd95": -1,  # mm
+    "native_dice": 1,  # native: on each case's own grid
+    "native_hd95": -1,
     "false": -1,  # mm^3 predicted of a region that is not there
     "false_pixels": -1,
     "correct": 1,
@@ -26,9 +28,9 @@ DIRECTIONS: Mapping[str, int] = {
 }
 """Of each metric that is known whether more of it is better (1) or less (-1). A column `<metric>_<region>` is of a region."""
 
-_NO_SHARE = ("hd95", "false", "false_pixels", "cross_entropy")  # the others are from 0 to 1
+_NO_SHARE = ("hd95", "native_hd95", "false", "false_pixels", "cross_entropy")  # the others are from 0 to 1
 _KNOWN = f"{', '.join(DIRECTIONS)}, alone or with {', '.join(f'_{region}' for region in REGION_CLASSES)} after it"
-_MAY_LACK = ("hd95",)  # not defined where nothing is predicted: the other's value alone compares with nothing
+_MAY_LACK = ("hd95", "native_hd95")  # not defined where nothing is predicted: the other's value alone compares with nothing
 _CASE = {"case": str, "patient": str, "label": str, "predicted": str}
 
 

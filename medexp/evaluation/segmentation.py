@@ -2,25 +2,34 @@
 
 import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from accelerate import Accelerator
 from monai.inferers import sliding_window_inference
 from monai.metrics import compute_dice, compute_hausdorff_distance
+from nibabel.affines import voxel_sizes
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 from torch.utils.data import Dataset
 
-from medexp.data.volumes.regions import REGIONS, to_regions
+from medexp.config.data import DataConfig
+from medexp.data.volumes.brats import read_label
+from medexp.data.volumes.cases import Case
+from medexp.data.volumes.regions import REGIONS, paint, to_regions
+from medexp.data.volumes.transforms import onto_own_grid
 from medexp.evaluation.batches import Batches, demand_finite, map_batches, map_cases
 from medexp.models.swin.attention import fast_attention
 
 PIXELS = ("truth", "predicted", "overlap")
 OnPrediction = Callable[[str, Tensor, Tensor, Tensor], None]
+Native = Callable[[str, Tensor, Tensor], dict[str, float]]
+"""From a case's id, logits (3, X, Y, Z) and their affine (4, 4) to scores on the case's own grid."""
 
 
 def sliding_window(
@@ -55,6 +64,7 @@ def evaluate_segmentation(
     accelerator: Accelerator,
     hd95: bool = True,
     on_prediction: OnPrediction | None = None,
+    native: Native | None = None,
 ) -> pd.DataFrame:
     """Dice, HD95 and cross-entropy of each case.
 
@@ -66,6 +76,7 @@ def evaluate_segmentation(
         hd95: Whether to compute HD95, which takes longer than the rest.
         on_prediction: Called where the case was predicted with its id, image (4, X, Y, Z), labels (X, Y, Z) and predicted
             regions (3, X, Y, Z).
+        native: Scores the mask that a user would get: `on_own_grids`, whose columns are added.
 
     Returns:
         One row a case: `case`, `ce` (binary cross-entropy over voxels and regions), `dice_<region>` (0 to 1; NaN where the
@@ -90,11 +101,78 @@ def evaluate_segmentation(
         row |= {f"false_{region}": float(value) for region, value in zip(REGIONS, false, strict=True)}
         if hd95:
             row |= {f"hd95_{region}": value for region, value in zip(REGIONS, _hd95(predicted, truth, spacing), strict=True)}
+        if native is not None:
+            row |= native(item["case"], logits[0].cpu(), item["affine"])
         if on_prediction is not None:
             on_prediction(item["case"], item["image"], item["label"], predicted[0].cpu())
         return row
 
     return pd.DataFrame(map_cases(judge, cases, accelerator, "  evaluating"))
+
+
+def mask_on_own_grid(
+    logits: Tensor, affine: Tensor, shape: Sequence[int], own: NDArray[np.float64], painted: Mapping[str, int | None]
+) -> NDArray[np.uint8]:
+    """The mask of a case as it is written: on the grid of its files, in the values of segmentation files.
+
+    Args:
+        logits: Of REGIONS on the network's grid (3, X, Y, Z), float32; above 0 is the region.
+        affine: From their voxels to RAS+ mm (4, 4).
+        shape: Of the case's files, three numbers.
+        own: From the files' voxels to RAS+ mm (4, 4).
+        painted: The value of each region (`medexp.data.volumes.regions.paint`).
+
+    Returns:
+        (*shape); 0 is background.
+    """
+    return paint(onto_own_grid(logits, affine, shape, own) > 0, painted)
+
+
+def native_scores(
+    mask: NDArray[np.uint8], classes: Mapping[int, int], label: NDArray[np.uint8], own: NDArray[np.float64]
+) -> dict[str, float]:
+    """What a mask is worth on a case's own grid, where no lesion was lost in resampling.
+
+    Args:
+        mask: Of the case, as `mask_on_own_grid` gives it.
+        classes: From the mask's values to classes 0 to 3.
+        label: The segmentation as it stands in its file, classes 0 to 3, of the same shape.
+        own: The affine of both (4, 4); its axes give the voxels' edges in mm.
+
+    Returns:
+        `native_dice_<region>` and `native_hd95_<region>`, as `evaluate_segmentation` has them without `native`.
+    """
+    predicted = np.zeros_like(mask)
+    for value, network in classes.items():
+        predicted[mask == value] = network
+    there = np.argwhere((predicted > 0) | (label > 0))  # outside this box both are background
+    box = tuple(slice(low, high + 1) for low, high in zip(there.min(0), there.max(0), strict=True)) if len(there) else ()
+    one, other = (to_regions(torch.from_numpy(array[box].astype(np.uint8))[None]) for array in (predicted, label))
+    dice = compute_dice(one, other, include_background=True)[0].tolist()
+    scores = {f"native_dice_{region}": value for region, value in zip(REGIONS, dice, strict=True)}
+    distances = zip(REGIONS, _hd95(one, other, voxel_sizes(own).tolist()), strict=True)
+    return scores | {f"native_hd95_{region}": value for region, value in distances}
+
+
+def on_own_grids(
+    cases: Mapping[str, Case], data: DataConfig, painted: Mapping[str, int | None], classes: Mapping[int, int]
+) -> Native:
+    """What scores a network's masks of labelled cases on the cases' own grids, as `evaluate_segmentation` takes it.
+
+    Args:
+        cases: By id.
+        data: What the values of their segmentations mean.
+        painted: As of `mask_on_own_grid`: of the network, which may have learned from another edition's labels.
+        classes: As of `native_scores`: of the network.
+    """
+
+    def score(case: str, logits: Tensor, affine: Tensor) -> dict[str, float]:
+        path = cases[case].label
+        assert path is not None
+        label, own = read_label(path, data.classes)
+        return native_scores(mask_on_own_grid(logits, affine, label.shape, own, painted), classes, label, own)
+
+    return score
 
 
 def mean_scores(per_case: pd.DataFrame) -> dict[str, float]:

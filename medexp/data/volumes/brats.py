@@ -165,6 +165,20 @@ def read_case(case: Case, classes: Mapping[int, int]) -> Volume:
     return Volume(np.stack(list(channels.values())), label, affines[case.label or case.images[0]], values)
 
 
+def read_label(path: Path, classes: Mapping[int, int]) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
+    """A segmentation as it stands in its file: classes 0 to 3 (X, Y, Z), and its affine (4, 4), from voxels to RAS+ mm.
+
+    Args:
+        path: The file.
+        classes: As of `read_case`.
+
+    Raises:
+        DataError: As of `read_case`, of this file.
+    """
+    array, affine = _read(path)
+    return _mapped(path, array, classes)[0], affine
+
+
 def _read(path: Path, dimensions: int = 3) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
     try:
         content = path.read_bytes()

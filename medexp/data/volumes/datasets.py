@@ -50,7 +50,8 @@ def evaluation_dataset(prepared: PreparedVolumes, split: str, data: DataConfig, 
     """Whole volumes of a split's cases, in the order of `prepared.ids(split)`, by index; nothing is random.
 
     Returns:
-        Items with image float32 (4, X, Y, Z), at least input_size; label int64 (X, Y, Z); semantic float32 (10,); case.
+        Items with image float32 (4, X, Y, Z), at least input_size; label int64 (X, Y, Z); affine float64 (4, 4), from their
+        voxels to RAS+ mm; semantic float32 (10,); case.
     """
     return _EvaluationDataset(_Volumes(prepared, split, data, cache))
 
@@ -104,7 +105,7 @@ class _EvaluationDataset(Dataset[dict[str, Any]]):
     def __getitem__(self, index: int) -> dict[str, Any]:
         case, facts, tensors = self.volumes[index]
         semantic = torch.tensor(facts.semantic, dtype=torch.float32)
-        return {"image": tensors["image"], "label": tensors["label"].long(), "semantic": semantic, "case": case.id}
+        return {**tensors, "label": tensors["label"].long(), "semantic": semantic, "case": case.id}
 
 
 class _TrainingDataset(Dataset[dict[str, Any]]):

@@ -27,6 +27,16 @@ def to_regions(label: Tensor) -> Tensor:
     return torch.stack([(label == 1) | (label == 3), label > 0, label == 3], dim=1).float()
 
 
+def values_in_masks(classes: Mapping[int, int]) -> dict[str, int | None]:
+    """The value that each region has in a mask, as `paint` takes them: of several the lowest, None of one that has none.
+
+    Args:
+        classes: `DataConfig.classes`, from the values of segmentation files to 0..3.
+    """
+    value = {network: given for given, network in sorted(classes.items(), reverse=True)}
+    return {"WT": value.get(2), "TC": value.get(1), "ET": value.get(3)}
+
+
 def paint(predicted: Tensor, values: Mapping[str, int | None]) -> NDArray[np.uint8]:
     """A mask of the regions that were predicted: painted one over the other, as nnU-Net does, the outermost first.
 

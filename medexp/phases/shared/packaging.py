@@ -10,7 +10,7 @@ from medexp.data.images.steps import Fit
 from medexp.data.manifest import seen_cases
 from medexp.data.prepared import Prepared
 from medexp.data.preprocessing import Preprocessing
-from medexp.data.volumes.regions import REGIONS
+from medexp.data.volumes.regions import REGIONS, values_in_masks
 from medexp.data.volumes.steps import PadTo, ReadChannels, Resample
 from medexp.phases.shared.context import Context, Settings
 from medexp.registry.definitions import load_definition
@@ -69,10 +69,8 @@ def regions(data: DataConfig) -> dict[str, Any]:
     Args:
         data: Whose segmentations the network was trained on: masks have their values.
     """
-    value = {network: given for given, network in sorted(data.classes.items(), reverse=True)}  # of several the lowest
-    painted = {"WT": value.get(2), "TC": value.get(1), "ET": value.get(3)}
     labels = {"labels": data.labels, "classes": {str(given): network for given, network in data.classes.items()}}
-    return {"what": "regions", "regions": list(REGIONS), "painted": painted, **labels}
+    return {"what": "regions", "regions": list(REGIONS), "painted": values_in_masks(data.classes), **labels}
 
 
 def classes(names: Sequence[str], calibration: str) -> dict[str, Any]:
