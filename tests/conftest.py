@@ -37,10 +37,7 @@ if (
 
 @pytest.fixture(scope="session")
 def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The database of an empty store: MLflow's migrations run once a session, each test gets a copy.
-
-    The files of its experiment "Default" lie where it is made, for all tests: not in the checkout.
-    """
+    """The database of an empty store: MLflow's migrations run once a session, each test gets a copy."""
     folder = tmp_path_factory.mktemp("mlflow_template")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)

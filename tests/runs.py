@@ -1,6 +1,8 @@
 """A tracking store, and what a run left in it."""
 
 import shutil
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,8 @@ from mlflow.entities import Run
 def store_in(folder: Path, database: Path, patch: pytest.MonkeyPatch) -> MlflowClient:
     """A copy of a database in a folder, which is the working directory and the cache's home from now on; a client of it."""
     shutil.copy(database, folder / "mlflow.db")
+    with closing(sqlite3.connect(folder / "mlflow.db")) as copied, copied:  # an experiment's place is fixed when it is made
+        copied.execute("UPDATE experiments SET artifact_location = ?", (str(folder / "mlruns" / "0"),))
     patch.chdir(folder)
     patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder / 'mlflow.db'}")
     patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))

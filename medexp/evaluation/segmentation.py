@@ -3,6 +3,7 @@
 import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
@@ -33,7 +34,7 @@ Native = Callable[[str, Tensor, Tensor], dict[str, float]]
 
 
 def sliding_window(
-    net: nn.Module, window: Sequence[int], overlap: float, accelerator: Accelerator
+    net: nn.Module, window: Sequence[int], overlap: float, accelerator: Accelerator | None = None, blending: str = "gaussian"
 ) -> Callable[[Tensor], Tensor]:
     """What segments a volume (1, 4, X, Y, Z) of any size window by window, as `evaluate_segmentation` wants it.
 
@@ -41,14 +42,16 @@ def sliding_window(
         net: From windows (B, 4, *window) to logits (B, 3, *window), in eval mode.
         window: Size of a window in voxels.
         overlap: Overlap of neighbouring windows, 0 to below 1.
-        accelerator: Precision.
+        accelerator: Precision; None: that of the network.
+        blending: Of windows, gaussian or constant.
     """
-    with accelerator.autocast():
+    computing = accelerator.autocast if accelerator else nullcontext
+    with computing():
         fast_attention(net)
 
     def predict(image: Tensor) -> Tensor:
-        with accelerator.autocast():
-            logits = sliding_window_inference(image, tuple(window), 1, net, overlap=overlap, mode="gaussian")
+        with computing():
+            logits = sliding_window_inference(image, tuple(window), 1, net, overlap=overlap, mode=blending)
         assert isinstance(logits, Tensor)
         return logits.float()
 

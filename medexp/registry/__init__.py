@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch import nn
 
+    from medexp.registry.predictors import Predictor
     from medexp.registry.store import Pulled
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # before mlflow is imported, which reads it
@@ -64,3 +65,26 @@ def load(uri: str, base: "nn.Module | Path | str | None" = None) -> "nn.Module":
     from medexp.registry.loading import load_verified
 
     return load_verified(pull(uri).folder, base)
+
+
+def predictor(uri: str, device: str = "auto") -> "Predictor":
+    """A registered model that takes files: each is prepared as the model's contract says, which nobody has to know.
+
+        segment = registry.predictor("models:/phase1_segmenter@champion")
+        nibabel.save(segment("CASE_FOLDER").mask, "mask.nii.gz")
+
+    Args:
+        uri: `models:/NAME@alias` or `models:/NAME/VERSION`.
+        device: auto, cpu, cuda or mps.
+
+    Returns:
+        Called with a path (a case's folder, a 4D NIfTI file, a picture) it gives a `Prediction`: a mask on the grid of the
+        case's files, probabilities by class, or features, whichever the model gives.
+
+    Raises:
+        RegistryError: As `load`, or the contract names something that this version of medexp does not know.
+        StorageError: As `pull`.
+    """
+    from medexp.registry.predictors import predictor as prepared
+
+    return prepared(uri, device)

@@ -8,12 +8,15 @@ from medexp.data.images import transforms as images
 from medexp.data.preprocessing import Preprocessing, read_preprocessing
 from medexp.data.volumes import transforms as volumes
 from medexp.data.volumes.cases import CHANNELS
+from medexp.data.volumes.regions import REGIONS
 from medexp.data.volumes.steps import PadTo, PadToMultiple, SlidingWindow
 from medexp.errors import RegistryError, all_problems
+from medexp.models.kinds import ONLY
 from medexp.models.swin.network import DIVISOR
 from medexp.registry.packages import network_of, read_json
 
 _OVERLAP = 0.5  # of windows, where a package says no other
+_PAINTED = {"WT": 2, "TC": 1, "ET": 3}  # as of BraTS 2023
 
 
 def preprocessing_of(folder: Path, called: str) -> Preprocessing:
@@ -57,3 +60,25 @@ def _from_words(words: Mapping[str, Any], where: str) -> Preprocessing:
     if of_images:
         return images.preprocessing((shape[-2], shape[-1]))
     return volumes.preprocessing(tuple(words["spacing_mm"]), (shape[-3], shape[-2], shape[-1]), channels)
+
+
+def outputs_said(contract: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """By name of a network's outputs, what they mean: `what` is regions, mask, classes or features.
+
+    Of a package that was written before contracts said it, it follows from the kind of network and from the words for what
+    comes out.
+    """
+    if "outputs" in contract:
+        return dict(contract["outputs"])
+    kind, words = network_of(contract)["kind"], str(contract.get("output", ""))
+    names = [name.strip() for name in words.rpartition("): ")[2].split(",")]
+    classes = {"what": "classes", "classes": names, "calibration": "none that the package tells of"}
+    match kind:
+        case "swin_unetr":
+            return {ONLY: {"what": "regions", "regions": list(REGIONS), "painted": _PAINTED}}
+        case "multitask":
+            return {"seg": {"what": "mask"}, "cls": classes}
+        case "classifier":
+            return {ONLY: classes}
+        case _:
+            return {ONLY: {"what": "features"}}

@@ -9,6 +9,7 @@ import pandas as pd
 from torch import Tensor
 
 from medexp.checks import Check
+from medexp.data.seen import Ranges
 from medexp.registry.packages import CASES
 
 
@@ -50,6 +51,7 @@ class Package:
         cases: Output of `medexp.data.manifest.seen_cases` of what its weights were trained and selected on; None: not known.
         facts: What it was made with, for the card, such as run, data and license; None is unknown.
         figures: What was measured, for the card.
+        seen: `medexp.data.seen.ranges` of the cases that it was trained on.
         extra: Further files and folders by their path in the package, such as `adapter`, as peft saves it.
     """
 
@@ -64,4 +66,5 @@ class Package:
     cases: pd.DataFrame | None = None
     facts: Mapping[str, str | None] = field(default_factory=dict)
     figures: Mapping[str, float | str] = field(default_factory=dict)
+    seen: Ranges = field(default_factory=dict)
     extra: Mapping[str, Path] = field(default_factory=dict)

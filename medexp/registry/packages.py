@@ -8,6 +8,7 @@ per_case.csv          its scores, a row a case
 cases.csv             what its weights were trained and selected on, patients as sha256; absent where it is not known
 split/                a head and the cases.csv of its own, where the weights have seen the validation cases and it has not:
                       what a later phase goes on from that is judged on these; not part of the model
+seen.json             what the files of its training cases looked like: ranges; absent where it is not known
 parents.json          what it was made from: names, versions, digests, and which file of theirs says what that was trained on
 judge/                what it takes to judge it again on other cases, such as the decoder of an encoder; not part of the model
 README.md             the model card
@@ -29,6 +30,7 @@ ADAPTER_WEIGHTS = "adapter/adapter_model.safetensors"
 MANIFEST = "manifest.json"
 CASES = "cases.csv"
 DECODER = "judge/decoder.safetensors"
+SEEN = "seen.json"
 SPLIT_HEAD, SPLIT_CASES = "split/head.safetensors", "split/cases.csv"
 FORMAT = 1  # of the folder: raise it when an older medexp can no longer read what is written
 AGAIN = "Pull it again; if that does not help, register the model anew from its run."

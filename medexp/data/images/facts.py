@@ -17,6 +17,7 @@ from medexp.data.images.cases import LabelledImage
 from medexp.data.images.kaggle import read_kaggle
 from medexp.data.images.slices import read_slice
 from medexp.data.parallel import described
+from medexp.data.seen import Field
 from medexp.data.twins import perceptual_hash
 from medexp.errors import DataError, all_problems
 from medexp.files import replacing
@@ -55,6 +56,11 @@ class ImageFacts:
     perceptual_hash: tuple[str, ...]
     patient: str | None = None
     constant: bool = False
+
+    @property
+    def fields(self) -> Mapping[str, Field]:
+        """What stands for how an image looked before anything was done to it (`medexp.data.seen`)."""
+        return self.header
 
 
 def read_image(image: LabelledImage) -> tuple[NDArray[np.float32], NDArray[np.uint8] | None]:

@@ -85,6 +85,11 @@ def find_cases(data_dir: Path, data: DataConfig) -> tuple[Case, ...]:
     return tuple(cases)
 
 
+def is_nifti(path: Path) -> bool:
+    """Whether a file's name says that it is NIfTI."""
+    return path.is_file() and path.name.lower().endswith((".nii", ".nii.gz"))
+
+
 def image_files(path: Path, channels: Sequence[str] = CHANNELS) -> tuple[Path, ...]:
     """The images of a case that needs no segmentation. Reads names only.
 

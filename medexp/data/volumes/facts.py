@@ -18,8 +18,9 @@ from medexp.config.data import DataConfig
 from medexp.config.editions import EDITIONS, fitting
 from medexp.data.headers import Header, of_volume
 from medexp.data.parallel import described
+from medexp.data.seen import Field
 from medexp.data.twins import perceptual_hash
-from medexp.data.volumes.background import ground_of
+from medexp.data.volumes.background import Ground, ground_of
 from medexp.data.volumes.brats import UnfitLabels, read_case
 from medexp.data.volumes.cases import CHANNELS, REGION_CLASSES, Case, Volume
 from medexp.data.volumes.semantics import (
@@ -80,6 +81,23 @@ class CaseFacts:
     spread: tuple[float, ...] = ()
     hot: tuple[int, ...] = ()
     hottest: tuple[float, ...] = ()
+
+    @property
+    def fields(self) -> dict[str, Field]:
+        """What stands for how a case looked before anything was done to it (`medexp.data.seen`)."""
+        return {**self.header, **dict(zip(INTENSITY_STATISTICS, self.intensity, strict=True))}
+
+
+def fields_of(header: Header, image: NDArray[np.float32], grounds: Sequence[Ground]) -> dict[str, Field]:
+    """What `CaseFacts.fields` has, of a case that nobody described.
+
+    Args:
+        header: `medexp.data.headers.of_volume` of its files.
+        image: Raw intensities (4, X, Y, Z).
+        grounds: `ground_of` each channel.
+    """
+    statistics = intensity_statistics(image, grounds).tolist()
+    return {**header, **dict(zip(INTENSITY_STATISTICS, statistics, strict=True))}
 
 
 def describe_cases(cases: Sequence[Case], data: DataConfig, cache: Path) -> tuple[CaseFacts, ...]:

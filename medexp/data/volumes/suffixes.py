@@ -10,11 +10,11 @@ from pathlib import Path
 SUFFIXES = {"t2f": ("t2f", "flair"), "t1c": ("t1c", "t1ce"), "t1n": ("t1n", "t1"), "t2w": ("t2w", "t2"), "seg": ("seg",)}
 """Those of BraTS 2023, and the older ones."""
 
-NAME = re.compile(r".+[-_](?P<suffix>[a-z0-9]+)\.nii(\.gz)?", re.IGNORECASE)
+NAME = re.compile(r"(?P<case>.+)[-_](?P<suffix>[a-z0-9]+)\.nii(\.gz)?", re.IGNORECASE)
 
 
 def files_of(folder: Path, suffixes: Mapping[str, Sequence[str]]) -> tuple[dict[str, Path], list[str]]:
-    """The files of a case, and what is missing or ambiguous. Reads names only.
+    """The files of the one case in a folder, and what is missing or ambiguous. Reads names only.
 
     Args:
         folder: Of the case.
@@ -23,23 +23,49 @@ def files_of(folder: Path, suffixes: Mapping[str, Sequence[str]]) -> tuple[dict[
     Returns:
         By modality, in that order; and a line for each problem.
     """
-    found: dict[str, list[Path]] = {modality: [] for modality in suffixes}
+    groups = grouped(folder, suffixes).values()
+    found = {modality: [path for group in groups for path in group.get(modality, ())] for modality in suffixes}
+    return one_of_each(folder.name, found, suffixes)
+
+
+def grouped(folder: Path, suffixes: Mapping[str, Sequence[str]]) -> dict[str, dict[str, list[Path]]]:
+    """The files in a folder by what stands before their endings, the case, and then by modality. Reads names only.
+
+    Args:
+        folder: Where they lie.
+        suffixes: By modality, in lower case.
+    """
+    groups: dict[str, dict[str, list[Path]]] = {}
     for path in sorted(folder.iterdir()):
         match = NAME.fullmatch(path.name)
         if match and path.is_file() and not path.name.startswith("."):
-            for modality, paths in found.items():
-                if match["suffix"].lower() in suffixes[modality]:
-                    paths.append(path)
-    if not any(found.values()):
+            for modality, endings in suffixes.items():
+                if match["suffix"].lower() in endings:
+                    groups.setdefault(match["case"], {}).setdefault(modality, []).append(path)
+    return groups
+
+
+def one_of_each(
+    called: str, found: Mapping[str, Sequence[Path]], suffixes: Mapping[str, Sequence[str]]
+) -> tuple[dict[str, Path], list[str]]:
+    """The file of each modality, and a line for each that is missing or ambiguous.
+
+    Args:
+        called: The case, for messages.
+        found: Files by modality.
+        suffixes: Of the modalities that are wanted.
+    """
+    if not any(found.get(modality) for modality in suffixes):
         looked_for = _looked_for([suffix for known in suffixes.values() for suffix in known])
-        return {}, [f"{folder.name}: no NIfTI file of a case; looked for {looked_for}"]
+        return {}, [f"{called}: no NIfTI file of a case; looked for {looked_for}"]
     problems = []
-    for modality, paths in found.items():
+    for modality, endings in suffixes.items():
+        paths = found.get(modality, ())
         if not paths:
-            problems.append(f"{folder.name}: no {modality}; looked for {_looked_for(suffixes[modality])}")
+            problems.append(f"{called}: no {modality}; looked for {_looked_for(endings)}")
         elif len(paths) > 1:
-            problems.append(f"{folder.name}: {len(paths)} files for {modality} ({', '.join(p.name for p in paths)}); keep one")
-    return {modality: paths[0] for modality, paths in found.items() if paths}, problems
+            problems.append(f"{called}: {len(paths)} files for {modality} ({', '.join(p.name for p in paths)}); keep one")
+    return {modality: found[modality][0] for modality in suffixes if found.get(modality)}, problems
 
 
 def _looked_for(suffixes: Sequence[str]) -> str:

@@ -10,6 +10,7 @@ from medexp.data.images.steps import Fit
 from medexp.data.manifest import seen_cases
 from medexp.data.prepared import Prepared
 from medexp.data.preprocessing import Preprocessing
+from medexp.data.seen import ranges
 from medexp.data.volumes.regions import REGIONS, values_in_masks
 from medexp.data.volumes.steps import PadTo, ReadChannels, Resample
 from medexp.phases.shared.context import Context, Settings
@@ -127,6 +128,7 @@ def packaged(
         checks=ctx.checks,
         evaluation=judged | dict(evaluation or {}),
         cases=seen_cases(data.manifest, data.facts.values()),
+        seen=ranges(data.facts[case].fields for case in data.ids("train")),
         facts={**made_with(ctx), **known, **facts},
         **content,
     )

@@ -1,0 +1,102 @@
+"""Volumes that somebody wants predicted: a case's folder, a folder of cases, a table, or 4D NIfTI files."""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from medexp.data.inputs import TABLES, Inputs, name_of, rows_of
+from medexp.data.volumes.brats import is_nifti
+from medexp.data.volumes.cases import Case
+from medexp.data.volumes.steps import ReadChannels
+from medexp.data.volumes.suffixes import SUFFIXES, grouped, one_of_each
+from medexp.errors import DataError
+
+_SEG = "seg"
+_DICOM = re.compile(r".*\.(dcm|ima)|DICOMDIR", re.IGNORECASE)
+_CONVERT = "convert it first, as with dcm2niix -z y -o FOLDER DICOM_FOLDER, and name the files of a case {}"
+
+
+def find_inputs(path: Path, read: ReadChannels, patient: Callable[[str], str] = str) -> Inputs:
+    """The cases that a path names. Reads names only.
+
+    A segmentation beside the images is the case's label: nobody needs it, and what is predicted can be held against it.
+
+    Args:
+        path: A case's folder; a folder of case folders, of the files of several cases, or of 4D files; a 4D NIfTI file whose
+            last axis is the channels; a table with a column `path` to a case's folder or a 4D file each.
+        read: How the files of a case are found.
+        patient: From a case's id to its patient.
+
+    Raises:
+        DataError: There is nothing at `path`, or a table cannot be used.
+    """
+    if path.suffix.lower() in TABLES and path.is_file():
+        rows = rows_of(path)
+        owners = {row["id"]: row.get("patient") or patient(row["id"]) for row in rows}
+        labels = {row["id"]: row["label"] for row in rows if row.get("label")}
+        return _cases({row["id"]: Path(row["path"]) for row in rows}, read, owners.__getitem__, labels)
+    if not path.exists():
+        raise DataError(f"{path}: no such file or folder")
+    if not path.is_dir():
+        return _cases({name_of(path): path}, read, patient, {})
+    there = [one for one in sorted(path.iterdir()) if not one.name.startswith(".")]
+    folders = [one for one in there if one.is_dir()]
+    groups = grouped(path, read.suffixes)
+    if len(groups) > 1:
+        return _cases(dict.fromkeys(groups, path), read, patient, {}, together=False)
+    stacked = [one for one in there if is_nifti(one)]
+    if groups or not (folders or stacked):
+        return _cases({path.absolute().name: path}, read, patient, {})
+    return _cases({name_of(one): one for one in [*folders, *stacked]}, read, patient, {})
+
+
+def _cases(
+    paths: Mapping[str, Path],
+    read: ReadChannels,
+    patient: Callable[[str], str],
+    labels: Mapping[str, str],
+    together: bool = True,
+) -> Inputs:
+    """A case a path; where the files of several lie in one folder, not `together`, a case is what its name begins."""
+    cases: list[Case] = []
+    problems: dict[str, str] = {}
+    suffixes = {channel: tuple(read.suffixes[channel]) for channel in read.channels}
+    for name, path in paths.items():
+        if is_nifti(path):
+            cases.append(Case(name, patient(name), (path.absolute(),), None))
+            continue
+        if not path.is_dir():
+            what = "neither a case's folder nor a NIfTI file (.nii, .nii.gz)" if path.exists() else "no such file or folder"
+            problems[name] = f"{path}: {what}"
+            continue
+        groups = grouped(path.absolute(), suffixes | {_SEG: SUFFIXES[_SEG]})
+        files: dict[str, list[Path]] = {}
+        for group, of_group in groups.items():
+            for channel, found in of_group.items() if together or group == name else ():
+                files.setdefault(channel, []).extend(found)
+        if not files and any(_is_dicom(one) for one in path.iterdir()):
+            wanted = " ".join(f"CASE-{endings[0]}.nii.gz" for endings in suffixes.values())
+            problems[name] = f"{path}: holds DICOM, NIfTI is wanted: {_CONVERT.format(wanted)}"
+            continue
+        one, wrong = one_of_each(name, files, suffixes)
+        segmentations: Sequence[Path] = files.get(_SEG, ())
+        if len(segmentations) > 1:
+            wrong.append(
+                f"{name}: {len(segmentations)} files for {_SEG} ({', '.join(p.name for p in segmentations)}); keep one"
+            )
+        if wrong:
+            problems[name] = "; ".join(wrong)
+        else:
+            images = tuple(one[channel] for channel in read.channels)
+            cases.append(Case(name, patient(name), images, segmentations[0] if segmentations else None))
+    return Inputs(cases, problems, labels)
+
+
+def _is_dicom(path: Path) -> bool:
+    """By its name, or by the four letters that every DICOM file has after 128 bytes."""
+    if not path.is_file():
+        return False
+    if _DICOM.fullmatch(path.name):
+        return True
+    with path.open("rb") as file:
+        return file.read(132)[128:] == b"DICM"
