@@ -1,5 +1,6 @@
 """The command `medexp`: the registry from a terminal, by the functions that the entry points use, imported when called."""
 
+import itertools
 import json
 import os
 import sys
@@ -79,6 +80,22 @@ def promote(flags: tuple[str, ...]) -> int:
     As `mlflow run . -e promote`: --model NAME --version VERSION; all flags: medexp promote --help.
     """
     return phase_main("promote", flags)
+
+
+@commands.command(context_settings=_PASS_ON)
+@click.argument("words", nargs=-1, type=click.UNPROCESSED)
+def predict(words: tuple[str, ...]) -> int:
+    """Predict new files with a registered model.
+
+    medexp predict MODEL PATH... [--output FOLDER], as `mlflow run . -e predict -P model=MODEL -P input=PATH`; all flags: medexp
+    predict --help.
+    """
+    named = list(itertools.takewhile(lambda word: not word.startswith("--"), words))
+    flags = [*words[len(named) :]]
+    if named:
+        model, *paths = named
+        flags += ["--model", _uri(model), *(["--input", json.dumps(paths)] if paths else [])]
+    return phase_main("predict", flags)
 
 
 @commands.command()

@@ -89,11 +89,7 @@ class DataConfig:
     jobs: Jobs
 
     def problems(self) -> Iterator[str]:
-        if (self.labels == "map") != (self.label_map is not None):
-            found = "nothing" if self.label_map is None else self.label_map
-            yield f"label_map: found {found} with labels={self.labels}; it is for labels=map, which needs it, and for no other"
-        elif self.label_map is not None and (bad := sorted(set(self.label_map.values()) - {0, 1, 2, 3})):
-            yield f"label_map: maps to {bad}; allowed are 0, 1, 2 and 3"
+        yield from label_problems(self.labels, self.label_map)
         yield from _fractions(self.val_fraction, self.test_fraction)
 
     @property
@@ -106,6 +102,15 @@ class DataConfig:
         """What the values in the segmentation files mean, in words."""
         edition = EDITIONS.get(self.labels)
         return f"{self.labels}: {edition.in_words}" if edition else f"map: {self.label_map}"
+
+
+def label_problems(labels: Labels | None, label_map: Mapping[int, int] | None) -> Iterator[str]:
+    """What contradicts in `labels` and `label_map` of a block."""
+    if (labels == "map") != (label_map is not None):
+        found = "nothing" if label_map is None else label_map
+        yield f"label_map: found {found} with labels={labels}; it is for labels=map, which needs it, and for no other"
+    elif label_map is not None and (bad := sorted(set(label_map.values()) - {0, 1, 2, 3})):
+        yield f"label_map: maps to {bad}; allowed are 0, 1, 2 and 3"
 
 
 @dataclass(frozen=True)

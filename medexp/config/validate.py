@@ -259,4 +259,6 @@ def _of_text(text: str, kind: Any) -> Any:
         raise ValueError(text)  # to YAML nothing is null; a flag whose value went missing says nothing
     inner = [part for part in parts if get_origin(part) is tuple]
     only_text = any(bare(item) is str for part in inner for item in get_args(part))
+    if only_text and not text.lstrip().startswith("["):
+        return [text]  # one alone needs no brackets
     return parse_yaml(text, only_text=only_text)

@@ -89,28 +89,38 @@ def evaluate_segmentation(
     Raises:
         TrainingDiverged: The network gives NaN or infinity, which would count as no tumour.
     """
-    voxel = math.prod(spacing)
 
     def judge(item: Any) -> dict[str, Any]:
-        image = item["image"].unsqueeze(0).to(accelerator.device)
-        truth = to_regions(item["label"].unsqueeze(0).to(accelerator.device))
-        logits = predict(image)
-        demand_finite(logits, [item["case"]])
-        predicted = (logits > 0).float()
-        dice = compute_dice(predicted, truth, include_background=True)[0]
-        false = torch.where(truth[0].flatten(1).any(1), math.nan, predicted[0].flatten(1).sum(1) * voxel)
-        row = {"case": item["case"], "ce": float(binary_cross_entropy_with_logits(logits, truth))}
-        row |= {f"dice_{region}": float(value) for region, value in zip(REGIONS, dice, strict=True)}
-        row |= {f"false_{region}": float(value) for region, value in zip(REGIONS, false, strict=True)}
-        if hd95:
-            row |= {f"hd95_{region}": value for region, value in zip(REGIONS, _hd95(predicted, truth, spacing), strict=True)}
-        if native is not None:
-            row |= native(item["case"], logits[0].cpu(), item["affine"])
+        logits = predict(item["image"].unsqueeze(0).to(accelerator.device))
+        row = case_scores(item, logits, spacing, hd95, native)
         if on_prediction is not None:
-            on_prediction(item["case"], item["image"], item["label"], predicted[0].cpu())
+            on_prediction(item["case"], item["image"], item["label"], (logits[0] > 0).float().cpu())
         return row
 
     return pd.DataFrame(map_cases(judge, cases, accelerator, "  evaluating"))
+
+
+def case_scores(
+    item: Mapping[str, Any], logits: Tensor, spacing: Sequence[float], hd95: bool = True, native: Native | None = None
+) -> dict[str, Any]:
+    """The row of one case in `evaluate_segmentation`.
+
+    Args:
+        item: Of `evaluation_dataset`: `case`, `label` and, with `native`, `affine`.
+        logits: What the network says of it (1, 3, X, Y, Z), float32.
+        spacing: As of `evaluate_segmentation`, like all else.
+    """
+    truth = to_regions(item["label"].unsqueeze(0).to(logits.device))
+    demand_finite(logits, [item["case"]])
+    predicted = (logits > 0).float()
+    dice = compute_dice(predicted, truth, include_background=True)[0]
+    false = torch.where(truth[0].flatten(1).any(1), math.nan, predicted[0].flatten(1).sum(1) * math.prod(spacing))
+    row = {"case": item["case"], "ce": float(binary_cross_entropy_with_logits(logits, truth))}
+    row |= {f"dice_{region}": float(value) for region, value in zip(REGIONS, dice, strict=True)}
+    row |= {f"false_{region}": float(value) for region, value in zip(REGIONS, false, strict=True)}
+    if hd95:
+        row |= {f"hd95_{region}": value for region, value in zip(REGIONS, _hd95(predicted, truth, spacing), strict=True)}
+    return row if native is None else row | native(item["case"], logits[0].cpu(), item["affine"])
 
 
 def mask_on_own_grid(

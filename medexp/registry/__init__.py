@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch import nn
 
+    from medexp.config.networks import FeatureKind
     from medexp.registry.predictors import Predictor
     from medexp.registry.store import Pulled
 
@@ -67,7 +68,7 @@ def load(uri: str, base: "nn.Module | Path | str | None" = None) -> "nn.Module":
     return load_verified(pull(uri).folder, base)
 
 
-def predictor(uri: str, device: str = "auto") -> "Predictor":
+def predictor(uri: str, device: str = "auto", features: "FeatureKind | None" = None) -> "Predictor":
     """A registered model that takes files: each is prepared as the model's contract says, which nobody has to know.
 
         segment = registry.predictor("models:/phase1_segmenter@champion")
@@ -76,6 +77,8 @@ def predictor(uri: str, device: str = "auto") -> "Predictor":
     Args:
         uri: `models:/NAME@alias` or `models:/NAME/VERSION`.
         device: auto, cpu, cuda or mps.
+        features: gap10, multiscale or tumour_weighted, of an encoder or a segmenter (`medexp.models.swin.features.KINDS`);
+            without it an encoder gives those that are used downstream, and a segmenter none.
 
     Returns:
         Called with a path (a case's folder, a 4D NIfTI file, a picture) it gives a `Prediction`: a mask on the grid of the
@@ -87,4 +90,4 @@ def predictor(uri: str, device: str = "auto") -> "Predictor":
     """
     from medexp.registry.predictors import predictor as prepared
 
-    return prepared(uri, device)
+    return prepared(uri, device, features)

@@ -8,31 +8,38 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import torch
+from monai.transforms import DivisiblePad
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from medexp.arrays import Array
+from medexp.config.networks import FeatureKind
 from medexp.data import seen
 from medexp.data.headers import of_volume
+from medexp.data.images import facts as of_image
 from medexp.data.images import inputs as pictures
 from medexp.data.images import transforms as images
 from medexp.data.images.kaggle import read_kaggle
 from medexp.data.inputs import Inputs
 from medexp.data.preprocessing import Preprocessing
+from medexp.data.volumes import facts as of_case
 from medexp.data.volumes import inputs as volume_inputs
 from medexp.data.volumes import transforms as volumes
 from medexp.data.volumes.brats import read_case
 from medexp.data.volumes.cases import CHANNELS, Case
-from medexp.data.volumes.facts import fields_of
 from medexp.data.volumes.steps import ReadChannels, SlidingWindow
 from medexp.errors import DataError, RegistryError
 from medexp.evaluation.batches import demand_finite
 from medexp.evaluation.segmentation import mask_on_own_grid, sliding_window
 from medexp.models.kinds import ONLY, outputs_of
+from medexp.models.swin.features import DEFAULT, KINDS
+from medexp.models.swin.network import DIVISOR, SwinEncoder, SwinSegmenter, features
 from medexp.registry.contracts import outputs_said, preprocessing_of
-from medexp.registry.loading import load_verified
+from medexp.registry.loading import load_verified, whole_network
 from medexp.registry.packages import MANIFEST, SEEN, network_of, read_json
 from medexp.registry.store import Pulled, pin, pull
+
+_PAD = DivisiblePad(k=DIVISOR)
 
 
 @dataclass(frozen=True)
@@ -44,16 +51,20 @@ class Ready:
         image: (C, X, Y, Z) or (1, H, W), float32.
         affine: From the image's voxels to RAS+ mm; None for a picture.
         shape: Of the files' grid.
+        label: Classes 0 to 3 (X, Y, Z) of the image's voxels; None where nobody asked, or nobody knows.
         own: From the files' voxels to RAS+ mm; None for a picture.
         outside: What of it lies outside what the model saw, a sentence each.
+        identity: What the leak guard asks for: case, patient, scan, voxels_sha256, perceptual_hash; empty where nobody asked.
     """
 
     case: Any
     image: Tensor
     affine: Tensor | None
     shape: tuple[int, ...]
+    label: Tensor | None
     own: NDArray[np.float64] | None
     outside: tuple[str, ...]
+    identity: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -84,6 +95,7 @@ class Predictor:
 
     Attributes:
         called: Name and version.
+        pulled: Its package, as it was pulled; None of a folder.
         digest: Of its package.
         folder: Its package.
         net: Its network, in eval mode, on the device.
@@ -91,6 +103,7 @@ class Predictor:
         preprocessing: What is done to a file first.
         outputs: By name of the network's outputs, what they mean.
         device: Where it computes.
+        features: The kind of features that is given, of a SwinUNETR or its encoder; empty: none beside the outputs.
     """
 
     called: str
@@ -101,6 +114,8 @@ class Predictor:
     preprocessing: Preprocessing
     outputs: Mapping[str, Mapping[str, Any]]
     device: torch.device
+    features: FeatureKind | None = None
+    pulled: Pulled | None = None
 
     def __call__(self, path: str | Path) -> Prediction:
         """What the model says of a case.
@@ -120,6 +135,11 @@ class Predictor:
             )
         return self.answer(self.ready(found.cases[0]))
 
+    @property
+    def encodes(self) -> bool:
+        """Whether features are all that it gives."""
+        return {meaning["what"] for meaning in self.outputs.values()} == {"features"}
+
     def find(self, path: str | Path, patient: Callable[[str], str] = str) -> Inputs:
         """The cases that a path names, of the kind that the model takes.
 
@@ -132,8 +152,13 @@ class Predictor:
             return pictures.find_inputs(place, patient)
         return volume_inputs.find_inputs(place, self.preprocessing.get(ReadChannels), patient)
 
-    def ready(self, case: Any) -> Ready:
+    def ready(self, case: Any, classes: Mapping[int, int] | None = None, *, identify: bool = False) -> Ready:
         """A case as the network takes it: read, checked, and all steps of the contract executed.
+
+        Args:
+            case: As `find` gives it.
+            classes: From the values of its segmentation to classes 0 to 3, where that is to be brought along.
+            identify: Whether the leak guard will ask for it.
 
         Raises:
             DataError: It cannot be read, or is none that the network can take.
@@ -142,30 +167,47 @@ class Predictor:
         if self.preprocessing.data == "images":
             read = read_kaggle(case.path)
             image = images.execute(self.preprocessing.steps, read.image)
-            return Ready(case, image, None, read.image.shape, None, tuple(seen.outside(read.header, known)))
+            identity = _identity(case, *of_image.identity(read.image)) if identify else {}
+            outside = tuple(seen.outside(read.header, known))
+            return Ready(case, image, None, read.image.shape, None, None, outside, identity)
         assert isinstance(case, Case)
-        volume = read_case(replace(case, label=None), {})
+        labelled = classes is not None and case.label is not None
+        volume = read_case(case if labelled else replace(case, label=None), classes or {})
         shape = volume.image.shape[1:]
         if min(shape) < 2:
             told = f"a volume of one slice, {' x '.join(map(str, shape))} voxels"
             raise DataError(f"case {case.id}: {told}; {self.called} takes whole volumes")
-        done, channels = volumes.execute(self.preprocessing.steps, volume), self.preprocessing.get(ReadChannels).channels
+        done = volumes.execute(self.preprocessing.steps, volume, labelled)
+        channels = self.preprocessing.get(ReadChannels).channels
         found: Sequence[str] = ()
         if known and channels == CHANNELS and "grounds" in done:
             header = of_volume(dict(zip(channels if len(case.images) > 1 else ("images",), case.images, strict=True)))
-            found = seen.outside(fields_of(header, volume.image, done["grounds"]), known)
+            found = seen.outside(of_case.fields_of(header, volume.image, done["grounds"]), known)
         image = done["image"]
-        return Ready(case, image.as_tensor().float(), image.affine, shape, volume.affine, tuple(found))
+        label = done["label"].as_tensor()[0].round().to(torch.uint8) if labelled else None
+        identity = _identity(case, *of_case.identity(volume)) if identify else {}
+        return Ready(case, image.as_tensor().float(), image.affine, shape, label, volume.affine, tuple(found), identity)
 
     @torch.inference_mode()
-    def answer(self, ready: Ready) -> Prediction:
+    def answer(self, ready: Ready, painted: Mapping[str, int | None] | None = None) -> Prediction:
         """What the network says of a case, put into the terms of its files.
+
+        Args:
+            ready: The case.
+            painted: The value of each region in a mask; None: as in the segmentations that the model was trained on.
 
         Raises:
             TrainingDiverged: NaN or infinity, which would pass for an answer.
         """
         image = ready.image[None].to(self.device)
         said: dict[str, Any] = {}
+        if self.features:
+            assert isinstance(self.net, SwinSegmenter | SwinEncoder)
+            found = features(self.net, torch.as_tensor(_PAD(image[0]))[None], [self.features])[self.features]
+            demand_finite(found, [ready.case.id])
+            said["features"] = found[0].float().cpu().numpy()
+            if self.encodes:
+                return Prediction(ready.case.id, outside=ready.outside, **said)
         if window := self.preprocessing.find(SlidingWindow):
             run = sliding_window(self.net, window.size, window.overlap, blending=window.blending)
             given = {ONLY: run(image)}
@@ -173,15 +215,17 @@ class Predictor:
             given = outputs_of(self.net, self.architecture, {ONLY: image})
         for name, output in given.items():
             demand_finite(output, [ready.case.id])
-            said |= self._in_terms(self.outputs[name], output[0].float().cpu(), ready)
+            said |= self._in_terms(self.outputs[name], output[0].float().cpu(), ready, painted)
         return Prediction(ready.case.id, outside=ready.outside, **said)
 
-    def _in_terms(self, meaning: Mapping[str, Any], output: Tensor, ready: Ready) -> dict[str, Any]:
+    def _in_terms(
+        self, meaning: Mapping[str, Any], output: Tensor, ready: Ready, painted: Mapping[str, int | None] | None
+    ) -> dict[str, Any]:
         match meaning["what"]:
             case "regions":
                 assert ready.own is not None
                 assert ready.affine is not None
-                mask = mask_on_own_grid(output, ready.affine, ready.shape, ready.own, meaning["painted"])
+                mask = mask_on_own_grid(output, ready.affine, ready.shape, ready.own, painted or meaning["painted"])
                 return {"mask": as_nifti(mask, ready.own, self.called), "logits": output}
             case "mask":
                 own = images.onto_own_pixels(output, (ready.shape[0], ready.shape[1]))
@@ -192,6 +236,11 @@ class Predictor:
                 return {"features": output.numpy()}
             case unknown:
                 raise RegistryError(f"contract.json of {self.called}: an output is {unknown!r}, which medexp does not know")
+
+
+def _identity(case: Any, voxels_sha256: str, perceptual_hash: Sequence[str]) -> dict[str, Any]:
+    named = {"case": case.id, "patient": case.patient, "scan": case.scan}
+    return {**named, "voxels_sha256": voxels_sha256, "perceptual_hash": tuple(perceptual_hash)}
 
 
 def as_nifti(mask: NDArray[np.uint8], affine: NDArray[np.float64], called: str) -> Any:
@@ -208,34 +257,39 @@ def as_nifti(mask: NDArray[np.uint8], affine: NDArray[np.float64], called: str) 
     return image
 
 
-def predictor(uri: str, device: str = "auto") -> Predictor:
+def predictor(uri: str, device: str = "auto", kind: FeatureKind | None = None) -> Predictor:
     """`medexp.registry.predictor`."""
     pulled = pull(uri)
     pin(pulled)
-    return of_pulled(pulled, device)
+    made = from_package(pulled.folder, f"{pulled.name} version {pulled.version}", device, kind)
+    return replace(made, pulled=pulled)
 
 
-def of_pulled(pulled: Pulled, device: str = "auto") -> Predictor:
-    """A model that was pulled, and verified with that."""
-    return from_package(pulled.folder, f"{pulled.name} version {pulled.version}", device)
-
-
-def from_package(folder: Path, called: str, device: str = "auto") -> Predictor:
+def from_package(folder: Path, called: str, device: str = "auto", kind: FeatureKind | None = None) -> Predictor:
     """A package that was verified.
 
     Args:
         folder: The package.
         called: Name and version, for messages.
         device: auto, cpu, cuda or mps.
+        kind: The features that are wanted; None: of an encoder `medexp.models.swin.features.DEFAULT`, else none.
 
     Raises:
         RegistryError: It names steps or outputs that this version of medexp does not know, or cannot be loaded.
     """
     contract = read_json(folder, "contract.json")
     preprocessing, outputs = preprocessing_of(folder, called), outputs_said(contract)  # before the weights are read
-    chosen, digest = device_of(device), read_json(folder, MANIFEST)["digest"]
-    net = load_verified(folder).to(chosen)
-    return Predictor(called, digest, folder, net, network_of(contract), preprocessing, outputs, chosen)
+    architecture, digest = network_of(contract), read_json(folder, MANIFEST)["digest"]
+    encodes = any(meaning["what"] == "features" for meaning in outputs.values())
+    if architecture["kind"] == "swin_encoder":
+        kind = kind or DEFAULT
+    elif kind and architecture["kind"] != "swin_unetr":
+        raise RegistryError(f"features={kind}: {called} is a {architecture['kind']}; encoders and segmenters give features")
+    net = whole_network(folder) if encodes and kind and KINDS[kind].decoder else load_verified(folder)
+    chosen = device_of(device)
+    if adapted := getattr(net, "get_base_model", None):  # of peft, whose import takes seconds
+        net = adapted()
+    return Predictor(called, digest, folder, net.to(chosen), architecture, preprocessing, outputs, chosen, kind)
 
 
 def device_of(device: str) -> torch.device:

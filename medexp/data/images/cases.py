@@ -24,3 +24,8 @@ class LabelledImage:
     scan: str
     path: Path
     label: int | None
+
+    @property
+    def images(self) -> tuple[Path, ...]:
+        """Its file, as the images of a volume's case."""
+        return (self.path,)

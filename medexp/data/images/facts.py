@@ -137,6 +137,11 @@ def _record(image: LabelledImage) -> dict[str, Any]:
     }
 
 
+def identity(pixels: NDArray[np.float32]) -> tuple[str, tuple[str, ...]]:
+    """`voxels_sha256` and `perceptual_hash` of a picture, by which it is known again."""
+    return _sha256(pixels + np.float32(0)), perceptual_hash(pixels, cropped=True)
+
+
 def _sha256(array: NDArray[Any]) -> str:
     whole = hashlib.sha256(repr(array.shape).encode())
     whole.update(np.ascontiguousarray(array, array.dtype.newbyteorder("<")).data)

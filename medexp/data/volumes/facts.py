@@ -88,6 +88,11 @@ class CaseFacts:
         return {**self.header, **dict(zip(INTENSITY_STATISTICS, self.intensity, strict=True))}
 
 
+def identity(volume: Volume) -> tuple[str, tuple[str, ...]]:
+    """`voxels_sha256` and `perceptual_hash` of a volume, by which it is known again."""
+    return _digests(volume)[1], perceptual_hash(_t1n(volume))
+
+
 def fields_of(header: Header, image: NDArray[np.float32], grounds: Sequence[Ground]) -> dict[str, Field]:
     """What `CaseFacts.fields` has, of a case that nobody described.
 

@@ -1,0 +1,258 @@
+"""A registered model on new files: found, prepared as its contract says, predicted, written, scored where a truth is there.
+
+Cases are read ahead in threads while one is predicted, and each is written before the next: memory does not grow with their
+number, and the same command again goes on where it was stopped.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from rich import get_console
+from rich.progress import track
+
+import medexp
+from medexp import registry
+from medexp.checks import Check, Severity
+from medexp.data.inputs import Inputs, fingerprint
+from medexp.data.manifest import data_digest
+from medexp.data.splits import patient_of
+from medexp.data.volumes.phantoms import ensure_phantoms
+from medexp.errors import ConfigError, DataError, MedexpError, StorageError, all_problems
+from medexp.phases.predict import PHASE
+from medexp.phases.predict.config import PredictConfig
+from medexp.phases.predict.report import log_predicted, picture, summary, volumes_in_mm3
+from medexp.phases.predict.scoring import Truth, intervals, scored, truth_of
+from medexp.phases.predict.written import Record, claim, record_of, tables, write
+from medexp.phases.shared.context import Context, context
+from medexp.registry.external import log_external
+from medexp.registry.leaks import leak_check
+from medexp.registry.predictors import Predictor, Ready
+from medexp.tracking.datasets import log_datasets
+
+_SEED = 2  # of the phantoms: no base was trained on them, and no probe
+
+
+@dataclass(frozen=True)
+class Work:
+    """The model, the cases, what is known of them, and where predictions go.
+
+    Attributes:
+        predictor: The model.
+        inputs: The cases.
+        source: What they are, in words.
+        truth: What is known of them.
+        folder: Where predictions go.
+        made_with: What answers follow from beside the case.
+    """
+
+    predictor: Predictor
+    inputs: Inputs
+    source: str
+    truth: Truth
+    folder: Path
+    made_with: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Done:
+    """What came of the cases.
+
+    Attributes:
+        records: The sidecars of those that were predicted, now or before.
+        problems: What is wrong with the others, by id.
+        before: How many were predicted before.
+    """
+
+    records: Sequence[Record]
+    problems: Mapping[str, str]
+    before: int
+
+    @property
+    def scored(self) -> list[Record]:
+        """Of those whose truth is known."""
+        return [record for record in self.records if record["scores"]]
+
+
+def run(config: PredictConfig) -> None:
+    """The whole phase; `PredictConfig` says what can be set.
+
+    Raises:
+        DataError: Nothing of the input can be predicted.
+        RegistryError: There is no such model, or its contract names something that this version of medexp does not know.
+        ConfigError: The output is no place for these predictions.
+    """
+    with context(PHASE, config) as ctx:
+        work = read(ctx)
+        done = predict(ctx, work)
+        rows = tables(work.folder, done.records, done.problems)
+        scores = pd.DataFrame([record["scores"] | {"patient": record["patient"]} for record in done.scored])
+        scores = rows.merge(scores.assign(case=[record["case"] for record in done.scored]), on=["case", "patient"])
+        found = intervals(scores, work.truth, config) if len(scores) else {}
+        ctx.check(all_predicted(work, done), *(leaks := guard(ctx, work, done)))
+        seen = [
+            f"These scores are no external validation: {check.title.lower()} fails, {check.found}."
+            for check in leaks
+            if not check.passed
+        ]
+        log_predicted(ctx, work.folder, rows, scores, found)
+        digest = log_inputs(ctx, work, done)
+        if config.evaluate and not seen:
+            assert work.predictor.pulled is not None
+            log_external(work.predictor.pulled, ctx.run.id, work.source, digest, found)
+        ctx.finish(summary(ctx, work.predictor, work.source, work.folder, rows, done.problems, done.before, found, seen))
+
+
+def read(ctx: Context[PredictConfig]) -> Work:
+    """The model and the cases; the place of the output is claimed when both are good.
+
+    Raises:
+        DataError: There are no cases, or none that the model can take.
+        ConfigError: `evaluate` has nothing to go by, or the output is no place for these predictions.
+    """
+    config = ctx.config
+    predictor = registry.predictor(config.model, str(ctx.device), config.features)
+    paths = [Path(path).expanduser() for path in config.input]
+    embedded = [] if paths else [ensure_phantoms("meningioma", config.phantoms, _SEED, ctx.cache)]
+    patient = patient_of(config.data.patient_pattern)
+    inputs = together([predictor.find(path, patient) for path in paths or embedded])
+    if not inputs.cases:
+        told = list(inputs.problems.values()) or ["no case in it"]
+        raise DataError(all_problems(f"input for {predictor.called}", told))
+    truth = truth_of(predictor, inputs, config)
+    if config.evaluate and not (truth.labels or any(getattr(case, "label", None) for case in inputs.cases)):
+        raise ConfigError("evaluate=true: no truth lies beside the cases: a segmentation, or a column label of a table")
+    made_with: dict[str, Any] = {"model": predictor.called, "digest": predictor.digest, "kind_of_features": predictor.features}
+    made_with |= {"values": dict(truth.painted), "preprocessing": predictor.preprocessing.in_words}
+    folder = Path(config.output).expanduser() if config.output else ctx.run.folder / "predictions"
+    claim(folder, paths, made_with)
+    return Work(predictor, inputs, ", ".join(config.input) or "meningioma phantoms", truth, folder, made_with)
+
+
+def together(found: Sequence[Inputs]) -> Inputs:
+    """The cases of several paths.
+
+    Raises:
+        DataError: An id is in two of them.
+    """
+    ids = [case.id for one in found for case in one.cases] + [name for one in found for name in one.problems]
+    if twice := sorted({name for name in ids if ids.count(name) > 1}):
+        raise DataError(f"input: the case {', '.join(twice)} is in several paths; give a table with a column id")
+    return Inputs(
+        [case for one in found for case in one.cases],
+        {name: told for one in found for name, told in one.problems.items()},
+        {name: label for one in found for name, label in one.labels.items()},
+    )
+
+
+def predict(ctx: Context[PredictConfig], work: Work) -> Done:
+    """Every case that is not done yet; one that fails is a problem, and the others go on.
+
+    Raises:
+        DataError: None could be predicted.
+        StorageError: The output cannot be written.
+    """
+    records: list[Record] = []
+    problems, before = dict(work.inputs.problems), 0
+    hidden = not get_console().is_terminal
+    cases = track(ahead(work, ctx.config.data.jobs), "predicting", len(work.inputs.cases), transient=True, disable=hidden)
+    for case, coming in cases:
+        try:
+            known, stamp, ready = coming.result()
+            if ready is None:
+                records.append(known)
+                before += 1
+            else:
+                records.append(predicted(ctx, work, ready, stamp, len(records) - before))
+        except StorageError:
+            raise
+        except MedexpError as error:
+            problems[case.id] = " ".join(str(error).split())
+            print(f"{case.id}: not predicted: {problems[case.id]}", flush=True)
+    if not records:
+        raise DataError(all_problems(f"none of {len(problems)} cases can be predicted", list(problems.values())))
+    return Done(records, problems, before)
+
+
+def ahead(work: Work, jobs: int) -> Iterator[tuple[Any, Future[tuple[Record, str, Ready | None]]]]:
+    """The cases with what is coming of each: as many are read at a time as there are jobs, and no more are held."""
+
+    def begin(case: Any) -> tuple[Record, str, Ready | None]:
+        stamp, known = fingerprint(case.images), record_of(work.folder, case.id)
+        if not known or (is_known(work, case) and not known["scores"]):  # a truth may have come later
+            return known, stamp, work.predictor.ready(case, work.truth.classes, identify=is_known(work, case))
+        if known["sha256"] != stamp:
+            raise DataError(
+                f"case {case.id}: its files are others than those that {work.folder} was made of; give another output"
+            )
+        return known, stamp, None
+
+    with ThreadPoolExecutor(jobs) as pool:
+        waiting = iter(work.inputs.cases)
+        coming = [(case, pool.submit(begin, case)) for case in islice(waiting, jobs)]
+        while coming:
+            yield coming.pop(0)
+            coming += [(case, pool.submit(begin, case)) for case in islice(waiting, 1)]
+
+
+def is_known(work: Work, case: Any) -> bool:
+    """Whether the truth of a case is there."""
+    return case.id in work.truth.labels or (work.truth.classes is not None and case.label is not None)
+
+
+def predicted(ctx: Context[PredictConfig], work: Work, ready: Ready, stamp: str, number: int) -> Record:
+    """A case predicted, written and, if it is one of the first, drawn."""
+    found = work.predictor.answer(ready, work.truth.painted or None)
+    case = ready.case
+    record: Record = {
+        "case": case.id,
+        "patient": case.patient,
+        **{key: value for key, value in work.made_with.items() if key != "values" or value},
+        "files": [path.name for path in case.images],
+        "sha256": stamp,
+        "network_saw": list(ready.image.shape),
+        "outside": list(ready.outside),
+        "mm3": volumes_in_mm3(found, ready, work.truth.painted),
+        "medexp": medexp.__version__,
+        "run": ctx.run.id,
+        "scores": scored(work.predictor, work.truth, ready, found),
+        "identity": ready.identity,
+    }
+    written = write(work.folder, found, record)
+    if number < ctx.config.shown:
+        picture(ctx, work.predictor, ready, found)
+    return written
+
+
+def all_predicted(work: Work, done: Done) -> Check:
+    """PREDICT_CASES: every case was predicted."""
+    return Check(
+        "PREDICT_CASES",
+        "Every case was predicted",
+        Severity.BLOCKING,
+        not done.problems,
+        "none failed",
+        {"predicted": len(done.records), "failed": len(done.problems), "before": done.before},
+        f"{work.folder / 'errors.csv'} says why each failed; mend them, and the same command again predicts these alone.",
+    )
+
+
+def guard(ctx: Context[PredictConfig], work: Work, done: Done) -> list[Check]:
+    """LEAK, where cases are scored: the model has not seen them. It blocks what would be written to the version."""
+    if not done.scored or work.predictor.pulled is None:
+        return []
+    check = leak_check(work.predictor.pulled, pd.DataFrame([record["identity"] for record in done.scored]))
+    return [check if ctx.config.evaluate else replace(check, severity=Severity.DIAGNOSTIC)]
+
+
+def log_inputs(ctx: Context[PredictConfig], work: Work, done: Done) -> str:
+    """The cases as an input of the run; their digest."""
+    manifest = pd.DataFrame([{key: record[key] for key in ("case", "patient", "sha256")} for record in done.records])
+    manifest = manifest.assign(split="predicted").sort_values("case", ignore_index=True)
+    digest = data_digest(manifest)
+    log_datasets(ctx.run, manifest, {"predicted": digest}, work.source, PHASE.name)
+    return digest

@@ -1,0 +1,118 @@
+"""What predict leaves behind in its run, and what it says."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from nibabel.affines import voxel_sizes
+
+from medexp.data.images.transforms import onto_own_pixels
+from medexp.data.volumes.steps import Resample
+from medexp.evaluation.intervals import Interval
+from medexp.phases.predict.config import PredictConfig
+from medexp.phases.shared.context import Context
+from medexp.phases.shared.publishing import Summary
+from medexp.registry.predictors import Prediction, Predictor, Ready
+from medexp.tracking.figures import gallery, overlay
+
+_T1C = 1  # the channel that a volume is shown by
+_SHOWN = 12  # cases in the terminal
+_NAMES = {"ece": "ECE", "auroc": "AUROC", "brier": "Brier score"}
+
+
+def volumes_in_mm3(found: Prediction, ready: Ready, painted: Mapping[str, int | None]) -> dict[str, float]:
+    """Volume of each value of a mask of a volume, by the region that it stands for."""
+    if found.mask is None or ready.own is None:
+        return {}
+    voxel, mask = float(np.prod(voxel_sizes(ready.own))), np.asarray(found.mask.dataobj)
+    inside = {"WT": ("WT", "TC", "ET"), "TC": ("TC", "ET"), "ET": ("ET",)}
+    counts = {region: int((mask == value).sum()) for region, value in painted.items() if value is not None}
+    return {region: voxel * sum(counts.get(part, 0) for part in parts) for region, parts in inside.items()}
+
+
+def picture(ctx: Context[PredictConfig], predictor: Predictor, ready: Ready, found: Prediction) -> None:
+    """A case as the network saw it, with what it said."""
+    case, image = ready.case.id, ready.image.numpy()
+    if found.logits is not None:
+        label = np.zeros(image.shape[1:], np.uint8) if ready.label is None else ready.label.numpy()
+        spacing = predictor.preprocessing.get(Resample).spacing_mm
+        drawn = overlay(image, label, (found.logits > 0).numpy(), f"{case}, {predictor.called}", spacing)
+    else:
+        shares = (found.probabilities or {}).items()
+        caption = "\n".join([case, *(f"{name} {share:.2f}" for name, share in shares)])
+        if ready.own is None:
+            plane = onto_own_pixels(ready.image, (ready.shape[0], ready.shape[1]))[0].numpy()
+        else:  # anterior up, the patient's right on the left
+            plane = image[_T1C, :, :, image.shape[3] // 2].T[::-1, ::-1]
+        drawn = gallery([plane], [caption], predictor.called, predictions=[found.mask if ready.own is None else None])
+    ctx.run.reporter.figure(drawn, f"predictions/{case.replace('/', '_')}.png")
+
+
+def log_predicted(
+    ctx: Context[PredictConfig], folder: Path, rows: pd.DataFrame, scores: pd.DataFrame, found: Mapping[str, Interval]
+) -> None:
+    """Tables and figures of the run."""
+    reporter = ctx.run.reporter
+    reporter.table(rows, "predictions.csv")
+    outside = int((rows["outside"] != "").sum())
+    reporter.metrics({"predict/cases": len(rows), "predict/outside": outside})
+    for name in ("errors.csv", "predictions.json"):
+        if (folder / name).is_file():
+            reporter.file(folder / name)
+    if len(scores):
+        reporter.table(scores, "per_case.csv")
+    if found:
+        ctx.intervals("external/", found)
+
+
+def summary(
+    ctx: Context[PredictConfig],
+    predictor: Predictor,
+    source: str,
+    folder: Path,
+    rows: pd.DataFrame,
+    problems: Mapping[str, str],
+    before: int,
+    found: Mapping[str, Interval],
+    first: Sequence[str],
+) -> Summary:
+    """What was predicted, what lies outside what the model saw, what failed, and scores where a truth is there."""
+    words = [f"{len(rows)} cases of {source} predicted" + (f", {before} of them before." if before else ".")]
+    outside = rows[rows["outside"] != ""]
+    if len(outside):
+        named = "; ".join(f"{case}: {told}" for case, told in zip(outside["case"][:3], outside["outside"][:3], strict=True))
+        words.append(f"{len(outside)} of them lie outside what the model saw (predictions.csv, column outside): {named}.")
+    if problems:
+        words.append(f"{len(problems)} failed, each with its reason in {folder / 'errors.csv'}.")
+    states = {meaning["calibration"] for meaning in predictor.outputs.values() if "calibration" in meaning}
+    words += [f"Calibration of the probabilities: {state}" for state in sorted(states)]
+    about = f"{predictor.called} on {source}"
+    if found:
+        head = ["metric", f"estimate [{ctx.config.confidence:.0%} interval, by patient]", "patients"]
+        table = [[_NAMES.get(name, name), str(interval), str(interval.patients)] for name, interval in found.items()]
+        words.append(
+            "native_dice is of the masks as they were written, on the grid of each case's files; dice, on the network's grid, "
+            "is what phase 1's tables have."
+            if any(name.startswith("native") for name in found)
+            else ""
+        )
+    else:
+        shown = [str(column) for column in rows if column not in ("patient", "mask", "outside")]
+        head = [*shown, "outside"]
+        table = [
+            [*(f"{row[column]:,.3g}" if isinstance(row[column], float) else str(row[column]) for column in shown)]
+            + ["yes" if row["outside"] else ""]
+            for row in rows.head(_SHOWN).to_dict("records")
+        ]
+        if len(rows) > _SHOWN:
+            words.append(f"The first {_SHOWN} are shown; predictions.csv has all.")
+    return Summary(
+        headline=f"predict, {about}",
+        title=about,
+        head=head,
+        rows=table,
+        words=[word for word in words if word],
+        first=first,
+        following=[f"Predictions: {folder}"],
+    )

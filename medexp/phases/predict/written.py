@@ -1,0 +1,153 @@
+"""What is written of predictions, in a folder that is claimed by one model and goes on where it was left.
+
+predictions.json        which model, and with what settings: written first, so that no other model's answers come in between
+CASE.nii.gz, CASE.png   a segmenter's mask, on the grid of the case's files
+CASE.json               a case's sidecar: model, what was done, what of it lies outside; written last: with it the case is done
+predictions.csv         all cases, a row each; of an encoder features.parquet and features.safetensors too
+scores.csv              of the cases beside which a truth lies
+errors.csv              the cases that could not be predicted, and why
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+from PIL import Image
+from safetensors.numpy import save_file
+
+from medexp.errors import ConfigError, DataError, all_problems
+from medexp.files import replacing
+from medexp.registry.predictors import Prediction
+
+CLAIM = "predictions.json"
+Record = dict[str, Any]
+"""A sidecar."""
+
+
+def claim(folder: Path, inputs: Sequence[Path], made_with: Mapping[str, Any]) -> None:
+    """Make a folder the place of one model's predictions.
+
+    Args:
+        folder: Not there yet, empty, or claimed by the same model with the same settings.
+        inputs: What is predicted.
+        made_with: The model and the settings that answers follow from.
+
+    Raises:
+        ConfigError: The folder lies in one of the inputs, holds something else, or another model's predictions; nothing is
+            written.
+        StorageError: It cannot be written.
+    """
+    place = folder.resolve()
+    for one in inputs:
+        if one.is_dir() and place.is_relative_to(one.resolve()):
+            raise ConfigError(
+                f"output: {folder} lies in the input {one}, and would be found as a case of it next time; give another"
+            )
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"output: {folder} is a file; give a folder that is not there yet")
+    known = folder / CLAIM
+    if known.is_file():
+        before = json.loads(known.read_text())
+        differ = [
+            f"{key}: {before.get(key)} there, {made_with[key]} now" for key in made_with if before.get(key) != made_with[key]
+        ]
+        if differ:
+            advice = "Give another output, or the model and settings that it was begun with."
+            raise ConfigError(all_problems(f"output: {folder} holds other predictions", differ, advice))
+        return
+    if folder.is_dir() and (there := sorted(path.name for path in folder.iterdir())):
+        shown = ", ".join(there[:3]) + (", …" if len(there) > 3 else "")
+        raise ConfigError(
+            f"output: {folder} exists and holds {shown}; nothing is overwritten. Give a folder that is not there yet"
+        )
+    with replacing(known) as temporary:
+        temporary.write_text(json.dumps(made_with, indent=2) + "\n")
+
+
+def record_of(folder: Path, case: str) -> Record:
+    """A case's sidecar; empty where it is not done.
+
+    Raises:
+        DataError: The id of the case is no name of a file in the folder, or its sidecar is damaged.
+    """
+    path = _sidecar(folder, case)
+    if not path.is_file():
+        return {}
+    try:
+        record: Record = json.loads(path.read_text())
+    except ValueError as error:
+        raise DataError(f"case {case}: {path} is damaged ({error}); remove it, and it is predicted again") from error
+    return record
+
+
+def write(folder: Path, prediction: Prediction, record: Record) -> Record:
+    """A case's mask, where it has one, and its sidecar, which is returned.
+
+    Raises:
+        StorageError: The folder cannot be written.
+    """
+    if prediction.mask is not None:
+        ending = ".png" if isinstance(prediction.mask, np.ndarray) else ".nii.gz"
+        place = folder / f"{prediction.case}{ending}"
+        with replacing(place) as temporary:
+            if ending == ".png":
+                Image.fromarray(prediction.mask * 255).save(temporary)
+            else:
+                nib.save(prediction.mask, temporary)
+        record = record | {"mask": place.relative_to(folder).as_posix()}
+    if prediction.features is not None:
+        record = record | {"features": [float(value) for value in prediction.features]}
+    if prediction.probabilities is not None:
+        record = record | {"probabilities": dict(prediction.probabilities)}
+    with replacing(_sidecar(folder, prediction.case)) as temporary:
+        temporary.write_text(json.dumps(record, indent=2) + "\n")
+    return record
+
+
+def tables(folder: Path, records: Sequence[Record], problems: Mapping[str, str]) -> pd.DataFrame:
+    """All cases in one table, and what else stands in tables; they are written anew from the sidecars."""
+    rows = pd.DataFrame([_row(record) for record in records])
+    _write(rows, folder / "predictions.csv")
+    if encoded := {record["case"]: record["features"] for record in records if "features" in record}:
+        features = pd.DataFrame.from_dict(encoded, orient="index").astype(np.float32)
+        features.columns = pd.Index([f"f{index}" for index in range(features.shape[1])])
+        with replacing(folder / "features.parquet") as temporary:
+            features.rename_axis("case").to_parquet(temporary)
+        with replacing(folder / "features.safetensors") as temporary:
+            save_file({name: np.asarray(values, np.float32) for name, values in encoded.items()}, temporary)
+    if problems:
+        _write(pd.DataFrame(list(problems.items()), columns=["case", "problem"]), folder / "errors.csv")
+    else:
+        (folder / "errors.csv").unlink(missing_ok=True)
+    if scored := [
+        {key: record[key] for key in ("case", "patient")} | record["scores"] for record in records if record["scores"]
+    ]:
+        _write(pd.DataFrame(scored), folder / "scores.csv")
+    return rows
+
+
+def _row(record: Record) -> dict[str, Any]:
+    shares = record.get("probabilities", {})
+    row: dict[str, Any] = {key: record[key] for key in ("case", "patient", "mask") if key in record}
+    row |= {f"{region}_mm3": volume for region, volume in record.get("mm3", {}).items()}
+    if shares:
+        row |= {"predicted": max(shares, key=shares.__getitem__)} | {
+            f"probability_{name}": share for name, share in shares.items()
+        }
+    return row | {"outside": "; ".join(record["outside"])}
+
+
+def _write(table: pd.DataFrame, path: Path) -> None:
+    with replacing(path) as temporary:
+        table.to_csv(temporary, index=False)
+
+
+def _sidecar(folder: Path, case: str) -> Path:
+    path = folder / f"{case}.json"
+    if not path.resolve().is_relative_to(folder.resolve()) or path.name in (CLAIM, ".json") or "\0" in case:
+        raise DataError(f"case {case!r}: is no name of a file in the output; give another id")
+    return path

@@ -1,0 +1,51 @@
+"""External validation: what a version came to on cases that it has not seen, told on the page of the version."""
+
+import json
+import math
+import time
+from collections.abc import Mapping
+
+from mlflow import MlflowClient
+from mlflow.entities import Metric
+
+from medexp.evaluation.intervals import Interval
+from medexp.registry.client import answering
+from medexp.registry.store import Pulled
+
+EXTERNAL = "medexp.external."
+"""Tags of a version; the rest is the run's id."""
+
+
+def log_external(pulled: Pulled, run_id: str, source: str, digest: str, scores: Mapping[str, Interval]) -> str:
+    """Write scores to the version that was predicted with: a tag that names the run, and metrics of the model.
+
+    Args:
+        pulled: The version.
+        run_id: The run that has the scores, with all that they rest on.
+        source: What the cases are, in words.
+        digest: Of the cases, at most 36 characters.
+        scores: With their intervals.
+
+    Returns:
+        What the tag says.
+
+    Raises:
+        StorageError: The registry does not answer.
+    """
+    client = MlflowClient()
+    figures = {name: [interval.estimate, interval.low, interval.high, interval.patients] for name, interval in scores.items()}
+    told = {"cases": source, "data_digest": digest, "estimate_low_high_patients": _finite(figures)}
+    with answering():
+        version = client.get_model_version(pulled.name, pulled.version)
+        client.set_model_version_tag(pulled.name, pulled.version, f"{EXTERNAL}{run_id}", json.dumps(told))
+        if version.model_id:
+            now = int(time.time() * 1000)
+            place = {"model_id": version.model_id, "dataset_name": source[:250], "dataset_digest": digest, "run_id": run_id}
+            metrics = [Metric(f"external/{name}", one.estimate, now, 0, **place) for name, one in scores.items()]
+            client.log_batch(run_id, metrics=metrics)
+    return json.dumps(told)
+
+
+def _finite(figures: Mapping[str, list[float]]) -> dict[str, list[float | None]]:
+    """What JSON can carry: bounds that there are not become null."""
+    return {name: [None if math.isnan(value) else round(value, 6) for value in values] for name, values in figures.items()}
