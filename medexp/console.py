@@ -87,8 +87,8 @@ def promote(flags: tuple[str, ...]) -> int:
 def predict(words: tuple[str, ...]) -> int:
     """Predict new files with a registered model.
 
-    medexp predict MODEL PATH... [--output FOLDER], as `mlflow run . -e predict -P model=MODEL -P input=PATH`; all flags: medexp
-    predict --help.
+    medexp predict MODEL PATH... [--output FOLDER], as `mlflow run . -e predict -P model=MODEL -P input=PATH`; all flags:
+    medexp predict --help.
     """
     named = list(itertools.takewhile(lambda word: not word.startswith("--"), words))
     flags = [*words[len(named) :]]
