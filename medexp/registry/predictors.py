@@ -1,6 +1,6 @@
 """A registered model on new files: the contract of its package executed, and what its network says put into a user's terms."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from medexp.data.images import facts as of_image
 from medexp.data.images import inputs as pictures
 from medexp.data.images import transforms as images
 from medexp.data.images.kaggle import read_kaggle
-from medexp.data.inputs import Inputs
+from medexp.data.inputs import TABLES, Inputs
 from medexp.data.preprocessing import Preprocessing
 from medexp.data.volumes import facts as of_case
 from medexp.data.volumes import inputs as volume_inputs
@@ -40,6 +40,8 @@ from medexp.registry.packages import MANIFEST, SEEN, network_of, read_json
 from medexp.registry.store import Pulled, pin, pull
 
 _PAD = DivisiblePad(k=DIVISOR)
+_NIFTI = (".nii", ".nii.gz")
+_PICTURES = "pictures (volumes are cut by: mlflow run . -e prepare -P data_dir=FOLDER -P slices_dir=SLICES)"
 
 
 @dataclass(frozen=True)
@@ -146,9 +148,17 @@ class Predictor:
         Args:
             path: One case, a folder of cases, or a table (`medexp.data.volumes.inputs`, `medexp.data.images.inputs`).
             patient: From a case's id to its patient.
+
+        Raises:
+            DataError: There is nothing at the path, or what there is is of another kind.
         """
-        place = Path(path).expanduser()
-        if self.preprocessing.data == "images":
+        place, of_images = Path(path).expanduser(), self.preprocessing.data == "images"
+        right, wrong = (pictures.SUFFIXES, _NIFTI) if of_images else (_NIFTI, pictures.SUFFIXES)
+        given = None if place.suffix.lower() in TABLES else next(_ending_in(place, wrong), None)
+        if given and not any(_ending_in(place, right)):
+            wanted = _PICTURES if of_images else "volumes, as NIfTI"
+            raise DataError(f"{path}: {self.called} takes {wanted}; {given.name} is none")
+        if of_images:
             return pictures.find_inputs(place, patient)
         return volume_inputs.find_inputs(place, self.preprocessing.get(ReadChannels), patient)
 
@@ -236,6 +246,12 @@ class Predictor:
                 return {"features": output.numpy()}
             case unknown:
                 raise RegistryError(f"contract.json of {self.called}: an output is {unknown!r}, which medexp does not know")
+
+
+def _ending_in(place: Path, endings: Sequence[str]) -> Iterator[Path]:
+    """The file, or the files in a folder and in those below it, whose names end so."""
+    files = [place] if place.is_file() else place.rglob("*") if place.is_dir() else ()
+    return (file for file in files if file.name.lower().endswith(tuple(endings)))
 
 
 def _identity(case: Any, voxels_sha256: str, perceptual_hash: Sequence[str]) -> dict[str, Any]:

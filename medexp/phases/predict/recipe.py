@@ -90,8 +90,8 @@ def run(config: PredictConfig) -> None:
         work = read(ctx)
         done = predict(ctx, work)
         rows = tables(work.folder, done.records, done.problems)
-        scores = pd.DataFrame([record["scores"] | {"patient": record["patient"]} for record in done.scored])
-        scores = rows.merge(scores.assign(case=[record["case"] for record in done.scored]), on=["case", "patient"])
+        scores = pd.DataFrame([{"case": record["case"]} | record["scores"] for record in done.scored])
+        scores = rows.merge(scores, on="case") if len(scores) else scores
         found = intervals(scores, work.truth, config) if len(scores) else {}
         ctx.check(all_predicted(work, done), *(leaks := guard(ctx, work, done)))
         seen = [

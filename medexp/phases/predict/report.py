@@ -78,7 +78,7 @@ def summary(
     first: Sequence[str],
 ) -> Summary:
     """What was predicted, what lies outside what the model saw, what failed, and scores where a truth is there."""
-    words = [f"{len(rows)} cases of {source} predicted" + (f", {before} of them before." if before else ".")]
+    words = [f"{len(rows)} cases of {source} predicted" + (f", {before} of them by an earlier run." if before else ".")]
     outside = rows[rows["outside"] != ""]
     if len(outside):
         named = "; ".join(f"{case}: {told}" for case, told in zip(outside["case"][:3], outside["outside"][:3], strict=True))
