@@ -102,6 +102,8 @@ def source(given: str) -> Source:
                 f"{name}:{arms[-1]}"
             )
         table = table[table["arm"] == arm].drop(columns="arm")
+        unmeasured = [name for name in table if str(name).startswith("native_") and table[name].isna().all()]
+        table = table.drop(columns=unmeasured)  # masks on the cases' own grids are scored of two arms alone
     elif arm:
         raise DataError(f"run {name}: has no arms, found {arm!r}. Give {name}")
     return Source(given, read_per_case(table, f"run {given}"), *_known(run.id))

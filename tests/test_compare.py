@@ -67,6 +67,16 @@ def test_a_table_from_elsewhere_is_compared_with_a_run(run: Callable[..., str], 
     assert found.rows[0].told.startswith("dice_WT: theirs.tsv is better than ")
 
 
+def test_an_arm_is_compared_in_what_was_measured_of_it(run: Callable[..., str]) -> None:
+    """Masks on the cases' own grids are of some arms alone."""
+    masks = table(1).assign(arm="lora", native_dice_WT=0.5, dice_ET=np.nan)
+    name = run(pd.concat([masks, table(0).assign(arm="control", dice_ET=np.nan)]))
+    found = compare(f"{name}:control", f"{name}:lora")
+    assert [row.metric for row in found.rows] == ["dice_WT"]
+    alone, nowhere = sorted(found.left_out, reverse=True)
+    assert alone == f"native_dice_WT: {name}:lora alone has it" and nowhere == "dice_ET: no case has a value of both"
+
+
 def test_two_tables_need_no_store(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)

@@ -18,7 +18,6 @@ from medexp.registry.definitions import Definition
 from medexp.registry.package import Package
 
 _UNKNOWN = "unknown"
-_LEARNED = ("train", "val")
 _SAMPLES = 2000  # resamples of an interval
 _LONGEST = 5000  # description of a version in MLflow's databases, in characters
 _CLAIM = "CLAIM"
@@ -92,7 +91,7 @@ def model_card(definition: Definition, package: Package) -> str:
         "cases that it was judged on": len(package.per_case) or None,
     }
     parents = "\n\n".join(f"**{role}**\n\n{_table(asdict(parent))}" for role, parent in package.parents.items())
-    limits = _limitations(package)
+    limits = _limitations(definition, package)
     sections = {
         "Intended use": definition.intended_use.strip(),
         "Limitations": "\n".join(f"- {limit}" for limit in limits) or _UNKNOWN,
@@ -165,7 +164,7 @@ def _claim(definition: Definition, package: Package) -> dict[str, str | None]:
         37: ", ".join(f"mean {name} {_mean(package.per_case[name]):.3f}" for name in columns) or None,
         38: _precision(package.per_case, columns, policy.confidence) if policy and columns else None,
         39: _worst(package.per_case, columns, policy is None or policy.direction == "maximise"),
-        40: "see Limitations" if _limitations(package) else None,
+        40: "see Limitations" if _limitations(definition, package) else None,
         41: "see Intended use",
         42: _joined("config.yaml and verification_report.md of run", package.facts.get("run"), between=" "),
         43: f"model: this package; license: {package.facts.get('license') or _UNKNOWN}",
@@ -248,16 +247,17 @@ def _worst(per_case: pd.DataFrame, columns: list[str], higher_is_better: bool) -
     return f"worst mean of {', '.join(columns)}: " + ", ".join(f"{case} ({value:.3f})" for case, value in worst.items())
 
 
-def _limitations(package: Package) -> list[str]:
-    """What the phase says, and what follows from the package."""
-    told = package.facts.get(ITEMS[40])
-    limits = [told] if told else []
+def _limitations(definition: Definition, package: Package) -> list[str]:
+    """What the model is, what the phase says, and what follows from the package."""
+    limits = [told.strip() for told in (definition.limitations, package.facts.get(ITEMS[40])) if told]
     if failed := [f"{check.id} ({check.title})" for check in package.checks if not check.passed]:
         limits.append(f"Checks that it did not pass: {', '.join(failed)}.")
-    if package.evaluation.get("split") in _LEARNED:
+    if package.evaluation:
+        limits.append("It was judged on cases of the data that it was made on, and on none from elsewhere.")
+    if package.evaluation.get("selected"):
         limits.append(
-            f"It was judged on its own {package.evaluation['split']} split, which it was trained or selected on: the figures "
-            "are likely better than on new cases."
+            f"Its epoch was chosen on the {package.evaluation['split']} split, on which it was judged: the figures are likely "
+            "better than on new cases."
         )
     if package.cases is None:
         limits.append("What it was trained on is not known, so nobody can tell whether a test case is new to it.")

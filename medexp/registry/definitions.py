@@ -87,6 +87,7 @@ class Definition:
         title: What it is, in a few words.
         task: What it does.
         intended_use: What it is for, and what it is not for.
+        limitations: What it lacks by what it is, whatever it was made on; the first of its card's limitations.
         producing_phase: The phase that registers it.
         consumers: The phases that use it.
         required_checks: Checks that a version must have been judged by.
@@ -107,6 +108,7 @@ class Definition:
     ]
     output: str
     promotion: PromotionPolicy | None
+    limitations: str | None = None
 
     @property
     def input_as_records(self) -> dict[str, Any]:

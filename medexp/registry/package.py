@@ -46,7 +46,8 @@ class Package:
         parents: What it was made from, by role; an adapter has a `base`.
         checks: The checks that it was judged by.
         evaluation: `phase`, `revision` of its checks, `split`, `data_digest` of the cases that it was judged on and `made_on`,
-            that of all data that the phase was given; empty for a model that was not judged.
+            that of all data that the phase was given, and whether it was `selected` by these same cases; empty for a model
+            that was not judged.
         per_case: Its scores, a row a case: `case`, `patient` and the metrics.
         cases: Output of `medexp.data.manifest.seen_cases` of what its weights were trained and selected on; None: not known.
         facts: What it was made with, for the card, such as run, data and license; None is unknown.

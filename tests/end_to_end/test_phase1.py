@@ -98,7 +98,10 @@ def test_the_terminal_tells_the_result_and_what_to_do_next(first: tuple[Run, str
         *(f"TEST_2.{number}" for number in range(1, 7)),
         "ATTRIBUTION",
         "No epoch was chosen, the last one is kept; the test split was not read.",
+        "Masks as they are written, on each case's own grid: Dice TC ",
+        "phase1_segmenter version 1 (candidate, champion)",
         "phase1_encoder_merged version 1 (candidate, champion)",
+        "mlflow run . -e predict -P model=models:/phase1_segmenter@champion -P input=FOLDER",
         "Next, browse it:  make ui   (or: medexp ui), then open ",
         "models:/phase1_encoder_merged@champion",
     ):
@@ -119,9 +122,11 @@ def test_the_run_holds_all_that_it_promises(home: Home, first: tuple[Run, str]) 
         "lora_alone/train/loss",
         "lora_alone/final/dice_WT",
         "mean_mask/dice_WT",
+        "val/native/dice_WT",
         "checks/TEST_2.5",
     ):
         assert name in metrics
+    assert not any(name.startswith("val/final/native") for name in metrics)
     assert tags["medexp.phase"] == "phase1"
     assert tags["medexp.profile"] == "demo"
     assert tags["medexp.verdict"] == "PASSED"
@@ -155,6 +160,7 @@ def test_both_ways_of_loading_agree_in_a_fresh_process(home: Home, first: tuple[
     script = """
 import mlflow, numpy, torch
 from medexp import registry
+from safetensors.torch import load_file
 uri = "models:/phase1_encoder_merged@champion"
 volumes = numpy.random.default_rng(0).normal(size=(2, 4, 64, 64, 32)).astype("float32")
 module = registry.load(uri)
@@ -165,13 +171,20 @@ assert features.shape == (2, 192) and numpy.array_equal(features, other)
 kept = {key.split(".")[0] for key in module.state_dict()}
 assert kept == {"swinViT", "encoder1", "encoder2", "encoder3", "encoder4", "encoder10"}
 adapted = registry.load("models:/phase1_lora_adapter@champion")
-assert adapted(torch.from_numpy(volumes)).shape == (2, 3, 64, 64, 32)
+segmenter = registry.load("models:/phase1_segmenter@champion")
+decoder = load_file(registry.pull(uri).folder / "judge" / "decoder.safetensors")
+with torch.inference_mode():
+    by_its_base, logits = (net(torch.from_numpy(volumes)) for net in (adapted, segmenter))
+    _, unexpected = adapted.get_base_model().load_state_dict(decoder, strict=False)  # as it trained: adapters beside weights
+    assert not unexpected and logits.shape == (2, 3, 64, 64, 32)
+    assert torch.allclose(logits, adapted(torch.from_numpy(volumes)), atol=1e-4)
+assert not torch.allclose(logits, by_its_base, atol=1e-2)
 """
     done = home.call(sys.executable, "-c", script)
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("name", ["bsf_base", "phase1_lora_adapter", "phase1_encoder_merged"])
+@pytest.mark.parametrize("name", ["bsf_base", "phase1_lora_adapter", "phase1_segmenter", "phase1_encoder_merged"])
 def test_a_definition_holds_for_the_model_that_its_phase_produced(home: Home, first: tuple[Run, str], name: str) -> None:
     definition = load_definition(name)
     assert definition.producing_phase == first[0].data.tags["medexp.phase"]
@@ -192,6 +205,30 @@ def test_a_definition_holds_for_the_model_that_its_phase_produced(home: Home, fi
     assert f"# {name}: {definition.title}" in card
     assert "Made on phantoms" in card
     assert 0 < len(home.version(name, 1).description) <= 5000
+
+
+def test_the_adapter_says_first_that_it_is_no_segmenter(home: Home, first: tuple[Run, str]) -> None:
+    card = (pulled(home, "phase1_lora_adapter") / "README.md").read_text()
+    assert "no segmenter" in card.partition("## Intended use")[0]
+    (limit, *_) = card.partition("## Limitations\n\n")[2].splitlines()
+    assert limit.startswith("- It lacks the decoder that was trained with it.") and "phase1_segmenter" in limit
+    assert "It lacks the decoder" in home.version("phase1_lora_adapter", 1).description
+    assert "no segmenter" not in (pulled(home, "phase1_segmenter") / "README.md").read_text()
+
+
+def test_the_segmenter_is_judged_by_its_masks_and_the_encoder_as_before(home: Home, first: tuple[Run, str]) -> None:
+    segmenter, encoder = pulled(home, "phase1_segmenter"), pulled(home, "phase1_encoder_merged")
+    masks, grid = pd.read_csv(segmenter / "per_case.csv"), pd.read_csv(encoder / "per_case.csv")
+    native = [name for name in masks if name.startswith("native_")]
+    pd.testing.assert_frame_equal(masks.drop(columns=native), grid)
+    metrics = first[0].data.metrics
+    assert masks["native_dice_WT"].mean() == pytest.approx(metrics["val/native/dice_WT"])
+    assert masks["native_dice_WT"].between(0, 1).all() and (masks["native_dice_WT"] != masks["dice_WT"]).all()
+    card = (segmenter / "README.md").read_text()
+    assert f"| validation Dice WT on the cases' own grids, LoRA + decoder | {metrics['val/native/dice_WT']:.4g} |" in card
+    parents = json.loads((segmenter / "parents.json").read_text())
+    assert parents == json.loads((encoder / "parents.json").read_text()) and set(parents) == {"base", "adapter"}
+    assert "selected" not in card.partition("## Limitations")[2].partition("## ")[0]
 
 
 def test_a_model_and_its_ancestors_know_whom_they_saw(home: Home, first: tuple[Run, str]) -> None:
@@ -241,6 +278,8 @@ def test_a_second_run_that_is_killed_goes_on_and_is_version_2_with_identical_met
     for name in ("train/loss", "control/train/loss", "lora_alone/train/loss", "val/dice_WT"):
         assert history(home.client, run, name) == history(home.client, first[0], name)
     assert home.version("phase1_encoder_merged", 2).tags["medexp.run"] == run.info.run_id
+    for name in ("phase1_segmenter", "phase1_encoder_merged"):
+        assert f"mlflow run . -e promote -P model={name} -P version=2" in done.stdout
     aliases = home.client.get_registered_model("phase1_encoder_merged").aliases
     assert {alias: str(version) for alias, version in aliases.items()} == {"champion": "1", "candidate": "2"}
     assert [str(version.version) for version in home.client.search_model_versions("name = 'bsf_base'")] == ["1"]
@@ -274,7 +313,7 @@ def test_a_failed_blocking_check_ends_the_run_failed_with_exit_code_3_and_no_ali
     assert math.isnan(run.data.metrics["val/aux_r2_vol"])
     assert {"checks.json", "verification_report.md", "per_case.csv", "overlays"} <= other.artifacts(run)
     models = {model.name: model.aliases for model in other.client.search_registered_models()}
-    assert models == {"bsf_base": {}, "phase1_lora_adapter": {}, "phase1_encoder_merged": {}}
+    assert models == {name: {} for name in ("bsf_base", "phase1_lora_adapter", "phase1_segmenter", "phase1_encoder_merged")}
 
 
 def test_two_processes_train_one_model(home: Home, first: tuple[Run, str]) -> None:

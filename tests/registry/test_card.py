@@ -11,7 +11,7 @@ from medexp.checks import Check, Severity
 from medexp.registry.card import ITEMS, NOT_APPLICABLE, as_description, model_card
 from medexp.registry.definitions import load_definition
 from medexp.registry.package import Package, Parent
-from tests.packages import scores
+from tests.packages import EVALUATION, scores
 
 NAME = "phase1_encoder_merged"
 EMPTY = Package("bsf_base", {}, {}, {})
@@ -117,7 +117,9 @@ def test_numbers_are_those_of_the_cases(full: Callable[..., Package]) -> None:
 @pytest.mark.parametrize(
     ("changed", "told"),
     [
-        ({}, "It was judged on its own val split"),
+        ({}, "It was judged on cases of the data that it was made on, and on none from elsewhere."),
+        ({"evaluation": EVALUATION | {"selected": True}}, "Its epoch was chosen on the val split, on which it was judged"),
+        ({"name": "phase1_lora_adapter"}, "\n\n- It lacks the decoder that was trained with it."),
         ({"cases": None}, "What it was trained on is not known"),
         ({"parents": {"base": Parent("w.pt", None, None, "w")}}, "It was made from w.pt, which is not registered"),
         ({"facts": {"Limitations": "Made on phantoms."}}, "- Made on phantoms."),
@@ -126,6 +128,10 @@ def test_numbers_are_those_of_the_cases(full: Callable[..., Package]) -> None:
 def test_limitations_are_told_in_plain_words(full: Callable[..., Package], changed: dict[str, Any], told: str) -> None:
     section = card_of(full(**changed)).partition("## Limitations")[2].partition("## ")[0]
     assert told in section
+
+
+def test_nothing_is_said_of_a_choice_that_was_not_made(full: Callable[..., Package]) -> None:
+    assert "chosen on" not in card_of(full(evaluation=EVALUATION | {"selected": False}))
 
 
 def test_partitions_that_are_not_apart_are_not_said_to_be(full: Callable[..., Package]) -> None:

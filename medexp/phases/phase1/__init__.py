@@ -20,6 +20,7 @@ PHASE = Phase(
         "ATTRIBUTION",
     ),
     revision=3,
+    next={"phase1_segmenter": "mlflow run . -e predict -P model=models:/phase1_segmenter@champion -P input=FOLDER"},
     diagnosis=Diagnosis(
         curves=("train/loss", "train/grad_norm", "val/dice_WT"),
         scores="dice_",

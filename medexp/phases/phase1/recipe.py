@@ -58,7 +58,7 @@ def run(config: Phase1Config) -> None:
         if not reach.any and ctx.accelerator.is_main_process:
             print(checks.out_of_reach(reach))  # now, while stopping it costs nothing
         ctx.demand(checks.reach(reach), *check_adapters(ctx, work))
-        frozen = score_arm(ctx, data, fresh(ctx, work), "baseline")
+        frozen = score_arm(ctx, data, fresh(ctx, work), "baseline", native=True)
         foresee(
             ctx,
             "Dice",
@@ -201,7 +201,8 @@ def answer_of_arms(frozen: pd.DataFrame, ctx: Context[Phase1Config], work: Work,
     """All arms on the validation cases, and what is read from the features of their encoders; `frozen` are the baseline's."""
     data = work.data
     rows = [score_mean_mask(ctx, data), frozen[frozen["case"].isin(data.ids(split))]]
-    rows += [score_arm(ctx, data, arm.net, name, split) for name, arm in {**trained.beside, "lora": trained}.items()]
+    rows += [score_arm(ctx, data, arm.net, name, split) for name, arm in trained.beside.items()]
+    rows.append(score_arm(ctx, data, trained.net, "lora", split, native=True))
     encoders = {"unadapted": fresh(ctx, work), "random": untrained(ctx)}
     encoders |= {"lora_alone": trained.beside["lora_alone"].merged()[0], "adapted": trained.merged()[0]}
     features = {name: embed(ctx, data, encoder) for name, encoder in encoders.items()}

@@ -21,6 +21,7 @@ from medexp.phases.phase1.config import Phase1Config
 from medexp.phases.phase1.features import Attribution
 from medexp.phases.phase1.pretrained import BASE_MODEL, Base, architecture, as_a_whole, in_windows
 from medexp.phases.phase1.reach import Reach
+from medexp.phases.phase1.segmentation import NATIVE, native_in_words
 from medexp.phases.shared.context import Context
 from medexp.phases.shared.folds import Evidence
 from medexp.phases.shared.packaging import FEATURES, PHANTOMS, contract, made_with, packaged, regions
@@ -83,7 +84,10 @@ def log_judged(ctx: Context[Phase1Config], judged: Judged, net: SwinSegmenter) -
     }
     reporter.table(pd.DataFrame.from_dict(arms, orient="index").rename_axis("arm").reset_index(), "arms.csv")
     # of the other arms Dice alone: a figure without a course is a chart of one bar, and many of them bury the curves
-    reporter.metrics({f"val/final/{name}": value for name, value in judged.means["lora"].items()})
+    for name, value in judged.means["lora"].items():
+        reporter.metrics(
+            {f"val/native/{name.removeprefix(NATIVE)}" if name.startswith(NATIVE) else f"val/final/{name}": value}
+        )
     reporter.metrics({f"val/aux_{name}": value for name, value in judged.semantic["adapted"].items()})
     for arm, about in ARMS.items():
         prefix = about.metrics + ("final/" if about.training else "")
@@ -105,13 +109,13 @@ def log_judged(ctx: Context[Phase1Config], judged: Judged, net: SwinSegmenter) -
 
 
 def publish_all(ctx: Context[Phase1Config], data: PreparedVolumes, base: Base, judged: Judged, net: SwinSegmenter) -> None:
-    """Register the adapter and the merged encoder, and the embedded base where this store does not have it yet."""
+    """Register the adapter, the segmenter and its encoder, and the embedded base where this store does not have it yet."""
     config, folder = ctx.config, ctx.run.folder
     windows, outputs = in_windows(config), {ONLY: regions(config.data)}
-    segmenter, logits = architecture(config), f"logits (B, {len(REGIONS)}, X, Y, Z) of {', '.join(REGIONS)}"
+    network, logits = architecture(config), f"logits (B, {len(REGIONS)}, X, Y, Z) of {', '.join(REGIONS)}"
     embedded = Package(
         name=BASE_MODEL,
-        architecture=segmenter,
+        architecture=network,
         contract=contract(BASE_MODEL, logits, windows, outputs),
         weights=base.state,
         cases=base.cases,
@@ -120,28 +124,39 @@ def publish_all(ctx: Context[Phase1Config], data: PreparedVolumes, base: Base, j
     parent = _registered(config, base) or ctx.publish(embedded, judged=False)
     name = parent.name if parent.version else BASE_MODEL  # a file's name may be no tag's
     ctx.run.tag(upstream_tag(name, parent.version, parent.digest or parent.weights_digest))
+    per_case = judged.per_case[judged.per_case["arm"] == "lora"].drop(columns="arm")
     common: dict[str, Any] = {
         "facts": _how(config, data, judged.evidence),
         "evaluation": {"window": list(config.data.input_size), "overlap": config.validation.overlap},
-        "per_case": judged.per_case[judged.per_case["arm"] == "lora"].drop(columns="arm"),
+        "per_case": per_case.drop(columns=[name for name in per_case if str(name).startswith(NATIVE)]),
         "figures": _figures(judged),
     }
+    whole: dict[str, Any] = {"output": logits, "preprocessing": windows, "outputs": outputs}
     adapter = packaged(
         ctx,
         "phase1_lora_adapter",
         data,
-        output=logits,
-        preprocessing=windows,
-        outputs=outputs,
-        architecture={"kind": "lora_adapter", "base": segmenter},
+        architecture={"kind": "lora_adapter", "base": network},
         weights={},
         parents={"base": parent},
         extra={"adapter": folder / "adapter"},
+        **whole,
         **common,
     )
     parents = {"base": parent, "adapter": ctx.publish(adapter)}
+    segmenter = packaged(
+        ctx,
+        "phase1_segmenter",
+        data,
+        architecture=network,
+        weights=encoder_state(net) | decoder_state(net),
+        parents=parents,
+        **whole,
+        **common | {"per_case": per_case, "figures": _native_figures(judged) | common["figures"]},
+    )
+    ctx.publish(segmenter)
     save_file(decoder_state(net), folder / "decoder.safetensors")
-    encoder = {key: value for key, value in segmenter.items() if key != "out_channels"} | {"kind": "swin_encoder"}
+    encoder = {key: value for key, value in network.items() if key != "out_channels"} | {"kind": "swin_encoder"}
     merged = packaged(
         ctx,
         "phase1_encoder_merged",
@@ -201,6 +216,17 @@ def _figures(judged: Judged) -> dict[str, float | str]:
     )
 
 
+def _native_figures(judged: Judged) -> dict[str, float]:
+    """Dice of the masks as they are written, of the base too."""
+    return {
+        f"{judged.evidence.on} Dice {region} on the cases' own grids, {ARMS[arm].label}": judged.means[arm][
+            f"{NATIVE}dice_{region}"
+        ]
+        for arm in ("baseline", "lora")
+        for region in REGIONS
+    }
+
+
 def summary(ctx: Context[Phase1Config], judged: Judged) -> Summary:
     """Dice of the arms, what LoRA added, and first of all what keeps that from meaning anything."""
     evidence, kept = judged.evidence, {arm: fit.epoch + 1 for arm, fit in judged.fits.items()}
@@ -218,6 +244,11 @@ def summary(ctx: Context[Phase1Config], judged: Judged) -> Summary:
         title=f"{evidence.on} Dice (cases: {cases}, patients: {patients})",
         head=["arm", *REGIONS, "epoch"],
         rows=rows,
-        words=[judged.in_words, *judged.apart, evidence.caveat("dice_WT", judged.fits["lora"], ctx.resampling)],
+        words=[
+            judged.in_words,
+            native_in_words(judged.means["lora"], ctx.config.data.spacing),
+            *judged.apart,
+            evidence.caveat("dice_WT", judged.fits["lora"], ctx.resampling),
+        ],
         first=first + ([checks.controls_in_words(as_good)] if as_good else []),
     )

@@ -1,5 +1,6 @@
 """How well a network of phase 1 outlines tumours in whole volumes, with pictures of it."""
 
+from collections.abc import Mapping
 from functools import partial
 
 import numpy as np
@@ -10,24 +11,51 @@ from medexp.arrays import Array
 from medexp.config.shared import Resampling
 from medexp.data.volumes.datasets import evaluation_dataset
 from medexp.data.volumes.prepared import PreparedVolumes
-from medexp.data.volumes.regions import REGIONS
+from medexp.data.volumes.regions import REGIONS, values_in_masks
 from medexp.evaluation.intervals import UNIT, Interval, by_patient, mean_by_patient
 from medexp.evaluation.optimism import as_one_mean
-from medexp.evaluation.segmentation import OnPrediction, evaluate_segmentation, mean_scores, sliding_window
+from medexp.evaluation.segmentation import OnPrediction, evaluate_segmentation, mean_scores, on_own_grids, sliding_window
 from medexp.models.swin.network import SwinSegmenter
 from medexp.phases.phase1.config import Phase1Config
 from medexp.phases.shared.context import Context
 from medexp.tracking.figures import overlay
 
 DICE = [f"dice_{region}" for region in REGIONS]
+NATIVE = "native_"
+"""What columns of scores on the cases' own grids begin with."""
+_RESAMPLING = 0.05  # from this difference in the whole tumour's Dice on, the summary says what it comes from
 
 
 def score_arm(
-    ctx: Context[Phase1Config], data: PreparedVolumes, net: SwinSegmenter, arm: str, split: str = "val"
+    ctx: Context[Phase1Config], data: PreparedVolumes, net: SwinSegmenter, arm: str, split: str = "val", native: bool = False
 ) -> pd.DataFrame:
-    """Dice, HD95 and cross-entropy per case of a split, with the arm, patient and split in each row."""
+    """Dice, HD95 and cross-entropy per case of a split, with the arm, patient and split in each row; with `native` also Dice
+    and HD95 of the masks on the cases' own grids."""
     draw = partial(draw_overlay, ctx, data, arm, None)
-    return evaluate(ctx, data, net, split, hd95=True, on_prediction=draw).assign(arm=arm, split=split)
+    return evaluate(ctx, data, net, split, hd95=True, on_prediction=draw, native=native).assign(arm=arm, split=split)
+
+
+def native_in_words(means: Mapping[str, float], spacing: tuple[float, float, float]) -> str:
+    """Dice of the masks as they are written beside that on the network's grid.
+
+    Args:
+        means: Scores of an arm with `native_dice_<region>` and `dice_<region>`; NaN where no case holds the region.
+        spacing: Of the network's grid, in mm.
+    """
+
+    def told(kind: str) -> str:
+        values = {region: means[f"{kind}dice_{region}"] for region in REGIONS}
+        return ", ".join(f"{region} {'-' if np.isnan(value) else f'{value:.3f}'}" for region, value in values.items())
+
+    said = f"Masks as they are written, on each case's own grid: Dice {told(NATIVE)}; on the network's grid {told('')}."
+    gap = means[f"{NATIVE}dice_WT"] - means["dice_WT"]
+    if not abs(gap) > _RESAMPLING:
+        return said
+    edges = " x ".join(f"{edge:g}" for edge in spacing)
+    return (
+        f"{said} WT differs by {gap:+.3f}, and that is resampling: a voxel of the network's grid is {edges} mm, what is finer "
+        "is lost there, and on that grid the truth was resampled too. A finer one: data.spacing."
+    )
 
 
 def with_mean_dice(per_case: pd.DataFrame) -> dict[str, float]:
@@ -70,9 +98,10 @@ def evaluate(
     *,
     hd95: bool,
     on_prediction: OnPrediction,
+    native: bool = False,
 ) -> pd.DataFrame:
     """`medexp.evaluation.segmentation.evaluate_segmentation` of whole volumes, and each case's patient."""
-    config = ctx.config
+    config, classes = ctx.config, ctx.config.data.classes
     scores = evaluate_segmentation(
         sliding_window(net.eval(), config.data.input_size, config.validation.overlap, ctx.accelerator),
         evaluation_dataset(data, split, config.data, ctx.cache),
@@ -80,6 +109,7 @@ def evaluate(
         accelerator=ctx.accelerator,
         hd95=hd95,
         on_prediction=on_prediction,
+        native=on_own_grids(data.cases, config.data, values_in_masks(classes), classes) if native else None,
     )
     return scores.assign(patient=[data.cases[case].patient for case in scores["case"]])
 

@@ -11,7 +11,8 @@ from medexp.data.splits import SPLITS
 from medexp.data.volumes.datasets import evaluation_dataset
 from medexp.data.volumes.prepared import PreparedVolumes, prepare_volumes
 from medexp.errors import DataError, RegistryError
-from medexp.evaluation.segmentation import evaluate_segmentation, sliding_window
+from medexp.evaluation.segmentation import evaluate_segmentation, on_own_grids, sliding_window
+from medexp.models.kinds import ONLY
 from medexp.phases.promote.config import PromoteConfig
 from medexp.phases.shared.launch import start_accelerator
 from medexp.registry.loading import whole_network
@@ -60,8 +61,13 @@ def rescore(champion: Pulled, candidate: Pulled, config: PromoteConfig) -> Score
 def _segmentation(
     champion: Pulled, data: PreparedVolumes, split: str, config: PromoteConfig, accelerator: Accelerator
 ) -> pd.DataFrame:
-    """An encoder with the decoder that it was judged with, on whole volumes in the champion's own spacing."""
+    """A segmenter, or an encoder with the decoder that it was judged with, on whole volumes in the champion's own spacing; of
+    a segmenter also its masks, on the cases' own grids."""
     contract, evaluation = read_json(champion.folder, "contract.json"), read_json(champion.folder, "evaluation.json")
+    native, masks = None, contract.get("outputs", {}).get(ONLY, {})
+    if masks.get("what") == "regions":
+        classes = {int(value): network for value, network in masks["classes"].items()}
+        native = on_own_grids(data.cases, config.data, masks["painted"], classes)
     window, spacing = evaluation["window"], contract["input"]["spacing_mm"]
     settings = replace(config.data, spacing=tuple(spacing), input_size=tuple(window))
     scores = evaluate_segmentation(
@@ -70,11 +76,13 @@ def _segmentation(
         spacing=spacing,
         accelerator=accelerator,
         hd95=False,
+        native=native,
     )
     return scores.assign(patient=[data.cases[case].patient for case in scores["case"]])
 
 
 SCORERS: dict[str, Callable[[Pulled, PreparedVolumes, str, PromoteConfig, Accelerator], pd.DataFrame]] = {
     "swin_encoder": _segmentation,
+    "swin_unetr": _segmentation,
 }
 """What scores a network, by its kind; the others have no way to be scored anew."""

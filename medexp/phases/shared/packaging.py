@@ -13,7 +13,7 @@ from medexp.data.preprocessing import Preprocessing
 from medexp.data.seen import ranges
 from medexp.data.volumes.regions import REGIONS, values_in_masks
 from medexp.data.volumes.steps import PadTo, ReadChannels, Resample
-from medexp.phases.shared.context import Context, Settings
+from medexp.phases.shared.context import Context, Settings, TrainingSettings
 from medexp.registry.definitions import load_definition
 from medexp.registry.package import Package, Parent
 from medexp.registry.packages import MANIFEST, read_json
@@ -91,7 +91,7 @@ def parent_of(pulled: Pulled) -> Parent:
 
 
 def packaged(
-    ctx: Context[Settings],
+    ctx: Context[TrainingSettings],
     name: str,
     data: Prepared[Any, Any],
     *,
@@ -118,6 +118,7 @@ def packaged(
     split = f"{data.folds} folds" if data.folds else "val"
     judged = {"phase": ctx.phase.name, "revision": ctx.phase.revision, "split": split}
     judged |= {"data_digest": data.digests["val"], "made_on": data.digest}
+    judged |= {"selected": bool(ctx.config.training.patience) and not data.folds}
     if data.folds:
         together = f"training and validation are one, in {data.folds} folds by patient"
         facts = {**facts, "Assignment to partitions": f"{facts.get('Assignment to partitions')}; {together}"}

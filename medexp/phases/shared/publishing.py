@@ -94,7 +94,8 @@ def present(summary: Summary, checks: Sequence[Check], published: Sequence[Nomin
     Args:
         summary: What the phase comes to.
         checks: All checks.
-        published: The versions that were registered; the last is the one to go on with.
+        published: The versions that were registered; the last is the one to go on with, the others are told of where the phase
+            knows what they are for.
         run: The run.
         phase: The phase, which knows what its models are for.
     """
@@ -124,18 +125,22 @@ def present(summary: Summary, checks: Sequence[Check], published: Sequence[Nomin
         console.print(line, highlight=False)
     print(f"Run: {run.id}, files in {run.folder}")
     print(f"Next, browse it:  {next_line(run)}")
-    for line in [*(_next_steps(published[-1], phase) if published else ()), *summary.following]:
+    for line in [*_next_steps(published, phase), *summary.following]:
         print(line)
 
 
-def _next_steps(model: Nominated, phase: Phase) -> list[str]:
-    """What to do with the version that a run registered, a command a line."""
-    uri = f"models:/{model.name}" + ("@champion" if CHAMPION in model.aliases else f"/{model.version}")
+def _next_steps(published: Sequence[Nominated], phase: Phase) -> list[str]:
+    """What to do with the versions that a run registered, a command a line: with each that the phase knows a use of, and how
+    to load the last."""
     lines = []
-    if model.aliases == (CANDIDATE,):
-        command = f"mlflow run . -e promote -P model={model.name} -P version={model.version}"
-        lines.append(f"Next, judge it:   {command}   against the champion, case by case")
-    if CHAMPION in model.aliases and (use := phase.next.get(model.name)):
-        lines.append(f"Next, use it:     {use}")
-    lines.append(f"Next, load it:    python -c 'from medexp import registry; print(registry.load(\"{uri}\"))'")
+    for model in published:
+        use, last = phase.next.get(model.name), model is published[-1]
+        if model.aliases == (CANDIDATE,) and (use or last):
+            command = f"mlflow run . -e promote -P model={model.name} -P version={model.version}"
+            lines.append(f"Next, judge it:   {command}   against the champion, case by case")
+        if CHAMPION in model.aliases and use:
+            lines.append(f"Next, use it:     {use}")
+        if last:
+            uri = f"models:/{model.name}" + ("@champion" if CHAMPION in model.aliases else f"/{model.version}")
+            lines.append(f"Next, load it:    python -c 'from medexp import registry; print(registry.load(\"{uri}\"))'")
     return lines

@@ -142,6 +142,10 @@ def test_what_is_registered_was_trained_on_all_of_them_and_says_so(home: Folded)
     for words in ("for 1 epochs, the median of 2 folds", "in 2 folds by patient", "out-of-fold Dice WT, LoRA + decoder"):
         assert words in card
     assert f"out-of-fold Dice (cases: {len(kept)}" in home.told and "which is no interval" in home.told
+    masks = rows[rows["arm"] == "lora"]
+    assert masks["native_dice_WT"].between(0, 1).all(), "each by its fold's network"
+    by_fold = masks.groupby("fold")["native_dice_WT"].mean()
+    assert home.tables["folds"]["native_dice_WT"].to_numpy() == pytest.approx(by_fold.to_numpy())
 
 
 def test_a_run_that_was_killed_in_a_fold_goes_on_in_it(home: Folded) -> None:

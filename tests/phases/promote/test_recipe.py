@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,12 @@ from medexp.data.splits import make_splits
 from medexp.data.volumes.brats import find_cases
 from medexp.data.volumes.facts import describe_cases
 from medexp.data.volumes.prepared import manifest
-from medexp.models.kinds import build
+from medexp.data.volumes.regions import REGIONS
+from medexp.models.kinds import ONLY, build
 from medexp.models.swin.network import decoder_state, encoder_state
+from medexp.phases.shared.packaging import regions
 from medexp.registry import journal
+from medexp.registry.definitions import load_definition
 from medexp.registry.journal import Move
 from medexp.registry.promotion import Nominated
 from tests.configured import run_phase
@@ -161,6 +165,30 @@ def test_a_champion_judged_on_other_cases_is_scored_on_the_candidates(
     assert anew["dice_WT"].between(0, 1).all()
     gain = 0.9 - anew[["dice_TC", "dice_WT", "dice_ET"]].mean(axis=1).mean()
     assert run.data.metrics["gain"] == pytest.approx(gain)
+
+
+@pytest.mark.parametrize("labels", ["brats2023", "brats2021"])
+def test_a_segmenter_is_scored_anew_by_its_masks_in_the_values_that_it_learned(
+    store: MlflowClient, publish: Publish, validation: pd.DataFrame, labels: str
+) -> None:
+    """On the network's grid the candidate has nothing right; its masks are better, and that counts. The champion may have
+    learned from another edition, in which another value is enhancing tumour: its masks mean the same."""
+    model = "phase1_segmenter"
+    contract: dict[str, Any] = {"input": asdict(load_definition(model).input)}
+    contract["input"] |= {"spacing_mm": [2.0, 2.0, 3.0], "example_shape": [1, 4, 64, 32, 32]}
+    contract["outputs"] = {ONLY: regions(data_config(labels=labels))}
+    given = {"name": model, "architecture": SEGMENTER, "contract": contract}
+    masks = scores().rename(columns=lambda name: name.replace("dice_", "native_dice_"))
+    publish(evaluation=evaluated_on("d1") | {"window": [64, 32, 32], "overlap": 0.5}, per_case=masks, **given)
+    mine = validation[["case", "patient"]].assign(**{f"native_dice_{region}": 0.9 for region in REGIONS}, dice_WT=0.0)
+    publish(seed=1, evaluation=evaluated_on(data_digest(validation)), per_case=mine, **given)
+    assert promote(DATA, model=model) == 0
+    assert str(store.get_registered_model(model).aliases["champion"]) == "2"
+    run = last_run(store, "promote")
+    anew = pd.read_csv(store.download_artifacts(run.info.run_id, "champion_on_the_candidates_cases.csv"))
+    native = anew[[f"native_dice_{region}" for region in REGIONS]]
+    assert native.notna().all(axis=None) and (native > 0).any().all(), "initial weights, so low, and of every region"
+    assert run.data.metrics["gain"] == pytest.approx(0.9 - native.mean(axis=1).mean())
 
 
 @pytest.mark.usefixtures("judged_elsewhere")
