@@ -74,7 +74,7 @@ def _whole_keys(block: dict[str, Any]) -> dict[Any, Any]:
         ("phase1", ["--rank", "4"], "phase1 r4 a16 s0"),
         ("phase1", ["--lora.alpha", "0.5", "--seed", "3"], "phase1 r8 a0.5 s3"),
         ("phase2_1", [], "phase2_1 s0"),
-        ("probe", ["--head", "mlp"], "probe mlp s0"),
+        ("probe", ["--head", "mlp"], "probe multiscale mlp s0"),
         ("promote", ["--version", "3"], "promote phase1_encoder_merged v3 s0"),
         ("sweep", ["--phase", "phase2_2"], "sweep phase2_2 s0"),
         ("main", ["--rank", "4"], "main s0"),

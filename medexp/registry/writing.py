@@ -14,10 +14,11 @@ from safetensors.torch import load_file, save_file
 from medexp.checks import as_records
 from medexp.errors import RegistryError, StorageError
 from medexp.models.checkpoints import weights_digest
+from medexp.models.swin.features import offered
 from medexp.registry.card import model_card
 from medexp.registry.definitions import Definition
 from medexp.registry.package import Package
-from medexp.registry.packages import CASES, FORMAT, MANIFEST, SEEN, WEIGHTS, digest_of, files_in, weights_file
+from medexp.registry.packages import CASES, DECODER, FORMAT, MANIFEST, SEEN, WEIGHTS, digest_of, files_in, weights_file
 
 
 def write_package(package: Package, definition: Definition, folder: Path) -> str:
@@ -54,6 +55,8 @@ def write_package(package: Package, definition: Definition, folder: Path) -> str
                 "architecture": dict(package.architecture),
                 **package.contract,
             }
+            if kinds := offered(package.architecture, DECODER in package.extra):
+                contract["features"] = kinds
             _write_json(made / "contract.json", contract)
             _write_json(made / "checks.json", as_records(package.checks))
             _write_json(made / "evaluation.json", dict(package.evaluation))

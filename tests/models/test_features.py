@@ -1,17 +1,20 @@
 """Kinds of features: each is what it says it is, and attention that is computed faster gives the same."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import yaml
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+import medexp
 from medexp.errors import RegistryError
 from medexp.models.classifier.network import classifier
 from medexp.models.kinds import build, kind_of, outputs_of
 from medexp.models.swin.attention import fast_attention
-from medexp.models.swin.features import KINDS, offered, tumour_weighted, width
+from medexp.models.swin.features import DEFAULT, KINDS, offered, tumour_weighted, width
 from medexp.models.swin.network import SwinEncoder, SwinSegmenter, encoder_state, features
 from medexp.models.unet.network import UNetEncoder
 
@@ -81,6 +84,14 @@ def test_an_encoder_gives_the_kind_that_its_architecture_names(net: SwinSegmente
     assert torch.equal(encoder(volumes), features(net, volumes, [kind])[kind])
     assert kind_of(architecture).outputs(architecture)[""].shape == (-1, width(kind, 12))
     assert outputs_of(encoder, architecture, {"": volumes})[""].shape == (2, width(kind, 12))
+
+
+@pytest.mark.parametrize("profile", ["demo", "full"])
+@pytest.mark.parametrize("phase", ["probe", "phase2_2"])
+def test_what_is_used_downstream_is_said_once(phase: str, profile: str) -> None:
+    """A profile is YAML and cannot name the constant."""
+    folder = Path(medexp.__file__).parent / "phases" / phase / "profiles"
+    assert yaml.safe_load((folder / f"{profile}.yaml").read_text())["features"] == DEFAULT
 
 
 def test_an_architecture_of_an_earlier_version_gives_gap10() -> None:

@@ -11,13 +11,18 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from mlflow import MlflowClient
+from safetensors.torch import save_file
 
 from medexp.data.volumes.cases import CHANNELS
 from medexp.data.volumes.tables import COLUMNS, write_table
 from medexp.files import alone
+from medexp.models.kinds import build
+from medexp.models.swin.network import decoder_state
 from medexp.registry.definitions import load_definition
 from medexp.registry.package import Parent
+from medexp.registry.packages import DECODER
 from medexp.registry.registration import register
 from medexp.registry.store import Registered
 from tests.data.volumes.small_cases import SHAPE, write_case
@@ -77,10 +82,15 @@ def table(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def registered(store: MlflowClient, written: Callable[..., Path]) -> Callable[..., Registered]:
-    """A version of `phase1_encoder_merged` with the alias champion; with `base`, made from a registered one."""
+    """A version of `phase1_encoder_merged` with the alias champion; with `base`, made from a registered one; with `decoder`, a
+    folder, a decoder for its judge."""
 
-    def make(*, base: bool = False, **given: Any) -> Registered:
+    def make(*, base: bool = False, decoder: Path | None = None, **given: Any) -> Registered:
         parents: dict[str, Any] = {}
+        if decoder:
+            torch.manual_seed(13)
+            save_file(decoder_state(build(SEGMENTER)), decoder / "decoder.safetensors")
+            given |= {"extra": {DECODER: decoder / "decoder.safetensors"}}
         if base:
             made = register_package("bsf_base", architecture=SEGMENTER, seed=11, checks=[])
             parents = {"base": Parent(**asdict(made))}

@@ -11,8 +11,10 @@ from torch.nn.functional import avg_pool3d
 from medexp.config.networks import FeatureKind
 from medexp.errors import RegistryError
 
-DEFAULT: FeatureKind = "gap10"
-"""What is used downstream where nothing else is asked for: benchmarks/features.py decides it."""
+DEFAULT: FeatureKind = "multiscale"
+"""What is used downstream where nothing else is asked for, by the profiles of probe and phase 2.2. benchmarks/features.py
+decides: of the demo's encoder AUROC of glioma against meningioma 0.95 against 0.65 of gap10 (160 phantom patients), and as
+good as tumour_weighted's 0.94, which take the decoder; on 23 real people no kind tells sex better than another for certain."""
 
 EVEN = 1e-6
 """Weight of a voxel in `tumour_weighted` beside its probability: what is left where the network sees no tumour."""
@@ -51,7 +53,7 @@ def width(kind: FeatureKind, feature_size: int) -> int:
     return KINDS[kind].width * feature_size
 
 
-def offered(architecture: Mapping[str, Any], decoder: bool) -> dict[str, dict[str, Any]]:
+def offered(architecture: Mapping[str, Any], decoder: bool) -> dict[FeatureKind, dict[str, Any]]:
     """The kinds of features that a package offers, as its contract says them: `width` and `what` by name.
 
     Args:

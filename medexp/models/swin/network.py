@@ -37,7 +37,7 @@ class SwinSegmenter(SwinUNETR):
         features: FeatureKind | None = None,
     ) -> None:
         super().__init__(in_channels, out_channels, feature_size=feature_size, window_size=window_size)
-        self.gives = features
+        self.gives, self.out_channels = features, out_channels
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits (B, regions, X, Y, Z) of normalised volumes (B, C, X, Y, Z), or features (B, D) of the kind that it gives."""

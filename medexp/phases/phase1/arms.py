@@ -100,7 +100,16 @@ EFFECTS: Mapping[str, tuple[float, float, float, float]] = {
 """Weights of the arms of FACTORIAL. The interaction is what LoRA brings with the decoder less what it brings alone."""
 
 # The decoder-only arm has no adapters and no heads, and no bars are asked of it. The base counts by its digest.
-_NOT_THE_DECODERS = ("lora.", "aux_heads.", "training.lr_lora", "training.lr_aux", "validation.min_", "checkpoint", "base.")
+_NOT_THE_DECODERS = (
+    "features",
+    "lora.",
+    "aux_heads.",
+    "training.lr_lora",
+    "training.lr_aux",
+    "validation.min_",
+    "checkpoint",
+    "base.",
+)
 
 
 def crops(ctx: Context[Phase1Config], data: PreparedVolumes, split: str) -> Dataset[Any]:

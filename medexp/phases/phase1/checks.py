@@ -261,7 +261,8 @@ def attribution(effects: Effects, probes: Mapping[str, float]) -> Check:
 
     Args:
         effects: By measure and effect, as `medexp.phases.phase1.features.Attribution` has them.
-        probes: Mean R2 by source: unadapted, lora_alone, adapted, random encoder, intensity statistics.
+        probes: Mean R2 by source: unadapted, lora_alone, adapted, random encoder, intensity statistics; and of the other kinds
+            of features.
     """
     dice, features = effects["dice"], effects["probe_r2"]
     with_bounds = {"dice_gain": dice[ON_TOP], "probe_r2_gain": features[ON_TOP], "dice_gain_alone": dice[ALONE]}
@@ -314,6 +315,21 @@ def in_words(effects: Effects) -> str:
             said(features[ON_TOP], "LoRA with the decoder", read),
         ]
     )
+
+
+def other_features_in_words(others: Mapping[str, Mapping[str, float]], gains: Mapping[str, Interval]) -> list[str]:
+    """What probes read from kinds of features that were not asked for, plainly; arguments as `Attribution` has them."""
+    read = "what a linear probe reads from them"
+    return [
+        f"Of {kind} features: mean R2 {others[kind]['unadapted']:.2f} unadapted, {others[kind]['adapted']:.2f} adapted. "
+        + gain.told(
+            few=f"Too few patients to tell what the adaptation did to {read}",
+            better=f"The adaptation improved {read}",
+            worse=f"The adaptation made {read} worse",
+            same=f"The adaptation changed nothing that could be measured in {read}",
+        )
+        for kind, gain in gains.items()
+    ]
 
 
 def _largest_gradient(parameters: Iterable[nn.Parameter]) -> float:

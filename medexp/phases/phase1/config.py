@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from medexp.config.bounds import Count, Fraction, Natural, Positive, Share
 from medexp.config.data import DataConfig, PhantomConfig
 from medexp.config.keys import Role
-from medexp.config.networks import LoraConfig, NetworkConfig
+from medexp.config.networks import FeatureKind, LoraConfig, NetworkConfig
 from medexp.config.shared import (
     CacheDir,
     Confidence,
@@ -90,6 +90,9 @@ class Phase1Config:
         checkpoint: The base: a BrainSegFounder checkpoint file or models:/NAME@alias; without it a small base that was
             pretrained on glioma phantoms (demo only).
         recover: Whether a failure that the phase's ladder (profiles/recovery.yaml) may mend is recovered from at once.
+        features: What ATTRIBUTION's probes read from the encoder's maps: gap10 (the average of the bottleneck), multiscale
+            (averages and maxima of encoder1 to encoder4) or tumour_weighted (the hidden states where the network sees tumour);
+            what they read from the others is told beside it. Semantic heads train on gap10.
         folds: Folds of a cross-validation by patient over training and validation together: their cases are judged out of
             fold, and what is registered is trained on all of them; 0 judges the one validation split. A fold costs the
             training of all three arms.
@@ -109,6 +112,7 @@ class Phase1Config:
     data_dir: DataDir
     splits: SplitsFile
     folds: Folds
+    features: Annotated[FeatureKind, Role.JUDGING]
     checkpoint: str | None
     resume: Resume
     recover: Annotated[bool, Role.WHERE]

@@ -20,6 +20,7 @@ from medexp.errors import DataError
 from medexp.evaluation.segmentation import mean_scores
 from medexp.models.heads import SegmenterWithHeads, SemanticHeads
 from medexp.models.lora import add_lora, decoder_parameters, freeze_decoder, freeze_encoder, lora_parameters
+from medexp.models.swin.features import KINDS
 from medexp.models.swin.network import SwinSegmenter
 from medexp.phases.phase1 import PHASE, checks
 from medexp.phases.phase1.arms import Trained, crops, fit_arm, trained_once
@@ -88,7 +89,7 @@ def run(config: Phase1Config) -> None:
             checks.segmentation(judged.means["lora"], judged.means["baseline"], config.validation, *judged.cases_of("WT")),
             checks.semantic_heads(judged.semantic["adapted"]),
             checks.controls(judged.gains),
-            checks.attribution(judged.added.effects, judged.added.r2),
+            checks.attribution(judged.added.effects, judged.added.probes),
         )
         if ctx.accelerator.is_main_process:
             publish_all(ctx, data, work.base, judged, net)
@@ -205,7 +206,8 @@ def answer_of_arms(frozen: pd.DataFrame, ctx: Context[Phase1Config], work: Work,
     rows.append(score_arm(ctx, data, trained.net, "lora", split, native=True))
     encoders = {"unadapted": fresh(ctx, work), "random": untrained(ctx)}
     encoders |= {"lora_alone": trained.beside["lora_alone"].merged()[0], "adapted": trained.merged()[0]}
-    features = {name: embed(ctx, data, encoder) for name, encoder in encoders.items()}
+    kinds = {name: KINDS if name in ("unadapted", "adapted") else [ctx.config.features] for name in encoders}
+    features = embed(ctx, data, {name: (net, kinds[name]) for name, net in encoders.items()})
     return pd.concat(rows, ignore_index=True), read_off(ctx, data, features, trained.heads)
 
 

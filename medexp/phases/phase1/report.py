@@ -238,6 +238,7 @@ def summary(ctx: Context[Phase1Config], judged: Judged) -> Summary:
     ]
     cases, patients = len(judged.per_case["case"].unique()), judged.per_case["patient"].nunique()
     first = [] if judged.reach.any else [checks.out_of_reach(judged.reach)]
+    other = checks.other_features_in_words(judged.added.others, judged.added.other_gains)
     as_good = {arm: gain for arm, gain in judged.gains.items() if not gain.above}
     return Summary(
         headline=f"phase 1, profile {ctx.config.profile}, rank {ctx.config.lora.rank}",
@@ -246,6 +247,7 @@ def summary(ctx: Context[Phase1Config], judged: Judged) -> Summary:
         rows=rows,
         words=[
             judged.in_words,
+            *other,
             native_in_words(judged.means["lora"], ctx.config.data.spacing),
             *judged.apart,
             evidence.caveat("dice_WT", judged.fits["lora"], ctx.resampling),

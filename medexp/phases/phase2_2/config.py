@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from medexp.config.bounds import Positive
 from medexp.config.data import PhantomConfig
 from medexp.config.keys import Role
-from medexp.config.networks import UNetConfig
+from medexp.config.networks import FeatureKind, UNetConfig
 from medexp.config.training import TrainingConfig
 from medexp.phases.shared.config import ImagePhaseConfig, fits_depth
 
@@ -38,6 +38,9 @@ class Phase2_2Config(ImagePhaseConfig):
         kaggle_dir: Folder with yes/ and no/, of JPEG, PNG or npz files.
         table: For an encoder of volumes: TSV with the columns id, path, label, patient and, where it is split, split, as probe
             takes it; without it glioma is told from meningioma on phantoms (demo only).
+        features: Of an encoder of volumes, what is pooled from its maps and the head stands on: gap10 (the average of the
+            bottleneck), multiscale (averages and maxima of encoder1 to encoder4) or tumour_weighted (the hidden states where
+            the network sees tumour; takes its decoder). A U-Net's are the average of its bottleneck, whatever is said here.
         min_accuracy: P2_2-ACCURACY's bar for the validation accuracy.
         network: The multi-task U-Net of a checkpoint file; a registered one brings its own.
         volumes: Phantoms that an encoder of volumes is given, of a seed that no encoder was trained on.
@@ -46,6 +49,7 @@ class Phase2_2Config(ImagePhaseConfig):
     encoder: str
     kaggle_dir: Annotated[str | None, Role.CASES]
     table: Annotated[str | None, Role.CASES]
+    features: FeatureKind
     min_accuracy: Annotated[float, Role.JUDGING]
     network: UNetConfig
     training: Annotated[HeadTrainingConfig, Role.MENDS]

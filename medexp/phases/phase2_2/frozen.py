@@ -11,13 +11,14 @@ from medexp import registry
 from medexp.errors import CheckpointError, RegistryError
 from medexp.models.checkpoints import load_state, load_weights, weights_digest
 from medexp.models.kinds import build
-from medexp.models.swin.network import SwinEncoder
+from medexp.models.swin.features import KINDS, width
+from medexp.models.swin.network import SwinEncoder, SwinSegmenter
 from medexp.models.unet.network import MultiTaskModel, UNetEncoder, size_of
 from medexp.phases.phase2_2.config import Phase2_2Config
 from medexp.phases.shared.context import Context
 from medexp.phases.shared.images import CLASSES, demand_input
 from medexp.phases.shared.packaging import parent_of
-from medexp.registry.loading import load_verified
+from medexp.registry.loading import load_verified, whole_network
 from medexp.registry.package import Parent
 from medexp.registry.packages import read_json
 from medexp.registry.store import Pulled
@@ -39,8 +40,8 @@ class FrozenEncoder:
         pulled: Its package; None for a checkpoint file.
     """
 
-    net: UNetEncoder | SwinEncoder
-    whole: MultiTaskModel | SwinEncoder
+    net: UNetEncoder | SwinEncoder | SwinSegmenter
+    whole: MultiTaskModel | SwinEncoder | SwinSegmenter
     architecture: Mapping[str, Any]
     width: int
     called: str
@@ -49,7 +50,7 @@ class FrozenEncoder:
 
     @property
     def of_volumes(self) -> bool:
-        return isinstance(self.net, SwinEncoder)
+        return isinstance(self.net, SwinEncoder | SwinSegmenter)
 
     def state(self) -> dict[str, Tensor]:
         """All tensors of the network that the encoder is a part of, but those of a head: a copy."""
@@ -97,13 +98,18 @@ def load_encoder(ctx: Context[Phase2_2Config]) -> FrozenEncoder:
             f"encoder={named}: is a {kind}; a head is trained on a multitask network or a swin_encoder. {_FIRST}"
         )
     parent = parent_of(pulled)
-    whole = load_verified(pulled.folder).to(ctx.device).requires_grad_(False)
+    with_decoder = kind == "swin_encoder" and KINDS[ctx.config.features].decoder
+    whole = (whole_network if with_decoder else load_verified)(pulled.folder).to(ctx.device).requires_grad_(False)
     called = f"{pulled.name} version {pulled.version}"
     if isinstance(whole, MultiTaskModel):
         demand_input(pulled, ctx.config.data.input_size)
         return _of_multitask(whole, architecture, called, parent, pulled)
-    assert isinstance(whole, SwinEncoder)
-    return FrozenEncoder(whole, whole, architecture, 16 * architecture["feature_size"], called, parent, pulled)
+    assert isinstance(whole, SwinEncoder | SwinSegmenter)
+    whole.gives = ctx.config.features
+    architecture = {**architecture, "features": whole.gives}
+    if isinstance(whole, SwinSegmenter):
+        architecture |= {"kind": "swin_unetr", "out_channels": whole.out_channels}
+    return FrozenEncoder(whole, whole, architecture, width(whole.gives, architecture["feature_size"]), called, parent, pulled)
 
 
 def _from_file(ctx: Context[Phase2_2Config]) -> FrozenEncoder:

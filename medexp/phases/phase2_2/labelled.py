@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from medexp.arrays import Array
+from medexp.config.networks import FeatureKind
 from medexp.data.images.sampling import expected_draws
 from medexp.data.prepared import Prepared
 from medexp.data.preprocessing import Preprocessing
@@ -23,16 +24,19 @@ from medexp.data.volumes.transforms import execute
 from medexp.errors import ConfigError, DataError, all_problems
 from medexp.evaluation.batches import Batches, in_batches
 from medexp.evaluation.embeddings import Embedder, cases_as_parts, embed_all, images_as_part
-from medexp.models.swin.network import SwinEncoder
+from medexp.models.swin.features import KINDS
+from medexp.models.unet.network import UNetEncoder
 from medexp.phases.phase2_2.config import Phase2_2Config
 from medexp.phases.phase2_2.frozen import FrozenEncoder
 from medexp.phases.shared.context import Context
 from medexp.phases.shared.controls import Known, of_images, of_volumes
+from medexp.phases.shared.features import kinds_of, side_by_side
 from medexp.phases.shared.folds import in_folds
 from medexp.phases.shared.images import CLASSES, Images, both_classes, claims, one_process
 from medexp.phases.shared.images import read_images as images_of
 from medexp.phases.shared.labelled_volumes import LabelledVolumes, read_volumes
 from medexp.phases.shared.packaging import PHANTOMS
+from medexp.registry.loading import whole_network
 
 _AT_ONCE = 8  # images in a batch of cached features, whatever the batches of training: trials share them
 
@@ -52,6 +56,7 @@ class Labelled:
         preprocessing: What is done to the file of a case before the encoder sees it.
         claims: How they were chosen, labelled and split, by item of CLAIM.
         known: Makes what the controls know of the cases of training and validation.
+        by_kind: From that to what the other kinds of the encoder's features tell; nothing of images, which have one kind.
     """
 
     data: Prepared[Any, Any]
@@ -63,6 +68,7 @@ class Labelled:
     preprocessing: Preprocessing
     claims: Mapping[str, str | None]
     known: Callable[[], Known]
+    by_kind: Callable[[Known], Sequence[str]]
     _features: dict[str, Tensor] = field(default_factory=dict, repr=False)
 
     def features(self, split: str) -> Tensor:
@@ -124,6 +130,7 @@ def read_images(ctx: Context[Phase2_2Config], encoder: FrozenEncoder) -> Labelle
         preprocessing=images.preprocessing,
         claims=claims(images, config.kaggle_dir),
         known=lambda: of_images(images, encoder.architecture, ctx.cache),
+        by_kind=lambda known: [],
     )
 
 
@@ -137,7 +144,7 @@ def read_table_of_volumes(ctx: Context[Phase2_2Config], encoder: FrozenEncoder) 
     one_process(ctx.accelerator, ctx.phase.name)
     config, net = ctx.config, encoder.net
     assert encoder.pulled is not None
-    assert isinstance(net, SwinEncoder)
+    assert not isinstance(net, UNetEncoder)
     for key in ("slices_dir", "kaggle_dir"):
         if getattr(config, key):
             raise ConfigError(f"{key}: found {getattr(config, key)}, but {encoder.called} takes volumes; give table=FILE.tsv")
@@ -156,10 +163,20 @@ def read_table_of_volumes(ctx: Context[Phase2_2Config], encoder: FrozenEncoder) 
     data = in_folds(data, config.folds, seed, strata, built_on=built_on, demands=[every_label])
     ctx.given(data, {"table": data.digest})
 
+    kinds = kinds_of(encoder.pulled, config.features)
+    whole = whole_network(encoder.pulled.folder) if any(KINDS[kind].decoder for kind in kinds) else net
+
+    def of_rows(rows: pd.DataFrame) -> dict[FeatureKind, Array]:
+        """Features of cases by kind, the one that is asked for first."""
+        parts = cases_as_parts(volumes.cases(rows), data.facts, volumes.preprocessing, ctx.accelerator)
+        found = embed_all({kind: Embedder(whole, kind) for kind in kinds}, parts, ctx.cache, ctx.accelerator).features
+        return {kind: found[kind] for kind in kinds}
+
     def embed(cases: Labelled, split: str) -> Tensor:
-        parts = cases_as_parts(volumes.cases(cases.of(split)), data.facts, volumes.preprocessing, ctx.accelerator)
-        found = embed_all({"encoder": Embedder(net, "gap10")}, parts, ctx.cache, ctx.accelerator)
-        return torch.from_numpy(found.features["encoder"])
+        return torch.from_numpy(of_rows(cases.of(split))[config.features])
+
+    def by_kind(known: Known) -> list[str]:
+        return side_by_side(ctx, of_rows(known.rows), known.task()).words
 
     def picture(case: str) -> Array:
         """The middle axial slice of t1c, anterior up and the patient's right on the left."""
@@ -176,7 +193,10 @@ def read_table_of_volumes(ctx: Context[Phase2_2Config], encoder: FrozenEncoder) 
         picture=picture,
         preprocessing=volumes.preprocessing,
         claims=_claims(config, volumes),
-        known=lambda: of_volumes(volumes, data.manifest[data.manifest["split"] != "test"], encoder.architecture, "gap10", ctx),
+        known=lambda: of_volumes(
+            volumes, data.manifest[data.manifest["split"] != "test"], encoder.architecture, config.features, ctx
+        ),
+        by_kind=by_kind,
     )
 
 

@@ -109,12 +109,12 @@ def run(config: Phase2_2Config) -> None:
             checks.checkpoints(files, encoder.network(len(classes)), registered, "best" if trained.fitted.chosen else "last"),
             checks.accuracy(found, config.min_accuracy),
             checks.majority(over_majority, found, by_chance),
-            *(controls := beside(ctx, f"the head on {encoder.called}", judged.predictions, cases.known())).checks,
+            *(controls := beside(ctx, f"the head on {encoder.called}", judged.predictions, known := cases.known())).checks,
         )
         words = [f"Always saying {classes[most]!r}, the majority class: accuracy {by_chance:.3f}.", *shifted(config, cases)]
         apart = of_the_training_split(ctx, work, evidence)
         ctx.publish(package(ctx, encoder, cases, classifier, judged, evidence, controls, words[1:], apart))
-        ctx.finish(summary(ctx, encoder, cases, judged, evidence, trained.fitted, controls, words))
+        ctx.finish(summary(ctx, encoder, cases, judged, evidence, trained.fitted, controls, [*words, *cases.by_kind(known)]))
 
 
 def read(ctx: Context[Phase2_2Config]) -> Work:

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from medexp.config.bounds import Share
 from medexp.config.data import PhantomConfig
 from medexp.config.keys import Called, Role
+from medexp.config.networks import FeatureKind
 from medexp.config.shared import CacheDir, Confidence, Device, Jobs, OutputDir, Profile, Resampling, Samples, Seed, Threads
 from medexp.config.training import SearchConfig
 
@@ -20,6 +21,9 @@ class ProbeConfig:
         encoder: The encoder: models:/NAME@alias or models:/NAME/VERSION.
         table: TSV with the columns id, path (a BraTS case folder or a 4D NIfTI file), label, patient and, where it is split,
             split (train and val fit the head, test judges it). Without it phantoms of meningioma and glioma (demo only).
+        features: What is pooled from the encoder's maps: gap10 (the average of the bottleneck), multiscale (averages and
+            maxima of encoder1 to encoder4) or tumour_weighted (the hidden states where the network sees tumour; takes its
+            decoder). The figures of the others are told beside it.
         head: logistic (logistic regression) or mlp (one hidden layer).
         test_fraction: Share of the patients of each label that is tested on, 0 to 1, where the table has no column split.
         seed: Seed of the split, the folds, the MLP and the resamples.
@@ -30,6 +34,7 @@ class ProbeConfig:
     profile: Profile
     encoder: str
     table: Annotated[str | None, Role.CASES]
+    features: Annotated[FeatureKind, Called("")]
     head: Annotated[Literal["logistic", "mlp"], Called("")]
     test_fraction: Annotated[Share, Role.CASES]
     bootstrap_samples: Samples

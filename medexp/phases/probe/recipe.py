@@ -15,6 +15,7 @@ from torch import nn
 from medexp import registry
 from medexp.arrays import Array
 from medexp.checks import Check
+from medexp.config.networks import FeatureKind
 from medexp.data.volumes.tables import split_table
 from medexp.errors import RegistryError
 from medexp.evaluation.classification import METRICS
@@ -26,13 +27,14 @@ from medexp.phases.probe.config import ProbeConfig
 from medexp.phases.probe.report import CALLED, Judged, log_judged, summary
 from medexp.phases.shared.context import Context, context
 from medexp.phases.shared.controls import compared, of_volumes, untrained
+from medexp.phases.shared.features import kinds_of, side_by_side
 from medexp.phases.shared.foresight import foresee
 from medexp.phases.shared.labelled_volumes import LabelledVolumes, read_volumes
 from medexp.phases.shared.packaging import parent_of
 from medexp.registry.leaks import fetch_parent, leak_check
-from medexp.registry.loading import load_verified
+from medexp.registry.loading import load_verified, whole_network
 from medexp.registry.package import Parent
-from medexp.registry.packages import read_json
+from medexp.registry.packages import DECODER, read_json
 from medexp.registry.store import Pulled
 
 Encoder = SwinEncoder | SwinSegmenter
@@ -40,10 +42,12 @@ Encoder = SwinEncoder | SwinSegmenter
 
 @dataclass(frozen=True)
 class Work:
-    """The encoder's package, and the labelled volumes as it wants them."""
+    """The encoder's package, the labelled volumes as it wants them, and the kinds of features that it gives, the one that is
+    asked for first."""
 
     pulled: Pulled
     volumes: LabelledVolumes
+    kinds: list[FeatureKind]
 
 
 def run(config: ProbeConfig) -> None:
@@ -79,10 +83,11 @@ def read(ctx: Context[ProbeConfig]) -> Work:
     """
     config, folder = ctx.config, ctx.run.folder
     pulled = registry.pull(config.encoder)
+    kinds = kinds_of(pulled, config.features)
     split = partial(split_table, test_fraction=config.test_fraction, seed=config.seed)
     volumes = read_volumes(config.table, config.phantoms, pulled, config.jobs, folder, ctx.cache, split)
     ctx.given(volumes.data, {}, "cases")
-    return Work(pulled, volumes)
+    return Work(pulled, volumes, kinds)
 
 
 def guard(work: Work, split: str) -> list[Check]:
@@ -99,7 +104,8 @@ def load_encoders(ctx: Context[ProbeConfig], pulled: Pulled) -> tuple[dict[str, 
     Raises:
         RegistryError: What was pulled is no encoder.
     """
-    encoders = {"encoder": _as_encoder(load_verified(pulled.folder), ctx.config.encoder)}
+    own = (whole_network if (pulled.folder / DECODER).is_file() else load_verified)(pulled.folder)
+    encoders = {"encoder": _as_encoder(own, ctx.config.encoder)}
     left_out = ""
     if record := read_json(pulled.folder, "parents.json").get("base"):
         parent = fetch_parent(Parent(**record))
@@ -140,11 +146,13 @@ def judge(ctx: Context[ProbeConfig], work: Work, encoders: Mapping[str, Encoder]
     labels = [volumes.table.classes.index(label) for label in volumes.data.manifest["label"]]
     rows = volumes.data.manifest.assign(label=labels)
     parts = cases_as_parts(volumes.cases(rows), volumes.data.facts, volumes.preprocessing, ctx.accelerator)
-    own = {name: Embedder(net, "gap10") for name, net in encoders.items()}
-    every = {**own, **untrained(architecture, ctx.device, "gap10")}  # at once: each volume is read once for all
+    asked = config.features
+    own = {name: Embedder(net, asked) for name, net in encoders.items()}
+    more: dict[str, Embedder] = {kind: Embedder(encoders["encoder"], kind) for kind in work.kinds[1:]}
+    every = {**own, **more, **untrained(architecture, ctx.device, asked)}  # at once: each volume is read once for all
     embedded = embed_all(every, parts, ctx.cache, ctx.accelerator)
     ctx.run.reporter.metrics({"params/embeddings_computed": embedded.computed})
-    known = of_volumes(volumes, rows, architecture, "gap10", ctx)
+    known = of_volumes(volumes, rows, architecture, asked, ctx)
     task = known.task("test")
 
     def features(name: str) -> list[Array]:
@@ -155,6 +163,7 @@ def judge(ctx: Context[ProbeConfig], work: Work, encoders: Mapping[str, Encoder]
     encoder, *others = [control(source, task, ctx.cache, config.search, config.seed) for source in sources]
     others += [of_headers(known.headers, task, ctx.cache), majority(task)]
     beside = compared(CALLED["encoder"], encoder.predictions[0], others, task.owners, ctx.resampling, METRICS)
-    return Judged(
-        encoder.predictions[0], beside, {one.name: one.chosen[0] for one in (encoder, *others) if one.chosen}, left_out
-    )
+    chosen = {one.name: one.chosen[0] for one in (encoder, *others) if one.chosen}
+    by_kind = {kind: embedded.features["encoder" if kind == asked else kind] for kind in work.kinds}
+    told = side_by_side(ctx, by_kind, task, config.head, config.search, config.seed)
+    return Judged(encoder.predictions[0], beside, told, chosen, left_out)

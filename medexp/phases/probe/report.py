@@ -10,6 +10,7 @@ from medexp.phases.probe.checks import in_words
 from medexp.phases.probe.config import ProbeConfig
 from medexp.phases.shared.context import Context
 from medexp.phases.shared.controls import Beside, log_beside
+from medexp.phases.shared.features import Kinds
 from medexp.phases.shared.labelled_volumes import LabelledVolumes
 from medexp.phases.shared.publishing import Summary
 from medexp.tracking.figures import confusion_matrix, roc
@@ -26,12 +27,14 @@ class Judged:
     Attributes:
         predictions: Of the encoder's head.
         beside: It beside the unadapted encoder and the controls.
+        kinds: It by the other kinds of the encoder's features.
         chosen: The head's hyperparameter by arm; of several seeds the first one's.
         left_out: Why there is no row for the unadapted encoder; empty where there is one.
     """
 
     predictions: Predictions
     beside: Beside
+    kinds: Kinds
     chosen: Mapping[str, float]
     left_out: str
 
@@ -80,7 +83,7 @@ def summary(ctx: Context[ProbeConfig], encoder: str, volumes: LabelledVolumes, j
     again = f"-P table={config.table} -P head={other}" if config.table else "-P table=FILE.tsv"
     return Summary(
         headline=f"probe of {encoder} on {volumes.data.source}",
-        title=f"{' or '.join(volumes.table.classes)}, {config.head} head: fitted on {len(fitted)} cases of "
+        title=f"{' or '.join(volumes.table.classes)}, {config.features}, {config.head} head: fitted on {len(fitted)} cases of "
         f"{fitted['patient'].nunique()} patients, tested on {len(tested)} of {tested['patient'].nunique()}",
         head=[*head, "C" if config.head == "logistic" else "hidden size"],
         rows=rows,
@@ -89,9 +92,11 @@ def summary(ctx: Context[ProbeConfig], encoder: str, volumes: LabelledVolumes, j
             "across their patients; test judged it once.",
             *(in_words(gain["balanced_accuracy"], called[arm][1]) for arm, gain in judged.beside.gains.items()),
             *judged.beside.words,
+            *judged.kinds.words,
             *([judged.left_out] if judged.left_out else []),
         ],
         narrow=(head, narrow),
         first=judged.beside.first,
+        beside=judged.kinds.table,
         following=[f"Next, another:    mlflow run . -e probe {again}"],
     )

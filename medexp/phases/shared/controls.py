@@ -21,12 +21,14 @@ from medexp.checks import Check, Severity
 from medexp.config.networks import FeatureKind
 from medexp.config.shared import Resampling
 from medexp.data.headers import Header
+from medexp.data.volumes.regions import REGIONS
 from medexp.evaluation.batches import Batches
 from medexp.evaluation.classification import Metric, Predictions, auroc, balanced_accuracy, scores
 from medexp.evaluation.controls import UNTRAINED_SEEDS, Control, Source, Task, control, gain_over, majority, of_headers
 from medexp.evaluation.embeddings import Embedder, cases_as_parts, embed_all, images_as_part
 from medexp.evaluation.intervals import Interval
 from medexp.models.kinds import build
+from medexp.models.swin.features import KINDS
 from medexp.phases.shared.context import Context, JudgedSettings, Settings
 from medexp.phases.shared.images import Images
 from medexp.phases.shared.labelled_volumes import LabelledVolumes
@@ -344,6 +346,8 @@ def of_volumes(
 def untrained(architecture: Mapping[str, Any], device: torch.device, kind: FeatureKind | None = None) -> dict[str, Embedder]:
     """Networks with initial weights, one for each of UNTRAINED_SEEDS, in eval mode and frozen, for features of a kind."""
     nets = {}
+    if kind is not None and KINDS[kind].decoder:  # which an encoder is given here
+        architecture = {"out_channels": len(REGIONS), **architecture, "kind": "swin_unetr"}
     for seed in UNTRAINED_SEEDS:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)

@@ -28,7 +28,7 @@ from medexp.models.swin.network import SwinSegmenter, features
 from medexp.phases.phase1 import PHASE, checks
 from medexp.phases.phase1.arms import EFFECTS, FACTORIAL, crops, effects
 from medexp.phases.phase1.config import Phase1Config
-from medexp.phases.phase1.features import Features, attribute, embed_crops, over_controls, read_off, semantics
+from medexp.phases.phase1.features import ByKind, Features, attribute, embed_crops, over_controls, read_off, semantics
 from medexp.phases.phase1.mean_mask import mean_mask, score_mean_mask
 from medexp.phases.phase1.pretrained import initial
 from medexp.phases.phase1.reach import reach, window
@@ -174,9 +174,9 @@ def told(home: Home, base: SwinSegmenter, lora: LoraConfig, folder: Path) -> tup
     arms = dict(zip(FACTORIAL, (frozen, frozen, alone, alone), strict=True))
     per_case = pd.concat([scores.assign(arm=arm) for arm, scores in arms.items()])
     nothing = Features(np.zeros((6, 2), np.float32), np.zeros((6, 2), np.float32))
-    sources = dict.fromkeys(("unadapted", "random", "lora_alone", "adapted"), nothing)
+    sources = {name: {"gap10": nothing} for name in ("unadapted", "random", "lora_alone", "adapted")}
     added = attribute(home.ctx, home.data, per_case, read_off(home.ctx, home.data, sources))
-    check = checks.attribution(added.effects, added.r2)
+    check = checks.attribution(added.effects, added.probes)
     return dict(check.measured), check.advice
 
 
@@ -206,12 +206,30 @@ def test_features_that_tell_more_are_found_and_others_are_not(home: Home) -> Non
     train, held_out = (semantics(home.data, split) for split in ("train", "val"))
     noise = np.random.default_rng(0).normal(size=(2, 6, 10)).astype(np.float32)
     per_case = arms_with(home, 0.5, 0.5, 0.5, 0.5)
-    sources = {"unadapted": Features(*noise), "lora_alone": Features(train, held_out), "adapted": Features(*(2 * noise))}
+    alike, more = (Features(*noise), Features(*(2 * noise))), Features(train, held_out)
+    sources: dict[str, ByKind] = {
+        "unadapted": {"gap10": alike[0], "multiscale": alike[0], "tumour_weighted": alike[0]},
+        "lora_alone": {"gap10": more},
+        "adapted": {"gap10": alike[1], "multiscale": more, "tumour_weighted": alike[1]},
+    }
     read = "what a linear probe reads from the encoder's features"
-    words = checks.in_words(attribute(home.ctx, home.data, per_case, read_off(home.ctx, home.data, sources)).effects)
+    added = attribute(home.ctx, home.data, per_case, read_off(home.ctx, home.data, sources))
+    words = checks.in_words(added.effects)
     assert f"LoRA alone improved {read}" in words
     assert f"LoRA with the decoder changed nothing that could be measured in {read}" in words
     assert "LoRA alone changed nothing that could be measured in mean Dice" in words
+    multiscale, weighted = checks.other_features_in_words(added.others, added.other_gains)
+    before, after = added.others["multiscale"]["unadapted"], added.others["multiscale"]["adapted"]
+    assert after > before and f"Of multiscale features: mean R2 {before:.2f} unadapted, {after:.2f} adapted." in multiscale
+    assert "The adaptation improved what a linear probe reads from them" in multiscale
+    assert "The adaptation changed nothing that could be measured in what a linear probe reads from them" in weighted
+    assert list(added.table["features"].unique()) == ["gap10", "multiscale", "tumour_weighted"]
+    assert added.probes["multiscale_adapted"] == after and added.probes["adapted"] == added.r2["adapted"]
+
+    other = replace(home.ctx, config=replace(home.ctx.config, features="multiscale"))
+    asked = attribute(other, home.data, per_case, read_off(other, home.data, {**sources, "lora_alone": {"multiscale": more}}))
+    assert f"LoRA with the decoder improved {read}" in checks.in_words(asked.effects)
+    assert asked.r2["adapted"] == after and set(asked.others) == {"gap10", "tumour_weighted"}
 
 
 def test_features_of_crops_are_those_of_the_crops_also_from_the_cache(home: Home) -> None:
@@ -231,7 +249,7 @@ def test_a_region_that_no_case_holds_leaves_the_others(home: Home) -> None:
     per_case = arms_with(home, 0.5, 0.6, 0.7, 0.8).assign(dice_ET=np.nan)
     per_case.loc[per_case["case"] == ids(home)[0], DICE] = np.nan
     nothing = Features(np.zeros((6, 2), np.float32), np.zeros((6, 2), np.float32))
-    sources = dict.fromkeys(("unadapted", "random", "lora_alone", "adapted"), nothing)
+    sources = {name: {"gap10": nothing} for name in ("unadapted", "random", "lora_alone", "adapted")}
     found = attribute(home.ctx, home.data, per_case, read_off(home.ctx, home.data, sources)).effects
     assert found["dice"]["LoRA over the frozen base"].estimate == pytest.approx(0.2)
     assert found["dice"]["LoRA over the frozen base"].patients == 5

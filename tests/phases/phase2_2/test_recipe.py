@@ -204,11 +204,13 @@ def test_an_encoder_of_volumes_gets_a_head_through_the_same_code(
     store: MlflowClient,
     registered: Callable[..., Registered],
     volumes: Path,
+    tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    made = registered(base=True)
-    encoder = "models:/phase1_encoder_merged@champion"
-    assert run("phase2_2", None, encoder=encoder, table=str(volumes), training__epochs="20") == 0, capsys.readouterr()
+    """On the features for which it takes the whole network, which a classifier of the others does not hold."""
+    made = registered(base=True, decoder=tmp_path)
+    encoder, flags = "models:/phase1_encoder_merged@champion", {"features": "tumour_weighted", "training__epochs": "20"}
+    assert run("phase2_2", None, encoder=encoder, table=str(volumes), **flags) == 0, capsys.readouterr()
     done = last_run(store, "phase2_2")
     assert done.data.tags["medexp.upstream.phase1_encoder_merged"] == f"1 {made.digest}"
     rows = logged_table(done, "per_case.csv")
@@ -223,8 +225,12 @@ def test_an_encoder_of_volumes_gets_a_head_through_the_same_code(
     net = registry.load(uri)
     with torch.inference_mode():
         assert np.array_equal(net(torch.from_numpy(images)).numpy(), mlflow.pyfunc.load_model(uri).predict(images))
-    before = registry.load(encoder).state_dict()
-    assert all(torch.equal(value, before[key]) for key, value in net.encoder.state_dict().items())
+    before, after = registry.load(encoder).state_dict(), net.encoder.state_dict()
+    assert all(torch.equal(value, after[key]) for key, value in before.items())
+    assert net.encoder(torch.from_numpy(images)).shape == (1, 31 * 12)
+    for kind in ("gap10", "multiscale"):
+        assert f"The encoder's {kind} features: AUROC" in done.data.tags["mlflow.note.content"]
+    assert set(logged_table(done, "features.csv")["features"]) == {"gap10", "multiscale", "tumour_weighted"}
     assert {item.path for item in store.list_artifacts(done.info.run_id)} >= {"best_model.pt", "last_model.pt"}
 
 

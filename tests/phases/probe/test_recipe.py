@@ -18,6 +18,7 @@ from medexp.data.volumes.cases import CHANNELS, Case
 from medexp.data.volumes.facts import describe_cases
 from medexp.data.volumes.tables import COLUMNS, write_table
 from medexp.models.kinds import build
+from medexp.models.swin.features import DEFAULT
 from medexp.registry.definitions import load_definition
 from medexp.registry.package import Package, Parent
 from medexp.registry.registration import register
@@ -122,6 +123,34 @@ def test_the_run_holds_all_that_it_promises(
     for words in ("unadapted", "untrained", "headers", "train and val", "PROBE_ATTRIBUTION", "Next", f"table={table}"):
         assert words in printed
     assert "unadapted encoder" in tags["mlflow.note.content"]
+    kinds = logged_table(run, "features.csv").set_index(["features", "metric"])["estimate"]
+    assert kinds[DEFAULT, "auroc"] == measured["test/auroc"], "the same head on the same features"
+    assert f"The encoder's gap10 features: AUROC {kinds['gap10', 'auroc']:.3f}" in tags["mlflow.note.content"]
+    assert "the encoder, gap10" in printed and "tumour_weighted" not in printed, "its package holds no decoder"
+
+
+def test_other_features_are_asked_for_where_the_package_gives_them(
+    store: MlflowClient,
+    registered: Callable[..., Registered],
+    table: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    registered()
+    assert probe(table, features="tumour_weighted") == 2
+    assert "no decoder" in (told := capsys.readouterr().err) and "phase1_encoder_merged version 1" in told
+    assert not (tmp_path / "cache" / "embeddings").exists()
+
+    registered(decoder=tmp_path)
+    assert probe(table, features="tumour_weighted") in (0, 3)
+    run = last_run(store, "probe")
+    assert run.info.run_name == "probe tumour_weighted logistic s0"
+    kinds = logged_table(run, "features.csv")
+    assert list(kinds["features"].unique()) == ["tumour_weighted", "gap10", "multiscale"]
+    own = kinds.query("features == 'tumour_weighted' and metric == 'auroc'")
+    assert own["asked"].all() and own["estimate"].item() == run.data.metrics["test/auroc"]
+    for kind in ("gap10", "multiscale"):
+        assert f"The encoder's {kind} features: AUROC" in run.data.tags["mlflow.note.content"]
 
 
 def test_labels_that_mean_nothing_are_not_read_from_the_features(
@@ -153,7 +182,7 @@ def test_a_second_probe_reads_the_embeddings_and_says_the_same(
     assert probe(table) == 0
     first = last_run(store, "probe").data.metrics
     cases = len(pd.read_csv(table, sep="\t"))
-    assert first["params/embeddings_computed"] == 5 * cases, "the encoder, its base, and three untrained ones"
+    assert first["params/embeddings_computed"] == 6 * cases, "two kinds of the encoder, its base, and three untrained ones"
     assert probe(table) == 0
     again = last_run(store, "probe").data.metrics
     assert again["params/embeddings_computed"] == 0
@@ -291,7 +320,7 @@ def test_an_adapter_is_an_encoder_too(
     assert probe(table, encoder="models:/phase1_lora_adapter/1") == 0
     metrics = last_run(store, "probe").data.metrics
     assert "controls/unadapted/accuracy" in metrics
-    assert metrics["params/embeddings_computed"] == 5 * len(pd.read_csv(table, sep="\t")), "adapted, base and three untrained"
+    assert metrics["params/embeddings_computed"] == 7 * len(pd.read_csv(table, sep="\t")), "three kinds, base, three untrained"
 
 
 @pytest.mark.parametrize(
