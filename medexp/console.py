@@ -72,6 +72,27 @@ def pull(uri: str) -> int:
     return exit_code("pull", work)
 
 
+@commands.command("export-bundle")
+@click.argument("uri", metavar="MODEL")
+@click.argument("folder")
+def export_bundle(uri: str, folder: str) -> int:
+    """Write a segmenter as a MONAI bundle, which MONAI runs without medexp."""
+
+    def work() -> None:
+        from pathlib import Path
+
+        from medexp.registry.bundle import export_bundle
+
+        _find_store()
+        made = export_bundle(_uri(uri), Path(folder).expanduser())
+        print(f"{folder}: {made.pulled.name} version {made.pulled.version}, digest {made.pulled.digest}")
+        print(f"It needs: {made.install}")
+        print(f"Run it:   {made.command}")
+        print("CASES holds one folder a case; MASKS gets <case>_seg.nii.gz, on the case's own grid.")
+
+    return exit_code("export-bundle", work)
+
+
 @commands.command(context_settings=_PASS_ON)
 @click.argument("flags", nargs=-1, type=click.UNPROCESSED)
 def promote(flags: tuple[str, ...]) -> int:

@@ -48,6 +48,7 @@ class Kind:
         outputs: What comes out, given the architecture; a network with several outputs gives a mapping, which may hold more.
         example: Inputs of a smoke run, given the architecture and the `input` of its package's contract, one or more cases.
         requirements: Distributions that it needs beside those that every package names.
+        monai: The same network, with the same keys, in MONAI's config language, but for the arguments. None: MONAI has none.
     """
 
     network: str
@@ -55,6 +56,7 @@ class Kind:
     outputs: Callable[[Architecture], Specs]
     example: Callable[[Architecture, Mapping[str, Any], torch.Generator], Tensors]
     requirements: tuple[str, ...] = ()
+    monai: Mapping[str, Any] | None = None
 
 
 def kinds() -> dict[str, Kind]:

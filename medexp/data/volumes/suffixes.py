@@ -70,3 +70,25 @@ def one_of_each(
 
 def _looked_for(suffixes: Sequence[str]) -> str:
     return " or ".join(f"*-{suffix}.nii.gz" for suffix in suffixes) + " (also _ and .nii)"
+
+
+def cases_in(root: Path | str, suffixes: Mapping[str, Sequence[str]]) -> list[list[Path]]:
+    """The files of each case of a folder with one folder a case.
+
+    Args:
+        root: The folder.
+        suffixes: As of `files_of`.
+
+    Returns:
+        By case, sorted by its name: one file a modality, in that order.
+
+    Raises:
+        FileNotFoundError: There is no such folder, no case in it, or files of a case are missing or ambiguous; all problems.
+    """
+    if not Path(root).is_dir():
+        raise FileNotFoundError(f"{root}: no such folder; one folder a case is wanted in it")
+    folders = sorted(path for path in Path(root).iterdir() if path.is_dir() and not path.name.startswith("."))
+    found = [files_of(folder, suffixes) for folder in folders]
+    if problems := [problem for _, told in found for problem in told] or ([] if found else ["no folder of a case in it"]):
+        raise FileNotFoundError(f"{root}: {'; '.join(problems)}")
+    return [list(files.values()) for files, _ in found]

@@ -29,5 +29,6 @@ KINDS = {
         inputs=_volumes,
         outputs=lambda architecture: (_features if architecture.get("features") else _logits)(architecture),
         example=noise,
+        monai={"_target_": "SwinUNETR", "use_flash_attention": True},  # as `fast_attention` has it
     ),
 }
