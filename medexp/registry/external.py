@@ -10,17 +10,17 @@ from mlflow.entities import Metric
 
 from medexp.evaluation.intervals import Interval
 from medexp.registry.client import answering
-from medexp.registry.store import Pulled
+from medexp.registry.predictors import Predictor
 
 EXTERNAL = "medexp.external."
 """Tags of a version; the rest is the run's id."""
 
 
-def log_external(pulled: Pulled, run_id: str, source: str, digest: str, scores: Mapping[str, Interval]) -> str:
+def log_external(predictor: Predictor, run_id: str, source: str, digest: str, scores: Mapping[str, Interval]) -> str:
     """Write scores to the version that was predicted with: a tag that names the run, and metrics of the model.
 
     Args:
-        pulled: The version.
+        predictor: Of the version, pulled from the registry.
         run_id: The run that has the scores, with all that they rest on.
         source: What the cases are, in words.
         digest: Of the cases, at most 36 characters.
@@ -32,7 +32,8 @@ def log_external(pulled: Pulled, run_id: str, source: str, digest: str, scores: 
     Raises:
         StorageError: The registry does not answer.
     """
-    client = MlflowClient()
+    client, pulled = MlflowClient(), predictor.pulled
+    assert pulled is not None
     figures = {name: [interval.estimate, interval.low, interval.high, interval.patients] for name, interval in scores.items()}
     told = {"cases": source, "data_digest": digest, "estimate_low_high_patients": _finite(figures)}
     with answering():

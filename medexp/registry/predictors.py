@@ -57,6 +57,7 @@ class Ready:
         own: From the files' voxels to RAS+ mm; None for a picture.
         outside: What of it lies outside what the model saw, a sentence each.
         identity: What the leak guard asks for: case, patient, scan, voxels_sha256, perceptual_hash; empty where nobody asked.
+        unfit: Why its segmentation was not read, where one lies beside it and was asked for.
     """
 
     case: Any
@@ -67,6 +68,7 @@ class Ready:
     own: NDArray[np.float64] | None
     outside: tuple[str, ...]
     identity: Mapping[str, Any]
+    unfit: str = ""
 
 
 @dataclass(frozen=True)

@@ -4,9 +4,9 @@ Cases are read ahead in threads while one is predicted, and each is written befo
 number, and the same command again goes on where it was stopped.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -26,56 +26,16 @@ from medexp.errors import ConfigError, DataError, MedexpError, StorageError, all
 from medexp.phases.predict import PHASE
 from medexp.phases.predict.config import PredictConfig
 from medexp.phases.predict.report import log_predicted, picture, summary, volumes_in_mm3
-from medexp.phases.predict.scoring import Truth, intervals, scored, truth_of
+from medexp.phases.predict.scoring import intervals, scored, truth_of
+from medexp.phases.predict.work import Done, Work
 from medexp.phases.predict.written import Record, claim, record_of, tables, write
 from medexp.phases.shared.context import Context, context
 from medexp.registry.external import log_external
 from medexp.registry.leaks import leak_check
-from medexp.registry.predictors import Predictor, Ready
+from medexp.registry.predictors import Ready
 from medexp.tracking.datasets import log_datasets
 
 _SEED = 2  # of the phantoms: no base was trained on them, and no probe
-
-
-@dataclass(frozen=True)
-class Work:
-    """The model, the cases, what is known of them, and where predictions go.
-
-    Attributes:
-        predictor: The model.
-        inputs: The cases.
-        source: What they are, in words.
-        truth: What is known of them.
-        folder: Where predictions go.
-        made_with: What answers follow from beside the case.
-    """
-
-    predictor: Predictor
-    inputs: Inputs
-    source: str
-    truth: Truth
-    folder: Path
-    made_with: Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class Done:
-    """What came of the cases.
-
-    Attributes:
-        records: The sidecars of those that were predicted, now or before.
-        problems: What is wrong with the others, by id.
-        before: How many were predicted before.
-    """
-
-    records: Sequence[Record]
-    problems: Mapping[str, str]
-    before: int
-
-    @property
-    def scored(self) -> list[Record]:
-        """Of those whose truth is known."""
-        return [record for record in self.records if record["scores"]]
 
 
 def run(config: PredictConfig) -> None:
@@ -90,21 +50,19 @@ def run(config: PredictConfig) -> None:
         work = read(ctx)
         done = predict(ctx, work)
         rows = tables(work.folder, done.records, done.problems)
-        scores = pd.DataFrame([{"case": record["case"]} | record["scores"] for record in done.scored])
-        scores = rows.merge(scores, on="case") if len(scores) else scores
-        found = intervals(scores, work.truth, config) if len(scores) else {}
+        scores = scores_of(done, rows)
+        found = intervals(scores, work.truth, config)
         ctx.check(all_predicted(work, done), *(leaks := guard(ctx, work, done)))
-        seen = [
-            f"These scores are no external validation: {check.title.lower()} fails, {check.found}."
-            for check in leaks
-            if not check.passed
-        ]
-        log_predicted(ctx, work.folder, rows, scores, found)
         digest = log_inputs(ctx, work, done)
+        log_predicted(ctx, work, rows, scores, found)
+        seen = [in_words(check) for check in leaks if not check.passed]
+        if config.evaluate and not done.scored:
+            raise DataError(
+                all_problems("evaluate=true: no truth can be read", [one["truth_not_read"] for one in done.records])
+            )
         if config.evaluate and not seen:
-            assert work.predictor.pulled is not None
-            log_external(work.predictor.pulled, ctx.run.id, work.source, digest, found)
-        ctx.finish(summary(ctx, work.predictor, work.source, work.folder, rows, done.problems, done.before, found, seen))
+            log_external(work.predictor, ctx.run.id, work.source, digest, found)
+        ctx.finish(summary(ctx, work, done, rows, found, seen))
 
 
 def read(ctx: Context[PredictConfig]) -> Work:
@@ -184,7 +142,7 @@ def ahead(work: Work, jobs: int) -> Iterator[tuple[Any, Future[tuple[Record, str
     def begin(case: Any) -> tuple[Record, str, Ready | None]:
         stamp, known = fingerprint(case.images), record_of(work.folder, case.id)
         if not known or (is_known(work, case) and not known["scores"]):  # a truth may have come later
-            return known, stamp, work.predictor.ready(case, work.truth.classes, identify=is_known(work, case))
+            return known, stamp, brought(work, case)
         if known["sha256"] != stamp:
             raise DataError(
                 f"case {case.id}: its files are others than those that {work.folder} was made of; give another output"
@@ -197,6 +155,18 @@ def ahead(work: Work, jobs: int) -> Iterator[tuple[Any, Future[tuple[Record, str
         while coming:
             yield coming.pop(0)
             coming += [(case, pool.submit(begin, case)) for case in islice(waiting, 1)]
+
+
+def brought(work: Work, case: Any) -> Ready:
+    """A case as the network takes it, with its truth where that can be read: nobody needs it to predict."""
+    known = is_known(work, case)
+    try:
+        return work.predictor.ready(case, work.truth.classes, identify=known)
+    except DataError as error:
+        if getattr(case, "label", None) is None:
+            raise
+        ready = work.predictor.ready(case)
+        return replace(ready, unfit=" ".join(str(error).split()))
 
 
 def is_known(work: Work, case: Any) -> bool:
@@ -219,6 +189,7 @@ def predicted(ctx: Context[PredictConfig], work: Work, ready: Ready, stamp: str,
         "mm3": volumes_in_mm3(found, ready, work.truth.painted),
         "medexp": medexp.__version__,
         "run": ctx.run.id,
+        "truth_not_read": ready.unfit,
         "scores": scored(work.predictor, work.truth, ready, found),
         "identity": ready.identity,
     }
@@ -241,12 +212,31 @@ def all_predicted(work: Work, done: Done) -> Check:
     )
 
 
+def scores_of(done: Done, rows: pd.DataFrame) -> pd.DataFrame:
+    """A row a case whose truth is known: what was predicted, and its scores. Cases of the same voxels are one patient's,
+    whatever they are called: they tell nothing that the first did not."""
+    first: dict[str, str] = {}
+    scored = [
+        {"case": record["case"], "of": first.setdefault(record["identity"]["voxels_sha256"], record["patient"])}
+        | record["scores"]
+        for record in done.scored
+    ]
+    table = pd.DataFrame(scored, columns=None if scored else ["case", "of"])
+    return rows.merge(table, on="case").assign(patient=lambda both: both["of"]).drop(columns="of")
+
+
 def guard(ctx: Context[PredictConfig], work: Work, done: Done) -> list[Check]:
     """LEAK, where cases are scored: the model has not seen them. It blocks what would be written to the version."""
     if not done.scored or work.predictor.pulled is None:
         return []
     check = leak_check(work.predictor.pulled, pd.DataFrame([record["identity"] for record in done.scored]))
     return [check if ctx.config.evaluate else replace(check, severity=Severity.DIAGNOSTIC)]
+
+
+def in_words(leak: Check) -> str:
+    """What a failed LEAK makes of the scores."""
+    patients = f"{leak.measured['leaked_patients']} of {leak.measured['patients']} patients"
+    return f"{patients} are not new to the model, or to what it was made from: the scores are no external validation."
 
 
 def log_inputs(ctx: Context[PredictConfig], work: Work, done: Done) -> str:

@@ -1,7 +1,6 @@
 """What predict leaves behind in its run, and what it says."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -11,6 +10,7 @@ from medexp.data.images.transforms import onto_own_pixels
 from medexp.data.volumes.steps import Resample
 from medexp.evaluation.intervals import Interval
 from medexp.phases.predict.config import PredictConfig
+from medexp.phases.predict.work import Done, Work
 from medexp.phases.shared.context import Context
 from medexp.phases.shared.publishing import Summary
 from medexp.registry.predictors import Prediction, Predictor, Ready
@@ -50,7 +50,7 @@ def picture(ctx: Context[PredictConfig], predictor: Predictor, ready: Ready, fou
 
 
 def log_predicted(
-    ctx: Context[PredictConfig], folder: Path, rows: pd.DataFrame, scores: pd.DataFrame, found: Mapping[str, Interval]
+    ctx: Context[PredictConfig], work: Work, rows: pd.DataFrame, scores: pd.DataFrame, found: Mapping[str, Interval]
 ) -> None:
     """Tables and figures of the run."""
     reporter = ctx.run.reporter
@@ -58,8 +58,8 @@ def log_predicted(
     outside = int((rows["outside"] != "").sum())
     reporter.metrics({"predict/cases": len(rows), "predict/outside": outside})
     for name in ("errors.csv", "predictions.json"):
-        if (folder / name).is_file():
-            reporter.file(folder / name)
+        if (work.folder / name).is_file():
+            reporter.file(work.folder / name)
     if len(scores):
         reporter.table(scores, "per_case.csv")
     if found:
@@ -68,26 +68,27 @@ def log_predicted(
 
 def summary(
     ctx: Context[PredictConfig],
-    predictor: Predictor,
-    source: str,
-    folder: Path,
+    work: Work,
+    done: Done,
     rows: pd.DataFrame,
-    problems: Mapping[str, str],
-    before: int,
     found: Mapping[str, Interval],
     first: Sequence[str],
 ) -> Summary:
     """What was predicted, what lies outside what the model saw, what failed, and scores where a truth is there."""
-    words = [f"{len(rows)} cases of {source} predicted" + (f", {before} of them by an earlier run." if before else ".")]
+    words = [f"{len(rows)} cases of {work.source} predicted" + (f", {done.before} by an earlier run." if done.before else ".")]
     outside = rows[rows["outside"] != ""]
     if len(outside):
         named = "; ".join(f"{case}: {told}" for case, told in zip(outside["case"][:3], outside["outside"][:3], strict=True))
         words.append(f"{len(outside)} of them lie outside what the model saw (predictions.csv, column outside): {named}.")
-    if problems:
-        words.append(f"{len(problems)} failed, each with its reason in {folder / 'errors.csv'}.")
-    states = {meaning["calibration"] for meaning in predictor.outputs.values() if "calibration" in meaning}
+    if done.problems:
+        words.append(f"{len(done.problems)} failed, each with its reason in {work.folder / 'errors.csv'}.")
+    if unfit := [record["truth_not_read"] for record in done.records if record["truth_not_read"]]:
+        words.append(f"The segmentations beside {len(unfit)} cases are not read, so they have no scores: {unfit[0]}")
+    if copies := len(done.scored) - len({record["identity"]["voxels_sha256"] for record in done.scored}):
+        words.append(f"{copies} cases have the voxels of another one; the intervals count them as one patient's.")
+    states = {meaning["calibration"] for meaning in work.predictor.outputs.values() if "calibration" in meaning}
     words += [f"Calibration of the probabilities: {state}" for state in sorted(states)]
-    about = f"{predictor.called} on {source}"
+    about = f"{work.predictor.called} on {work.source}"
     if found:
         head = ["metric", f"estimate [{ctx.config.confidence:.0%} interval, by patient]", "patients"]
         table = [[_NAMES.get(name, name), str(interval), str(interval.patients)] for name, interval in found.items()]
@@ -114,5 +115,5 @@ def summary(
         rows=table,
         words=[word for word in words if word],
         first=first,
-        following=[f"Predictions: {folder}"],
+        following=[f"Predictions: {work.folder}"],
     )
