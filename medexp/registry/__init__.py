@@ -78,7 +78,7 @@ def predictor(uri: str, device: str = "auto", features: "FeatureKind | None" = N
         uri: `models:/NAME@alias` or `models:/NAME/VERSION`.
         device: auto, cpu, cuda or mps.
         features: gap10, multiscale or tumour_weighted, of an encoder or a segmenter (`medexp.models.swin.features.KINDS`);
-            without it an encoder gives those that are used downstream, and a segmenter none.
+            without it an encoder gives what its network gives, gap10, and a segmenter none.
 
     Returns:
         Called with a path (a case's folder, a 4D NIfTI file, a picture) it gives a `Prediction`: a mask on the grid of the

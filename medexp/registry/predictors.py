@@ -32,7 +32,7 @@ from medexp.errors import DataError, RegistryError
 from medexp.evaluation.batches import demand_finite
 from medexp.evaluation.segmentation import mask_on_own_grid, sliding_window
 from medexp.models.kinds import ONLY, outputs_of
-from medexp.models.swin.features import DEFAULT, KINDS
+from medexp.models.swin.features import KINDS
 from medexp.models.swin.network import DIVISOR, SwinEncoder, SwinSegmenter, features
 from medexp.registry.contracts import outputs_said, preprocessing_of
 from medexp.registry.loading import load_verified, whole_network
@@ -107,7 +107,7 @@ class Predictor:
         preprocessing: What is done to a file first.
         outputs: By name of the network's outputs, what they mean.
         device: Where it computes.
-        features: The kind of features that is given, of a SwinUNETR or its encoder; empty: none beside the outputs.
+        features: The kind of features that was asked for, of a SwinUNETR or its encoder; None: what the network gives.
     """
 
     called: str
@@ -290,7 +290,7 @@ def from_package(folder: Path, called: str, device: str = "auto", kind: FeatureK
         folder: The package.
         called: Name and version, for messages.
         device: auto, cpu, cuda or mps.
-        kind: The features that are wanted; None: of an encoder `medexp.models.swin.features.DEFAULT`, else none.
+        kind: The features that are wanted; None: those that the network gives as it is, if it gives any.
 
     Raises:
         RegistryError: It names steps or outputs that this version of medexp does not know, or cannot be loaded.
@@ -299,9 +299,7 @@ def from_package(folder: Path, called: str, device: str = "auto", kind: FeatureK
     preprocessing, outputs = preprocessing_of(folder, called), outputs_said(contract)  # before the weights are read
     architecture, digest = network_of(contract), read_json(folder, MANIFEST)["digest"]
     encodes = any(meaning["what"] == "features" for meaning in outputs.values())
-    if architecture["kind"] == "swin_encoder":
-        kind = kind or DEFAULT
-    elif kind and architecture["kind"] != "swin_unetr":
+    if kind and architecture["kind"] not in ("swin_encoder", "swin_unetr"):
         raise RegistryError(f"features={kind}: {called} is a {architecture['kind']}; encoders and segmenters give features")
     net = whole_network(folder) if encodes and kind and KINDS[kind].decoder else load_verified(folder)
     chosen = device_of(device)

@@ -60,7 +60,7 @@ class PredictConfig:
         output: Folder that gets what is predicted, one that is not there yet; the same command again goes on where it
             stopped. Without it predictions/ in the run's own folder.
         features: gap10, multiscale or tumour_weighted: which features an encoder gives, or a segmenter beside its masks;
-            without it an encoder gives those that are used downstream.
+            without it an encoder gives what its network gives, gap10.
         evaluate: Whether the scores are written to the version that was predicted with, as external validation; needs a truth
             beside the cases, and a model that has not seen them.
         shown: Cases of which the run shows a picture.

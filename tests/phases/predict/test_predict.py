@@ -32,7 +32,7 @@ from medexp.data.volumes.phantoms import ensure_phantoms
 from medexp.data.volumes.regions import REGIONS
 from medexp.data.volumes.steps import PadToMultiple, SlidingWindow
 from medexp.data.volumes.transforms import preprocessing
-from medexp.evaluation.embeddings import cases_as_parts, embed_all
+from medexp.evaluation.embeddings import Embedder, cases_as_parts, embed_all
 from medexp.models.kinds import ONLY
 from medexp.phases.shared.packaging import FEATURES, MASK, classes, contract, regions
 from tests.configured import run_phase
@@ -158,7 +158,8 @@ print(encode({str(case)!r}).features.tolist())
         fact.case: fact for fact in describe_cases(cases, data_config(spacing=SPACING, input_size=SIZE), tmp_path / "cache")
     }
     parts = cases_as_parts(cases, facts, preprocessing(SPACING, SIZE), Accelerator(cpu=True))
-    embedded = embed_all({"it": registry.load(encoder)}, parts, tmp_path / "cache", Accelerator(cpu=True))
+    embedder = {"it": Embedder(registry.load(encoder), "gap10")}
+    embedded = embed_all(embedder, parts, tmp_path / "cache", Accelerator(cpu=True))
     np.testing.assert_allclose(alone, embedded.features["it"][0], atol=1e-6, err_msg="as a probe embeds it")
 
 
