@@ -7,7 +7,7 @@ import pytest
 import torch
 import yaml
 from torch import Tensor
-from torch.nn.functional import interpolate
+from torch.nn.functional import conv3d, interpolate
 
 import medexp
 from medexp.errors import RegistryError
@@ -129,6 +129,15 @@ def test_a_package_offers_what_its_network_can_give() -> None:
     assert offered(ENCODER, True) == offered(WHOLE, False)
     assert offered(ENCODER, True)["gap10"]["what"] == "GAP(encoder10): the global average of the bottleneck"
     assert offered({"kind": "unet_encoder"}, False) == offered({"kind": "lora_adapter", "base": WHOLE}, True) == {}
+
+
+@torch.no_grad()
+def test_padded_channels_change_nothing(net: SwinSegmenter, volumes: Tensor) -> None:
+    conv = net.encoder1.layer.conv1.conv
+    expected = conv3d(volumes, conv.weight, padding=1)
+    torch.testing.assert_close(conv(volumes), expected, atol=1e-5, rtol=1e-5)
+    with torch.enable_grad():
+        assert torch.equal(conv(volumes), expected), "in training it is PyTorch's own"
 
 
 def test_fast_attention_gives_what_the_ordinary_gives() -> None:
