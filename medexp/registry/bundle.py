@@ -35,7 +35,10 @@ BESIDE = {"fire": "0.7.1", "pytorch-ignite": "0.5.5"}
 _HOME = "medexp.data.volumes"
 _SCRIPTS = ("background", "cases", "regions", "suffixes", "zero_background")  # of _HOME, and what these import of it
 _LIBRARIES = ("einops", "nibabel", "scipy")
-_PATH = re.compile(r"(?<![\w:/.~])~?/(?:[^/\s|`]+/)*([^/\s|`]+)")  # of a file or folder, and no URL
+_ORIGIN = (
+    f'''"""What MONAI has not: copied from medexp {medexp.__version__}, https://www.apache.org/licenses/LICENSE-2.0."""\n'''
+)
+_PATH = re.compile(r"(?<![\w:/.~])(?:file://)?~?/(?:[^/\s|`]+/)*([^/\s|`]+)")  # of a file or folder, and no URL
 
 
 class Exported(NamedTuple):
@@ -82,7 +85,7 @@ def export_bundle(uri: str, folder: Path) -> Exported:
         save_checkpoint(load_state(weights_file(pulled.folder)), within / "models/model.pt")
         card = _PATH.sub(r"\1", (pulled.folder / "README.md").read_text())
         (within / "docs/README.md").write_text(_readme(called, pulled, config) + card)
-        (within / "scripts/__init__.py").touch()
+        (within / "scripts/__init__.py").write_text(_ORIGIN)
         for name in _SCRIPTS:
             source = (Path(__file__).parents[1] / "data/volumes" / f"{name}.py").read_text()
             (within / "scripts" / f"{name}.py").write_text(source.replace(_HOME, "scripts"))
@@ -292,6 +295,8 @@ Digest of the registered package that it was made of: {pulled.digest}. The model
 CASES holds one folder a case, with one NIfTI file a channel ({channels}; .nii.gz or .nii, after - or _). MASKS gets
 `<case>_seg.nii.gz`, on the case's own grid: {painting} over it; 0 is background. What is there already is overwritten. With
 `--num_workers 2` files are read while the network runs. What MONAI has not lies in `scripts/`, which is medexp's (Apache-2.0).
+Masks are those of medexp, voxel for voxel. But medexp looks at files first: it refuses NaN, a constant channel and a 2D image,
+and says where a case lies outside what the model saw; a bundle does not.
 
 `metadata.json` has the keys of MONAI's specification. Its JSON Schema is a download, and was not asked; with a network:
 
