@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from monai.transforms import DivisiblePad
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor, nn
 
 from medexp.arrays import Array
@@ -31,6 +32,7 @@ from medexp.data.volumes.steps import ReadChannels, SlidingWindow
 from medexp.errors import DataError, RegistryError
 from medexp.evaluation.batches import demand_finite
 from medexp.evaluation.segmentation import mask_on_own_grid, sliding_window
+from medexp.files import replacing
 from medexp.models.kinds import ONLY, outputs_of
 from medexp.models.swin.features import KINDS
 from medexp.models.swin.network import DIVISOR, SwinEncoder, SwinSegmenter, features
@@ -130,6 +132,14 @@ class Predictor:
         Raises:
             DataError: There are no files of a case, or of several cases.
         """
+        return self.answer(self.ready(self.one(path)))
+
+    def one(self, path: str | Path) -> Any:
+        """The one case that a path names.
+
+        Raises:
+            DataError: There are no files of a case, or of several cases.
+        """
         found = self.find(path)
         if found.problems:
             raise DataError("\n".join(found.problems.values()))
@@ -137,7 +147,7 @@ class Predictor:
             raise DataError(
                 f"{path}: holds {len(found.cases)} cases, one is wanted. For all of them: medexp predict MODEL {path}"
             )
-        return self.answer(self.ready(found.cases[0]))
+        return found.cases[0]
 
     @property
     def encodes(self) -> bool:
@@ -273,6 +283,33 @@ def as_nifti(mask: NDArray[np.uint8], affine: NDArray[np.float64], called: str) 
     image.header.set_xyzt_units("mm")
     image.header["descrip"] = f"medexp {called}".encode()[:79]
     return image
+
+
+MASKS = (".nii.gz", ".png")
+"""What the files of masks end with, of volumes and of pictures."""
+
+
+def save_mask(mask: Any, place: Path) -> Path:
+    """Write the mask of a prediction.
+
+    Args:
+        mask: As a `Prediction` has it; of a picture it becomes 0 and 255.
+        place: The file, without the ending that it gets.
+
+    Returns:
+        The file.
+
+    Raises:
+        StorageError: The folder cannot be written.
+    """
+    of_picture = isinstance(mask, np.ndarray)
+    file = place.with_name(place.name + MASKS[of_picture])
+    with replacing(file) as temporary:
+        if of_picture:
+            Image.fromarray(mask * 255).save(temporary)
+        else:
+            nib.save(mask, temporary)
+    return file
 
 
 def predictor(uri: str, device: str = "auto", kind: FeatureKind | None = None) -> Predictor:

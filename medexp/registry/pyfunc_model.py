@@ -11,6 +11,9 @@ from typing import Any
 
 import mlflow
 import numpy as np
+import pandas as pd
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import INTERNAL_ERROR, INVALID_PARAMETER_VALUE
 from mlflow.pyfunc import PythonModel
 
 
@@ -20,38 +23,33 @@ class RegisteredModel(PythonModel):
     def load_context(self, context: Any) -> None:  # MLflow looks for the name `context`
         if importlib.util.find_spec("medexp") is None:
             sys.path.append(str(Path(context.artifacts["medexp"]).parent))
-        from medexp.registry.loading import load_package
-        from medexp.registry.packages import network_of, read_json
+        from medexp.registry.served import serve
 
-        package = Path(context.artifacts["package"])
-        self._net = load_package(package)
-        self._architecture = network_of(read_json(package, "contract.json"))
+        self._answer = serve(Path(context.artifacts["package"]))
 
     def predict(
         self, context: Any, model_input: np.ndarray, params: dict[str, Any] | None = None
-    ) -> np.ndarray | dict[str, np.ndarray]:
-        """What the network gives, an array or several by name, as the model's signature has them.
+    ) -> np.ndarray | dict[str, np.ndarray] | pd.DataFrame:
+        """What the network says: of arrays an array, or several by name, as the signature has them; of paths a row each.
 
         Args:
             context: MLflow's.
-            model_input: What the network takes, the batch first: normalised volumes (B, C, X, Y, Z) or images (B, C, H, W) of
-                one that takes a single array, else a dict of arrays by the names of the signature.
-            params: MLflow's.
+            model_input: Paths, a data frame with a column `path`: the package's contract is executed on the files. Or what
+                the network takes, the batch first: prepared volumes (B, C, X, Y, Z) or images (B, C, H, W) of one that takes
+                a single array, else a dict of arrays by the names of the signature.
+            params: `output`, the folder that masks of paths are written to, of a model that gives masks.
+
+        Raises:
+            MlflowException: What was given is not what the model takes, in words; a server answers 400 with them.
         """
-        import torch
+        from medexp.errors import MedexpError
 
-        from medexp.models.kinds import ONLY, kind_of, outputs_of
-
-        del context, params  # MLflow hands them over
-        arrays: Any = model_input  # MLflow warns of every other type than the annotated one
-        arrays = arrays if isinstance(arrays, dict) else {ONLY: arrays}
-        given = {
-            name: torch.as_tensor(arrays[name], dtype=getattr(torch, spec.dtype))
-            for name, spec in kind_of(self._architecture).inputs(self._architecture).items()
-        }
-        with torch.inference_mode():
-            output = outputs_of(self._net, self._architecture, given)
-        return output[ONLY].numpy() if ONLY in output else {name: value.numpy() for name, value in output.items()}
+        del context  # MLflow hands it over
+        try:
+            return self._answer(model_input, params or {})
+        except MedexpError as error:
+            code = INVALID_PARAMETER_VALUE if error.exit_code == 2 else INTERNAL_ERROR
+            raise MlflowException(str(error), error_code=code) from error
 
 
 mlflow.models.set_model(RegisteredModel())

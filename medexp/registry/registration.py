@@ -13,23 +13,26 @@ from typing import Any
 
 import mlflow
 import numpy as np
+import pandas as pd
 from mlflow import MlflowClient
 from mlflow.entities import LoggedModel, LoggedModelStatus
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model, ModelSignature
-from mlflow.types import Schema, TensorSpec
+from mlflow.types import ParamSchema, ParamSpec, Schema, TensorSpec
 from mlflow.utils.file_utils import local_file_uri_to_path
 from mlflow.utils.uri import is_local_uri
 
 import medexp
 from medexp.errors import RegistryError, all_problems
-from medexp.models.kinds import Architecture, Specs, kind_of, kinds
+from medexp.models.kinds import ONLY, Architecture, Specs, kind_of, kinds
 from medexp.registry.cache import one_at_a_time
 from medexp.registry.card import as_description
 from medexp.registry.client import answering, pages, quoted
+from medexp.registry.contracts import outputs_said
 from medexp.registry.definitions import Definition
 from medexp.registry.packages import MANIFEST, network_of, read_json
+from medexp.registry.served import PATH, parameters
 from medexp.registry.store import PACKAGE, Registered, digest_at, holds, location_of
 from medexp.registry.tags import upstream_tag
 
@@ -46,6 +49,15 @@ _REQUIREMENTS = (
     "pyyaml",
     "accelerate",
     "filelock",
+    "annotated-types",
+    "docstring-parser",
+    "joblib",
+    "nibabel",
+    "pillow",
+    "pydantic",
+    "rich",
+    "scikit-image",
+    "scipy",
 )
 _SOURCE = "artifacts/medexp"  # medexp itself, in the model that MLflow sees
 
@@ -160,7 +172,8 @@ def _log(client: MlflowClient, run_id: str, folder: Path, name: str, digest: str
             shutil.copytree(folder, place, copy_function=_link)
         else:
             client.log_model_artifacts(logged.model_id, str(folder), PACKAGE)
-        Model.log(None, SimpleNamespace(save_model=_save), run_id=run_id, model_id=logged.model_id, package=folder)
+        given = {"package": folder, "validate_serving_input": False}
+        Model.log(None, SimpleNamespace(save_model=_save), run_id=run_id, model_id=logged.model_id, **given)
         if digest_at(logged.artifact_location, name) != digest:
             raise RegistryError(f"{name}: the store holds another package than was logged; log it again")
     except BaseException:
@@ -177,15 +190,17 @@ def _link(source: str, target: str) -> None:
         shutil.copyfile(source, target)
 
 
-def _save(path: str, mlflow_model: Model, package: Path) -> None:
+def _save(path: str, mlflow_model: Model, package: Path, validate_serving_input: bool) -> None:
     """What MLflow knows of a model, around a package that is in the store already: MLflow itself would copy it three times."""
-    architecture = network_of(read_json(package, "contract.json"))
+    assert not validate_serving_input, "MLflow would load the model and run it on its input example, a path that is nowhere"
+    contract = read_json(package, "contract.json")
+    architecture = network_of(contract)
     known = architecture["kind"] in kinds()  # an adapter's base may be none that medexp builds
     more = kind_of(architecture).requirements if known else ()
-    logger = logging.getLogger("mlflow.models.model")
+    logger = logging.getLogger("mlflow")
     before = logger.level
     with warnings.catch_warnings():
-        # It asks for an input example, which would be a volume written out as JSON, and loaded and run here to try it.
+        # It asks for an input example where there is none: of a model whose inputs have names, or whose base is not known.
         warnings.simplefilter("ignore", UserWarning)
         logger.setLevel(logging.ERROR)
         try:
@@ -193,7 +208,8 @@ def _save(path: str, mlflow_model: Model, package: Path) -> None:
                 path=path,
                 mlflow_model=mlflow_model,
                 python_model=str(_MODEL_FILE),
-                signature=_signature(architecture) if known else None,
+                signature=_signature(contract) if known else None,
+                input_example=_example(architecture) if known else None,
                 pip_requirements=[f"{name}=={installed(name)}" for name in (*_REQUIREMENTS, *more)],
             )
         finally:
@@ -208,14 +224,31 @@ def _save(path: str, mlflow_model: Model, package: Path) -> None:
     mlflow_model.save(str(Path(path) / "MLmodel"))
 
 
-def _signature(architecture: Architecture) -> ModelSignature:
-    """What goes in and comes out, as its kind says."""
+def _signature(contract: Mapping[str, Any]) -> ModelSignature:
+    """What goes in and comes out, as its kind says.
+
+    MLflow holds what it is given against one description. A tensor of objects with a free axis lets any array pass, and a data
+    frame with a column of its name; `medexp.registry.arrays` says more of arrays than their shape.
+    """
+    architecture = network_of(contract)
     kind = kind_of(architecture)
 
     def schema(specs: Specs) -> Schema:
         return Schema([TensorSpec(np.dtype(spec.dtype), spec.shape, name or None) for name, spec in specs.items()])
 
-    return ModelSignature(schema(kind.inputs(architecture)), schema(kind.outputs(architecture)))
+    given, outputs = kind.inputs(architecture), schema(kind.outputs(architecture))
+    if ONLY not in given:
+        return ModelSignature(schema(given), outputs)
+    either = Schema([TensorSpec(np.dtype(object), (-1,), PATH)])
+    if not (names := parameters(architecture, outputs_said(contract))):
+        return ModelSignature(either, outputs)
+    return ModelSignature(either, outputs, ParamSchema([ParamSpec(name, "string", None) for name in names]))
+
+
+def _example(architecture: Architecture) -> pd.DataFrame | None:
+    """A path, as a client gives it; an array would be a volume written out as JSON."""
+    shape = kind_of(architecture).inputs(architecture).get(ONLY)
+    return shape and pd.DataFrame({PATH: ["FOLDER_OF_A_CASE" if len(shape.shape) == 5 else "PICTURE.png"]})
 
 
 def _ensure_model(client: MlflowClient, definition: Definition) -> None:

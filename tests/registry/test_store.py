@@ -3,6 +3,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import mlflow
@@ -10,6 +11,8 @@ import numpy as np
 import pytest
 import torch
 from mlflow import MlflowClient
+from mlflow.models import Model, ModelSignature
+from mlflow.types import Schema, TensorSpec
 
 from medexp import registry
 from medexp.config.networks import LoraConfig
@@ -22,6 +25,7 @@ from medexp.registry.definitions import load_definition
 from medexp.registry.package import Parent
 from medexp.registry.registration import register
 from medexp.registry.store import Registered, find_by_weights
+from tests.data.volumes.small_cases import write_case
 from tests.packages import SEGMENTER
 
 Written = Callable[..., Path]
@@ -92,10 +96,23 @@ sys.path = [entry for entry in sys.path if Path(entry or ".").resolve() != Path(
 if sys.argv[2] == "installed":
     sys.path.append(sys.argv[1])
 
+import builtins, json
+original, imported = builtins.__import__, set()
+
+def noting(name, space=None, *rest, **more):
+    if str((space or {}).get("__name__", "")).startswith("medexp"):
+        imported.add(name.partition(".")[0])
+    return original(name, space, *rest, **more)
+
+builtins.__import__ = noting
 import numpy as np
 import mlflow
+import pandas as pd
 x = np.random.default_rng(0).normal(size=(1, 4, 64, 32, 32)).astype(np.float32)
-by_mlflow = mlflow.pyfunc.load_model("models:/phase1_encoder_merged/1").predict(x)
+model = mlflow.pyfunc.load_model("models:/phase1_encoder_merged/1")
+by_mlflow, by_path = model.predict(x), model.predict(pd.DataFrame({"path": ["case"]}))
+assert len(by_path) == 1 and np.isfinite(by_path["f0"][0])
+Path("imported.json").write_text(json.dumps(sorted(imported - set(sys.stdlib_module_names) - {"medexp", ""})))
 
 import medexp, torch
 from medexp import registry
@@ -115,9 +132,13 @@ sys.exit("the check for unpickling checks nothing")
 
 
 def test_a_model_that_an_earlier_medexp_registered_goes_on_loading(registered: Registered) -> None:
-    """MLflow runs the code that was stored with a model; `earlier` has what stood there before networks took named inputs."""
+    """MLflow runs the code stored with a model; `earlier` has what stood there before networks took named inputs and paths."""
     earlier = Path(__file__).parent / "earlier" / "pyfunc_model.py"
-    (stored(registered).parents[1] / "pyfunc_model.py").write_bytes(earlier.read_bytes())
+    model = stored(registered).parents[1]
+    (model / "pyfunc_model.py").write_bytes(earlier.read_bytes())
+    logged = Model.load(model)
+    logged.signature = ModelSignature(Schema([TensorSpec(np.dtype("float32"), (-1, 4, -1, -1, -1))]))
+    logged.save(str(model / "MLmodel"))
     x = np.random.default_rng(0).normal(size=(1, 4, 64, 32, 32)).astype(np.float32)
     with torch.inference_mode():
         here = registry.load(f"models:/{NAME}/1")(torch.from_numpy(x)).numpy()
@@ -128,6 +149,7 @@ def test_a_model_that_an_earlier_medexp_registered_goes_on_loading(registered: R
 def test_both_ways_of_loading_agree_in_a_fresh_process_and_unpickle_nothing(
     registered: Registered, tmp_path: Path, medexp: str
 ) -> None:
+    write_case(tmp_path, "case")
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     command = [sys.executable, "-c", BOTH_WAYS, str(ROOT), medexp]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
@@ -136,6 +158,12 @@ def test_both_ways_of_loading_agree_in_a_fresh_process_and_unpickle_nothing(
     with torch.inference_mode():
         here = registry.load(f"models:/{NAME}/1")(torch.from_numpy(x)).numpy()
     assert np.load(tmp_path / "features.npy").shape == (1, 192)
+    named = Path(mlflow.pyfunc.get_model_dependencies(f"models:/{NAME}/1")).read_text()
+    wanted, by = {line.partition("==")[0] for line in named.splitlines()}, packages_distributions()
+    imported = json.loads((tmp_path / "imported.json").read_text())
+    lacking = [name for name in imported if not wanted & {one.lower().replace("_", "-") for one in by[name]}]
+    assert {"torch", "nibabel", "scipy"} <= set(imported)
+    assert lacking == (["click"] if medexp == "installed" else []), "which medexp's plug-in of MLflow imports"
     np.testing.assert_allclose(np.load(tmp_path / "features.npy"), here, atol=1e-5)
 
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 import numpy as np
 import torch
+from nibabel.affines import voxel_sizes
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -52,3 +53,16 @@ def paint(predicted: Tensor, values: Mapping[str, int | None]) -> NDArray[np.uin
         if value is not None:
             mask[predicted[REGIONS.index(region)].bool().cpu()] = value
     return mask.numpy()
+
+
+def volumes_in_mm3(mask: NDArray[np.uint8], affine: NDArray[np.float64], values: Mapping[str, int | None]) -> dict[str, float]:
+    """The volume of each region of a mask, what lies inside it included; of a region without a value in masks, none.
+
+    Args:
+        mask: (X, Y, Z), as `paint` makes it.
+        affine: From its voxels to RAS+ mm (4, 4).
+        values: As `paint` takes them.
+    """
+    voxel, regions = float(np.prod(voxel_sizes(affine))), [name for name, value in values.items() if value is not None]
+    counts = [int(np.count_nonzero(mask == values[name])) for name in regions]
+    return {name: voxel * sum(counts[index:]) for index, name in enumerate(regions)}  # what is painted later lies inside

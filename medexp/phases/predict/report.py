@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
-from nibabel.affines import voxel_sizes
 
 from medexp.data.images.transforms import onto_own_pixels
+from medexp.data.volumes.regions import volumes_in_mm3 as in_mm3
 from medexp.data.volumes.steps import Resample
 from medexp.evaluation.intervals import Interval
 from medexp.phases.predict.config import PredictConfig
@@ -22,13 +22,10 @@ _NAMES = {"ece": "ECE", "auroc": "AUROC", "brier": "Brier score"}
 
 
 def volumes_in_mm3(found: Prediction, ready: Ready, painted: Mapping[str, int | None]) -> dict[str, float]:
-    """Volume of each value of a mask of a volume, by the region that it stands for."""
+    """Of a mask of a volume, by region."""
     if found.mask is None or ready.own is None:
         return {}
-    voxel, mask = float(np.prod(voxel_sizes(ready.own))), np.asarray(found.mask.dataobj)
-    inside = {"WT": ("WT", "TC", "ET"), "TC": ("TC", "ET"), "ET": ("ET",)}
-    counts = {region: int((mask == value).sum()) for region, value in painted.items() if value is not None}
-    return {region: voxel * sum(counts.get(part, 0) for part in parts) for region, parts in inside.items()}
+    return in_mm3(np.asarray(found.mask.dataobj), ready.own, painted)
 
 
 def picture(ctx: Context[PredictConfig], predictor: Predictor, ready: Ready, found: Prediction) -> None:

@@ -13,15 +13,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 import pandas as pd
-from PIL import Image
 from safetensors.numpy import save_file
 
 from medexp.errors import ConfigError, DataError, all_problems
 from medexp.files import replacing
-from medexp.registry.predictors import Prediction
+from medexp.registry.predictors import Prediction, save_mask
 
 CLAIM = "predictions.json"
 Record = dict[str, Any]
@@ -91,13 +89,7 @@ def write(folder: Path, prediction: Prediction, record: Record) -> Record:
         StorageError: The folder cannot be written.
     """
     if prediction.mask is not None:
-        ending = ".png" if isinstance(prediction.mask, np.ndarray) else ".nii.gz"
-        place = folder / f"{prediction.case}{ending}"
-        with replacing(place) as temporary:
-            if ending == ".png":
-                Image.fromarray(prediction.mask * 255).save(temporary)
-            else:
-                nib.save(prediction.mask, temporary)
+        place = save_mask(prediction.mask, folder / prediction.case)
         record = record | {"mask": place.relative_to(folder).as_posix()}
     if prediction.features is not None:
         record = record | {"features": [float(value) for value in prediction.features]}
