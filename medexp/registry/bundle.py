@@ -295,8 +295,8 @@ Digest of the registered package that it was made of: {pulled.digest}. The model
 CASES holds one folder a case, with one NIfTI file a channel ({channels}; .nii.gz or .nii, after - or _). MASKS gets
 `<case>_seg.nii.gz`, on the case's own grid: {painting} over it; 0 is background. What is there already is overwritten. With
 `--num_workers 2` files are read while the network runs. What MONAI has not lies in `scripts/`, which is medexp's (Apache-2.0).
-Masks are those of medexp, voxel for voxel. But medexp looks at files first: it refuses NaN, a constant channel and a 2D image,
-and says where a case lies outside what the model saw; a bundle does not.
+Masks are those of medexp, voxel for voxel, but where a logit is 0 to 1e-6. And medexp looks at files first: it refuses NaN, a
+constant channel and a 2D image, and says where a case lies outside what the model saw; a bundle does not.
 
 `metadata.json` has the keys of MONAI's specification. Its JSON Schema is a download, and was not asked; with a network:
 
