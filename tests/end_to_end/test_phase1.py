@@ -228,7 +228,7 @@ def test_the_segmenter_is_judged_by_its_masks_and_the_encoder_as_before(home: Ho
     assert f"| validation Dice WT on the cases' own grids, LoRA + decoder | {metrics['val/native/dice_WT']:.4g} |" in card
     parents = json.loads((segmenter / "parents.json").read_text())
     assert parents == json.loads((encoder / "parents.json").read_text()) and set(parents) == {"base", "adapter"}
-    assert "selected" not in card.partition("## Limitations")[2].partition("## ")[0]
+    assert "epoch was chosen" not in card.partition("## Limitations")[2].partition("## ")[0]
 
 
 def test_a_model_and_its_ancestors_know_whom_they_saw(home: Home, first: tuple[Run, str]) -> None:
