@@ -62,6 +62,17 @@ def test_one_pass_gives_what_several_give(net: SwinSegmenter, volumes: Tensor, k
     assert all(torch.equal(some[kind], every[kind]) for kind in kinds)
 
 
+@torch.no_grad()
+def test_the_finest_maps_are_made_for_those_alone_who_ask(net: SwinSegmenter, volumes: Tensor) -> None:
+    made: list[int] = []
+    handle = net.encoder1.register_forward_hook(lambda *_: made.append(1))
+    features(net, volumes, ["gap10"])
+    assert not made, "they take longer than all else"
+    features(net, volumes, KINDS)
+    handle.remove()
+    assert len(made) == 1
+
+
 def test_where_no_tumour_is_seen_the_plain_average_is_left() -> None:
     generator = torch.Generator().manual_seed(0)
     hidden = [torch.randn(1, 12 * 2**s, *(32 // 2**s,) * 3, generator=generator) for s in range(5)]

@@ -20,7 +20,7 @@ DIVISOR = 32
 
 class _FewChannels(nn.Conv3d):
     """A convolution that takes few channels, padded with zeros to a multiple of eight where gradients are off, which changes
-    nothing but the time: on a CPU four channels take ten times as long as eight, a third of a SwinUNETR's pass."""
+    nothing but the time: on a CPU four channels take ten times as long as eight, over a quarter of a pass."""
 
     def forward(self, x: Tensor) -> Tensor:
         missing = -self.in_channels % 8
