@@ -91,7 +91,7 @@ def code_of(path):
 def test_every_shipped_configuration_holds(phase):
     fields = medexp.phases.phase(phase).config.__dataclass_fields__.keys()
     has = fields | (Phase1Config.__dataclass_fields__.keys() if phase == "sweep" else set())
-    given = {"data_dir": "d", "slices_dir": "s", "checkpoint": "c", "table": "t", "run": "r"}
+    given = {"data_dir": "d", "slices_dir": "s", "checkpoint": "c", "table": "t", "run": "r", "input": "i"}
     given = {key: value for key, value in given.items() if key in has}
     assert configured(phase, run=given.get("run")).profile == "demo"
     assert configured(phase, given, profile="full").profile == "full"

@@ -64,6 +64,7 @@ class PredictConfig:
         evaluate: Whether the scores are written to the version that was predicted with, as external validation; needs a truth
             beside the cases, and a model that has not seen them.
         shown: Cases of which the run shows a picture.
+        seed: Seed of the resamples.
         data: How new cases are read.
         phantoms: Patients of the embedded data.
     """
