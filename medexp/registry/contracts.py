@@ -1,19 +1,24 @@
-"""What a package's contract says of its input, read as the steps that make it; and what its outputs mean."""
+"""What a package's contract says of its input, read as the steps that make it; and what its outputs mean.
+
+Registration asks for the latter and imports no transforms for it: these bring MONAI's along, which takes seconds.
+"""
 
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from medexp.data.images import transforms as images
 from medexp.data.preprocessing import Preprocessing, read_preprocessing
-from medexp.data.volumes import transforms as volumes
 from medexp.data.volumes.cases import CHANNELS
 from medexp.data.volumes.regions import REGIONS
 from medexp.data.volumes.steps import PadTo, PadToMultiple, SlidingWindow
 from medexp.errors import RegistryError, all_problems
 from medexp.models.kinds import ONLY
-from medexp.models.swin.network import DIVISOR
 from medexp.registry.packages import network_of, read_json
+
+PATH = "path"
+"""Name of the input of a served model that takes one array, and of the column with paths that it takes instead."""
+OUTPUT, FEATURES = "output", "features"
+"""Its parameters: the folder that masks are written to, and the kind of features that is wanted; both of paths alone."""
 
 _OVERLAP = 0.5  # of windows, where a package says no other
 _PAINTED = {"WT": 2, "TC": 1, "ET": 3}  # as of BraTS 2023
@@ -29,6 +34,8 @@ def preprocessing_of(folder: Path, called: str) -> Preprocessing:
     Raises:
         RegistryError: It asks for something that this version of medexp does not do; all problems at once.
     """
+    from medexp.models.swin.network import DIVISOR
+
     contract, where = read_json(folder, "contract.json"), f"contract.json of {called}"
     if "preprocessing" in contract:
         return read_preprocessing(contract["preprocessing"], where)
@@ -43,6 +50,9 @@ def preprocessing_of(folder: Path, called: str) -> Preprocessing:
 
 def _from_words(words: Mapping[str, Any], where: str) -> Preprocessing:
     """Of a package that was written before contracts held steps: its words have one meaning each."""
+    from medexp.data.images import transforms as images
+    from medexp.data.volumes import transforms as volumes
+
     shape: list[int] = words.get("example_shape") or []
     of_images = len(words.get("shape", ())) == 4
     made = images.INPUT if of_images else volumes.INPUT | {"channels": words.get("channels", ())}
@@ -82,3 +92,10 @@ def outputs_said(contract: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
             return {ONLY: classes}
         case _:
             return {ONLY: {"what": "features"}}
+
+
+def parameters_of(contract: Mapping[str, Any]) -> tuple[str, ...]:
+    """The parameters that a served model takes beside its input."""
+    masks = any(one["what"] in ("regions", "mask") for one in outputs_said(contract).values())
+    features = network_of(contract)["kind"] in ("swin_encoder", "swin_unetr")
+    return (*((OUTPUT,) if masks else ()), *((FEATURES,) if features else ()))

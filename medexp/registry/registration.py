@@ -29,10 +29,9 @@ from medexp.models.kinds import ONLY, Architecture, Specs, kind_of, kinds
 from medexp.registry.cache import one_at_a_time
 from medexp.registry.card import as_description
 from medexp.registry.client import answering, pages, quoted
-from medexp.registry.contracts import outputs_said
+from medexp.registry.contracts import PATH, parameters_of
 from medexp.registry.definitions import Definition
 from medexp.registry.packages import MANIFEST, network_of, read_json
-from medexp.registry.served import PATH, parameters
 from medexp.registry.store import PACKAGE, Registered, digest_at, holds, location_of
 from medexp.registry.tags import upstream_tag
 
@@ -240,7 +239,7 @@ def _signature(contract: Mapping[str, Any]) -> ModelSignature:
     if ONLY not in given:
         return ModelSignature(schema(given), outputs)
     either = Schema([TensorSpec(np.dtype(object), (-1,), PATH)])
-    if not (names := parameters(architecture, outputs_said(contract))):
+    if not (names := parameters_of(contract)):
         return ModelSignature(either, outputs)
     return ModelSignature(either, outputs, ParamSchema([ParamSpec(name, "string", None) for name in names]))
 

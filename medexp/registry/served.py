@@ -18,14 +18,11 @@ from medexp.errors import DataError, RegistryError, all_problems
 from medexp.models.kinds import ONLY, Architecture, kind_of, kinds, outputs_of
 from medexp.models.swin.features import DEFAULT, KINDS
 from medexp.registry.arrays import demand_prepared
+from medexp.registry.contracts import FEATURES, OUTPUT, PATH
 from medexp.registry.loading import load_package
 from medexp.registry.packages import network_of, read_json, verify_package
 from medexp.registry.predictors import MASKS, Prediction, Predictor, from_package, save_mask
 
-PATH = "path"
-"""Name of the input of a model that takes one array, and of the column with paths that it takes instead."""
-OUTPUT, FEATURES = "output", "features"
-"""Parameters: the folder that masks are written to, and the kind of features that is wanted; both of paths alone."""
 ROOT = "MEDEXP_SERVE_ROOT"
 """The environment variable that names the one folder that paths, and masks, may lie in."""
 
@@ -53,18 +50,6 @@ def serve(folder: Path) -> Answer:
     device = os.environ.get("MLFLOW_DEFAULT_PREDICTION_DEVICE", "cpu")
     made = functools.cache(functools.partial(from_package, folder, contract["name"], device))  # by kind of features
     return functools.partial(_of_one_array, made, made("gap10" if architecture["kind"] == "swin_encoder" else None))
-
-
-def parameters(architecture: Architecture, outputs: Mapping[str, Mapping[str, Any]]) -> tuple[str, ...]:
-    """The parameters that a model takes beside its input.
-
-    Args:
-        architecture: Of its network.
-        outputs: What its outputs mean (`medexp.registry.contracts.outputs_said`).
-    """
-    masks = any(one["what"] in ("regions", "mask") for one in outputs.values())
-    features = architecture["kind"] in ("swin_encoder", "swin_unetr")
-    return (*((OUTPUT,) if masks else ()), *((FEATURES,) if features else ()))
 
 
 def _of_named_arrays(net: torch.nn.Module, architecture: Architecture, given: Any, params: Mapping[str, Any]) -> Any:
