@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from medexp.data.volumes.regions import volumes_in_mm3
 from medexp.errors import DataError, RegistryError, all_problems
 from medexp.models.kinds import ONLY, Architecture, kind_of, kinds, outputs_of
-from medexp.models.swin.features import DEFAULT, KINDS
+from medexp.models.swin.features import KINDS
 from medexp.registry.arrays import demand_prepared
 from medexp.registry.contracts import FEATURES, OUTPUT, PATH
 from medexp.registry.loading import load_package
@@ -49,7 +49,7 @@ def serve(folder: Path) -> Answer:
     verify_package(folder)
     device = os.environ.get("MLFLOW_DEFAULT_PREDICTION_DEVICE", "cpu")
     made = functools.cache(functools.partial(from_package, folder, contract["name"], device))  # by kind of features
-    return functools.partial(_of_one_array, made, made("gap10" if architecture["kind"] == "swin_encoder" else None))
+    return functools.partial(_of_one_array, made, made(None))
 
 
 def _of_named_arrays(net: torch.nn.Module, architecture: Architecture, given: Any, params: Mapping[str, Any]) -> Any:
@@ -63,11 +63,10 @@ def _of_named_arrays(net: torch.nn.Module, architecture: Architecture, given: An
 
 def _of_one_array(made: _Made, model: Predictor, given: Any, params: Mapping[str, Any]) -> Any:
     values: Any = given[PATH] if isinstance(given, pd.DataFrame | Mapping) else given
+    if paths := _paths(values):
+        return _of_paths(_chosen(made, model, params.get(FEATURES)), paths, params.get(OUTPUT))
     try:
-        values = np.asarray(values)
-        if values.ndim < 2 and any(isinstance(one, str | os.PathLike) for one in values.flat):
-            return _of_paths(_chosen(made, model, params.get(FEATURES)), values.ravel().tolist(), params.get(OUTPUT))
-        array = values.astype(np.float32)
+        array = np.asarray(values).astype(np.float32)
     except (TypeError, ValueError) as error:
         raise RegistryError(f"array for {model.called}: no numbers, or rows of unequal length ({error})") from error
     spec = kind_of(model.architecture).inputs(model.architecture)[ONLY]
@@ -77,12 +76,18 @@ def _of_one_array(made: _Made, model: Predictor, given: Any, params: Mapping[str
         return _as_arrays(outputs_of(model.net, model.architecture, {ONLY: torch.from_numpy(array).to(model.device)}))
 
 
+def _paths(values: Any) -> list[Any]:
+    """What was given for paths; nothing where it is an array of numbers. MLflow makes arrays of text in several ways."""
+    listed = values if isinstance(values, list | tuple) else np.asarray(values, object).ravel() if np.ndim(values) < 2 else ()
+    found = [one.item() if isinstance(one, np.ndarray) and one.ndim == 0 else one for one in listed]
+    return found if any(isinstance(one, str | os.PathLike) for one in found) else []
+
+
 def _chosen(made: _Made, model: Predictor, features: str | None) -> Predictor:
-    """The model with the kind of features that was asked for, or that is used downstream."""
+    """The model with the kind of features that was asked for, or as it is."""
     if features is not None and features not in KINDS:
         raise RegistryError(f"{FEATURES}: found {features!r}; {model.called} may be asked for {', '.join(KINDS)}")
-    wanted = features or (DEFAULT if model.features else None)
-    return model if wanted == model.features else made(wanted)
+    return made(features) if features else model
 
 
 def _as_arrays(output: Mapping[str, torch.Tensor]) -> NDArray[Any] | dict[str, NDArray[Any]]:
@@ -94,9 +99,9 @@ def _of_paths(model: Predictor, paths: Sequence[Any], output: str | None) -> pd.
     """A row a path, in their order.
 
     Columns, as `medexp predict` calls them: `path`, `case`; of a classifier `predicted`, and for each class
-    `probability_CLASS`; of an encoder `features`, their kind, and `f0`, `f1`, ...; of a segmenter `WT_mm3`, `TC_mm3`, `ET_mm3`
-    or `tumour_pixels`, and `mask`, the file that was written, where `output` names a folder; `outside`, what of the case lies
-    outside what the model saw.
+    `probability_CLASS`; of an encoder `f0`, `f1`, ..., after `features`, their kind, where one was asked for; of a segmenter
+    `WT_mm3`, `TC_mm3`, `ET_mm3` or `tumour_pixels`, and `mask`, the file that was written, where `output` names a folder;
+    `outside`, what of the case lies outside what the model saw.
 
     Raises:
         DataError: Before anything is computed, all paths that do not name one case, and masks that are there already; then
@@ -122,7 +127,7 @@ def _of_paths(model: Predictor, paths: Sequence[Any], output: str | None) -> pd.
         found = model.answer(model.ready(case))
         row = {PATH: str(path), "case": case.id, **_told(model, found)}
         if mask and found.mask is not None:
-            row["mask"] = str(save_mask(found.mask, mask))
+            row["mask"] = str(save_mask(found.mask, mask.absolute()))
         rows.append(row | {"outside": "; ".join(found.outside)})
     return pd.DataFrame(rows)
 

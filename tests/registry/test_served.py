@@ -101,18 +101,19 @@ def test_pictures_by_path_are_answered_a_row_each_as_the_predictor_answers(home:
 
 
 def test_volumes_by_path_have_the_features_that_were_asked_for(home: Path) -> None:
-    """Without a word those that are used downstream; what an array gives that the contract made is GAP(encoder10)."""
+    """Without a word what the network gives, as of the array that the contract makes of the files: GAP(encoder10)."""
     model, predictor, case = pyfunc(ENCODED), registry.predictor(f"models:/{ENCODED}/1"), home / "cases" / "case0"
 
     def features(**params: str) -> np.ndarray:
         (row,) = model.predict(frame(case), params=params).to_dict("records")
-        assert row["features"] == params.get("features", predictor.features)
+        assert row.get("features") == params.get("features")
         return np.array([row[f"f{index}"] for index in range(192)])
 
     np.testing.assert_allclose(features(), predictor(case).features, atol=1e-6)
     prepared = predictor.ready(predictor.one(case)).image[None].numpy()
-    np.testing.assert_allclose(model.predict(prepared)[0], features(features="gap10"), atol=1e-6)
-    assert not np.allclose(features(features="gap10"), features(features="multiscale"))
+    np.testing.assert_allclose(model.predict(prepared)[0], features(), atol=1e-6)
+    np.testing.assert_allclose(features(features="gap10"), features(), atol=1e-6)
+    assert not np.allclose(features(features="multiscale"), features())
     with pytest.raises(MlflowException, match="features: found 'gap'; .*may be asked for gap10, multiscale, tumour_weighted"):
         features(features="gap")
 
@@ -240,6 +241,8 @@ def test_a_served_model_answers_json_to_arrays_and_to_paths(home: Path, ask: Cal
     shares = pyfunc(PICTURES).predict(frame(home / "picture0.png", home / "picture1.png"))["probability_tumour"]
     assert status == 200
     np.testing.assert_allclose([row["probability_tumour"] for row in answer["predictions"]], shares, atol=1e-5)
+    status, answer = ask({"instances": [{"path": "picture0.png"}]})
+    assert status == 200 and answer["predictions"][0]["case"] == "picture0.png"
     status, answer = ask({"inputs": ["picture0.png"], "params": {"output": "served"}})
     assert status == 200 and (home / answer["predictions"][0]["mask"]).is_file()
     for request, told in (
