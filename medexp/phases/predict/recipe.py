@@ -28,7 +28,7 @@ from medexp.phases.predict.config import PredictConfig
 from medexp.phases.predict.report import log_predicted, picture, summary, volumes_in_mm3
 from medexp.phases.predict.scoring import intervals, scored, truth_of
 from medexp.phases.predict.work import Done, Work
-from medexp.phases.predict.written import Record, claim, record_of, tables, write
+from medexp.phases.predict.written import Record, claim, record_of, tables, write_mask, write_record
 from medexp.phases.shared.context import Context, context
 from medexp.registry.external import log_external
 from medexp.registry.leaks import leak_check
@@ -176,11 +176,11 @@ def is_known(work: Work, case: Any) -> bool:
 
 def predicted(ctx: Context[PredictConfig], work: Work, ready: Ready, stamp: str, number: int) -> Record:
     """A case predicted, written and, if it is one of the first, drawn."""
-    found = work.predictor.answer(ready, work.truth.painted or None)
-    case = ready.case
+    found, case = work.predictor.answer(ready, work.truth.painted or None), ready.case
     record: Record = {
         "case": case.id,
         "patient": case.patient,
+        **write_mask(work.folder, found),
         **{key: value for key, value in work.made_with.items() if key != "values" or value},
         "files": [path.name for path in case.images],
         "sha256": stamp,
@@ -193,7 +193,7 @@ def predicted(ctx: Context[PredictConfig], work: Work, ready: Ready, stamp: str,
         "scores": scored(work.predictor, work.truth, ready, found),
         "identity": ready.identity,
     }
-    written = write(work.folder, found, record)
+    written = write_record(work.folder, found, record)
     if number < ctx.config.shown:
         picture(ctx, work.predictor, ready, found)
     return written

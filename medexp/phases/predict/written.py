@@ -82,15 +82,29 @@ def record_of(folder: Path, case: str) -> Record:
     return record
 
 
-def write(folder: Path, prediction: Prediction, record: Record) -> Record:
-    """A case's mask, where it has one, and its sidecar, which is returned.
+def write_mask(folder: Path, prediction: Prediction) -> dict[str, str]:
+    """A case's mask, where it has one: its place, under `mask`.
 
     Raises:
         StorageError: The folder cannot be written.
     """
-    if prediction.mask is not None:
-        place = save_mask(prediction.mask, folder / prediction.case)
-        record = record | {"mask": place.relative_to(folder).as_posix()}
+    if prediction.mask is None:
+        return {}
+    ending = ".png" if isinstance(prediction.mask, np.ndarray) else ".nii.gz"
+    with replacing(folder / f"{prediction.case}{ending}") as temporary:
+        if ending == ".png":
+            Image.fromarray(prediction.mask * 255).save(temporary)
+        else:
+            nib.save(prediction.mask, temporary)
+    return {"mask": f"{prediction.case}{ending}"}
+
+
+def write_record(folder: Path, prediction: Prediction, record: Record) -> Record:
+    """A case's sidecar, with what there is of features and probabilities; it is returned.
+
+    Raises:
+        StorageError: The folder cannot be written.
+    """
     if prediction.features is not None:
         record = record | {"features": [float(value) for value in prediction.features]}
     if prediction.probabilities is not None:
