@@ -58,9 +58,9 @@ class Kinds:
         rows = []
         for kind, scores in self.scores.items():
             over = self.gains[kind].as_gain if kind in self.gains else "-"
-            called = f"the encoder, {kind}" + (" (asked for)" if kind == self.asked else "")
+            called = f"{kind}, asked for" if kind == self.asked else kind
             rows.append([called, *(one.in_a_cell(2) for one in scores.values()), over])
-        head = ["", *_CALLED.values(), f"AUROC over {self.asked}"]
+        head = ["features", *_CALLED.values(), "gain in AUROC"]
         return "the encoder's features by kind, a head each", head, rows
 
 

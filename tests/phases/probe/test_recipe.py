@@ -126,7 +126,7 @@ def test_the_run_holds_all_that_it_promises(
     kinds = logged_table(run, "features.csv").set_index(["features", "metric"])["estimate"]
     assert kinds[DEFAULT, "auroc"] == measured["test/auroc"], "the same head on the same features"
     assert f"The encoder's gap10 features: AUROC {kinds['gap10', 'auroc']:.3f}" in tags["mlflow.note.content"]
-    assert "the encoder, gap10" in printed and "tumour_weighted" not in printed, "its package holds no decoder"
+    assert f"{DEFAULT}, asked for" in printed and "tumour_weighted" not in printed, "its package holds no decoder"
 
 
 def test_other_features_are_asked_for_where_the_package_gives_them(

@@ -53,6 +53,6 @@ def test_what_tells_more_what_tells_less_and_what_tells_as_much(tmp_path: Path) 
 
 def test_the_table_names_the_kind_that_was_asked_for(tmp_path: Path) -> None:
     _, head, rows = told(tmp_path, 40, {"multiscale": 0.1, "gap10": 1.0})[0].table
-    assert head == ["", "AUROC", "balanced accuracy", "AUROC over multiscale"]
-    assert [row[0] for row in rows] == ["the encoder, multiscale (asked for)", "the encoder, gap10"]
+    assert head == ["features", "AUROC", "balanced accuracy", "gain in AUROC"]
+    assert [row[0] for row in rows] == ["multiscale, asked for", "gap10"]
     assert rows[0][1].startswith("1.00") and rows[0][3] == "-" and rows[1][3].startswith("-0.")
