@@ -32,7 +32,7 @@ def cases_of(folder: Path) -> None:
     found = sorted(ensure_phantoms("meningioma", CASES, 5, folder / "phantoms").iterdir())[:CASES]
     for case in found:
         for channel in CHANNELS:
-            image = nib.load(case / f"{case.name}-{channel}.nii.gz")
+            image: Any = nib.load(case / f"{case.name}-{channel}.nii.gz")
             edges = nib.affines.voxel_sizes(image.affine)
             voxels = ndimage.zoom(np.asarray(image.dataobj, np.float32), edges, order=1).astype(np.int16)
             affine = image.affine @ np.diag([*(1 / edges), 1.0])

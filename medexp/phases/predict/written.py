@@ -90,13 +90,7 @@ def write_mask(folder: Path, prediction: Prediction) -> dict[str, str]:
     """
     if prediction.mask is None:
         return {}
-    ending = ".png" if isinstance(prediction.mask, np.ndarray) else ".nii.gz"
-    with replacing(folder / f"{prediction.case}{ending}") as temporary:
-        if ending == ".png":
-            Image.fromarray(prediction.mask * 255).save(temporary)
-        else:
-            nib.save(prediction.mask, temporary)
-    return {"mask": f"{prediction.case}{ending}"}
+    return {"mask": save_mask(prediction.mask, folder / prediction.case).relative_to(folder).as_posix()}
 
 
 def write_record(folder: Path, prediction: Prediction, record: Record) -> Record:
