@@ -96,7 +96,7 @@ def summary(
             else ""
         )
     else:
-        shown = [str(column) for column in rows if column not in ("patient", "mask", "outside")]
+        shown = [str(column) for column in rows if column not in ("patient", "mask", "calibration", "outside")]
         head = [*shown, "outside"]
         table = [
             [*(f"{row[column]:,.3g}" if isinstance(row[column], float) else str(row[column]) for column in shown)]

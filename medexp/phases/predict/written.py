@@ -138,6 +138,7 @@ def _row(record: Record) -> dict[str, Any]:
         row |= {"predicted": max(shares, key=shares.__getitem__)} | {
             f"probability_{name}": share for name, share in shares.items()
         }
+        row |= {"calibration": record["calibration"]}
     return row | {"outside": "; ".join(record["outside"])}
 
 

@@ -319,6 +319,7 @@ def test_pictures_are_classified_with_what_their_folders_say_beside(
     assert predict("models:/phase2_1_multitask/1", tmp_path / "pictures") == 3
     rows = pd.read_csv(tmp_path / "out" / "predictions.csv").set_index("case")
     np.testing.assert_allclose(rows["probability_no tumour"] + rows["probability_tumour"], 1, atol=1e-6)
+    assert set(rows["calibration"]) == {"none: never trained"}
     assert np.asarray(Image.open(tmp_path / "out" / "yes" / "a.png.png")).shape == (40, 90)
     image = of_images((32, 48))
     pixels = np.asarray(Image.open(tmp_path / "pictures" / "yes" / "a.png"), np.float32)
