@@ -4,7 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -232,30 +232,24 @@ def pictures(case: Path) -> Path:
     return case.parent / "picture.png"
 
 
-@pytest.mark.parametrize(
-    ("spoil", "told"),
-    [
-        (lacks_a_channel, "no t2w; looked for *-t2w.nii.gz or *-t2.nii.gz"),
-        (dicom, "holds DICOM, NIfTI is wanted: convert it first, as with dcm2niix"),
-        (three_channels, "3 channels along its last axis; expected 4"),
-        (one_slice, "a volume of one slice, 64 x 64 x 1 voxels"),
-        (pictures, "takes volumes, as NIfTI; picture.png is none"),
-        (lambda case: case.parent / "nowhere", "no such file or folder"),
-    ],
-)
+BAD_INPUT: Mapping[Callable[[Path], Path], str] = {
+    lacks_a_channel: "no t2w; looked for *-t2w.nii.gz or *-t2.nii.gz",
+    dicom: "holds DICOM, NIfTI is wanted: convert it first, as with dcm2niix",
+    three_channels: "3 channels along its last axis; expected 4",
+    one_slice: "a volume of one slice, 64 x 64 x 1 voxels",
+    pictures: "takes volumes, as NIfTI; picture.png is none",
+    lambda case: case.parent / "nowhere": "no such file or folder",
+}
+
+
 def test_bad_input_is_told_in_a_line_and_leaves_nothing(
-    store: MlflowClient,
-    segmenter: str,
-    phantoms: Path,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    spoil: Callable[[Path], Path],
-    told: str,
+    store: MlflowClient, segmenter: str, phantoms: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    case = shutil.copytree(min(phantoms.iterdir()), tmp_path / "in" / "case")
-    assert predict(segmenter, spoil(Path(case))) == 2
-    assert told in capsys.readouterr().err
-    assert not [path for path in (tmp_path / "out").glob("**/*") if path.name != "predictions.json"]
+    for number, (spoil, told) in enumerate(BAD_INPUT.items()):
+        case = shutil.copytree(min(phantoms.iterdir()), tmp_path / str(number) / "case")
+        assert predict(segmenter, spoil(Path(case))) == 2, told
+        assert told in capsys.readouterr().err
+        assert not [path for path in (tmp_path / "out").glob("**/*") if path.name != "predictions.json"]
 
 
 def test_an_output_that_would_be_read_or_written_over_is_refused(
@@ -273,31 +267,21 @@ def test_an_output_that_would_be_read_or_written_over_is_refused(
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith("escaped")] == []
 
 
-@pytest.mark.parametrize(
-    ("steps", "told"),
-    [
-        ({"step": "skull_strip", "version": 1}, "step 'skull_strip' version 1 is unknown"),
-        ({"step": "orient", "version": 7, "axcodes": "RAS"}, "step 'orient' version 7 is unknown"),
-        ({"step": "orient", "version": 1, "axcodes": "up"}, "axcodes: found 'up'"),
-        ({"step": "resample", "version": 1, "spacing_mm": [1, 1, 0], "interpolation": "bilinear"}, "spacing_mm"),
-    ],
-)
 def test_a_contract_that_this_version_does_not_know_is_refused(
     store: MlflowClient,
     publish: Callable[..., Any],
     phantoms: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
-    steps: dict[str, Any],
-    told: str,
 ) -> None:
     made = preprocessing(SPACING, SIZE).then(PadToMultiple(32))
     said = contract("phase1_encoder_merged", "features", made, {ONLY: FEATURES})
-    said["preprocessing"]["steps"].insert(2, steps)
+    said["preprocessing"]["steps"].insert(2, {"step": "skull_strip", "version": 1})
     publish(contract=said, architecture=ENCODER)
     assert predict("models:/phase1_encoder_merged/1", phantoms) == 2
     error = capsys.readouterr().err
-    assert told in error and "contract.json of phase1_encoder_merged version 1" in error
+    assert "step 'skull_strip' version 1 is unknown" in error
+    assert "contract.json of phase1_encoder_merged version 1" in error
     assert not (tmp_path / "out").exists()
 
 
