@@ -28,7 +28,7 @@ from medexp.phases.predict.config import PredictConfig
 from medexp.phases.predict.report import log_predicted, picture, summary, volumes_in_mm3
 from medexp.phases.predict.scoring import intervals, scored, truth_of
 from medexp.phases.predict.work import Done, Work
-from medexp.phases.predict.written import Record, claim, record_of, tables, write_mask, write_record
+from medexp.phases.predict.written import Record, claim, record_of, release, tables, write_mask, write_record
 from medexp.phases.shared.context import Context, context
 from medexp.registry.external import log_external
 from medexp.registry.leaks import leak_check
@@ -132,6 +132,7 @@ def predict(ctx: Context[PredictConfig], work: Work) -> Done:
             problems[case.id] = " ".join(str(error).split())
             print(f"{case.id}: not predicted: {problems[case.id]}", flush=True)
     if not records:
+        release(work.folder)
         raise DataError(all_problems(f"none of {len(problems)} cases can be predicted", list(problems.values())))
     return Done(records, problems, before)
 

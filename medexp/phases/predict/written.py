@@ -66,6 +66,13 @@ def claim(folder: Path, inputs: Sequence[Path], made_with: Mapping[str, Any]) ->
         temporary.write_text(json.dumps(made_with, indent=2) + "\n")
 
 
+def release(folder: Path) -> None:
+    """Give back a folder that was claimed and got nothing."""
+    if [path.name for path in folder.iterdir()] == [CLAIM]:
+        (folder / CLAIM).unlink()
+        folder.rmdir()
+
+
 def record_of(folder: Path, case: str) -> Record:
     """A case's sidecar; empty where it is not done.
 
