@@ -17,13 +17,12 @@ from rich.progress import track
 
 import medexp
 from medexp import registry
-from medexp.checks import Check, Severity
 from medexp.data.inputs import Inputs, fingerprint
 from medexp.data.manifest import data_digest
 from medexp.data.splits import patient_of
 from medexp.data.volumes.phantoms import ensure_phantoms
 from medexp.errors import ConfigError, DataError, MedexpError, StorageError, all_problems
-from medexp.phases.predict import PHASE
+from medexp.phases.predict import PHASE, checks
 from medexp.phases.predict.config import PredictConfig
 from medexp.phases.predict.report import log_predicted, picture, summary, volumes_in_mm3
 from medexp.phases.predict.scoring import intervals, scored, truth_of
@@ -31,7 +30,6 @@ from medexp.phases.predict.work import Done, Work
 from medexp.phases.predict.written import Record, claim, record_of, release, tables, write_mask, write_record
 from medexp.phases.shared.context import Context, context
 from medexp.registry.external import log_external
-from medexp.registry.leaks import leak_check
 from medexp.registry.predictors import Ready
 from medexp.tracking.datasets import log_datasets
 
@@ -52,10 +50,11 @@ def run(config: PredictConfig) -> None:
         rows = tables(work.folder, done.records, done.problems)
         scores = scores_of(done, rows)
         found = intervals(scores, work.truth, config)
-        ctx.check(all_predicted(work, done), *(leaks := guard(ctx, work, done)))
+        leaks = checks.leaks(work, done, config.evaluate)
+        ctx.check(checks.all_predicted(work, done), *leaks)
         digest = log_inputs(ctx, work, done)
         log_predicted(ctx, work, rows, scores, found)
-        seen = [in_words(check) for check in leaks if not check.passed]
+        seen = [checks.in_words(check) for check in leaks if not check.passed]
         if config.evaluate and not done.scored:
             raise DataError(
                 all_problems("evaluate=true: no truth can be read", [one["truth_not_read"] for one in done.records])
@@ -201,19 +200,6 @@ def predicted(ctx: Context[PredictConfig], work: Work, ready: Ready, stamp: str,
     return written
 
 
-def all_predicted(work: Work, done: Done) -> Check:
-    """PREDICT_CASES: every case was predicted."""
-    return Check(
-        "PREDICT_CASES",
-        "Every case was predicted",
-        Severity.BLOCKING,
-        not done.problems,
-        "none failed",
-        {"predicted": len(done.records), "failed": len(done.problems), "before": done.before},
-        f"{work.folder / 'errors.csv'} says why each failed; mend them, and the same command again predicts these alone.",
-    )
-
-
 def scores_of(done: Done, rows: pd.DataFrame) -> pd.DataFrame:
     """A row a case whose truth is known: what was predicted, and its scores. Cases of the same voxels are one patient's,
     whatever they are called: they tell nothing that the first did not."""
@@ -225,20 +211,6 @@ def scores_of(done: Done, rows: pd.DataFrame) -> pd.DataFrame:
     ]
     table = pd.DataFrame(scored, columns=None if scored else ["case", "of"])
     return rows.merge(table, on="case").assign(patient=lambda both: both["of"]).drop(columns="of")
-
-
-def guard(ctx: Context[PredictConfig], work: Work, done: Done) -> list[Check]:
-    """LEAK, where cases are scored: the model has not seen them. It blocks what would be written to the version."""
-    if not done.scored or work.predictor.pulled is None:
-        return []
-    check = leak_check(work.predictor.pulled, pd.DataFrame([record["identity"] for record in done.scored]))
-    return [check if ctx.config.evaluate else replace(check, severity=Severity.DIAGNOSTIC)]
-
-
-def in_words(leak: Check) -> str:
-    """What a failed LEAK makes of the scores."""
-    patients = f"{leak.measured['leaked_patients']} of {leak.measured['patients']} patients"
-    return f"{patients} are not new to the model, or to what it was made from: the scores are no external validation."
 
 
 def log_inputs(ctx: Context[PredictConfig], work: Work, done: Done) -> str:
