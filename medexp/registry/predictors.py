@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -230,15 +231,18 @@ class Predictor:
             said["features"] = found[0].float().cpu().numpy()
             if self.encodes:
                 return Prediction(ready.case.id, outside=ready.outside, **said)
-        if window := self.preprocessing.find(SlidingWindow):
-            run = sliding_window(self.net, window.size, window.overlap, blending=window.blending)
-            given = {ONLY: run(image)}
-        else:
-            given = outputs_of(self.net, self.architecture, {ONLY: image})
-        for name, output in given.items():
+        for name, output in self._run(image).items():
             demand_finite(output, [ready.case.id])
             said |= self._in_terms(self.outputs[name], output[0].float().cpu(), ready, painted)
         return Prediction(ready.case.id, outside=ready.outside, **said)
+
+    @cached_property
+    def _run(self) -> Callable[[Tensor], Mapping[str, Tensor]]:
+        """From an image (1, C, ...) to what the network gives, by name of the output; window by window where it says so."""
+        if window := self.preprocessing.find(SlidingWindow):
+            segment = sliding_window(self.net, window.size, window.overlap, blending=window.blending)
+            return lambda image: {ONLY: segment(image)}
+        return lambda image: outputs_of(self.net, self.architecture, {ONLY: image})
 
     def _in_terms(
         self, meaning: Mapping[str, Any], output: Tensor, ready: Ready, painted: Mapping[str, int | None] | None
