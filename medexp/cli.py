@@ -23,13 +23,16 @@ from medexp.files import parse_yaml
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
-def main(phase: str, argv: Sequence[str] | None = None, run: Callable[[Any], None] | None = None) -> int:
+def main(
+    phase: str, argv: Sequence[str] | None = None, run: Callable[[Any], None] | None = None, called: str | None = None
+) -> int:
     """Resolve the configuration of a phase from the command line and run the phase.
 
     Args:
         phase: Name of the phase.
         argv: The command line; without it, the process's own.
         run: Called with the configuration instead of the phase's own recipe.
+        called: How else the phase is called, for its help.
 
     Returns:
         The exit code: 0; 2 for bad input; 3 for a failed BLOCKING check; 130 or 143 when interrupted. A defect keeps its
@@ -45,7 +48,7 @@ def main(phase: str, argv: Sequence[str] | None = None, run: Callable[[Any], Non
         if flags.pop("debug", None) == "true":
             os.environ["MEDEXP_DEBUG"] = "1"
         if "help" in flags:
-            _print_help(layers, flags.get("profile", "demo"))
+            _print_help(layers, flags.get("profile", "demo"), called)
             return
         config = layers.configuration(flags)
         _announce(phase, config)
@@ -146,12 +149,12 @@ def _announce(phase: str, config: Any) -> None:
         print(f"medexp {phase}: profile {config.profile}, seed {config.seed}{resumed}", flush=True)
 
 
-def _print_help(layers: Layers, profile: str) -> None:
+def _print_help(layers: Layers, profile: str, called: str | None) -> None:
     """Each key with its text, its type and the profile's default, block by block."""
     name, config_class, defaults = layers.phase.name, layers.config, layers.of_profile(profile)
     parser = argparse.ArgumentParser(
         prog=f"python -m entry_points.{name}",
-        usage=f"%(prog)s [--KEY VALUE ...]\n       mlflow run . -e {name} [-P KEY=VALUE ...]",
+        usage=f"{called or '%(prog)s [--KEY VALUE ...]'}\n       mlflow run . -e {name} [-P KEY=VALUE ...]",
         description=_about(config_class),
         formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=28),
     )

@@ -1,6 +1,5 @@
 """The command `medexp`: the registry from a terminal, by the functions that the entry points use, imported when called."""
 
-import itertools
 import json
 import os
 import sys
@@ -108,15 +107,18 @@ def promote(flags: tuple[str, ...]) -> int:
 def predict(words: tuple[str, ...]) -> int:
     """Predict new files with a registered model.
 
-    medexp predict MODEL PATH... [--output FOLDER], as `mlflow run . -e predict -P model=MODEL -P input=PATH`; all flags:
-    medexp predict --help.
+    As `mlflow run . -e predict -P model=MODEL -P input=PATH`; all flags: medexp predict --help.
     """
-    named = list(itertools.takewhile(lambda word: not word.startswith("--"), words))
-    flags = [*words[len(named) :]]
+    named: list[str] = []
+    flags: list[str] = []
+    for word in words:
+        before = flags[-1] if flags else ""
+        is_value = before.startswith("--") and "=" not in before and before not in ("--help", "--debug")
+        (flags if word.startswith("-") or is_value else named).append(word)
     if named:
         model, *paths = named
         flags += ["--model", _uri(model), *(["--input", json.dumps(paths)] if paths else [])]
-    return phase_main("predict", flags)
+    return phase_main("predict", flags, called="medexp predict MODEL PATH... [--output FOLDER] [--KEY VALUE ...]")
 
 
 @commands.command()

@@ -77,6 +77,18 @@ BAD = {
     "an unknown model": (["audit", "nobody"], "medexp audit: error: nobody: no such model"),
     "no champion": (["rollback", "nobody", "--reason", "x"], "medexp rollback: error: nobody"),
     "a flag of the phase": (["promote", "--modl", "x"], "medexp promote: error: --modl: no such flag; did you mean --model?"),
+    "flags before the model": (
+        ["predict", "--output=x", "--seed", "3", "a@b", "CASE", "--modl", "x"],
+        "medexp predict: error: --modl:",
+    ),
+    "paths twice": (
+        ["predict", "a@b", "ONE", "--input", "TWO"],
+        "medexp predict: error: --input: given twice; several values",
+    ),
+    "an option of mlflow": (
+        ["predict", "a@b", "-P", "input=x"],
+        "medexp predict: error: -P: found on its own; flags are --key",
+    ),
     "no definition": (["promote", "--model", "nobody"], "medexp promote: error: model 'nobody': has no definition"),
 }
 
@@ -103,6 +115,10 @@ def test_looking_makes_no_store(command: list[str], capsys: pytest.CaptureFixtur
 def test_debug_shows_the_traceback(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MEDEXP_DEBUG", "1")
     assert "Traceback" in printed(capsys, "pull", "models:/nobody@champion", code=2)
+
+
+def test_predict_tells_how_it_is_called(capsys: pytest.CaptureFixture[str]) -> None:
+    assert printed(capsys, "predict", "--help").startswith("usage: medexp predict MODEL PATH... [--output FOLDER]")
 
 
 def test_models_lists_what_is_registered(register: Callable[[int], str], capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,10 +11,11 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, get_origin
 
 import yaml
 
+from medexp.config.bounds import bare
 from medexp.config.keys import Key, Role, built, keys, marked, steps
 from medexp.config.validate import Given, json_schema, problems_of, shown, typed
 from medexp.errors import ConfigError, all_problems
@@ -111,9 +112,9 @@ class Layers:
     def shorts(self) -> dict[str, str]:
         """The short names that may be given, with the keys that they stand for."""
         longest_first = sorted(self.names, key=len, reverse=True)  # given to a pipeline, it is meant for all steps
-        return {short: name for name in longest_first for short in self._key(name).shorts}
+        return {short: name for name in longest_first for short in self.key(name).shorts}
 
-    def _key(self, name: str) -> Key:
+    def key(self, name: str) -> Key:
         """What is known of a key that may be given; what is given for all steps is as in the first of them."""
         own = keys(self.config)
         return own[name] if name in own else own[_reached(self.config)[name][0]]
@@ -121,7 +122,7 @@ class Layers:
     @property
     def schema(self) -> dict[str, Any]:
         """A JSON Schema of the files that `--config` takes."""
-        known = {name: self._key(name) for name in self.names}
+        known = {name: self.key(name) for name in self.names}
         return {
             "$schema": "https://json-schema.org/draft/2020-12/schema",
             "title": f"Configuration of {self.phase.name}",
@@ -223,7 +224,8 @@ def flags_of(argv: Sequence[str], layers: Layers) -> dict[str, str]:
         if name not in known:
             problems.append(f"--{name}: no such flag{nearest(name, known, '--')}")
         elif key in flags:
-            problems.append(f"--{name}: given twice")
+            of_list = key in layers.names and get_origin(bare(layers.key(key).kind)) is tuple
+            problems.append(f"--{name}: given twice" + ("; several values are one list, [A, B]" if of_list else ""))
         flags[key] = value
     if problems:
         raise ConfigError(in_one(problems, "All flags: --help"))
