@@ -72,7 +72,8 @@ def of_volume(files: Mapping[str, Path]) -> Header:
             edges, shape = nib.affines.voxel_sizes(image.affine), image.shape
             fields |= {f"spacing {axis}": float(edge) for axis, edge in zip("xyz", edges, strict=True)}
             fields |= {f"voxels {axis}": float(count) for axis, count in zip("xyz", shape, strict=False)}
-            fields |= {"orientation": "".join(code or "?" for code in nib.aff2axcodes(image.affine))}
+            said = "" if header["sform_code"] or header["qform_code"] else ", which no header says"
+            fields |= {"orientation": "".join(code or "?" for code in nib.aff2axcodes(image.affine)) + said}
             fields |= {key: float(header[key]) for key in ("qform_code", "sform_code", "xyzt_units")}
         fields |= {f"{name} data type": str(header.get_data_dtype()), f"{name} file size": float(path.stat().st_size)}
         fields |= {f"{name} slope": _finite(image.dataobj.slope), f"{name} intercept": _finite(image.dataobj.inter)}

@@ -27,6 +27,35 @@ class Inputs:
     labels: Mapping[str, str] = field(default_factory=dict)
 
 
+def lines_of(path: Path, delimiter: str) -> list[tuple[int, list[str]]]:
+    """The rows of a table that are not blank, the names of the columns first, each with the number of its line.
+
+    UTF-8, with or without the mark that spreadsheets write, with Unix or Windows line ends; a value lies in one line.
+
+    Raises:
+        DataError: It cannot be read, or a quotation mark is not closed in its line.
+    """
+    rows: list[tuple[int, list[str]]] = []
+    before = 0
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.reader(file, delimiter=delimiter, strict=True)
+            for row in reader:
+                if reader.line_num > before + 1:
+                    raise csv.Error("not closed in its line")
+                before = reader.line_num
+                if any(value.strip() for value in row):
+                    rows.append((before, row))
+    except csv.Error as error:
+        told = f"line {before + 1}: a value begins with a quotation mark that does not end it ({error})"
+        raise DataError(f"{path}: {told}; take the mark away, or put two around the value") from error
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: is no text table ({error})") from error
+    return rows
+
+
 def rows_of(path: Path) -> list[dict[str, str]]:
     """The rows of a table of files: `path`, relative to the table's folder or absolute, and where they are given `id` (else
     the path's name), `patient` and `label`.
@@ -34,21 +63,18 @@ def rows_of(path: Path) -> list[dict[str, str]]:
     Raises:
         DataError: It cannot be read, has no column `path`, or names an id twice or none.
     """
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file, delimiter="\t" if path.suffix.lower() == ".tsv" else ",", strict=True)
-            rows = [{key: (value or "").strip() for key, value in row.items() if key} for row in reader]
-            names = list(reader.fieldnames or ())
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{path}: cannot be read as a table ({error})") from error
+    (_, header), *lines = lines_of(path, "\t" if path.suffix.lower() == ".tsv" else ",") or [(1, [])]
+    names = [name.strip() for name in header]
     if "path" not in names:
         found = ", ".join(names) or "nothing"
         raise DataError(
             f"{path}: no column path; found {found}. A table has path and, if they are known, id, patient and label"
         )
-    rows = [row for row in rows if any(row.values())]
-    if lines := [str(number) for number, row in enumerate(rows, 2) if not row["path"]]:
-        raise DataError(f"{path}: path is empty in line {', '.join(lines)}")
+    if wide := [str(number) for number, line in lines if len(line) != len(names)]:
+        raise DataError(f"{path}: line {', '.join(wide)}: other than {len(names)} values, as many as the header has columns")
+    rows = [{name: value.strip() for name, value in zip(names, line, strict=True)} for _, line in lines]
+    if empty := [str(number) for (number, _), row in zip(lines, rows, strict=True) if not row["path"]]:
+        raise DataError(f"{path}: path is empty in line {', '.join(empty)}")
     for row in rows:
         row["id"] = row.get("id") or name_of(Path(row["path"]))
         row["path"] = str((path.parent / Path(row["path"]).expanduser()).absolute())
@@ -67,9 +93,16 @@ def name_of(path: Path) -> str:
 
 
 def fingerprint(files: Sequence[Path]) -> str:
-    """sha256 over the content of files, in their order: what was predicted is known again."""
+    """sha256 over the content of files, in their order: what was predicted is known again.
+
+    Raises:
+        DataError: One cannot be read.
+    """
     whole = hashlib.sha256()
     for file in files:
-        with file.open("rb") as content:
-            whole.update(hashlib.file_digest(content, "sha256").digest())
+        try:
+            with file.open("rb") as content:
+                whole.update(hashlib.file_digest(content, "sha256").digest())
+        except OSError as error:
+            raise DataError(f"{file}: cannot be read ({error.strerror})") from error
     return whole.hexdigest()

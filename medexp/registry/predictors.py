@@ -27,6 +27,7 @@ from medexp.data.preprocessing import Preprocessing
 from medexp.data.volumes import facts as of_case
 from medexp.data.volumes import inputs as volume_inputs
 from medexp.data.volumes import transforms as volumes
+from medexp.data.volumes.background import in_words
 from medexp.data.volumes.brats import read_case
 from medexp.data.volumes.cases import CHANNELS, Case
 from medexp.data.volumes.steps import ReadChannels, SlidingWindow
@@ -44,6 +45,8 @@ from medexp.registry.store import Pulled, pin, pull
 
 _PAD = DivisiblePad(k=DIVISOR)
 _NIFTI = (".nii", ".nii.gz")
+_QFORM = ("qform_code", "quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z")
+_PLACE = ("pixdim", *_QFORM, "sform_code", "srow_x", "srow_y", "srow_z")
 _PICTURES = "pictures (volumes are cut by: mlflow run . -e prepare -P data_dir=FOLDER -P slices_dir=SLICES)"
 
 
@@ -195,17 +198,17 @@ class Predictor:
             return Ready(case, image, None, read.image.shape, None, None, outside, identity)
         assert isinstance(case, Case)
         labelled = classes is not None and case.label is not None
-        volume = read_case(case if labelled else replace(case, label=None), classes or {})
+        volume = read_case(case if labelled else replace(case, label=None), classes or {}, "Repair the files.")
         shape = volume.image.shape[1:]
         if min(shape) < 2:
             told = f"a volume of one slice, {' x '.join(map(str, shape))} voxels"
             raise DataError(f"case {case.id}: {told}; {self.called} takes whole volumes")
         done = volumes.execute(self.preprocessing.steps, volume, labelled)
         channels = self.preprocessing.get(ReadChannels).channels
-        found: Sequence[str] = ()
+        found = in_words(channels, done["grounds"]) if "grounds" in done else []
         if known and channels == CHANNELS and "grounds" in done:
             header = of_volume(dict(zip(channels if len(case.images) > 1 else ("images",), case.images, strict=True)))
-            found = seen.outside(of_case.fields_of(header, volume.image, done["grounds"]), known)
+            found += seen.outside(of_case.fields_of(header, volume, done["grounds"]), known)
         image = done["image"]
         label = done["label"].as_tensor()[0].round().to(torch.uint8) if labelled else None
         identity = _identity(case, *of_case.identity(volume)) if identify else {}
@@ -252,7 +255,7 @@ class Predictor:
                 assert ready.own is not None
                 assert ready.affine is not None
                 mask = mask_on_own_grid(output, ready.affine, ready.shape, ready.own, painted or meaning["painted"])
-                return {"mask": as_nifti(mask, ready.own, self.called), "logits": output}
+                return {"mask": as_nifti(mask, nib.load(ready.case.images[0]), self.called), "logits": output}
             case "mask":
                 own = images.onto_own_pixels(output, (ready.shape[0], ready.shape[1]))
                 return {"mask": (own[0] > 0).numpy().astype(np.uint8)}
@@ -275,18 +278,24 @@ def _identity(case: Any, voxels_sha256: str, perceptual_hash: Sequence[str]) -> 
     return {**named, "voxels_sha256": voxels_sha256, "perceptual_hash": tuple(perceptual_hash)}
 
 
-def as_nifti(mask: NDArray[np.uint8], affine: NDArray[np.float64], called: str) -> Any:
+def as_nifti(mask: NDArray[np.uint8], of: Any, called: str) -> Any:
     """A mask as a NIfTI image that says which model it is of.
+
+    It lies where the case's file lies for every viewer: one goes by the sform, another by the qform, and where a header has
+    neither each by a rule of its own.
 
     Args:
         mask: (X, Y, Z).
-        affine: From its voxels to RAS+ mm.
+        of: The image that it is the mask of, from nibabel.
         called: The model.
     """
-    image = nib.Nifti1Image(mask, affine)
-    image.header.set_xyzt_units("mm")
-    image.header["descrip"] = f"medexp {called}".encode()[:79]
-    return image
+    header = nib.Nifti1Header()
+    header.set_data_dtype(mask.dtype)
+    for name in _PLACE:
+        header[name] = of.header[name]
+    header.set_xyzt_units(of.header.get_xyzt_units()[0])
+    header["descrip"] = f"medexp {called}".encode()[:79]
+    return nib.Nifti1Image(mask, None, header)
 
 
 MASKS = (".nii.gz", ".png")

@@ -5,6 +5,7 @@ interpolation. All come to 0 here, and so does a voxel of a value that no tissue
 the mean after normalisation, so that such a voxel says nothing, neither in the statistics nor to a network.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -80,6 +81,17 @@ def ground_of(channel: NDArray[np.float32]) -> Ground:
         hot=int(np.count_nonzero(beyond)),
         hottest=float(farthest),
     )
+
+
+def in_words(channels: Sequence[str], grounds: Sequence[Ground]) -> list[str]:
+    """What a reader would want to know of how channels were taken apart, a sentence each; nothing of one as it should be."""
+    told = []
+    for channel, ground in zip(channels, grounds, strict=True):
+        if ground.level is None:
+            told.append(f"{channel}: nothing can be told from the brain, all of the volume counts as brain")
+        if ground.hot:
+            told.append(f"{channel}: {ground.hot} voxels of a value that no tissue has, up to {ground.hottest:.6g}, became 0")
+    return told
 
 
 def from_zero(image: NDArray[np.float32]) -> tuple[NDArray[np.float32], list[Ground]]:

@@ -24,6 +24,9 @@ from medexp.errors import DataError, all_problems
 AFFINE_TOLERANCE = 1e-3
 """Largest difference, in mm, between affines of one case: writers round sforms and quaternions differently."""
 
+SMALLEST_MM, LARGEST_MM = 0.02, 50.0
+"""Edges of voxels that a head can have: a header in metres or micrometres, which readers take for mm, has others."""
+
 _UNREADABLE = (OSError, EOFError, zlib.error, ImageFileError, HeaderDataError, ValueError)
 
 
@@ -115,12 +118,13 @@ def image_files(path: Path, channels: Sequence[str] = CHANNELS) -> tuple[Path, .
     return (path,)
 
 
-def read_case(case: Case, classes: Mapping[int, int]) -> Volume:
+def read_case(case: Case, classes: Mapping[int, int], advice: str | None = None) -> Volume:
     """The volume of a case, checked.
 
     Args:
         case: Where its files are.
         classes: `DataConfig.classes`, from the file's values to 0..3; 0 is always background.
+        advice: What an error says to do; None: as training is told what it trains on.
 
     Raises:
         UnfitLabels: The segmentation holds values that `classes` has not.
@@ -146,6 +150,7 @@ def read_case(case: Case, classes: Mapping[int, int]) -> Volume:
         }
         if channels and len(channels) != len(CHANNELS):
             problems.append(f"{case.images[0].name}: {len(channels)} channels along its last axis; expected {len(CHANNELS)}")
+            channels = {}  # of slices that were taken for channels there is nothing to say
     else:
         problems += _geometry_problems(arrays, affines)
     for name, channel in channels.items():
@@ -165,7 +170,7 @@ def read_case(case: Case, classes: Mapping[int, int]) -> Volume:
             problems.append(str(error))
     if problems or label is None:
         left_out = f"leave the case out with data.exclude=[{case.id}]" if case.label else "take the case out of the table"
-        told = all_problems(f"case {case.id}", problems, f"Repair the files, or {left_out}.")
+        told = all_problems(f"case {case.id}", problems, advice or f"Repair the files, or {left_out}.")
         raise UnfitLabels.of(told, unfit) if unfit else DataError(told)
     return Volume(np.stack(list(channels.values())), label, affines[case.label or case.images[0]], values)
 
@@ -197,12 +202,19 @@ def _read(path: Path, dimensions: int = 3) -> tuple[NDArray[np.float32], NDArray
         image = kinds[0].from_bytes(content)
         if image.get_data_dtype().kind not in "iuf":
             raise DataError(f"{path.name}: voxels of type {image.get_data_dtype()}; allowed are integers and floats")
-        if len(image.shape) != dimensions:
+        shape = (*image.shape[:3], *(size for size in image.shape[3:] if size != 1))  # some writers add axes of one
+        if len(shape) != dimensions:
             raise DataError(f"{path.name}: not {dimensions}D, its shape is {image.shape}")
         affine = np.asarray(image.affine, np.float64)
         if not np.isfinite(affine).all() or abs(np.linalg.det(affine)) < 1e-9:
             raise DataError(f"{path.name}: its affine has no inverse; the header's sform or qform is damaged")
-        return image.get_fdata(dtype=np.float32, caching="unchanged"), affine
+        edges = nib.affines.voxel_sizes(affine)
+        if edges.min() < SMALLEST_MM or edges.max() > LARGEST_MM:
+            raise DataError(
+                f"{path.name}: voxels of {' x '.join(f'{edge:.3g}' for edge in edges)} mm, allowed are {SMALLEST_MM} to "
+                f"{LARGEST_MM}; its header names the unit {image.header.get_xyzt_units()[0]}, and an affine is in mm"
+            )
+        return image.get_fdata(dtype=np.float32, caching="unchanged").reshape(shape), affine
     except _UNREADABLE as error:
         raise DataError(f"{path.name}: unreadable or truncated ({type(error).__name__}: {_one_line(error)})") from error
 

@@ -28,14 +28,17 @@ from medexp.data.volumes.semantics import (
     SEMANTIC_FEATURES,
     SHAPE_STATISTICS,
     intensity_statistics,
+    largest_part,
     semantic_features,
     shape_statistics,
 )
 from medexp.errors import DataError
 from medexp.files import replacing
 
-VERSION = 9
+VERSION = 10
 """Part of the cache key: raise it when what is computed here, in `background`, `semantics` or `brats` changes."""
+
+_AXES = ("RL", "AP", "SI")
 
 
 @dataclass(frozen=True)
@@ -85,7 +88,7 @@ class CaseFacts:
     @property
     def fields(self) -> dict[str, Field]:
         """What stands for how a case looked before anything was done to it (`medexp.data.seen`)."""
-        return {**self.header, **dict(zip(INTENSITY_STATISTICS, self.intensity, strict=True))}
+        return _looked(self.header, self.intensity, self.form[0])
 
 
 def identity(volume: Volume) -> tuple[str, tuple[str, ...]]:
@@ -93,16 +96,34 @@ def identity(volume: Volume) -> tuple[str, tuple[str, ...]]:
     return _digests(volume)[1], perceptual_hash(_t1n(volume))
 
 
-def fields_of(header: Header, image: NDArray[np.float32], grounds: Sequence[Ground]) -> dict[str, Field]:
+def fields_of(header: Header, volume: Volume, grounds: Sequence[Ground]) -> dict[str, Field]:
     """What `CaseFacts.fields` has, of a case that nobody described.
 
     Args:
         header: `medexp.data.headers.of_volume` of its files.
-        image: Raw intensities (4, X, Y, Z).
+        volume: What they hold.
         grounds: `ground_of` each channel.
     """
-    statistics = intensity_statistics(image, grounds).tolist()
-    return {**header, **dict(zip(INTENSITY_STATISTICS, statistics, strict=True))}
+    brain = largest_part(np.any([ground.brain for ground in grounds], axis=0))
+    millilitres = np.count_nonzero(brain) * abs(float(np.linalg.det(volume.affine))) / 1000
+    statistics = intensity_statistics(volume.image, grounds).tolist()
+    return _looked(header, statistics, millilitres)
+
+
+def _looked(header: Header, intensity: Sequence[float], brain_ml: float) -> dict[str, Field]:
+    """Of a header what a network could see: how voxels are stored, and along which axis of the file a spacing lies, it cannot.
+
+    The contrast of a channel is the SD over the mean of its brain: no matter of units.
+    """
+    orientation = str(header["orientation"])
+    named = {axes[0]: edge for edge, code in zip("xyz", orientation, strict=False) for axes in _AXES if code in axes}
+    statistics = dict(zip(INTENSITY_STATISTICS, intensity, strict=True))
+    contrasts: dict[str, Field] = {}
+    for channel in CHANNELS:
+        mean, spread = statistics[f"{channel}_mean"], statistics[f"{channel}_sd"]
+        contrasts[f"{channel}_contrast"] = spread / mean if 100 * mean > spread else None  # of z-scores there is none
+    spacing = {f"spacing {axis}": header[f"spacing {edge}"] for axis, edge in named.items()}
+    return {**spacing, "orientation": orientation, "brain_ml": brain_ml, **statistics, **contrasts}
 
 
 def describe_cases(cases: Sequence[Case], data: DataConfig, cache: Path) -> tuple[CaseFacts, ...]:

@@ -8,7 +8,7 @@ from medexp.data.inputs import TABLES, Inputs, name_of, rows_of
 from medexp.data.volumes.brats import is_nifti
 from medexp.data.volumes.cases import Case
 from medexp.data.volumes.steps import ReadChannels
-from medexp.data.volumes.suffixes import SUFFIXES, grouped, one_of_each
+from medexp.data.volumes.suffixes import SUFFIXES, grouped, instead, one_of_each
 from medexp.errors import DataError
 
 _SEG = "seg"
@@ -84,6 +84,8 @@ def _cases(
             wrong.append(
                 f"{name}: {len(segmentations)} files for {_SEG} ({', '.join(p.name for p in segmentations)}); keep one"
             )
+        if not one:
+            wrong.append(instead(path, suffixes))
         if wrong:
             problems[name] = "; ".join(wrong)
         else:

@@ -93,8 +93,7 @@ def shape_statistics(brain: NDArray[np.bool_], affine: NDArray[np.float64]) -> N
         float64 (10,).
     """
     turned, spacing = _turned(brain, affine)
-    parts, _ = ndimage.label(turned)
-    whole = parts == np.bincount(parts[turned]).argmax()
+    whole = largest_part(turned)
     box = ndimage.find_objects(whole.astype(np.uint8))[0]
     extents = np.array([edges.stop - edges.start for edges in box]) * spacing
     places = np.argwhere(whole[box]) * spacing
@@ -102,6 +101,13 @@ def shape_statistics(brain: NDArray[np.bool_], affine: NDArray[np.float64]) -> N
     axes = np.sqrt(20 * np.linalg.eigvalsh(moments)[::-1])
     millilitres = len(places) * float(np.prod(spacing)) / 1000
     return np.array([millilitres, *extents, *axes, *_shape(whole, spacing)], np.float64)
+
+
+def largest_part(brain: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """The largest part that hangs together of what is True somewhere."""
+    parts, _ = ndimage.label(brain)
+    whole: NDArray[np.bool_] = parts == np.bincount(parts[brain]).argmax()
+    return whole
 
 
 def _turned(array: NDArray[Any], affine: NDArray[np.float64]) -> tuple[NDArray[Any], NDArray[np.float64]]:

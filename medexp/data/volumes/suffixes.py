@@ -25,7 +25,21 @@ def files_of(folder: Path, suffixes: Mapping[str, Sequence[str]]) -> tuple[dict[
     """
     groups = grouped(folder, suffixes).values()
     found = {modality: [path for group in groups for path in group.get(modality, ())] for modality in suffixes}
-    return one_of_each(folder.name, found, suffixes)
+    one, problems = one_of_each(folder.name, found, suffixes)
+    return one, problems if one else [f"{problem}; {instead(folder, suffixes)}" for problem in problems]
+
+
+def instead(folder: Path, suffixes: Mapping[str, Sequence[str]]) -> str:
+    """What lies in a folder that holds no file of a case.
+
+    Args:
+        folder: Of no case.
+        suffixes: By modality, in lower case.
+    """
+    there = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    if any(path.is_dir() and grouped(path, suffixes) for path in there):
+        return f"the folders in it are cases: give {folder}"
+    return f"it holds {', '.join(path.name for path in there[:3]) or 'nothing'}" + (", …" if len(there) > 3 else "")
 
 
 def grouped(folder: Path, suffixes: Mapping[str, Sequence[str]]) -> dict[str, dict[str, list[Path]]]:
@@ -38,7 +52,7 @@ def grouped(folder: Path, suffixes: Mapping[str, Sequence[str]]) -> dict[str, di
     groups: dict[str, dict[str, list[Path]]] = {}
     for path in sorted(folder.iterdir()):
         match = NAME.fullmatch(path.name)
-        if match and path.is_file() and not path.name.startswith("."):
+        if match and (path.is_file() or path.is_symlink()) and not path.name.startswith("."):
             for modality, endings in suffixes.items():
                 if match["suffix"].lower() in endings:
                     groups.setdefault(match["case"], {}).setdefault(modality, []).append(path)
@@ -65,6 +79,8 @@ def one_of_each(
             problems.append(f"{called}: no {modality}; looked for {_looked_for(endings)}")
         elif len(paths) > 1:
             problems.append(f"{called}: {len(paths)} files for {modality} ({', '.join(p.name for p in paths)}); keep one")
+        elif not paths[0].exists():
+            problems.append(f"{called}: {paths[0].name} is a link to {paths[0].readlink()}, which is not there")
     return {modality: found[modality][0] for modality in suffixes if found.get(modality)}, problems
 
 

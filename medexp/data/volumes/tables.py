@@ -1,6 +1,5 @@
 """A labelled table: a TSV with one row a volume, from which a classifier is trained and tested."""
 
-import csv
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -8,6 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from medexp.data.inputs import lines_of
 from medexp.data.splits import SPLITS, Splits, by_label, draw_by_label, patient_groups, straddling
 from medexp.data.volumes.brats import image_files
 from medexp.data.volumes.cases import CHANNELS, Case
@@ -154,13 +154,9 @@ def write_table(rows: pd.DataFrame, path: Path) -> None:
 def _rows(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
     """The names of the columns, and the rows that are not blank with their line numbers."""
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:  # with or without the mark that spreadsheets write
-            reader = csv.reader(file, delimiter="\t")
-            lines = [(reader.line_num, row) for row in reader if any(value.strip() for value in row)]
-    except OSError as error:
-        raise DataError(f"table {path}: cannot be read ({error.strerror}). Give table=FILE; {_FORM}") from error
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"table {path}: is no text table ({error}); {_FORM}") from error
+        lines = lines_of(path, "\t")
+    except DataError as error:
+        raise DataError(f"table {error}. {_FORM}") from error
     if len(lines) < 2:
         raise DataError(f"table {path}: holds no rows; {_FORM}")
     return [name.strip() for name in lines[0][1]], lines[1:]

@@ -25,7 +25,7 @@ from medexp.errors import ConfigError, DataError, MedexpError, StorageError, all
 from medexp.phases.predict import PHASE, checks
 from medexp.phases.predict.config import PredictConfig
 from medexp.phases.predict.report import log_predicted, picture, summary, volumes_in_mm3
-from medexp.phases.predict.scoring import intervals, scored, truth_of
+from medexp.phases.predict.scoring import intervals, scored, truth_of, why_not_read
 from medexp.phases.predict.work import Done, Work
 from medexp.phases.predict.written import Record, claim, record_of, release, tables, write_mask, write_record
 from medexp.phases.shared.context import Context, context
@@ -166,7 +166,7 @@ def brought(work: Work, case: Any) -> Ready:
         if getattr(case, "label", None) is None:
             raise
         ready = work.predictor.ready(case)
-        return replace(ready, unfit=" ".join(str(error).split()))
+        return replace(ready, unfit=why_not_read(error))
 
 
 def is_known(work: Work, case: Any) -> bool:

@@ -18,6 +18,7 @@ from medexp.tracking.figures import gallery, overlay
 
 _T1C = 1  # the channel that a volume is shown by
 _SHOWN = 12  # cases in the terminal
+_SAID = 3
 _NAMES = {"ece": "ECE", "auroc": "AUROC", "brier": "Brier score"}
 
 
@@ -75,7 +76,10 @@ def summary(
     words = [f"{len(rows)} cases of {work.source} predicted" + (f", {done.before} by an earlier run." if done.before else ".")]
     outside = rows[rows["outside"] != ""]
     if len(outside):
-        named = "; ".join(f"{case}: {told}" for case, told in zip(outside["case"][:3], outside["outside"][:3], strict=True))
+        named = "; ".join(
+            f"{case}: {'; '.join(told[:_SAID])}" + (f" and {len(told) - _SAID} more" if len(told) > _SAID else "")
+            for case, told in zip(outside["case"][:_SAID], outside["outside"][:_SAID].str.split("; "), strict=True)
+        )
         words.append(f"{len(outside)} of them lie outside what the model saw (predictions.csv, column outside): {named}.")
     if done.problems:
         words.append(f"{len(done.problems)} failed, each with its reason in {work.folder / 'errors.csv'}.")

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from medexp.config.editions import EDITIONS
+from medexp.config.editions import EDITIONS, fitting
 from medexp.data.images.kaggle import CLASSES as FOLDERS
 from medexp.data.inputs import Inputs
-from medexp.data.volumes.brats import read_label
+from medexp.data.volumes.brats import UnfitLabels, read_label
 from medexp.data.volumes.regions import REGIONS, values_in_masks
 from medexp.data.volumes.steps import Resample
 from medexp.errors import DataError
@@ -70,6 +70,12 @@ def _labels(names: Sequence[str], labels: Mapping[str, str]) -> dict[str, int]:
             f"label: {', '.join(map(repr, unknown))} is no class of the model, which tells {' or '.join(names)} apart"
         )
     return {case: known[label.lower()] for case, label in labels.items()}
+
+
+def why_not_read(error: DataError) -> str:
+    """Why a segmentation was not read, in a line, and what the values that it holds could be."""
+    fit = fitting(error.values) if isinstance(error, UnfitLabels) else []
+    return " ".join([*str(error).split(), *(["These fit:", "; ".join(fit)] if fit else [])])
 
 
 def scored(predictor: Predictor, truth: Truth, ready: Ready, prediction: Prediction) -> dict[str, Any]:

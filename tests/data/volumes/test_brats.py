@@ -73,7 +73,20 @@ def two_files_for_one_modality(root):
 
 def folder_without_images(root):
     (root / "bad").mkdir()
-    return ["bad: no NIfTI file"]
+    (root / "bad" / "t1c.nrrd").write_bytes(b"NRRD0004")
+    return ["bad: no NIfTI file", "it holds t1c.nrrd"]
+
+
+def cases_one_level_deeper(root):
+    write_case(root / "bad", "HGG_1")
+    return ["bad: no NIfTI file", f"the folders in it are cases: give {root / 'bad'}"]
+
+
+def dead_link(root):
+    path = write_case(root, "bad") / "bad-t1c.nii.gz"
+    path.unlink()
+    path.symlink_to(root / "unmounted" / "t1c.nii.gz")
+    return [f"bad: bad-t1c.nii.gz is a link to {root / 'unmounted' / 't1c.nii.gz'}, which is not there"]
 
 
 def everything_at_once(root):
@@ -87,7 +100,16 @@ def missing_worse(root):
 
 
 @pytest.mark.parametrize(
-    "spoil", [missing_modality, missing_segmentation, two_files_for_one_modality, folder_without_images, everything_at_once]
+    "spoil",
+    [
+        missing_modality,
+        missing_segmentation,
+        two_files_for_one_modality,
+        folder_without_images,
+        cases_one_level_deeper,
+        dead_link,
+        everything_at_once,
+    ],
 )
 def test_an_incomplete_folder_is_one_error_that_names_case_and_files(tmp_path, data_config, spoil):
     write_case(tmp_path, "good")
@@ -97,6 +119,15 @@ def test_an_incomplete_folder_is_one_error_that_names_case_and_files(tmp_path, d
     for words in (str(tmp_path), *expected):
         assert words in str(error.value)
     assert "good" not in str(error.value)
+
+
+def test_axes_of_one_behind_the_third_are_no_dimension(tmp_path, data_config):
+    case = write_case(tmp_path, "c", t1n=NOISE)
+    save(case / "c-t1n.nii.gz", NOISE[..., None])
+    save(case / "c-seg.nii.gz", blob()[..., None, None])
+    volume = read_case(only(tmp_path, data_config()), {2: 2, 3: 3})
+    np.testing.assert_array_equal(volume.image[2], NOISE)
+    np.testing.assert_array_equal(volume.label, blob())
 
 
 def test_no_such_folder(tmp_path, data_config):
@@ -188,7 +219,12 @@ COLOURS = np.zeros(SHAPE, dtype=[("R", "u1"), ("G", "u1"), ("B", "u1")])
         (lambda folder: (folder / "c-seg.nii.gz").write_text("no image"), ["c-seg.nii.gz: unreadable or truncated"]),
         (replaced("t1n", NOISE[:-1]), ["c-t1n.nii.gz: shape (13, 12, 10) differs from (14, 12, 10)", "c-t2f.nii.gz"]),
         (replaced("seg", blob(), TURNED), ["c-seg.nii.gz: affine differs by up to 0.3"]),
-        (replaced("t1n", NOISE[..., None]), ["c-t1n.nii.gz: not 3D, its shape is (14, 12, 10, 1)"]),
+        (replaced("t1n", np.stack([NOISE] * 2, -1)), ["c-t1n.nii.gz: not 3D, its shape is (14, 12, 10, 2)"]),
+        (
+            replaced("t1n", NOISE, np.diag([1e-3, 1e-3, 1e-3, 1])),
+            ["c-t1n.nii.gz: voxels of 0.001 x 0.001 x 0.001 mm", "in mm"],
+        ),
+        (replaced("t1n", NOISE, np.diag([1e3, 1e3, 1e3, 1])), ["c-t1n.nii.gz: voxels of 1e+03 x 1e+03 x 1e+03 mm", "in mm"]),
         (replaced("t1n", COLOURS), ["c-t1n.nii.gz: voxels of type", "allowed are integers and floats"]),
         (singular_affine, ["c-t1c.nii.gz: its affine has no inverse"]),
         (voxels(t2w=np.nan), ["c-t2w.nii.gz: 1 NaN or infinite voxels"]),

@@ -70,6 +70,8 @@ def test_further_columns_are_not_read_and_absolute_paths_are_taken(folder: Path)
         ([row[:4] for row in ROWS], ["id", "path", "class", "patient"], ["no column label", "'class'"]),
         ([["a,a,glioma,p1"]], ["id,path,label,patient"], ["no column id", "no column patient", "'id,path,label,patient'"]),
         ([[*row, "x"] for row in ROWS], [*HEADER, "label"], ["column label stands 2 times"]),
+        (changed(1, "patient", '"p2'), HEADER, ["line 3: a value begins with a quotation mark", "take the mark away"]),
+        (changed(1, "patient", '"p2" x'), HEADER, ["line 3: a value begins with a quotation mark"]),
         (changed(1, "id", "a"), HEADER, ["id a stands 2 times"]),
         (changed(1, "split", "testing"), HEADER, ["unknown split 'testing'", "train, val, test"]),
         (changed(1, "patient", "p1"), HEADER, ["patient p1 in two splits: a in train, b in test"]),

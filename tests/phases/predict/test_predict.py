@@ -46,7 +46,8 @@ DATA = data_config(spacing=SPACING, input_size=SIZE)
 
 @pytest.fixture(scope="module")
 def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Four patients, two time points of one: the second case is left-handed, and the third lies obliquely."""
+    """Four patients, two time points of one: the second case is left-handed, the third lies obliquely, and of the fourth the
+    sform and the qform differ."""
     folder = ensure_phantoms("meningioma", 4, 7, tmp_path_factory.mktemp("phantoms"))
     cases = sorted(folder.iterdir())
     mirrored, turned = np.diag([-1.0, 1, 1, 1]), np.eye(4)
@@ -58,6 +59,11 @@ def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for file in cases[2].iterdir():
         image = nib.load(file)
         nib.save(nib.Nifti1Image(np.asarray(image.dataobj), turned @ image.affine), file)
+    for file in cases[3].iterdir():
+        image = nib.load(file)
+        two = nib.Nifti1Image(np.asarray(image.dataobj), image.affine)
+        two.set_qform(turned @ image.affine, 1)
+        nib.save(two, file)
     return folder
 
 
@@ -77,7 +83,7 @@ def encoder(publish: Callable[..., Any]) -> str:
     return "models:/phase1_encoder_merged/1"
 
 
-SEEN = ranges([{"spacing x": 3.0, "orientation": "LPS", "t2f_mean": 400.0 + i} for i in range(6)])
+SEEN = ranges([{"spacing R": 3.0, "orientation": "LPS", "t2f_mean": 400.0 + i} for i in range(6)])
 
 
 def predict(model: str, given: Path | str | None, output: Path | str = "out", **more: object) -> int:
@@ -95,6 +101,10 @@ def test_masks_lie_where_the_case_lies_and_score_as_a_plain_computation_says(
         mask, file = nib.load(out / f"{case.name}.nii.gz"), nib.load(case / f"{case.name}-t1c.nii.gz")
         assert mask.shape == file.shape
         np.testing.assert_allclose(mask.affine, file.affine, atol=1e-4)
+        for form in ("get_sform", "get_qform"):  # viewers go by either
+            (there, code), (wanted, wanted_code) = (getattr(image, form)(coded=True) for image in (mask, file))
+            assert code == wanted_code
+            np.testing.assert_array_equal(there, wanted)
         found = np.asarray(mask.dataobj)
         assert set(np.unique(found)) <= {0, 1, 2, 3}
         handed.add(np.sign(np.linalg.det(file.affine)))
@@ -202,6 +212,25 @@ def test_masks_have_the_values_that_are_asked_for_and_odd_truths_are_told(
     assert "evaluate=true: no truth can be read" in capsys.readouterr().err
 
 
+def test_what_is_odd_in_a_case_is_said_beside_its_answer(
+    store: MlflowClient, segmenter: str, phantoms: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    case = Path(shutil.copytree(min(phantoms.iterdir()), tmp_path / "case"))
+    for name, value in (("t2f", 60000), ("seg", 4)):
+        file = next(case.glob(f"*-{name}.nii.gz"))
+        image = nib.load(file)
+        voxels = np.asarray(image.dataobj).astype(np.int32)
+        voxels[0, 0, 0] = value
+        nib.save(nib.Nifti1Image(voxels, image.affine), file)
+    assert predict(segmenter, case) == 0
+    (sentences,) = pd.read_csv(tmp_path / "out" / "predictions.csv")["outside"]
+    assert "t2f: 1 voxels of a value that no tissue has, up to 60000, became 0" in sentences
+    told = capsys.readouterr().out
+    assert "labels that data.labels does not have: 4" in told
+    assert "These fit: -P data.labels=" in told
+    assert "data.exclude" not in told, "which predict does not have"
+
+
 def lacks_a_channel(case: Path) -> Path:
     next(case.glob("*-t2w.nii.gz")).unlink()
     return case
@@ -220,6 +249,17 @@ def three_channels(case: Path) -> Path:
     return case.parent / "stacked.nii.gz"
 
 
+def channels_first(case: Path) -> Path:
+    channels = [np.asarray(nib.load(file).dataobj) for file in sorted(case.glob("*-t*.nii.gz"))]
+    nib.save(nib.Nifti1Image(np.stack(channels), np.eye(4)), case.parent / "stacked.nii.gz")
+    return case.parent / "stacked.nii.gz"
+
+
+def stray_quote(case: Path) -> Path:
+    (case.parent / "table.csv").write_text(f'path,patient\n{case},"p1\n{case}/nothing,p2\n')
+    return case.parent / "table.csv"
+
+
 def one_slice(case: Path) -> Path:
     for file in case.glob("*.nii.gz"):
         image = nib.load(file)
@@ -236,6 +276,8 @@ BAD_INPUT: Mapping[Callable[[Path], Path], str] = {
     lacks_a_channel: "no t2w; looked for *-t2w.nii.gz or *-t2.nii.gz",
     dicom: "holds DICOM, NIfTI is wanted: convert it first, as with dcm2niix",
     three_channels: "3 channels along its last axis; expected 4",
+    channels_first: "stacked: stacked.nii.gz: 32 channels along its last axis; expected 4. Repair the files.",
+    stray_quote: "table.csv: line 2: a value begins with a quotation mark",
     one_slice: "a volume of one slice, 64 x 64 x 1 voxels",
     pictures: "takes volumes, as NIfTI; picture.png is none",
     lambda case: case.parent / "nowhere": "no such file or folder",
