@@ -35,25 +35,27 @@ _ROWS = ((0, "FLAIR", ("WT",)), (1, "T1c", ("TC", "ET")))
 
 def overlay(
     image: np.ndarray,
-    truth: np.ndarray,
+    truth: np.ndarray | None,
     prediction: np.ndarray,
     title: str,
     spacing: Sequence[float] = (1.0, 1.0, 1.0),
 ) -> Figure:
-    """Prediction (filled) against truth (outlined), in the three planes through the largest cut of the tumour.
+    """Prediction (filled) against truth (outlined, if known), in the three planes through the largest cut of the tumour.
 
     Shown as radiologists look at it: the patient's left is on the right.
 
     Args:
         image: FLAIR, t1c, t1n, t2w (4, X, Y, Z) along R, A, S; any intensity scale.
-        truth: Labels 0 to 3 (X, Y, Z), or regions TC, WT, ET (3, X, Y, Z).
+        truth: Labels 0 to 3 (X, Y, Z), or regions TC, WT, ET (3, X, Y, Z); None where it is not known.
         prediction: Regions TC, WT, ET (3, X, Y, Z), 0 or 1.
         title: Written above.
         spacing: Voxel spacing in mm along R, A, S.
     """
-    true = dict(zip(REGIONS, truth.astype(bool) if truth.ndim == 4 else _regions(truth), strict=True))
     predicted = dict(zip(REGIONS, prediction.astype(bool), strict=True))
-    shown = next((mask for mask in (true["WT"], predicted["WT"]) if mask.any()), None)
+    true: dict[str, np.ndarray] = {}
+    if truth is not None:
+        true = dict(zip(REGIONS, truth.astype(bool) if truth.ndim == 4 else _regions(truth), strict=True))
+    shown = next((known["WT"] for known in (true, predicted) if known and known["WT"].any()), None)
     size = np.array(image.shape[1:]) * np.asarray(spacing)
     widths, heights = (size[0], size[0], size[1]), (size[1], size[2], size[2])
     figure = Figure(figsize=(11, 2 * 11 * max(heights) / sum(widths) + 1.1), dpi=110, layout="constrained", facecolor="black")
@@ -68,15 +70,13 @@ def overlay(
             for region in regions:
                 filled = _cut(predicted[region], axis, index)
                 panel.imshow(filled[..., None] * np.array(to_rgba(_COLOURS[region], 0.35)), interpolation="nearest", **look)
-                if (outlined := _cut(true[region], axis, index)).any():
+                if true and (outlined := _cut(true[region], axis, index)).any():
                     panel.contour(outlined, levels=[0.5], colors=[_COLOURS[region]], linewidths=_WIDTHS[region])
             _letter(panel, left, right, top, bottom)
             panel.set_title(f"{name}, {plane} {index}", color="white", fontsize=10)
             panel.set_axis_off()
     handles: list[Any] = [Patch(color=to_rgba(_COLOURS[region], 0.6), label=f"{region} predicted") for region in REGIONS]
-    handles += [
-        Line2D([], [], color=_COLOURS[region], linewidth=_WIDTHS[region], label=f"{region} truth") for region in REGIONS
-    ]
+    handles += [Line2D([], [], color=_COLOURS[region], linewidth=_WIDTHS[region], label=f"{region} truth") for region in true]
     figure.legend(handles=handles, loc="outside lower center", ncols=6, frameon=False, labelcolor="white", fontsize=9)
     figure.suptitle(title, color="white", fontsize=12)
     return figure

@@ -76,6 +76,16 @@ def test_an_overlay_is_drawn_of_any_tumour(tumour: str, found: bool, as_regions:
         assert [axes.get_title() for axes in figure.axes[:3]] == ["FLAIR, axial 3", "FLAIR, coronal 5", "FLAIR, sagittal 2"]
 
 
+def test_an_overlay_speaks_of_a_truth_only_where_it_is_known() -> None:
+    image, mask = np.zeros((4, 8, 8, 8), np.float32), np.zeros((8, 8, 8), np.int64)
+    mask[2:4, 5:7, 3] = 1
+    drawn = {truth is None: overlay(image, truth, np.stack([mask] * 3), "case") for truth in (mask, None)}
+    said = {known: [text.get_text() for text in figure.legends[0].get_texts()] for known, figure in drawn.items()}
+    assert said[True] == [f"{region} predicted" for region in ("TC", "WT", "ET")]
+    assert said[False] == said[True] + [f"{region} truth" for region in ("TC", "WT", "ET")]
+    assert drawn[True].axes[0].get_title() == "FLAIR, axial 3", "through what was predicted"
+
+
 def test_an_overlay_shows_the_patients_left_on_the_right() -> None:
     image = np.zeros((4, 8, 8, 8), np.float32)
     image[:, -1] = 1  # the patient's right

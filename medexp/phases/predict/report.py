@@ -33,7 +33,7 @@ def picture(ctx: Context[PredictConfig], predictor: Predictor, ready: Ready, fou
     """A case as the network saw it, with what it said."""
     case, image = ready.case.id, ready.image.numpy()
     if found.logits is not None:
-        label = np.zeros(image.shape[1:], np.uint8) if ready.label is None else ready.label.numpy()
+        label = None if ready.label is None else ready.label.numpy()
         spacing = predictor.preprocessing.get(Resample).spacing_mm
         drawn = overlay(image, label, (found.logits > 0).numpy(), f"{case}, {predictor.called}", spacing)
     else:
@@ -64,6 +64,10 @@ def log_predicted(
         ctx.intervals("external/", found)
 
 
+def _figure(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
 def summary(
     ctx: Context[PredictConfig],
     work: Work,
@@ -73,20 +77,24 @@ def summary(
     first: Sequence[str],
 ) -> Summary:
     """What was predicted, what lies outside what the model saw, what failed, and scores where a truth is there."""
-    words = [f"{len(rows)} cases of {work.source} predicted" + (f", {done.before} by an earlier run." if done.before else ".")]
+    before = f", of which an earlier run predicted {done.before}" if done.before else ""
+    words = [f"Cases predicted of {work.source}: {len(rows)}{before}."]
     outside = rows[rows["outside"] != ""]
     if len(outside):
         named = "; ".join(
             f"{case}: {'; '.join(told[:_SAID])}" + (f" and {len(told) - _SAID} more" if len(told) > _SAID else "")
             for case, told in zip(outside["case"][:_SAID], outside["outside"][:_SAID].str.split("; "), strict=True)
         )
-        words.append(f"{len(outside)} of them lie outside what the model saw (predictions.csv, column outside): {named}.")
+        words.append(f"Outside what the model saw (predictions.csv, column outside): {len(outside)}. {named}.")
+    if wide := next((len(record["features"]) for record in done.records if "features" in record), 0):
+        kind = work.predictor.features or "as the network gives them"
+        words.append(f"Features, {kind}: {wide} a case, in features.parquet and features.safetensors.")
     if done.problems:
-        words.append(f"{len(done.problems)} failed, each with its reason in {work.folder / 'errors.csv'}.")
+        words.append(f"Cases that failed, each with its reason in {work.folder / 'errors.csv'}: {len(done.problems)}.")
     if unfit := [record["truth_not_read"] for record in done.records if record["truth_not_read"]]:
-        words.append(f"The segmentations beside {len(unfit)} cases are not read, so they have no scores: {unfit[0]}")
+        words.append(f"Cases without scores, since the segmentation beside them is not read: {len(unfit)}. {unfit[0]}")
     if copies := len(done.scored) - len({record["identity"]["voxels_sha256"] for record in done.scored}):
-        words.append(f"{copies} cases have the voxels of another one; the intervals count them as one patient's.")
+        words.append(f"Cases with the voxels of another one, which the intervals count as one patient's: {copies}.")
     states = {meaning["calibration"] for meaning in work.predictor.outputs.values() if "calibration" in meaning}
     words += [f"Calibration of the probabilities: {state}" for state in sorted(states)]
     about = f"{work.predictor.called} on {work.source}"
@@ -103,7 +111,7 @@ def summary(
         shown = [str(column) for column in rows if column not in ("patient", "mask", "calibration", "outside")]
         head = [*shown, "outside"]
         table = [
-            [*(f"{row[column]:,.3g}" if isinstance(row[column], float) else str(row[column]) for column in shown)]
+            [*(_figure(row[column]) if isinstance(row[column], float) else str(row[column]) for column in shown)]
             + ["yes" if row["outside"] else ""]
             for row in rows.head(_SHOWN).to_dict("records")
         ]
