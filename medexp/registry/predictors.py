@@ -291,11 +291,12 @@ def as_nifti(mask: NDArray[np.uint8], of: Any, called: str) -> Any:
     """
     header = nib.Nifti1Header()
     header.set_data_dtype(mask.dtype)
+    header.set_data_shape(mask.shape)
     for name in _PLACE:
         header[name] = of.header[name]
     header.set_xyzt_units(of.header.get_xyzt_units()[0])
     header["descrip"] = f"medexp {called}".encode()[:79]
-    return nib.Nifti1Image(mask, None, header)
+    return nib.Nifti1Image(mask, header.get_best_affine(), header)
 
 
 MASKS = (".nii.gz", ".png")
