@@ -169,7 +169,7 @@ def read_case(case: Case, classes: Mapping[int, int], advice: str | None = None)
         except DataError as error:
             problems.append(str(error))
     if problems or label is None:
-        left_out = f"leave the case out with data.exclude=[{case.id}]" if case.label else "take the case out of the table"
+        left_out = f"leave the case out with data.exclude=[{case.id}]" if case.label else "leave the case out"
         told = all_problems(f"case {case.id}", problems, advice or f"Repair the files, or {left_out}.")
         raise UnfitLabels.of(told, unfit) if unfit else DataError(told)
     return Volume(np.stack(list(channels.values())), label, affines[case.label or case.images[0]], values)
@@ -204,7 +204,8 @@ def _read(path: Path, dimensions: int = 3) -> tuple[NDArray[np.float32], NDArray
             raise DataError(f"{path.name}: voxels of type {image.get_data_dtype()}; allowed are integers and floats")
         shape = (*image.shape[:3], *(size for size in image.shape[3:] if size != 1))  # some writers add axes of one
         if len(shape) != dimensions:
-            raise DataError(f"{path.name}: not {dimensions}D, its shape is {image.shape}")
+            advice = "; a case that has a file a channel is named by its folder" if dimensions == 4 else ""
+            raise DataError(f"{path.name}: not {dimensions}D, its shape is {image.shape}{advice}")
         affine = np.asarray(image.affine, np.float64)
         if not np.isfinite(affine).all() or abs(np.linalg.det(affine)) < 1e-9:
             raise DataError(f"{path.name}: its affine has no inverse; the header's sform or qform is damaged")

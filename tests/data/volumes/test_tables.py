@@ -136,7 +136,14 @@ def test_a_4d_file_is_the_volume_of_its_folder(folder: Path, data_config: Callab
     )
     with pytest.raises(DataError) as error:
         describe_cases(bad.cases, data_config(), tmp_path / "cache")
-    for word in ("2 of 6 cases", "three.nii.gz: 3 channels", "expected 4", "flat.nii.gz: not 4D", "out of the table"):
+    for word in (
+        "2 of 6 cases",
+        "three.nii.gz: 3 channels",
+        "expected 4",
+        "flat.nii.gz: not 4D",
+        "by its folder. ",
+        "leave the case out",
+    ):
         assert word in str(error.value)
 
 

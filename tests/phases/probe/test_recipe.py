@@ -283,7 +283,7 @@ def test_a_table_with_bad_volumes_is_refused_whole(
     file.write_bytes(file.read_bytes()[:-100])
     assert probe(table) == 2
     told = capsys.readouterr().err
-    for word in ("2 of 24 cases", "p1-0-t1c.nii.gz", "p2-0-t2w.nii.gz", "take the case out of the table"):
+    for word in ("2 of 24 cases", "p1-0-t1c.nii.gz", "p2-0-t2w.nii.gz", "leave the case out"):
         assert word in told
     assert not (tmp_path / "cache" / "embeddings").exists()
 
