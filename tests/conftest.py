@@ -11,6 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 import torch
 from mlflow import MlflowClient
@@ -31,6 +32,9 @@ if (
     signal.getsignal(signal.SIGINT) is signal.SIG_IGN
 ):  # as in a shell's background job, where tests of Ctrl-C would wait for ever
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+hypothesis.settings.register_profile("medexp", deadline=None)  # how long an example takes says what else the machine does
+hypothesis.settings.load_profile("medexp")
 
 # ------------------------------------------------------------------------------------------------------------------- stores
 

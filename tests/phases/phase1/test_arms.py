@@ -84,7 +84,7 @@ def judged(reach: Reach, over_mean_mask: Interval) -> Judged:
     effects = {measure: dict.fromkeys(EFFECTS, BETTER) for measure in measures}
     means = {arm: {f"dice_{region}": 0.5 for region in REGIONS} for arm in ARMS}
     gains = {"mean_mask": over_mean_mask, "baseline": BETTER}
-    added = Attribution(effects, {}, pd.DataFrame())
+    added = Attribution(effects, {}, {}, {}, pd.DataFrame())
     return Judged(pd.DataFrame(rows), means, {}, added, gains, reach, {"lora": fitted}, Evidence(()))
 
 
