@@ -82,7 +82,7 @@ def judged(reach: Reach, over_mean_mask: Interval) -> Judged:
     fitted = FitResult(pd.DataFrame(), 1, 1, 0.5, np.full((1, 1), 0.5), ["p"], False, "dice", "maximize")
     measures = ("dice", *(f"dice_{region}" for region in REGIONS), "probe_r2")
     effects = {measure: dict.fromkeys(EFFECTS, BETTER) for measure in measures}
-    means = {arm: {f"dice_{region}": 0.5 for region in REGIONS} for arm in ARMS}
+    means = {arm: {f"{grid}dice_{region}": 0.5 for grid in ("", "native_") for region in REGIONS} for arm in ARMS}
     gains = {"mean_mask": over_mean_mask, "baseline": BETTER}
     added = Attribution(effects, {}, {}, {}, pd.DataFrame())
     return Judged(pd.DataFrame(rows), means, {}, added, gains, reach, {"lora": fitted}, Evidence(()))
