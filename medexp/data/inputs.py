@@ -2,6 +2,7 @@
 
 import csv
 import hashlib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -78,8 +79,7 @@ def rows_of(path: Path) -> list[dict[str, str]]:
     for row in rows:
         row["id"] = row.get("id") or name_of(Path(row["path"]))
         row["path"] = str((path.parent / Path(row["path"]).expanduser()).absolute())
-    ids = [row["id"] for row in rows]
-    if twice := sorted({name for name in ids if ids.count(name) > 1}):
+    if twice := sorted(name for name, times in Counter(row["id"] for row in rows).items() if times > 1):
         raise DataError(f"{path}: id {', '.join(twice)} stands several times; an id names one row. Give a column id")
     if not rows:
         raise DataError(f"{path}: holds no rows")
@@ -104,5 +104,5 @@ def fingerprint(files: Sequence[Path]) -> str:
             with file.open("rb") as content:
                 whole.update(hashlib.file_digest(content, "sha256").digest())
         except OSError as error:
-            raise DataError(f"{file}: cannot be read ({error.strerror})") from error
+            raise DataError(f"{file}: cannot be read ({error.strerror or error})") from error
     return whole.hexdigest()

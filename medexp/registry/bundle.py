@@ -121,7 +121,11 @@ def _inference(done: Preprocessing, network: Mapping[str, Any], painted: Mapping
     named = "$lambda meta, _: {'subject': pathlib.Path(meta['filename_or_obj']).parent.name + '.nii.gz'}"
     # A mask lies on its `original_affine` already; only asked to bring it there does MONAI 1.6.1 write axes such as ASL.
     save = {"resample": True, "separate_folder": False, "output_name_formatter": named}
-    save |= {"output_ext": ".nii.gz", "output_postfix": "seg", "output_dtype": "$np.uint8"}
+    save |= {
+        "output_ext": ".nii.gz",
+        "output_postfix": "seg",
+        "output_dtype": "$np.uint8" if max(filter(None, painted.values())) < 256 else "$np.int32",
+    }
     return {
         "imports": [
             "$import pathlib",

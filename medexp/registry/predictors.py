@@ -198,13 +198,13 @@ class Predictor:
             return Ready(case, image, None, read.image.shape, None, None, outside, identity)
         assert isinstance(case, Case)
         labelled = classes is not None and case.label is not None
-        volume = read_case(case if labelled else replace(case, label=None), classes or {}, "Repair the files.")
+        channels = self.preprocessing.get(ReadChannels).channels
+        volume = read_case(case if labelled else replace(case, label=None), classes or {}, "Repair the files.", channels)
         shape = volume.image.shape[1:]
         if min(shape) < 2:
             told = f"a volume of one slice, {' x '.join(map(str, shape))} voxels"
             raise DataError(f"case {case.id}: {told}; {self.called} takes whole volumes")
         done = volumes.execute(self.preprocessing.steps, volume, labelled)
-        channels = self.preprocessing.get(ReadChannels).channels
         found = in_words(channels, done["grounds"]) if "grounds" in done else []
         if known and channels == CHANNELS and "grounds" in done:
             header = of_volume(dict(zip(channels if len(case.images) > 1 else ("images",), case.images, strict=True)))

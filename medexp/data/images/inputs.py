@@ -1,5 +1,6 @@
 """Pictures that somebody wants predicted: a file, a folder of files, or a table."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -28,7 +29,9 @@ def find_inputs(path: Path, patient: Callable[[str], str] = str) -> Inputs:
     elif not path.exists():
         raise DataError(f"{path}: no such file or folder")
     elif path.is_dir():
-        files = [one for one in sorted(path.rglob("*")) if one.suffix.lower() in SUFFIXES and one.is_file()]
+        folders = os.walk(path, followlinks=True)  # a class's folder may be a link
+        below = [Path(folder, name) for folder, _, names in folders for name in names]
+        files = [one for one in sorted(below) if one.suffix.lower() in SUFFIXES and one.is_file()]
         files = [one for one in files if not any(part.startswith(".") for part in one.relative_to(path).parts)]
         if not files:
             raise DataError(f"{path}: no picture in it; read are {', '.join(SUFFIXES)}")

@@ -5,12 +5,14 @@ or .nii.
 """
 
 import gzip
+import math
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+from nibabel.arrayproxy import ArrayProxy
 from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
@@ -118,13 +120,14 @@ def image_files(path: Path, channels: Sequence[str] = CHANNELS) -> tuple[Path, .
     return (path,)
 
 
-def read_case(case: Case, classes: Mapping[int, int], advice: str | None = None) -> Volume:
+def read_case(case: Case, classes: Mapping[int, int], advice: str | None = None, channels: Sequence[str] = CHANNELS) -> Volume:
     """The volume of a case, checked.
 
     Args:
         case: Where its files are.
         classes: `DataConfig.classes`, from the file's values to 0..3; 0 is always background.
         advice: What an error says to do; None: as training is told what it trains on.
+        channels: Those that there are, in their order.
 
     Raises:
         UnfitLabels: The segmentation holds values that `classes` has not.
@@ -133,7 +136,7 @@ def read_case(case: Case, classes: Mapping[int, int], advice: str | None = None)
             no integers or outside the map, an empty mask.
     """
     problems: list[str] = []
-    stacked = len(case.images) == 1
+    stacked = len(case.images) < len(channels)
     arrays: dict[Path, NDArray[np.float32]] = {}
     affines: dict[Path, NDArray[np.float64]] = {}
     for path in case.files:
@@ -141,25 +144,25 @@ def read_case(case: Case, classes: Mapping[int, int], advice: str | None = None)
             arrays[path], affines[path] = _read(path, dimensions=4 if stacked and path in case.images else 3)
         except DataError as error:
             problems.append(str(error))
-    channels = {path.name: arrays[path] for path in case.images if path in arrays}
+    found = {path.name: arrays[path] for path in case.images if path in arrays}
     if stacked:
-        channels = {
+        found = {
             f"{name}, channel {index}": part
-            for name, array in channels.items()
+            for name, array in found.items()
             for index, part in enumerate(np.moveaxis(array, -1, 0), 1)
         }
-        if channels and len(channels) != len(CHANNELS):
-            problems.append(f"{case.images[0].name}: {len(channels)} channels along its last axis; expected {len(CHANNELS)}")
-            channels = {}  # of slices that were taken for channels there is nothing to say
+        if found and len(found) != len(channels):
+            problems.append(f"{case.images[0].name}: {len(found)} channels along its last axis; expected {len(channels)}")
+            found = {}  # of slices that were taken for channels there is nothing to say
     else:
         problems += _geometry_problems(arrays, affines)
-    for name, channel in channels.items():
+    for name, channel in found.items():
         problems += _image_problems(name, channel)
     label: NDArray[np.uint8] | None = None
     values: tuple[int, ...] = ()
     unfit: tuple[int, ...] = ()
     if case.label is None:
-        label = np.zeros(next(iter(channels.values())).shape, np.uint8) if channels else None
+        label = np.zeros(next(iter(found.values())).shape, np.uint8) if found else None
     elif case.label in arrays:
         try:
             label, values = _mapped(case.label, arrays[case.label], classes)
@@ -172,7 +175,7 @@ def read_case(case: Case, classes: Mapping[int, int], advice: str | None = None)
         left_out = f"leave the case out with data.exclude=[{case.id}]" if case.label else "leave the case out"
         told = all_problems(f"case {case.id}", problems, advice or f"Repair the files, or {left_out}.")
         raise UnfitLabels.of(told, unfit) if unfit else DataError(told)
-    return Volume(np.stack(list(channels.values())), label, affines[case.label or case.images[0]], values)
+    return Volume(np.stack(list(found.values())), label, affines[case.label or case.images[0]], values)
 
 
 def read_label(path: Path, classes: Mapping[int, int]) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
@@ -206,6 +209,11 @@ def _read(path: Path, dimensions: int = 3) -> tuple[NDArray[np.float32], NDArray
         if len(shape) != dimensions:
             advice = "; a case that has a file a channel is named by its folder" if dimensions == 4 else ""
             raise DataError(f"{path.name}: not {dimensions}D, its shape is {image.shape}{advice}")
+        size = math.prod(image.shape) * image.get_data_dtype().itemsize
+        assert isinstance(image.dataobj, ArrayProxy)
+        claimed = image.dataobj.offset + size  # by the header; memory for it would be taken first
+        if not 0 <= claimed <= len(content):
+            raise ImageFileError(f"its header claims {claimed} bytes, it holds {len(content)}")
         affine = np.asarray(image.affine, np.float64)
         if not np.isfinite(affine).all() or abs(np.linalg.det(affine)) < 1e-9:
             raise DataError(f"{path.name}: its affine has no inverse; the header's sform or qform is damaged")

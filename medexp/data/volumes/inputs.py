@@ -28,7 +28,7 @@ def find_inputs(path: Path, read: ReadChannels, patient: Callable[[str], str] = 
         patient: From a case's id to its patient.
 
     Raises:
-        DataError: There is nothing at `path`, or a table cannot be used.
+        DataError: There is nothing at `path`, a table cannot be used, or a folder holds cases of which some would be left out.
     """
     if path.suffix.lower() in TABLES and path.is_file():
         rows = rows_of(path)
@@ -42,12 +42,20 @@ def find_inputs(path: Path, read: ReadChannels, patient: Callable[[str], str] = 
     there = [one for one in sorted(path.iterdir()) if not one.name.startswith(".")]
     folders = [one for one in there if one.is_dir()]
     groups = grouped(path, read.suffixes)
+    if groups and (nested := [one.name for one in folders if grouped(one, read.suffixes)]):
+        both = f"files of a case ({', '.join(groups)}) and folders of cases ({', '.join(nested)})"
+        raise DataError(f"{path}: holds {both}; part them, or give a table with the column path")
     if len(groups) > 1:
         return _cases(dict.fromkeys(groups, path), read, patient, {}, together=False)
     stacked = [one for one in there if is_nifti(one)]
     if groups or not (folders or stacked):
         return _cases({path.absolute().name: path}, read, patient, {})
-    return _cases({name_of(one): one for one in [*folders, *stacked]}, read, patient, {})
+    named: dict[str, list[Path]] = {}
+    for one in [*folders, *stacked]:
+        named.setdefault(name_of(one), []).append(one)
+    if twice := [", ".join(one.name for one in same) for same in named.values() if len(same) > 1]:
+        raise DataError(f"{path}: {'; '.join(twice)} would be one case; give a table with the columns id and path")
+    return _cases({name: same[0] for name, same in named.items()}, read, patient, {})
 
 
 def _cases(

@@ -34,7 +34,7 @@ def values_in_masks(classes: Mapping[int, int]) -> dict[str, int | None]:
     Args:
         classes: `DataConfig.classes`, from the values of segmentation files to 0..3.
     """
-    value = {network: given for given, network in sorted(classes.items(), reverse=True)}
+    value = {network: given for given, network in sorted(classes.items(), reverse=True) if given}  # 0 is background
     return {"WT": value.get(2), "TC": value.get(1), "ET": value.get(3)}
 
 
@@ -46,9 +46,10 @@ def paint(predicted: Tensor, values: Mapping[str, int | None]) -> NDArray[np.uin
         values: The value of each region in the mask, in the order of painting; None of one that has none.
 
     Returns:
-        (X, Y, Z); 0 is background.
+        (X, Y, Z), of 8 bits where the values fit them, else of 32; 0 is background.
     """
-    mask = torch.zeros(predicted.shape[1:], dtype=torch.uint8)
+    few = all(0 <= value < 256 for value in values.values() if value is not None)
+    mask = torch.zeros(predicted.shape[1:], dtype=torch.uint8 if few else torch.int32)
     for region, value in values.items():
         if value is not None:
             mask[predicted[REGIONS.index(region)].bool().cpu()] = value

@@ -4,6 +4,7 @@ Cases are read ahead in threads while one is predicted, and each is written befo
 number, and the same command again goes on where it was stopped.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
@@ -59,7 +60,7 @@ def run(config: PredictConfig) -> None:
             raise DataError(
                 all_problems("evaluate=true: no truth can be read", [one["truth_not_read"] for one in done.records])
             )
-        if config.evaluate and not seen:
+        if config.evaluate and not seen and not done.problems:
             log_external(work.predictor, ctx.run.id, work.source, digest, found)
         ctx.finish(summary(ctx, work, done, rows, found, seen))
 
@@ -81,8 +82,11 @@ def read(ctx: Context[PredictConfig]) -> Work:
         told = list(inputs.problems.values()) or ["no case in it"]
         raise DataError(all_problems(f"input for {predictor.called}", told))
     truth = truth_of(predictor, inputs, config)
-    if config.evaluate and not (truth.labels or any(getattr(case, "label", None) for case in inputs.cases)):
-        raise ConfigError("evaluate=true: no truth lies beside the cases: a segmentation, or a column label of a table")
+    if config.evaluate and not any(map(truth.of, inputs.cases)):
+        raise ConfigError(
+            "evaluate=true: no truth that the model can be held against lies beside the cases: a segmentation, "
+            "or a column label of a table"
+        )
     made_with: dict[str, Any] = {"model": predictor.called, "digest": predictor.digest, "kind_of_features": predictor.features}
     made_with |= {"values": dict(truth.painted), "preprocessing": predictor.preprocessing.in_words}
     folder = Path(config.output).expanduser() if config.output else ctx.run.folder / "predictions"
@@ -94,10 +98,12 @@ def together(found: Sequence[Inputs]) -> Inputs:
     """The cases of several paths.
 
     Raises:
-        DataError: An id is in two of them.
+        DataError: An id is in two of them, or is no text.
     """
-    ids = [case.id for one in found for case in one.cases] + [name for one in found for name in one.problems]
-    if twice := sorted({name for name in ids if ids.count(name) > 1}):
+    ids = Counter([case.id for one in found for case in one.cases] + [name for one in found for name in one.problems])
+    if odd := [ascii(name) for name in ids if not name.isprintable() and name.encode(errors="replace").decode() != name]:
+        raise DataError(f"input: {', '.join(odd)} is no text in UTF-8, and stands in no table; rename it")
+    if twice := sorted(name for name, times in ids.items() if times > 1):
         raise DataError(f"input: the case {', '.join(twice)} is in several paths; give a table with a column id")
     return Inputs(
         [case for one in found for case in one.cases],
@@ -141,12 +147,12 @@ def ahead(work: Work, jobs: int) -> Iterator[tuple[Any, Future[tuple[Record, str
 
     def begin(case: Any) -> tuple[Record, str, Ready | None]:
         stamp, known = fingerprint(case.images), record_of(work.folder, case.id)
-        if not known or (is_known(work, case) and not known["scores"]):  # a truth may have come later
-            return known, stamp, brought(work, case)
-        if known["sha256"] != stamp:
+        if known and known["sha256"] != stamp:
             raise DataError(
                 f"case {case.id}: its files are others than those that {work.folder} was made of; give another output"
             )
+        if not known or any(known[key] != value for key, value in beside(work, case).items()):
+            return known, stamp, brought(work, case)
         return known, stamp, None
 
     with ThreadPoolExecutor(jobs) as pool:
@@ -159,7 +165,7 @@ def ahead(work: Work, jobs: int) -> Iterator[tuple[Any, Future[tuple[Record, str
 
 def brought(work: Work, case: Any) -> Ready:
     """A case as the network takes it, with its truth where that can be read: nobody needs it to predict."""
-    known = is_known(work, case)
+    known = work.truth.of(case) is not None
     try:
         return work.predictor.ready(case, work.truth.classes, identify=known)
     except DataError as error:
@@ -169,9 +175,9 @@ def brought(work: Work, case: Any) -> Ready:
         return replace(ready, unfit=why_not_read(error))
 
 
-def is_known(work: Work, case: Any) -> bool:
-    """Whether the truth of a case is there."""
-    return case.id in work.truth.labels or (work.truth.classes is not None and case.label is not None)
+def beside(work: Work, case: Any) -> Record:
+    """What scores and intervals follow from beside the files of a case: it may be corrected, or come later."""
+    return {"patient": case.patient, "truth": work.truth.of(case)}
 
 
 def predicted(ctx: Context[PredictConfig], work: Work, ready: Ready, stamp: str, number: int) -> Record:
@@ -179,7 +185,7 @@ def predicted(ctx: Context[PredictConfig], work: Work, ready: Ready, stamp: str,
     found, case = work.predictor.answer(ready, work.truth.painted or None), ready.case
     record: Record = {
         "case": case.id,
-        "patient": case.patient,
+        **beside(work, case),
         **write_mask(work.folder, found),
         **{key: value for key, value in work.made_with.items() if key != "values" or value},
         "files": [path.name for path in case.images],

@@ -4,10 +4,12 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
+from nibabel.affines import voxel_sizes
 
 from medexp.data.images.transforms import onto_own_pixels
+from medexp.data.volumes.cases import CHANNELS
 from medexp.data.volumes.regions import volumes_in_mm3 as in_mm3
-from medexp.data.volumes.steps import Resample
+from medexp.data.volumes.steps import ReadChannels
 from medexp.evaluation.intervals import Interval
 from medexp.phases.predict.config import PredictConfig
 from medexp.phases.predict.work import Done, Work
@@ -16,7 +18,7 @@ from medexp.phases.shared.publishing import Summary
 from medexp.registry.predictors import Prediction, Predictor, Ready
 from medexp.tracking.figures import gallery, overlay
 
-_T1C = 1  # the channel that a volume is shown by
+_T1C = CHANNELS.index("t1c")  # the channel that a volume is shown by
 _SHOWN = 12  # cases in the terminal
 _SAID = 3
 _NAMES = {"ece": "ECE", "auroc": "AUROC", "brier": "Brier score"}
@@ -32,9 +34,13 @@ def volumes_in_mm3(found: Prediction, ready: Ready, painted: Mapping[str, int | 
 def picture(ctx: Context[PredictConfig], predictor: Predictor, ready: Ready, found: Prediction) -> None:
     """A case as the network saw it, with what it said."""
     case, image = ready.case.id, ready.image.numpy()
+    if read := predictor.preprocessing.find(ReadChannels):  # which may have others, and in another order
+        named = dict(zip(read.channels, image, strict=True))
+        image = np.stack([named.get(channel, np.zeros_like(image[0])) for channel in CHANNELS])
     if found.logits is not None:
         label = None if ready.label is None else ready.label.numpy()
-        spacing = predictor.preprocessing.get(Resample).spacing_mm
+        assert ready.affine is not None
+        spacing = voxel_sizes(ready.affine.numpy()).tolist()
         drawn = overlay(image, label, (found.logits > 0).numpy(), f"{case}, {predictor.called}", spacing)
     else:
         shares = (found.probabilities or {}).items()
@@ -90,7 +96,8 @@ def summary(
         kind = work.predictor.features or "as the network gives them"
         words.append(f"Features, {kind}: {wide} a case, in features.parquet and features.safetensors.")
     if done.problems:
-        words.append(f"Cases that failed, each with its reason in {work.folder / 'errors.csv'}: {len(done.problems)}.")
+        kept = " The scores of the others are not written to the version." if ctx.config.evaluate else ""
+        words.append(f"Cases that failed, each with its reason in {work.folder / 'errors.csv'}: {len(done.problems)}.{kept}")
     if unfit := [record["truth_not_read"] for record in done.records if record["truth_not_read"]]:
         words.append(f"Cases without scores, since the segmentation beside them is not read: {len(unfit)}. {unfit[0]}")
     if copies := len(done.scored) - len({record["identity"]["voxels_sha256"] for record in done.scored}):

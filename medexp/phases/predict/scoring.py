@@ -6,19 +6,20 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from nibabel.affines import voxel_sizes
 
 from medexp.config.editions import EDITIONS, fitting
 from medexp.data.images.kaggle import CLASSES as FOLDERS
-from medexp.data.inputs import Inputs
+from medexp.data.inputs import Inputs, fingerprint
 from medexp.data.volumes.brats import UnfitLabels, read_label
 from medexp.data.volumes.regions import REGIONS, values_in_masks
-from medexp.data.volumes.steps import Resample
 from medexp.errors import DataError
 from medexp.evaluation.classification import CALIBRATION, DIAGNOSTIC, Predictions
 from medexp.evaluation.classification import scores as scores_of
 from medexp.evaluation.intervals import UNIT, Interval, mean_by_patient
 from medexp.evaluation.segmentation import case_scores, mask_on_own_grid, native_scores
 from medexp.phases.predict.config import PredictConfig
+from medexp.phases.shared.images import CLASSES
 from medexp.registry.predictors import Prediction, Predictor, Ready
 
 _GRID = [f"{where}dice_{region}" for where in ("native_", "") for region in REGIONS]
@@ -39,6 +40,14 @@ class Truth:
     painted: Mapping[str, int | None]
     labels: Mapping[str, int]
     names: tuple[str, ...] = ()
+
+    def of(self, case: Any) -> str | None:
+        """By what the truth of a case is known again: its class, or the content of its segmentation and how that is read."""
+        if case.id in self.labels:
+            return self.names[self.labels[case.id]]
+        if self.classes is None or case.label is None:
+            return None
+        return f"{fingerprint([case.label])}, {dict(sorted(self.classes.items()))}"
 
 
 def truth_of(predictor: Predictor, inputs: Inputs, config: PredictConfig) -> Truth:
@@ -62,7 +71,7 @@ def truth_of(predictor: Predictor, inputs: Inputs, config: PredictConfig) -> Tru
 
 def _labels(names: Sequence[str], labels: Mapping[str, str]) -> dict[str, int]:
     known = {name.lower(): index for index, name in enumerate(names)}
-    if len(names) == len(FOLDERS):
+    if tuple(names) == CLASSES:
         known = FOLDERS | known
     unknown = sorted({label for label in labels.values() if label.lower() not in known})
     if unknown:
@@ -89,7 +98,7 @@ def scored(predictor: Predictor, truth: Truth, ready: Ready, prediction: Predict
         label, _ = read_label(ready.case.label, truth.classes)
         mask = mask_on_own_grid(prediction.logits, ready.affine, ready.shape, ready.own, truth.painted)
         native = native_scores(mask, truth.classes, label, ready.own)
-        row = case_scores(item, prediction.logits[None], predictor.preprocessing.get(Resample).spacing_mm)
+        row = case_scores(item, prediction.logits[None], voxel_sizes(ready.affine.numpy()).tolist())
         scores = {key: value for key, value in row.items() if key != "case"} | native
         return {key: None if np.isnan(value) else value for key, value in scores.items()}  # NaN is no JSON
     if prediction.probabilities is not None and prediction.case in truth.labels:

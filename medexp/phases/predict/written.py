@@ -8,15 +8,17 @@ scores.csv              of the cases beside which a truth lies
 errors.csv              the cases that could not be predicted, and why
 """
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
+from medexp.data.inputs import fingerprint
 from medexp.errors import ConfigError, DataError, all_problems
 from medexp.files import replacing
 from medexp.registry.predictors import Prediction, save_mask
@@ -24,6 +26,8 @@ from medexp.registry.predictors import Prediction, save_mask
 CLAIM = "predictions.json"
 Record = dict[str, Any]
 """A sidecar."""
+
+_LONGEST = 200  # bytes of a part of a path: what is being written has a longer name, and file systems take 255
 
 
 def claim(folder: Path, inputs: Sequence[Path], made_with: Mapping[str, Any]) -> None:
@@ -49,7 +53,9 @@ def claim(folder: Path, inputs: Sequence[Path], made_with: Mapping[str, Any]) ->
         raise ConfigError(f"output: {folder} is a file; give a folder that is not there yet")
     known = folder / CLAIM
     if known.is_file():
-        before = json.loads(known.read_text())
+        before = _mapping(known)
+        if not before:
+            raise ConfigError(f"output: {known} is damaged: nobody knows whose predictions these are. Give another output")
         differ = [
             f"{key}: {before.get(key)} there, {made_with[key]} now" for key in made_with if before.get(key) != made_with[key]
         ]
@@ -74,30 +80,36 @@ def release(folder: Path) -> None:
 
 
 def record_of(folder: Path, case: str) -> Record:
-    """A case's sidecar; empty where it is not done.
+    """A case's sidecar; empty where it is not done, or its mask is not there any more.
 
     Raises:
-        DataError: The id of the case is no name of a file in the folder, or its sidecar is damaged.
+        DataError: The id of the case is no name of a file in the folder; its sidecar or its mask is not what was written.
     """
     path = _sidecar(folder, case)
     if not path.is_file():
         return {}
-    try:
-        record: Record = json.loads(path.read_text())
-    except ValueError as error:
-        raise DataError(f"case {case}: {path} is damaged ({error}); remove it, and it is predicted again") from error
+    record = _mapping(path)
+    if record.pop("seal", "") != _seal(record) or record["case"] != case:
+        raise DataError(f"case {case}: {path} is not what was written there; remove it, and the case is predicted again")
+    if "mask" not in record:
+        return record
+    if not (mask := folder / record["mask"]).is_file():
+        return {}
+    if fingerprint([mask]) != record["mask_sha256"]:
+        raise DataError(f"case {case}: {mask} is not what was written there; move it away, and the case is predicted again")
     return record
 
 
 def write_mask(folder: Path, prediction: Prediction) -> dict[str, str]:
-    """A case's mask, where it has one: its place, under `mask`.
+    """A case's mask, where it has one: its place, under `mask`, and what it is known by, under `mask_sha256`.
 
     Raises:
         StorageError: The folder cannot be written.
     """
     if prediction.mask is None:
         return {}
-    return {"mask": save_mask(prediction.mask, folder / prediction.case).relative_to(folder).as_posix()}
+    mask = save_mask(prediction.mask, folder / prediction.case)
+    return {"mask": mask.relative_to(folder).as_posix(), "mask_sha256": fingerprint([mask])}
 
 
 def write_record(folder: Path, prediction: Prediction, record: Record) -> Record:
@@ -111,7 +123,7 @@ def write_record(folder: Path, prediction: Prediction, record: Record) -> Record
     if prediction.probabilities is not None:
         record = record | {"probabilities": dict(prediction.probabilities)}
     with replacing(_sidecar(folder, prediction.case)) as temporary:
-        temporary.write_text(json.dumps(record, indent=2) + "\n")
+        temporary.write_text(json.dumps(record | {"seal": _seal(record)}, indent=2) + "\n")
     return record
 
 
@@ -125,7 +137,7 @@ def tables(folder: Path, records: Sequence[Record], problems: Mapping[str, str])
         with replacing(folder / "features.parquet") as temporary:
             features.rename_axis("case").to_parquet(temporary)
         with replacing(folder / "features.safetensors") as temporary:
-            save_file({name: np.asarray(values, np.float32) for name, values in encoded.items()}, temporary)
+            temporary.write_bytes(save({name: np.asarray(values, np.float32) for name, values in encoded.items()}))
     if problems:
         _write(pd.DataFrame(list(problems.items()), columns=["case", "problem"]), folder / "errors.csv")
     else:
@@ -134,6 +146,8 @@ def tables(folder: Path, records: Sequence[Record], problems: Mapping[str, str])
         {key: record[key] for key in ("case", "patient")} | record["scores"] for record in records if record["scores"]
     ]:
         _write(pd.DataFrame(scored), folder / "scores.csv")
+    else:
+        (folder / "scores.csv").unlink(missing_ok=True)
     return rows
 
 
@@ -155,7 +169,35 @@ def _write(table: pd.DataFrame, path: Path) -> None:
 
 
 def _sidecar(folder: Path, case: str) -> Path:
-    path = folder / f"{case}.json"
-    if not path.resolve().is_relative_to(folder.resolve()) or path.name in (CLAIM, ".json") or "\0" in case:
-        raise DataError(f"case {case!r}: is no name of a file in the output; give another id")
-    return path
+    """The place of a sidecar: no other id's, and in the folder.
+
+    Raises:
+        DataError: There is none.
+    """
+    parts, name = PurePosixPath(case).parts, case.encode(errors="replace")
+    if (
+        not parts
+        or "/".join(parts) != case  # a//b and ./a would be a/b and a
+        or {"/", ".."} & {*parts}
+        or b"\0" in name
+        or name.decode() != case  # bytes that are no text stand in no table
+        or max(map(len, name.split(b"/"))) > _LONGEST
+        or f"{case}.json" == CLAIM
+        or not (folder / case).resolve().is_relative_to(folder.resolve())
+    ):
+        raise DataError(f"case {case!r}: is no name of a file in the output; give another id, in the column id of a table")
+    return folder / f"{case}.json"
+
+
+def _mapping(path: Path) -> Record:
+    """What a JSON file holds; empty where that is no mapping."""
+    try:
+        found = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _seal(record: Mapping[str, Any]) -> str:
+    """sha256 of a sidecar's content: tables say that it comes from the model."""
+    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()

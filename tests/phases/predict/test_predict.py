@@ -197,9 +197,40 @@ def test_the_same_command_goes_on_and_another_one_is_refused(
 
     assert predict(segmenter, cases, data__labels="brats2021") == 2
     assert "holds other predictions" in capsys.readouterr().err
+    truth = first / f"{first.name}-seg.nii.gz"
+    image = nib.load(truth)
+    nib.save(nib.Nifti1Image(np.ones_like(image.dataobj), image.affine), truth)
+    (tmp_path / "out" / f"{second.name}.nii.gz").unlink()
+    before = pd.read_csv(tmp_path / "out" / "scores.csv")
+    assert predict(segmenter, cases) == 0, "a truth that was corrected, and a mask that is gone"
+    assert pd.read_csv(tmp_path / "out" / "scores.csv")["native_dice_WT"][0] != before["native_dice_WT"][0]
+    assert (tmp_path / "out" / f"{second.name}.nii.gz").is_file()
+    truth.unlink()
+    mask = tmp_path / "out" / f"{second.name}.nii.gz"
+    mask.write_bytes(mask.read_bytes()[:100])
+    assert predict(segmenter, cases) == 3
+    assert "is not what was written there" in pd.read_csv(tmp_path / "out" / "errors.csv")["problem"][0]
+    assert not (tmp_path / "out" / "scores.csv").exists(), "no truth is there any more"
+    mask.unlink()
     shutil.copy(second / f"{second.name}-t2f.nii.gz", first / f"{first.name}-t2f.nii.gz")
     assert predict(segmenter, cases) == 3
     assert "its files are others" in pd.read_csv(tmp_path / "out" / "errors.csv")["problem"][0]
+
+
+def test_scores_of_what_could_be_predicted_are_no_external_validation_of_all(
+    store: MlflowClient, segmenter: str, encoder: str, phantoms: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good, broken = sorted(phantoms.iterdir())[:2]
+    cases = tmp_path / "cases"
+    for case in (good, broken):
+        shutil.copytree(case, cases / case.name)
+    next((cases / broken.name).glob("*-t1c.nii.gz")).write_bytes(b"no NIfTI")
+    assert predict(segmenter, cases, evaluate=True) == 3
+    assert "are not written to the version" in capsys.readouterr().out
+    assert not [tag for tag in store.get_model_version("bsf_base", "1").tags if "external" in tag]
+    assert predict(encoder, cases, "other", evaluate=True) == 2
+    assert "no truth that the model can be held against" in capsys.readouterr().err, "before anything is computed"
+    assert not (tmp_path / "other").exists()
 
 
 def test_masks_have_the_values_that_are_asked_for_and_odd_truths_are_told(
@@ -341,6 +372,8 @@ def test_pictures_are_classified_with_what_their_folders_say_beside(
         Image.fromarray(rng.integers(0, 255, (40, 90), np.uint8)).save(file)
     shutil.copy(tmp_path / "pictures" / "no" / "c.png", tmp_path / "pictures" / "no" / "copy_of_c.png")
     (tmp_path / "pictures" / "no" / "broken.jpg").write_bytes(b"no picture")
+    (tmp_path / "pictures" / "yes").rename(tmp_path / "elsewhere")
+    (tmp_path / "pictures" / "yes").symlink_to(tmp_path / "elsewhere")
 
     assert predict("models:/phase2_1_multitask/1", tmp_path / "pictures") == 3
     rows = pd.read_csv(tmp_path / "out" / "predictions.csv").set_index("case")
@@ -356,6 +389,11 @@ def test_pictures_are_classified_with_what_their_folders_say_beside(
     assert "Calibration of the probabilities: none: never trained" in told and "voxels of another one" in told
     assert list(pd.read_csv(tmp_path / "out" / "errors.csv")["case"]) == ["no/broken.jpg"]
     assert pd.read_csv(tmp_path / "out" / "scores.csv").set_index("case")["label"].to_dict()["yes/b.png"] == 1
+
+    said["outputs"]["cls"] = classes(("glioma", "meningioma"), "none: never trained")
+    publish(name="phase2_1_multitask", architecture=network, contract=said)
+    assert predict("models:/phase2_1_multitask/2", tmp_path / "pictures", "other") == 2
+    assert "label: 'no', 'yes' is no class of the model, which tells glioma or meningioma apart" in capsys.readouterr().err
 
 
 def test_scores_on_what_the_model_has_seen_are_no_external_validation(
