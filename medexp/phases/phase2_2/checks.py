@@ -21,7 +21,8 @@ def accuracy(found: float, bar: float) -> Check:
         passed=found > bar,
         threshold=f"accuracy > {bar:g}",
         measured={"accuracy": found},
-        advice="More epochs (training.epochs=30), another encoder, or look at figures/misclassified.png for wrong labels.",
+        advice="More epochs (training.epochs=30), other features, another encoder; or look for wrong labels in "
+        "figures/misclassified.png.",
     )
 
 
@@ -42,7 +43,7 @@ def majority(gain: Interval, found: float, constant: float) -> Check:
         threshold="interval above 0 for accuracy minus that of the majority class",
         measured={"accuracy": found, "majority": constant, "gain_low": gain.low, "gain_high": gain.high},
         advice="Too few cases, or the head learned nothing from the features: give more cases, look at labels and splits, or "
-        "train it on another encoder.",
+        "train it on other features or another encoder.",
     )
 
 

@@ -39,8 +39,9 @@ class Kinds:
 
     @property
     def words(self) -> list[str]:
-        """What the others tell, plainly."""
-        said = []
+        """What the others tell, plainly, and what the one that was asked for tells by the head that they are compared by: a
+        phase's own may be another."""
+        said = [self._said(self.asked, "by the same kind of head as the others")] if self.gains else []
         for kind, found in self.gains.items():
             told = found.told(
                 few=f"Too few cases to tell them from {self.asked} in AUROC",
@@ -48,9 +49,12 @@ class Kinds:
                 worse=f"They tell less than {self.asked} in AUROC",
                 same=f"They tell no more than {self.asked} in AUROC, as far as can be measured",
             )
-            scores = ", ".join(f"{_CALLED[metric]} {interval}" for metric, interval in self.scores[kind].items())
-            said.append(f"The encoder's {kind} features: {scores}. {told}")
+            said.append(f"{self._said(kind)} {told}")
         return said
+
+    def _said(self, kind: FeatureKind, by: str = "") -> str:
+        scores = ", ".join(f"{_CALLED[metric]} {interval}" for metric, interval in self.scores[kind].items())
+        return f"The encoder's {kind} features{by and ', ' + by}: {scores}."
 
     @property
     def table(self) -> tuple[str, list[str], list[list[str]]]:

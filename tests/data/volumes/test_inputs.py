@@ -44,12 +44,12 @@ def test_a_case_is_read_by_the_channels_of_a_contract(tmp_path: Path, channels: 
     read = ReadChannels(channels, {channel: SUFFIXES[channel] for channel in channels})
     (case,) = find_inputs(write_case(tmp_path, "a"), read).cases
     whole = read_case(find_inputs(tmp_path / "a", READ).cases[0], {2: 2, 3: 3})
-    found = read_case(replace(case, label=None), {}, channels)
+    found = read_case(replace(case, label=None), {}, channels=channels)
     np.testing.assert_array_equal(found.image, whole.image[[CHANNELS.index(channel) for channel in channels]])
     if len(channels) > 1:
         stacked = save(tmp_path / "stacked.nii.gz", np.moveaxis(found.image, 0, -1))
         (one,) = find_inputs(stacked, read).cases
-        np.testing.assert_array_equal(read_case(one, {}, channels).image, found.image)
+        np.testing.assert_array_equal(read_case(one, {}, channels=channels).image, found.image)
 
 
 @pytest.mark.parametrize("sizes", [(15, 12, 10), (32767, 32767, 32767), (-14, 12, 10)])

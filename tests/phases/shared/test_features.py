@@ -38,16 +38,19 @@ def told(folder: Path, patients: int, noise: dict[str, float]) -> tuple[Kinds, T
 
 def test_what_tells_more_what_tells_less_and_what_tells_as_much(tmp_path: Path) -> None:
     kinds, tables = told(tmp_path, 80, {"multiscale": 1.0, "gap10": 0.1, "tumour_weighted": 30.0})
-    more, less = kinds.words
+    asked, more, less = kinds.words
     scores = kinds.scores["gap10"]
+    assert (
+        f"multiscale features, by the same kind of head as the others: AUROC {kinds.scores['multiscale']['auroc']}," in asked
+    )
     assert more.startswith(f"The encoder's gap10 features: AUROC {scores['auroc']}, balanced accuracy ")
     assert "They tell more than multiscale in AUROC" in more and "They tell less than multiscale in AUROC" in less
     logged = tables.kept["features.csv"].set_index(["features", "metric"])["estimate"]
     assert logged["gap10", "auroc_gain"] == pytest.approx(logged["gap10", "auroc"] - logged["multiscale", "auroc"])
 
-    (same,) = told(tmp_path, 80, {"gap10": 1.0, "multiscale": 1.0})[0].words
+    _, same = told(tmp_path, 80, {"gap10": 1.0, "multiscale": 1.0})[0].words
     assert "They tell no more than gap10 in AUROC, as far as can be measured" in same
-    (few,) = told(tmp_path, 8, {"gap10": 1.0, "multiscale": 1.0})[0].words
+    _, few = told(tmp_path, 8, {"gap10": 1.0, "multiscale": 1.0})[0].words
     assert "Too few cases to tell them from gap10 in AUROC" in few
 
 
