@@ -27,7 +27,7 @@ def log_external(predictor: Predictor, run_id: str, source: str, digest: str, sc
         scores: With their intervals.
 
     Returns:
-        What the tag says.
+        Where they stand, in words.
 
     Raises:
         StorageError: The registry does not answer.
@@ -44,7 +44,7 @@ def log_external(predictor: Predictor, run_id: str, source: str, digest: str, sc
             place = {"model_id": version.model_id, "dataset_name": source[:250], "dataset_digest": digest, "run_id": run_id}
             metrics = [Metric(f"external/{name}", one.estimate, now, 0, **place) for name, one in scores.items()]
             client.log_batch(run_id, metrics=metrics)
-    return json.dumps(told)
+    return f"External validation: written to {predictor.called}, as its tag {EXTERNAL}{run_id}"
 
 
 def _finite(figures: Mapping[str, list[float]]) -> dict[str, list[float | None]]:

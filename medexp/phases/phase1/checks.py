@@ -329,6 +329,7 @@ def other_features_in_words(others: Mapping[str, Mapping[str, float]], gains: Ma
             same=f"The adaptation changed nothing that could be measured in {read}",
         )
         for kind, gain in gains.items()
+        if not math.isnan(others[kind]["adapted"])  # of one case there is no R2
     ]
 
 

@@ -61,7 +61,7 @@ def run(config: PredictConfig) -> None:
                 all_problems("evaluate=true: no truth can be read", [one["truth_not_read"] for one in done.records])
             )
         if config.evaluate and not seen and not done.problems:
-            log_external(work.predictor, ctx.run.id, work.source, digest, found)
+            print(log_external(work.predictor, ctx.run.id, work.source, digest, found))
         ctx.finish(summary(ctx, work, done, rows, found, seen))
 
 

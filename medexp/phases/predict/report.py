@@ -7,6 +7,7 @@ import pandas as pd
 from nibabel.affines import voxel_sizes
 
 from medexp.data.images.transforms import onto_own_pixels
+from medexp.data.splits import unnamed
 from medexp.data.volumes.cases import CHANNELS
 from medexp.data.volumes.regions import volumes_in_mm3 as in_mm3
 from medexp.data.volumes.steps import ReadChannels
@@ -102,6 +103,8 @@ def summary(
         words.append(f"Cases without scores, since the segmentation beside them is not read: {len(unfit)}. {unfit[0]}")
     if copies := len(done.scored) - len({record["identity"]["voxels_sha256"] for record in done.scored}):
         words.append(f"Cases with the voxels of another one, which the intervals count as one patient's: {copies}.")
+    if len(done.scored) > 1 and all(record["patient"] == record["case"] for record in done.scored):
+        words.append(unnamed(work.source, [record["case"] for record in done.scored], ctx.config.data.patient_pattern))
     states = {meaning["calibration"] for meaning in work.predictor.outputs.values() if "calibration" in meaning}
     words += [f"Calibration of the probabilities: {state}" for state in sorted(states)]
     about = f"{work.predictor.called} on {work.source}"
