@@ -19,7 +19,7 @@ from scipy import ndimage
 
 from benchmarks.sides import ROOT, empty_home, in_turns, told, verdict
 
-CASES, ROUNDS = 20, 1
+CASES, ROUNDS = 20, 3
 SPACING, SIZE, OVERLAP = (3.0, 3.0, 4.5), (64, 64, 32), 0.5
 NETWORK: dict[str, Any] = {"in_channels": 4, "out_channels": 3, "feature_size": 12, "window_size": 4}
 CHANNELS = ("t2f", "t1c", "t1n", "t2w")

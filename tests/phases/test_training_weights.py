@@ -65,7 +65,7 @@ def labelled(config: Any, data: PreparedImages) -> Labelled:
     def known() -> Known:
         raise AssertionError("no controls are asked for")
 
-    return Labelled(data, CLASSES, features, True, images, images.picture, {}, {}, known)
+    return Labelled(data, CLASSES, features, True, images, images.picture, images.preprocessing, {}, known, lambda known: [])
 
 
 def small_encoder() -> FrozenEncoder:
