@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -64,7 +65,8 @@ def store(empty_database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 @pytest.fixture
 def server(store: MlflowClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[subprocess.Popen[str]]:
-    """A real `mlflow server` on `store`, which is the tracking URI from now on. It reads its output no further."""
+    """A real `mlflow server` on `store`, which is the tracking URI from now on. What it prints is dropped: with a full pipe it
+    would wait."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
@@ -80,11 +82,13 @@ def server(store: MlflowClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{port}")
     try:
         assert any("Uvicorn running" in line for line in process.stdout or ())
+        dropping = threading.Thread(target=lambda: sum(1 for _ in process.stdout or ()), daemon=True)
+        dropping.start()
         yield process
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
+        process.wait()
 
 
 # ----------------------------------------------------------------------------------------------------- packages and versions
