@@ -299,6 +299,11 @@ def as_nifti(mask: NDArray[np.uint8], of: Any, called: str) -> Any:
     return nib.Nifti1Image(mask, header.get_best_affine(), header)
 
 
+def as_columns(shares: Mapping[str, float]) -> dict[str, Any]:
+    """Probabilities by class as a row of a table: `predicted`, the likeliest class, and `probability_CLASS` of each."""
+    return {"predicted": max(shares, key=shares.__getitem__)} | {f"probability_{name}": one for name, one in shares.items()}
+
+
 MASKS = (".nii.gz", ".png")
 """What the files of masks end with, of volumes and of pictures."""
 

@@ -21,7 +21,7 @@ from medexp.registry.arrays import demand_prepared
 from medexp.registry.contracts import FEATURES, OUTPUT, PATH
 from medexp.registry.loading import load_package
 from medexp.registry.packages import network_of, read_json, verify_package
-from medexp.registry.predictors import MASKS, Prediction, Predictor, from_package, save_mask
+from medexp.registry.predictors import MASKS, Prediction, Predictor, as_columns, from_package, save_mask
 
 ROOT = "MEDEXP_SERVE_ROOT"
 """The environment variable that names the one folder that paths, and masks, may lie in."""
@@ -134,9 +134,8 @@ def _of_paths(model: Predictor, paths: Sequence[Any], output: str | None) -> pd.
 
 def _told(model: Predictor, found: Prediction) -> dict[str, Any]:
     told: dict[str, Any] = {}
-    if shares := found.probabilities:
-        told["predicted"] = max(shares, key=shares.__getitem__)
-        told |= {f"probability_{name}": share for name, share in shares.items()}
+    if found.probabilities:
+        told |= as_columns(found.probabilities)
     if found.features is not None:
         told |= {FEATURES: model.features} if model.features else {}
         told |= {f"f{index}": float(value) for index, value in enumerate(found.features)}

@@ -17,7 +17,7 @@ from medexp.errors import DataError
 from medexp.evaluation.classification import CALIBRATION, DIAGNOSTIC, Predictions
 from medexp.evaluation.classification import scores as scores_of
 from medexp.evaluation.intervals import UNIT, Interval, mean_by_patient
-from medexp.evaluation.segmentation import case_scores, mask_on_own_grid, native_scores
+from medexp.evaluation.segmentation import case_scores, native_scores
 from medexp.phases.predict.config import PredictConfig
 from medexp.phases.shared.images import CLASSES
 from medexp.registry.predictors import Prediction, Predictor, Ready
@@ -96,8 +96,7 @@ def scored(predictor: Predictor, truth: Truth, ready: Ready, prediction: Predict
         assert ready.affine is not None
         item = {"case": prediction.case, "label": ready.label}
         label, _ = read_label(ready.case.label, truth.classes)
-        mask = mask_on_own_grid(prediction.logits, ready.affine, ready.shape, ready.own, truth.painted)
-        native = native_scores(mask, truth.classes, label, ready.own)
+        native = native_scores(np.asarray(prediction.mask.dataobj), truth.classes, label, ready.own)
         row = case_scores(item, prediction.logits[None], voxel_sizes(ready.affine.numpy()).tolist())
         scores = {key: value for key, value in row.items() if key != "case"} | native
         return {key: None if np.isnan(value) else value for key, value in scores.items()}  # NaN is no JSON

@@ -21,7 +21,7 @@ from safetensors.numpy import save
 from medexp.data.inputs import fingerprint
 from medexp.errors import ConfigError, DataError, all_problems
 from medexp.files import replacing
-from medexp.registry.predictors import Prediction, save_mask
+from medexp.registry.predictors import Prediction, as_columns, save_mask
 
 CLAIM = "predictions.json"
 Record = dict[str, Any]
@@ -152,14 +152,10 @@ def tables(folder: Path, records: Sequence[Record], problems: Mapping[str, str])
 
 
 def _row(record: Record) -> dict[str, Any]:
-    shares = record.get("probabilities", {})
     row: dict[str, Any] = {key: record[key] for key in ("case", "patient", "mask") if key in record}
     row |= {f"{region}_mm3": volume for region, volume in record.get("mm3", {}).items()}
-    if shares:
-        row |= {"predicted": max(shares, key=shares.__getitem__)} | {
-            f"probability_{name}": share for name, share in shares.items()
-        }
-        row |= {"calibration": record["calibration"]}
+    if "probabilities" in record:
+        row |= as_columns(record["probabilities"]) | {"calibration": record["calibration"]}
     return row | {"outside": "; ".join(record["outside"])}
 
 
