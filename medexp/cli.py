@@ -3,6 +3,7 @@ a file is written; what a configuration is made of is said in `medexp.config.lay
 
 import argparse
 import dataclasses
+import functools
 import importlib
 import os
 import sys
@@ -173,7 +174,8 @@ def _print_help(layers: Layers, profile: str, called: str | None) -> None:
         if key.name.partition(".")[0] in inside:
             continue
         if block not in groups:
-            about = _about(blocks(config_class)[block]) if block else None
+            inner = functools.reduce(lambda outer, name: blocks(outer)[name], filter(None, block.split(".")), config_class)
+            about = _about(inner) if block else None
             groups[block] = parser.add_argument_group(block or "the run", about)
         names = [f"--{short}" for short in key.shorts]
         told = f"{key.text} ({described(key.kind)}; default: {shown(defaults[key.name].value)})".replace("%", "%%")

@@ -8,7 +8,7 @@ without the phase's name goes to each of them that has it: `seed` to all, `lora.
 import difflib
 import functools
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, get_origin
@@ -123,10 +123,11 @@ class Layers:
     def schema(self) -> dict[str, Any]:
         """A JSON Schema of the files that `--config` takes."""
         known = {name: self.key(name) for name in self.names}
+        shorts = {short: name for short, name in self.shorts.items() if not any(key.startswith(f"{short}.") for key in known)}
         return {
             "$schema": "https://json-schema.org/draft/2020-12/schema",
             "title": f"Configuration of {self.phase.name}",
-            **json_schema(known | {short: known[name] for short, name in self.shorts.items()}),
+            **json_schema(known | {short: known[name] for short, name in shorts.items()}),
         }
 
     def _of_run(self, run_id: str, output_dir: Path) -> dict[str, Given]:
@@ -144,11 +145,14 @@ class Layers:
         return values
 
     def _from_file(self, file: Path) -> dict[str, Given]:
-        """The keys that a YAML file gives, dotted, with the file as their source."""
-        values, problems = self.dotted(_content(file), str(file))
-        if problems:
-            raise ConfigError(all_problems(str(file), problems))
-        return self._spread(values)
+        """The keys that a YAML file gives, dotted, with the file as their source; what its `defaults` name lies below."""
+        values: dict[str, Given] = {}
+        for source, content in _composed(file):
+            found, problems = self.dotted(content, str(source))
+            if problems:
+                raise ConfigError(all_problems(str(source), problems))
+            values |= self._spread(found)
+        return values
 
     def dotted(self, content: Mapping[Any, Any], source: str) -> tuple[dict[str, Given], list[str]]:
         """The keys of nested blocks, dotted, and a problem for each that there is not."""
@@ -159,7 +163,9 @@ class Layers:
 
         def walk(block: Mapping[Any, Any], prefix: str) -> None:
             for name, value in block.items():
-                key = shorts.get(f"{prefix}{name}", f"{prefix}{name}")
+                key = f"{prefix}{name}"
+                if not (key in inside and isinstance(value, Mapping)):  # a short name may be that of a block too
+                    key = shorts.get(key, key)
                 if key in values:
                     problems.append(f"{key}: given twice, as a block and dotted; give one of them")
                 elif key in known:
@@ -260,6 +266,26 @@ def _content(file: Path) -> Mapping[Any, Any]:
     if not isinstance(content, Mapping):
         raise ConfigError(f"{file}: holds {'nothing' if content is None else shown(content)}; expected keys with values")
     return content
+
+
+def _composed(file: Path, above: tuple[Path, ...] = ()) -> Iterator[tuple[Path, Mapping[Any, Any]]]:
+    """The files that a YAML file is made of with their keys, later ones win: what its list `defaults` names, found beside it,
+    and itself, last or where `_self_` stands, as Hydra has it."""
+    content = dict(_content(file))
+    names = content.pop("defaults", [])
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ConfigError(f"{file}: defaults: found {shown(names)}; expected a list of names of files beside it")
+    for name in [*names, *([] if "_self_" in names else ["_self_"])]:
+        if name == "_self_":
+            yield file, content
+            continue
+        other = file.with_name(name if name.endswith((".yaml", ".yml")) else f"{name}.yaml")
+        if other in (*above, file):
+            raise ConfigError(f"{file}: defaults: {name} names this file again; take it out")
+        if not other.is_file():
+            there = ", ".join(sorted(path.stem for path in file.parent.glob("*.yaml") if path != file)) or "none"
+            raise ConfigError(f"{file}: defaults: no file {other}; beside it are {there}")
+        yield from _composed(other, (*above, file))
 
 
 @functools.cache

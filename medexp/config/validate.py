@@ -253,12 +253,13 @@ def _of_text(text: str, kind: Any) -> Any:
     parts = get_args(kind) if get_origin(kind) in (Union, types.UnionType) else (kind,)
     if text == "null" and types.NoneType in parts:
         return None
-    if any(part is str or get_origin(part) is Literal for part in parts):
+    inner = [part for part in parts if get_origin(part) is tuple]
+    is_list = bool(inner) and text.lstrip().startswith("[")
+    if any(part is str or get_origin(part) is Literal for part in parts) and not is_list:
         return text
     if not text.strip():
         raise ValueError(text)  # to YAML nothing is null; a flag whose value went missing says nothing
-    inner = [part for part in parts if get_origin(part) is tuple]
     only_text = any(bare(item) is str for part in inner for item in get_args(part))
-    if only_text and not text.lstrip().startswith("["):
+    if only_text and not is_list:
         return [text]  # one alone needs no brackets
     return parse_yaml(text, only_text=only_text)

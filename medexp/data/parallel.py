@@ -1,7 +1,9 @@
-"""Work on every case of a data set, in several processes, with a progress bar."""
+"""Work on every case of a data set, in several processes with a progress bar, or in threads ahead of who uses it."""
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -61,6 +63,21 @@ def _describe(describe: Callable[..., T], calls: Mapping[str, tuple[Any, ...]]) 
         except DataError as error:
             problems[case] = error
     return found, problems
+
+
+def ahead(calls: Sequence[Callable[[], T]], jobs: int) -> Iterator[Future[T]]:
+    """What is coming of each call, in their order: as many run in threads as there are jobs, and no more results are held.
+
+    Args:
+        calls: What is called.
+        jobs: Threads.
+    """
+    with ThreadPoolExecutor(jobs) as pool:
+        waiting = iter(calls)
+        coming = [pool.submit(call) for call in islice(waiting, jobs)]
+        while coming:
+            yield coming.pop(0)
+            coming += [pool.submit(call) for call in islice(waiting, 1)]
 
 
 def written_once(folder: Path, write: Callable[..., object], calls: Sequence[tuple[Any, ...]], title: str) -> Path:

@@ -72,7 +72,7 @@ def map_cases(work: Callable[[Any], T], cases: Dataset[Any] | Sequence[Any], acc
     """
     size = len(cases)  # type: ignore[arg-type]
     mine = range(accelerator.process_index, size, accelerator.num_processes)
-    results = gather_object([(index, work(cases[index])) for index in _shown(mine, title, accelerator)])
+    results = gather_object([(index, work(cases[index])) for index in shown(mine, len(mine), title, accelerator)])
     return [result for _, result in sorted(results, key=lambda item: item[0])]
 
 
@@ -80,7 +80,7 @@ def map_cases(work: Callable[[Any], T], cases: Dataset[Any] | Sequence[Any], acc
 def map_batches(work: Callable[[Any], T], batches: Batches, accelerator: Accelerator, title: str) -> list[T]:
     """The result of `work` for each batch, in order, in the precision of training."""
     results = []
-    for batch in _shown(batches, title, accelerator):
+    for batch in shown(batches, len(batches), title, accelerator):
         with accelerator.autocast():  # and not while items are read
             results.append(work(batch))
     return results
@@ -124,7 +124,7 @@ def in_batches(work: Callable[[Tensor], Tensor], batches: Batches, accelerator: 
     return np.concatenate(map_batches(rows, batches, accelerator, title))
 
 
-def _shown(items: Iterable[T], title: str, accelerator: Accelerator) -> Iterable[T]:
-    """The items, with a progress bar in the first process where there is a terminal."""
+def shown(items: Iterable[T], count: int, title: str, accelerator: Accelerator) -> Iterable[T]:
+    """The items, `count` of them, with a progress bar in the first process where there is a terminal."""
     hidden = not (accelerator.is_main_process and get_console().is_terminal)  # in a log file it would leave empty lines
-    return track(items, title, disable=hidden, transient=True)
+    return track(items, title, count, disable=hidden, transient=True)

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.utils import gather_object
 from monai.transforms import DivisiblePad
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
@@ -18,12 +19,13 @@ from torch import Tensor, nn
 
 from medexp.arrays import Array
 from medexp.config.networks import FeatureKind
+from medexp.data.parallel import ahead
 from medexp.data.preprocessing import Preprocessing
 from medexp.data.volumes.brats import read_case
 from medexp.data.volumes.cases import Case
 from medexp.data.volumes.facts import CaseFacts
 from medexp.data.volumes.transforms import execute
-from medexp.evaluation.batches import Batches, demand_finite, in_batches, map_cases
+from medexp.evaluation.batches import Batches, demand_finite, in_batches, shown
 from medexp.files import replacing
 from medexp.models.checkpoints import weights_digest
 from medexp.models.swin.attention import fast_attention
@@ -65,17 +67,24 @@ class Part:
 
     Attributes:
         key: What the features follow from beside the encoder's weights, as JSON can write it; None: they are not kept.
-        features: From an encoder in eval mode and some kinds to the features of each (cases, D), or (D,) of a single case,
-            float32, in one pass.
+        read: Reads what the encoders are given, in a thread, while an earlier part is embedded; a tensor goes to the device.
+        features: From an encoder in eval mode, some kinds and what was read to the features of each kind (cases, D), or (D,)
+            of a single case, float32, in one pass.
     """
 
     key: Sequence[Any] | None
-    features: Callable[[Any, Sequence[FeatureKind | None]], Sequence[Array]]
+    read: Callable[[], Any]
+    features: Callable[[Any, Sequence[FeatureKind | None], Any], Sequence[Array]]
 
 
 @torch.inference_mode()
 def embed_all(
-    embedders: Mapping[str, Embedder], parts: Sequence[Part], cache: Path, accelerator: Accelerator, title: str = "  embedding"
+    embedders: Mapping[str, Embedder],
+    parts: Sequence[Part],
+    cache: Path,
+    accelerator: Accelerator,
+    title: str = "  embedding",
+    jobs: int = 1,
 ) -> Embeddings:
     """Features of all cases from each embedder, from the cache where they are there; shared among the processes of a launch.
 
@@ -89,6 +98,7 @@ def embed_all(
         cache: Root of the cache; one small file a name and part goes under `embeddings/`.
         accelerator: Device and processes.
         title: Name in the progress bar.
+        jobs: Parts that are read at a time, ahead of the one that is embedded.
 
     Raises:
         DataError: A case cannot be read.
@@ -107,12 +117,32 @@ def embed_all(
             follows = encoder_state(net) if kind and not KINDS[kind].decoder else net.state_dict()
             keys[name] = [weights_digest(follows), *([kind, attention] if kind else [])]
 
-    def work(part: Part) -> dict[str, tuple[Array, bool]]:
-        return {name: found for group in by_net.values() for name, found in _kept(part, group, keys, cache).items()}
+    mine = range(accelerator.process_index, len(parts), accelerator.num_processes)
+    coming = ahead([functools.partial(_begin, parts[index], keys, cache) for index in mine], jobs)
+    rows = []
+    for index, part in zip(mine, shown(coming, len(mine), title, accelerator), strict=True):
+        entries, known, read = part.result()
+        missing = [name for name in embedders if name not in known]
+        given = read.to(accelerator.device) if isinstance(read, Tensor) else read
+        for group in by_net.values():
+            if names := [name for name in group if name in missing]:
+                kinds = [group[name].kind for name in names]
+                made = parts[index].features(group[names[0]].net, kinds, given)
+                known |= dict(zip(names, made, strict=True))
+                for name in names:
+                    if name in entries:
+                        _keep(entries[name], {"features": known[name]})
+        rows.append((index, known, len(missing)))
+    rows = sorted(gather_object(rows), key=lambda row: row[0])
+    found = {name: np.concatenate([np.atleast_2d(known[name]) for _, known, _ in rows]) for name in embedders}
+    return Embeddings(found, sum(computed for *_, computed in rows))
 
-    rows = map_cases(work, parts, accelerator, title)
-    found = {name: np.concatenate([np.atleast_2d(row[name][0]) for row in rows]) for name in embedders}
-    return Embeddings(found, sum(not known for row in rows for _, known in row.values()))
+
+def _begin(part: Part, keys: Mapping[str, Sequence[Any]], cache: Path) -> tuple[dict[str, Path], dict[str, Array], Any]:
+    """Where the features of a part are kept, those that are there, and what the encoders of the others are given."""
+    entries = {} if part.key is None else {name: _entry(cache / "embeddings", [*of, *part.key]) for name, of in keys.items()}
+    known = {name: kept["features"] for name, entry in entries.items() if (kept := _cached(entry)) is not None}
+    return entries, known, part.read() if len(known) < len(keys) else None
 
 
 def cases_as_parts(
@@ -159,18 +189,15 @@ def volumes_as_parts(
     if accelerator.device.type != "cpu":  # another device, other last bits: a run ends as it would without a cache
         made.append(accelerator.device.type)
 
-    @functools.lru_cache(maxsize=1)
-    def image(index: int) -> Tensor:
-        return torch.as_tensor(pad(read(index))).unsqueeze(0).to(accelerator.device)
-
-    def of(index: int, encoder: SwinEncoder | SwinSegmenter, kinds: Sequence[FeatureKind]) -> list[Array]:
-        found = features(encoder, image(index), kinds)
+    def of(index: int, encoder: SwinEncoder | SwinSegmenter, kinds: Sequence[FeatureKind], image: Tensor) -> list[Array]:
+        found = features(encoder, torch.as_tensor(pad(image))[None], kinds)
         for pooled in found.values():
             demand_finite(pooled, [cases[index]])
         return [np.asarray(found[kind].float().cpu()[0]) for kind in kinds]
 
     keys = [None if digest is None else [digest, made] for digest in digests]
-    return [Part(key, functools.partial(of, index)) for index, key in enumerate(keys)]
+    every = enumerate(keys)
+    return [Part(key, functools.partial(read, index), functools.partial(of, index)) for index, key in every]
 
 
 def images_as_part(batches: Batches, pixels: Sequence[str], settings: Sequence[Any], accelerator: Accelerator) -> Part:
@@ -185,23 +212,7 @@ def images_as_part(batches: Batches, pixels: Sequence[str], settings: Sequence[A
     """
     computing = [torch.__version__, accelerator.device.type, accelerator.mixed_precision]
     key = [list(pixels), [VERSION, *settings], computing]
-    return Part(key, lambda encoder, kinds: [in_batches(encoder, batches, accelerator, "  features")])
-
-
-def _kept(
-    part: Part, group: Mapping[str, Embedder], keys: Mapping[str, Sequence[Any]], cache: Path
-) -> dict[str, tuple[Array, bool]]:
-    """Features of a part by name, all of one network, and whether they were in the cache; else they are computed, in one pass,
-    and where the part has a key, kept."""
-    entries = {} if part.key is None else {name: _entry(cache / "embeddings", [*keys[name], *part.key]) for name in group}
-    known = {name: found["features"] for name, entry in entries.items() if (found := _cached(entry)) is not None}
-    if missing := [name for name in group if name not in known]:
-        net, kinds = group[missing[0]].net, [group[name].kind for name in missing]
-        for name, computed in zip(missing, part.features(net, kinds), strict=True):
-            known[name] = computed
-            if name in entries:
-                _keep(entries[name], {"features": computed})
-    return {name: (known[name], name not in missing) for name in group}
+    return Part(key, lambda: None, lambda encoder, kinds, _: [in_batches(encoder, batches, accelerator, "  features")])
 
 
 def kept_arrays(

@@ -50,12 +50,14 @@ class Group:
         starts: Epoch, from 0, from which they are trained. Until then they have no gradients, and neither steps nor weight
             decay change them; AdamW's averages of their gradients begin with that epoch, and their learning rate is what the
             one schedule of the whole training then says. Buffers, such as batch norm's statistics, know no groups.
+        weight_decay: Of these parameters; None: that of the training.
     """
 
     name: str
     lr: float
     parameters: Sequence[nn.Parameter]
     starts: int = 0
+    weight_decay: float | None = None
 
 
 @dataclass(frozen=True)
@@ -169,6 +171,8 @@ def fit(
     order: Order | None = None,
     collate: Collate | None = None,
     until: int | None = None,
+    loading: Mapping[str, Any] | None = None,
+    quiet: bool = False,
 ) -> FitResult:
     """Train a module, or go on from where `folder` says that an earlier call stopped.
 
@@ -189,13 +193,15 @@ def fit(
             are stacked.
         until: Epochs of the schedule of `training.epochs` after which it ends, with the weights that it then has: nothing is
             validated and no epoch is chosen. None: all of them, or as many as early stopping leaves.
+        loading: Arguments of torch's DataLoader, where others than its own are wanted.
+        quiet: Whether no line is printed of an epoch, of trainings that take no time and are many.
 
     Raises:
         TrainingDiverged: A loss is not finite, or the monitored value is NaN in every epoch or in the one that is kept.
         StorageError: The state cannot be written; the state of the epoch before is kept.
     """
     sampler = EpochSampler(order or permutations(len(data), seed))  # type: ignore[arg-type]
-    learner = _prepared(module, groups, data, sampler, collate, training, accelerator)
+    learner = _prepared(module, groups, data, sampler, collate, training, accelerator, loading or {})
     steps, epochs = len(learner.loader), until or training.epochs
     done = _go_on_from(folder / "last.pt", learner)
     for step, metrics in done.reported:
@@ -245,7 +251,8 @@ def fit(
             said = f"  {title}: epoch {epoch + 1}/{epochs}, loss {row['train/loss']:.3f}"
             if value is not None:
                 said += f", validation {objective.monitor} {value:.3f}"
-            progress.console.print(said, soft_wrap=True)
+            if not quiet:
+                progress.console.print(said, soft_wrap=True)
     chosen, last = training.patience > 0 and until is None, done.history[-1].get(f"val/{objective.monitor}", math.nan)
     if until is None and (done.best_epoch < 0 or (math.isnan(last) and not chosen)):
         where = "any epoch" if done.best_epoch < 0 else f"the last epoch, {done.epoch}, which would be kept"
@@ -292,19 +299,28 @@ def _prepared(
     collate: Collate | None,
     training: TrainingConfig,
     accelerator: Accelerator,
+    loading: Mapping[str, Any],
 ) -> _Learner:
+    settings: dict[str, Any] = {
+        "persistent_workers": training.workers > 0,
+        "pin_memory": accelerator.device.type == "cuda",
+        "generator": torch.Generator(),  # its own: starting workers would draw from the one that dropout draws from
+        **loading,
+    }
     loader = DataLoader(
         data,
         batch_size=training.batch_size,
         sampler=sampler,
         num_workers=training.workers,
         collate_fn=collate,
-        persistent_workers=training.workers > 0,
-        pin_memory=accelerator.device.type == "cuda",
-        generator=torch.Generator(),  # its own: starting workers would draw from the one that dropout draws from
+        **settings,
     )
     adamw = torch.optim.AdamW(
-        [{"params": list(group.parameters), "lr": group.lr, "name": group.name} for group in groups],
+        [
+            {"params": list(group.parameters), "lr": group.lr, "name": group.name}
+            | ({} if group.weight_decay is None else {"weight_decay": group.weight_decay})
+            for group in groups
+        ],
         weight_decay=training.weight_decay,
         fused=accelerator.device.type == "cuda",
     )

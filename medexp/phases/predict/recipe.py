@@ -5,10 +5,9 @@ number, and the same command again goes on where it was stopped.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import replace
-from itertools import islice
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ import medexp
 from medexp import registry
 from medexp.data.inputs import Inputs, fingerprint
 from medexp.data.manifest import data_digest
+from medexp.data.parallel import ahead
 from medexp.data.splits import patient_of
 from medexp.data.volumes.phantoms import ensure_phantoms
 from medexp.errors import ConfigError, DataError, MedexpError, StorageError, all_problems
@@ -122,10 +122,11 @@ def predict(ctx: Context[PredictConfig], work: Work) -> Done:
     records: list[Record] = []
     problems, before = dict(work.inputs.problems), 0
     hidden = not get_console().is_terminal
-    cases = track(ahead(work, ctx.config.data.jobs), "predicting", len(work.inputs.cases), transient=True, disable=hidden)
-    for case, coming in cases:
+    every = work.inputs.cases
+    coming = ahead([partial(begin, work, case) for case in every], ctx.config.data.jobs)
+    for case, ready_soon in zip(every, track(coming, "predicting", len(every), transient=True, disable=hidden), strict=True):
         try:
-            known, stamp, ready = coming.result()
+            known, stamp, ready = ready_soon.result()
             if ready is None:
                 records.append(known)
                 before += 1
@@ -142,25 +143,18 @@ def predict(ctx: Context[PredictConfig], work: Work) -> Done:
     return Done(records, problems, before)
 
 
-def ahead(work: Work, jobs: int) -> Iterator[tuple[Any, Future[tuple[Record, str, Ready | None]]]]:
-    """The cases with what is coming of each: as many are read at a time as there are jobs, and no more are held."""
+def begin(work: Work, case: Any) -> tuple[Record, str, Ready | None]:
+    """What is known of a case from before, the digest of its files, and the case as the network takes it; None if it is done.
 
-    def begin(case: Any) -> tuple[Record, str, Ready | None]:
-        stamp, known = fingerprint(case.images), record_of(work.folder, case.id)
-        if known and known["sha256"] != stamp:
-            raise DataError(
-                f"case {case.id}: its files are others than those that {work.folder} was made of; give another output"
-            )
-        if not known or any(known[key] != value for key, value in beside(work, case).items()):
-            return known, stamp, brought(work, case)
-        return known, stamp, None
-
-    with ThreadPoolExecutor(jobs) as pool:
-        waiting = iter(work.inputs.cases)
-        coming = [(case, pool.submit(begin, case)) for case in islice(waiting, jobs)]
-        while coming:
-            yield coming.pop(0)
-            coming += [(case, pool.submit(begin, case)) for case in islice(waiting, 1)]
+    Raises:
+        DataError: It cannot be read, or the output was made of other files.
+    """
+    stamp, known = fingerprint(case.images), record_of(work.folder, case.id)
+    if known and known["sha256"] != stamp:
+        raise DataError(f"case {case.id}: its files are others than those that {work.folder} was made of; give another output")
+    if not known or any(known[key] != value for key, value in beside(work, case).items()):
+        return known, stamp, brought(work, case)
+    return known, stamp, None
 
 
 def brought(work: Work, case: Any) -> Ready:

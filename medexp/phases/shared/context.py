@@ -205,15 +205,19 @@ class Context(Generic[C_co]):
         arm: str = "",
         prefix: str = "",
         order: Order | None = None,
+        seed: int | None = None,
+        loading: Mapping[str, Any] | None = None,
+        quiet: bool = False,
     ) -> FitResult:
-        """`medexp.training.loop.fit` with the phase's seed, processes, run and folder; `arm` says which training it is."""
+        """`medexp.training.loop.fit` with the phase's seed, where no other is given, its processes, run and folder; `arm` says
+        which training it is."""
         return fit(
             module,
             groups,
             data,
             objective,
             self.config.training,
-            seed=self.config.seed,
+            seed=self.config.seed if seed is None else seed,
             accelerator=self.accelerator,
             reporter=self.run.reporter,
             folder=self.state(arm),
@@ -221,6 +225,8 @@ class Context(Generic[C_co]):
             prefix=prefix,
             order=order,
             until=self.until,
+            loading=loading,
+            quiet=quiet,
         )
 
     def intervals(self: "Context[JudgedSettings]", prefix: str, scores: Mapping[str, Interval]) -> None:
