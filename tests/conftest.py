@@ -25,7 +25,7 @@ from medexp.registry.package import Package
 from medexp.registry.promotion import Nominated, nominate
 from medexp.registry.registration import register
 from medexp.registry.writing import write_package
-from tests import small
+from tests import s3, small
 from tests.packages import ENCODER, EVALUATION, scores
 from tests.runs import store_in
 
@@ -89,6 +89,28 @@ def server(store: MlflowClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+
+
+# ---------------------------------------------------------------------------------------------------------------- a bucket
+
+
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[s3.Server]:
+    """A real S3 server with an empty bucket."""
+    server = s3.Server(tmp_path_factory.mktemp("s3"))
+    server.start()
+    try:
+        server.client().create_bucket(Bucket=s3.BUCKET)
+        yield server
+    finally:
+        server.kill()
+
+
+@pytest.fixture
+def bucket(s3_server: s3.Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> s3.Prefix:
+    """A prefix of its bucket, empty; endpoint and credentials are in the environment."""
+    s3.environment(monkeypatch, s3_server.endpoint)
+    return s3.Prefix(s3_server, s3_server.client(), tmp_path.name)
 
 
 # ----------------------------------------------------------------------------------------------------- packages and versions
