@@ -104,12 +104,15 @@ def specificity(predictions: Predictions, weights: Array) -> Array:
     return _mean_ratio((others - taken)[:, there], others[:, there])
 
 
+def class_f1(predictions: Predictions, weights: Array) -> Array:
+    """F1 of each class (S, K); NaN of one that is neither there nor predicted."""
+    matrix = confusion(predictions, weights)
+    return _ratio(2 * _diagonal(matrix), matrix.sum(axis=2) + matrix.sum(axis=1))
+
+
 def macro_f1(predictions: Predictions, weights: Array) -> Array:
     """Mean F1 (S,) over the classes that are there or are predicted."""
-    matrix = confusion(predictions, weights)
-    whole = matrix.sum(axis=2) + matrix.sum(axis=1)
-    ratios = np.where(whole > 0, 2 * _diagonal(matrix), 0) / np.where(whole > 0, whole, 1)
-    return ratios.sum(axis=1) / (whole > 0).sum(axis=1)
+    return np.nanmean(class_f1(predictions, weights), axis=1)
 
 
 def auroc(predictions: Predictions, weights: Array) -> Array:

@@ -119,15 +119,16 @@ class Control:
     def scores(
         self, patients: Sequence[str], resampling: Resampling, metrics: Mapping[str, Metric] = METRICS
     ) -> dict[str, Interval]:
-        """Metrics with their intervals by patient."""
-        if len(self.predictions) == 1:
-            return scores(self.predictions[0], patients, resampling, metrics)
-        return {
-            name: by_patient(
-                partial(self.measure, metric), patients, resampling, within=UNIT, groups=groups_of(metric, self.predictions[0])
-            )
-            for name, metric in metrics.items()
-        }
+        """Metrics with their intervals by patient; at an end of its range a figure is every seed's, a share."""
+        every, first = np.ones((1, len(patients))), self.predictions[0]
+
+        def interval(metric: Metric) -> Interval:
+            if len(self.predictions) == 1 or self.measure(metric, every)[0] in UNIT:
+                return scores(first, patients, resampling, {"": metric})[""]
+            groups = groups_of(metric, first)
+            return by_patient(partial(self.measure, metric), patients, resampling, within=UNIT, groups=groups)
+
+        return {name: interval(metric) for name, metric in metrics.items()}
 
 
 def gain_over(

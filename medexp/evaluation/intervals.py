@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import ndtri, stdtrit
+from scipy.special import ndtr, ndtri, stdtrit
 
 from medexp.arrays import Array
 from medexp.config.shared import Resampling
@@ -146,7 +146,7 @@ class Interval:
 
 @dataclass(frozen=True)
 class Band:
-    """Several estimates with an interval each (pointwise: it holds for each alone, not for all at once).
+    """Several estimates with an interval each. It holds for each alone, unless they were asked for at once.
 
     Attributes:
         estimate: The statistics on the data as they are, an array of any shape.
@@ -155,6 +155,7 @@ class Band:
         patients: Patients resampled.
         error: Standard errors, likewise.
         effective: As many patients as `Interval` says, likewise.
+        confidence: Coverage of each interval alone: more than was asked for where all were to hold at once.
     """
 
     estimate: Array
@@ -163,11 +164,26 @@ class Band:
     patients: int
     error: Array
     effective: Array
+    confidence: float = math.nan
 
-    def single(self) -> Interval:
-        """The interval of the one estimate that there is."""
-        low, high, error, effective = (one.item() for one in (self.low, self.high, self.error, self.effective))
-        return Interval(self.estimate.item(), low, high, self.patients, error, effective)
+    def at(self, *place: int) -> Interval:
+        """The interval of one estimate; without a place of the only one that there is."""
+        arrays = (self.estimate, self.low, self.high, self.error, self.effective)
+        estimate, low, high, error, effective = (float(one[place]) for one in arrays)
+        return Interval(estimate, low, high, self.patients, error, effective)
+
+
+@dataclass(frozen=True)
+class Scatter:
+    """What estimates scatter by whoever the patients are, such as by the seeds of a training.
+
+    Attributes:
+        error: Standard error of each estimate, of their shape; 0 where there is none or nothing is known of it.
+        freedom: Degrees of freedom that it was measured with, likewise, at least 1.
+    """
+
+    error: Array
+    freedom: Array
 
 
 def band_by_patient(
@@ -178,6 +194,8 @@ def band_by_patient(
     within: Range = UNBOUNDED,
     groups: NDArray[np.bool_] | None = None,
     share: bool = False,
+    at_once: bool = False,
+    beyond: Scatter | None = None,
 ) -> Band:
     """Intervals of any array of statistics of weighted rows, by a bootstrap that resamples patients with all their rows.
 
@@ -192,6 +210,12 @@ def band_by_patient(
         share: Whether it is a share of its group, or the mean of K shares, as those two are and a gain is not. A share tells
             by itself how much it scatters: that is the least that its error is, and of 0 or 1, which is the same in every
             resample, there is the exact bound.
+        at_once: Whether all intervals are to hold at once with the coverage of `resampling`. Each is then as wide as the
+            largest of all studentised deviations in the same resamples demands (single-step max-T: Westfall and Young,
+            "Resampling-Based Multiple Testing", 1993): estimates that go together, as differences of a few models from one
+            another do, cost less than as many independent ones, and never more than Bonferroni has it.
+        beyond: What the estimates scatter by besides: variances add up, and so do their degrees of freedom by the rule of
+            Welch and Satterthwaite.
     """
     names, patient = np.unique(np.asarray(patients), return_inverse=True)
     count = len(names)
@@ -207,13 +231,17 @@ def band_by_patient(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # of what no resample defines, whose error is NaN
         # A resample of n patients scatters by (n - 1) / n of what n new ones would.
-        error = np.asarray(np.nanstd(values[:-count], axis=0)) * math.sqrt(resampling.excess * count / (count - 1))
+        error: Array = np.asarray(np.nanstd(values[:-count], axis=0)) * math.sqrt(resampling.excess * count / (count - 1))
     error = np.where(np.isnan(values[-count:]).any(axis=0), math.nan, error)
     given = np.ones((1, len(patients)), bool) if groups is None else groups
     designs = [_Design.of(rows, patient, resampling.excess) for rows in given.reshape(-1, *given.shape[-2:])]
-    low, high = _bounds(estimate, error, designs, given.shape[:-2], resampling.confidence, within, share=share)
     effective = np.array([design.effective for design in designs]).reshape(given.shape[:-2])
-    return Band(estimate, low, high, count, error, np.broadcast_to(effective, estimate.shape))
+    effective = np.broadcast_to(effective, estimate.shape)
+    confidence = _each(values[:-count], resampling.confidence) if at_once else resampling.confidence
+    if beyond is not None:
+        error, effective = _with(beyond, error, effective)
+    low, high = _bounds(estimate, error, effective, designs, given.shape[:-2], confidence, within, share=share)
+    return Band(estimate, low, high, count, error, effective, confidence)
 
 
 def by_patient(
@@ -226,7 +254,7 @@ def by_patient(
     share: bool = False,
 ) -> Interval:
     """`band_by_patient` of a single statistic, from weights (S, rows) to (S,), and of groups (K, rows)."""
-    return band_by_patient(statistic, patients, resampling, within=within, groups=groups, share=share).single()
+    return band_by_patient(statistic, patients, resampling, within=within, groups=groups, share=share).at()
 
 
 def mean_by_patient(values: Array, patients: Sequence[str], resampling: Resampling, within: Range = UNBOUNDED) -> Interval:
@@ -243,6 +271,27 @@ def mean_by_patient(values: Array, patients: Sequence[str], resampling: Resampli
         return weights @ values / weights.sum(axis=1)
 
     return by_patient(mean, patients, resampling, within=within)
+
+
+def _each(values: Array, confidence: float) -> float:
+    """Coverage of each interval with which all hold at once, from the statistics of the resamples (S, ...)."""
+    flat = values.reshape(len(values), -1)
+    flat = flat[:, ~np.isnan(flat).all(axis=0)]
+    spread = np.nanstd(flat, axis=0)
+    flat, spread = flat[:, spread >= NOISE], spread[spread >= NOISE]
+    if flat.shape[1] < 2:
+        return confidence
+    largest = np.nanmax(np.abs(flat - np.nanmean(flat, axis=0)) / spread, axis=1)
+    found = 2 * ndtr(np.quantile(largest, confidence)) - 1
+    return float(np.clip(found, confidence, 1 - (1 - confidence) / flat.shape[1]))
+
+
+def _with(beyond: Scatter, error: Array, effective: Array) -> tuple[Array, Array]:
+    """Standard errors of both origins together, and as many patients as have their degrees of freedom."""
+    both = np.hypot(error, beyond.error)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        freedom = both**4 / (error**4 / np.maximum(effective - 1, 0.5) + beyond.error**4 / beyond.freedom)
+    return both, np.where(beyond.error > 0, freedom + 1, effective)
 
 
 @dataclass(frozen=True)
@@ -287,6 +336,7 @@ def _told_by(rows: NDArray[np.int_]) -> tuple[float, float]:
 def _bounds(
     estimate: Array,
     error: Array,
+    effective: Array,
     designs: Sequence[_Design],
     shape: tuple[int, ...],
     confidence: float,
@@ -301,7 +351,8 @@ def _bounds(
 
     tail = (1 + confidence) / 2
     # How patients with several rows scatter is estimated, from the patients; how a share of patients does follows from it.
-    quantile = by_design(lambda one: ndtri(tail) if share and one.alone else stdtrit(max(one.effective - 1, 0.5), tail))
+    by_normal = by_design(lambda one: share and one.alone).astype(bool)
+    quantile = np.where(by_normal, ndtri(tail), stdtrit(np.maximum(effective - 1, 0.5), tail))
     start, stop = within
     with np.errstate(invalid="ignore", divide="ignore"):
         if math.isfinite(start) and math.isfinite(stop):
