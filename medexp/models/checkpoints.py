@@ -3,6 +3,7 @@
 import hashlib
 import pickle
 import re
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,32 @@ _NUMPY_SCALARS: list[Any] = [
     np.dtype,
     *(type(np.dtype(name)) for name in ("float64", "float32", "int64", "int32", "bool")),
 ]
+
+
+class Held:
+    """What stands in for an object of a class that only holds settings, such as argparse's: its state, and no code of it."""
+
+    def __init__(self, *_: Any) -> None:
+        """Whatever it was made from is let go."""
+
+    def __setstate__(self, state: Any) -> None:
+        self.__dict__["state"] = state
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        """Entries of a mapping are let go."""
+
+
+# Settings that pretraining scripts save beside the weights: MAE's argparse, OmegaConf's as `dict(config)` leaves them.
+_SETTINGS: list[Any] = [
+    (Held, name)
+    for name in (
+        *("argparse.Namespace", "pathlib.PosixPath", "pathlib.WindowsPath", "pathlib._local.PosixPath", "typing.Any"),
+        *("collections.defaultdict", "builtins.dict", "builtins.list", "builtins.str", "builtins.int", "builtins.float"),
+        *("omegaconf.dictconfig.DictConfig", "omegaconf.listconfig.ListConfig", "omegaconf.base.Metadata"),
+        *("omegaconf.base.ContainerMetadata", "omegaconf.nodes.AnyNode", "omegaconf.nodes.StringNode"),
+        *("omegaconf.nodes.IntegerNode", "omegaconf.nodes.FloatNode", "omegaconf.nodes.BooleanNode"),
+    )
+]
 _NESTS = ("state_dict", "model_state_dict")
 _SHOWN = 12
 
@@ -37,19 +64,7 @@ def load_state(path: Path) -> dict[str, Tensor]:
     Raises:
         CheckpointError: There is no such file, it cannot be read, it would run code, or it holds no weights.
     """
-    if not path.is_file():
-        raise CheckpointError(f"checkpoint: no file {path}; give the path of a .pt, .pth or .safetensors file")
-    try:
-        content = load_file(path) if path.suffix == ".safetensors" else _load_pytorch(path)
-    except pickle.UnpicklingError as error:
-        unsafe = re.search(r"GLOBAL (\S+)", str(error))
-        found = f"it would run {unsafe[1]}" if unsafe else "it is damaged or holds more than weights"
-        raise CheckpointError(
-            f"checkpoint {path}: refused, {found}; only tensors and numbers are loaded. Save the state dict alone, "
-            "as safetensors if you can."
-        ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, SafetensorError) as error:
-        raise CheckpointError(f"checkpoint {path}: cannot be read ({_first_line(error)}); is the file complete?") from error
+    content = load_content(path)
     state = next((content[nest] for nest in _NESTS if isinstance(content, dict) and nest in content), content)
     if not isinstance(state, dict) or not state or not all(isinstance(value, Tensor) for value in state.values()):
         keys = ", ".join(map(str, list(content)[:_SHOWN])) if isinstance(content, dict) else type(content).__name__
@@ -59,13 +74,42 @@ def load_state(path: Path) -> dict[str, Tensor]:
     return {str(key).removeprefix("module."): value for key, value in state.items()}
 
 
-def load_weights(net: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
+def load_content(path: Path) -> Any:
+    """All that a checkpoint file holds, on the CPU, under `weights_only`: tensors, numbers, texts and containers of them; of
+    the settings that pretraining scripts save beside them a `Held`.
+
+    Raises:
+        CheckpointError: There is no such file, it cannot be read, or it would run code.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"checkpoint: no file {path}; give the path of a .pt, .pth or .safetensors file")
+    try:
+        # mapped: of a file with optimiser states and a target encoder beside the weights, what nobody asks for is not read
+        return load_file(path) if path.suffix == ".safetensors" else _load_pytorch(path, mapped=zipfile.is_zipfile(path))
+    except pickle.UnpicklingError as error:
+        unsafe = re.search(r"GLOBAL (\S+)", str(error))
+        found = f"it would run {unsafe[1]}" if unsafe else "it is damaged or holds more than weights"
+        raise CheckpointError(
+            f"checkpoint {path}: refused, {found}; only tensors and numbers are loaded. Save the state dict alone, "
+            "as safetensors if you can."
+        ) from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, SafetensorError) as error:
+        raise CheckpointError(f"checkpoint {path}: cannot be read ({_first_line(error)}); is the file complete?") from error
+
+
+def load_weights(
+    net: nn.Module,
+    state: Mapping[str, Tensor],
+    source: str,
+    advice: str = "Check that the file is for this network, and of the size that the keys network.* say.",
+) -> None:
     """Load weights into a network, accounting for every key.
 
     Args:
         net: The network; unchanged when an error is raised. One on the meta device gets copies in its own dtypes.
         state: Weights by key.
         source: Where the weights come from, for the message.
+        advice: What to do where they do not fit, for the message.
 
     Raises:
         CheckpointError: Keys are missing, unexpected or of another shape; the message lists them.
@@ -88,7 +132,7 @@ def load_weights(net: nn.Module, state: Mapping[str, Tensor], source: str) -> No
             all_problems(
                 f"checkpoint {source} ({len(state)} keys) does not fit {type(net).__name__} ({len(wanted)} keys)",
                 problems,
-                "Check that the file is for this network, and of the size that the keys network.* say.",
+                advice,
             )
         )
     if any(value.is_meta for value in wanted.values()):
@@ -132,9 +176,9 @@ def weights_digest(state: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def _load_pytorch(path: Path) -> Any:
-    with torch.serialization.safe_globals(_NUMPY_SCALARS):
-        return torch.load(path, map_location="cpu", weights_only=True)
+def _load_pytorch(path: Path, mapped: bool = False) -> Any:
+    with torch.serialization.safe_globals(_NUMPY_SCALARS + _SETTINGS):
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
 
 
 def _first_line(error: BaseException) -> str:

@@ -38,6 +38,18 @@ Tensors = Mapping[str, Tensor]
 Specs = Mapping[str, Spec]
 
 
+class Recognised(NamedTuple):
+    """What the weights of a network tell of its architecture, by their names and shapes.
+
+    Attributes:
+        architecture: Its kind and the arguments that can be told.
+        inferred: Of the arguments that were taken for likely rather than read off, why, in words.
+    """
+
+    architecture: Architecture
+    inferred: Mapping[str, str]
+
+
 @dataclass(frozen=True)
 class Kind:
     """What is known of a kind of network before one is built.
@@ -49,6 +61,8 @@ class Kind:
         example: Inputs of a smoke run, given the architecture and the `input` of its package's contract, one or more cases.
         requirements: Distributions that it needs beside those that every package names.
         monai: The same network, with the same keys, in MONAI's config language, but for the arguments. None: MONAI has none.
+        recognise: Its architecture by its weights; None of weights that are another kind's. An encoder of OCT volumes has it:
+            its network gives `tokens` of (B, 1, D, H, W), has a `width`, a `size` and a switch `checkpointing`.
     """
 
     network: str
@@ -57,6 +71,7 @@ class Kind:
     example: Callable[[Architecture, Mapping[str, Any], torch.Generator], Tensors]
     requirements: tuple[str, ...] = ()
     monai: Mapping[str, Any] | None = None
+    recognise: Callable[[Tensors], Recognised | None] | None = None
 
 
 def kinds() -> dict[str, Kind]:

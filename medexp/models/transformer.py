@@ -4,13 +4,18 @@ Dosovitskiy et al., "An Image is Worth 16x16 Words" (2021).
 """
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 from torch.utils.checkpoint import checkpoint
 
-from medexp.errors import RegistryError
+from medexp.errors import DataError, RegistryError
+from medexp.models.kinds import Tensors
+
+HEAD = 64
+"""Features of an attention head, in nearly all vision transformers."""
 
 
 class Attention(nn.Module):
@@ -104,6 +109,38 @@ def grid_of(size: Iterable[int], patch: Iterable[int], dim: int, heads: int) -> 
     if dim % heads:
         raise RegistryError(f"architecture: dim {dim} is no multiple of heads {heads}")
     return tuple(length // edge for length, edge in zip(size, patch, strict=True))
+
+
+def demand_size(x: Tensor, size: tuple[int, ...], kind: str) -> None:
+    """Volumes of the size that the position embedding is of.
+
+    Raises:
+        DataError: They have another.
+    """
+    if x.ndim != 5 or x.shape[1:] != (1, *size):
+        raise DataError(
+            f"{kind}: volumes of shape {tuple(x.shape)}; it takes (B, 1, {', '.join(map(str, size))}): its position embedding "
+            "is of that grid, and none is made up for another. Resize the volumes to it"
+        )
+
+
+def said_by(weights: Tensors, patch: str, blocks: str) -> tuple[dict[str, Any], dict[str, str]]:
+    """What the shapes of a vision transformer's weights say of it: `patch`, `dim`, `depth`, and `heads` as they mostly are.
+
+    Args:
+        weights: By key.
+        patch: The key of the patch embedding's weight (dim, channels, *patch).
+        blocks: The list of its blocks.
+
+    Returns:
+        Arguments, without `heads` where `dim` is no multiple of HEAD, and why those that were inferred.
+    """
+    dim, edges = len(weights[patch]), list(weights[patch].shape[2:])
+    places = {int(key.split(".")[1]) for key in weights if key.startswith(f"{blocks}.") and key.split(".")[1].isdigit()}
+    said: dict[str, Any] = {"patch": edges, "dim": dim, "depth": len(places)}
+    if dim % HEAD:
+        return said, {}
+    return said | {"heads": dim // HEAD}, {"heads": f"{dim // HEAD} attention heads, since heads mostly have {HEAD} features"}
 
 
 def start(net: nn.Module) -> None:

@@ -9,8 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from medexp.errors import DataError
-from medexp.models.transformer import Block, grid_of, start, through
+from medexp.models.transformer import Block, demand_size, grid_of, start, through
 
 
 class Patches3D(nn.Module):
@@ -87,11 +86,7 @@ class VisionTransformer3D(nn.Module):
         Raises:
             DataError: The volumes have another size.
         """
-        if x.ndim != 5 or x.shape[1:] != (1, *self.size):
-            raise DataError(
-                f"vit3d: volumes of shape {tuple(x.shape)}; it takes (B, 1, {', '.join(map(str, self.size))}): its position "
-                "embedding is of that grid, and none is made up for another. Resize the volumes to it"
-            )
+        demand_size(x, self.size, "vit3d")
         tokens = self.patch_embed(x) + self.pos_embed
         if keep is not None:
             tokens = tokens.gather(1, keep.unsqueeze(-1).expand(-1, -1, self.width))
