@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 
 from medexp.data.images import transforms as images
 from medexp.data.images.steps import Fit
+from medexp.data.oct import transforms as oct_volumes
+from medexp.data.oct.steps import Resize
 from medexp.data.prepared import Prepared
 from medexp.data.preprocessing import Preprocessing, known_steps, read_preprocessing
 from medexp.data.splits import Splits
@@ -44,7 +46,7 @@ def test_what_is_written_is_read_back(
     "record", [None, [], {}, {"data": "volumes"}, {"data": "sounds", "steps": []}, {"data": "images", "steps": [1]}]
 )
 def test_what_is_no_record_is_refused(record: Any) -> None:
-    with pytest.raises(RegistryError, match=r"here: .*known are images, volumes"):
+    with pytest.raises(RegistryError, match=r"here: .*known are images, oct, volumes"):
         read_preprocessing(record, "here")
 
 
@@ -78,6 +80,15 @@ def test_training_is_prepared_by_what_the_contract_says(tmp_path: Path) -> None:
     assert torch.equal(trained["image"], done["image"].as_tensor())
     assert torch.equal(trained["label"], done["label"].as_tensor()[0].long())
     assert torch.equal(trained["affine"], done["image"].affine.double())
+
+
+@given(size=SIZE, normalisation=st.sampled_from(["zscore", "unit"]))
+def test_what_is_written_of_oct_is_read_back(size: tuple[int, int, int], normalisation: Any) -> None:
+    made = oct_volumes.preprocessing(size, normalisation)
+    read = read_preprocessing(json.loads(json.dumps(made.as_record)), "here")
+    assert read == made and read.key == made.key and read.get(Resize).size == size
+    other = oct_volumes.preprocessing(size, "unit" if normalisation == "zscore" else "zscore")
+    assert other.key != made.key
 
 
 def test_a_step_is_found_by_its_kind() -> None:

@@ -1,0 +1,263 @@
+"""DICOM files of OCT: one file a volume, one frame a B-scan.
+
+Ophthalmic Tomography Image Storage (PS3.3, A.52), and multi-frame grey secondary captures, which some devices export. What is
+no raster of B-scans is refused: radial scans, single B-scans, colour, other kinds of images.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydicom import dcmread
+from pydicom.dataset import Dataset
+from pydicom.errors import InvalidDicomError
+from pydicom.pixels import get_decoder, iter_pixels
+from pydicom.uid import UID
+
+from medexp.arrays import Array
+from medexp.data.oct.cases import Scan, device_named, eye_of
+from medexp.errors import DataError
+
+OPHTHALMIC_TOMOGRAPHY = "1.2.840.10008.5.1.4.1.1.77.1.5.4"
+"""SOP class of structural OCT."""
+
+_CAPTURES = ("1.2.840.10008.5.1.4.1.1.7.2", "1.2.840.10008.5.1.4.1.1.7.3")  # multi-frame grey byte and word
+_ENVELOPE = bytes.fromhex("06092a864886f70d010703")  # the object identifier of enveloped data (RFC 5652)
+_TURNED = 20.0  # degrees between B-scans of one volume, from which on they are no raster
+_INVERTED, _GREY = "MONOCHROME1", ("MONOCHROME1", "MONOCHROME2")
+
+
+def read_dicom(path: Path, most: int) -> Scan:
+    """A multi-frame DICOM file; frames in the order of their positions, whichever way the device ran.
+
+    B-scans come from the top of the fundus image to its bottom (or from left to right) where the file says where they lie on
+    it, else by position along their normal, its largest component ascending, else by their number in the stack, else as they
+    lie in the file.
+
+    Args:
+        path: The file.
+        most: Voxels that are read at most.
+
+    Raises:
+        DataError: It is empty, cut off, encrypted, compressed in a way that is not installed, or no volume of OCT.
+    """
+    try:
+        return _read(path, most)
+    except DataError:
+        raise
+    except Exception as error:  # values are parsed as they are asked for: whatever that raises, the file is damaged
+        raise DataError(f"{path}: cannot be read as DICOM ({_line(error)}); it is cut off or damaged") from error
+
+
+def _read(path: Path, most: int) -> Scan:
+    dataset = _header(path)
+    uid = str(dataset.get("SOPClassUID", ""))
+    if uid not in (OPHTHALMIC_TOMOGRAPHY, *_CAPTURES):
+        what = f"holds {UID(uid).name}" if uid else "says no SOP class: it is cut off or damaged, or no image"
+        raise DataError(f"{path}: {what}; structural OCT is wanted")
+    frames, rows, columns = (int(dataset.get(name) or 0) for name in ("NumberOfFrames", "Rows", "Columns"))
+    samples, grey = int(dataset.get("SamplesPerPixel") or 1), str(dataset.get("PhotometricInterpretation", _GREY[1]))
+    if samples != 1 or grey not in _GREY:
+        raise DataError(f"{path}: is in colour ({grey}, {samples} samples a pixel); OCT is grey")
+    if frames < 2:
+        raise DataError(f"{path}: holds a single B-scan of {rows} x {columns}; a volume has several frames")
+    if frames * rows * columns > most:
+        raise DataError(f"{path}: {frames} x {rows} x {columns} voxels are more than the {most} that are read")
+    syntax = dataset.file_meta.TransferSyntaxUID
+    _demand_decoder(path, syntax)
+    groups = [*(dataset.get("PerFrameFunctionalGroupsSequence") or [])]
+    shared = next(iter(dataset.get("SharedFunctionalGroupsSequence") or []), Dataset())
+    groups = groups if len(groups) == frames else []
+    order, step = _order(path, groups, shared)
+    voxels = _voxels(path, dataset, (frames, rows, columns), _rescaling(groups, shared, dataset))
+    if order is not None:
+        _turn(voxels, order)
+    between, within = _spacing(groups, shared, dataset, step)
+    device = device_named(str(dataset.get("ManufacturerModelName") or ""))
+    return Scan(
+        voxels=voxels,
+        spacing_mm=(between, *within),
+        header={
+            "format": "DICOM",
+            "device": device,
+            "manufacturer": str(dataset.get("Manufacturer") or "").strip() or None,
+            "bits": float(dataset.get("BitsStored") or dataset.BitsAllocated),
+            "compression": syntax.name if syntax.is_compressed else None,
+        },
+        laterality=next((eye for eye in map(eye_of, _eyes(dataset, groups, shared)) if eye), None),
+        device=device,
+    )
+
+
+def _header(path: Path) -> Dataset:
+    with path.open("rb") as file:
+        head = file.read(256)
+    if head[:1] == b"\x30" and _ENVELOPE in head:
+        raise DataError(f"{path}: is encrypted (a CMS envelope); decrypt it first")
+    try:
+        return dcmread(path, stop_before_pixels=True)
+    except InvalidDicomError as error:
+        told = "no DICOM file: DICM does not follow its first 128 bytes. It may be encrypted or of another kind"
+        raise DataError(f"{path}: {told}") from error
+
+
+def _demand_decoder(path: Path, syntax: UID) -> None:
+    try:
+        decoder = get_decoder(syntax)
+        ways, there = decoder.missing_dependencies, decoder.is_available
+    except NotImplementedError:
+        ways, there = [], False
+    if not there:
+        first = next((way.partition("requires ")[2].split(" and ") for way in ways if "gdcm" not in way), [])
+        packages = " ".join(f"'{package}'" for package in first)
+        advice = f"pip install {packages}" if packages else "convert it to an uncompressed one"
+        raise DataError(f"{path}: is compressed as {syntax.name}, which nothing that is installed reads; {advice}")
+
+
+def _voxels(path: Path, dataset: Dataset, shape: tuple[int, int, int], rescaling: list[tuple[float, float]]) -> NDArray[Any]:
+    """(D, H, W), one frame after the other, so that beside the volume there is one frame in memory."""
+    voxels: NDArray[Any] | None = None
+    rescaled = any(pair != (1.0, 0.0) for pair in rescaling)
+    done = 0
+    try:
+        for frame in _frames(path):
+            if frame.shape != shape[1:] or done == shape[0]:
+                raise DataError(f"{path}: a frame of {frame.shape}, number {done + 1}; its header says {shape}")
+            if voxels is None:
+                voxels = np.empty(shape, np.float32 if rescaled else frame.dtype)
+            slope, intercept = rescaling[done if len(rescaling) > 1 else 0]
+            voxels[done] = frame * np.float32(slope) + np.float32(intercept) if rescaled else frame
+            done += 1
+    except DataError:
+        raise
+    except Exception as error:  # as above, and of several decoders
+        if not done and "EncryptedAttributesSequence" in dataset:
+            raise DataError(f"{path}: its pixels are encrypted; decrypt it first") from error
+        raise DataError(f"{path}: frame {done + 1} of {shape[0]} cannot be read ({_line(error)})") from error
+    if voxels is None or done < shape[0]:
+        raise DataError(f"{path}: holds {done} of {shape[0]} frames; it is cut off")
+    if dataset.get("PhotometricInterpretation") == _INVERTED:
+        highest = voxels.max() if rescaled else voxels.dtype.type(2 ** int(dataset.BitsStored) - 1)
+        np.subtract(highest, voxels, out=voxels)
+    return voxels
+
+
+def _frames(path: Path) -> Iterator[NDArray[Any]]:
+    return iter_pixels(path, raw=True)
+
+
+def _turn(voxels: NDArray[Any], order: NDArray[np.intp]) -> None:
+    """Frames brought into an order in place, cycle by cycle: a second volume does not fit where one just does."""
+    left = set(np.flatnonzero(order != np.arange(len(order))).tolist())
+    while left:
+        start = at = left.pop()
+        first = voxels[start].copy()
+        while (source := int(order[at])) != start:
+            voxels[at] = voxels[source]
+            left.discard(source)
+            at = source
+        voxels[at] = first
+
+
+def _order(path: Path, groups: Sequence[Dataset], shared: Dataset) -> tuple[NDArray[np.intp] | None, float | None]:
+    """The frames' order and, where positions are in mm, what lies between two; None where nothing says.
+
+    Raises:
+        DataError: The B-scans cross, as those of a radial scan do.
+    """
+    lines = _each(groups, shared, "OphthalmicFrameLocationSequence", "ReferenceCoordinates", 4)
+    places = _each(groups, shared, "PlanePositionSequence", "ImagePositionPatient", 3)
+    planes = _each(groups, shared, "PlaneOrientationSequence", "ImageOrientationPatient", 6)
+    directions = planes[:, :3] if planes is not None else lines[:, 2:] - lines[:, :2] if lines is not None else None
+    if directions is not None:
+        unit = directions / np.maximum(np.linalg.norm(directions, axis=1, keepdims=True), 1e-12)
+        turned = np.degrees(np.arccos(np.clip(np.abs(unit @ unit[0]), 0, 1))).max()
+        if turned > _TURNED:
+            told = f"its B-scans are turned against each other, by {turned:.0f} degrees"
+            raise DataError(f"{path}: is a radial scan, no volume: {told}")
+    step = None
+    if places is not None:
+        along = _along(places, None if planes is None else np.cross(planes[:, :3].mean(0), planes[:, 3:].mean(0)))
+        if np.ptp(along) > 0:
+            step = float(np.median(np.diff(np.sort(along)))) or None
+    if lines is not None:
+        middles = (lines[:, :2] + lines[:, 2:]) / 2
+        fundus = middles[:, np.ptp(middles, axis=0).argmax()]
+        if np.ptp(fundus) > 0:
+            return np.argsort(fundus, kind="stable"), step
+    if step is not None:
+        return np.argsort(along, kind="stable"), step
+    numbers = _each(groups, Dataset(), "FrameContentSequence", "InStackPositionNumber", 1)
+    return (None if numbers is None else np.argsort(numbers[:, 0], kind="stable")), step
+
+
+def _along(places: Array, normal: Array | None) -> Array:
+    """Positions (N, 3) along the normal of the frames, or where they are not parallel to it along what they spread over; its
+    largest component ascends."""
+    centred = places - places.mean(0)
+    if normal is None or np.ptp(centred @ normal) < 0.1 * np.linalg.norm(np.ptp(centred, axis=0)):
+        normal = np.linalg.svd(centred, full_matrices=False)[2][0]
+    direction = normal * np.sign(normal[np.abs(normal).argmax()] or 1)
+    return np.asarray(centred @ direction / max(float(np.linalg.norm(direction)), 1e-12))
+
+
+def _each(groups: Sequence[Dataset], shared: Dataset, sequence: str, name: str, count: int) -> Array | None:
+    """A value of each frame (N, count), or that which all share; None where one lacks it."""
+    found = []
+    for group in groups:
+        item = _item(group, sequence) or _item(shared, sequence)
+        value = item.get(name) if item else None
+        numbers = [value] if count == 1 and value is not None else [*(value or [])]
+        if len(numbers) != count:
+            return None
+        found.append([float(number) for number in numbers])
+    return np.array(found) if found and np.isfinite(found).all() else None
+
+
+def _item(group: Dataset, sequence: str) -> Dataset | None:
+    return next(iter(group.get(sequence) or []), None)
+
+
+def _rescaling(groups: Sequence[Dataset], shared: Dataset, dataset: Dataset) -> list[tuple[float, float]]:
+    """Slope and intercept: one pair, or one a frame."""
+
+    def pair(item: Dataset) -> tuple[float, float]:
+        slope, intercept = item.get("RescaleSlope"), item.get("RescaleIntercept")
+        return 1.0 if slope is None else float(slope), 0.0 if intercept is None else float(intercept)
+
+    name = "PixelValueTransformationSequence"
+    if item := _item(shared, name):
+        return [pair(item)]
+    each = [item for group in groups if (item := _item(group, name))]
+    return [pair(item) for item in each] if groups and len(each) == len(groups) else [pair(dataset)]
+
+
+def _spacing(
+    groups: Sequence[Dataset], shared: Dataset, dataset: Dataset, step: float | None
+) -> tuple[float | None, tuple[float | None, float | None]]:
+    """Between B-scans, then between rows and A-scans. Of B-scans as said, else by their positions, else their thickness, which
+    is what devices write there."""
+    measures = _item(shared, "PixelMeasuresSequence") or (_item(groups[0], "PixelMeasuresSequence") if groups else None)
+    item = measures or dataset
+    pixels = [_positive(value) for value in item.get("PixelSpacing") or (None, None)]
+    between = _positive(item.get("SpacingBetweenSlices")) or step or _positive(item.get("SliceThickness"))
+    return between, (pixels[0], pixels[1]) if len(pixels) == 2 else (None, None)
+
+
+def _positive(value: Any) -> float | None:
+    number: Callable[[Any], float] = float
+    return None if value is None or not np.isfinite(number(value)) or number(value) <= 0 else number(value)
+
+
+def _eyes(dataset: Dataset, groups: Sequence[Dataset], shared: Dataset) -> Iterator[str]:
+    """What the file says of the eye, the surest first."""
+    for group in (shared, *groups[:1]):
+        if item := _item(group, "FrameAnatomySequence"):
+            yield str(item.get("FrameLaterality", ""))
+    yield from (str(dataset.get(name, "")) for name in ("ImageLaterality", "Laterality"))
+
+
+def _line(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".splitlines()[0][:200]

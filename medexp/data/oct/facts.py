@@ -1,0 +1,164 @@
+"""What is known of a volume once it was read and checked: digests, header, statistics. Computed once and cached."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from medexp.data.headers import Header
+from medexp.data.oct.cases import OctVolume, Scan
+from medexp.data.oct.layers import INTENSITY_STATISTICS, LAYER_STATISTICS, intensity_statistics, layer_statistics
+from medexp.data.oct.readers import contradictions, read_scan
+from medexp.data.parallel import described
+from medexp.data.seen import Field
+from medexp.errors import DataError
+from medexp.files import replacing
+
+VERSION = 1
+"""Part of the cache key: raise it when what is computed here, in `layers` or in `readers` changes."""
+
+_TOGETHER = 4  # volumes that a process is sent at a time
+
+
+@dataclass(frozen=True)
+class OctFacts:
+    """What a manifest, a split and a control need to know of a volume.
+
+    Attributes:
+        case: Its id.
+        sha256: Of the voxels and of what lies between them.
+        voxels_sha256: Of the voxels alone: equal for exact duplicates, whatever file they are in.
+        perceptual_hash: Empty: retinas of different people are as alike as copies are, so exact copies alone are found.
+        header: What the file says besides voxels; what it does not say of device and spacing, the manifest does.
+        shape: B-scans, rows, A-scans.
+        laterality: R or L; None where neither file nor manifest nor key says.
+        device: As `medexp.data.oct.cases.DEVICES` has it; None likewise.
+        intensity: As named by INTENSITY_STATISTICS.
+        layers: As named by LAYER_STATISTICS.
+    """
+
+    case: str
+    sha256: str
+    voxels_sha256: str
+    perceptual_hash: tuple[str, ...]
+    header: Header
+    shape: tuple[int, ...]
+    laterality: str | None
+    device: str | None
+    intensity: tuple[float, ...]
+    layers: tuple[float, ...]
+
+    @property
+    def fields(self) -> dict[str, Field]:
+        """What stands for how a volume looked before anything was done to it (`medexp.data.seen`)."""
+        return fields_of(self.header, self.intensity, self.layers)
+
+
+def fields_of(header: Header, intensity: Sequence[float], layers: Sequence[float]) -> dict[str, Field]:
+    """What `OctFacts.fields` has, of a volume that nobody described: what of its header an encoder could see, and figures."""
+    seen = ("frames", "rows", "columns", "spacing frames", "spacing rows", "spacing columns", "device")
+    statistics = dict(zip(INTENSITY_STATISTICS, intensity, strict=True))
+    told: dict[str, Field] = {name: header.get(name) for name in seen}
+    told |= {f"intensity_{name}": statistics[name] for name in ("mean", "sd", "p99")}
+    return told | {"thickness_mean": dict(zip(LAYER_STATISTICS, layers, strict=True))["thickness_mean"]}
+
+
+def identity(scan: Scan) -> tuple[str, tuple[str, ...]]:
+    """`voxels_sha256` and `perceptual_hash` of a volume, by which it is known again.
+
+    Whole and real numbers that are equal have the same digest.
+    """
+    whole = hashlib.sha256(repr(scan.voxels.shape).encode())
+    for frame in scan.voxels:
+        whole.update(np.ascontiguousarray(frame.astype("<f4") + np.float32(0)).data)  # -0 becomes 0
+    return whole.hexdigest(), ()
+
+
+def read_volume(volume: OctVolume) -> Scan:
+    """What a volume's file holds, held against what its manifest says.
+
+    Raises:
+        DataError: It cannot be had, read or used, or contradicts the manifest; one line.
+    """
+    path = volume.place.fetch(volume.entry)
+    scan = read_scan(path)
+    if wrong := contradictions(scan, volume.known):
+        raise DataError(f"{path}: {'; '.join(wrong)}")
+    return scan
+
+
+def describe_scan(case: str, scan: Scan, known: Mapping[str, Any]) -> OctFacts:
+    """The facts of a scan.
+
+    Args:
+        case: Its id.
+        scan: What its file holds.
+        known: What a manifest or its key says; counts where the file does not say.
+    """
+    voxels_sha256, hashed = identity(scan)
+    spacing = known.get("spacing_mm") or (None, None, None)
+    edges = [mine or theirs for mine, theirs in zip(scan.spacing_mm, spacing, strict=True)]
+    device = scan.device or known.get("device")
+    names = ("spacing frames", "spacing rows", "spacing columns")
+    return OctFacts(
+        case=case,
+        sha256=hashlib.sha256(json.dumps([voxels_sha256, edges]).encode()).hexdigest(),
+        voxels_sha256=voxels_sha256,
+        perceptual_hash=hashed,
+        header={**scan.header, **dict(zip(names, edges, strict=True)), "device": device},
+        shape=scan.voxels.shape,
+        laterality=scan.laterality or known.get("laterality"),
+        device=device,
+        intensity=tuple(intensity_statistics(scan.voxels).tolist()),
+        layers=tuple(layer_statistics(scan.voxels, edges[1]).tolist()),
+    )
+
+
+def describe_volumes(volumes: Sequence[OctVolume], cache: Path, jobs: int) -> tuple[dict[str, OctFacts], dict[str, DataError]]:
+    """Reads, checks and describes every volume.
+
+    Those that were described before and whose content has not changed since (place, key, size and ETag) come from the cache,
+    without being read.
+
+    Args:
+        volumes: As `locate` returns them.
+        cache: Root of the cache; one small JSON file a volume goes under `oct/`.
+        jobs: Processes.
+
+    Returns:
+        The facts by id, and what is wrong with the others by id.
+    """
+    entries = {volume.id: cache / "oct" / f"{_key(volume)}.json" for volume in volumes}
+    known = {volume.id: cached for volume in volumes if (cached := _cached(entries[volume.id], volume))}
+    todo = {volume.id: (volume, entries[volume.id]) for volume in volumes if volume.id not in known}
+    found, problems = described(_describe, todo, jobs, "Reading volumes", together=_TOGETHER)
+    return {volume.id: fact for volume in volumes if (fact := (known | found).get(volume.id))}, problems
+
+
+def _describe(volume: OctVolume, entry: Path) -> OctFacts:
+    facts = describe_scan(volume.id, read_volume(volume), volume.known)
+    with replacing(entry) as temporary:
+        temporary.write_text(json.dumps(asdict(facts)))
+    return facts
+
+
+def _key(volume: OctVolume) -> str:
+    known = sorted((name, value) for name, value in volume.known.items() if value is not None)
+    content = [VERSION, volume.place.uri, volume.entry.key, volume.entry.size, volume.entry.etag, known]
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:40]
+
+
+def _cached(entry: Path, volume: OctVolume) -> OctFacts | None:
+    """The cached facts; None when there are none or the file is damaged."""
+    try:
+        record = json.loads(entry.read_text())
+        fields: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in record.items()}
+        facts = OctFacts(**fields)
+        complete = len(facts.intensity) == len(INTENSITY_STATISTICS) and len(facts.layers) == len(LAYER_STATISTICS)
+    except (OSError, ValueError, TypeError, AttributeError):
+        return None
+    return facts if complete and facts.case == volume.id and len(facts.voxels_sha256) == 64 else None

@@ -1,0 +1,281 @@
+"""OCT files: what is in them comes out, in the order of the positions; what is no volume is refused in a line."""
+
+import io
+import pickle
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from PIL import Image
+from pydicom import dcmread
+from pydicom.dataset import Dataset
+from pydicom.encaps import encapsulate
+from pydicom.sequence import Sequence as Items
+from pydicom.uid import MPEG4HP41, JPEG2000Lossless, JPEGLosslessSV1, RLELossless
+
+from medexp.data.oct.readers import contradictions, read_scan
+from medexp.errors import DataError
+from tests.data.oct.small_scans import SHAPE, item, retina, write_dicom
+
+VOXELS = retina()
+ORDER = [3, 1, 0, 2, 7, 6, 5, 4]
+FRAMES = range(len(VOXELS))
+
+
+def test_a_dicom_file_is_read_with_what_it_says(tmp_path: Path) -> None:
+    scan = read_scan(write_dicom(tmp_path / "a.dcm", VOXELS))
+    assert scan.voxels.dtype == np.uint8 and np.array_equal(scan.voxels, VOXELS)
+    assert scan.spacing_mm == (0.047, 0.0026, 0.012) and (scan.laterality, scan.device) == ("R", "Maestro2")
+    said = {"frames": 8, "rows": 24, "columns": 20, "format": "DICOM", "device": "Maestro2", "bits": 8, "spacing rows": 0.0026}
+    assert said.items() <= scan.header.items()
+    assert "Somebody" not in str(scan.header) and "1001" not in str(scan.header)
+
+
+@pytest.mark.parametrize(
+    "where",
+    [
+        {"positions": [[0, 0, 0.05 * index] for index in ORDER]},
+        {"positions": [[0, 3, 0.05 * index] for index in ORDER], "planes": [[1, 0, 0, 0, 1, 0]] * 8},
+        {"lines": [[10 * index, 5, 10 * index, 700] for index in ORDER]},
+        {"lines": [[5, 10 * index, 700, 10 * index] for index in ORDER]},
+        {"frames": [{"FrameContentSequence": item(InStackPositionNumber=index + 1)} for index in ORDER]},
+    ],
+    ids=["positions", "normal", "rows of the fundus", "columns of the fundus", "numbers"],
+)
+def test_frames_come_in_the_order_of_their_positions(tmp_path: Path, where: Any) -> None:
+    assert np.array_equal(read_scan(write_dicom(tmp_path / "a.dcm", VOXELS[ORDER], **where)).voxels, VOXELS)
+
+
+def test_a_scan_that_runs_backwards_is_turned(tmp_path: Path) -> None:
+    there = [[0, 0, -0.11 * index] for index in FRAMES]
+    scan = read_scan(write_dicom(tmp_path / "a.dcm", VOXELS, positions=there))
+    assert np.array_equal(scan.voxels, VOXELS[::-1]) and scan.spacing_mm[0] == pytest.approx(0.11)
+    forth = read_scan(write_dicom(tmp_path / "a.dcm", VOXELS[::-1], positions=there[::-1]))
+    assert np.array_equal(forth.voxels, VOXELS[::-1])
+
+
+@given(st.permutations(list(FRAMES)))
+def test_any_order_of_frames_is_undone(tmp_path_factory: pytest.TempPathFactory, order: list[int]) -> None:
+    path = tmp_path_factory.getbasetemp() / "shuffled.dcm"
+    write_dicom(path, VOXELS[order], positions=[[0, 0, 0.05 * index] for index in order])
+    assert np.array_equal(read_scan(path).voxels, VOXELS)
+
+
+@pytest.mark.parametrize("kind", ["lines", "planes"])
+def test_a_radial_scan_is_no_volume(tmp_path: Path, kind: str) -> None:
+    angles = np.linspace(0, np.pi, len(VOXELS), endpoint=False)
+    turned: dict[str, Any] = {
+        "lines": [
+            [384 - 300 * np.sin(a), 384 - 300 * np.cos(a), 384 + 300 * np.sin(a), 384 + 300 * np.cos(a)] for a in angles
+        ],
+        "planes": [[round(np.cos(a), 6), 0, round(np.sin(a), 6), 0, 1, 0] for a in angles],
+    }
+    with pytest.raises(DataError, match=r"a.dcm: is a radial scan, no volume: .* by 90 degrees"):
+        read_scan(write_dicom(tmp_path / "a.dcm", VOXELS, **{kind: turned[kind]}))
+
+
+def test_values_are_rescaled_for_all_or_for_each_frame(tmp_path: Path) -> None:
+    both = item(RescaleSlope=0.5, RescaleIntercept=-3, RescaleType="US")
+    scan = read_scan(write_dicom(tmp_path / "a.dcm", VOXELS, shared={"PixelValueTransformationSequence": both}))
+    assert scan.voxels.dtype == np.float32 and np.allclose(scan.voxels, VOXELS * 0.5 - 3)
+    each = [
+        {"PixelValueTransformationSequence": item(RescaleSlope=1 + index, RescaleIntercept=0, RescaleType="US")}
+        for index in FRAMES
+    ]
+    scan = read_scan(write_dicom(tmp_path / "a.dcm", VOXELS, frames=each))
+    assert np.allclose(scan.voxels, VOXELS * np.arange(1.0, 9)[:, None, None])
+    scan = read_scan(write_dicom(tmp_path / "a.dcm", VOXELS, RescaleSlope=2, RescaleIntercept=1))
+    assert np.allclose(scan.voxels, VOXELS * 2.0 + 1)
+
+
+def test_sixteen_bits_signs_and_inverted_grey(tmp_path: Path) -> None:
+    wide = VOXELS.astype(np.uint16) * 100
+    assert np.array_equal(read_scan(write_dicom(tmp_path / "a.dcm", wide)).voxels, wide)
+    signed = VOXELS.astype(np.int16) - 100
+    assert np.array_equal(read_scan(write_dicom(tmp_path / "a.dcm", signed)).voxels, signed)
+    inverted = write_dicom(tmp_path / "a.dcm", 255 - VOXELS, PhotometricInterpretation="MONOCHROME1")
+    assert np.array_equal(read_scan(inverted).voxels, VOXELS)
+
+
+def test_what_a_file_does_not_say_is_none(tmp_path: Path) -> None:
+    bare = write_dicom(
+        tmp_path / "a.dcm", VOXELS, SharedFunctionalGroupsSequence=None, ImageLaterality="B", ManufacturerModelName=""
+    )
+    scan = read_scan(bare)
+    assert scan.spacing_mm == (None, None, None) and scan.laterality is None and scan.device is None
+    eye = item(FrameLaterality="L", AnatomicRegionSequence=Items([Dataset()]))
+    other = write_dicom(tmp_path / "a.dcm", VOXELS, shared={"FrameAnatomySequence": eye}, ManufacturerModelName="Triton plus")
+    assert (read_scan(other).laterality, read_scan(other).device) == ("L", "Triton")
+
+
+def compressed(path: Path, frames: list[bytes], syntax: Any) -> Path:
+    dataset = dcmread(write_dicom(path, VOXELS))
+    dataset.PixelData = encapsulate(frames)
+    dataset["PixelData"].VR, dataset["PixelData"].is_undefined_length = "OB", True
+    dataset.file_meta.TransferSyntaxUID = syntax
+    dataset.save_as(path)
+    return path
+
+
+def jpeg2000(frame: NDArray[Any]) -> bytes:
+    held = io.BytesIO()
+    Image.fromarray(frame).save(held, "JPEG2000", irreversible=False, no_jp2=True)
+    return held.getvalue()
+
+
+def test_compressed_frames_are_read(tmp_path: Path) -> None:
+    scan = read_scan(compressed(tmp_path / "a.dcm", [jpeg2000(frame) for frame in VOXELS], JPEG2000Lossless))
+    assert np.array_equal(scan.voxels, VOXELS) and "JPEG 2000" in str(scan.header["compression"])
+    dataset = dcmread(write_dicom(tmp_path / "b.dcm", VOXELS))
+    dataset.compress(RLELossless)
+    dataset.save_as(tmp_path / "b.dcm")
+    assert np.array_equal(read_scan(tmp_path / "b.dcm").voxels, VOXELS)
+
+
+def test_a_compression_that_nothing_reads_is_named_with_what_does(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"JPEG Lossless.*pip install 'pylibjpeg>=[0-9.]+' 'pylibjpeg-libjpeg>=[0-9.]+'$"):
+        read_scan(compressed(tmp_path / "a.dcm", [b"x" * 8] * 8, JPEGLosslessSV1))
+    with pytest.raises(DataError, match=r"MPEG-4.*; convert it to an uncompressed one$"):
+        read_scan(compressed(tmp_path / "a.dcm", [b"x" * 8] * 8, MPEG4HP41))
+
+
+def pixels_hidden(path: Path) -> Path:
+    dataset = dcmread(write_dicom(path, VOXELS))
+    del dataset.PixelData
+    dataset.EncryptedAttributesSequence = item(EncryptedContent=b"1234")
+    dataset.save_as(path)
+    return path
+
+
+def cut(path: Path, share: float) -> Path:
+    content = write_dicom(path, VOXELS).read_bytes()
+    path.write_bytes(content[: int(len(content) * share)])
+    return path
+
+
+def written(path: Path, content: bytes) -> Path:
+    path.write_bytes(content)
+    return path
+
+
+def saved(path: Path, values: Any, **how: Any) -> Path:
+    np.save(path, values, **how)
+    return path
+
+
+ENVELOPE = bytes.fromhex("308006092a864886f70d010703a080") + b"\0" * 400
+HOLED = VOXELS.astype(np.float32)
+HOLED[2, 3, 4] = np.nan
+BAD = {
+    "nothing.dcm": (lambda path: written(path, b""), "is empty (0 bytes)"),
+    "absent.npy": (lambda path: path, "cannot be read (No such file or directory)"),
+    "notes.txt": (lambda path: written(path, b"x"), "no file of a volume (.dcm, "),
+    "envelope.dcm": (lambda path: written(path, ENVELOPE), "is encrypted (a CMS envelope)"),
+    "scrambled.dcm": (lambda path: written(path, bytes(range(256)) * 8), "no DICOM file: DICM does not follow"),
+    "hidden.dcm": (pixels_hidden, "its pixels are encrypted"),
+    "header.dcm": (lambda path: cut(path, 0.05), "it is cut off or damaged"),
+    "half.dcm": (lambda path: cut(path, 0.7), "cannot be read"),
+    "last.dcm": (lambda path: cut(path, 0.999), "cannot be read"),
+    "photo.dcm": (
+        lambda path: write_dicom(path, VOXELS, SOPClassUID="1.2.840.10008.5.1.4.1.1.77.1.5.1"),
+        "holds Ophthalmic Photography 8 Bit Image Storage; structural OCT is wanted",
+    ),
+    "line.dcm": (lambda path: write_dicom(path, VOXELS[:1]), "holds a single B-scan of 24 x 20"),
+    "colour.dcm": (
+        lambda path: write_dicom(path, VOXELS, SamplesPerPixel=3, PhotometricInterpretation="RGB", PlanarConfiguration=0),
+        "is in colour (RGB, 3 samples a pixel)",
+    ),
+    "flat.dcm": (lambda path: write_dicom(path, np.full(SHAPE, 7, np.uint8)), "all values are 7"),
+    "huge.dcm": (lambda path: write_dicom(path, VOXELS, NumberOfFrames=2_000_000_000), "voxels are more than the 1073741824"),
+    "pickle.npy": (lambda path: written(path, pickle.dumps({"a": 1})), "no NPY file; pickles are never read"),
+    "objects.npy": (lambda path: saved(path, np.array([{}, 1], object)), "holds Python objects, which are never read"),
+    "short.npy": (lambda path: written(path, saved(path, VOXELS).read_bytes()[:-90]), "is cut off or damaged"),
+    "nan.npy": (lambda path: saved(path, np.full(SHAPE, np.nan)), "none of its values is finite"),
+    "hole.npy": (lambda path: saved(path, HOLED), f"1 of {VOXELS.size} values are not finite"),
+    "plane.npy": (lambda path: saved(path, VOXELS[0]), "shape (24, 20); a volume is (D, H, W)"),
+    "rgb.npy": (lambda path: saved(path, np.stack([VOXELS] * 3, -1)), "is in colour, shape (8, 24, 20, 3)"),
+    "picture.npy": (lambda path: saved(path, np.stack([VOXELS[0]] * 3, -1)), "is one picture in colour, shape (24, 20, 3)"),
+    "several.npy": (lambda path: saved(path, np.stack([VOXELS] * 2)), "shape (2, 8, 24, 20); a volume is (D, H, W)"),
+    "text.npy": (lambda path: saved(path, np.full(SHAPE, "a")), "whole or real numbers are read"),
+    "rows first.npy": (lambda path: saved(path, VOXELS.transpose(1, 0, 2)), "axes seem to be (H, D, W)"),
+    "rows last.npy": (lambda path: saved(path, VOXELS.transpose(0, 2, 1)), "axes seem to be (D, W, H)"),
+    "text.nii": (lambda path: written(path, b"hello" * 100), "cannot be read as NIfTI"),
+    "half.nii.gz": (lambda path: written(path, b"\x1f\x8b" + b"\0" * 40), "cannot be read as NIfTI"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_what_is_no_volume_is_refused_in_a_line(tmp_path: Path, name: str) -> None:
+    make, told = BAD[name]
+    path = make(tmp_path / name)
+    with pytest.raises(DataError) as error:
+        read_scan(path)
+    assert told in str(error.value) and str(path) in str(error.value) and "\n" not in str(error.value)
+
+
+@given(at=st.integers(0, 4000), value=st.integers(0, 255))
+def test_a_damaged_byte_ends_in_a_volume_or_in_a_data_error(
+    tmp_path_factory: pytest.TempPathFactory, at: int, value: int
+) -> None:
+    path = write_dicom(tmp_path_factory.getbasetemp() / "damaged.dcm", VOXELS, positions=[[0, 0, 0.1 * i] for i in FRAMES])
+    content = bytearray(path.read_bytes())
+    content[at % len(content)] = value
+    path.write_bytes(bytes(content))
+    try:
+        assert read_scan(path).voxels.ndim == 3
+    except DataError as error:
+        assert "\n" not in str(error)
+
+
+def test_npy_is_taken_as_it_lies(tmp_path: Path) -> None:
+    for stored in (VOXELS, VOXELS[None], np.asfortranarray(VOXELS), VOXELS.astype(">u2")):
+        scan = read_scan(saved(tmp_path / "a.npy", stored))
+        assert np.array_equal(scan.voxels, VOXELS) and scan.voxels.flags.c_contiguous and scan.voxels.dtype.isnative
+    assert read_scan(saved(tmp_path / "a.npy", VOXELS / 3)).voxels.dtype == np.float32
+    assert scan.spacing_mm == (None, None, None) and scan.header["format"] == "NPY"
+
+
+@pytest.mark.parametrize("ending", [".nii", ".nii.gz"])
+def test_the_affine_of_a_nifti_file_is_honoured(tmp_path: Path, ending: str) -> None:
+    """An array of ITK's order (D, H, W) lies in NIfTI as (W, H, D), axes to the left, into the eye and upward."""
+    affine = np.diag([-0.012, -0.0026, 0.05, 1])
+    path = tmp_path / f"a{ending}"
+    nib.save(nib.Nifti1Image(VOXELS.transpose(2, 1, 0), affine), path)
+    scan = read_scan(path)
+    assert np.array_equal(scan.voxels, VOXELS) and np.allclose(np.array(scan.spacing_mm, float), (0.05, 0.0026, 0.012))
+    turned = tmp_path / f"turned{ending}"
+    nib.save(nib.as_closest_canonical(nib.load(path)), turned)
+    again = read_scan(turned)
+    assert np.array_equal(again.voxels, VOXELS) and np.allclose(np.array(again.spacing_mm, float), (0.05, 0.0026, 0.012))
+
+
+@pytest.mark.parametrize("affine", [None, np.eye(4)])
+def test_an_affine_that_says_nothing_leaves_the_axes_as_they_lie(tmp_path: Path, affine: Any) -> None:
+    nib.save(nib.Nifti1Image(VOXELS, affine), tmp_path / "a.nii")
+    scan = read_scan(tmp_path / "a.nii")
+    assert np.array_equal(scan.voxels, VOXELS) and scan.spacing_mm == (None, None, None)
+
+
+def test_the_slope_of_a_nifti_file_is_honoured(tmp_path: Path) -> None:
+    image = nib.Nifti1Image(VOXELS.astype(np.int16), np.eye(4))
+    image.header.set_slope_inter(0.25, -7)
+    nib.save(image, tmp_path / "a.nii.gz")
+    raw = np.asarray(nib.load(tmp_path / "a.nii.gz").dataobj)
+    assert np.allclose(read_scan(tmp_path / "a.nii.gz").voxels, raw)
+
+
+def test_a_manifest_that_the_file_contradicts_is_told(tmp_path: Path) -> None:
+    scan = read_scan(write_dicom(tmp_path / "a.dcm", VOXELS))
+    assert (
+        contradictions(scan, {"frames": 8.0, "rows": None, "laterality": "R", "device": "Maestro2", "region": "Macula"}) == []
+    )
+    assert contradictions(scan, {"frames": 24.0, "rows": 8.0, "laterality": "L"}) == [
+        "frames: the manifest says 24, the file 8",
+        "rows: the manifest says 8, the file 24",
+        "laterality: the manifest says L, the file R",
+    ]
