@@ -113,6 +113,15 @@ def bucket(s3_server: s3.Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     return s3.Prefix(s3_server, s3_server.client(), tmp_path.name)
 
 
+@pytest.fixture
+def line(bucket: s3.Prefix, monkeypatch: pytest.MonkeyPatch) -> Iterator[s3.Line]:
+    """Between reader and server: what is asked for is known, and answers can be spoilt."""
+    made = s3.Line(bucket.server)
+    monkeypatch.setenv("S3_ENDPOINT_URL", made.endpoint)
+    yield made
+    made.close()
+
+
 # ----------------------------------------------------------------------------------------------------- packages and versions
 
 

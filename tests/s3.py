@@ -1,12 +1,17 @@
-"""A real S3 server for tests, SeaweedFS."""
+"""A real S3 server for tests, SeaweedFS, and a line to it that can be bad."""
 
+import http.client
 import json
 import os
 import socket
 import subprocess
 import tempfile
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -109,3 +114,82 @@ def environment(patch: pytest.MonkeyPatch, endpoint: str, key: str | None = KEY,
     for name, value in said.items():
         if value is not None:
             patch.setenv(name, value)
+
+
+@dataclass
+class Answer:
+    """What the server answers to a GET, as a reader gets it.
+
+    Attributes:
+        cut: Bytes of the body after which the line is dead; None: it holds.
+        then: What happens at that moment.
+    """
+
+    status: int
+    headers: dict[str, str]
+    body: Iterator[bytes]
+    cut: int | None = None
+    then: Callable[[], None] = lambda: None
+
+
+@dataclass
+class Request:
+    path: str
+    headers: dict[str, str]
+
+
+class Line:
+    """Stands between a reader and a server; `meddle` makes of an answer what the reader gets."""
+
+    def __init__(self, server: Server) -> None:
+        self.meddle: Callable[[Request, Answer], Answer] = lambda request, answer: answer
+        self.requests: list[Request] = []
+        line = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_GET(self) -> None:
+                request = Request(self.path, dict(self.headers))
+                line.requests.append(request)
+                behind = http.client.HTTPConnection("127.0.0.1", server.ports[0])
+                try:
+                    behind.request("GET", self.path, headers=request.headers)
+                    got = behind.getresponse()
+                    whole = iter(partial(got.read, 65536), b"")
+                    answer = line.meddle(request, Answer(got.status, dict(got.headers), whole))
+                    self.send_response_only(answer.status)
+                    for name, value in answer.headers.items():
+                        self.send_header(name, value)
+                    self.end_headers()
+                    sent = 0
+                    for piece in answer.body:
+                        self.wfile.write(piece[: None if answer.cut is None else answer.cut - sent])
+                        sent += len(piece)
+                        if answer.cut is not None and sent >= answer.cut:
+                            answer.then()
+                            answer.cut = None
+                            raise ConnectionError
+                except (OSError, http.client.HTTPException):
+                    self.close_connection = True
+                finally:
+                    behind.close()
+
+            def log_message(self, *told: object) -> None:
+                pass
+
+        self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.endpoint = f"http://127.0.0.1:{self._http.server_port}"
+        self._thread = threading.Thread(target=self._http.serve_forever, args=(0.01,), daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        self._http.shutdown()
+        self._http.server_close()
+
+
+def refusal(code: str, status: int = 400, **more: str) -> Answer:
+    """An error as S3 servers write it."""
+    inner = "".join(f"<{name}>{value}</{name}>" for name, value in {"Code": code, **more}.items())
+    body = f'<?xml version="1.0" encoding="UTF-8"?><Error>{inner}</Error>'.encode()
+    return Answer(status, {"Content-Type": "application/xml", "Content-Length": str(len(body))}, iter([body]))

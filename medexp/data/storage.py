@@ -148,6 +148,19 @@ def local_folder(where: str, cache: Path) -> Path:
     return bucket.folder(bucket.entries(refresh=True))
 
 
+def local(where: str, cache: Path) -> Path:
+    """`local_file` where the bucket holds an object of this name, else `local_folder`; of a path it is the path.
+
+    Raises:
+        DataError: The bucket holds neither, or keys that no path can be.
+        StorageError: It cannot be fetched, the cache cannot be written.
+    """
+    try:
+        return local_file(where, cache)
+    except DataError:
+        return local_folder(where, cache)
+
+
 @dataclass(frozen=True)
 class Folder:
     """A place that is a folder of this machine."""
@@ -200,7 +213,11 @@ class Bucket:
 
     @property
     def uri(self) -> str:
-        return f"s3://{self.name}/{self.prefix}".rstrip("/")
+        return self._uri("").rstrip("/")
+
+    def _uri(self, key: str) -> str:
+        uri = f"s3://{self.name}/{self.prefix}{key}"
+        return uri if uri.isprintable() else ascii(uri)[1:-1]
 
     @property
     def _root(self) -> Path:
@@ -231,7 +248,7 @@ class Bucket:
             DataError: It holds no such key.
             StorageError: It does not answer, or refuses.
         """
-        with _told(f"s3://{self.name}/{self.prefix}{key}", self.endpoint):  # of a HEAD no error says what it is
+        with _told(self._uri(key), self.endpoint):  # of a HEAD no error says what it is
             found = _client().get_object(Bucket=self.name, Key=self.prefix + key)
             found["Body"].close()
         return Entry(key, found["ContentLength"], found["ETag"].strip('"'))
@@ -278,7 +295,7 @@ class Bucket:
 
     def _download(self, entry: Entry, file: Path) -> None:
         """Brings an object here, piece by piece, and compares it with its ETag where that is a hash of it."""
-        uri = f"s3://{self.name}/{self.prefix}{entry.key}"
+        uri = self._uri(entry.key)
         hashed = self._read(uri, entry, file)
         if hashed == entry.etag or not re.fullmatch("[0-9a-f]{32}", entry.etag):
             return
