@@ -42,7 +42,7 @@ class Entry:
 
     Attributes:
         name: Unique; of a file, as its user gave it.
-        called: In words.
+        called: In words; of what is no checkpoint unique too.
         kind: checkpoint; random, an encoder of the same shape with initial weights; or control, which has no encoder.
         predictions: By seed, of the same participants in the same order as those of all other entries.
         digest: Of the weights; empty where it is not known. Entries with the same one are the same weights.
@@ -303,7 +303,7 @@ class Leaderboard:
             return f"{_named(block)} {'have the same figures' if alike else 'cannot be told apart'}"
         above = {_named([one]): [other for other in block if self._is_above(one, other)] for one in block}
         supported = [f"{name} above {_named(others)}" for name, others in above.items() if others]
-        return f"of {_named(block)} they support {_listed(supported)} alone"
+        return f"among {_named(block)} only {_listed(supported)}"
 
 
 def leaderboard(
@@ -499,7 +499,8 @@ def _demand_same_rows(entries: Sequence[Entry], rows: int, classes: int) -> None
     names = [entry.name for entry in entries]
     if not entries:
         problems.append("no entry: give at least one")
-    problems += [f"{name}: {names.count(name)} entries are called so" for name in sorted({*names}) if names.count(name) > 1]
+    for known in (names, [entry.label for entry in entries]):
+        problems += [f"{one}: {known.count(one)} entries are called so" for one in sorted({*known}) if known.count(one) > 1]
     every = [(entry.name, one) for entry in entries for one in entry.predictions.values()]
     problems += [f"{entry.name}: has predictions of no seed" for entry in entries if not entry.predictions]
     for name, one in every:
@@ -567,7 +568,8 @@ def _is_copy(one: Entry, other: Entry) -> bool:
 
 
 def _as_short(pair: Pair) -> str:
-    return pair.gain.as_gain if pair.relation != "alike" else "the same figures"
+    ends: Mapping[Relation, str] = {"worse": ", worse", "few": ", too few participants", "alike": ", the same figures"}
+    return f"{pair.gain.estimate:+.3f}{ends.get(pair.relation, '')}"
 
 
 def _named(groups: Sequence[Group]) -> str:

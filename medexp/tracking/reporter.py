@@ -1,7 +1,8 @@
-"""The Reporter that writes to an MLflow run."""
+"""The Reporters that write: to an MLflow run, and to a folder."""
 
 import io
 import re
+import shutil
 import sys
 import time
 from collections.abc import Mapping
@@ -11,6 +12,9 @@ from typing import TYPE_CHECKING
 from mlflow import MlflowClient
 from mlflow.entities import Metric
 from PIL import Image
+
+from medexp.files import replacing
+from medexp.reporting import NullReporter
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -61,6 +65,33 @@ class MlflowReporter:
         while self._waiting:
             self._client.log_batch(self._run_id, metrics=self._waiting[:_BATCH])
             del self._waiting[:_BATCH]
+
+
+class FolderReporter(NullReporter):
+    """Implements `medexp.reporting.Reporter` in a folder of this machine, which needs no run: it keeps all but metrics.
+
+    Raises:
+        StorageError: The folder cannot be written.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def figure(self, figure: "Figure", path: str) -> None:
+        with replacing(self._folder / path) as temporary:
+            figure.savefig(temporary, format="png")
+        _close(figure)
+
+    def table(self, table: "pd.DataFrame", path: str) -> None:
+        self.text(table.to_csv(index=False), path)
+
+    def text(self, text: str, path: str) -> None:
+        with replacing(self._folder / path) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+
+    def file(self, file: Path, folder: str = "") -> None:
+        with replacing(self._folder / folder / file.name) as temporary:
+            shutil.copyfile(file, temporary)
 
 
 def _close(figure: "Figure") -> None:

@@ -67,7 +67,7 @@ def test_a_checkpoint_that_beats_no_control_is_said_first(known: Leaderboard) ->
         "Not better than random weights",
         "Not better than the majority class",
     ]
-    assert "single (+0.006" in known.first[0] and not any("layers_supervised" in line for line in known.first)
+    assert "single (+0.006)" in known.first[0] and not any("layers_supervised" in line for line in known.first)
     better = [one for one in board_entries(120) if one.name != "single" and "multi" not in one.name and one.name != "again"]
     assert board(better).first == []
 
@@ -121,7 +121,7 @@ def test_a_partial_order_is_told_as_one() -> None:
         ("a", "c"): "better",
         ("b", "c"): "open",
     }
-    assert made.sentence == "The data support no full order: of a, b and c they support a above c alone."
+    assert made.sentence == "The data support no full order: among a, b and c only a above c."
 
 
 def test_a_class_that_nobody_is_of_or_that_is_never_predicted() -> None:
