@@ -37,6 +37,9 @@ FOLDER_CARD = "encoder.card.yaml"
 Normalisation = Literal["zscore", "unit"]
 Weights = Literal["context_encoder", "target_encoder"]
 
+_OF_STEPS: Mapping[str, Normalisation] = {"z_score_volume": "zscore", "to_unit": "unit"}
+"""What a package's preprocessing (`medexp.data.oct.steps`) comes to."""
+
 _STRICT = ConfigDict(extra="forbid")
 _SHOWN = 6
 # Names that lie around an encoder's own, in any order and number: nests of a file, wrappers of a network, parts of a method.
@@ -139,7 +142,8 @@ def load_oct_encoder(path: Path) -> tuple[nn.Module, EncoderCard]:
 
     Args:
         path: A checkpoint (.pt, .pth, .ckpt, .safetensors); a Hugging Face folder (config.json and model.safetensors); or the
-            folder of a verified package that holds an encoder, such as that of an oct_classifier.
+            folder of a verified package that holds an encoder, such as that of an oct_classifier, whose contract and cases
+            say what a card would.
 
     Returns:
         The network (`tokens`: (B, 1, D, H, W) to (B, N, width); `forward`: to (B, width)), and its card.
@@ -148,17 +152,14 @@ def load_oct_encoder(path: Path) -> tuple[nn.Module, EncoderCard]:
         CheckpointError: The file is unsafe, cannot be read, holds no encoder or only the target encoder; keys are missing,
             unexpected or misshapen; values are not finite; the card does not hold, or neither card nor weights say enough.
     """
-    content, said, inside = _contents(path)
-    place = path / FOLDER_CARD if path.is_dir() else path.with_name(f"{path.stem}.card.yaml")
-    card = _read_card(place)
+    content, said, card = _contents(path)
+    place = _place(path)
+    card = _read_card(place, card)
     state, beside = _sorted_out(content, card.weights, path, place)
     if not state:
         raise CheckpointError(f"checkpoint {path}: {_no_encoder(beside, card.weights, place)}")
     recognised = _recognised(state)
-    if recognised is not None and said.get("kind") == recognised.architecture["kind"]:
-        likely = {key: told for key, told in recognised.inferred.items() if key not in said}
-        recognised = Recognised({**recognised.architecture, **said}, likely)
-    elif said:
+    if said:  # all that there is to be said
         recognised = Recognised(said, {})
     architecture, told = _architecture(card, state, recognised, path, place)
     _demand_finite(state, path)
@@ -175,8 +176,6 @@ def load_oct_encoder(path: Path) -> tuple[nn.Module, EncoderCard]:
         str(path),
         f"Its architecture is {_in_words(architecture)}; where that is not so, say architecture in {place}.",
     )
-    if inside:
-        told.append(inside)
     if beside:
         told.append("left out: " + ", ".join(f"{count} tensors of {group}" for group, count in sorted(beside.items())))
     if zeros := [key for key, value in state.items() if value.ndim > 1 and not value.any()]:
@@ -200,16 +199,20 @@ def write_card(card: EncoderCard, path: Path) -> None:
         "pretrained_on": people or None,
         **{name: getattr(card, name) for name in ("source", "licence", "notes", "weights")},
     }
-    place = path / FOLDER_CARD if path.is_dir() else path.with_name(f"{path.stem}.card.yaml")
-    place.write_text(dump_yaml(content), encoding="utf-8")
+    _place(path).write_text(dump_yaml(content), encoding="utf-8")
 
 
-def _contents(path: Path) -> tuple[Any, dict[str, Any], str]:
-    """What a checkpoint or folder holds, the architecture that stands beside it, and a word on where it was found."""
+def _place(path: Path) -> Path:
+    return path / FOLDER_CARD if path.is_dir() else path.with_name(f"{path.stem}.card.yaml")
+
+
+def _contents(path: Path) -> tuple[Any, dict[str, Any], _CardFile]:
+    """What a checkpoint or folder holds, the architecture that a folder says, and the card of one that has none."""
     if not path.is_dir():
-        return load_content(path), {}, ""
+        return load_content(path), {}, _CardFile()
     if (contract := path / "contract.json").is_file():
-        whole = read_mapping(contract, CheckpointError, "a package's contract says its architecture")["architecture"]
+        said = read_mapping(contract, CheckpointError, "a package's contract says its architecture")
+        whole = said["architecture"]
         architecture = whole.get("encoder", whole)
         known = sorted(name for name, kind in kinds().items() if kind.recognise is not None)
         if architecture["kind"] not in known:
@@ -220,7 +223,20 @@ def _contents(path: Path) -> tuple[Any, dict[str, Any], str]:
         state = load_content(path / "weights.safetensors")
         if "encoder" in whole:
             state = {key: value for key, value in state.items() if key.startswith("encoder.")}
-        return state, architecture, f"the encoder of the package {path.name}"
+        steps = said.get("preprocessing", {}).get("steps", [])
+        return (
+            state,
+            architecture,
+            _CardFile(
+                preprocessing=Preprocessed(
+                    normalisation=next((_OF_STEPS[one["step"]] for one in steps if one["step"] in _OF_STEPS), None)
+                ),
+                pretrained_on=Pretraining(file="cases.csv", splits=("train", "val"))
+                if (path / "cases.csv").is_file()
+                else None,
+                source=f"the registered model {said.get('name', path.name)}",
+            ),
+        )
     if (config := path / "config.json").is_file():
         from medexp.models.vjepa2.network import architecture_of
 
@@ -228,16 +244,16 @@ def _contents(path: Path) -> tuple[Any, dict[str, Any], str]:
         if said.get("model_type") != "vjepa2":
             raise CheckpointError(f"{config}: model_type {said.get('model_type')!r}; vjepa2 is what is known")
         architecture = architecture_of(said)
-        return load_content(path / "model.safetensors"), architecture, ""
+        return load_content(path / "model.safetensors"), architecture, _CardFile()
     raise CheckpointError(
         f"checkpoint {path}: a folder without config.json, which Hugging Face's have, and contract.json, which packages have; "
         "give a checkpoint file"
     )
 
 
-def _read_card(place: Path) -> _CardFile:
+def _read_card(place: Path, otherwise: _CardFile) -> _CardFile:
     if not place.is_file():
-        return _CardFile()
+        return otherwise
     content = read_mapping(place, CheckpointError, "a card says architecture, preprocessing, pretrained_on, source, licence")
     try:
         return TypeAdapter(_CardFile).validate_python(content)
@@ -323,7 +339,8 @@ def _architecture(
     if recognised is None and name is None:
         raise CheckpointError(
             f"checkpoint {path}: its keys are those of no encoder that is known ({', '.join(sorted(known))}): "
-            f"{_some(sorted(state))}. Where it is one of them, say architecture in {place}"
+            f"{_some(sorted(state))}. Where it is one of them, say architecture in {place}; a V-JEPA 2 with rotary positions "
+            "is read from a Hugging Face folder"
         )
     if recognised is None or name not in (None, recognised.architecture["kind"]):
         return given, []

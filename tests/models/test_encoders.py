@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -19,6 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import VJEPA2Config, VJEPA2Model
 
+from medexp.data.oct.transforms import preprocessing
 from medexp.errors import CheckpointError
 from medexp.files import dump_yaml
 from medexp.models.bscan_vit.network import BscanTransformer
@@ -27,6 +29,10 @@ from medexp.models.encoders import EncoderCard, load_oct_encoder, write_card
 from medexp.models.kinds import build
 from medexp.models.vit3d import FULL
 from medexp.models.vjepa2.network import VJepa2
+from medexp.registry.definitions import read_definition
+from medexp.registry.loading import load_package
+from medexp.registry.package import Package
+from medexp.registry.writing import write_package
 
 VIT3D = {"kind": "vit3d", "size": [64, 32, 32], "patch": [4, 16, 16], "dim": 64, "depth": 2, "heads": 1}
 VJEPA2 = {"kind": "vjepa2", "size": [8, 32, 32], "patch": [4, 16, 16], "dim": 24, "depth": 2, "heads": 2}
@@ -277,7 +283,11 @@ def test_the_described_encoder_is_recognised_by_its_shapes() -> None:
         state = build(FULL).state_dict()
     recognise = kind_of(FULL).recognise
     assert recognise is not None and (found := recognise(state)) is not None
-    assert found.architecture == FULL | {"mlp_ratio": 4.0, "qkv_bias": True} and set(found.inferred) == {"heads", "size"}
+    assert found.architecture == FULL | {"mlp_ratio": 4.0, "qkv_bias": True} and set(found.inferred) == {
+        "heads",
+        "size",
+        "norm_eps",
+    }
 
 
 def test_what_weights_do_not_tell_is_asked_for(tmp_path: Path) -> None:
@@ -286,14 +296,14 @@ def test_what_weights_do_not_tell_is_asked_for(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"do not tell size and heads. Say in .*a\.card\.yaml: preprocessing") as caught:
         load_oct_encoder(path)
     assert "architecture: {heads: ...}" in str(caught.value)
-    (tmp_path / "a.card.yaml").write_text("preprocessing: {size: [8, 32, 48]}\narchitecture: {heads: 3}\n")
+    (tmp_path / "a.card.yaml").write_text("preprocessing: {size: [8, 32, 48]}\narchitecture: {heads: 3, norm_eps: 1e-6}\n")
     _, card = load_oct_encoder(path)
     assert card.size == (8, 32, 48) and card.architecture["heads"] == 3 and not card.told
     assert [line.split(":")[0] for line in card.unknown] == ["normalisation", "pretrained_on"]
 
 
 CARD = {
-    "architecture": {"kind": "vit3d", "patch": [4, 16, 16], "dim": 64, "depth": 2, "heads": 4},
+    "architecture": {"kind": "vit3d", "patch": [4, 16, 16], "dim": 64, "depth": 2, "heads": 4, "norm_eps": 1e-6},
     "preprocessing": {"size": [64, 32, 32], "normalisation": "zscore"},
     "pretrained_on": {"people": [1001, "4002"]},
     "source": "a study",
@@ -305,6 +315,7 @@ CARD = {
 def test_a_card_says_what_weights_do_not(tmp_path: Path) -> None:
     encoder, card = load_oct_encoder(saved(tmp_path, weights(), **CARD))
     assert card.architecture["heads"] == 4 and encoder.blocks[0].attn.heads == 4  # type: ignore[index,union-attr]
+    assert encoder.norm.eps == 1e-6  # type: ignore[union-attr]
     assert (card.normalisation, card.people, card.unknown) == ("zscore", frozenset({"1001", "4002"}), ())
     assert (card.source, card.licence, card.notes) == ("a study", "CC-BY-4.0", "120 epochs")
     assert not any(line.startswith("inferred") for line in card.told)
@@ -502,3 +513,47 @@ def test_fc_norm_is_of_the_mean_as_in_retfounds_own_fine_tuning() -> None:
     for block in net.blocks:
         tokens = block(tokens)
     torch.testing.assert_close(net(volume), net.fc_norm(tokens[:, 1:].mean(1)))  # type: ignore[operator]
+
+
+OCT = """
+title: OCT classifier
+task: Tells four groups apart
+intended_use: tests
+producing_phase: oct
+consumers: []
+required_checks: []
+input: {shape: [B, 1, D, H, W], sizes: any, dtype: float32, channels: [oct], orientation: n, units: n, normalisation: n}
+output: logits
+promotion: null
+"""
+
+
+@pytest.mark.parametrize("normalisation", ["zscore", "unit"])
+def test_the_encoder_of_a_registered_classifier_comes_with_what_its_contract_says(tmp_path: Path, normalisation: Any) -> None:
+    (tmp_path / "oct_classifier.yaml").write_text(OCT)
+    definition = read_definition(tmp_path / "oct_classifier.yaml")
+    torch.manual_seed(0)
+    architecture = {"kind": "oct_classifier", "encoder": VIT3D, "classes": 4, "pooling": "attentive"}
+    net = build(architecture)
+    cases = pd.DataFrame({"split": ["train", "val", "test"], "patient_sha256": ["aa", "bb", "cc"]})
+    cases = cases.assign(voxels_sha256="x", perceptual_hash="0")
+    steps = preprocessing((64, 32, 32), normalisation).as_record
+    package = Package(
+        "oct_classifier",
+        architecture,
+        {
+            "input": definition.input_as_records | {"example_shape": [1, 1, 64, 32, 32]},
+            "output": "logits",
+            "preprocessing": steps,
+        },
+        net.state_dict(),
+        cases=cases,
+    )
+    write_package(package, definition, tmp_path / "pulled")
+    encoder, card = load_oct_encoder(tmp_path / "pulled")
+    assert weights_digest(encoder.state_dict()) == weights_digest(net.encoder.state_dict())  # type: ignore[union-attr]
+    assert card.normalisation == normalisation and card.people_sha256 == {"aa", "bb"} and card.unknown == card.told == ()
+    assert card.architecture == VIT3D and card.source == "the registered model oct_classifier"
+    volumes = torch.rand(1, 1, 64, 32, 32)
+    with torch.no_grad():
+        assert torch.equal(load_package(tmp_path / "pulled")(volumes), net.eval()(volumes)), "and is loaded as any package"

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from medexp.errors import DataError, RegistryError
 from medexp.models.kinds import build, kind_of, outputs_of
@@ -72,6 +73,20 @@ def test_kept_patches_alone_are_seen() -> None:
     assert not torch.equal(net.tokens(volumes()), net.tokens(unseen))
     every = torch.arange(12).expand(2, -1)
     torch.testing.assert_close(net.tokens(volumes(), every), net.tokens(volumes()))
+
+
+@torch.no_grad()
+def test_a_block_is_pytorchs_own_pre_norm_layer_whose_weights_lie_alike() -> None:
+    """timm, MAE and V-JEPA stack queries, keys and values, heads one after the other, as PyTorch does."""
+    block = tiny(depth=1).blocks[0]
+    layer = nn.TransformerEncoderLayer(24, 3, 96, dropout=0.0, activation="gelu", batch_first=True, norm_first=True).eval()
+    for name, other in {"norm1": "norm1", "norm2": "norm2", "mlp.fc1": "linear1", "mlp.fc2": "linear2"}.items():
+        layer.get_submodule(other).load_state_dict(block.get_submodule(name).state_dict())
+    layer.self_attn.out_proj.load_state_dict(block.get_submodule("attn.proj").state_dict())
+    layer.self_attn.in_proj_weight.copy_(block.get_parameter("attn.qkv.weight"))
+    layer.self_attn.in_proj_bias.copy_(block.get_parameter("attn.qkv.bias"))
+    tokens = 10 * torch.randn(2, 7, 24, generator=torch.Generator().manual_seed(1))
+    torch.testing.assert_close(block(tokens), layer(tokens))
 
 
 def test_checkpointing_changes_neither_features_nor_gradients() -> None:

@@ -17,6 +17,7 @@ def _recognise(weights: Tensors) -> Recognised | None:
     if patch is None or patch.ndim != 5 or positions is None or positions.ndim != 3:
         return None
     said, inferred = said_by(weights, "patch_embed.proj.weight", "blocks")
+    inferred["norm_eps"] = "norm_eps 1e-5, PyTorch's default; V-JEPA's own code has 1e-6"
     said["qkv_bias"] = "blocks.0.attn.qkv.bias" in weights
     if (first := weights.get("blocks.0.mlp.fc1.weight")) is not None:
         said["mlp_ratio"] = len(first) / said["dim"]
