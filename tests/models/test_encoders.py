@@ -397,6 +397,7 @@ def test_each_kind_comes_back_out_of_its_checkpoint(tmp_path: Path, architecture
     assert features.shape == (2, encoder.width) and tokens.shape[::2] == (2, encoder.width)
     assert rough.dtype == torch.float32 and rough.isfinite().all()
     torch.testing.assert_close(rough, features, atol=0.05, rtol=0.05)
+    assert encoder.bfloat16()(volumes.bfloat16()).dtype == torch.float32
 
 
 @ENCODERS
@@ -504,11 +505,12 @@ def test_bscans_are_chosen_evenly_and_averaged(tmp_path: Path) -> None:
 @torch.no_grad()
 def test_fc_norm_is_of_the_mean_as_in_retfounds_own_fine_tuning() -> None:
     torch.manual_seed(0)
-    net = build(BSCAN | {"pool": "fc_norm", "bscans": 1, "imagenet": False}).eval()
+    net = build(BSCAN | {"pool": "fc_norm", "bscans": 1}).eval()
     assert isinstance(net, BscanTransformer)
     nn.init.normal_(net.fc_norm.weight)  # type: ignore[arg-type]
     volume = torch.rand(1, 1, 8, 32, 32)
-    picture = volume[:, :, 0].expand(-1, 3, -1, -1)
+    mean, deviation = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])  # of ImageNet
+    picture = (volume[:, :, 0].expand(-1, 3, -1, -1) - mean.view(3, 1, 1)) / deviation.view(3, 1, 1)
     tokens = torch.cat([net.cls_token, net.patch_embed(picture)], dim=1) + net.pos_embed
     for block in net.blocks:
         tokens = block(tokens)
