@@ -2,7 +2,7 @@
 handed of them."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Protocol, runtime_checkable
@@ -111,6 +111,19 @@ def cache_root(cache_dir: str | None) -> Path:
     if cache_dir is not None:
         return Path(cache_dir).expanduser().absolute()  # the processes that read cases may have another working directory
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").absolute() / "medexp"
+
+
+def takes_memory(batch: int, size: Sequence[object], blocks: tuple[str, str] = ("training", "training")) -> str:
+    """What takes a training's memory, and which keys make it less.
+
+    Args:
+        batch: Inputs in a batch.
+        size: Of an input.
+        blocks: Of the keys batch_size and accumulate.
+    """
+    inputs = f"batches of {batch} inputs of {' x '.join(map(str, size))}"
+    smaller = " or lower data.input_size" if blocks[0] == "training" else " or set train.precision=bf16"
+    return f"{inputs}: lower {blocks[0]}.batch_size and raise {blocks[1]}.accumulate by as much,{smaller}"
 
 
 def needs_data(profile: str, data_dir: str | None) -> Iterator[str]:

@@ -1,9 +1,9 @@
-"""Features of volumes and of images, computed once for an encoder and then read from the cache."""
+"""Features of volumes, of OCT and of images, computed once for an encoder and then read from the cache."""
 
 import functools
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,12 +19,16 @@ from torch import Tensor, nn
 
 from medexp.arrays import Array
 from medexp.config.networks import FeatureKind
+from medexp.data.oct.cases import OctVolume
+from medexp.data.oct.facts import read_volume
+from medexp.data.oct.transforms import execute as execute_oct
 from medexp.data.parallel import ahead
 from medexp.data.preprocessing import Preprocessing
 from medexp.data.volumes.brats import read_case
 from medexp.data.volumes.cases import Case
 from medexp.data.volumes.facts import CaseFacts
 from medexp.data.volumes.transforms import execute
+from medexp.errors import StorageError
 from medexp.evaluation.batches import Batches, demand_finite, in_batches, shown
 from medexp.files import replacing
 from medexp.models.checkpoints import weights_digest
@@ -42,10 +46,12 @@ class Embedder(NamedTuple):
     Attributes:
         net: In eval mode.
         kind: Of features, where volumes are embedded; None: what the network gives when it is called.
+        made_of: What features follow from beside the weights, such as the number of attention heads.
     """
 
     net: nn.Module
     kind: FeatureKind | None = None
+    made_of: str = ""
 
 
 @dataclass(frozen=True)
@@ -106,6 +112,51 @@ def embed_all(
         StorageError: The cache cannot be written.
         RegistryError: Features are asked for that take a decoder, of a network without one.
     """
+    rows = [
+        (index, known, computed)
+        for index, _, known, computed in _computed(embedders, parts, cache, accelerator, title, jobs, _cached_features)
+    ]
+    rows = sorted(gather_object(rows), key=lambda row: row[0])
+    found = {name: np.concatenate([np.atleast_2d(known[name]) for _, known, _ in rows]) for name in embedders}
+    return Embeddings(found, sum(computed for *_, computed in rows))
+
+
+@torch.inference_mode()
+def embed_to_files(
+    embedder: Embedder, parts: Sequence[Part], cache: Path, accelerator: Accelerator, title: str = "  embedding", jobs: int = 1
+) -> list[Path]:
+    """Where the features of each part lie, for `read_features`: of those that are too large to be held, such as all tokens.
+
+    Arguments, cache and errors as of `embed_all`; every part has a key.
+    """
+    found = _computed({"": embedder}, parts, cache, accelerator, title, jobs, _is_kept)
+    files = gather_object([(index, str(entries[""])) for index, entries, *_ in found])
+    return [Path(file) for _, file in sorted(files)]
+
+
+def read_features(file: Path) -> Array:
+    """What `embed_to_files` kept.
+
+    Raises:
+        StorageError: It is not there any more, or it is damaged.
+    """
+    kept = _cached(file)
+    if kept is None:
+        raise StorageError(f"{file}: is gone or damaged since it was written; run it again, which computes it anew")
+    return kept["features"]
+
+
+def _computed(
+    embedders: Mapping[str, Embedder],
+    parts: Sequence[Part],
+    cache: Path,
+    accelerator: Accelerator,
+    title: str,
+    jobs: int,
+    look: Callable[[Path], Array | None],
+) -> Iterator[tuple[int, dict[str, Path], dict[str, Array], int]]:
+    """This process's parts, one after the other: index, where the features of each embedder are kept, the features, and how
+    many were computed; `look` says what there is of an entry, None where that is nothing."""
     by_net: dict[int, dict[str, Embedder]] = {}
     for name, embedder in embedders.items():
         by_net.setdefault(id(embedder.net), {})[name] = embedder
@@ -113,13 +164,12 @@ def embed_all(
     for group in by_net.values():
         net = next(iter(group.values())).net.to(accelerator.device)
         attention = "flash" if fast_attention(net) else "plain"
-        for name, (_, kind) in group.items():
+        for name, (_, kind, made_of) in group.items():
             follows = encoder_state(net) if kind and not KINDS[kind].decoder else net.state_dict()
-            keys[name] = [weights_digest(follows), *([kind, attention] if kind else [])]
+            keys[name] = [weights_digest(follows), *([kind, attention] if kind else []), *([made_of] if made_of else [])]
 
     mine = range(accelerator.process_index, len(parts), accelerator.num_processes)
-    coming = ahead([functools.partial(_begin, parts[index], keys, cache) for index in mine], jobs)
-    rows = []
+    coming = ahead([functools.partial(_begin, parts[index], keys, cache, look) for index in mine], jobs)
     for index, part in zip(mine, shown(coming, len(mine), title, accelerator), strict=True):
         entries, known, read = part.result()
         missing = [name for name in embedders if name not in known]
@@ -132,17 +182,26 @@ def embed_all(
                 for name in names:
                     if name in entries:
                         _keep(entries[name], {"features": known[name]})
-        rows.append((index, known, len(missing)))
-    rows = sorted(gather_object(rows), key=lambda row: row[0])
-    found = {name: np.concatenate([np.atleast_2d(known[name]) for _, known, _ in rows]) for name in embedders}
-    return Embeddings(found, sum(computed for *_, computed in rows))
+        yield index, entries, known, len(missing)
 
 
-def _begin(part: Part, keys: Mapping[str, Sequence[Any]], cache: Path) -> tuple[dict[str, Path], dict[str, Array], Any]:
+def _begin(
+    part: Part, keys: Mapping[str, Sequence[Any]], cache: Path, look: Callable[[Path], Array | None]
+) -> tuple[dict[str, Path], dict[str, Array], Any]:
     """Where the features of a part are kept, those that are there, and what the encoders of the others are given."""
     entries = {} if part.key is None else {name: _entry(cache / "embeddings", [*of, *part.key]) for name, of in keys.items()}
-    known = {name: kept["features"] for name, entry in entries.items() if (kept := _cached(entry)) is not None}
+    known = {name: kept for name, entry in entries.items() if (kept := look(entry)) is not None}
     return entries, known, part.read() if len(known) < len(keys) else None
+
+
+def _cached_features(entry: Path) -> Array | None:
+    kept = _cached(entry)
+    return None if kept is None else kept["features"]
+
+
+def _is_kept(entry: Path) -> Array | None:
+    """Nothing of features that nobody wants to hold; None where they have to be computed."""
+    return None if _cached(entry) is None else np.empty(0, np.float32)
 
 
 def cases_as_parts(
@@ -198,6 +257,40 @@ def volumes_as_parts(
     keys = [None if digest is None else [digest, made] for digest in digests]
     every = enumerate(keys)
     return [Part(key, functools.partial(read, index), functools.partial(of, index)) for index, key in every]
+
+
+def scans_as_parts(
+    volumes: Sequence[OctVolume],
+    digests: Sequence[str],
+    preprocessing: Preprocessing,
+    accelerator: Accelerator,
+    *,
+    tokens: bool = False,
+) -> list[Part]:
+    """OCT volumes, each a part of its own, in the precision of training: the mean over tokens (D,) float32, or all tokens
+    (N, D) float16.
+
+    Args:
+        volumes: What is embedded.
+        digests: sha256 of the voxels of each.
+        preprocessing: What is done to them before the encoders see them.
+        accelerator: Where the encoders compute.
+        tokens: Whether all tokens are wanted.
+    """
+    made: list[Any] = ["oct tokens" if tokens else "oct", preprocessing.key, VERSION]
+    made += [accelerator.device.type, accelerator.mixed_precision]
+
+    def read(volume: OctVolume) -> Tensor:
+        return execute_oct(preprocessing.steps, read_volume(volume))[None]
+
+    def of(volume: OctVolume, encoder: Any, kinds: Sequence[None], image: Tensor) -> list[Array]:
+        with accelerator.autocast():
+            found = encoder.tokens(image).half() if tokens else encoder(image).float()
+        demand_finite(found, [volume.id])
+        return [np.asarray(found[0].cpu())]
+
+    pairs = zip(volumes, digests, strict=True)
+    return [Part([digest, made], functools.partial(read, one), functools.partial(of, one)) for one, digest in pairs]
 
 
 def images_as_part(batches: Batches, pixels: Sequence[str], settings: Sequence[Any], accelerator: Accelerator) -> Part:

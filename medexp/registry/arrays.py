@@ -10,12 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medexp.data.images.steps import Fit
+from medexp.data.oct.steps import Resize, ToUnit
 from medexp.data.preprocessing import Preprocessing
 from medexp.data.volumes.steps import PadTo, ReadChannels
 from medexp.errors import RegistryError
 from medexp.models.kinds import Spec
 from medexp.models.swin.network import DIVISOR
 
+_AXES = {"images": ("B", "C", "H", "W"), "volumes": ("B", "C", "X", "Y", "Z"), "oct": ("B", "C", "D", "H", "W")}
 _RAW = 10.0  # root mean square of a channel: at most 1 of whole cases, up to 1.4 in windows of 64^3 at 1 mm of two patients
 _OFF = 0.1  # mean of a channel's nonzero voxels: below 1e-3 of whole cases, up to 0.8 in these windows
 _FLAT = 0.5  # their root mean square: 1 of whole cases, above 0.6 in these windows
@@ -48,7 +50,7 @@ def demand_prepared(preprocessing: Preprocessing, spec: Spec, array: NDArray[np.
 
 
 def _of_shape(preprocessing: Preprocessing, spec: Spec, shape: tuple[int, ...]) -> Iterator[str]:
-    axes = ("B", "C", "H", "W") if preprocessing.data == "images" else ("B", "C", "X", "Y", "Z")
+    axes = _AXES[preprocessing.data]
     if len(shape) != len(spec.shape):
         yield f"its shape is {shape}; taken are {len(axes)} axes ({', '.join(axes)}), the batch first"
         return
@@ -59,9 +61,10 @@ def _of_shape(preprocessing: Preprocessing, spec: Spec, shape: tuple[int, ...]) 
         channels = preprocessing.find(ReadChannels)
         named = f" ({', '.join(channels.channels)})" if channels else ""
         yield f"its shape is {shape}, {shape[1]} channels along the second axis; taken are {spec.shape[1]}{named}"
-    if fit := preprocessing.find(Fit):
-        if shape[2:] != fit.size:
-            yield f"pictures of {shape[2]} x {shape[3]}; the contract makes {fit.size[0]} x {fit.size[1]} of each"
+    if fit := preprocessing.find(Fit) or preprocessing.find(Resize):
+        if shape[2:] != tuple(fit.size):
+            found, made = (" x ".join(map(str, sizes)) for sizes in (shape[2:], fit.size))
+            yield f"cases of {found}; the contract makes {made} of each"
     elif wrong := [f"{axis} {size}" for axis, size in zip("XYZ", shape[2:], strict=True) if size % DIVISOR]:
         yield f"{', '.join(wrong)} voxels; the contract leaves multiples of {DIVISOR}"
     elif shape[2:] == (DIVISOR,) * 3:
@@ -73,11 +76,17 @@ def _of_values(preprocessing: Preprocessing, array: NDArray[np.float32]) -> Iter
     if bad:
         yield f"{bad} NaN or infinite values; the contract leaves none"
         return
-    told = {index: fault for index, case in enumerate(array, 1) if (fault := _no_z_scores(preprocessing, case))}
+    of_unit = preprocessing.find(ToUnit)
+    told = {
+        index: fault
+        for index, case in enumerate(array, 1)
+        if (fault := _not_of_unit(case) if of_unit else _no_z_scores(preprocessing, case))
+    }
     if told:
         first, others = next(iter(told)), len(told) - 1
         which = f"{first} of {len(array)}: " if len(array) > 1 else ""
-        yield f"{which}{told[first]}; the contract leaves mean 0 and SD 1" + (f"; {others} more are such" if others else "")
+        left = "values from 0 to 1" if of_unit else "mean 0 and SD 1"
+        yield f"{which}{told[first]}; the contract leaves {left}" + (f"; {others} more are such" if others else "")
 
 
 def _no_z_scores(preprocessing: Preprocessing, case: NDArray[np.float32]) -> str | None:
@@ -91,6 +100,13 @@ def _no_z_scores(preprocessing: Preprocessing, case: NDArray[np.float32]) -> str
     return None
 
 
+def _not_of_unit(case: NDArray[np.float32]) -> str | None:
+    low, high = float(case.min()), float(case.max())
+    if low == high:
+        return f"a constant array, all {low:g}"
+    return None if low >= 0 and high <= 1 else f"values of {low:g} to {high:g}"
+
+
 def _black_and_white(preprocessing: Preprocessing, case: NDArray[np.float32]) -> bool:
     """Whether it is a picture of two values, which stays one."""
     return preprocessing.data == "images" and bool(np.isin(case, (0, 1)).all())
@@ -102,6 +118,8 @@ def _odd(preprocessing: Preprocessing, array: NDArray[np.float32]) -> Iterator[s
     if pad and any(size < least for size, least in zip(array.shape[2:], pad.size, strict=True)):
         told, least = (" x ".join(map(str, sizes)) for sizes in (array.shape[2:], pad.size))
         yield f"{told} voxels; the contract pads cases to {least} at least"
+    if preprocessing.find(ToUnit):
+        return
     means, spreads = [], []
     for case in array:
         if not _black_and_white(preprocessing, case):

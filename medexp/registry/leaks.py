@@ -44,7 +44,13 @@ class _Seen:
     unknown: list[str] = field(default_factory=list)
 
 
-def leak_check(pulled: Pulled, cases: pd.DataFrame, learned: Sequence[str] = LEARNED, beside: Sequence[Pulled] = ()) -> Check:
+def leak_check(
+    pulled: Pulled | None,
+    cases: pd.DataFrame,
+    learned: Sequence[str] = LEARNED,
+    beside: Sequence[Pulled] = (),
+    listed: Mapping[str, pd.DataFrame | None] | None = None,
+) -> Check:
     """LEAK: no case of a test set is of a patient, has the voxels, or is a copy of a case, that the model or one of its
     ancestors was trained or selected on.
 
@@ -56,17 +62,24 @@ def leak_check(pulled: Pulled, cases: pd.DataFrame, learned: Sequence[str] = LEA
     fail the check: it is named.
 
     Args:
-        pulled: The model that is to be tested, or that a tested one is built on.
+        pulled: The model that is to be tested, or that a tested one is built on; None where that is not registered.
         cases: The test set (`medexp.data.prepared.Prepared.judged`).
         learned: Splits of the models that count. For validation cases of a model that is built on them it is train alone: an
             earlier phase may have chosen its epoch on the same patients.
         beside: Other models that it is built on, which its own record need not name.
+        listed: By name of a model that is not registered: whom it learned from, with the column `patient_sha256` and, if they
+            are known, those of `medexp.data.manifest.seen_cases`; None where that is not known.
 
     Raises:
         RegistryError: An ancestor's package was altered.
         StorageError: The registry does not answer.
     """
-    seen = _seen_by([pulled, *beside], learned)
+    seen = _seen_by([*([pulled] if pulled else []), *beside], learned)
+    for called, rows in (listed or {}).items():
+        if rows is None:
+            seen.unknown.append(called)
+        else:
+            _add(seen, called, rows)
     leaks: dict[str, list[str]] = defaultdict(list)
     leaked = set()
     copied = _copied(cases, seen)
@@ -131,7 +144,7 @@ def _check(cases: pd.DataFrame, seen: _Seen, leaks: Mapping[str, Sequence[str]],
         passed=not leaks,
         threshold=f"no patient's id, no equal voxels and no copy (by perceptual hash) judged on in {where} of "
         f"{', '.join(seen.models) or 'any'}"
-        + (f"; copies were not looked for in {', '.join(seen.unhashed)}, of an older medexp" if seen.unhashed else "")
+        + (f"; copies were not looked for in {', '.join(seen.unhashed)}, which list no hashes" if seen.unhashed else "")
         + (f"; unknown: what {unknown} was trained on" if unknown else ""),
         measured={"patients": cases["patient"].nunique(), "leaked_patients": leaked}
         | ({"seen": _first(leaks)} if leaks else {})
@@ -172,18 +185,7 @@ def _seen_by(models: Sequence[Pulled], learned: Sequence[str]) -> _Seen:
         called = f"{model.name} version {model.version}"
         if (model.folder / model.cases).is_file():
             rows = pd.read_csv(model.folder / model.cases, dtype=str, keep_default_na=False)
-            hashed = "perceptual_hash" in rows and {
-                len(view) for views in rows["perceptual_hash"] for view in views.split()
-            } <= set(LEAST)
-            if not hashed and called not in seen.unhashed:
-                seen.unhashed.append(called)
-            for row in rows[rows["split"].isin(learned)].itertuples():
-                if hashed and row.perceptual_hash:
-                    seen.hashes.append((tuple(str(row.perceptual_hash).split()), str(row.patient_sha256), called))
-                seen.patients[str(row.patient_sha256)].add(called)
-                seen.voxels[str(row.voxels_sha256)].add(called)
-            if called not in seen.models:  # as of a model that was taken whole, and of another that took a part of it
-                seen.models.append(called)
+            _add(seen, called, rows[rows["split"].isin(learned)])
         else:
             seen.unknown.append(called)
         for record in read_json(model.folder, "parents.json").values():
@@ -197,6 +199,22 @@ def _seen_by(models: Sequence[Pulled], learned: Sequence[str]) -> _Seen:
             else:
                 seen.unknown.append(found)
     return seen
+
+
+def _add(seen: _Seen, called: str, rows: pd.DataFrame) -> None:
+    """Add what a model learned from, one row a case."""
+    hashes = rows.get("perceptual_hash")
+    hashed = hashes is not None and {len(view) for views in hashes for view in views.split()} <= set(LEAST)
+    if not hashed and called not in seen.unhashed:
+        seen.unhashed.append(called)
+    for row in rows.to_dict("records"):
+        if hashed and row["perceptual_hash"]:
+            seen.hashes.append((tuple(row["perceptual_hash"].split()), row["patient_sha256"], called))
+        seen.patients[row["patient_sha256"]].add(called)
+        if voxels := row.get("voxels_sha256"):
+            seen.voxels[voxels].add(called)
+    if called not in seen.models:  # as of a model that was taken whole, and of another that took a part of it
+        seen.models.append(called)
 
 
 def fetch_parent(parent: Parent) -> Pulled | str:

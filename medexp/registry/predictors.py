@@ -16,21 +16,10 @@ from torch import Tensor, nn
 
 from medexp.arrays import Array
 from medexp.config.networks import FeatureKind
-from medexp.data import seen
-from medexp.data.headers import of_volume
-from medexp.data.images import facts as of_image
-from medexp.data.images import inputs as pictures
 from medexp.data.images import transforms as images
-from medexp.data.images.kaggle import read_kaggle
 from medexp.data.inputs import TABLES, Inputs
 from medexp.data.preprocessing import Preprocessing
-from medexp.data.volumes import facts as of_case
-from medexp.data.volumes import inputs as volume_inputs
-from medexp.data.volumes import transforms as volumes
-from medexp.data.volumes.background import in_words
-from medexp.data.volumes.brats import read_case
-from medexp.data.volumes.cases import CHANNELS, Case
-from medexp.data.volumes.steps import ReadChannels, SlidingWindow
+from medexp.data.volumes.steps import SlidingWindow
 from medexp.errors import DataError, RegistryError
 from medexp.evaluation.batches import demand_finite
 from medexp.evaluation.segmentation import mask_on_own_grid, sliding_window
@@ -41,40 +30,12 @@ from medexp.models.swin.network import DIVISOR, SwinEncoder, SwinSegmenter, feat
 from medexp.registry.contracts import outputs_said, preprocessing_of
 from medexp.registry.loading import load_verified, whole_network
 from medexp.registry.packages import MANIFEST, SEEN, network_of, read_json
+from medexp.registry.readers import READERS, Asked, Ready
 from medexp.registry.store import Pulled, pin, pull
 
 _PAD = DivisiblePad(k=DIVISOR)
-_NIFTI = (".nii", ".nii.gz")
 _QFORM = ("qform_code", "quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z")
 _PLACE = ("pixdim", *_QFORM, "sform_code", "srow_x", "srow_y", "srow_z")
-_PICTURES = "pictures (volumes are cut by: mlflow run . -e prepare -P data_dir=FOLDER -P slices_dir=SLICES)"
-
-
-@dataclass(frozen=True)
-class Ready:
-    """A case as the network takes it, and what it takes to bring answers back to its files.
-
-    Attributes:
-        case: The case.
-        image: (C, X, Y, Z) or (1, H, W), float32.
-        affine: From the image's voxels to RAS+ mm; None for a picture.
-        shape: Of the files' grid.
-        label: Classes 0 to 3 (X, Y, Z) of the image's voxels; None where nobody asked, or nobody knows.
-        own: From the files' voxels to RAS+ mm; None for a picture.
-        outside: What of it lies outside what the model saw, a sentence each.
-        identity: What the leak guard asks for: case, patient, scan, voxels_sha256, perceptual_hash; empty where nobody asked.
-        unfit: Why its segmentation was not read, where one lies beside it and was asked for.
-    """
-
-    case: Any
-    image: Tensor
-    affine: Tensor | None
-    shape: tuple[int, ...]
-    label: Tensor | None
-    own: NDArray[np.float64] | None
-    outside: tuple[str, ...]
-    identity: Mapping[str, Any]
-    unfit: str = ""
 
 
 @dataclass(frozen=True)
@@ -168,15 +129,12 @@ class Predictor:
         Raises:
             DataError: There is nothing at the path, or what there is is of another kind.
         """
-        place, of_images = Path(path).expanduser(), self.preprocessing.data == "images"
-        right, wrong = (pictures.SUFFIXES, _NIFTI) if of_images else (_NIFTI, pictures.SUFFIXES)
-        given = None if place.suffix.lower() in TABLES else next(_ending_in(place, wrong), None)
-        if given and not any(_ending_in(place, right)):
-            wanted = _PICTURES if of_images else "volumes, as NIfTI"
-            raise DataError(f"{path}: {self.called} takes {wanted}; {given.name} is none")
-        if of_images:
-            return pictures.find_inputs(place, patient)
-        return volume_inputs.find_inputs(place, self.preprocessing.get(ReadChannels), patient)
+        place, reader = Path(path).expanduser(), READERS[self.preprocessing.data]
+        others = [ending for one in READERS.values() for ending in one.endings if ending not in reader.endings]
+        given = None if place.suffix.lower() in TABLES else next(_ending_in(place, others), None)
+        if given and not any(_ending_in(place, reader.endings)):
+            raise DataError(f"{path}: {self.called} takes {reader.takes}; {given.name} is none")
+        return reader.find(place, self.preprocessing, patient)
 
     def ready(self, case: Any, classes: Mapping[int, int] | None = None, *, identify: bool = False) -> Ready:
         """A case as the network takes it: read, checked, and all steps of the contract executed.
@@ -190,29 +148,8 @@ class Predictor:
             DataError: It cannot be read, or is none that the network can take.
         """
         known = read_json(self.folder, SEEN) if (self.folder / SEEN).is_file() else {}
-        if self.preprocessing.data == "images":
-            read = read_kaggle(case.path)
-            image = images.execute(self.preprocessing.steps, read.image)
-            identity = _identity(case, *of_image.identity(read.image)) if identify else {}
-            outside = tuple(seen.outside(read.header, known))
-            return Ready(case, image, None, read.image.shape, None, None, outside, identity)
-        assert isinstance(case, Case)
-        labelled = classes is not None and case.label is not None
-        channels = self.preprocessing.get(ReadChannels).channels
-        volume = read_case(case if labelled else replace(case, label=None), classes or {}, "Repair the files.", channels)
-        shape = volume.image.shape[1:]
-        if min(shape) < 2:
-            told = f"a volume of one slice, {' x '.join(map(str, shape))} voxels"
-            raise DataError(f"case {case.id}: {told}; {self.called} takes whole volumes")
-        done = volumes.execute(self.preprocessing.steps, volume, labelled)
-        found = in_words(channels, done["grounds"]) if "grounds" in done else []
-        if known and channels == CHANNELS and "grounds" in done:
-            header = of_volume(dict(zip(channels if len(case.images) > 1 else ("images",), case.images, strict=True)))
-            found += seen.outside(of_case.fields_of(header, volume, done["grounds"]), known)
-        image = done["image"]
-        label = done["label"].as_tensor()[0].round().to(torch.uint8) if labelled else None
-        identity = _identity(case, *of_case.identity(volume)) if identify else {}
-        return Ready(case, image.as_tensor().float(), image.affine, shape, label, volume.affine, tuple(found), identity)
+        asked = Asked(self.preprocessing, known, self.called, classes, identify)
+        return READERS[self.preprocessing.data].read(case, asked)
 
     @torch.inference_mode()
     def answer(self, ready: Ready, painted: Mapping[str, int | None] | None = None) -> Prediction:
@@ -271,11 +208,6 @@ def _ending_in(place: Path, endings: Sequence[str]) -> Iterator[Path]:
     """The file, or the files in a folder and in those below it, whose names end so."""
     files = [place] if place.is_file() else place.rglob("*") if place.is_dir() else ()
     return (file for file in files if file.name.lower().endswith(tuple(endings)))
-
-
-def _identity(case: Any, voxels_sha256: str, perceptual_hash: Sequence[str]) -> dict[str, Any]:
-    named = {"case": case.id, "patient": case.patient, "scan": case.scan}
-    return {**named, "voxels_sha256": voxels_sha256, "perceptual_hash": tuple(perceptual_hash)}
 
 
 def as_nifti(mask: NDArray[np.uint8], of: Any, called: str) -> Any:

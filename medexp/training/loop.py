@@ -248,10 +248,9 @@ def fit(
             if accelerator.is_main_process:
                 save_checkpoint(vars(done) | _state(learner), folder / "last.pt")
             reporter.flush()
-            said = f"  {title}: epoch {epoch + 1}/{epochs}, loss {row['train/loss']:.3f}"
-            if value is not None:
-                said += f", validation {objective.monitor} {value:.3f}"
             if not quiet:
+                validated = "" if value is None else f", validation {objective.monitor} {value:.3f}"
+                said = f"  {title}: epoch {epoch + 1}/{epochs}, loss {row['train/loss']:.3f}{validated}"
                 progress.console.print(said, soft_wrap=True)
     chosen, last = training.patience > 0 and until is None, done.history[-1].get(f"val/{objective.monitor}", math.nan)
     if until is None and (done.best_epoch < 0 or (math.isnan(last) and not chosen)):

@@ -132,7 +132,7 @@ def test_a_fault_in_one_of_several_cases_is_refused(fault: str, seed: int) -> No
 
 
 def test_pictures_of_another_size_are_refused() -> None:
-    with pytest.raises(RegistryError, match="pictures of 48 x 48; the contract makes 32 x 48 of each"):
+    with pytest.raises(RegistryError, match="cases of 48 x 48; the contract makes 32 x 48 of each"):
         of_images(changed(lambda x: np.concatenate([x, x[:, :, :16]], axis=2), PICTURES))
     with pytest.raises(RegistryError, match="values of 0 to 255 are no z-scores"):
         of_images(changed(lambda x: 255 * (x > 0), PICTURES))

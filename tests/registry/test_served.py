@@ -247,7 +247,7 @@ def test_a_served_model_answers_json_to_arrays_and_to_paths(home: Path, ask: Cal
     assert status == 200 and (home / answer["predictions"][0]["mask"]).is_file()
     for request, told in (
         ({"dataframe_split": {"columns": ["path"], "data": [["nowhere.png"]]}}, "nowhere.png: no such file"),
-        ({"inputs": array[..., :32].tolist()}, "pictures of 32 x 32; the contract makes 32 x 48 of each"),
+        ({"inputs": array[..., :32].tolist()}, "cases of 32 x 32; the contract makes 32 x 48 of each"),
     ):
         status, answer = ask(request)
         assert status == 400 and "stack_trace" not in answer and "Traceback" not in answer["message"]

@@ -11,7 +11,6 @@ PHASE = Phase(
         "TWINS",
         "LEAK",
         "OCT-DATA",
-        "OCT-LABELS",
         "OCT-VOLUMES",
         "OCT-EMBEDDING",
         "OCT-OVERFIT",

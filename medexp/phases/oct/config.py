@@ -8,8 +8,20 @@ from annotated_types import Ge, Le, Predicate
 
 from medexp.config.bounds import Count, Fraction, Natural, NotNegative, Positive, Told
 from medexp.config.keys import Called, Role, Short
-from medexp.config.shared import CacheDir, Confidence, Device, Folds, Jobs, OutputDir, Profile, Resampling, Resume, Samples
-from medexp.config.shared import Threads as Threads_
+from medexp.config.shared import (
+    CacheDir,
+    Confidence,
+    Device,
+    Folds,
+    Jobs,
+    OutputDir,
+    Profile,
+    Resampling,
+    Resume,
+    Samples,
+    Threads,
+    takes_memory,
+)
 from medexp.config.training import TrainingConfig
 
 VolumeSize = Annotated[
@@ -267,7 +279,7 @@ class OctConfig:
     seed: Annotated[Natural, Called("s", last=True)]
     seeds: Annotated[int, Ge(1), Le(100), Role.JUDGING]
     device: Device
-    threads: Threads_
+    threads: Threads
     bootstrap_samples: Samples
     confidence: Confidence
     judged: Annotated[Literal["test", "val"], Role.JUDGING]
@@ -285,6 +297,11 @@ class OctConfig:
     def resampling(self) -> Resampling:
         """How the intervals of the run are drawn."""
         return Resampling(self.bootstrap_samples, self.confidence, self.seed)
+
+    @property
+    def memory(self) -> str:
+        """What takes a training's memory, and which keys make it less."""
+        return takes_memory(self.data.batch_size, self.data.augment.resize or ("the encoder's size",), ("data", "train"))
 
     @property
     def training(self) -> TrainingConfig:

@@ -23,6 +23,7 @@ from medexp.config.shared import (
     SplitsFile,
     Threads,
     needs_data,
+    takes_memory,
 )
 from medexp.config.training import AuxHeadsConfig, TrainingConfig
 
@@ -134,6 +135,11 @@ class Phase1Config:
     def resampling(self) -> Resampling:
         """How the intervals of the run are drawn."""
         return Resampling(self.validation.bootstrap_samples, self.validation.confidence, self.seed)
+
+    @property
+    def memory(self) -> str:
+        """What takes a training's memory, and which keys make it less."""
+        return takes_memory(self.training.batch_size, self.data.input_size)
 
     def problems(self) -> Iterator[str]:
         yield from needs_data(self.profile, self.data_dir)

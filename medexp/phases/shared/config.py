@@ -20,6 +20,7 @@ from medexp.config.shared import (
     Samples,
     Seed,
     Threads,
+    takes_memory,
 )
 from medexp.config.training import TrainingConfig
 
@@ -58,6 +59,11 @@ class ImagePhaseConfig:
     def resampling(self) -> Resampling:
         """How the intervals of the run are drawn."""
         return Resampling(self.bootstrap_samples, self.confidence, self.seed)
+
+    @property
+    def memory(self) -> str:
+        """What takes a training's memory, and which keys make it less."""
+        return takes_memory(self.training.batch_size, self.data.input_size)
 
     def problems(self) -> Iterator[str]:
         folders = {key: getattr(self, key) for key in ("slices_dir", "kaggle_dir", "table") if hasattr(self, key)}

@@ -19,7 +19,6 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from medexp.checks import Check, verdict
-from medexp.config.data import DataConfig, ImageDataConfig
 from medexp.config.shared import Configuration, Resampling, Resumable, cache_root
 from medexp.config.training import TrainingConfig
 from medexp.data.prepared import Prepared
@@ -67,7 +66,9 @@ class TrainingSettings(Resumable, Settings, Protocol):
     @property
     def training(self) -> TrainingConfig: ...
     @property
-    def data(self) -> DataConfig | ImageDataConfig: ...
+    def memory(self) -> str:
+        """What takes memory, and which keys make it less, in words."""
+        ...
 
 
 C = TypeVar("C", bound=Settings)
@@ -308,8 +309,4 @@ def _out_of_memory(trains: TrainingSettings | None) -> Iterator[None]:
     except (MemoryError, RuntimeError) as error:
         if trains is None or (isinstance(error, RuntimeError) and not any(words in str(error) for words in _NO_MEMORY)):
             raise
-        batch, size = trains.training.batch_size, " x ".join(map(str, trains.data.input_size))
-        raise OutOfMemory(
-            f"out of memory with batches of {batch} inputs of {size}: lower training.batch_size and raise "
-            "training.accumulate by as much, or lower data.input_size"
-        ) from error
+        raise OutOfMemory(f"out of memory with {trains.memory}") from error

@@ -8,6 +8,7 @@ import medexp
 from medexp.config.data import DataConfig
 from medexp.data.images.steps import Fit
 from medexp.data.manifest import seen_cases
+from medexp.data.oct.steps import Resize
 from medexp.data.prepared import Prepared
 from medexp.data.preprocessing import Preprocessing
 from medexp.data.seen import ranges
@@ -50,8 +51,8 @@ def contract(name: str, output: str, preprocessing: Preprocessing, outputs: Mapp
 
 
 def _example(preprocessing: Preprocessing) -> dict[str, Any]:
-    """What follows from the steps of volumes or of images: the shape of an example, and the spacing of volumes."""
-    if size := preprocessing.find(Fit):
+    """What follows from the steps of a kind of data: the shape of an example, and the spacing of volumes."""
+    if size := preprocessing.find(Fit) or preprocessing.find(Resize):
         return {"example_shape": [1, 1, *size.size]}
     channels, grid = len(preprocessing.get(ReadChannels).channels), preprocessing.get(Resample)
     return {"spacing_mm": list(grid.spacing_mm), "example_shape": [1, channels, *preprocessing.get(PadTo).size]}
@@ -100,9 +101,10 @@ def packaged(
     outputs: Mapping[str, Any],
     facts: Mapping[str, str | None],
     evaluation: Mapping[str, Any] | None = None,
+    split: str = "val",
     **content: Any,
 ) -> Package:
-    """A model that was judged on the validation cases, or out of fold on those of training and validation.
+    """A model that was judged on the cases of a split, or out of fold on those of training and validation.
 
     Args:
         ctx: Where it was made.
@@ -113,12 +115,12 @@ def packaged(
         outputs: As of `contract`.
         facts: For the card, by item of CLAIM: how cases were chosen, labelled and split, and how the model was trained.
         evaluation: How it was judged, besides on what.
+        split: The split that judged it, where there are no folds.
         content: All else that the package holds, as `Package` has it.
     """
-    split = f"{data.folds} folds" if data.folds else "val"
-    judged = {"phase": ctx.phase.name, "revision": ctx.phase.revision, "split": split}
-    judged |= {"data_digest": data.digests["val"], "made_on": data.digest}
-    judged |= {"selected": bool(ctx.config.training.patience) and not data.folds}
+    judged = {"phase": ctx.phase.name, "revision": ctx.phase.revision, "split": f"{data.folds} folds" if data.folds else split}
+    judged |= {"data_digest": data.digests[split], "made_on": data.digest}
+    judged |= {"selected": split == "val" and bool(ctx.config.training.patience) and not data.folds}
     if data.folds:
         together = f"training and validation are one, in {data.folds} folds by patient"
         facts = {**facts, "Assignment to partitions": f"{facts.get('Assignment to partitions')}; {together}"}

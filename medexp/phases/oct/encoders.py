@@ -1,0 +1,206 @@
+"""The encoders that are compared: files, folders, objects in a bucket, registered models, and initial weights."""
+
+import re
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import nn
+
+from medexp import registry
+from medexp.data.manifest import patient_sha256
+from medexp.data.oct.steps import Resize
+from medexp.data.oct.transforms import Normalisation, preprocessing
+from medexp.data.preprocessing import Preprocessing
+from medexp.data.storage import local_file
+from medexp.errors import ConfigError, RegistryError, all_problems
+from medexp.evaluation.controls import UNTRAINED_SEEDS
+from medexp.models.checkpoints import weights_digest
+from medexp.models.classifier.network import EncoderClassifier
+from medexp.models.encoders import FOLDER_CARD, EncoderCard, load_oct_encoder
+from medexp.models.kinds import build
+from medexp.phases.oct.config import OctConfig
+from medexp.phases.shared.context import Context
+from medexp.phases.shared.packaging import parent_of
+from medexp.registry.contracts import preprocessing_of
+from medexp.registry.loading import load_verified
+from medexp.registry.package import Parent
+from medexp.registry.packages import read_json
+from medexp.registry.store import Pulled
+
+RANDOM = "random"
+"""Name, in tables, of networks with initial weights."""
+
+_USUAL: Normalisation = "zscore"
+"""What V-JEPA's pretraining on OCT did to volumes (docs/requirements/oct.md)."""
+
+_NAME = re.compile(r"(?P<name>[\w.-]+)=(?P<where>.+)")
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """One of the encoders.
+
+    Attributes:
+        name: In tables; unique.
+        entry: The row of the leaderboard that it belongs to: its name, or RANDOM of each network with initial weights.
+        called: In words.
+        net: In eval mode, frozen, on the CPU: `width`, `tokens` and `forward`.
+        architecture: Of the network.
+        preprocessing: What is done to a volume before it.
+        parent: The file or version that it came from, with the digest of its weights.
+        seen: Whom it was pretrained on, with the column `patient_sha256`; None where that is not known.
+        pulled: Its package, where it came from the registry.
+        notes: What is not known of it, and was supposed.
+    """
+
+    name: str
+    entry: str
+    called: str
+    net: nn.Module
+    architecture: Mapping[str, Any]
+    preprocessing: Preprocessing
+    parent: Parent
+    seen: pd.DataFrame | None = None
+    pulled: Pulled | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def is_random(self) -> bool:
+        return self.entry == RANDOM
+
+    @property
+    def width(self) -> int:
+        """D of its features."""
+        width = self.net.width
+        assert isinstance(width, int)
+        return width
+
+
+def load_encoders(ctx: Context[OctConfig]) -> list[Encoder]:
+    """The encoders that the configuration names, or the demo's.
+
+    Raises:
+        CheckpointError: A file cannot be used.
+        RegistryError: There is no such version, or it holds no encoder of OCT volumes.
+        ConfigError: Two have one name, or a card and the configuration contradict each other; all problems at once.
+    """
+    given = [_named(one) for one in ctx.config.paths.checkpoints]
+    given = given or [(path.stem, str(path)) for path in _of_the_demo(ctx)]
+    problems = [f"{name} names {times} encoders" for name, times in Counter(name for name, _ in given).items() if times > 1]
+    problems += [f"{name} is the row of initial weights" for name, _ in given if name == RANDOM]
+    if problems:
+        raise ConfigError(all_problems("checkpoints", problems, "Name them: checkpoints=NAME=FILE,OTHER=FILE."))
+    encoders, problems = [], []
+    for name, where in given:
+        encoder = _registered(name, where) if where.startswith("models:/") else _from_file(ctx, name, where)
+        problems += _contradictions(encoder, ctx.config)
+        encoders.append(encoder)
+    if problems:
+        raise ConfigError(all_problems("checkpoints", problems))
+    for note in dict.fromkeys(f"{encoder.name}: {note}" for encoder in encoders for note in encoder.notes):
+        print(note, flush=True)
+    return encoders
+
+
+def _of_the_demo(ctx: Context[OctConfig]) -> list[Path]:
+    from medexp.phases.oct.pretrained import demo_checkpoints
+
+    return demo_checkpoints(ctx.cache)
+
+
+def with_initial_weights(encoders: list[Encoder]) -> list[Encoder]:
+    """Networks of the architectures of encoders with initial weights, one for each of UNTRAINED_SEEDS."""
+    found = []
+    for number, encoder in enumerate({str(sorted(one.architecture.items())): one for one in encoders}.values()):
+        for seed in UNTRAINED_SEEDS:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(seed)
+                net = build(encoder.architecture).eval().requires_grad_(False)
+            name = f"{RANDOM}_{number + 1}_{seed}" if number else f"{RANDOM}_{seed}"
+            parent = Parent(name, None, None, weights_digest(net.state_dict()))
+            called = f"initial weights, seed {seed}"
+            found.append(
+                replace(encoder, name=name, entry=RANDOM, called=called, net=net, parent=parent, seen=None, pulled=None)
+            )
+    return found
+
+
+def _named(given: str) -> tuple[str, str]:
+    """The name and the place of an encoder."""
+    if match := _NAME.fullmatch(given):
+        return match["name"], match["where"]
+    if given.startswith("models:/"):
+        return re.sub(r"[^\w.-]+", "_", given.removeprefix("models:/")), given
+    path = Path(given)
+    return (path.name if path.is_dir() else path.stem), given
+
+
+def _from_file(ctx: Context[OctConfig], name: str, where: str) -> Encoder:
+    stem = PurePosixPath(where).stem
+    net, card = load_oct_encoder(
+        local_file(where, ctx.cache, [f"{stem}.card.yaml", FOLDER_CARD, "cases.csv", "participants.tsv"])
+    )
+    asked, notes = ctx.config.data.normalisation, [*card.told, *card.unknown]
+    normalisation = card.normalisation if asked == "card" else asked
+    if normalisation is None:
+        normalisation = _USUAL
+        notes.append(
+            f"no card says how its pretraining normalised volumes: {_USUAL} is taken; data.normalisation sets another"
+        )
+    elif card.normalisation not in (None, normalisation):
+        notes.append(f"was pretrained on volumes of normalisation {card.normalisation}, and is given {normalisation}")
+    return Encoder(
+        name,
+        name,
+        name,
+        net.requires_grad_(False),
+        card.architecture,
+        preprocessing(card.size, normalisation),
+        Parent(name, None, None, weights_digest(net.state_dict())),
+        _seen(card),
+        None,
+        tuple(notes),
+    )
+
+
+def _seen(card: EncoderCard) -> pd.DataFrame | None:
+    """Whom a card says that its encoder was pretrained on."""
+    if card.people is None and card.people_sha256 is None:
+        return None
+    known = {*map(patient_sha256, card.people or ()), *(card.people_sha256 or ())}
+    return pd.DataFrame({"patient_sha256": sorted(known)})
+
+
+def _registered(name: str, where: str) -> Encoder:
+    """The encoder in a registered model: of an oct_classifier its own."""
+    pulled = registry.pull(where)
+    architecture = read_json(pulled.folder, "contract.json")["architecture"]
+    net = load_verified(pulled.folder)
+    if isinstance(net, EncoderClassifier):
+        architecture, net = architecture["encoder"], net.encoder
+    steps = preprocessing_of(pulled.folder, where)
+    if steps.data != "oct" or not hasattr(net, "tokens"):
+        raise RegistryError(
+            f"checkpoints: {where} is a {architecture['kind']} of {steps.data}; give an encoder of OCT volumes"
+        )
+    called = f"{pulled.name} version {pulled.version}"
+    return Encoder(name, name, called, net.eval().requires_grad_(False), architecture, steps, parent_of(pulled), None, pulled)
+
+
+def _contradictions(encoder: Encoder, config: OctConfig) -> list[str]:
+    """What an encoder and the configuration say differently."""
+    wanted, found = config.model.emb_dim, encoder.width
+    problems = []
+    if wanted not in (None, found):
+        problems.append(f"{encoder.name}: features of width {found}, model.emb_dim is {wanted}; set it to {found}, or to null")
+    size, asked = encoder.preprocessing.get(Resize).size, config.data.augment.resize
+    if asked not in (None, size):
+        problems.append(
+            f"{encoder.name}: takes volumes of {list(size)}, data.augment.resize is {list(asked)}; set it to that, or to null"
+        )
+    return problems

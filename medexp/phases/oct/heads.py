@@ -1,0 +1,256 @@
+"""Heads on encoders: one training for each encoder and seed, all under one protocol, and what they say of participants."""
+
+import copy
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from scipy.special import softmax
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from medexp.arrays import Array
+from medexp.data.oct.datasets import AugmentedScans, augmentation, prepared_scan
+from medexp.data.oct.steps import Resize
+from medexp.data.prepared import Prepared
+from medexp.evaluation.classification import Predictions, balanced_accuracy
+from medexp.evaluation.embeddings import Embedder, embed_all, embed_to_files, read_features, scans_as_parts
+from medexp.models.classifier.network import EncoderClassifier
+from medexp.models.heads import HeadsSideBySide, Rates, head_on
+from medexp.phases.oct.config import OctConfig
+from medexp.phases.oct.encoders import Encoder
+from medexp.phases.shared.context import Context
+from medexp.reporting import NullReporter
+from medexp.training.loop import Batch, FitResult, Group, Objective
+from medexp.training.losses import class_weights
+
+
+@dataclass(frozen=True)
+class Features:
+    """What the encoders make of all volumes, in the order of the manifest, computed once.
+
+    Attributes:
+        pooled: Means over tokens (V, D), by encoder.
+        tokens: All tokens of a volume (N, D), by encoder and row; empty where the head takes means.
+    """
+
+    pooled: Mapping[str, Array]
+    tokens: Mapping[str, Callable[[int], Array]]
+
+    def of(self, encoder: str, row: int) -> Tensor:
+        """What a head is given of a volume."""
+        found = self.tokens[encoder](row) if self.tokens else self.pooled[encoder][row]
+        return torch.from_numpy(np.asarray(found, np.float32))
+
+
+def embed(ctx: Context[OctConfig], encoders: list[Encoder], data: Prepared[Any, Any]) -> Features:
+    """The features of all volumes from each encoder, from the cache where they are there.
+
+    Volumes are read once for all encoders that are given the same, while earlier ones are embedded.
+    """
+    cases = [data.cases[case] for case in data.manifest["case"]]
+    digests = [data.facts[case.id].voxels_sha256 for case in cases]
+    jobs, cache = ctx.config.data.jobs, ctx.cache
+    pooled: dict[str, Array] = {}
+    tokens: dict[str, Callable[[int], Array]] = {}
+    for steps in {encoder.preprocessing.key: encoder.preprocessing for encoder in encoders}.values():
+        alike = {one.name: embedder(one) for one in encoders if one.preprocessing == steps}
+        parts = scans_as_parts(cases, digests, steps, ctx.accelerator)
+        found = embed_all(alike, parts, cache, ctx.accelerator, jobs=jobs)
+        pooled |= found.features
+        ctx.run.reporter.metrics({"params/embeddings_computed": found.computed})
+        if ctx.config.model.head.pooling == "attentive":
+            parts = scans_as_parts(cases, digests, steps, ctx.accelerator, tokens=True)
+            for name, one in alike.items():
+                files = embed_to_files(one, parts, cache, ctx.accelerator, f"  tokens of {name}", jobs)
+                tokens[name] = lambda row, files=files: read_features(files[row])  # type: ignore[misc]
+    return Features(pooled, tokens)
+
+
+def embedder(encoder: Encoder) -> Embedder:
+    """An encoder as embeddings are computed and kept by."""
+    return Embedder(encoder.net, None, repr(sorted(encoder.architecture.items(), key=str)))
+
+
+@dataclass(frozen=True)
+class Head:
+    """A head that was trained on an encoder.
+
+    Attributes:
+        classifier: Encoder and head, in eval mode.
+        fitted: The training.
+        rates: Of the head; of several that were trained side by side, of the kept one.
+    """
+
+    classifier: EncoderClassifier
+    fitted: FitResult
+    rates: Rates
+
+
+class _Rows(Dataset[dict[str, Any]]):
+    """Features with their labels, by (epoch, index, repeat)."""
+
+    def __init__(self, read: Callable[[int], Tensor], labels: np.ndarray) -> None:
+        self.read, self.labels = read, labels
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, key: tuple[int, int, int]) -> dict[str, Any]:
+        return {"image": self.read(key[1]), "label": int(self.labels[key[1]])}
+
+
+def train_head(
+    ctx: Context[OctConfig], encoder: Encoder, data: Prepared[Any, Any], features: Features, seed: int, *, shown: bool
+) -> Head:
+    """A head on an encoder, which trains with it from the epoch that the configuration says, or stays as it is.
+
+    Args:
+        ctx: Where it is trained.
+        encoder: The encoder.
+        data: The volumes, split.
+        features: Of all of them.
+        seed: Of the initial weights, the order of volumes and the augmentation.
+        shown: Whether the course of the training is logged and printed.
+    """
+    config, train = ctx.config, ctx.config.train
+    manifest, count = data.manifest, len(config.classes.names)
+    learned = np.flatnonzero(manifest["case"].isin(data.ids("train")))
+    labels = manifest["target"].to_numpy()
+    rates = [
+        Rates(rate, decay)
+        for rate in train.lr_head_grid or (train.lr_head,)
+        for decay in train.weight_decay_grid or (train.weight_decay,)
+    ]
+    torch.manual_seed(seed)
+    head = config.model.head
+    heads = HeadsSideBySide(head_on(encoder.width, count, head.pooling, head.hidden, head.dropout), rates)
+    if heads.takes == "features":
+        heads.standardise(torch.from_numpy(features.pooled[encoder.name][learned]))
+    groups = [
+        Group(f"head_{one.name}" if len(rates) > 1 else "head", one.lr, [*own.parameters()], weight_decay=one.weight_decay)
+        for one, own in heads
+    ]
+    module: nn.Module = heads
+    items: Dataset[Any] = _Rows(lambda row: features.of(encoder.name, int(learned[row])), labels[learned])
+    net, loading = encoder.net, {}
+    if config.model.trains_encoder:
+        net = copy.deepcopy(encoder.net).requires_grad_(True)
+        module = EncoderClassifier(net, heads, frozen=False)
+        groups.append(Group("encoder", train.lr_encoder, [*net.parameters()], starts=config.model.unfreeze_at_epoch))
+        scans = [data.cases[case] for case in manifest["case"][learned]]
+        asked, size = config.data.augment, encoder.preprocessing.get(Resize).size
+        augment = augmentation(size, flip=asked.flip, crop=asked.random_crop, jitter=asked.intensity_jitter)
+        items = AugmentedScans(scans, labels[learned], encoder.preprocessing, augment, seed)
+        loading = loader_settings(config, ctx)
+    module.to(ctx.device)
+    draws, balanced = np.ones(len(learned)), "none" if train.class_weights == "none" else "balanced"
+    weight = class_weights(labels[learned], draws, count, balanced)  # type: ignore[arg-type]
+    if isinstance(train.class_weights, tuple):
+        weight = torch.tensor(train.class_weights, dtype=torch.float32)
+    weight = weight.to(ctx.device)
+
+    def loss(module: nn.Module, batch: Batch, epoch: int) -> dict[str, Tensor]:
+        return {"loss": heads.loss(module(batch["image"]), batch["label"], weight)}
+
+    people = of_participants(manifest, data.ids("val"))
+    every = np.ones((1, len(people)))
+
+    def accuracies(module: nn.Module) -> list[float]:
+        each = logits_of(ctx, module, encoder, data, features, "val")
+        means = [pd.DataFrame(by_participant(logits, people)).assign(case=people["case"]) for logits in each]
+        return [float(balanced_accuracy(spoken(one, people), every)[0]) for one in means]
+
+    def validate(module: nn.Module, epoch: int) -> dict[str, float]:
+        return {"balanced_accuracy": max(accuracies(module))}
+
+    inner = ctx if shown else replace(ctx, run=replace(ctx.run, reporter=NullReporter()))
+    fitted = inner.fit(
+        module,
+        groups,
+        items,
+        Objective(loss, validate, "balanced_accuracy"),
+        title=f"{encoder.name}, seed {seed}",
+        arm=f"{encoder.name}/{seed}",
+        prefix=f"{encoder.name}/",
+        seed=seed,
+        loading=loading,
+        quiet=not (shown and config.model.trains_encoder),
+    )
+    kept = int(np.argmax(accuracies(module))) if len(rates) > 1 else 0
+    classifier = EncoderClassifier(net, heads.chosen(kept), frozen=not config.model.trains_encoder).eval()
+    return Head(classifier, fitted, rates[kept])
+
+
+def architecture(config: OctConfig, encoder: Encoder) -> dict[str, Any]:
+    """Of an encoder with its head."""
+    head = {"pooling": config.model.head.pooling, "hidden": config.model.head.hidden, "dropout": config.model.head.dropout}
+    sizes = {"classes": len(config.classes.names), "frozen": not config.model.trains_encoder}
+    return {"kind": "oct_classifier", "encoder": dict(encoder.architecture), **head, **sizes}
+
+
+def loader_settings(config: OctConfig, ctx: Context[OctConfig]) -> dict[str, Any]:
+    """How the loader of an encoder's training reads ahead."""
+    settings: dict[str, Any] = {"pin_memory": config.data.pin_memory and ctx.device.type == "cuda"}
+    if config.data.num_workers:
+        settings |= {"prefetch_factor": config.data.prefetch_factor, "persistent_workers": config.data.persistent_workers}
+    return settings
+
+
+@torch.inference_mode()
+def logits_of(
+    ctx: Context[OctConfig], module: nn.Module, encoder: Encoder, data: Prepared[Any, Any], features: Features, split: str
+) -> list[Array]:
+    """What heads say of the volumes of a split, in the order of the manifest: (V, K) each, of heads trained side by side.
+
+    Args:
+        ctx: Device and precision.
+        module: A head, heads side by side, or an encoder with either.
+        encoder: The encoder as it was.
+        data: The volumes, split.
+        features: Of all of them.
+        split: train, val or test.
+    """
+    rows, size = np.flatnonzero(data.manifest["case"].isin(data.ids(split))), ctx.config.data.val_batch_size
+    trained = isinstance(module, EncoderClassifier) and not module.frozen
+    if isinstance(module, EncoderClassifier) and module.frozen:
+        module = module.head
+    found = []
+    for start in range(0, len(rows), size):
+        part = rows[start : start + size]
+        if trained:
+            cases = [data.cases[case] for case in data.manifest["case"].iloc[part]]
+            given = torch.stack([prepared_scan(case, encoder.preprocessing) for case in cases])
+        else:
+            given = torch.stack([features.of(encoder.name, int(row)) for row in part])
+        with ctx.accelerator.autocast():
+            said = module.to(ctx.device)(given.to(ctx.device)).float().cpu()
+        found.append([*(said if said.ndim == 3 else said[None]).numpy()])
+    return [np.concatenate(parts) for parts in zip(*found, strict=True)]
+
+
+def of_participants(manifest: pd.DataFrame, cases: Collection[str]) -> pd.DataFrame:
+    """The participants of volumes, sorted, a row each: case and patient, both their id; target, label, split, site and, where
+    there are folds, fold; `volumes` are the places of their volumes among those that were given."""
+    rows = manifest[manifest["case"].isin(cases)].reset_index(drop=True)
+    found = rows.groupby("patient", sort=True)
+    known = [column for column in ("target", "label", "split", "site", "fold") if column in rows]
+    people = found[known].first().reset_index()
+    return people.assign(
+        case=people["patient"], volumes=pd.Series([found.indices[patient] for patient in people["patient"]], dtype=object)
+    )
+
+
+def by_participant(logits: Array, people: pd.DataFrame) -> Array:
+    """The mean (P, K) of the logits (V, K) of all volumes of each participant; `people` is `of_participants` of them."""
+    return np.stack([logits[places].mean(axis=0) for places in people["volumes"]])
+
+
+def spoken(logits: pd.DataFrame, people: pd.DataFrame) -> Predictions:
+    """What is said of participants in a table: `case`, and logits in the columns 0 to K - 1."""
+    columns = [name for name in logits if isinstance(name, int)]
+    rows = logits.set_index("case").loc[people["case"], columns].to_numpy(np.float64)
+    return Predictions(people["target"].to_numpy(), softmax(rows, axis=1))

@@ -1,0 +1,83 @@
+"""The participants and their volumes, from a folder or a bucket, or the embedded phantoms."""
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+
+from medexp.data.oct.prepared import PreparedVolumes, prepare_oct
+from medexp.data.storage import local_file, place
+from medexp.errors import ConfigError
+from medexp.phases.oct import checks
+from medexp.phases.oct.config import OctConfig
+from medexp.phases.shared.context import Context
+
+_ENDPOINT = "S3_ENDPOINT_URL"
+
+
+def read_data(ctx: Context[OctConfig]) -> PreparedVolumes:
+    """All volumes of the participants, each read, checked and described, in the splits of their table.
+
+    Logs the keys that are used (keys.csv), class counts by split, what failed (data_errors.csv) and who is in no split
+    (left_out.csv); adds OCT-DATA.
+
+    Raises:
+        ConfigError: The environment lacks what `s3.endpoint_env` names.
+        DataError: Volumes or labels cannot be used, or more of them fail than may.
+        StorageError: The bucket does not answer.
+    """
+    config, reporter = ctx.config, ctx.run.reporter
+    where = config.paths.volumes
+    _answers_at(config.s3.endpoint_env, where)
+    cache = Path(config.data.cache_dir).expanduser().absolute() if config.data.cache_dir else ctx.cache
+    with ctx.accelerator.main_process_first():
+        folder = where or str(_phantoms(ctx))
+    with ctx.accelerator.main_process_first():  # the others find what was fetched and described
+        found = prepare_oct(
+            place(folder, cache, config.data.cache_limit_gb),
+            config.classes.mapping,
+            ctx.cache,
+            labels=local_file(config.paths.labels_tsv, cache) if config.paths.labels_tsv else None,
+            most_failed=config.data.max_failures,
+            jobs=config.data.jobs,
+            refresh=config.data.refresh,
+        )
+    data = found.prepared
+    if where is None:
+        data = replace(data, source="OCT phantoms")
+    failed, people = len(found.errors), int(found.counts.to_numpy().sum())
+    ctx.check(checks.data(len(data.cases) + failed, failed, people, list(found.without["participant"])))
+    reporter.table(found.errors, "data_errors.csv")
+    reporter.table(found.without, "left_out.csv")
+    reporter.table(found.counts.reset_index(), "class_counts.csv")
+    entries = {volume.id: volume.entry for volume in data.cases.values()}
+    keys = data.manifest[["case", "patient", "split", "key"]]
+    used = [entries[case] for case in keys["case"]]
+    reporter.table(keys.assign(size=[one.size for one in used], etag=[one.etag for one in used]), "keys.csv")
+    if ctx.accelerator.is_main_process:
+        print(_counted(found.counts), flush=True)
+    return data
+
+
+def _phantoms(ctx: Context[OctConfig]) -> Path:
+    from medexp.data.oct.phantoms import ensure_oct_phantoms
+
+    phantoms = ctx.config.phantoms
+    return ensure_oct_phantoms(phantoms.participants, phantoms.seed, ctx.cache)
+
+
+def _answers_at(variable: str, where: str | None) -> None:
+    """Have the bucket's server be the one that an environment variable names."""
+    if variable == _ENDPOINT or not (where or "").startswith("s3://"):
+        return
+    if variable not in os.environ:
+        raise ConfigError(
+            f"s3.endpoint_env: found {variable}, which is not in the environment; set it to the server's address"
+        )
+    os.environ[_ENDPOINT] = os.environ[variable]
+
+
+def _counted(counts: pd.DataFrame) -> str:
+    told = [f"{label}: {', '.join(f'{count} {split}' for split, count in row.items())}" for label, row in counts.iterrows()]
+    return f"{int(counts.to_numpy().sum())} participants. " + "; ".join(told)
