@@ -51,6 +51,8 @@ class Group:
             decay change them; AdamW's averages of their gradients begin with that epoch, and their learning rate is what the
             one schedule of the whole training then says. Buffers, such as batch norm's statistics, know no groups.
         weight_decay: Of these parameters; None: that of the training.
+        clipped_alone: Whether its gradients are clipped by their own norm, as those of networks that are trained side by side
+            and have nothing to do with each other.
     """
 
     name: str
@@ -58,6 +60,7 @@ class Group:
     parameters: Sequence[nn.Parameter]
     starts: int = 0
     weight_decay: float | None = None
+    clipped_alone: bool = False
 
 
 @dataclass(frozen=True)
@@ -335,14 +338,16 @@ def _prepared(
 def _steps(learner: _Learner, objective: Objective, training: TrainingConfig, epoch: int) -> Iterator[dict[str, Tensor]]:
     """The steps of an epoch: moves the weights, and yields the scalars of each step as they lie on the device."""
     accelerator, optimizer = learner.accelerator, learner.optimizer
-    parameters = [parameter for group in learner.groups for parameter in group.parameters]
+    together = [parameter for group in learner.groups if not group.clipped_alone for parameter in group.parameters]
+    clipped = [*([together] if together else []), *(group.parameters for group in learner.groups if group.clipped_alone)]
     learner.module.train()
     for batch in learner.loader:
         with accelerator.accumulate(learner.wrapped):
             parts = objective.loss(learner.wrapped, batch, epoch)
             accelerator.backward(parts["loss"])
             if accelerator.sync_gradients:
-                parts["grad_norm"] = accelerator.clip_grad_norm_(parameters, training.grad_clip)
+                norms = [accelerator.clip_grad_norm_(parameters, training.grad_clip) for parameters in clipped]
+                parts["grad_norm"] = torch.stack(norms).max()
             optimizer.step()
             optimizer.zero_grad()
         if accelerator.sync_gradients:

@@ -131,7 +131,13 @@ def train_head(
     if heads.takes == "features":
         heads.standardise(torch.from_numpy(features.pooled[encoder.name][learned]))
     groups = [
-        Group(f"head_{one.name}" if len(rates) > 1 else "head", one.lr, [*own.parameters()], weight_decay=one.weight_decay)
+        Group(
+            f"head_{one.name}" if len(rates) > 1 else "head",
+            one.lr,
+            [*own.parameters()],
+            weight_decay=one.weight_decay,
+            clipped_alone=len(rates) > 1,
+        )
         for one, own in heads
     ]
     module: nn.Module = heads

@@ -46,7 +46,9 @@ def picture(ctx: Context[PredictConfig], predictor: Predictor, ready: Ready, fou
     else:
         shares = (found.probabilities or {}).items()
         caption = "\n".join([case, *(f"{name} {share:.2f}" for name, share in shares)])
-        if ready.own is None:
+        if predictor.preprocessing.data == "oct":  # the B-scan in the middle
+            plane = image[0, image.shape[1] // 2]
+        elif ready.own is None:
             plane = onto_own_pixels(ready.image, (ready.shape[0], ready.shape[1]))[0].numpy()
         else:  # anterior up, the patient's right on the left
             plane = image[_T1C, :, :, image.shape[3] // 2].T[::-1, ::-1]
