@@ -16,15 +16,22 @@ Profile = Annotated[
     str, Role.CASES, doc("demo (embedded phantoms, minutes on two cores) or full (the numbers of docs/requirements/).")
 ]
 DataDir = Annotated[
-    str | None, Role.CASES, doc("Folder of BraTS-MEN cases; without it the embedded phantoms are used (demo only).")
+    str | None,
+    Role.CASES,
+    doc("Folder or s3://bucket/prefix of BraTS-MEN cases; without it the embedded phantoms are used (demo only)."),
 ]
 SplitsFile = Annotated[
     str | None, Role.CASES, doc("A data_splits.json to use as it stands; without it patients are split by `seed`.")
 ]
 Resume = Annotated[str | None, Role.WHERE, doc("Run id of an interrupted run to go on from.")]
-OutputDir = Annotated[str, Role.WHERE, doc("Folder that gets one folder a run, named by its run id.")]
+Written = Annotated[
+    str,
+    Predicate(lambda where: "://" not in where),
+    Told("what is written goes to a folder of this machine; a bucket is read"),
+]
+OutputDir = Annotated[Written, Role.WHERE, doc("Folder that gets one folder a run, named by its run id.")]
 CacheDir = Annotated[
-    str | None, Role.WHERE, doc("Folder for what is computed once; without it $XDG_CACHE_HOME/medexp or ~/.cache/medexp.")
+    Written | None, Role.WHERE, doc("Folder for what is computed once; without it $XDG_CACHE_HOME/medexp or ~/.cache/medexp.")
 ]
 Seed = Annotated[Natural, Called("s", last=True)]
 Device = Annotated[Literal["auto", "cpu", "cuda", "mps"], Role.WHERE, doc("auto, cpu, cuda or mps.")]

@@ -6,6 +6,7 @@ The command line, files, spaces, ladders, resumed runs and pipelines ask it, and
 import dataclasses
 import functools
 import json
+import re
 import types
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ from medexp.files import dump_yaml, parse_yaml
 C = TypeVar("C")
 _RANGE = {"greater_than", "greater_than_equal", "less_than", "less_than_equal", "multiple_of"}
 _RANGE |= {"too_short", "predicate_failed", "finite_number"}
+_KEYS_IN_URI = re.compile(r"(?i)\bs3[an]?://[^/\s'\",]*[@:]")  # of a configuration all is logged; not repeated
+_IN_URI = "holds credentials; give s3://bucket/prefix, and keys as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,8 @@ def problems_of(config: Any, prefix: str = "") -> list[str]:
     found = [
         f"{prefix}{name}: {told}"
         for name, kind in hints(type(config)).items()
-        if name not in inner and (told := misfit(kind, getattr(config, name)))
+        if name not in inner
+        and (told := _IN_URI if _KEYS_IN_URI.search(str(getattr(config, name))) else misfit(kind, getattr(config, name)))
     ]
     if contradictions := getattr(config, "problems", None):
         found += [f"{prefix}{problem}" for problem in contradictions()]

@@ -27,6 +27,7 @@ from urllib.parse import urlsplit
 
 from joblib import parallel_config
 
+from medexp.data.inputs import TABLES
 from medexp.data.parallel import in_parallel
 from medexp.errors import DataError, MedexpError, StorageError, all_problems
 from medexp.files import alone, replacing
@@ -149,14 +150,22 @@ def local_folder(where: str, cache: Path) -> Path:
 
 
 def local(where: str, cache: Path) -> Path:
-    """`local_file` where the bucket holds an object of this name, else `local_folder`; of a path it is the path.
+    """A file or a folder of this machine, whichever it is; of a bucket's table with all that lies beside it, which its paths
+    are relative to.
+
+    Args:
+        where: Its path, which need not be there, or `s3://bucket/key` or `s3://bucket/prefix`.
+        cache: As for `place`.
 
     Raises:
         DataError: The bucket holds neither, or keys that no path can be.
         StorageError: It cannot be fetched, the cache cannot be written.
     """
     try:
-        return local_file(where, cache)
+        file = local_file(where, cache)
+        if file.suffix.lower() in TABLES and _bucket_and_key(where) is not None:
+            return local_folder(where.rpartition("/")[0], cache) / file.name
+        return file
     except DataError:
         return local_folder(where, cache)
 

@@ -15,6 +15,7 @@ from medexp.data.images.phantoms import ensure_kaggle, ensure_slices
 from medexp.data.images.slices import find_slices, scan_of
 from medexp.data.prepared import Prepared
 from medexp.data.splits import SPLITS, Splits, make_splits, some, unnamed
+from medexp.data.storage import local_folder
 from medexp.errors import ConfigError, DataError, all_problems
 
 SOURCES = ("brats", "kaggle")
@@ -41,8 +42,8 @@ def prepare_images(
     nobody names is called after the pixels of the picture: file names such as Y1.jpg are in every folder.
 
     Args:
-        slices_dir: Folder of slices, as `prepare` cuts them.
-        kaggle_dir: Folder with yes/ and no/.
+        slices_dir: Folder or bucket of slices, as `prepare` cuts them.
+        kaggle_dir: Folder or bucket with yes/ and no/.
         data: How images are read and split; the splits follow from its `split_seed`.
         phantoms: The embedded data, used where neither folder is given; with one given, that one is used alone.
         cache: Root of the cache of phantoms and of what is known of each image.
@@ -54,7 +55,7 @@ def prepare_images(
         StorageError: When the cache cannot be written.
     """
     given = dict(zip(SOURCES, (slices_dir, kaggle_dir), strict=True))
-    folders = {source: Path(given[source] or "").expanduser().absolute() for source in sources if given[source] is not None}
+    folders = {name: local_folder(where, cache).absolute() for name in sources if (where := given[name]) is not None}
     source = ", ".join(given[name] or "" for name in folders)
     if not folders and (others := [f"{_KEYS[name]}={folder}" for name, folder in given.items() if folder is not None]):
         raise ConfigError(f"found {', '.join(others)}; what is wanted here is {' or '.join(_KEYS[name] for name in sources)}")

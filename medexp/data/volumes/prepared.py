@@ -1,7 +1,6 @@
 """Volumes that are ready for training: found, read, checked, described and split."""
 
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Protocol
 
 import pandas as pd
@@ -10,6 +9,7 @@ from medexp.config.data import DataConfig, PhantomConfig
 from medexp.config.shared import cache_root
 from medexp.data.prepared import Prepared
 from medexp.data.splits import Splits, load_splits, make_splits, unnamed
+from medexp.data.storage import local_file, local_folder
 from medexp.data.volumes.brats import find_cases
 from medexp.data.volumes.cases import Case
 from medexp.data.volumes.facts import CaseFacts, describe_cases
@@ -25,7 +25,7 @@ class ReadsVolumes(Protocol):
     """The keys of a phase's configuration that say which volumes it reads and how.
 
     Attributes:
-        data_dir: Folder of BraTS case folders; None for the embedded meningioma phantoms.
+        data_dir: Folder or bucket of BraTS case folders; None for the embedded meningioma phantoms.
         splits: A data_splits.json to use as it stands; None for a split of the patients by `seed`.
         data: How cases are read and split.
         phantoms: The embedded data.
@@ -61,14 +61,14 @@ def prepare_volumes(config: ReadsVolumes) -> PreparedVolumes:
         source = "meningioma phantoms"
     else:
         source = config.data_dir
-        folder = Path(config.data_dir).expanduser().absolute()  # as for the cache: see `cache_root`
+        folder = local_folder(config.data_dir, cache).absolute()  # as for the cache: see `cache_root`
     cases = find_cases(folder, config.data)
     facts = describe_cases(cases, config.data, cache)
     demand_meant(source, cases, facts, config.data)
     if config.splits is None:
         splits = make_splits(cases, facts, config.data, config.seed)
     else:
-        splits = load_splits(Path(config.splits).expanduser(), cases, facts)
+        splits = load_splits(local_file(config.splits, cache), cases, facts)
     return Prepared(
         cases={case.id: case for case in cases},
         facts={fact.case: fact for fact in facts},

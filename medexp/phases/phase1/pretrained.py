@@ -18,6 +18,7 @@ from medexp.config.data import Oddity
 from medexp.config.training import TrainingConfig
 from medexp.data.manifest import seen_cases
 from medexp.data.preprocessing import Preprocessing
+from medexp.data.storage import local_file
 from medexp.data.volumes.datasets import evaluation_dataset, training_dataset
 from medexp.data.volumes.phantoms import PATIENT_PATTERN, ensure_phantoms
 from medexp.data.volumes.prepared import prepare_volumes
@@ -118,8 +119,9 @@ def load_base(config: Phase1Config, accelerator: Accelerator, cache: Path) -> Ba
         pulled = registry.pull(config.checkpoint)
         source, file, cases = config.checkpoint, weights_file(pulled.folder), pulled.folder / CASES
     else:
-        file = Path(config.checkpoint).expanduser() if config.checkpoint else pretrained(config, accelerator, cache)
-        source, cases = str(file), file.with_name(CASES)
+        given = config.checkpoint
+        file = local_file(given, cache, [CASES]) if given else pretrained(config, accelerator, cache)
+        source, cases = given or str(file), file.with_name(CASES)
     net = initial(config)
     load_weights(net, load_state(file), source)  # a base that does not fit is refused before anything is trained
     seen = pd.read_csv(cases) if cases.is_file() else None

@@ -2,12 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
 from medexp import registry
+from medexp.data.storage import local_file
 from medexp.errors import CheckpointError, RegistryError
 from medexp.models.checkpoints import load_state, load_weights, weights_digest
 from medexp.models.kinds import build
@@ -113,7 +113,7 @@ def load_encoder(ctx: Context[Phase2_2Config]) -> FrozenEncoder:
 
 
 def _from_file(ctx: Context[Phase2_2Config]) -> FrozenEncoder:
-    path = Path(ctx.config.encoder).expanduser()
+    path = local_file(ctx.config.encoder, ctx.cache)
     if not path.is_file():
         raise CheckpointError(
             f"encoder={ctx.config.encoder}: Encoder checkpoint not found: no such file. {_FIRST}, then leave encoder out, or "

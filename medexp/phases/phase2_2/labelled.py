@@ -17,6 +17,7 @@ from medexp.data.images.sampling import expected_draws
 from medexp.data.prepared import Prepared
 from medexp.data.preprocessing import Preprocessing
 from medexp.data.splits import Splits
+from medexp.data.storage import local
 from medexp.data.volumes.brats import read_case
 from medexp.data.volumes.facts import CaseFacts
 from medexp.data.volumes.tables import LabelledTable, read_table, split_table
@@ -151,7 +152,7 @@ def read_table_of_volumes(ctx: Context[Phase2_2Config], encoder: FrozenEncoder) 
     if not config.training.cache_features:
         raise ConfigError("training.cache_features=false: a volume costs seconds in every step; leave it out for volumes")
     if "test" in ctx.splits:
-        need_test_volumes(config.table)
+        need_test_volumes(config.table, ctx.cache)
     split = functools.partial(_split, config)
     jobs, folder = config.data.jobs, ctx.run.folder
     volumes = read_volumes(config.table, config.volumes, encoder.pulled, jobs, folder, ctx.cache, split, "val")
@@ -238,13 +239,13 @@ def _claims(config: Phase2_2Config, volumes: LabelledVolumes) -> dict[str, str |
     }
 
 
-def need_test_volumes(table: str | None) -> None:
+def need_test_volumes(table: str | None, cache: Path) -> None:
     """A table of volumes has a test split: none is drawn.
 
     Raises:
         DataError: It has none, or cannot be read.
     """
-    if table is None or "test" not in read_table(Path(table).expanduser(), judged="val").split_of.values():
+    if table is None or "test" not in read_table(local(table, cache), judged="val").split_of.values():
         raise DataError(
             f"test=true: no case of {table or 'the phantoms'} is held back. Give a table whose column split says test, "
             "or leave test out"

@@ -21,6 +21,7 @@ from medexp.config.shared import (
     Samples,
     Seed,
     Threads,
+    Written,
 )
 
 
@@ -56,6 +57,7 @@ class PredictConfig:
         model: The model: models:/NAME@alias or models:/NAME/VERSION.
         input: What is predicted: a case's folder, a folder of cases, a 4D NIfTI file, a picture, a folder of pictures, or a
             table (.tsv, .csv) with a column path and, if they are known, id, patient and label; or a list [...] of these.
+            Each may be s3://bucket/key, of a table with all that lies beside it.
             Without it phantoms (demo only).
         output: Folder that gets what is predicted, one that is not there yet; the same command again goes on where it
             stopped. Without it predictions/ in the run's own folder.
@@ -72,7 +74,7 @@ class PredictConfig:
     profile: Profile
     model: Annotated[str, Called("")]
     input: Annotated[tuple[str, ...], Role.CASES]
-    output: Annotated[str | None, Role.WHERE]
+    output: Annotated[Written | None, Role.WHERE]
     features: FeatureKind | None
     evaluate: bool
     shown: Annotated[Natural, Role.WHERE]

@@ -21,6 +21,7 @@ from medexp.data.inputs import Inputs, fingerprint
 from medexp.data.manifest import data_digest
 from medexp.data.parallel import ahead
 from medexp.data.splits import patient_of
+from medexp.data.storage import local
 from medexp.data.volumes.phantoms import ensure_phantoms
 from medexp.errors import ConfigError, DataError, MedexpError, StorageError, all_problems
 from medexp.phases.predict import PHASE, checks
@@ -74,7 +75,7 @@ def read(ctx: Context[PredictConfig]) -> Work:
     """
     config = ctx.config
     predictor = registry.predictor(config.model, str(ctx.device), config.features)
-    paths = [Path(path).expanduser() for path in config.input]
+    paths = [local(path, ctx.cache) for path in config.input]
     embedded = [] if paths else [ensure_phantoms("meningioma", config.phantoms, _SEED, ctx.cache)]
     patient = patient_of(config.data.patient_pattern)
     inputs = together([predictor.find(path, patient) for path in paths or embedded])

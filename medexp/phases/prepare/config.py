@@ -6,7 +6,7 @@ from typing import Annotated
 
 from medexp.config.data import DataConfig, PhantomConfig, SliceConfig
 from medexp.config.keys import Role
-from medexp.config.shared import CacheDir, DataDir, OutputDir, Profile, Seed, SplitsFile, needs_data
+from medexp.config.shared import CacheDir, DataDir, OutputDir, Profile, Seed, SplitsFile, Written, needs_data
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class PrepareConfig:
     splits: SplitsFile
     output_dir: OutputDir
     cache_dir: CacheDir
-    slices_dir: Annotated[str | None, Role.CASES]
+    slices_dir: Annotated[Written | None, Role.CASES]
     seed: Seed
     data: DataConfig
     phantoms: Annotated[PhantomConfig, Role.CASES]

@@ -1,8 +1,7 @@
 """What the probe reads."""
 
-from pathlib import Path
-
 from medexp.config.shared import cache_root
+from medexp.data.storage import local
 from medexp.data.volumes.facts import describe_cases
 from medexp.data.volumes.tables import read_table
 from medexp.phases.probe.config import ProbeConfig
@@ -15,6 +14,7 @@ def inputs(config: ProbeConfig) -> dict[str, str]:
     digests = digest_of_model(config.encoder)
     if config.table is None:
         return digests
-    cases = read_table(Path(config.table).expanduser()).cases
-    facts = describe_cases(cases, reading(config.jobs), cache_root(config.cache_dir))  # read once, also for the probe
-    return digests | {"table": digest_of_file(config.table)} | {f"volumes of {fact.case}": fact.sha256 for fact in facts}
+    cache = cache_root(config.cache_dir)
+    table = local(config.table, cache)
+    facts = describe_cases(read_table(table).cases, reading(config.jobs), cache)  # read once, also for the probe
+    return digests | {"table": digest_of_file(table)} | {f"volumes of {fact.case}": fact.sha256 for fact in facts}

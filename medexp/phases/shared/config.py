@@ -30,8 +30,8 @@ class ImagePhaseConfig:
     """What the phases on 2D images have in common.
 
     Args:
-        slices_dir: Folder of slices, as prepare cuts them with its own slices_dir; without any folder the embedded phantoms
-            are used (demo only).
+        slices_dir: Folder or s3://bucket/prefix of slices, as prepare cuts them with its own slices_dir; without any folder
+            the embedded phantoms are used (demo only).
         seed: Seed of the initial weights, of sampling and of augmentation.
         shown: Images that a picture of examples shows.
         data: How images are read, split and sampled.

@@ -11,6 +11,7 @@ from medexp.config.data import DataConfig, PhantomConfig
 from medexp.data.prepared import Prepared
 from medexp.data.preprocessing import Preprocessing
 from medexp.data.splits import Splits
+from medexp.data.storage import local
 from medexp.data.volumes.cases import CHANNELS, Case
 from medexp.data.volumes.facts import CaseFacts, describe_cases
 from medexp.data.volumes.oddities import demand_background
@@ -75,7 +76,7 @@ def read_volumes(
         RegistryError: The encoder wants volumes of a kind that cannot be made.
     """
     preprocessing = volumes_of(encoder)
-    path = Path(table).expanduser() if table else _phantom_table(phantoms, folder, cache)
+    path = local(table, cache) if table else _phantom_table(phantoms, folder, cache)
     read = read_table(path, preprocessing.get(ReadChannels).channels, judged)
     facts = describe_cases(read.cases, reading(jobs), cache)
     demand_background(str(path), facts)

@@ -38,7 +38,7 @@ def digest_of_model(uri: str) -> dict[str, str]:
     return {found.name: f"{found.version} {found.tags.get('medexp.digest')}"}
 
 
-def digest_of_file(path: str) -> str:
+def digest_of_file(path: Path) -> str:
     """sha256 of a file, as 64 hexadecimal digits."""
-    with Path(path).expanduser().open("rb") as file:
+    with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
