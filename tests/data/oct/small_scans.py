@@ -11,8 +11,11 @@ from pydicom.sequence import Sequence as Items
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
 from medexp.data.oct.dicom import OPHTHALMIC_TOMOGRAPHY
+from medexp.data.oct.labels import STUDY_GROUPS
 
 SHAPE = (8, 24, 20)
+MAPPING = {group: number for number, group in enumerate(STUDY_GROUPS)}
+SPLIT_OF_FOUR = ("train", "val", "test", "train")
 
 
 def retina(shape: tuple[int, int, int] = SHAPE, seed: int = 0, top: float = 0.3, thickness: float = 0.3) -> NDArray[np.uint8]:
@@ -97,3 +100,33 @@ def write_dicom(
     path.parent.mkdir(parents=True, exist_ok=True)
     dataset.save_as(path, enforce_file_format=True)
     return path
+
+
+def participants_tsv(path: Path, people: int, **columns: Sequence[str]) -> Path:
+    """A table of people at three sites, ids from 1000, 4000 and 7000 on; with 12 of them each class is in each split.
+
+    Args:
+        path: Of the table.
+        people: Number of people.
+        columns: Values of a column, one a person, instead.
+    """
+    names = ("person_id", "clinical_site", "study_group", "age", "recommended_split", "retinal_oct")
+    lines = ["\t".join(names)]
+    for index in range(people):
+        row = {
+            "person_id": person(index),
+            "clinical_site": ("UW", "UCSD", "UAB")[index % 3],
+            "study_group": STUDY_GROUPS[index % 4],
+            "age": str(40 + index % 40),
+            "recommended_split": SPLIT_OF_FOUR[index // 4 % 3],
+            "retinal_oct": "TRUE",
+        } | {name: values[index] for name, values in columns.items()}
+        lines.append("\t".join(row[name] for name in names))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\r\n".join([*lines, ""]), newline="")
+    return path
+
+
+def person(index: int) -> str:
+    """The id of a person of `participants_tsv`."""
+    return str((1000, 4000, 7000)[index % 3] + index)
