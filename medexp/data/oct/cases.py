@@ -22,7 +22,7 @@ Laterality = Literal["R", "L"]
 
 Known = Mapping[str, str | float | tuple[float, ...] | None]
 """What a manifest or a key says: device, region, laterality, frames, rows, columns, spacing_mm (D, H, W); None or missing
-where it does not."""
+where it does not; of a manifest `source`, the file and the line."""
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ class OctFacts:
         case: Its id.
         sha256: Of the voxels and of what lies between them.
         voxels_sha256: Of the voxels alone: equal for exact duplicates, whatever file they are in.
-        perceptual_hash: Empty: retinas of different people are as alike as copies are, so exact copies alone are found.
+        perceptual_hash: Empty: exact copies alone are found, since all retinas are much alike (docs/twins.md).
         header: What the file says besides voxels; what it does not say of device and spacing, the manifest does.
         shape: B-scans, rows, A-scans.
         laterality: R or L; None where neither file nor manifest nor key says.
@@ -147,7 +147,7 @@ def _describe(volume: OctVolume, entry: Path) -> OctFacts:
 
 
 def _key(volume: OctVolume) -> str:
-    known = sorted((name, value) for name, value in volume.known.items() if value is not None)
+    known = sorted((name, value) for name, value in volume.known.items() if value is not None and name != "source")
     content = [VERSION, volume.place.uri, volume.entry.key, volume.entry.size, volume.entry.etag, known]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:40]
 

@@ -183,5 +183,5 @@ def _known(key: str, rows: Sequence[Row]) -> Known:
         "laterality": next((eye for eye in map(eye_of, reversed(parts)) if eye), None),
     }
     for row in rows[:1]:
-        said = {**said, **{name: value for name, value in row.known.items() if value is not None}}
+        said = {**said, **{name: value for name, value in row.known.items() if value is not None}, "source": row.source}
     return said

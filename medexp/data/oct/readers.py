@@ -10,7 +10,7 @@ import numpy as np
 from nibabel.orientations import apply_orientation, axcodes2ornt, io_orientation, ornt_transform
 from numpy.typing import NDArray
 
-from medexp.data.oct.cases import ENDINGS, Scan
+from medexp.data.oct.cases import DEVICES, ENDINGS, Scan
 from medexp.data.oct.dicom import read_dicom
 from medexp.errors import DataError
 
@@ -56,16 +56,20 @@ def read_scan(path: Path) -> Scan:
 
 
 def contradictions(scan: Scan, known: Mapping[str, Any]) -> list[str]:
-    """What a manifest says of a volume and its file does not: frames, rows, columns, eye, device."""
-    held = dict(zip(("frames", "rows", "columns"), scan.voxels.shape, strict=True))
-    held |= {"laterality": scan.laterality, "device": scan.device}
-    return [
-        f"{name}: the manifest says {said:g}, the file {held[name]}"
-        if isinstance(said, float)
-        else f"{name}: the manifest says {said}, the file {held[name]}"
-        for name in held
-        if (said := known.get(name)) is not None and held[name] is not None and said != held[name]
-    ]
+    """What a manifest says of a volume and its file does not: frames, rows, columns, the eye, and of two DEVICES the device.
+
+    What a key alone says is no contradiction: an R in a name may be anything.
+    """
+    if not (source := known.get("source")):
+        return []
+    held: dict[str, Any] = dict(zip(("frames", "rows", "columns"), scan.voxels.shape, strict=True))
+    held |= {"laterality": scan.laterality, "device": scan.device if scan.device in DEVICES else None}
+    told = []
+    for name, value in held.items():
+        said = known.get(name)
+        if None not in (said, value) and said != value and (name != "device" or said in DEVICES):
+            told.append(f"{name}: {source} says {said if isinstance(said, str) else f'{said:g}'}, the file {value}")
+    return told
 
 
 def _npy(path: Path) -> Scan:

@@ -123,7 +123,7 @@ def test_what_the_manifest_contradicts_is_an_error(folder: Path) -> None:
     (folder / "retinal_oct" / "manifest.tsv").write_text("\n".join(rows))
     errors = prepare(folder).errors
     assert [*errors["key"]] == [key(who, "l"), key(who, "r")]
-    assert "frames: the manifest says 61, the file 8" in errors["exception"][0]
+    assert "frames: manifest.tsv, line 2 says 61, the file 8" in errors["exception"][0]
     assert errors["exception"][1].startswith("is of several participants: manifest.tsv, line 3 says 7005")
 
 
@@ -135,6 +135,10 @@ def test_the_same_scan_under_two_names_is_found(folder: Path) -> None:
     twins = prepare(folder).prepared.twins
     assert {twins["case"][0], twins["other"][0]} == {key(first, "r")[:-4], key(other, "l")[:-4]}
     assert {twins["split"][0], twins["other_split"][0]} == {"train", "val"}
+    changed = retina(seed=0)
+    changed[0, 0, 0] ^= 1
+    np.save(folder / key(other, "l").replace(".dcm", ".npy"), changed)
+    assert prepare(folder).prepared.twins.empty
 
 
 def test_a_folder_without_a_table_is_refused(folder: Path) -> None:

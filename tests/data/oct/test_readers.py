@@ -271,11 +271,14 @@ def test_the_slope_of_a_nifti_file_is_honoured(tmp_path: Path) -> None:
 
 def test_a_manifest_that_the_file_contradicts_is_told(tmp_path: Path) -> None:
     scan = read_scan(write_dicom(tmp_path / "a.dcm", VOXELS))
-    assert (
-        contradictions(scan, {"frames": 8.0, "rows": None, "laterality": "R", "device": "Maestro2", "region": "Macula"}) == []
-    )
-    assert contradictions(scan, {"frames": 24.0, "rows": 8.0, "laterality": "L"}) == [
-        "frames: the manifest says 24, the file 8",
-        "rows: the manifest says 8, the file 24",
-        "laterality: the manifest says L, the file R",
+    agreed = {"frames": 8.0, "rows": None, "laterality": "R", "device": "Maestro2", "region": "Macula", "source": "m, line 2"}
+    assert contradictions(scan, agreed) == [] == contradictions(scan, {"laterality": "L", "device": "Cirrus"})
+    assert contradictions(scan, {"device": "a name that nobody knows", "source": "m, line 2"}) == []
+    assert contradictions(
+        scan, {"frames": 24.0, "rows": 8.0, "laterality": "L", "device": "Cirrus", "source": "m, line 2"}
+    ) == [
+        "frames: m, line 2 says 24, the file 8",
+        "rows: m, line 2 says 8, the file 24",
+        "laterality: m, line 2 says L, the file R",
+        "device: m, line 2 says Cirrus, the file Maestro2",
     ]
