@@ -208,6 +208,8 @@ class TrainConfig:
             stops early, and keeps the last.
         grad_clip: Largest norm of all gradients together.
         accumulate: Steps whose gradients are averaged before the optimiser moves.
+        gradient_checkpointing: Whether an encoder that trains computes the inside of its blocks again instead of keeping it:
+            less memory, more time.
         deterministic: Whether operations that differ from run to run are refused (torch.use_deterministic_algorithms).
     """
 
@@ -225,6 +227,7 @@ class TrainConfig:
     patience: Annotated[Natural, Role.JUDGING]
     grad_clip: Positive
     accumulate: Count
+    gradient_checkpointing: Annotated[bool, Role.WHERE]
     deterministic: bool
 
     def problems(self) -> Iterator[str]:

@@ -16,12 +16,12 @@ from medexp.data.manifest import patient_sha256
 from medexp.data.oct.steps import Resize
 from medexp.data.oct.transforms import Normalisation, preprocessing
 from medexp.data.preprocessing import Preprocessing
-from medexp.data.storage import local_file
+from medexp.data.storage import local_file, local_folder
 from medexp.errors import ConfigError, RegistryError, all_problems
 from medexp.evaluation.controls import UNTRAINED_SEEDS
 from medexp.models.checkpoints import weights_digest
 from medexp.models.classifier.network import EncoderClassifier
-from medexp.models.encoders import FOLDER_CARD, EncoderCard, load_oct_encoder
+from medexp.models.encoders import EncoderCard, load_oct_encoder
 from medexp.models.kinds import build
 from medexp.phases.oct.config import OctConfig
 from medexp.phases.shared.context import Context
@@ -141,10 +141,9 @@ def _named(given: str) -> tuple[str, str]:
 
 
 def _from_file(ctx: Context[OctConfig], name: str, where: str) -> Encoder:
-    stem = PurePosixPath(where).stem
-    net, card = load_oct_encoder(
-        local_file(where, ctx.cache, [f"{stem}.card.yaml", FOLDER_CARD, "cases.csv", "participants.tsv"])
-    )
+    beside = [f"{PurePosixPath(where).stem}.card.yaml", "cases.csv", "participants.tsv"]
+    place = local_folder(where, ctx.cache) if where.endswith("/") else local_file(where, ctx.cache, beside)
+    net, card = load_oct_encoder(place)
     asked, notes = ctx.config.data.normalisation, [*card.told, *card.unknown]
     normalisation = card.normalisation if asked == "card" else asked
     if normalisation is None:

@@ -145,6 +145,7 @@ def train_head(
     net, loading = encoder.net, {}
     if config.model.trains_encoder:
         net = copy.deepcopy(encoder.net).requires_grad_(True)
+        net.checkpointing = train.gradient_checkpointing  # type: ignore[assignment]
         module = EncoderClassifier(net, heads, frozen=False)
         groups.append(Group("encoder", train.lr_encoder, [*net.parameters()], starts=config.model.unfreeze_at_epoch))
         scans = [data.cases[case] for case in manifest["case"][learned]]
