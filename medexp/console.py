@@ -321,6 +321,28 @@ def compare(one: str, other: str, output: str | None, samples: int, confidence: 
 
 
 @commands.command()
+@click.argument("run")
+@click.option("--output", metavar="FOLDER", default="report", show_default=True, help="Where they are written to.")
+def report(run: str, output: str) -> int:
+    """Draw a run's leaderboard anew: all tables, pictures and the page, from what the run kept.
+
+    RUN is a run of oct or of leaderboard, by id or name, or a best.ckpt in its folder.
+    """
+
+    def work() -> None:
+        from pathlib import Path
+
+        from medexp.report import report
+
+        _find_store()
+        board = report(run, Path(output))
+        print(board.sentence)
+        print(f"Written: leaderboard.html, leaderboard.csv and what belongs to them in {output}")
+
+    return exit_code("report", work)
+
+
+@commands.command()
 def ui() -> int:
     """Browse runs and models: MLflow's UI on the store, and the address of the last run."""
 

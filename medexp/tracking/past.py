@@ -77,6 +77,16 @@ def find_run(called: str) -> PastRun:
     return past_run(found[0].info.run_id)
 
 
+def finished(phase: str) -> list[PastRun]:
+    """The runs of a phase that ended well, the latest first."""
+    check_store()
+    client = MlflowClient()
+    experiments = [one.experiment_id for one in client.search_experiments()]
+    wanted = f"tags.`medexp.phase` = '{phase}' and attributes.status = 'FINISHED'"
+    found = client.search_runs(experiments, wanted, max_results=1000, order_by=["attributes.start_time DESC"])
+    return [PastRun(run.info.run_id, run.info.status, run.data.tags, run.data.metrics) for run in found]
+
+
 def runs_like(near: str, tags: Mapping[str, str]) -> list[PastRun]:
     """The runs in the experiment of a run that carry these tags, the oldest first."""
     client = MlflowClient()

@@ -96,8 +96,9 @@ def finish(
     if not config.folds and config.judged == "val":
         caveats.append("Epochs were chosen on these same validation participants: the figures are too good.")
     counts = count_classes(data.manifest, names)
-    on = f"{data.folds} folds" if data.folds else judged
-    judging = Judging(_title(config), data.source, on, counts, ctx.resampling, caveats)
+    if data.folds:
+        caveats.append(f"Participants were judged out of fold, by {data.folds} trainings.")
+    judging = Judging(_title(config), data.source, judged, counts, ctx.resampling, caveats)
     log_leaderboard(reporter, board, judging, pd.concat(tables, ignore_index=True))
     arms = [
         per_case(compared.people, names, next(iter(row.entry.predictions.values()))).assign(arm=row.entry.name)

@@ -35,9 +35,9 @@ from medexp.tracking.past import artifact
 
 CALLED = {"balanced_accuracy": "balanced accuracy", "accuracy": "accuracy", "macro_f1": "macro-F1", "auroc": "AUROC"}
 """Metrics in the order of the tables, and their names there."""
-PAGE = "leaderboard.html"
+PAGE, PREDICTIONS = "leaderboard.html", "predictions.parquet"
 _LINES = 8  # curves that can be told apart in one picture
-_FILES = ("predictions.parquet", "spread.csv", "class_to_idx.json", "class_counts.csv", "leaderboard.json")
+_FILES = (PREDICTIONS, "spread.csv", "class_to_idx.json", "class_counts.csv", "leaderboard.json")
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def log_leaderboard(reporter: Reporter, board: Leaderboard, judging: Judging, pr
         predictions: As of `medexp.evaluation.leaderboard.predictions_table`, of all splits that there are predictions of.
     """
     with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "predictions.parquet"
+        file = Path(folder) / PREDICTIONS
         predictions.to_parquet(file, index=False)
         reporter.file(file)
     reporter.table(spread_table([row.entry for row in board.rows]), "spread.csv")
@@ -114,7 +114,7 @@ def read_run(run_id: str, called: str) -> tuple[Saved, Judging, pd.DataFrame]:
             raise DataError(f"run {called}: logged no {', '.join(missing)}. {advice}")
         paths = {name: path for name, path in found.items() if path is not None}
         try:
-            predictions = pd.read_parquet(paths["predictions.parquet"])
+            predictions = pd.read_parquet(paths[PREDICTIONS])
             spread = pd.read_csv(paths["spread.csv"], dtype={"arm": str, "digest": str}, float_precision="round_trip")
             counts = pd.read_csv(paths["class_counts.csv"], dtype={"class": str})
             indices = json.loads(paths["class_to_idx.json"].read_text(encoding="utf-8"))
@@ -136,6 +136,14 @@ def redraw(run_id: str, called: str, reporter: Reporter) -> Leaderboard:
     board = leaderboard(saved.entries, saved.patients, saved.classes, judging.resampling)
     log_leaderboard(reporter, board, judging, predictions)
     return board
+
+
+def figures_of(board: Leaderboard) -> dict[str, Interval]:
+    """Every figure with its interval, as `<entry>/<metric>`, in characters that a metric's name may have."""
+    named = {_safe(row.entry.name): row for row in board.rows}
+    if len(named) < len(board.rows):
+        named = {f"{index}_{_safe(row.entry.name)}": row for index, row in enumerate(board.rows, 1)}
+    return {f"{name}/{metric}": interval for name, row in named.items() for metric, interval in row.scores.items()}
 
 
 def summary_of(board: Leaderboard, headline: str, judging: Judging, following: Sequence[str] = ()) -> Summary:
