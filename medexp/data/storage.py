@@ -45,12 +45,18 @@ class Entry:
     Attributes:
         key: Its name in the place, with /.
         size: Bytes.
-        etag: Another one where the content may have changed: a bucket's ETag, a file's size and time of change.
+        etag: Another one where the content may have changed: a bucket's ETag, `etag_of` a file.
     """
 
     key: str
     size: int
     etag: str
+
+
+def etag_of(stat: os.stat_result) -> str:
+    """Of a file: its size, the time of change that it says, and the time at which it last was written or replaced, which what
+    keeps the former (`cp -p`, rsync, tar) does not set."""
+    return f"{stat.st_size}-{stat.st_mtime_ns}-{stat.st_ctime_ns}"
 
 
 class Place(Protocol):
@@ -189,8 +195,7 @@ class Folder:
                 path = Path(parent, name)
                 with contextlib.suppress(FileNotFoundError):  # a link to nothing, or it went meanwhile
                     stat = path.stat()
-                    etag = f"{stat.st_size}-{stat.st_mtime_ns}"
-                    found.append(Entry(path.relative_to(self.folder).as_posix(), stat.st_size, etag))
+                    found.append(Entry(path.relative_to(self.folder).as_posix(), stat.st_size, etag_of(stat)))
         if not found:
             raise DataError(f"{self.folder}: the folder is empty; give another one")
         return sorted(found, key=lambda entry: entry.key)

@@ -45,7 +45,8 @@ class Entry:
         called: In words; of what is no checkpoint unique too.
         kind: checkpoint; random, an encoder of the same shape with initial weights; or control, which has no encoder.
         predictions: By seed, of the same participants in the same order as those of all other entries.
-        digest: Of the weights; empty where it is not known. Entries with the same one are the same weights.
+        digest: Of the weights and of what volumes become before them; empty where it is not known. Entries with the same one
+            are the same encoder.
         spread: Of the encoder's features; None where it has none or nobody looked.
     """
 
@@ -209,10 +210,11 @@ class Leaderboard:
         ]
         told = []
         for against, pairs in itertools.groupby(self._against(), key=lambda pair: pair.other):
-            lacking = [pair for pair in pairs if pair.relation != "better"]
-            if lacking:
-                named = ", ".join(f"{pair.one.label} ({_as_short(pair)})" for pair in lacking)
-                told.append(f"Not better than {against.label}: {named}.")
+            by_relation = sorted(pairs, key=lambda pair: pair.relation == "few")
+            for few, lacking in itertools.groupby(by_relation, key=lambda pair: pair.relation == "few"):
+                named = ", ".join(f"{pair.one.label} ({_as_short(pair)})" for pair in lacking if pair.relation != "better")
+                start = "Too few participants to say what is better than" if few else "Not better than"
+                told += [f"{start} {against.label}: {named}."] if named else []
         return collapsed + told
 
     @property
@@ -568,7 +570,7 @@ def _is_copy(one: Entry, other: Entry) -> bool:
 
 
 def _as_short(pair: Pair) -> str:
-    ends: Mapping[Relation, str] = {"worse": ", worse", "few": ", too few participants", "alike": ", the same figures"}
+    ends: Mapping[Relation, str] = {"worse": ", worse", "alike": ", the same figures"}
     return f"{pair.gain.estimate:+.3f}{ends.get(pair.relation, '')}"
 
 

@@ -67,6 +67,18 @@ def fields_of(header: Header, intensity: Sequence[float], layers: Sequence[float
     return told | {"thickness_mean": dict(zip(LAYER_STATISTICS, layers, strict=True))["thickness_mean"]}
 
 
+def header_of(facts: Sequence[OctFacts]) -> Header:
+    """What the headers of all volumes of a participant say together: of text all that there is, of numbers the mean. What one
+    of them says an encoder sees in the pooled answer, whichever volume comes first."""
+    said: dict[str, float | str | None] = {}
+    for name in dict.fromkeys(name for one in facts for name in one.header):
+        values = [value for one in facts if (value := one.header.get(name)) is not None]
+        texts = sorted({value for value in values if isinstance(value, str)})
+        numbers = [value for value in values if not isinstance(value, str)]
+        said[name] = " and ".join(texts) or (float(np.mean(numbers)) if numbers else None)
+    return said
+
+
 def identity(scan: Scan) -> tuple[str, tuple[str, ...]]:
     """`voxels_sha256` and `perceptual_hash` of a volume, by which it is known again.
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from medexp.data.inputs import TABLES, Inputs, rows_of
 from medexp.data.oct.cases import ENDINGS, OctVolume, stem_of
-from medexp.data.storage import Entry, Folder
+from medexp.data.storage import Entry, Folder, etag_of
 from medexp.errors import DataError
 
 
@@ -48,6 +48,6 @@ def _inputs(files: dict[str, Path], patient: Callable[[str], str], labels: dict[
             problems[name] = f"{path}: no file of a volume ({', '.join(ENDINGS)})"
         else:
             stat = path.stat()
-            entry = Entry(path.name, stat.st_size, f"{stat.st_size}-{stat.st_mtime_ns}")
+            entry = Entry(path.name, stat.st_size, etag_of(stat))
             cases.append(OctVolume(name, patient(name), Folder(path.absolute().parent), entry))
     return Inputs(cases, problems, labels)

@@ -9,6 +9,7 @@ import pandas as pd
 
 from medexp.arrays import Array
 from medexp.checks import Check
+from medexp.data.oct.facts import header_of
 from medexp.data.prepared import Prepared
 from medexp.evaluation.classification import METRICS, Predictions
 from medexp.evaluation.collapse import spread_of
@@ -16,7 +17,7 @@ from medexp.evaluation.controls import Control, Source, control, majority, of_he
 from medexp.evaluation.leaderboard import PRIMARY, Entry, Leaderboard, leaderboard
 from medexp.phases.oct import checks
 from medexp.phases.oct.config import OctConfig
-from medexp.phases.oct.encoders import RANDOM, Encoder
+from medexp.phases.oct.encoders import BESIDE, RANDOM, Encoder
 from medexp.phases.oct.heads import Features, of_participants, spoken
 from medexp.phases.shared.context import Context
 from medexp.phases.shared.controls import Beside, Known, compared, log_beside
@@ -76,15 +77,12 @@ def compare(
     board = leaderboard(ranked, list(people["patient"]), ctx.config.classes.names, ctx.resampling)
     entry = next(one for one in ranked if one.name == chosen)
     initial = next(one for one in ranked if one.name == RANDOM).control
-    rivals = [replace(initial, name="untrained"), *(replace(one, name=_AS_BESIDE[one.name]) for one in controls)]
+    rivals = [replace(initial, name="untrained"), *(replace(one, name=BESIDE[one.name]) for one in controls)]
     first, owners = next(iter(entry.predictions.values())), list(people["patient"])
     beside = compared(f"the head on {chosen}", first, rivals, owners, ctx.resampling, METRICS)
     log_beside(ctx, beside)
     own = [checks.better_than_majority(beside.gains["majority"][PRIMARY], chosen), *beside.checks]
     return Compared(people, board, by_split, chosen, on_validation, beside, own)
-
-
-_AS_BESIDE = {"intensity": "classical", "layers": "shape", "headers": "headers", "majority": "majority"}
 
 
 def _entries(
@@ -103,8 +101,8 @@ def _entries(
             spread = before.spread if before else spread_of(features.pooled[encoder.name])
             found[RANDOM] = Entry(RANDOM, "an encoder with initial weights", "random", drawn, "", spread)
         else:
-            digest, spread = encoder.parent.weights_digest, spread_of(features.pooled[encoder.name])
-            found[encoder.name] = Entry(encoder.name, encoder.called, "checkpoint", by_seed, digest, spread)
+            spread = spread_of(features.pooled[encoder.name])
+            found[encoder.name] = Entry(encoder.name, encoder.called, "checkpoint", by_seed, encoder.digest, spread)
     return list(found.values())
 
 
@@ -122,7 +120,7 @@ def _known(data: Prepared[Any, Any], judged: str) -> Known:
 
     intensity, layers = mean([fact.intensity for fact in facts]), mean([fact.layers for fact in facts])
     headers = [
-        {**facts[places[0]].header, "site": site, "volumes": float(len(places))}
+        {**header_of([facts[place] for place in places]), "site": site, "volumes": float(len(places))}
         for places, site in zip(people["volumes"], people["site"], strict=True)
     ]
     sources = [

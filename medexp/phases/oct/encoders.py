@@ -1,5 +1,7 @@
 """The encoders that are compared: files, folders, objects in a bucket, registered models, and initial weights."""
 
+import hashlib
+import json
 import re
 from collections import Counter
 from collections.abc import Mapping
@@ -34,6 +36,9 @@ from medexp.registry.store import Pulled
 
 RANDOM = "random"
 """Name, in tables, of networks with initial weights."""
+
+BESIDE = {"intensity": "classical", "layers": "shape", "headers": "headers", "majority": "majority"}
+"""Names, in tables, of what needs no encoder, and as which control each stands beside the one that is registered."""
 
 _USUAL: Normalisation = "zscore"
 """What V-JEPA's pretraining on OCT did to volumes (docs/requirements/oct.md)."""
@@ -74,6 +79,12 @@ class Encoder:
         return self.entry == RANDOM
 
     @property
+    def digest(self) -> str:
+        """Of all that its features follow from: what is the same weights under another normalisation is another one."""
+        made = [self.parent.weights_digest, self.preprocessing.key, self.architecture]
+        return hashlib.sha256(json.dumps(made, sort_keys=True).encode()).hexdigest()
+
+    @property
     def width(self) -> int:
         """D of its features."""
         width = self.net.width
@@ -92,7 +103,8 @@ def load_encoders(ctx: Context[OctConfig]) -> list[Encoder]:
     given = [_named(one) for one in ctx.config.paths.checkpoints]
     given = given or [(path.stem, str(path)) for path in _of_the_demo(ctx)]
     problems = [f"{name} names {times} encoders" for name, times in Counter(name for name, _ in given).items() if times > 1]
-    problems += [f"{name} is the row of initial weights" for name, _ in given if name == RANDOM]
+    problems += [f"{name} is the row of initial weights" for name, _ in given if f"{name}_".startswith(f"{RANDOM}_")]
+    problems += [f"{name} is the row of a control" for name, _ in given if name in BESIDE]
     if problems:
         raise ConfigError(all_problems("checkpoints", problems, "Name them: checkpoints=NAME=FILE,OTHER=FILE."))
     encoders, problems = [], []
@@ -131,13 +143,13 @@ def with_initial_weights(encoders: list[Encoder]) -> list[Encoder]:
 
 
 def _named(given: str) -> tuple[str, str]:
-    """The name and the place of an encoder."""
-    if match := _NAME.fullmatch(given):
+    """The name and the place of an encoder; what names no metric and no folder is left out of the name, such as the = that
+    training libraries write."""
+    path = Path(given).expanduser()
+    if not path.exists() and (match := _NAME.fullmatch(given)):
         return match["name"], match["where"]
-    if given.startswith("models:/"):
-        return re.sub(r"[^\w.-]+", "_", given.removeprefix("models:/")), given
-    path = Path(given)
-    return (path.name if path.is_dir() else path.stem), given
+    own = given.removeprefix("models:/") if given.startswith("models:/") else path.name if path.is_dir() else path.stem
+    return re.sub(r"[^\w.-]+", "_", own), given
 
 
 def _from_file(ctx: Context[OctConfig], name: str, where: str) -> Encoder:
@@ -171,8 +183,16 @@ def _seen(card: EncoderCard) -> pd.DataFrame | None:
     """Whom a card says that its encoder was pretrained on."""
     if card.people is None and card.people_sha256 is None:
         return None
-    known = {*map(patient_sha256, card.people or ()), *(card.people_sha256 or ())}
+    ids = {spelling for one in card.people or () for spelling in _spellings(one)}
+    known = {*map(patient_sha256, ids), *(card.people_sha256 or ())}
     return pd.DataFrame({"patient_sha256": sorted(known)})
+
+
+def _spellings(person: str) -> set[str]:
+    """An id as it is written, and as keys of AI-READI have it: 1001, where a table of numbers says 1001.0, and its other files
+    AIREADI-1001."""
+    bare = re.sub(r"(?i)^ai-?readi[-_ ]?", "", person.strip())
+    return {person, bare, re.sub(r"^(\d+)\.0+$", r"\1", bare)}
 
 
 def _registered(name: str, where: str) -> Encoder:
@@ -202,4 +222,8 @@ def _contradictions(encoder: Encoder, config: OctConfig) -> list[str]:
         problems.append(
             f"{encoder.name}: takes volumes of {list(size)}, data.augment.resize is {list(asked)}; set it to that, or to null"
         )
+    given = config.data.normalisation
+    if encoder.pulled and given != "card" and encoder.preprocessing != preprocessing(size, given):
+        told = "its contract says how volumes are normalised"
+        problems.append(f"{encoder.name}: {told}, data.normalisation is {given}; set it to card")
     return problems

@@ -2,13 +2,14 @@
 
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from medexp.data.oct.facts import describe_volumes
+from medexp.data.oct.facts import describe_volumes, header_of
 from medexp.data.oct.layers import INTENSITY_STATISTICS, LAYER_STATISTICS
 from medexp.data.oct.prepared import OctData, prepare_oct
 from medexp.data.storage import Folder
@@ -61,7 +62,8 @@ def test_every_volume_is_in_the_split_of_its_person(written: Path) -> None:
     assert set(prepared.judged("test")) >= {"case", "patient", "scan", "voxels_sha256", "perceptual_hash"}
 
 
-def test_a_second_run_reads_nothing_again(folder: Path) -> None:
+def test_a_second_run_reads_nothing_again_but_what_was_replaced(folder: Path) -> None:
+    """What is replaced keeps its size and its time of change where it is copied with them."""
     first = prepare(folder)
     (folder / "participants.tsv").rename(folder.parent / "participants.tsv")
     again = prepare(folder, labels=folder.parent / "participants.tsv")
@@ -73,10 +75,19 @@ def test_a_second_run_reads_nothing_again(folder: Path) -> None:
     os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
     same, _ = describe_volumes([volume], folder.parent / "cache", 1)
     assert same[volume.id] == first.prepared.facts[volume.id]
-    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns + 1))
     other = prepare(folder, labels=folder.parent / "participants.tsv")
     assert other.prepared.facts[volume.id].sha256 != first.prepared.facts[volume.id].sha256
     assert other.prepared.digest != first.prepared.digest
+
+
+def test_the_headers_of_all_volumes_of_a_participant_count(written: Path) -> None:
+    """Otherwise a device that shows in the second volume alone would be no shortcut that anybody sees."""
+    one, other = [*prepare(written).prepared.facts.values()][:2]
+    second = replace(other, header={**other.header, "device": "Triton", "rows": 3 * float(other.header["rows"] or 0)})
+    assert header_of([one]) == one.header and header_of([one, other])["device"] == "Maestro2"
+    both = header_of([one, second])
+    assert both["device"] == "Maestro2 and Triton" and both["rows"] == 2 * float(one.header["rows"] or 0)
+    assert both == header_of([second, one]) and {*both} == {*one.header}
 
 
 def test_what_fails_is_listed_and_the_rest_goes_on(folder: Path) -> None:
