@@ -280,7 +280,8 @@ def _each(values: Array, confidence: float) -> float:
     flat = flat[~np.isnan(flat).all(axis=1)]  # resamples that define none, as one in which a class is nobody's
     spread = np.nanstd(flat, axis=0)
     flat, spread = flat[:, spread >= NOISE], spread[spread >= NOISE]
-    if flat.shape[1] < 2:
+    flat = flat[~np.isnan(flat).all(axis=1)]  # a resample without a case of a class defines none of them
+    if flat.shape[1] < 2 or not len(flat):
         return confidence
     largest = np.nanmax(np.abs(flat - np.nanmean(flat, axis=0)) / spread, axis=1)
     found = 2 * ndtr(np.quantile(largest, confidence)) - 1

@@ -58,7 +58,8 @@ def read_runs(named: Sequence[str]) -> list[Given]:
     """What was judged in runs, on the same data.
 
     Args:
-        named: Ids or names; empty: the latest run of oct that ended well, and all earlier ones on the same data.
+        named: Ids or names; empty: the latest run of oct that ended well, and all earlier ones that were judged on the same
+            cases of the same data; those that were not, or cannot be read, are named.
 
     Raises:
         ConfigError: There is no such run, or none at all.
@@ -71,10 +72,15 @@ def read_runs(named: Sequence[str]) -> list[Given]:
             given.append(_read(run))
         except DataError as error:
             problems.append(str(error))
-    if problems:
-        raise DataError(all_problems("runs", problems))
-    _demand_same_data(given)
-    return given
+    if named or not given:
+        if problems:
+            raise DataError(all_problems("runs", problems))
+        _demand_same_data(given)
+        return given
+    others = [one.called for one in given if _cases(one) != _cases(given[0])]
+    for line in [*problems, *(f"run {called}: was judged on other cases" for called in others)]:
+        print(f"Left out, {line}", flush=True)
+    return [one for one in given if one.called not in others]
 
 
 def put_together(given: Sequence[Given]) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -149,9 +155,6 @@ def _demand_same_data(given: Sequence[Given]) -> None:
     """Raises a DataError that says which run has which data, where they are not the same."""
     told = "judged on different data, which no figure compares"
     advice = "Give runs on the same data, or judge them anew."
-    cases = {
-        one.called: data_digest(one.rows.drop_duplicates("case").assign(sha256=lambda rows: rows["label"])) for one in given
-    }
     differ = (
         ("data digest", {one.called: one.digest or "none" for one in given}),
         (
@@ -161,13 +164,18 @@ def _demand_same_data(given: Sequence[Given]) -> None:
                 for one in given
             },
         ),
-        ("judged cases and labels", cases),
+        ("judged cases and labels", {one.called: _cases(one) for one in given}),
         ("files of the judged", {one.called: one.cases_digest for one in given if one.cases_digest}),
     )
     for what, found in differ:
         if len(set(found.values())) > 1 or (len(given) > 1 and "none" in found.values()):
             has = [f"run {called} has the {what} {value[:_SHOWN]}" for called, value in found.items()]
             raise DataError(f"runs: {told}: {'; '.join(has)}. {advice}")
+
+
+def _cases(one: Given) -> str:
+    """Digest of a run's judged cases and their labels."""
+    return data_digest(one.rows.drop_duplicates("case").assign(sha256=lambda rows: rows["label"]))
 
 
 def _is_control_like(part: pd.DataFrame, other: pd.DataFrame) -> bool:
