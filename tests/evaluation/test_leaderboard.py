@@ -81,8 +81,9 @@ def test_one_pair_has_the_interval_of_one_pair() -> None:
 def test_a_resample_without_one_of_the_classes_takes_no_interval_away() -> None:
     """Of five people a class one in some hundred resamples has nobody of it, and defines nothing."""
     truth = truth_of(20)
-    made = board([entry(name, truth, skill, seed) for name, skill, seed in (("a", 6.0, 1), ("b", 0.2, 2))], 20)
-    assert made.order[0].relation == "better" and 0.95 <= made.order[0].confidence < 1
+    made = board([entry(name, truth, skill, seed) for name, skill, seed in (("a", 6.0, 1), ("b", 0.2, 2), ("c", 0.1, 3))], 20)
+    assert [pair.relation for pair in made.order] == ["better", "better", "open"]
+    assert {0.95 < pair.confidence < 1 for pair in made.order} == {True}
     few = board([entry("a", truth[:7], 6.0, 1), Entry("m", "chance", "control", board_entries(7)[-1].predictions)], 7)
     assert few.first == ["Too few participants to say what is better than chance: a (+0.750)."]
 
