@@ -325,6 +325,17 @@ class OctConfig:
             workers=self.data.num_workers if self.model.trains_encoder else 0,
         )
 
+    @property
+    def told(self) -> Iterator[str]:
+        """What is asked for and comes to nothing, or is not seen in results, in lines."""
+        if self.log.wandb:
+            yield "log.wandb is read, and not used: runs go to MLflow alone"
+        augment = self.data.augment
+        if not self.model.trains_encoder and (augment.flip or augment.random_crop or augment.intensity_jitter):
+            yield "data.augment is not used: features of a frozen encoder are computed once, of volumes as they are"
+        if self.train.deterministic:
+            yield "train.deterministic: operations that differ from run to run are refused while heads and encoders train"
+
     def problems(self) -> Iterator[str]:
         weights, count = self.train.class_weights, len(self.classes.names)
         if isinstance(weights, tuple) and len(weights) != count:

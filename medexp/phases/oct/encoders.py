@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -19,7 +20,7 @@ from medexp.data.oct.steps import Resize
 from medexp.data.oct.transforms import Normalisation, preprocessing
 from medexp.data.preprocessing import Preprocessing
 from medexp.data.storage import local_file, local_folder
-from medexp.errors import ConfigError, RegistryError, all_problems
+from medexp.errors import CheckpointError, ConfigError, DataError, RegistryError, all_problems
 from medexp.evaluation.controls import UNTRAINED_SEEDS
 from medexp.models.checkpoints import weights_digest
 from medexp.models.classifier.network import EncoderClassifier
@@ -78,10 +79,11 @@ class Encoder:
     def is_random(self) -> bool:
         return self.entry == RANDOM
 
-    @property
+    @cached_property
     def digest(self) -> str:
-        """Of all that its features follow from: what is the same weights under another normalisation is another one."""
-        made = [self.parent.weights_digest, self.preprocessing.key, self.architecture]
+        """Of all that its features follow from: what is the same weights under another normalisation is another one, and the
+        encoder in a registered classifier is the one that its file holds."""
+        made = [weights_digest(self.net.state_dict()), self.preprocessing.key, self.architecture]
         return hashlib.sha256(json.dumps(made, sort_keys=True).encode()).hexdigest()
 
     @property
@@ -96,9 +98,8 @@ def load_encoders(ctx: Context[OctConfig]) -> list[Encoder]:
     """The encoders that the configuration names, or the demo's.
 
     Raises:
-        CheckpointError: A file cannot be used.
-        RegistryError: There is no such version, or it holds no encoder of OCT volumes.
-        ConfigError: Two have one name, or a card and the configuration contradict each other; all problems at once.
+        ConfigError: Two have one name; a file or version is not there or holds no encoder of OCT volumes; or a card and the
+            configuration contradict each other. All problems at once.
     """
     given = [_named(one) for one in ctx.config.paths.checkpoints]
     given = given or [(path.stem, str(path)) for path in _of_the_demo(ctx)]
@@ -109,11 +110,15 @@ def load_encoders(ctx: Context[OctConfig]) -> list[Encoder]:
         raise ConfigError(all_problems("checkpoints", problems, "Name them: checkpoints=NAME=FILE,OTHER=FILE."))
     encoders, problems = [], []
     for name, where in given:
-        encoder = _registered(name, where) if where.startswith("models:/") else _from_file(ctx, name, where)
+        try:
+            encoder = _registered(name, where) if where.startswith("models:/") else _from_file(ctx, name, where)
+        except (CheckpointError, DataError, RegistryError) as error:
+            problems.append(str(error))
+            continue
         problems += _contradictions(encoder, ctx.config)
         encoders.append(encoder)
     if problems:
-        raise ConfigError(all_problems("checkpoints", problems))
+        raise ConfigError(problems[0] if len(problems) == 1 else all_problems("checkpoints", problems))
     for note in dict.fromkeys(f"{encoder.name}: {note}" for encoder in encoders for note in encoder.notes):
         print(note, flush=True)
     return encoders

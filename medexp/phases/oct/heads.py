@@ -56,17 +56,19 @@ def embed(ctx: Context[OctConfig], encoders: list[Encoder], data: Prepared[Any, 
     jobs, cache = ctx.config.data.jobs, ctx.cache
     pooled: dict[str, Array] = {}
     tokens: dict[str, Callable[[int], Array]] = {}
+    computed = 0
     for steps in {encoder.preprocessing.key: encoder.preprocessing for encoder in encoders}.values():
         alike = {one.name: embedder(one) for one in encoders if one.preprocessing == steps}
         parts = scans_as_parts(cases, digests, steps, ctx.accelerator)
         found = embed_all(alike, parts, cache, ctx.accelerator, jobs=jobs)
         pooled |= found.features
-        ctx.run.reporter.metrics({"params/embeddings_computed": found.computed})
+        computed += found.computed
         if ctx.config.model.head.pooling == "attentive":
             parts = scans_as_parts(cases, digests, steps, ctx.accelerator, tokens=True)
             for name, one in alike.items():
                 files = embed_to_files(one, parts, cache, ctx.accelerator, f"  tokens of {name}", jobs)
                 tokens[name] = lambda row, files=files: read_features(files[row])  # type: ignore[misc]
+    ctx.run.reporter.metrics({"params/embeddings_computed": computed})
     return Features(pooled, tokens)
 
 

@@ -23,13 +23,11 @@ def read_data(ctx: Context[OctConfig]) -> PreparedVolumes:
     (left_out.csv); adds OCT-DATA.
 
     Raises:
-        ConfigError: The environment lacks what `s3.endpoint_env` names.
         DataError: Volumes or labels cannot be used, or more of them fail than may.
         StorageError: The bucket does not answer.
     """
     config, reporter = ctx.config, ctx.run.reporter
     where = config.paths.volumes
-    _answers_at(config.s3.endpoint_env, where)
     cache = Path(config.data.cache_dir).expanduser().absolute() if config.data.cache_dir else ctx.cache
     with ctx.accelerator.main_process_first():
         folder = where or str(_phantoms(ctx))
@@ -67,9 +65,15 @@ def _phantoms(ctx: Context[OctConfig]) -> Path:
     return ensure_oct_phantoms(phantoms.participants, phantoms.seed, ctx.cache)
 
 
-def _answers_at(variable: str, where: str | None) -> None:
-    """Have the bucket's server be the one that an environment variable names."""
-    if variable == _ENDPOINT or not (where or "").startswith("s3://"):
+def answers_at(config: OctConfig) -> None:
+    """Have the server of all that lies in a bucket be the one that `s3.endpoint_env` names.
+
+    Raises:
+        ConfigError: The environment lacks that variable.
+    """
+    paths, variable = config.paths, config.s3.endpoint_env
+    places = [paths.volumes or "", paths.labels_tsv or "", *(one.partition("s3://")[1] for one in paths.checkpoints)]
+    if variable == _ENDPOINT or not any(where.startswith("s3://") for where in places):
         return
     if variable not in os.environ:
         raise ConfigError(

@@ -16,6 +16,7 @@ import pandas as pd
 from medexp.checks import Check
 from medexp.config.shared import Resampling
 from medexp.data.prepared import Prepared
+from medexp.errors import DataError
 from medexp.evaluation.classification import METRICS, cross_entropy
 from medexp.evaluation.controls import Control
 from medexp.evaluation.intervals import Interval, mean_by_patient
@@ -24,15 +25,19 @@ from medexp.phases.oct.comparison import compare
 from medexp.phases.oct.config import OctConfig
 from medexp.phases.oct.encoders import Encoder, load_encoders, with_initial_weights
 from medexp.phases.oct.heads import Features, Head, by_participant, embed, logits_of, of_participants, spoken, train_head
-from medexp.phases.oct.reading import read_data
+from medexp.phases.oct.reading import answers_at, read_data
 from medexp.phases.oct.report import MODEL, finish, package
 from medexp.phases.oct.smoke import smoke
 from medexp.phases.shared.classification import per_case
 from medexp.phases.shared.context import Context, context
 from medexp.phases.shared.folds import Scored, Tables, in_folds, trained_and_judged
 from medexp.phases.shared.foresight import foresee
+from medexp.phases.shared.launch import deterministic
+from medexp.phases.shared.trials import studied
 from medexp.registry.leaks import leak_check
 from medexp.training.loop import FitResult
+
+_WORDS = {"val": "validation", "test": "test"}
 
 
 @dataclass(frozen=True)
@@ -70,18 +75,22 @@ def run(config: OctConfig) -> None:
     Raises:
         CheckFailed: An encoder has seen people who are judged, or a smoke test failed; nothing was trained.
         DataError: Volumes, labels or splits cannot be used.
-        CheckpointError: A file holds no encoder.
+        ConfigError: An encoder cannot be used.
         StorageError: The bucket does not answer.
     """
     with context(PHASE, config) as ctx:
         work = read(ctx)
         judged = "val" if config.folds else config.judged
+        if not work.data.ids(judged):
+            raise DataError(f"judged={judged}: {work.data.source} has nobody in that split; give judged=val")
         ctx.demand(*guard(work, judged))
         every = [*work.encoders, *with_initial_weights(work.encoders)]
         work = replace(work, encoders=every, features=functools.cache(functools.partial(embed, ctx, every, work.data)))
         ctx.demand(*smoke(ctx, work.encoders, work.data, work.features()))
         people = of_participants(work.data.manifest, work.data.ids(judged))
-        foresee(ctx, "accuracy", ["correct"], people["patient"], [MODEL], digest=work.data.digests[judged])
+        foresee(
+            ctx, "accuracy", ["correct"], people["patient"], [MODEL], split=_WORDS[judged], digest=work.data.digests[judged]
+        )
         trained, evidence = trained_and_judged(ctx, work, train, answer, score)
         told = {"val": evidence.tables[0]}
         if not config.folds and work.data.ids("test"):
@@ -96,6 +105,9 @@ def run(config: OctConfig) -> None:
 
 def read(ctx: Context[OctConfig]) -> Work:
     """The encoders, the participants and their volumes, each of which was read and found good."""
+    answers_at(ctx.config)
+    for line in ctx.config.told if ctx.accelerator.is_main_process else ():
+        print(line, flush=True)
     encoders = load_encoders(ctx)
     ctx.built_on(**{encoder.name: encoder.parent for encoder in encoders})
     data = read_data(ctx)
@@ -118,11 +130,13 @@ def train(ctx: Context[OctConfig], work: Work) -> Trained:
     """A head on each encoder, as many times as there are seeds; on each network with initial weights once."""
     seeds = range(ctx.config.seed, ctx.config.seed + ctx.config.seeds)
     features, heads = work.features(), {}
-    for encoder in work.encoders:
-        made = {}
-        for seed in seeds[:1] if encoder.is_random else seeds:
-            made[seed] = train_head(ctx, encoder, work.data, features, seed, shown=seed == seeds[0] and not encoder.is_random)
-        heads[encoder.name] = made
+    with deterministic(ctx.config.train.deterministic):
+        for encoder in work.encoders:
+            made = {}
+            for seed in seeds[:1] if encoder.is_random else seeds:
+                shown = seed == seeds[0] and not encoder.is_random
+                made[seed] = train_head(ctx, encoder, work.data, features, seed, shown=shown)
+            heads[encoder.name] = made
     return Trained(heads)
 
 
@@ -151,3 +165,12 @@ def score(ctx: Context[OctConfig], work: Work, told: Tables, split: str) -> Scor
 
     table = per_case(people, ctx.config.classes.names, found[0]).assign(cross_entropy=entropy)
     return Scored(table, means | {"cross_entropy": float(entropy.mean())}, intervals)
+
+
+def share(ctx: Context[OctConfig], work: Work) -> OctConfig:
+    """The features, which no trial's settings change."""
+    work.features()
+    return ctx.config
+
+
+objective, warm_up = studied(PHASE, read, train, answer, score, guard, share)

@@ -1,5 +1,8 @@
 """Processes of a launch, their device and their precision."""
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 
 import torch
@@ -43,3 +46,16 @@ def start_accelerator(device: str, threads: int | None, precision: str = "fp32")
 def forget_precision() -> None:
     """accelerate keeps device and precision for the process; what is trained next in it may have others."""
     AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@contextmanager
+def deterministic(wanted: bool) -> Iterator[None]:
+    """Refuse, where that is wanted, operations whose results differ from run to run, and allow afterwards what was allowed."""
+    before, warned = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    if wanted:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS is refused whole
+        torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before, warn_only=warned)
