@@ -26,6 +26,7 @@ from accelerate.optimizer import AcceleratedOptimizer
 from accelerate.utils import DistributedDataParallelKwargs
 from monai.optimizers import WarmupCosineSchedule
 from numpy.typing import NDArray
+from rich import get_console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler
@@ -198,7 +199,8 @@ def fit(
         until: Epochs of the schedule of `training.epochs` after which it ends, with the weights that it then has: nothing is
             validated and no epoch is chosen. None: all of them, or as many as early stopping leaves.
         loading: Arguments of torch's DataLoader, where others than its own are wanted.
-        quiet: Whether no line is printed of an epoch, of trainings that take no time and are many.
+        quiet: Whether no line is printed of an epoch, and none is left of the progress bar: of trainings that take no time and
+            are many.
 
     Raises:
         TrainingDiverged: A loss is not finite, or the monitored value is NaN in every epoch or in the one that is kept.
@@ -216,7 +218,7 @@ def fit(
         done.reported.append((step, named))
         reporter.metrics(named, step)
 
-    with _leaving_nothing(accelerator), _progress_bar(accelerator.is_main_process) as progress:
+    with _leaving_nothing(accelerator), _progress_bar(accelerator.is_main_process, quiet) as progress:
         bar = progress.add_task(title, total=epochs * steps, completed=done.epoch * steps)
         for epoch in range(done.epoch, epochs):
             judged = epoch % training.validate_every == 0 and done.best_epoch >= 0
@@ -453,6 +455,7 @@ def _restore(module: nn.Module, weights: Mapping[str, Tensor]) -> None:
             parameter.copy_(weights[name])
 
 
-def _progress_bar(shown: bool) -> Progress:
+def _progress_bar(shown: bool, transient: bool) -> Progress:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    return Progress(*columns, disable=not shown)
+    hidden = not shown or (transient and not get_console().is_terminal)  # in a log file it would leave empty lines
+    return Progress(*columns, disable=hidden, transient=transient)

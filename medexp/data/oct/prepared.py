@@ -33,12 +33,14 @@ class OctData:
         errors: What could not be read or belongs to several, sorted: participant_id, key, exception.
         counts: Participants that are left, by class and split.
         without: Participants of the table who are in no split: participant, reason.
+        lost: Those of them who should be in one.
     """
 
     prepared: PreparedVolumes
     errors: pd.DataFrame
     counts: pd.DataFrame
     without: pd.DataFrame
+    lost: tuple[str, ...]
 
 
 def prepare_oct(
@@ -108,6 +110,7 @@ def prepare_oct(
         errors=errors,
         counts=class_counts(left),
         without=without,
+        lost=tuple(who for who in participants.rows["participant"] if who not in {*left["participant"]}),
     )
 
 

@@ -2,7 +2,8 @@
 
 Three are pretrained as V-JEPA is, on volumes of four devices or of one: a context encoder sees a volume without some blocks,
 and a predictor says from its tokens what a target encoder, the moving average of the context encoder, makes of the blocks in
-the whole volume. A fourth also learns, of each patch, how much of it each layer and finding fills, and of each volume what
+the whole volume. Two things are not V-JEPA's: targets are standardised over the batch too, and volumes are rolled, so that no
+place tells a layer. A fourth also learns, of each patch, how much of it each layer and finding fills, and of each volume what
 the phantoms' classes differ in: it is better for them by construction, and says so by its name. A fifth is a copy of the
 first.
 """
@@ -85,7 +86,7 @@ class Recipe:
     @property
     def architecture(self) -> dict[str, Any]:
         shape = {"size": list(self.size), "patch": list(self.patch), "dim": self.dim, "depth": self.depth, "heads": self.heads}
-        return {"kind": "vit3d", **shape}
+        return {"kind": "vit3d", **shape, "norm_eps": 1e-5}
 
 
 @dataclass(frozen=True)

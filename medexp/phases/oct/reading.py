@@ -45,7 +45,7 @@ def read_data(ctx: Context[OctConfig]) -> PreparedVolumes:
     if where is None:
         data = replace(data, source="OCT phantoms")
     failed, people = len(found.errors), int(found.counts.to_numpy().sum())
-    ctx.check(checks.data(len(data.cases) + failed, failed, people, list(found.without["participant"])))
+    ctx.check(checks.data(len(data.cases) + failed, failed, people, found.lost))
     reporter.table(found.errors, "data_errors.csv")
     reporter.table(found.without, "left_out.csv")
     reporter.table(found.counts.reset_index(), "class_counts.csv")

@@ -137,6 +137,9 @@ def train(ctx: Context[OctConfig], work: Work) -> Trained:
                 shown = seed == seeds[0] and not encoder.is_random
                 made[seed] = train_head(ctx, encoder, work.data, features, seed, shown=shown)
             heads[encoder.name] = made
+            if ctx.accelerator.is_main_process:
+                found = [f"{head.fitted.best_value:.3f} in epoch {head.fitted.best_epoch + 1}" for head in made.values()]
+                print(f"  {encoder.name}: best validation balanced accuracy {', '.join(found)}", flush=True)
     return Trained(heads)
 
 
