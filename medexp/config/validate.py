@@ -83,7 +83,7 @@ def read(key: Key, given: Given) -> Any:
     """
     kind = bare(key.kind)
     try:
-        value = _of_text(given.value, kind) if given.is_text else given.value
+        value = _of_text(given.value, kind) if given.is_text else _in_list(given.value, kind)
         value = _adapter(kind).validate_json(json.dumps(value), strict=True)
         if is_finite(value):
             return value
@@ -252,9 +252,23 @@ def _adapter(kind: Any) -> TypeAdapter[Any]:
     return TypeAdapter(kind, config=ConfigDict(allow_inf_nan=False))
 
 
+def _parts(kind: Any) -> tuple[Any, ...]:
+    return get_args(kind) if get_origin(kind) in (Union, types.UnionType) else (kind,)
+
+
+def _lists_text(kind: Any) -> bool:
+    """Whether it is a list of any texts."""
+    return any(bare(item) is str for part in _parts(kind) if get_origin(part) is tuple for item in get_args(part))
+
+
+def _in_list(value: Any, kind: Any) -> Any:
+    """A file's value; a text alone where a list of texts is wanted is a list of one, as of a flag."""
+    return [value] if isinstance(value, str) and _lists_text(kind) and str not in _parts(kind) else value
+
+
 def _of_text(text: str, kind: Any) -> Any:
     """A flag's text as its key's type reads it: text stays as it is, all else is YAML."""
-    parts = get_args(kind) if get_origin(kind) in (Union, types.UnionType) else (kind,)
+    parts = _parts(kind)
     if text == "null" and types.NoneType in parts:
         return None
     inner = [part for part in parts if get_origin(part) is tuple]
@@ -263,7 +277,7 @@ def _of_text(text: str, kind: Any) -> Any:
         return text
     if not text.strip():
         raise ValueError(text)  # to YAML nothing is null; a flag whose value went missing says nothing
-    only_text = any(bare(item) is str for part in inner for item in get_args(part))
+    only_text = _lists_text(kind)
     if only_text and not is_list:
         return [text]  # one alone needs no brackets
     return parse_yaml(text, only_text=only_text)
