@@ -18,6 +18,7 @@ from packaging.utils import canonicalize_name
 
 import medexp
 from medexp.data.images import transforms as image_transforms
+from medexp.data.oct import transforms as oct_transforms
 from medexp.data.volumes import transforms
 from medexp.data.volumes.cases import CHANNELS
 from medexp.phases.phase1.config import Phase1Config
@@ -93,6 +94,7 @@ def test_every_shipped_configuration_holds(phase):
     has = fields | (Phase1Config.__dataclass_fields__.keys() if phase == "sweep" else set())
     given = {"data_dir": "d", "slices_dir": "s", "checkpoint": "c", "table": "t", "run": "r", "input": "i"}
     given = {key: value for key, value in given.items() if key in has}
+    given |= {"paths.data": "d", "paths.checkpoint_path": "c"} if "paths" in has else {}
     assert configured(phase, run=given.get("run")).profile == "demo"
     assert configured(phase, given, profile="full").profile == "full"
 
@@ -162,9 +164,10 @@ def test_every_library_that_is_imported_is_a_dependency():
 
 
 @pytest.mark.parametrize("name", known_models())
-def test_a_registered_model_takes_what_is_made_of_images_or_of_volumes(name):
+def test_a_registered_model_takes_what_is_made_of_images_of_volumes_or_of_oct(name):
     contract = load_definition(name).input
-    made = image_transforms.INPUT if contract.shape[1] == 1 else {**transforms.INPUT, "channels": list(CHANNELS)}
+    one = {"mri": image_transforms.INPUT, "oct": oct_transforms.INPUT}
+    made = one[contract.channels[0]] if contract.shape[1] == 1 else {**transforms.INPUT, "channels": list(CHANNELS)}
     given = {**asdict(contract), "channels": list(contract.channels)}
     assert {key: given[key] for key in made} == made
 

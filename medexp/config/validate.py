@@ -170,7 +170,9 @@ def json_schema(known: Mapping[str, Key]) -> dict[str, Any]:
         for part in path:
             empty: dict[str, Any] = {"type": "object", "additionalProperties": False, "properties": {}}
             block = block["properties"].setdefault(part, empty)
-        block["properties"][last] = {"description": key.text} | _adapter(key.kind).json_schema()
+        made = _adapter(key.kind).json_schema()
+        alone = _lists_text(bare(key.kind)) and "anyOf" not in made
+        block["properties"][last] = {"description": key.text} | ({"anyOf": [made, {"type": "string"}]} if alone else made)
     return root
 
 

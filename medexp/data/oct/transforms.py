@@ -19,6 +19,15 @@ Normalisation = Literal["zscore", "unit"]
 PERCENTILES = (0.5, 99.5)
 """What becomes 0 and 1 with "unit": a few glaring or dead pixels do not set the range."""
 
+INPUT = {
+    "dtype": "float32",
+    "channels": ["oct"],
+    "orientation": "B-scans in the order of their positions, rows from the vitreous to the choroid, columns along the B-scan",
+    "units": "standard deviations of the volume, or its range",
+    "normalisation": "as in the encoder's pretraining, which the contract says",
+}
+"""What `preprocessing` makes of a scan, in the words of input contracts."""
+
 _TOGETHER = 2**25  # voxels that are resized at a time: 128 MiB as float32
 
 
