@@ -1,5 +1,6 @@
 """Files: writing all or nothing, one process at a time, YAML, read and written in one way, and what medexp ships."""
 
+import errno
 import math
 import os
 import re
@@ -33,10 +34,13 @@ def replacing(path: Path) -> Iterator[Path]:
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
-    except OSError as error:
-        raise StorageError(
-            f"{path}: cannot be written ({error.strerror or error}); free space or choose another folder"
-        ) from error
+    except StorageError:
+        raise
+    except Exception as error:
+        if not isinstance(error, OSError) and os.strerror(errno.ENOSPC) not in str(error):  # safetensors has errors of its own
+            raise
+        told = getattr(error, "strerror", None) or error
+        raise StorageError(f"{path}: cannot be written ({told}); free space or choose another folder") from error
 
 
 @contextmanager

@@ -3,6 +3,7 @@ import sys
 
 import pytest
 import yaml
+from safetensors import SafetensorError
 
 from medexp.errors import StorageError
 from medexp.files import alone, filling, parse_yaml, replacing
@@ -41,6 +42,17 @@ def test_a_full_disk_is_named(tmp_path):
     ):
         full.write("x")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_full_disk_is_named_of_a_library_whose_errors_are_its_own(tmp_path):
+    with (
+        pytest.raises(StorageError, match=r"out.safetensors: cannot be written \(.*No space left on device.*; free space"),
+        replacing(tmp_path / "out.safetensors"),
+    ):
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+    with pytest.raises(SafetensorError, match="misshapen"), replacing(tmp_path / "out.safetensors"):
+        raise SafetensorError("misshapen")
+    assert not [*tmp_path.iterdir()]
 
 
 def test_a_folder_appears_full_and_the_first_one_stays(tmp_path):

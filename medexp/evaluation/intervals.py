@@ -277,7 +277,6 @@ def _each(values: Array, confidence: float) -> float:
     """Coverage of each interval with which all hold at once, from the statistics of the resamples (S, ...)."""
     flat = values.reshape(len(values), -1)
     flat = flat[:, ~np.isnan(flat).all(axis=0)]
-    flat = flat[~np.isnan(flat).all(axis=1)]  # resamples that define none, as one in which a class is nobody's
     spread = np.nanstd(flat, axis=0)
     flat, spread = flat[:, spread >= NOISE], spread[spread >= NOISE]
     flat = flat[~np.isnan(flat).all(axis=1)]  # a resample without a case of a class defines none of them

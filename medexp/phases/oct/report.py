@@ -1,6 +1,7 @@
 """What the comparison leaves behind: the leaderboard, each encoder's files, a registered classifier, and the last lines."""
 
 import json
+import shlex
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -111,9 +112,7 @@ def finish(
     for encoder in encoders:
         if not encoder.is_random:
             _own_files(ctx, encoder, heads[encoder.name], data, compared)
-    yours, attentive = "-P checkpoints=A.pt,B.pt -P data=FOLDER -P labels=participants.tsv", "-P model.head.pooling=attentive"
-    again = yours if config.paths.volumes is None else attentive
-    following = [f"Next, another:    mlflow run . -e oct {again}"]
+    following = [f"Next, another:    mlflow run . -e oct {_again(config)}"]
     told = summary_of(board, f"{_title(config)}, on {data.source}", judging, following)
     validated = f"{compared.on_validation[compared.chosen]:.3f}"
     words = [
@@ -123,6 +122,18 @@ def finish(
         "Of several volumes of a participant logits are averaged.",
     ]
     ctx.finish(replace(told, words=words))
+
+
+def _again(config: OctConfig) -> str:
+    """What a command says to run it on one's own data, or on the same again with the other head."""
+    paths = config.paths
+    if (volumes := paths.volumes) is None:
+        return "-P checkpoints=A.pt,B.pt -P data=FOLDER -P labels=participants.tsv"
+    given = {"data": volumes, "labels": paths.labels_tsv, "checkpoints": ",".join(paths.checkpoints)}
+    given |= {"profile": "" if config.profile == "demo" else config.profile}
+    pooling = "mean" if config.model.head.pooling == "attentive" else "attentive"
+    words = [f"{key}={value}" for key, value in {**given, "model.head.pooling": pooling}.items() if value]
+    return " ".join(f"-P {shlex.quote(word)}" for word in words)
 
 
 def _title(config: OctConfig) -> str:
