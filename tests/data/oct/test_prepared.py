@@ -116,7 +116,7 @@ def test_people_without_a_key_are_listed_up_to_the_limit(folder: Path) -> None:
         shutil.rmtree((folder / key(who, "l")).parent)
     data = prepare(folder)
     assert [*data.without.itertuples(index=False, name=None)] == [(person(0), "has no key"), (person(1), "has no key")]
-    assert data.lost == [person(0), person(1)]
+    assert data.lost == (person(0), person(1))
     assert f"2 participants have no volume: {person(0)}, {person(1)}" in data.prepared.notes[0]
     with pytest.raises(DataError, match=r"2 of 24 participants have no volume, more than data.max_failures=0.05"):
         prepare(folder, most_failed=0.05)
@@ -128,7 +128,7 @@ def test_whom_the_table_leaves_out_has_not_dropped_out(folder: Path) -> None:
     table.write_text(re.sub(rf"({person(0)}\t.*)TRUE", r"\1FALSE", table.read_text()))
     fewer = {group: number for group, number in MAPPING.items() if number < 3}
     data = prepare_oct(Folder(folder), fewer, folder.parent / "cache")
-    assert len(data.without) == 1 + PEOPLE // 4 and data.lost == []
+    assert len(data.without) == 1 + PEOPLE // 4 and data.lost == ()
 
 
 def test_a_class_that_nobody_is_left_of_stops_it(folder: Path) -> None:
