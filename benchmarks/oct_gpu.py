@@ -58,7 +58,7 @@ def main() -> None:
     architecture = {"kind": "vit3d", "size": size, "patch": (4, 16, 16), "dim": 768, "depth": 12, "heads": 12}
     net = build(architecture).eval().to(device)
     assert isinstance(net, VisionTransformer3D)
-    given = volumes(size, device)  # type: ignore[arg-type]
+    given = volumes(size, device)
     print(f"{sum(one.numel() for one in net.parameters()):,} parameters, {torch.__version__}, {device}")
     features = {}
     for name, kind in (("fp32", torch.float32), ("bf16", torch.bfloat16)):

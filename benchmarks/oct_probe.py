@@ -132,7 +132,7 @@ def _loop(net: Any, volumes: Any, work: Any, config: OctConfig) -> np.ndarray:
     rows = {split: np.flatnonzero(manifest["case"].isin(work.data.ids(split))) for split in ("train", "val", "test")}
     labels = torch.from_numpy(manifest["target"].to_numpy())
     torch.manual_seed(config.seed)
-    head = head_on(net.width, 4, "mean", 0, 0.0)
+    head: Any = head_on(net.width, 4, "mean", 0, 0.0)
     size, train = config.data.batch_size, config.train
 
     @torch.inference_mode()

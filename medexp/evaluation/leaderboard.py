@@ -230,8 +230,8 @@ class Leaderboard:
         told += [pair.told for pair in self.order if pair.relation == "copy" and not pair.gain.none]
         if small := [pair for pair in self.order if pair.below_seeds and pair.relation != "copy"]:
             largest = max(small, key=lambda pair: abs(pair.gain.estimate))
-            count = f"{len(small)} of {len(self.order)} differences in the order are less than what another seed changes"
-            told.append(f"{count}; the largest of these: {largest.told}")
+            share = f"{len(small)} of {len(self.order)} differences in the order are less than what another seed changes"
+            told.append(f"{share}; the largest of these: {largest.told}")
         if single := [row.entry.label for row in self.rows if len(row.entry.predictions) == 1 and row.entry.kind != "control"]:
             told.append(f"Of {_listed(single)} there is one seed: what another would change is in no interval.")
         seen = [pair.seen for pair in self.order if pair.relation == "open" and not math.isnan(pair.seen)]
