@@ -1,7 +1,6 @@
 """A leaderboard as a run leaves it: tables, a page that needs no network, pictures, and all that it can be redrawn from."""
 
 import base64
-import io
 import json
 import re
 import tempfile
@@ -95,10 +94,14 @@ def log_leaderboard(reporter: Reporter, board: Leaderboard, judging: Judging, pr
     reporter.table(board.table(), "leaderboard.csv")
     reporter.table(board.differences(), "differences.csv")
     reporter.text(in_markdown(board, judging), "leaderboard.md")
-    pictures = {path: (figure, _embedded(figure)) for path, figure in draw(board).items()}
-    reporter.text(as_page(board, judging, {path: embedded for path, (_, embedded) in pictures.items()}), PAGE)
-    for path, (figure, _) in pictures.items():
-        reporter.figure(figure, f"figures/{path}.png")
+    with tempfile.TemporaryDirectory() as folder:
+        drawn = {}
+        for path, figure in draw(board).items():
+            drawn[path] = Path(folder) / f"{path}.png"
+            figure.savefig(drawn[path], dpi=120)
+        reporter.text(as_page(board, judging, {path: _embedded(file) for path, file in drawn.items()}), PAGE)
+        for file in drawn.values():
+            reporter.file(file, "figures")
 
 
 def read_run(run_id: str, called: str) -> tuple[Saved, Judging, pd.DataFrame]:
@@ -272,10 +275,8 @@ def _on(board: Leaderboard, judging: Judging) -> str:
     return f"{judging.source}: {people} participants of the split {judging.split}"
 
 
-def _embedded(figure: Figure) -> str:
-    drawn = io.BytesIO()
-    figure.savefig(drawn, format="png", dpi=120)
-    return "data:image/png;base64," + base64.b64encode(drawn.getvalue()).decode()
+def _embedded(picture: Path) -> str:
+    return "data:image/png;base64," + base64.b64encode(picture.read_bytes()).decode()
 
 
 def _safe(name: str) -> str:
