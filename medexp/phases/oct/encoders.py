@@ -27,6 +27,7 @@ from medexp.models.classifier.network import EncoderClassifier
 from medexp.models.encoders import EncoderCard, load_oct_encoder
 from medexp.models.kinds import build
 from medexp.phases.oct.config import OctConfig
+from medexp.phases.oct.pretrained import demo_checkpoints
 from medexp.phases.shared.context import Context
 from medexp.phases.shared.packaging import parent_of
 from medexp.registry.contracts import preprocessing_of
@@ -102,7 +103,7 @@ def load_encoders(ctx: Context[OctConfig]) -> list[Encoder]:
             configuration contradict each other. All problems at once.
     """
     given = [_named(one) for one in ctx.config.paths.checkpoints]
-    given = given or [(path.stem, str(path)) for path in _of_the_demo(ctx)]
+    given = given or [(path.stem, str(path)) for path in demo_checkpoints(ctx.cache)]
     problems = [f"{name} names {times} encoders" for name, times in Counter(name for name, _ in given).items() if times > 1]
     problems += [f"{name} is the row of initial weights" for name, _ in given if f"{name}_".startswith(f"{RANDOM}_")]
     problems += [f"{name} is the row of a control" for name, _ in given if name in BESIDE]
@@ -122,12 +123,6 @@ def load_encoders(ctx: Context[OctConfig]) -> list[Encoder]:
     for note in dict.fromkeys(f"{encoder.name}: {note}" for encoder in encoders for note in encoder.notes):
         print(note, flush=True)
     return encoders
-
-
-def _of_the_demo(ctx: Context[OctConfig]) -> list[Path]:
-    from medexp.phases.oct.pretrained import demo_checkpoints
-
-    return demo_checkpoints(ctx.cache)
 
 
 def with_initial_weights(encoders: list[Encoder]) -> list[Encoder]:

@@ -156,11 +156,7 @@ def train_head(
         items = AugmentedScans(scans, labels[learned], encoder.preprocessing, augment, seed)
         loading = loader_settings(config, ctx)
     module.to(ctx.device)
-    draws, balanced = np.ones(len(learned)), "none" if train.class_weights == "none" else "balanced"
-    weight = class_weights(labels[learned], draws, count, balanced)  # type: ignore[arg-type]
-    if isinstance(train.class_weights, tuple):
-        weight = torch.tensor(train.class_weights, dtype=torch.float32)
-    weight = weight.to(ctx.device)
+    weight = _weights(train.class_weights, labels[learned], count).to(ctx.device)
 
     def loss(module: nn.Module, batch: Batch, epoch: int) -> dict[str, Tensor]:
         return {"loss": heads.loss(module(batch["image"]), batch["label"], weight)}
@@ -192,6 +188,13 @@ def train_head(
     kept = int(np.argmax(accuracies(module))) if len(rates) > 1 else 0
     classifier = EncoderClassifier(net, heads.chosen(kept), frozen=not config.model.trains_encoder).eval()
     return Head(classifier, fitted, rates[kept])
+
+
+def _weights(asked: str | tuple[float, ...], labels: np.ndarray, count: int) -> Tensor:
+    """Of the classes in cross-entropy (K,), by the labels of the training volumes."""
+    if isinstance(asked, tuple):
+        return torch.tensor(asked, dtype=torch.float32)
+    return class_weights(labels, np.ones(len(labels)), count, "balanced" if asked == "auto" else "none")
 
 
 def architecture(config: OctConfig, encoder: Encoder) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from medexp.data.oct.phantoms import ensure_oct_phantoms
 from medexp.data.oct.prepared import PreparedVolumes, prepare_oct
 from medexp.data.storage import local_file, place
 from medexp.errors import ConfigError
@@ -30,7 +31,7 @@ def read_data(ctx: Context[OctConfig]) -> PreparedVolumes:
     where = config.paths.volumes
     cache = Path(config.data.cache_dir).expanduser().absolute() if config.data.cache_dir else ctx.cache
     with ctx.accelerator.main_process_first():
-        folder = where or str(_phantoms(ctx))
+        folder = where or str(ensure_oct_phantoms(config.phantoms.participants, config.phantoms.seed, ctx.cache))
     with ctx.accelerator.main_process_first():  # the others find what was fetched and described
         found = prepare_oct(
             place(folder, cache, config.data.cache_limit_gb),
@@ -56,13 +57,6 @@ def read_data(ctx: Context[OctConfig]) -> PreparedVolumes:
     if ctx.accelerator.is_main_process:
         print(_counted(found.counts), flush=True)
     return data
-
-
-def _phantoms(ctx: Context[OctConfig]) -> Path:
-    from medexp.data.oct.phantoms import ensure_oct_phantoms
-
-    phantoms = ctx.config.phantoms
-    return ensure_oct_phantoms(phantoms.participants, phantoms.seed, ctx.cache)
 
 
 def answers_at(config: OctConfig) -> None:
