@@ -54,6 +54,7 @@ _TARGET = frozenset(("target_encoder", "ema_encoder", "momentum_encoder", "teach
 _BESIDE = (
     *("predictor", "decoder", "mask_token", "head", "classifier", "pooler", "criterion", "projector", "opt", "scheduler"),
     *("lr_scheduler", "scaler", "rng", "cuda_rng", "loss", "best", "epoch", "step"),
+    *("callbacks", "loops", "hyper_parameters", "datamodule"),  # PyTorch Lightning's
 )
 
 
@@ -181,6 +182,16 @@ def load_oct_encoder(path: Path) -> tuple[nn.Module, EncoderCard]:
     if zeros := [key for key, value in state.items() if value.ndim > 1 and not value.any()]:
         told.append(f"all zero: {_some(zeros)}; such weights were never trained")
     return net.eval(), _made_card(card, architecture, told, place)
+
+
+def beside(path: Path) -> list[str]:
+    """Names of the files that the card of a checkpoint refers to, where there is a card: they lie beside it.
+
+    Raises:
+        CheckpointError: The card does not hold.
+    """
+    said = _read_card(_place(path), _CardFile()).pretrained_on
+    return [said.file] if said and said.file else []
 
 
 def write_card(card: EncoderCard, path: Path) -> None:

@@ -86,6 +86,10 @@ LAYOUTS: dict[str, Callable[[], Any]] = {
     "bfloat16": lambda: {key: value.bfloat16() for key, value in weights().items()},
     "half, in part": lambda: {key: value.half() if "blocks" in key else value for key, value in weights().items()},
     "arguments beside it": lambda: {"model": weights(), "args": argparse.Namespace(lr=0.1, input_size=224, path=Path("a"))},
+    "Lightning's": lambda: {
+        **{"state_dict": under("model", pretraining()), "optimizer_states": [optimizer()], "hyper_parameters": {"lr": 0.1}},
+        **{"callbacks": {"ModelCheckpoint{'monitor': 'loss'}": {"best_model_score": torch.tensor(0.2)}}, "loops": {"fit": {}}},
+    },
     "with gradients": lambda: {"model": dict(build(VIT3D | {}).named_parameters()) | weights()},
 }
 

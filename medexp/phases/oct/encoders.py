@@ -24,7 +24,7 @@ from medexp.errors import CheckpointError, ConfigError, DataError, RegistryError
 from medexp.evaluation.controls import UNTRAINED_SEEDS
 from medexp.models.checkpoints import weights_digest
 from medexp.models.classifier.network import EncoderClassifier
-from medexp.models.encoders import EncoderCard, load_oct_encoder
+from medexp.models.encoders import EncoderCard, beside, load_oct_encoder
 from medexp.models.kinds import build
 from medexp.phases.oct.config import OctConfig
 from medexp.phases.oct.pretrained import demo_checkpoints
@@ -153,8 +153,12 @@ def _named(given: str) -> tuple[str, str]:
 
 
 def _from_file(ctx: Context[OctConfig], name: str, where: str) -> Encoder:
-    beside = [f"{PurePosixPath(where).stem}.card.yaml", "cases.csv", "participants.tsv"]
-    place = local_folder(where, ctx.cache) if where.endswith("/") else local_file(where, ctx.cache, beside)
+    if where.endswith("/"):
+        place = local_folder(where, ctx.cache)
+    else:
+        card_file = f"{PurePosixPath(where).stem}.card.yaml"
+        place = local_file(where, ctx.cache, [card_file])
+        place = local_file(where, ctx.cache, [card_file, *beside(place)])
     net, card = load_oct_encoder(place)
     asked, notes = ctx.config.data.normalisation, [*card.told, *card.unknown]
     normalisation = card.normalisation if asked == "card" else asked

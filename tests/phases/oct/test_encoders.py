@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from medexp.data.manifest import patient_sha256
 from medexp.errors import ConfigError
 from medexp.phases.oct import PHASE
 from medexp.phases.oct.encoders import Encoder, load_encoders
@@ -12,6 +13,7 @@ from medexp.phases.oct.recipe import guard, read
 from medexp.phases.shared.context import context
 from tests.configured import configured
 from tests.phases.oct.small import SMALL, participants, write_encoder, write_study
+from tests.s3 import Prefix
 
 
 @pytest.fixture
@@ -46,6 +48,17 @@ def test_the_same_weights_under_another_normalisation_are_another_encoder(
     z, again, unit = loaded("z.pt", "again.pt", "u.pt")
     assert z.digest == again.digest != unit.digest
     assert z.parent.weights_digest == unit.parent.weights_digest
+
+
+def test_what_a_card_in_a_bucket_refers_to_comes_with_it(
+    loaded: Callable[..., list[Encoder]], bucket: Prefix, tmp_path: Path
+) -> None:
+    file = write_encoder(tmp_path / "a.pt")
+    card = tmp_path / "a.card.yaml"
+    card.write_text(card.read_text().replace("pretrained_on: null", "pretrained_on: {file: seen_2025.tsv}"))
+    bucket.put_all({"a.pt": file.read_bytes(), "a.card.yaml": card.read_bytes(), "seen_2025.tsv": b"person_id\r\n4004\r\n"})
+    (encoder,) = loaded(f"{bucket.uri}/a.pt")
+    assert encoder.seen is not None and [*encoder.seen["patient_sha256"]] == [patient_sha256("4004")]
 
 
 @pytest.mark.parametrize("spelling", ["4004", " 4004", "4004.0", "AIREADI-4004"])
