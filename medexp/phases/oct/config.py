@@ -203,7 +203,8 @@ class TrainConfig:
         weight_decay_grid: Decays, likewise, each with each of the rates; empty: weight_decay alone.
         warmup_epochs: Epochs of linear warm-up of the learning rates.
         class_weights: auto (the inverse of how often a class is there), none, or a list of one weight a class.
-        precision: fp32 or bf16; frozen encoders compute in it too.
+        precision: fp32 or bf16, of what trains. Features of frozen encoders, and what is judged, are computed in fp32, as
+            the registered model is used.
         patience: Epochs without a better balanced accuracy on the validation participants after which training stops; 0 never
             stops early, and keeps the last.
         grad_clip: Largest norm of all gradients together.

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable, Collection, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -165,7 +166,7 @@ def train_head(
     every = np.ones((1, len(people)))
 
     def accuracies(module: nn.Module) -> list[float]:
-        each = logits_of(ctx, module, encoder, data, features, "val")
+        each = logits_of(ctx, module, encoder, data, features, "val", ctx.accelerator.autocast)
         means = [pd.DataFrame(by_participant(logits, people)).assign(case=people["case"]) for logits in each]
         return [float(balanced_accuracy(spoken(one, people), every)[0]) for one in means]
 
@@ -214,17 +215,24 @@ def loader_settings(config: OctConfig, ctx: Context[OctConfig]) -> dict[str, Any
 
 @torch.inference_mode()
 def logits_of(
-    ctx: Context[OctConfig], module: nn.Module, encoder: Encoder, data: Prepared[Any, Any], features: Features, split: str
+    ctx: Context[OctConfig],
+    module: nn.Module,
+    encoder: Encoder,
+    data: Prepared[Any, Any],
+    features: Features,
+    split: str,
+    precision: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> list[Array]:
     """What heads say of the volumes of a split, in the order of the manifest: (V, K) each, of heads trained side by side.
 
     Args:
-        ctx: Device and precision.
+        ctx: The device.
         module: A head, heads side by side, or an encoder with either.
         encoder: The encoder as it was.
         data: The volumes, split.
         features: Of all of them.
         split: train, val or test.
+        precision: fp32, as the registered model is used, unless it is only about an epoch.
     """
     rows, size = np.flatnonzero(data.manifest["case"].isin(data.ids(split))), ctx.config.data.val_batch_size
     trained = isinstance(module, EncoderClassifier) and not module.frozen
@@ -238,7 +246,7 @@ def logits_of(
             given = torch.stack([prepared_scan(case, encoder.preprocessing) for case in cases])
         else:
             given = torch.stack([features.of(encoder.name, int(row)) for row in part])
-        with ctx.accelerator.autocast():
+        with precision():
             said = module.to(ctx.device)(given.to(ctx.device)).float().cpu()
         found.append([*(said if said.ndim == 3 else said[None]).numpy()])
     return [np.concatenate(parts) for parts in zip(*found, strict=True)]
