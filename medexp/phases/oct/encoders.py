@@ -187,16 +187,13 @@ def _seen(card: EncoderCard) -> pd.DataFrame | None:
     """Whom a card says that its encoder was pretrained on."""
     if card.people is None and card.people_sha256 is None:
         return None
-    ids = {spelling for one in card.people or () for spelling in _spellings(one)}
-    known = {*map(patient_sha256, ids), *(card.people_sha256 or ())}
+    known = {*(patient_sha256(_as_in_keys(one)) for one in card.people or ()), *(card.people_sha256 or ())}
     return pd.DataFrame({"patient_sha256": sorted(known)})
 
 
-def _spellings(person: str) -> set[str]:
-    """An id as it is written, and as keys of AI-READI have it: 1001, where a table of numbers says 1001.0, and its other files
-    AIREADI-1001."""
-    bare = re.sub(r"(?i)^ai-?readi[-_ ]?", "", person.strip())
-    return {person, bare, re.sub(r"^(\d+)\.0+$", r"\1", bare)}
+def _as_in_keys(person: str) -> str:
+    """An id as keys have it: 1001, where a table of numbers says 1001.0 and other files of AI-READI AIREADI-1001."""
+    return re.sub(r"^(\d+)\.0+$", r"\1", re.sub(r"(?i)^ai-?readi[-_ ]?", "", person.strip()))
 
 
 def _registered(name: str, where: str) -> Encoder:

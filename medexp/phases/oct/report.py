@@ -55,7 +55,7 @@ def package(
     claims: Mapping[str, str | None] = PHANTOMS if config.paths.volumes is None else {}
     if limits := [text for text in (how["Limitations"], claims.get("Limitations")) if text]:
         how["Limitations"] = " ".join(limits)
-    told = "none: the softmax of the logits as it is; logits of several volumes of a participant are averaged"
+    told = "none: the softmax of a volume's logits as it is; the figures are of the mean of a participant's logits"
     made = packaged(
         ctx,
         MODEL,
