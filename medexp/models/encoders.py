@@ -3,7 +3,7 @@
 The card stands beside the checkpoint, as `<stem>.card.yaml`, or in a folder, as `encoder.card.yaml`:
 
     architecture: {kind: vit3d, patch: [4, 16, 16], dim: 768, depth: 12, heads: 12}   # what weights do not tell is enough
-    preprocessing: {size: [64, 384, 384], normalisation: zscore}                      # or unit: 0 to 1
+    preprocessing: {size: [64, 384, 384], normalisation: zscore}                      # or unit: 0 to 1; antialias: false
     pretrained_on: {file: cases.csv}          # or people: [...]; a table of participants, of these splits: [train, val]
     source: where it comes from
     licence: its licence
@@ -65,10 +65,12 @@ class Preprocessed:
     Attributes:
         size: D, H and W in voxels; of a volume to which all are resized.
         normalisation: zscore: zero mean and unit variance of each volume; unit: 0 to 1. None: not known.
+        antialias: Whether an axis that shrinks is averaged over when a volume is brought to the size.
     """
 
     size: Annotated[tuple[Count, Count, Count], Told("three whole numbers, D, H and W")] | None = None
     normalisation: Normalisation | None = None
+    antialias: bool = True
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -115,6 +117,7 @@ class EncoderCard:
         weights: Which of the two encoders of a V-JEPA it is.
         told: What was inferred, left out or is odd, in words.
         unknown: What is not known, in words, and what to do about it.
+        antialias: Whether its volumes were averaged over where they shrank.
     """
 
     architecture: dict[str, Any]
@@ -127,6 +130,7 @@ class EncoderCard:
     weights: Weights = "context_encoder"
     told: tuple[str, ...] = ()
     unknown: tuple[str, ...] = ()
+    antialias: bool = True
 
     @property
     def size(self) -> tuple[int, int, int]:
@@ -206,7 +210,7 @@ def write_card(card: EncoderCard, path: Path) -> None:
     }
     content = {
         "architecture": {key: _plain(value) for key, value in card.architecture.items() if key != "size"},
-        "preprocessing": {"size": list(card.size), "normalisation": card.normalisation},
+        "preprocessing": {"size": list(card.size), "normalisation": card.normalisation, "antialias": card.antialias},
         "pretrained_on": people or None,
         **{name: getattr(card, name) for name in ("source", "licence", "notes", "weights")},
     }
@@ -240,7 +244,8 @@ def _contents(path: Path) -> tuple[Any, dict[str, Any], _CardFile]:
             architecture,
             _CardFile(
                 preprocessing=Preprocessed(
-                    normalisation=next((_OF_STEPS[one["step"]] for one in steps if one["step"] in _OF_STEPS), None)
+                    normalisation=next((_OF_STEPS[one["step"]] for one in steps if one["step"] in _OF_STEPS), None),
+                    antialias=next((one["antialias"] for one in steps if one["step"] == "resize"), True),
                 ),
                 pretrained_on=Pretraining(file="cases.csv", splits=("train", "val"))
                 if (path / "cases.csv").is_file()
@@ -407,6 +412,7 @@ def _made_card(card: _CardFile, architecture: dict[str, Any], told: Sequence[str
     return EncoderCard(
         architecture=architecture,
         normalisation=card.preprocessing.normalisation,
+        antialias=card.preprocessing.antialias,
         people=people,
         people_sha256=hashed,
         source=card.source,

@@ -22,15 +22,17 @@ class ReadOct:
 
 @dataclass(frozen=True, config=_STRICT)
 class Resize:
-    """The whole volume onto another grid: linear, antialiased along each axis that shrinks; its proportions are not kept.
+    """The whole volume onto another grid: linear; its proportions are not kept.
 
     Attributes:
         size: B-scans, rows and A-scans.
+        antialias: Whether an axis that shrinks is averaged over, instead of read at some points.
     """
 
     NAME: ClassVar[str] = "resize"
     VERSION: ClassVar[int] = 1
     size: tuple[_Edge, _Edge, _Edge]
+    antialias: bool = True
 
 
 @dataclass(frozen=True, config=_STRICT)

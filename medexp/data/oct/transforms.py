@@ -31,15 +31,16 @@ INPUT = {
 _TOGETHER = 2**25  # voxels that are resized at a time: 128 MiB as float32
 
 
-def preprocessing(size: tuple[int, int, int], normalisation: Normalisation) -> Preprocessing:
+def preprocessing(size: tuple[int, int, int], normalisation: Normalisation, *, antialias: bool = True) -> Preprocessing:
     """What is done to a file before an encoder sees it.
 
     Args:
         size: B-scans, rows and A-scans of the encoder's input.
         normalisation: As in its pretraining; with another one its features are those of volumes that it never saw.
+        antialias: Likewise: without it speckle stays, and detail between the points that are read is lost.
     """
     last = ZScoreVolume() if normalisation == "zscore" else ToUnit(*PERCENTILES)
-    return Preprocessing("oct", (ReadOct(), Resize(size), last))
+    return Preprocessing("oct", (ReadOct(), Resize(size, antialias), last))
 
 
 def execute(steps: Sequence[Any], scan: Scan) -> Tensor:
@@ -57,8 +58,8 @@ def execute(steps: Sequence[Any], scan: Scan) -> Tensor:
     voxels: Tensor | None = None
     for step in steps:
         match step:
-            case Resize(size):
-                voxels = _resized(scan.voxels if voxels is None else np.asarray(voxels), size)
+            case Resize(size, antialias):
+                voxels = _resized(scan.voxels if voxels is None else np.asarray(voxels), size, antialias=antialias)
             case ZScoreVolume():
                 voxels = _standardised(_floats(scan) if voxels is None else voxels)
             case ToUnit(low, high):
@@ -70,21 +71,21 @@ def _floats(scan: Scan) -> Tensor:
     return torch.from_numpy(scan.voxels.astype(np.float32))
 
 
-def _resized(voxels: NDArray[Any], size: tuple[int, int, int]) -> Tensor:
+def _resized(voxels: NDArray[Any], size: tuple[int, int, int], *, antialias: bool) -> Tensor:
     """First each B-scan, some at a time, then along the B-scans: linear interpolation is one axis after the other."""
     depth, height, width = size
     frames = torch.empty(len(voxels), height, width)
     together = max(1, _TOGETHER // (voxels.shape[1] * voxels.shape[2]))
     for start in range(0, len(voxels), together):
         some = torch.from_numpy(voxels[start : start + together].astype(np.float32))[:, None]
-        frames[start : start + together] = _linear(some, (height, width))[:, 0]
-    return _linear(frames.reshape(1, 1, len(voxels), -1), (depth, height * width)).reshape(size)
+        frames[start : start + together] = _linear(some, (height, width), antialias=antialias)[:, 0]
+    return _linear(frames.reshape(1, 1, len(voxels), -1), (depth, height * width), antialias=antialias).reshape(size)
 
 
-def _linear(planes: Tensor, size: tuple[int, int]) -> Tensor:
+def _linear(planes: Tensor, size: tuple[int, int], *, antialias: bool) -> Tensor:
     if planes.shape[-2:] == size:
         return planes
-    return functional.interpolate(planes, size, mode="bilinear", antialias=True, align_corners=False)
+    return functional.interpolate(planes, size, mode="bilinear", antialias=antialias, align_corners=False)
 
 
 def _standardised(voxels: Tensor) -> Tensor:

@@ -43,7 +43,7 @@ BESIDE = {"intensity": "classical", "layers": "shape", "headers": "headers", "ma
 """Names, in tables, of what needs no encoder, and as which control each stands beside the one that is registered."""
 
 _USUAL: Normalisation = "zscore"
-"""What V-JEPA's pretraining on OCT did to volumes (docs/requirements/oct.md)."""
+"""What the described pretraining did to volumes, which it resized without antialiasing (docs/requirements/oct.md)."""
 
 _NAME = re.compile(r"(?P<name>[\w.-]+)=(?P<where>.+)")
 
@@ -165,7 +165,7 @@ def _from_file(ctx: Context[OctConfig], name: str, where: str) -> Encoder:
     if normalisation is None:
         normalisation = _USUAL
         notes.append(
-            f"no card says how its pretraining normalised volumes: {_USUAL} is taken; data.normalisation sets another"
+            f"no card says how its pretraining resized and normalised volumes: without antialiasing, and {_USUAL}, is taken"
         )
     elif card.normalisation not in (None, normalisation):
         notes.append(f"was pretrained on volumes of normalisation {card.normalisation}, and is given {normalisation}")
@@ -175,7 +175,7 @@ def _from_file(ctx: Context[OctConfig], name: str, where: str) -> Encoder:
         name,
         net.requires_grad_(False),
         card.architecture,
-        preprocessing(card.size, normalisation),
+        preprocessing(card.size, normalisation, antialias=card.antialias and card.normalisation is not None),
         Parent(name, None, None, weights_digest(net.state_dict())),
         _seen(card),
         None,
@@ -224,7 +224,8 @@ def _contradictions(encoder: Encoder, config: OctConfig) -> list[str]:
             f"{encoder.name}: takes volumes of {list(size)}, data.augment.resize is {list(asked)}; set it to that, or to null"
         )
     given = config.data.normalisation
-    if encoder.pulled and given != "card" and encoder.preprocessing != preprocessing(size, given):
+    resize = encoder.preprocessing.get(Resize)
+    if encoder.pulled and given != "card" and encoder.preprocessing != preprocessing(size, given, antialias=resize.antialias):
         told = "its contract says how volumes are normalised"
         problems.append(f"{encoder.name}: {told}, data.normalisation is {given}; set it to card")
     return problems

@@ -48,6 +48,14 @@ def test_what_shrinks_is_averaged_along_every_axis() -> None:
     assert done.std() < 0.04
 
 
+def test_without_antialiasing_it_is_the_trilinear_interpolation_that_torch_has_and_speckle_stays() -> None:
+    noise = np.random.default_rng(0).normal(0, 1, (16, 64, 48)).astype(np.float32)
+    done = execute(preprocessing((8, 24, 16), "zscore", antialias=False).steps[:2], scan(noise))
+    plain = torch.nn.functional.interpolate(torch.from_numpy(noise)[None, None], (8, 24, 16), mode="trilinear")
+    assert torch.allclose(done, plain[0], atol=1e-5)
+    assert done.std() > 2 * execute(preprocessing((8, 24, 16), "zscore").steps[:2], scan(noise)).std()
+
+
 def test_resizing_part_by_part_is_resizing_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     voxels = retina((9, 30, 40))
     whole = execute(preprocessing((4, 10, 12), "zscore").steps, scan(voxels))
