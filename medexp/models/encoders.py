@@ -40,6 +40,9 @@ Weights = Literal["context_encoder", "target_encoder"]
 _OF_STEPS: Mapping[str, Normalisation] = {"z_score_volume": "zscore", "to_unit": "unit"}
 """What a package's preprocessing (`medexp.data.oct.steps`) comes to."""
 
+_CASES = "cases.csv"
+"""Of whom an encoder was pretrained on, as packages and pretraining scripts of medexp write it."""
+
 _STRICT = ConfigDict(extra="forbid")
 _SHOWN = 6
 # Names that lie around an encoder's own, in any order and number: nests of a file, wrappers of a network, parts of a method.
@@ -404,7 +407,14 @@ def _made_card(card: _CardFile, architecture: dict[str, Any], told: Sequence[str
             "normalisation: how volumes were normalised in pretraining is not known; say preprocessing.normalisation in "
             f"{place}: zscore or unit"
         )
-    people, hashed = _people(card.pretrained_on, place)
+    said = card.pretrained_on
+    if said is None and (beside := place.with_name(_CASES)).is_file():
+        said = Pretraining(file=_CASES)
+        told = [
+            *told,
+            f"pretrained_on: not said; {beside.name} beside it is taken to say whom it has seen, in all of its rows",
+        ]
+    people, hashed = _people(said, place)
     if people is None and hashed is None:
         unknown.append(
             f"pretrained_on: whom it has seen is not known, so that no leak can be found; say pretrained_on in {place}"

@@ -354,6 +354,14 @@ def test_people_stand_in_a_file_beside_the_card(
     assert card.people == set(people) and card.people_sha256 == set(hashed)
 
 
+def test_a_cases_csv_beside_a_checkpoint_says_whom_it_has_seen_where_its_card_does_not(tmp_path: Path) -> None:
+    path = saved(tmp_path, weights(), **{key: value for key, value in CARD.items() if key != "pretrained_on"})
+    assert load_oct_encoder(path)[1].people_sha256 is None
+    (tmp_path / "cases.csv").write_text(f"split,patient_sha256\ntrain,{'a' * 64}\ntest,{'b' * 64}\n")
+    card = load_oct_encoder(path)[1]
+    assert card.people_sha256 == {"a" * 64, "b" * 64} and any("cases.csv beside it" in line for line in card.told)
+
+
 @pytest.mark.parametrize(
     ("change", "messages"),
     [
