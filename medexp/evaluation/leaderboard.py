@@ -306,7 +306,9 @@ class Leaderboard:
         if not any(self._is_above(*couple) for couple in couples):
             found = [self.pair(one[0].name, other[0].name) for one, other in couples]
             alike = all(pair is not None and pair.relation == "alike" for pair in found)
-            return f"{_named(block)} {'have the same figures' if alike else 'cannot be told apart'}"
+            few = all(pair is not None and pair.relation == "few" for pair in found)
+            apart = "cannot be told apart" + (" by so few participants" if few else "")
+            return f"{_named(block)} {'have the same figures' if alike else apart}"
         above = {_named([one]): [other for other in block if self._is_above(one, other)] for one in block}
         supported = [f"{name} above {_named(others)}" for name, others in above.items() if others]
         return f"among {_named(block)} only {_listed(supported)}"

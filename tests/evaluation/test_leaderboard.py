@@ -150,8 +150,8 @@ def test_one_participant_has_figures_and_no_interval() -> None:
     entries = [entry(name, truth, skill, seed) for name, skill, seed in (("a", 9.0, 1), ("b", 0.2, 2))]
     made = leaderboard(entries, ["p"] * 8, CLASSES, RESAMPLING)
     assert made.order[0].relation == "few" and made.order[0].told.startswith("Too few participants to tell a from b (")
+    assert made.sentence == "The data support no order: a and b cannot be told apart by so few participants."
     assert made.words[0] == "1 judged participant: too few for any interval."
-    assert made.sentence == "The data support no order: a and b cannot be told apart."
 
 
 def test_random_labels_give_no_order_in_95_percent_of_data_sets() -> None:

@@ -1,5 +1,6 @@
 """What was judged in runs: read, held against each other, and put together, each thing under a name of its own."""
 
+import hashlib
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import yaml
 
 from medexp.data.folds import folds_of
 from medexp.data.manifest import data_digest
@@ -38,6 +40,7 @@ class Given:
         folds: How many trainings judged the cases, as of `medexp.config.shared.Resampling`.
         judging: What it says of its own leaderboard; None where it has none.
         cases_digest: Of the files of the judged participants; empty where the run does not hold it.
+        protocol: Digest of what was trained on the encoders, and how; empty where the run does not hold it.
     """
 
     run: PastRun
@@ -47,6 +50,7 @@ class Given:
     folds: int
     judging: Judging | None
     cases_digest: str
+    protocol: str
 
     @property
     def digest(self) -> str:
@@ -85,8 +89,9 @@ def read_runs(named: Sequence[str]) -> list[Given]:
 
 def put_together(given: Sequence[Given]) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The rows and the spreads of all runs. What has one name in several is called by the run too, but for a control that says
-    the same in each, which stands there once."""
+    the same in each, which stands there once. The same weights under two protocols are no copies: they are compared."""
     rows, spreads = [], []
+    several = len({one.protocol for one in given}) > 1
     for arm in dict.fromkeys(arm for one in given for arm in one.rows["arm"]):
         parts = [(one, part) for one in given if len(part := one.rows[one.rows["arm"] == arm])]
         if all(_is_control_like(part, parts[0][1]) for _, part in parts):
@@ -94,7 +99,10 @@ def put_together(given: Sequence[Given]) -> tuple[pd.DataFrame, pd.DataFrame]:
         for one, part in parts:
             suffix = f" ({one.called})" if len(parts) > 1 else ""
             rows.append(part.assign(arm=arm + suffix, called=part["called"] + suffix, split=JUDGED))
-            spreads.append(one.spread[one.spread["arm"] == arm].assign(arm=arm + suffix))
+            spread = one.spread[one.spread["arm"] == arm].assign(arm=arm + suffix)
+            if several:
+                spread["digest"] = [f"{digest} {one.protocol}".strip() if digest else "" for digest in spread["digest"]]
+            spreads.append(spread)
     return pd.concat(rows, ignore_index=True), pd.concat(spreads, ignore_index=True)
 
 
@@ -112,12 +120,14 @@ def _read(run: PastRun) -> Given:
     name = run.tags.get("mlflow.runName", "")
     called = f"{name}, {run.id[:8]}" if name else run.id[:8]
     with tempfile.TemporaryDirectory() as folder:
-        kept, scored, listed = (artifact(run.id, name, Path(folder)) for name in (PREDICTIONS, "per_case.csv", "manifest.csv"))
+        files = (PREDICTIONS, "per_case.csv", "manifest.csv", "config.yaml")
+        kept, scored, listed, settings = (artifact(run.id, name, Path(folder)) for name in files)
         if kept is None and scored is None:
             raise DataError(
                 f"run {called}: logged neither {PREDICTIONS} nor per_case.csv. Give a run of a phase that judges cases"
             )
         manifest = pd.read_csv(listed, dtype=str) if listed else None
+        protocol = _protocol(settings.read_text()) if settings else ""
         if kept is not None:
             saved, judging, table = read_run(run.id, called)
             rows, spread, folds = table[table["split"] == judging.split], spread_table(saved.entries), judging.resampling.folds
@@ -130,7 +140,15 @@ def _read(run: PastRun) -> Given:
     digest = ""
     if manifest is not None and {"case", "patient", "sha256"} <= {*manifest}:
         digest = data_digest(manifest[manifest["patient"].isin(set(rows["patient"]))])
-    return Given(run, called, rows, spread, folds, judging, digest)
+    return Given(run, called, rows, spread, folds, judging, digest, protocol)
+
+
+def _protocol(settings: str) -> str:
+    """Digest of the part of a run's configuration that says what was trained on an encoder, and how."""
+    config = yaml.safe_load(settings)
+    data = {key: value for key, value in config.get("data", {}).items() if key in ("augment", "normalisation", "batch_size")}
+    said = yaml.safe_dump([config.get("model"), config.get("train"), data, config.get("folds")])
+    return hashlib.sha256(said.encode()).hexdigest()[:8]
 
 
 def _of_per_case(table: pd.DataFrame, run: PastRun, called: str) -> pd.DataFrame:

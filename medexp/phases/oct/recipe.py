@@ -138,8 +138,12 @@ def train(ctx: Context[OctConfig], work: Work) -> Trained:
                 made[seed] = train_head(ctx, encoder, work.data, features, seed, shown=shown)
             heads[encoder.name] = made
             if ctx.accelerator.is_main_process:
-                found = [f"{head.fitted.best_value:.3f} in epoch {head.fitted.best_epoch + 1}" for head in made.values()]
-                print(f"  {encoder.name}: best validation balanced accuracy {', '.join(found)}", flush=True)
+                fits = [head.fitted for head in made.values()]
+                found = ", ".join(f"{fit.best_value:.3f} in epoch {fit.best_epoch + 1}" for fit in fits)
+                told = f"best validation balanced accuracy {found}"
+                if fits[0].best_epoch < 0:  # after folds there is nobody left to validate on
+                    told = f"trained on all, {fits[0].epoch + 1} epochs"
+                print(f"  {encoder.name}: {told}", flush=True)
     return Trained(heads)
 
 

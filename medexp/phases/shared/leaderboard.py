@@ -15,6 +15,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from medexp.config.shared import Resampling
+from medexp.data.splits import SPLITS
 from medexp.errors import DataError
 from medexp.evaluation.classification import confusion, roc_labels, roc_points
 from medexp.evaluation.intervals import Interval
@@ -271,8 +272,10 @@ def _cells(board: Leaderboard, digits: int) -> tuple[list[str], list[list[str]]]
 
 
 def _on(board: Leaderboard, judging: Judging) -> str:
-    people = len(set(board.patients))
-    return f"{judging.source}: {people} participants of the split {judging.split}"
+    people = f"{judging.source}: {len(set(board.patients))} participants"
+    if judging.resampling.folds:
+        return f"{people}, judged out of fold"
+    return f"{people} of the split {judging.split}" if judging.split in SPLITS else people
 
 
 def _embedded(picture: Path) -> str:

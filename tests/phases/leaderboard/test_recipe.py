@@ -31,7 +31,12 @@ def made(store: MlflowClient) -> Make:
     """A run as oct leaves it, or with per_case=True as another phase does; its id."""
 
     def make(
-        entries: list[Entry], name: str = "oct", digest: str = "d1", per_case: bool = False, manifest: pd.DataFrame = MANIFEST
+        entries: list[Entry],
+        name: str = "oct",
+        digest: str = "d1",
+        per_case: bool = False,
+        manifest: pd.DataFrame = MANIFEST,
+        settings: str = "model: {head: {pooling: mean}}",
     ) -> str:
         run = store.create_run("0", run_name=name, tags={"medexp.phase": "oct", "medexp.data_digest": digest}).info.run_id
         reporter = MlflowReporter(store, run)
@@ -44,6 +49,7 @@ def made(store: MlflowClient) -> Make:
             table = predictions_table(entries, people(PEOPLE), people(PEOPLE), CLASSES, "test")
             log_leaderboard(reporter, board, judging, pd.concat([table, table.assign(split="val")]))
         reporter.table(manifest, "manifest.csv")
+        reporter.text(settings, "config.yaml")
         store.set_terminated(run)
         return run
 
@@ -81,6 +87,18 @@ def test_runs_are_one_leaderboard_in_which_each_name_is_told_apart(store: Mlflow
     saved, judging, _ = read_run(run.info.run_id, "itself")
     again = leaderboard(saved.entries, saved.patients, saved.classes, judging.resampling)
     assert again.table().to_csv(index=False) == artifact(run, "leaderboard.csv").read_text(), "it can be redrawn itself"
+
+
+def test_the_same_weights_under_another_head_are_compared_and_no_copies(store: MlflowClient, made: Make) -> None:
+    spread, truth = spread_of(NOISE), truth_of(PEOPLE)
+    drawn = ((0.0, 1), (4.0, 2), (4.0, 2))
+    named = [replace(entry("a", truth, skill, seed, digest="e"), spread=spread) for skill, seed in drawn]
+    attentive = "model: {head: {pooling: attentive}}"
+    linear, better, again = made(named[:1]), made(named[1:2], settings=attentive), made(named[2:], settings=attentive)
+    compared(linear, better, again)
+    pairs = logged_table(last_run(store, "leaderboard"), "differences.csv")
+    above = pairs[pairs["relation"] == "better"]
+    assert sorted(pairs["relation"]) == ["better", "better", "copy"] and linear[:8] in above["other"].iloc[0]
 
 
 def test_without_runs_the_latest_of_one_data_digest(
