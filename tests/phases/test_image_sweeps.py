@@ -52,7 +52,7 @@ def test_a_sweep_does_not_stop_trainings_early(pipeline: Pipeline, capsys: pytes
     """Its trials would be compared at epochs that the same cases had chosen."""
     searched = {"phase": "phase2_2", "training.patience": 3}
     assert run_phase("sweep", settings("phase2_2", pipeline.folder), **searched, bootstrap_samples=None, shown=None) == 2
-    assert "training.patience: found 3; leave it out: trials are compared at their last epoch" in capsys.readouterr().err
+    assert "training.patience: found 3; give training.patience=0: trials are compared" in capsys.readouterr().err
 
 
 def test_so_can_those_of_a_head_on_volumes(

@@ -56,8 +56,9 @@ class SweepConfig:
             if isinstance(settings, Resumable) and settings.resume is not None:
                 yield f"resume: found {settings.resume}; leave it out: a sweep goes on by itself when it is run again"
             if (training := getattr(settings, "training", None)) and training.patience:
+                key = "train.patience" if hasattr(settings, "train") else "training.patience"
                 yield (
-                    f"training.patience: found {training.patience}; leave it out: trials are compared at their last epoch, "
+                    f"{key}: found {training.patience}; give {key}=0: trials are compared at their last epoch, "
                     "and an epoch chosen on the same cases would be chosen for its luck too"
                 )
             if isinstance(settings, Recoverable) and settings.recover:
