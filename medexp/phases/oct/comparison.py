@@ -17,7 +17,7 @@ from medexp.evaluation.controls import Control, Source, control, majority, of_he
 from medexp.evaluation.leaderboard import PRIMARY, Entry, Leaderboard, leaderboard
 from medexp.phases.oct import checks
 from medexp.phases.oct.config import OctConfig
-from medexp.phases.oct.encoders import BESIDE, RANDOM, Encoder
+from medexp.phases.oct.encoders import RANDOM, Encoder
 from medexp.phases.oct.heads import Features, of_participants, spoken
 from medexp.phases.shared.context import Context
 from medexp.phases.shared.controls import Beside, Known, compared, log_beside
@@ -77,7 +77,7 @@ def compare(
     board = leaderboard(ranked, list(people["patient"]), ctx.config.classes.names, ctx.resampling)
     entry = next(one for one in ranked if one.name == chosen)
     initial = next(one for one in ranked if one.name == RANDOM).control
-    rivals = [replace(initial, name="untrained"), *(replace(one, name=BESIDE[one.name]) for one in controls)]
+    rivals = [replace(initial, name="untrained"), *controls]
     first, owners = next(iter(entry.predictions.values())), list(people["patient"])
     beside = compared(f"the head on {chosen}", first, rivals, owners, ctx.resampling, METRICS)
     log_beside(ctx, beside)

@@ -39,8 +39,8 @@ from medexp.registry.store import Pulled
 RANDOM = "random"
 """Name, in tables, of networks with initial weights."""
 
-BESIDE = {"intensity": "classical", "layers": "shape", "headers": "headers", "majority": "majority"}
-"""Names, in tables, of what needs no encoder, and as which control each stands beside the one that is registered."""
+CONTROLS = ("intensity", "layers", "headers", "majority")
+"""Names, in tables, of what needs no encoder."""
 
 _USUAL: Normalisation = "zscore"
 """What the described pretraining did to volumes, which it resized without antialiasing (docs/requirements/oct.md)."""
@@ -106,7 +106,7 @@ def load_encoders(ctx: Context[OctConfig]) -> list[Encoder]:
     given = given or [(path.stem, str(path)) for path in demo_checkpoints(ctx.cache)]
     problems = [f"{name} names {times} encoders" for name, times in Counter(name for name, _ in given).items() if times > 1]
     problems += [f"{name} is the row of initial weights" for name, _ in given if f"{name}_".startswith(f"{RANDOM}_")]
-    problems += [f"{name} is the row of a control" for name, _ in given if name in BESIDE]
+    problems += [f"{name} is the row of a control" for name, _ in given if name in CONTROLS]
     if problems:
         raise ConfigError(all_problems("checkpoints", problems, "Name them: checkpoints=NAME=FILE,OTHER=FILE."))
     encoders, problems = [], []

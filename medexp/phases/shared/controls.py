@@ -72,7 +72,7 @@ class Beside:
 
     Attributes:
         called: The classifier, in words.
-        controls: By name: majority, headers, untrained, classical, and of volumes shape.
+        controls: By name: majority, headers, untrained, classical, of volumes shape, of OCT intensity and layers.
         scores: By "model" and by control, then by metric.
         gains: The classifier's figures minus each control's, paired.
     """
@@ -150,7 +150,7 @@ class Beside:
         return {f"AUROC of {one.called}": str(self.scores[name]["auroc"]) for name, one in self.controls.items()}
 
     def _rivals(self) -> list[str]:
-        return [name for name in ("untrained", "classical", "shape") if name in self.controls]
+        return [name for name in ("untrained", "classical", "shape", "intensity", "layers") if name in self.controls]
 
     def _shortcut(self) -> str:
         headers, gain = self.scores["headers"]["auroc"], self.gains["headers"]["auroc"]
@@ -173,6 +173,7 @@ class Beside:
         against = f"AUROC {headers.estimate:.2f} against {model.estimate:.2f} of {self.called}"
         if found in (_AS_GOOD, _WORSE):
             return f"The files' headers alone ({fields}) are {'better' if found == _WORSE else 'as good'}: {against}."
+        against = f"AUROC {model.estimate:.2f} against {headers.estimate:.2f}"
         words = {
             _BETTER: f"{self.called[:1].upper()}{self.called[1:]} does better than the files' headers alone ({fields})",
             _UNTOLD: f"No better than the files' headers alone ({fields}), as far as these cases can tell",
