@@ -34,6 +34,7 @@ from medexp.files import alone, replacing
 
 _CHUNK = 1 << 20
 _TRIES = 5  # of a request, and of a read in a row that yield no byte; AWS_MAX_ATTEMPTS says another number
+_PAUSE = 20.0  # seconds, the longest before a read goes on: a server that was killed needs half a minute to come back
 _AT_ONCE = 16
 _IN_USE = 120.0  # seconds in which what was handed out is opened, so that no process takes it out of the cache
 
@@ -356,7 +357,7 @@ class Bucket:
                     in_a_row = 1 if position > before else in_a_row + 1
                     if in_a_row >= tries or breaks >= 10 * tries:
                         raise
-                    time.sleep(min(2**in_a_row, 20) * random.random())
+                    time.sleep(min(2 ** (in_a_row + 1), _PAUSE) * random.uniform(0.5, 1))
         if position != entry.size:
             raise _changed(uri)
         return hashed.hexdigest()

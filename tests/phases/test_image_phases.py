@@ -216,7 +216,7 @@ def test_a_study_over_cases_that_its_networks_have_seen_does_not_begin(
 
 def test_volumes_without_a_test_split_cannot_be_scored_on_it(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="test=true: no case of the phantoms is held back"):
-        need_test_volumes(None)
+        need_test_volumes(None, tmp_path)
     table = tmp_path / "table.tsv"
     rows = [("id", "path", "label", "patient", "split")]
     for number, split in enumerate(("train", "train", "val", "val")):
@@ -226,6 +226,6 @@ def test_volumes_without_a_test_split_cannot_be_scored_on_it(tmp_path: Path) -> 
         rows.append((f"P{number}", f"P{number}", "ab"[number % 2], f"P{number}", split))
     table.write_text("\n".join("\t".join(row) for row in rows) + "\n")
     with pytest.raises(DataError, match=r"no case of .*table.tsv is held back"):
-        need_test_volumes(str(table))
+        need_test_volumes(str(table), tmp_path)
     table.write_text(table.read_text() + "\n".join(f"Q{n}\tP{n}\t{label}\tQ{n}\ttest" for n, label in enumerate("ab")) + "\n")
-    need_test_volumes(str(table))
+    need_test_volumes(str(table), tmp_path)

@@ -98,7 +98,8 @@ def test_a_model_that_is_not_compared_has_no_policy(path: Path) -> None:
 
 def test_an_unknown_model_is_answered_with_the_known_ones() -> None:
     with pytest.raises(
-        RegistryError, match=r"'phase9'.*bsf_base, phase1_encoder_merged, phase1_lora_adapter, phase1_segmenter"
+        RegistryError,
+        match=r"'phase9'.*bsf_base, oct_classifier, phase1_encoder_merged, phase1_lora_adapter, phase1_segmenter",
     ):
         load_definition("phase9")
 

@@ -170,7 +170,7 @@ def test_arrays_that_cannot_have_been_prepared_are_refused_and_odd_ones_named(
 ) -> None:
     model, noise = pyfunc(PICTURES), np.random.default_rng(0).normal(size=(2, 1, 32, 48)).astype(np.float32)
     assert model.predict(noise)["cls"].shape == (2, 2)
-    for array, told in ((noise[..., :32], "pictures of 32 x 32"), (100 * noise, "no z-scores"), (noise[0], "the batch first")):
+    for array, told in ((noise[..., :32], "cases of 32 x 32"), (100 * noise, "no z-scores"), (noise[0], "the batch first")):
         with pytest.raises(MlflowException, match=f"array for {PICTURES}: .*{told}.*column path"):
             model.predict(array)
     assert not caplog.records

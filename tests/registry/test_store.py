@@ -161,6 +161,7 @@ def test_both_ways_of_loading_agree_in_a_fresh_process_and_unpickle_nothing(
     named = Path(mlflow.pyfunc.get_model_dependencies(f"models:/{NAME}/1")).read_text()
     wanted, by = {line.partition("==")[0] for line in named.splitlines()}, packages_distributions()
     imported = json.loads((tmp_path / "imported.json").read_text())
+    imported = [name for name in imported if name != "pydicom"]  # which nibabel takes along where it is there
     lacking = [name for name in imported if not wanted & {one.lower().replace("_", "-") for one in by[name]}]
     assert {"torch", "nibabel", "scipy"} <= set(imported)
     assert lacking == (["click"] if medexp == "installed" else []), "which medexp's plug-in of MLflow imports"

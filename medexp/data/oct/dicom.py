@@ -55,7 +55,9 @@ def _read(path: Path, most: int) -> Scan:
     dataset = _header(path)
     uid = str(dataset.get("SOPClassUID", ""))
     if uid not in (OPHTHALMIC_TOMOGRAPHY, *_CAPTURES):
-        what = f"holds {UID(uid).name}" if uid else "says no SOP class: it is cut off or damaged, or no image"
+        what = (
+            f"holds {' '.join(UID(uid).name.split())}" if uid else "says no SOP class: it is cut off or damaged, or no image"
+        )
         raise DataError(f"{path}: {what}; structural OCT is wanted")
     frames, rows, columns = (int(dataset.get(name) or 0) for name in ("NumberOfFrames", "Rows", "Columns"))
     samples, grey = int(dataset.get("SamplesPerPixel") or 1), str(dataset.get("PhotometricInterpretation", _GREY[1]))

@@ -11,7 +11,6 @@ from nibabel.orientations import apply_orientation, axcodes2ornt, io_orientation
 from numpy.typing import NDArray
 
 from medexp.data.oct.cases import DEVICES, ENDINGS, Scan
-from medexp.data.oct.dicom import read_dicom
 from medexp.errors import DataError
 
 AXES = ("S", "P", "L")
@@ -47,7 +46,7 @@ def read_scan(path: Path) -> Scan:
         raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
     if ending is None:
         raise DataError(f"{path}: no file of a volume ({', '.join(ENDINGS)})")
-    scan = _npy(path) if ending == ".npy" else _nifti(path) if ending.startswith(".nii") else read_dicom(path, MOST)
+    scan = _npy(path) if ending == ".npy" else _nifti(path) if ending.startswith(".nii") else _dicom(path)
     _demand_finite(path, scan.voxels)
     _demand_layers(path, scan.voxels)
     sizes = dict(zip(("frames", "rows", "columns"), map(float, scan.voxels.shape), strict=True))
@@ -70,6 +69,12 @@ def contradictions(scan: Scan, known: Mapping[str, Any]) -> list[str]:
         if None not in (said, value) and said != value and (name != "device" or said in DEVICES):
             told.append(f"{name}: {source} says {said if isinstance(said, str) else f'{said:g}'}, the file {value}")
     return told
+
+
+def _dicom(path: Path) -> Scan:
+    from medexp.data.oct.dicom import read_dicom  # pydicom, which a model that takes no OCT need not have
+
+    return read_dicom(path, MOST)
 
 
 def _npy(path: Path) -> Scan:

@@ -11,7 +11,7 @@ from medexp.arrays import Array
 from medexp.checks import Check
 from medexp.data.oct.facts import header_of
 from medexp.data.prepared import Prepared
-from medexp.evaluation.classification import METRICS, Predictions
+from medexp.evaluation.classification import METRICS
 from medexp.evaluation.collapse import spread_of
 from medexp.evaluation.controls import Control, Source, control, majority, of_headers
 from medexp.evaluation.leaderboard import PRIMARY, Entry, Leaderboard, leaderboard
@@ -136,8 +136,3 @@ def _controls(ctx: Context[OctConfig], known: Known, judged: str) -> list[Contro
     task = known.task(judged)
     found = [control(source, task, ctx.cache) for source in known.sources]
     return [*found, of_headers(known.headers, task, ctx.cache), majority(task)]
-
-
-def predictions_of(entries: Sequence[Entry]) -> dict[str, Predictions]:
-    """By name, of the first seed."""
-    return {entry.name: next(iter(entry.predictions.values())) for entry in entries}

@@ -100,7 +100,7 @@ def run(config: OctConfig) -> None:
         best = next(encoder for encoder in work.encoders if encoder.name == compared.chosen)
         head = trained.heads[best.name][config.seed]
         ctx.publish(package(ctx, best, head, work.data, compared, evidence))
-        finish(ctx, work.encoders, trained.heads, work.data, compared, evidence)
+        finish(ctx, work.encoders, trained.heads, work.data, compared)
 
 
 def read(ctx: Context[OctConfig]) -> Work:

@@ -13,6 +13,7 @@ import pandas as pd
 from safetensors.torch import save_file
 
 from medexp.data.prepared import Prepared
+from medexp.errors import StorageError
 from medexp.evaluation.leaderboard import Entry, predictions_table
 from medexp.files import replacing
 from medexp.models.kinds import ONLY
@@ -83,7 +84,6 @@ def finish(
     heads: Mapping[str, Mapping[int, Head]],
     data: Prepared[Any, Any],
     compared: Compared,
-    evidence: Evidence,
 ) -> None:
     """Log all of it, and the last lines."""
     config, reporter, board = ctx.config, ctx.run.reporter, compared.board
@@ -166,8 +166,14 @@ def _own_files(
             ctx.run.reporter.file(file, f"{_FOLDER}/{encoder.name}")
     ctx.run.reporter.figure(curves(first.fitted.history), f"{_FOLDER}/{encoder.name}/curves.png")
     if where := ctx.config.log.ckpt_dir:
-        shutil.copytree(folder, Path(where).expanduser() / encoder.name, dirs_exist_ok=True)
-        shutil.copy2(ctx.run.folder / "config.yaml", Path(where).expanduser() / encoder.name)
+        copied = Path(where).expanduser() / encoder.name
+        try:
+            shutil.copytree(folder, copied, dirs_exist_ok=True)
+            shutil.copy2(ctx.run.folder / "config.yaml", copied)
+        except OSError as error:
+            raise StorageError(
+                f"log.ckpt_dir: {copied} cannot be written ({error}); all of it is in {folder}. Give another folder, or null"
+            ) from error
 
 
 def _said(entry: Entry, people: pd.DataFrame, seed: int) -> pd.DataFrame:

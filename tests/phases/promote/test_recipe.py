@@ -220,7 +220,10 @@ def test_what_was_judged_by_folds_cannot_be_scored_anew(
 @pytest.mark.parametrize(
     ("flags", "told"),
     [
-        ({"model": "nothing"}, "model 'nothing': has no definition; known are bsf_base, phase1_encoder_merged"),
+        (
+            {"model": "nothing"},
+            "model 'nothing': has no definition; known are bsf_base, oct_classifier, phase1_encoder_merged",
+        ),
         ({"model": "bsf_base"}, "bsf_base: no model bsf_base in this registry; registered are: phase1_encoder_merged"),
         ({"version": "9"}, "has no version 9; it has: 1, 2"),
         ({"version": "0"}, "version: found 0; at least 1"),
