@@ -41,6 +41,13 @@ SourceWeights = Annotated[
 ]
 
 
+def class_names(mapping: Mapping[str, int]) -> list[str]:
+    """Names of the classes, by number; several groups of one class are joined."""
+    return [
+        " or ".join(group for group, number in mapping.items() if number == index) for index in sorted(set(mapping.values()))
+    ]
+
+
 @dataclass(frozen=True)
 class PhantomConfig:
     """The embedded data, used when `data_dir` is not given.

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from medexp.config.data import class_names
 from medexp.data.inputs import lines_of
 from medexp.data.splits import SPLITS, some
 from medexp.errors import DataError, all_problems
@@ -58,13 +59,6 @@ def class_counts(rows: pd.DataFrame) -> pd.DataFrame:
     order = rows[["target", "label"]].drop_duplicates().sort_values("target")["label"]
     counted = pd.crosstab(rows["label"], rows["split"])
     return counted.reindex(index=[*order], columns=[*SPLITS], fill_value=0).rename_axis(index="label", columns=None)
-
-
-def class_names(mapping: Mapping[str, int]) -> list[str]:
-    """Names of the classes, by number; several groups of one class are joined."""
-    return [
-        " or ".join(group for group, number in mapping.items() if number == index) for index in sorted(set(mapping.values()))
-    ]
 
 
 def read_participants(path: Path, mapping: Mapping[str, int]) -> Participants:

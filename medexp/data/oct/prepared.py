@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pandas as pd
 
+from medexp.config.data import class_names
 from medexp.data.oct.cases import OctVolume
 from medexp.data.oct.facts import OctFacts, describe_volumes
-from medexp.data.oct.labels import Participants, class_counts, class_names, lacking, read_participants
+from medexp.data.oct.labels import Participants, class_counts, lacking, read_participants
 from medexp.data.oct.locator import REGIONS, Located, locate
 from medexp.data.oct.manifest import find_manifests
 from medexp.data.prepared import Prepared

@@ -12,7 +12,7 @@ from medexp.checks import Check
 from medexp.data.oct.facts import header_of
 from medexp.data.prepared import Prepared
 from medexp.evaluation.classification import METRICS
-from medexp.evaluation.collapse import spread_of
+from medexp.evaluation.collapse import Spread, spread_of
 from medexp.evaluation.controls import Control, Source, control, majority, of_headers
 from medexp.evaluation.leaderboard import PRIMARY, Entry, Leaderboard, leaderboard
 from medexp.phases.oct import checks
@@ -64,7 +64,8 @@ def compare(
         told: The logits of the participants by split, as the recipe's `answer` gives them.
         judged: The split that is ranked on.
     """
-    by_split = {split: _entries(encoders, table, data, features, split) for split, table in told.items()}
+    spreads = {encoder.name: spread_of(features.pooled[encoder.name]) for encoder in encoders}
+    by_split = {split: _entries(encoders, table, data, spreads, split) for split, table in told.items()}
     on_validation = {entry.name: float(np.mean(list(entry.by_seed.values()))) for entry in by_split["val"]}
     chosen = max((one.name for one in by_split["val"] if one.kind == "checkpoint"), key=lambda name: on_validation[name])
     people = of_participants(data.manifest, data.ids(judged))
@@ -86,7 +87,7 @@ def compare(
 
 
 def _entries(
-    encoders: Sequence[Encoder], told: pd.DataFrame, data: Prepared[Any, Any], features: Features, split: str
+    encoders: Sequence[Encoder], told: pd.DataFrame, data: Prepared[Any, Any], spreads: Mapping[str, Spread], split: str
 ) -> list[Entry]:
     """An entry for each encoder, and one for all networks with initial weights, whose seeds are those of the weights."""
     people = of_participants(data.manifest, data.ids(split))
@@ -98,11 +99,11 @@ def _entries(
             before = found.get(RANDOM)
             number = len(before.predictions) if before else 0
             drawn = {**(before.predictions if before else {}), number: next(iter(by_seed.values()))}
-            spread = before.spread if before else spread_of(features.pooled[encoder.name])
+            spread = before.spread if before else spreads[encoder.name]
             found[RANDOM] = Entry(RANDOM, "an encoder with initial weights", "random", drawn, "", spread)
         else:
-            spread = spread_of(features.pooled[encoder.name])
-            found[encoder.name] = Entry(encoder.name, encoder.called, "checkpoint", by_seed, encoder.digest, spread)
+            spread, digest = spreads[encoder.name], encoder.digest
+            found[encoder.name] = Entry(encoder.name, encoder.called, "checkpoint", by_seed, digest, spread)
     return list(found.values())
 
 

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from annotated_types import Ge, Le, Predicate
 
 from medexp.config.bounds import Count, Fraction, Natural, NotNegative, Positive, Told
+from medexp.config.data import class_names
 from medexp.config.keys import Called, Role, Short
 from medexp.config.shared import (
     CacheDir,
@@ -143,8 +144,7 @@ class ClassesConfig:
     @property
     def names(self) -> list[str]:
         """Names of the classes in order; several groups of one class are joined."""
-        count = max(self.mapping.values()) + 1
-        return [" or ".join(name for name, index in self.mapping.items() if index == label) for label in range(count)]
+        return class_names(self.mapping)
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ from medexp.models.heads import HeadsSideBySide, Rates, head_on
 from medexp.phases.oct.config import OctConfig
 from medexp.phases.oct.encoders import Encoder
 from medexp.phases.shared.context import Context
+from medexp.phases.shared.features import LabelledFeatures
 from medexp.reporting import NullReporter
 from medexp.training.loop import Batch, FitResult, Group, Objective
 from medexp.training.losses import class_weights
@@ -93,19 +94,6 @@ class Head:
     rates: Rates
 
 
-class _Rows(Dataset[dict[str, Any]]):
-    """Features with their labels, by (epoch, index, repeat)."""
-
-    def __init__(self, read: Callable[[int], Tensor], labels: np.ndarray) -> None:
-        self.read, self.labels = read, labels
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def __getitem__(self, key: tuple[int, int, int]) -> dict[str, Any]:
-        return {"image": self.read(key[1]), "label": int(self.labels[key[1]])}
-
-
 def train_head(
     ctx: Context[OctConfig], encoder: Encoder, data: Prepared[Any, Any], features: Features, seed: int, *, shown: bool
 ) -> Head:
@@ -144,7 +132,7 @@ def train_head(
         for one, own in heads
     ]
     module: nn.Module = heads
-    items: Dataset[Any] = _Rows(lambda row: features.of(encoder.name, int(learned[row])), labels[learned])
+    items: Dataset[Any] = LabelledFeatures(lambda row: features.of(encoder.name, int(learned[row])), labels[learned])
     net, loading = encoder.net, {}
     if config.model.trains_encoder:
         net = copy.deepcopy(encoder.net).requires_grad_(True)
@@ -238,7 +226,7 @@ def logits_of(
     trained = isinstance(module, EncoderClassifier) and not module.frozen
     if isinstance(module, EncoderClassifier) and module.frozen:
         module = module.head
-    found = []
+    module, found = module.to(ctx.device), []
     for start in range(0, len(rows), size):
         part = rows[start : start + size]
         if trained:
@@ -247,7 +235,7 @@ def logits_of(
         else:
             given = torch.stack([features.of(encoder.name, int(row)) for row in part])
         with precision():
-            said = module.to(ctx.device)(given.to(ctx.device)).float().cpu()
+            said = module(given.to(ctx.device)).float().cpu()
         found.append([*(said if said.ndim == 3 else said[None]).numpy()])
     return [np.concatenate(parts) for parts in zip(*found, strict=True)]
 

@@ -34,6 +34,7 @@ from medexp.phases.phase2_2.report import package, registered_as, shifted, summa
 from medexp.phases.shared.classification import as_table, judge, log_judged, per_case, predictions_in
 from medexp.phases.shared.context import Context, context
 from medexp.phases.shared.controls import beside
+from medexp.phases.shared.features import LabelledFeatures
 from medexp.phases.shared.folds import Evidence, Scored, Tables, trained_and_judged
 from medexp.phases.shared.foresight import foresee
 from medexp.phases.shared.split_head import written
@@ -145,7 +146,7 @@ def train(ctx: Context[Phase2_2Config], work: Work) -> Trained:
     weight = class_weights(labels, cases.draws(ctx.config), count, training.class_weights).to(ctx.device)
     module: nn.Module = head
     if training.cache_features:
-        data: Dataset[Any] = _Features(features, labels)
+        data: Dataset[Any] = LabelledFeatures(features.__getitem__, labels)
     else:
         assert cases.images is not None
         module, data = EncoderClassifier(encoder.net, head), cases.images.of("train")
@@ -163,19 +164,6 @@ def train(ctx: Context[Phase2_2Config], work: Work) -> Trained:
     fitted = ctx.fit(module, [group], data, goal, title="training the head", order=order)
     got = {one for network in (encoder.whole, head) for one in network.parameters() if one.requires_grad}
     return Trained(head, fitted, sum(one.numel() for one in got.union(group.parameters)))
-
-
-class _Features(Dataset[dict[str, Any]]):
-    """Cached features with their labels, by (epoch, index, repeat)."""
-
-    def __init__(self, features: Tensor, labels: np.ndarray) -> None:
-        self.features, self.labels = features, labels
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def __getitem__(self, key: tuple[int, int, int]) -> dict[str, Any]:
-        return {"image": self.features[key[1]], "label": int(self.labels[key[1]])}
 
 
 @torch.inference_mode()

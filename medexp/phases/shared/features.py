@@ -1,11 +1,16 @@
-"""The kinds of features of an encoder side by side: the same cases, the same folds, a head each."""
+"""Features of frozen encoders: what a head is trained on, and the kinds of an encoder side by side, a head each."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
+from typing import Any
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset
 
 from medexp.arrays import Array
 from medexp.config.networks import FeatureKind
@@ -19,6 +24,25 @@ from medexp.models.swin.features import demand_decoder, offered
 from medexp.phases.shared.context import Context, JudgedSettings
 from medexp.registry.packages import DECODER, read_json
 from medexp.registry.store import Pulled
+
+
+class LabelledFeatures(Dataset[dict[str, Any]]):
+    """Features of a frozen encoder with their labels, by (epoch, index, repeat), as `medexp.training.loop.fit` asks for them.
+
+    Args:
+        read: From an index to what a head is given of that case.
+        labels: Class of each (N,).
+    """
+
+    def __init__(self, read: Callable[[int], Tensor], labels: NDArray[np.int_]) -> None:
+        self.read, self.labels = read, labels
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, key: tuple[int, int, int]) -> dict[str, Any]:
+        return {"image": self.read(key[1]), "label": int(self.labels[key[1]])}
+
 
 METRICS = {"auroc": auroc, "balanced_accuracy": balanced_accuracy}
 
