@@ -10,6 +10,7 @@ from medexp.config.keys import Called, Short
 
 Stage = Annotated[int, Interval(ge=1, le=4)]
 Linear = Literal["qkv", "proj", "linear1", "linear2"]
+Projection = Literal["q_proj", "k_proj", "v_proj", "o_proj"]
 FeatureKind = Literal["gap10", "multiscale", "tumour_weighted"]
 """What is pooled from an encoder's maps; `medexp.models.swin.features.KINDS` says what each is."""
 
@@ -59,3 +60,20 @@ class LoraConfig:
     target_modules: Annotated[tuple[Linear, ...], MinLen(1), Told("one or more of qkv, proj, linear1, linear2", list)]
     lora_dropout: Fraction
     mode: Literal["lora", "dora"]
+
+
+@dataclass(frozen=True)
+class DecoderLoraConfig:
+    """Low-rank adapters in the attention of a vision-language model's decoder, and nowhere else: W0 + (alpha / rank) B A.
+
+    Args:
+        rank: Rank of the update; at least 1.
+        alpha: Scale of the update, as alpha / rank.
+        dropout: Dropout on the adapter's input, 0 to below 1.
+        targets: Projections of each layer's attention that are adapted: q_proj, k_proj, v_proj, o_proj.
+    """
+
+    rank: Annotated[Count, Called("r"), Short("rank")]
+    alpha: Annotated[Positive, Called("a")]
+    dropout: Fraction
+    targets: Annotated[tuple[Projection, ...], MinLen(1), Told("one or more of q_proj, k_proj, v_proj, o_proj", list)]

@@ -49,6 +49,20 @@ class TrainingConfig:
 
 
 @dataclass(frozen=True)
+class AdapterTrainingConfig(TrainingConfig):
+    """Training of an adapter on a vision-language model.
+
+    Args:
+        lr: Learning rate of the adapter at the end of the warm-up.
+        gradient_checkpointing: Whether the inside of layers is computed again for the gradients instead of kept: less memory,
+            more time.
+    """
+
+    lr: Positive
+    gradient_checkpointing: Annotated[bool, Role.WHERE]
+
+
+@dataclass(frozen=True)
 class AuxHeadsConfig:
     """Auxiliary regression of volume, location and shape from the bottleneck.
 
