@@ -1,4 +1,4 @@
-"""MedGemma: LoRA on the decoder of a medical vision-language model, judged on clinical scenarios beside what needs no image."""
+"""MedGemma: LoRA on the decoder of a medical vision-language model, judged beside what needs no image."""
 
 from medexp.phases import Phase, from_recipe
 from medexp.phases.medgemma.config import MedgemmaConfig

@@ -179,5 +179,3 @@ class MedgemmaConfig:
             yield "dry_run: is of mode=train; a benchmark trains nothing"
         if self.judged == "test" and self.folds:
             yield "judged: found test with folds, which judge training and validation together; folds=0"
-
-

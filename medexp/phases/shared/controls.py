@@ -85,24 +85,17 @@ class Beside:
     @property
     def checks(self) -> tuple[Check, Check]:
         """SHORTCUT and CONTROLS, both DIAGNOSTIC."""
-        headers, gain = self.scores["headers"]["auroc"], self.gains["headers"]["auroc"]
-        found = self._shortcut()
+        named = self._shortcuts()
+        failed = [name for name in named if self._shortcut(name) not in _HARMLESS]
         shortcut = Check(
             "SHORTCUT",
-            "Better than what the files' headers alone give",
+            f"Better than what {' or '.join(_SHORTCUTS[name][0] for name in named)} give",
             Severity.DIAGNOSTIC,
-            passed=found in (_BETTER, _NOTHING, _ALIKE),
-            threshold=f"interval above 0 for AUROC minus that of the headers, or theirs below {0.5 + NOTHING:g}",
-            measured={
-                "model": self.scores["model"]["auroc"].estimate,
-                "headers": headers.estimate,
-                "gain": gain.estimate,
-                "gain_low": gain.low,
-                "fields": ", ".join(self.controls["headers"].fields) or "none",
-                "found": found,
-            },
-            advice=f"{self._headers()} Take cases whose files are alike in both classes, or bring them to one form "
-            "before anything is learned from them.",
+            passed=not failed,
+            threshold=f"interval above 0 for AUROC minus that of {' and of '.join(named)}, or theirs below {0.5 + NOTHING:g}",
+            measured={"model": self.scores["model"]["auroc"].estimate}
+            | {key: value for name in named for key, value in self._measured(name).items()},
+            advice=" ".join([*map(self._told_of_shortcut, failed), *(_SHORTCUTS[name][1] for name in failed)]),
         )
         beaten = {name: self.gains[name]["auroc"] for name in self._rivals()}
         controls = Check(
@@ -124,15 +117,16 @@ class Beside:
     @property
     def first(self) -> list[str]:
         """What a reader must know before any figure: each control that the classifier is not better than; else nothing."""
-        shortcut, controls = self.checks
-        told = [] if shortcut.passed else [self._headers()]
+        _, controls = self.checks
+        told = [self._told_of_shortcut(name) for name in self._shortcuts() if self._shortcut(name) not in _HARMLESS]
         rivals = [self._told(name) for name in self._rivals() if not self.gains[name]["auroc"].above]
         return told + ([] if controls.passed else rivals)
 
     @property
     def words(self) -> list[str]:
         """What the other comparisons came to, plainly."""
-        return [one for one in (self._headers(), *(self._told(name) for name in self._rivals())) if one not in self.first]
+        every = [*map(self._told_of_shortcut, self._shortcuts()), *map(self._told, self._rivals())]
+        return [one for one in every if one not in self.first]
 
     def table(self, title: str) -> tuple[str, list[str], list[list[str]]]:
         """A closing table: title, columns, rows: the classifier, then each control."""
@@ -150,36 +144,52 @@ class Beside:
         return {f"AUROC of {one.called}": str(self.scores[name]["auroc"]) for name, one in self.controls.items()}
 
     def _rivals(self) -> list[str]:
-        return [name for name in ("untrained", "classical", "shape", "intensity", "layers") if name in self.controls]
+        return [name for name in _RIVALS if name in self.controls]
 
-    def _shortcut(self) -> str:
-        headers, gain = self.scores["headers"]["auroc"], self.gains["headers"]["auroc"]
-        if not self.controls["headers"].fields:
+    def _shortcuts(self) -> list[str]:
+        return [name for name in _SHORTCUTS if name in self.controls]
+
+    def _measured(self, name: str) -> dict[str, float | str]:
+        """What SHORTCUT measured of a shortcut."""
+        gain, fields = self.gains[name]["auroc"], ", ".join(self.controls[name].fields) or "none"
+        found: dict[str, float | str] = {
+            "gain": gain.estimate,
+            "gain_low": gain.low,
+            "fields": fields,
+            "found": self._shortcut(name),
+        }
+        named = found if name == "headers" else {f"{name}_{key}": value for key, value in found.items()}
+        return {name: self.scores[name]["auroc"].estimate, **named}
+
+    def _shortcut(self, name: str) -> str:
+        own, gain = self.scores[name]["auroc"], self.gains[name]["auroc"]
+        if not self.controls[name].fields:
             return _ALIKE
         if gain.above:
             return _BETTER
-        if headers.low > 0.5:
+        if own.low > 0.5:
             return _WORSE if gain.below else _AS_GOOD if gain.estimate <= 0 else _UNTOLD
-        return _NOTHING if headers.high < 0.5 + NOTHING else _FEW
+        return _NOTHING if own.high < 0.5 + NOTHING else _FEW
 
-    def _headers(self) -> str:
-        """What the comparison with the headers came to."""
-        fields, found = ", ".join(self.controls["headers"].fields), self._shortcut()
+    def _told_of_shortcut(self, name: str) -> str:
+        """What the comparison with a shortcut came to."""
+        control, found = self.controls[name], self._shortcut(name)
+        fields, (called, _) = ", ".join(control.fields), _SHORTCUTS[name]
         if found == _ALIKE:
-            return "The files' headers are alike in all cases: they tell nothing."
-        model, headers = self.scores["model"]["auroc"], self.scores["headers"]["auroc"]
+            return f"{_sentence(called.removesuffix(' alone'))} are alike in all cases: they tell nothing."
+        model, own = self.scores["model"]["auroc"], self.scores[name]["auroc"]
         if found == _NOTHING:
-            return f"The files' headers alone ({fields}) tell next to nothing: AUROC {headers}."
-        against = f"AUROC {headers.estimate:.2f} against {model.estimate:.2f} of {self.called}"
+            return f"{_sentence(called)} ({fields}) tell next to nothing: AUROC {own}."
+        against = f"AUROC {own.estimate:.2f} against {model.estimate:.2f} of {self.called}"
         if found in (_AS_GOOD, _WORSE):
-            return f"The files' headers alone ({fields}) are {'better' if found == _WORSE else 'as good'}: {against}."
-        against = f"AUROC {model.estimate:.2f} against {headers.estimate:.2f}"
+            return f"{_sentence(called)} ({fields}) are {'better' if found == _WORSE else 'as good'}: {against}."
+        against = f"AUROC {model.estimate:.2f} against {own.estimate:.2f}"
         words = {
-            _BETTER: f"{self.called[:1].upper()}{self.called[1:]} does better than the files' headers alone ({fields})",
-            _UNTOLD: f"No better than the files' headers alone ({fields}), as far as these cases can tell",
-            _FEW: f"Too few cases to tell {self.called} from the files' headers alone ({fields})",
+            _BETTER: f"{_sentence(self.called)} does better than {called} ({fields})",
+            _UNTOLD: f"No better than {called} ({fields}), as far as these cases can tell",
+            _FEW: f"Too few cases to tell {self.called} from {called} ({fields})",
         }
-        return f"{words[found]}: {against} ({self.gains['headers']['auroc'].as_gain})."
+        return f"{words[found]}: {against} ({self.gains[name]['auroc'].as_gain})."
 
     def _told(self, name: str) -> str:
         control, gain = self.controls[name], self.gains[name]["auroc"]
@@ -191,10 +201,20 @@ class Beside:
         )
 
 
-_BETTER, _AS_GOOD = "better than the headers", "the headers are as good"
-_WORSE = "the headers are better"
-_UNTOLD, _FEW = "no better than the headers, as far as these cases can tell", "too few cases to tell"
-_NOTHING, _ALIKE = "the headers tell next to nothing", "the headers are alike"
+_BETTER, _AS_GOOD, _WORSE = "better than they are", "they are as good", "they are better"
+_UNTOLD, _FEW = "no better than they are, as far as these cases can tell", "too few cases to tell"
+_NOTHING, _ALIKE = "they tell next to nothing", "they are alike"
+_HARMLESS = (_BETTER, _NOTHING, _ALIKE)
+_RIVALS = ("base", "untrained", "classical", "rule", "shape", "intensity", "layers")
+_SHORTCUTS = {
+    "headers": (
+        "the files' headers alone",
+        "Take cases whose files are alike in both classes, or bring them to one form before anything is learned from them.",
+    ),
+    "names": ("the names of the image files alone", "Give files names that say nothing of the class."),
+    "words": ("the words of the prompts alone", "Word both classes alike: no word may stand in one of them alone."),
+}
+"""What tells a class without what is meant to tell it, and what is then to be done."""
 _SHORT = {"balanced_accuracy": "balanced acc.", "auroc": "AUROC"}
 
 
@@ -360,3 +380,7 @@ def untrained(architecture: Mapping[str, Any], device: torch.device, kind: Featu
 def _hog(image: torch.Tensor) -> Array:
     small = functional.interpolate(image[None], (_SIDE, _SIDE), mode="bilinear", antialias=True)[0, 0]
     return np.asarray(hog(small.numpy(), orientations=9, pixels_per_cell=(_CELL, _CELL), cells_per_block=(2, 2)))
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:]
