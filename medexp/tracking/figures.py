@@ -277,6 +277,33 @@ def confusion_matrix(counts: np.ndarray, classes: Sequence[str], title: str, ban
     return figure
 
 
+def heat_maps(panels: Mapping[str, pd.DataFrame], texts: Mapping[str, pd.DataFrame], title: str) -> Figure:
+    """Shares from 0 (red) to 1 (green), a panel each, rows such as models and columns such as modalities.
+
+    Args:
+        panels: By title; NaN is left white.
+        texts: Written into the cells, likewise.
+        title: Written above.
+    """
+    rows, columns = next(iter(panels.values())).shape
+    wide = max(len(str(name)) for name in next(iter(panels.values())).index)
+    figure = Figure(
+        figsize=(0.4 + 0.065 * wide + 1.25 * columns * len(panels), 1.5 + 0.55 * rows), dpi=110, layout="constrained"
+    )
+    grid = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    for axes, (name, shares) in zip(grid, panels.items(), strict=True):
+        drawn = axes.imshow(shares.to_numpy(float), cmap="RdYlGn", vmin=0, vmax=1, aspect="auto")
+        for row, column in np.ndindex(*shares.shape):
+            shown = str(texts[name].iloc[row, column])
+            axes.text(column, row, shown, ha="center", va="center", fontsize=8)
+        axes.set_xticks(range(columns), shares.columns, rotation=30, ha="right", rotation_mode="anchor")
+        axes.set_yticks(range(rows), shares.index)
+        axes.set_title(name, fontsize=10)
+    figure.colorbar(drawn, ax=list(grid), shrink=0.8)
+    figure.suptitle(title, fontsize=11)
+    return figure
+
+
 def roc(
     panels: Mapping[str, Mapping[str, tuple[np.ndarray, np.ndarray]]],
     title: str,
@@ -366,10 +393,10 @@ def gallery(
     truths: Sequence[np.ndarray | None] = (),
     predictions: Sequence[np.ndarray | None] = (),
 ) -> Figure:
-    """Grey images in a grid, such as those that were misclassified: the first GALLERY of them; the title says of how many.
+    """Images in a grid, such as those that were misclassified: the first GALLERY of them; the title says of how many.
 
     Args:
-        images: (H, W) each, of any size and intensity scale.
+        images: (H, W) each, of any size and intensity scale, or of colours (H, W, 3) from 0 to 255.
         captions: Written below each: case, truth, predicted probability.
         title: Written above.
         truths: A mask (H, W) for each, outlined; None for an image without one. Nothing at all where no image has one.
@@ -392,8 +419,11 @@ def gallery(
         axes.set_anchor("N")
     outlines = {"truth": truths, "prediction": predictions}
     for index, axes in enumerate(grid[:shown]):
-        low, high = np.percentile(images[index], (1, 99.5))
-        axes.imshow(images[index], cmap="gray", vmin=low, vmax=high)
+        if images[index].ndim == 3:
+            axes.imshow(images[index])
+        else:
+            low, high = np.percentile(images[index], (1, 99.5))
+            axes.imshow(images[index], cmap="gray", vmin=low, vmax=high)
         for name, masks in outlines.items():
             if masks and (mask := masks[index]) is not None and mask.any():
                 height, width = mask.shape

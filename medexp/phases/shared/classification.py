@@ -109,7 +109,7 @@ def log_judged(ctx: Context[JudgedSettings], judged: Judged, picture: Callable[[
     Args:
         ctx: Where it is logged.
         judged: The classifier's answers.
-        picture: From a case to a grey image (H, W).
+        picture: From a case to a grey image (H, W), or to one of colours (H, W, 3).
         shown: Misclassified cases in the picture, at most.
     """
     reporter, classes, resampling = ctx.run.reporter, judged.classes, ctx.resampling
