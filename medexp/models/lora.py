@@ -115,7 +115,7 @@ def merge_lora(peft: PeftModel) -> tuple[SwinSegmenter, MergeCertificate]:
     """
     net = peft.get_base_model()
     layers = {name: layer for name, layer in net.named_modules() if isinstance(layer, LoraLayer)}
-    expected = {f"{name}.weight": _merged_weight(layer) for name, layer in layers.items()}
+    expected = {f"{name}.weight": merged_weight(layer) for name, layer in layers.items()}
     before = {key.replace(".base_layer.", "."): value.clone() for key, value in net.state_dict().items() if "lora_" not in key}
     merged = peft.merge_and_unload()
     after = merged.state_dict()
@@ -131,7 +131,7 @@ def merge_lora(peft: PeftModel) -> tuple[SwinSegmenter, MergeCertificate]:
     return merged, certificate
 
 
-def _merged_weight(layer: LoraLayer) -> Tensor:
+def merged_weight(layer: LoraLayer) -> Tensor:
     """W0 + (alpha / r) B A, and for DoRA its rows rescaled to the learned magnitudes."""
     base = layer.get_base_layer().get_parameter("weight").detach()
     down, up = (matrix[_ADAPTER].get_parameter("weight").detach() for matrix in (layer.lora_A, layer.lora_B))
