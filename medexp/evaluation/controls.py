@@ -160,15 +160,18 @@ def majority(task: Task) -> Control:
     return Control("majority", "the majority class", [Predictions(truth, np.tile(shares, (len(truth), 1)))])
 
 
-def of_headers(headers: Sequence[Header], task: Task, cache: Path) -> Control:
-    """What a random forest tells from the fields of the files' headers alone.
+def of_headers(
+    headers: Sequence[Header], task: Task, cache: Path, name: str = "headers", called: str = "the files' headers alone"
+) -> Control:
+    """What a random forest tells from the fields of the files' headers alone, or of anything else that comes in fields.
 
     Args:
         headers: Of all cases (N,), whatever fields they have.
         task: The cases.
         cache: Root of the cache.
+        name: In tables and metrics.
+        called: In words.
     """
-    name, called = "headers", "the files' headers alone"
     table = _varying(headers)
     if table.empty:
         return replace(majority(task), name=name, called=called)

@@ -53,14 +53,16 @@ def images(counted: Mapping[str, tuple[int, int]], prompts: int) -> Check:
         prompts: Of all arms.
     """
     wrong = [arm for arm, found in counted.items() if found != ((0, 0) if arm == "blind" else (1, 1))]
+    measured: dict[str, int | str] = {"prompts": prompts, "wrong_arms": ", ".join(wrong) or "none"}
+    for arm, (low, high) in counted.items():
+        measured[f"images_{arm}"] = low if low == high else f"{low} to {high}"
     return Check(
         "MEDGEMMA-IMAGES",
         "Each prompt holds its image",
         Severity.BLOCKING,
         passed=bool(counted) and not wrong,
         threshold="one image in each prompt, none in those without",
-        measured={"prompts": prompts, "wrong_arms": ", ".join(wrong) or "none"}
-        | {f"images_{arm}": low if low == high else f"{low} to {high}" for arm, (low, high) in counted.items()},
+        measured=measured,
         advice="The processor leaves images out, or writes them twice: its chat template is not the model's.",
     )
 
@@ -151,8 +153,14 @@ def modalities(found: str, largest: Interval, pair: Sequence[str], limit: float,
         Severity.DIAGNOSTIC,
         passed=found == "shown",
         threshold=f"intervals of all differences, which hold at once, within {limit:g}",
-        measured={"largest": largest.estimate, "low": largest.low, "high": largest.high, "between": " and ".join(pair)}
-        | {"n": scenarios, "found": found},
+        measured={
+            "largest": largest.estimate,
+            "low": largest.low,
+            "high": largest.high,
+            "between": " and ".join(pair),
+            "n": scenarios,
+            "found": found,
+        },
         advice="More scenarios of the modality that is behind, to learn from and to judge by.",
     )
 

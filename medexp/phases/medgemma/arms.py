@@ -1,0 +1,102 @@
+"""What a model is asked about scenarios: as it is meant to be asked, and in the ways that show what its answers rest on."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+
+from medexp.data.scenarios.cases import Scenario
+from medexp.data.scenarios.prompts import Prompt
+from medexp.data.scenarios.steps import Ask
+from medexp.errors import DataError
+from medexp.phases.medgemma.config import MedgemmaConfig
+
+ADAPTER, BASE, BLIND, OTHER, SWAPPED, PARAPHRASE = "adapter", "base", "blind", "other_image", "error_first", "paraphrase_"
+"""Names of the arms; of the paraphrases with a number behind it."""
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way of asking.
+
+    Attributes:
+        name: In tables and metrics.
+        called: In words.
+        adapted: Whether the adapter answers, or the base without it.
+        image: The scenario's own, none, or that of another scenario.
+        instruction: In place of the scenario's own; None: its own.
+        first: The answer that the question names first.
+    """
+
+    name: str
+    called: str
+    adapted: bool = True
+    image: Literal["own", "none", "other"] = "own"
+    instruction: str | None = None
+    first: Literal["CORRECT", "ERROR"] = "CORRECT"
+
+
+def arms(config: MedgemmaConfig) -> list[Arm]:
+    """The ways of asking: the first is the one that is judged."""
+    wordings = [
+        Arm(f"{PARAPHRASE}{number}", f"asked: {text}", instruction=text)
+        for number, text in enumerate(config.scoring.paraphrases, 1)
+    ]
+    return [
+        Arm(ADAPTER, "the adapter"),
+        Arm(BASE, "the base without the adapter", adapted=False),
+        Arm(BLIND, "the text without an image", image="none"),
+        Arm(OTHER, "the image of another scenario", image="other"),
+        Arm(SWAPPED, "ERROR named first", first="ERROR"),
+        *wordings,
+    ]
+
+
+@dataclass(frozen=True)
+class Prompts(Sequence[Prompt]):
+    """Prompts that are made when they are asked for: the images of all of them need not fit into memory at once."""
+
+    make: Callable[[int], Prompt]
+    count: int
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [self.make(place) for place in range(self.count)[index]]
+        return self.make(range(self.count)[index])
+
+    def __iter__(self) -> Iterator[Prompt]:
+        return map(self.make, range(self.count))
+
+
+def ask_of(config: MedgemmaConfig, arm: Arm) -> Ask:
+    """The question of an arm."""
+    return Ask(config.data.question, arm.first)
+
+
+def strangers(scenarios: Sequence[Scenario], seed: int) -> list[Path]:
+    """For each scenario the image of another one, of another family and of the same modality where there is such a one.
+
+    Images change places, so that as many show each thing as before: each is taken about once.
+
+    Raises:
+        DataError: All scenarios are of one family.
+    """
+    found: dict[int, Path] = {}
+    rows = pd.DataFrame({"modality": [one.modality for one in scenarios], "family": [one.patient for one in scenarios]})
+    order = np.random.default_rng(seed).permutation(len(rows))
+    for among in (*rows.groupby("modality").indices.values(), np.arange(len(rows))):
+        places = order[np.isin(order, among)]
+        for step, place in enumerate(places):
+            others = (places[(step + shift) % len(places)] for shift in range(1, len(places)))
+            other = next((one for one in others if rows["family"][one] != rows["family"][place]), None)
+            if other is not None:
+                found.setdefault(int(place), scenarios[other].image)
+    if len(found) < len(rows):
+        raise DataError("scenarios: all that are judged are of one family: none has the image of another. Give more of them")
+    return [found[place] for place in range(len(rows))]
