@@ -15,14 +15,16 @@ from mlflow.utils.environment import _PythonEnv
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
+from transformers import Gemma3Config
 
 import medexp
 from medexp.data.images import transforms as image_transforms
 from medexp.data.oct import transforms as oct_transforms
 from medexp.data.volumes import transforms
 from medexp.data.volumes.cases import CHANNELS
+from medexp.models.vision_language.network import inputs_of
 from medexp.phases.phase1.config import Phase1Config
-from medexp.registry.definitions import known_models, load_definition
+from medexp.registry.definitions import InputContract, known_models, load_definition
 from tests.configured import configured
 
 ROOT = Path(__file__).parents[1]
@@ -164,8 +166,12 @@ def test_every_library_that_is_imported_is_a_dependency():
 
 
 @pytest.mark.parametrize("name", known_models())
-def test_a_registered_model_takes_what_is_made_of_images_of_volumes_or_of_oct(name):
+def test_a_registered_model_takes_what_is_made_of_images_of_volumes_of_oct_or_of_scenarios(name):
     contract = load_definition(name).input
+    if not isinstance(contract, InputContract):
+        takes = inputs_of(Gemma3Config().to_dict())
+        assert {given: one.dtype for given, one in contract.items()} == {given: spec.dtype for given, spec in takes.items()}
+        return
     one = {"mri": image_transforms.INPUT, "oct": oct_transforms.INPUT}
     made = one[contract.channels[0]] if contract.shape[1] == 1 else {**transforms.INPUT, "channels": list(CHANNELS)}
     given = {**asdict(contract), "channels": list(contract.channels)}
