@@ -12,17 +12,18 @@ EXAMPLE = "Answer with {first} or {second}, a dash and the reason."
 
 
 def _names_both(question: str) -> str:
-    if lacking := [place for place in PLACES if question.count(place) != 1]:
-        raise ValueError(f"{' and '.join(lacking)} must stand in it once: there both answers are named, as in {EXAMPLE!r}")
+    if lacking := [place for place in PLACES if place not in question]:
+        raise ValueError(f"{' and '.join(lacking)} must stand in it, for the answers, as in {EXAMPLE!r}")
     return question
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class Ask:
-    """A scenario as the turn of a user: its image, then its instruction, its input and a question, a line break between them.
+    """A scenario as the turn of a user: its image, then its instruction, its input where there is one, and a question, with
+    line breaks between them.
 
     Attributes:
-        question: What is asked of every scenario; {first} and {second} stand in it once each, for the two answers.
+        question: What is asked of every scenario; {first} and {second} stand in it for the two answers.
         first: The answer that is named first.
     """
 
