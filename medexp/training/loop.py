@@ -218,7 +218,7 @@ def fit(
         done.reported.append((step, named))
         reporter.metrics(named, step)
 
-    with _leaving_nothing(accelerator), _progress_bar(accelerator.is_main_process, quiet) as progress:
+    with _leaving_nothing(accelerator), progress_bar(accelerator.is_main_process, quiet) as progress:
         bar = progress.add_task(title, total=epochs * steps, completed=done.epoch * steps)
         for epoch in range(done.epoch, epochs):
             judged = epoch % training.validate_every == 0 and done.best_epoch >= 0
@@ -455,7 +455,13 @@ def _restore(module: nn.Module, weights: Mapping[str, Tensor]) -> None:
             parameter.copy_(weights[name])
 
 
-def _progress_bar(shown: bool, transient: bool) -> Progress:
+def progress_bar(shown: bool, transient: bool) -> Progress:
+    """The bar of a training.
+
+    Args:
+        shown: Whether there is one, as in the first process of a launch alone.
+        transient: Whether nothing is left of it at the end.
+    """
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     hidden = not shown or (transient and not get_console().is_terminal)  # in a log file it would leave empty lines
     return Progress(*columns, disable=hidden, transient=transient)

@@ -97,7 +97,7 @@ def load_base(base: Base, *, quantize: Quantize, dtype: torch.dtype, device: tor
     settings = _quantisation(quantize, dtype, device)
     load: Any = AutoModelForImageTextToText.from_pretrained
     try:
-        with _quietly():
+        with quietly():
             net, found = load(
                 base.folder,
                 dtype=dtype,
@@ -117,7 +117,7 @@ def load_base(base: Base, *, quantize: Quantize, dtype: torch.dtype, device: tor
 
 
 @contextmanager
-def _quietly() -> Iterator[None]:
+def quietly() -> Iterator[None]:
     """Without transformers' own progress bars and its warnings of keys, which are told as errors here."""
     from transformers.utils import logging
 

@@ -309,4 +309,5 @@ def _out_of_memory(trains: TrainingSettings | None) -> Iterator[None]:
     except (MemoryError, RuntimeError) as error:
         if trains is None or (isinstance(error, RuntimeError) and not any(words in str(error) for words in _NO_MEMORY)):
             raise
-        raise OutOfMemory(f"out of memory with {trains.memory}") from error
+        measured = "".join(f" ({note})" for note in getattr(error, "__notes__", ()))
+        raise OutOfMemory(f"out of memory with {trains.memory}{measured}") from error
