@@ -1,8 +1,6 @@
 """What is known of a 2D image once it was read and checked: digests, shape, label. Computed once and cached."""
 
 import hashlib
-import json
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,16 +14,14 @@ from medexp.data.headers import Header, of_npz
 from medexp.data.images.cases import LabelledImage
 from medexp.data.images.kaggle import read_kaggle
 from medexp.data.images.slices import read_slice
-from medexp.data.parallel import described
+from medexp.data.kept import kept_records
 from medexp.data.seen import Field
 from medexp.data.twins import perceptual_hash
 from medexp.errors import DataError, all_problems
-from medexp.files import replacing
 
 VERSION = 4
 """Part of the cache: raise it when what is computed here, in `slices` or in `kaggle` changes."""
 
-_CHUNK = 32  # images a task of joblib
 _TOLD = 20  # bad images that a message names
 
 
@@ -88,24 +84,10 @@ def describe_images(images: Sequence[LabelledImage], data: ImageDataConfig, cach
     Raises:
         DataError: All problems of all images at once.
     """
-    by_folder: dict[Path, list[LabelledImage]] = defaultdict(list)
-    for image in images:
-        by_folder[image.path.parent].append(image)
-    records: dict[str, dict[str, Any]] = {}
-    problems: list[str] = []
-    for folder, members in by_folder.items():
-        entry = cache / "images" / f"{hashlib.sha256(str(folder.absolute()).encode()).hexdigest()[:40]}.json"
-        known = _cached(entry)
-        stamps = {image.id: _stamp(image) for image in members}
-        todo = [image for image in members if known.get(image.path.name, {}).get("stamp") != stamps[image.id]]
-        calls = {image.id: (image,) for image in todo}
-        found, wrong = described(_record, calls, data.jobs, f"Reading {folder.name}", together=_CHUNK)
-        problems += [f"{folder.name}/{problem}" for problem in wrong.values()]
-        known |= {image.path.name: {"stamp": stamps[image.id], **found[image.id]} for image in todo if image.id in found}
-        if todo:
-            with replacing(entry) as temporary:
-                temporary.write_text(json.dumps({"version": VERSION, "files": known}))
-        records |= {image.id: known[image.path.name] for image in members if image.path.name in known}
+    files = {image.id: (image.path, (image,), (image.source, image.label)) for image in images}
+    records, wrong = kept_records(_record, files, cache / "images", VERSION, data.jobs)
+    folder_of = {image.id: image.path.parent.name for image in images}
+    problems = [f"{folder_of[name]}/{problem}" for name, problem in wrong.items()]
     if failed := len(problems):
         if len(problems) > _TOLD:
             problems = [*problems[:_TOLD], f"and {len(problems) - _TOLD} more"]
@@ -164,18 +146,3 @@ def _facts(image: LabelledImage, record: Mapping[str, Any], least: int) -> Image
         patient=record["patient"],
         constant=record["constant"],
     )
-
-
-def _stamp(image: LabelledImage) -> list[Any]:
-    stat = image.path.stat()
-    return [image.source, image.label, stat.st_size, stat.st_mtime_ns]
-
-
-def _cached(entry: Path) -> dict[str, dict[str, Any]]:
-    """What is known of a folder's files, by name; nothing when the file is damaged or of another version."""
-    try:
-        content = json.loads(entry.read_text())
-        files = content["files"] if content["version"] == VERSION else {}
-        return {name: dict(record) for name, record in files.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return {}

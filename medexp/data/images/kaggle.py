@@ -1,7 +1,5 @@
 """Pictures in folders yes/ and no/, as the Kaggle brain tumour set has them: found, read to one grey channel, and split."""
 
-import struct
-import warnings
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from fractions import Fraction
@@ -11,12 +9,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
 
-from medexp.data.headers import Header, of_npz, of_picture
+from medexp.data.headers import Header, of_npz
 from medexp.data.images.cases import LabelledImage
 from medexp.data.images.npz import metadata_of, plane_problems, read_npz
 from medexp.data.images.slices import scan_of
+from medexp.data.pictures import GREY16, in_colours, open_picture
 from medexp.data.splits import Digested, Splits, by_label, draw_by_label, patient_groups, patient_of
 from medexp.errors import DataError, all_problems
 
@@ -28,13 +26,6 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".npz")
 
 MIN_SIDE = 16
 """Fewest pixels along each side of an image."""
-
-# What damaged pictures make Pillow raise, and damaged EXIF data.
-_UNREADABLE = (
-    *(OSError, ValueError, EOFError, SyntaxError, OverflowError, struct.error, TypeError, AttributeError),
-    *(Image.DecompressionBombWarning, Image.DecompressionBombError),
-)
-_GREY16 = 257  # from 16 bits to the range of 8: 65535 / 257 = 255
 
 
 def find_kaggle(folder: Path, pattern: str) -> tuple[LabelledImage, ...]:
@@ -209,30 +200,10 @@ def _is_read(path: Path) -> bool:
 
 
 def _from_picture(path: Path) -> Read:
-    wrong = "unreadable or no JPEG or PNG"
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path, formats=("JPEG", "PNG")) as picture:
-                picture.load()
-                wrong = "its EXIF data is damaged, so that nobody knows which side is up; save it turned right and without"
-                Image.Exif().load(picture.info.get("exif", b""))  # Pillow's reader of JPEG keeps a bad header to itself
-                turned, header = ImageOps.exif_transpose(picture), of_picture(picture, path)
-    except _UNREADABLE as error:
-        reason = " ".join(str(error).split())[:160]
-        raise DataError(f"{path.name}: {wrong} ({type(error).__name__}: {reason})") from error
-    return Read(_grey(turned), None, header)
-
-
-def _grey(picture: Image.Image) -> NDArray[np.float32]:
+    picture, header = open_picture(path)
     if picture.mode.startswith("I"):
-        return np.asarray(picture, np.float32) / np.float32(_GREY16)
-    if picture.has_transparency_data:
-        solid = Image.new("RGBA", picture.size, "black")
-        picture = Image.alpha_composite(solid, picture.convert("RGBA"))
-    if picture.mode not in ("L", "1"):
-        picture = picture.convert("RGB")
-    return np.asarray(picture.convert("L"), np.float32)
+        return Read(np.asarray(picture, np.float32) / np.float32(GREY16), None, header)
+    return Read(np.asarray(in_colours(picture).convert("L"), np.float32), None, header)
 
 
 def _from_npz(path: Path, label: int | None) -> Read:
