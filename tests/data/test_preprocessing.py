@@ -46,7 +46,7 @@ def test_what_is_written_is_read_back(
     "record", [None, [], {}, {"data": "volumes"}, {"data": "sounds", "steps": []}, {"data": "images", "steps": [1]}]
 )
 def test_what_is_no_record_is_refused(record: Any) -> None:
-    with pytest.raises(RegistryError, match=r"here: .*known are images, oct, volumes"):
+    with pytest.raises(RegistryError, match=r"here: .*known are images, oct, scenarios, volumes"):
         read_preprocessing(record, "here")
 
 
