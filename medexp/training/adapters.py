@@ -160,7 +160,7 @@ def fit_adapter(
             model=peft,
             args=arguments,
             data_collator=lambda examples: collate(examples, pad_id),
-            train_dataset=train,  # type: ignore[arg-type]  # a list is one
+            train_dataset=train,
             callbacks=[following],
         )
         trainer.remove_callback(PrinterCallback)

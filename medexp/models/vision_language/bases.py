@@ -87,7 +87,7 @@ def load_base(base: Base, *, quantize: Quantize, dtype: torch.dtype, device: tor
 
     Raises:
         ConfigError: It cannot be quantised here.
-        CheckpointError: A file is damaged, keys are missing, unexpected or of another shape, or a weight is not finite.
+        CheckpointError: A file is damaged, or keys are missing, unexpected or of another shape: all are named.
     """
     from safetensors import SafetensorError
     from transformers import AutoModelForImageTextToText
@@ -104,6 +104,7 @@ def load_base(base: Base, *, quantize: Quantize, dtype: torch.dtype, device: tor
                 local_files_only=True,
                 trust_remote_code=False,
                 use_safetensors=True,
+                ignore_mismatched_sizes=True,  # they are told below, with all else that does not fit
                 output_loading_info=True,
                 **settings,
             )
@@ -138,7 +139,7 @@ def _demand_whole(base: Base, net: nn.Module, found: dict[str, Any]) -> None:
     problems = [
         f"{len(keys)} {told[kind]}: {'; '.join(keys[:_SHOWN])}{'; …' if len(keys) > _SHOWN else ''}"
         for kind in told
-        if (keys := sorted(str(key[0] if isinstance(key, tuple) else key) for key in found.get(kind, ())))
+        if (keys := sorted(_told(key) for key in found.get(kind, ())))
     ]
     problems += [str(message) for message in found.get("error_msgs", ())]
     embedded, head = (getattr(net, name)() for name in ("get_input_embeddings", "get_output_embeddings"))
@@ -150,6 +151,14 @@ def _demand_whole(base: Base, net: nn.Module, found: dict[str, Any]) -> None:
         raise CheckpointError(
             all_problems(f"model {base.source}: its weights do not fit {type(net).__name__}", problems, advice)
         )
+
+
+def _told(key: Any) -> str:
+    """A key, with the shapes in the file and in the network where these differ."""
+    if not isinstance(key, tuple):
+        return str(key)
+    name, held, wanted = key
+    return f"{name} is {tuple(held)}, the network's is {tuple(wanted)}"
 
 
 def _quantisation(quantize: Quantize, dtype: torch.dtype, device: torch.device) -> dict[str, Any]:
