@@ -49,3 +49,12 @@ def in_colours(picture: Image.Image) -> Image.Image:
         solid = Image.new("RGBA", picture.size, "black")
         picture = Image.alpha_composite(solid, picture.convert("RGBA"))
     return picture.convert("RGB")
+
+
+def read_rgb(path: Path) -> Image.Image:
+    """A picture as `open_picture` and `in_colours` make it.
+
+    Raises:
+        DataError: As of `open_picture`.
+    """
+    return in_colours(open_picture(path)[0])

@@ -5,10 +5,10 @@ import hashlib
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -102,24 +102,22 @@ def identity(scenario: Scenario) -> tuple[str, tuple[str, ...]]:
     return record["pixels_sha256"], tuple(record["perceptual_hash"])
 
 
-def token_headers(facts: Sequence[ScenarioFacts]) -> list[Header]:
-    """What of the texts and of the files' names a control could tell the answers by, like headers: 1 or 0 by word and by part
-    of a name, of those that stand in at least two scenarios and not in all, and the number in the name.
+def token_headers(facts: Sequence[ScenarioFacts], what: Literal["words", "names"]) -> list[Header]:
+    """What a control could tell the answers by, like headers: 1 or 0 by word of the texts, or by part of a file's name, of
+    those that stand in at least two scenarios and not in all; with names also `number`.
 
-    Fields are called `word TOKEN`, `name TOKEN` and `number in the name`, in the order of `facts`.
+    Args:
+        facts: Of the scenarios, the order of what is returned.
+        what: The texts' words, or the names of the images' files.
     """
-    kinds: Mapping[str, Callable[[ScenarioFacts], frozenset[str]]] = {
-        "word": lambda one: one.words,
-        "name": lambda one: one.names,
-    }
-    tables: list[dict[str, float | str | None]] = [{"number in the name": one.number} for one in facts]
-    for kind, of in kinds.items():
-        counts = Counter(token for one in facts for token in of(one))
-        telling = [token for token, count in counts.items() if 2 <= count < len(facts)]
-        kept = sorted(telling, key=lambda token: (-min(counts[token], len(facts) - counts[token]), token))[:MOST]
-        for table, one in zip(tables, facts, strict=True):
-            table |= {f"{kind} {token}": float(token in of(one)) for token in kept}
-    return [*tables]
+    tokens = [one.words if what == "words" else one.names for one in facts]
+    counts = Counter(token for held in tokens for token in held)
+    telling = [token for token, count in counts.items() if 2 <= count < len(facts)]
+    kept = sorted(telling, key=lambda token: (-min(counts[token], len(facts) - counts[token]), token))[:MOST]
+    numbers: list[dict[str, float | None]] = [{"number": one.number} if what == "names" else {} for one in facts]
+    return [
+        number | {f'"{token}"': float(token in held) for token in kept} for number, held in zip(numbers, tokens, strict=True)
+    ]
 
 
 def _record(path: Path) -> dict[str, Any]:

@@ -6,18 +6,16 @@ marked as an image's, a text that closes its own turn, a prompt that is cut, an 
 reply.
 """
 
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
-from PIL import Image, ImageOps
 from torch import Tensor
 from torch.nn import functional
 
+from medexp.data.pictures import read_rgb
 from medexp.data.scenarios.cases import ANSWERS, Scenario
 from medexp.data.scenarios.steps import Ask
 from medexp.errors import ConfigError, DataError
@@ -194,27 +192,6 @@ def collate(prompts: Sequence[Prompt], pad_id: int, side: Literal["left", "right
 def is_text(name: str, prompt: Prompt) -> bool:
     """Whether an input has a value a token: ids, masks and types, and no pixels."""
     return prompt.inputs[name].shape == prompt.inputs["input_ids"].shape
-
-
-def read_rgb(path: Path) -> Image.Image:
-    """A picture in RGB, 8 bit, upright as its EXIF data say, transparent parts black; 16-bit grey scaled to 8, not clipped.
-
-    Raises:
-        DataError: It cannot be read.
-    """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as opened:
-                picture = ImageOps.exif_transpose(opened)
-    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        reason = " ".join(str(error).split())[:160]
-        raise DataError(f"{path}: unreadable or no picture ({type(error).__name__}: {reason}). Replace the file") from error
-    if picture.mode.startswith("I"):  # Pillow would cut off at 255
-        picture = Image.fromarray((np.asarray(picture, np.float32) / 65535 * 255).round().clip(0, 255).astype(np.uint8))
-    if picture.has_transparency_data:
-        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "black"), picture.convert("RGBA"))
-    return picture.convert("RGB")
 
 
 def _template(processor: Processor, where: str) -> str:

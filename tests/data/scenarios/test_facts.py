@@ -36,12 +36,12 @@ def test_words_and_names(tmp_path):
     assert facts[0].names == {"mri", "12", "wrong", "7", "b", "images"} and facts[0].number == 7
     assert facts[1].number == 2 and facts[0].header["height"] == 40 and facts[0].header["mode"] == "L"
     assert identity(scenarios[0]) == (facts[0].voxels_sha256, facts[0].perceptual_hash)
-    headers = token_headers(facts)
-    assert "word überlegt" not in headers[0], "in one alone"
-    assert "name images" not in headers[0], "in all"
-    assert headers[1]["name unnecessary"] == 1 and headers[3]["name unnecessary"] == 0
-    assert headers[0]["number in the name"] == 7
-    assert {*headers[0]} == {*headers[5]}
+    names, words = token_headers(facts, "names"), token_headers(facts, "words")
+    assert '"überlegt"' not in words[0], "in one alone"
+    assert '"images"' not in names[0], "in all"
+    assert names[1]['"unnecessary"'] == 1 and names[3]['"unnecessary"'] == 0 and '"unnecessary"' in words[1]
+    assert names[0]["number"] == 7 and "number" not in words[0]
+    assert {*names[0]} == {*names[5]} and {*words[0]} == {*words[5]}
 
 
 def test_a_planted_leak_is_told_and_none_is_where_there_is_none(tmp_path):
@@ -49,16 +49,20 @@ def test_a_planted_leak_is_told_and_none_is_where_there_is_none(tmp_path):
         {**record, "input": f"Case {place}.", "image_file": f"image{place * 7 % 24}.png"}
         for place, record in enumerate(the_24())
     ]
-    scenarios, facts = described(tmp_path / "plain", plain)
-    share, _ = told_apart(tmp_path, scenarios, token_headers(facts))
-    assert share < 0.9
-    for name, leaky in {
-        "word": [{**one, "input": f"{one['input']} {one['output'].split()[0]}"} for one in plain],
-        "name": [{**one, "image_file": f"{one['metadata']['error_type'] or 'none'}{one['image_file']}"} for one in plain],
-    }.items():
-        scenarios, facts = described(tmp_path / name, leaky)
-        share, fields = told_apart(tmp_path, scenarios, token_headers(facts))
-        assert share == 1 and all(field.startswith(f"{name} ") for field in fields), (name, share, fields)
+    leaky = {
+        "plain": plain,
+        "words": [{**one, "input": f"{one['input']} {one['output'].split()[0]}"} for one in plain],
+        "names": [{**one, "image_file": f"{one['metadata']['error_type'] or 'none'}_{one['image_file']}"} for one in plain],
+    }
+    found = {}
+    for planted, records in leaky.items():
+        scenarios, facts = described(tmp_path / planted, records)
+        for what in ("words", "names"):
+            found[planted, what] = told_apart(tmp_path, scenarios, token_headers(facts, what))
+    for what, planted in (("words", {'"error"', '"correct"'}), ("names", {'"none"', '"overtreatment"'})):
+        share, fields = found[what, what]
+        assert share == 1 and {*fields} == planted
+    assert all(share < 0.9 for (planted, what), (share, _) in found.items() if planted != what)
 
 
 def test_a_table_is_no_wider_than_a_forest_takes(tmp_path):
@@ -67,8 +71,7 @@ def test_a_table_is_no_wider_than_a_forest_takes(tmp_path):
         for place, one in enumerate(the_24())
     ]
     _, facts = described(tmp_path, records)
-    headers = token_headers(facts)
-    assert sum(field.startswith("word ") for field in headers[0]) == MOST
+    assert len(token_headers(facts, "words")[0]) == MOST
 
 
 def test_broken_images_are_named_with_their_lines(tmp_path):
