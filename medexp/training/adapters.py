@@ -29,7 +29,7 @@ from medexp.errors import TrainingDiverged
 from medexp.files import replacing
 from medexp.models.vision_language.bases import quietly
 from medexp.reporting import Reporter
-from medexp.training.loop import FitResult, progress_bar
+from medexp.training.loop import FitResult, leaving_nothing, progress_bar
 
 IGNORED = -100
 """Label of a token that nothing is learned from, as transformers' losses have it."""
@@ -153,7 +153,8 @@ def fit_adapter(
         disable_tqdm=True,
     )
     arguments._n_gpu = min(arguments.n_gpu, 1)  # one process has one device; the Trainer would take all that it sees
-    with quietly(), progress_bar(accelerator.is_main_process, False) as progress:
+    shown = progress_bar(accelerator.is_main_process, False)
+    with leaving_nothing(accelerator), quietly(), shown as progress:
         bar = progress.add_task(title, total=(until or training.epochs) * updates, completed=done.epoch * updates)
         following = _Following(done, training, accelerator, reporter, folder, title, until, progress, bar, val, pad_id)
         trainer = _Trainer(
@@ -175,7 +176,7 @@ def fit_adapter(
                     _restore(peft, Path(before) / _ADAPTER)
         finally:
             accelerator.unwrap_model(peft, keep_fp32_wrapper=False)  # of autocast: what is scored says its own precision
-            trainer.accelerator.free_memory()
+        del trainer  # with the states of its optimiser
     accelerator.wait_for_everyone()
     chosen = training.patience > 0 and until is None
     if chosen:

@@ -218,7 +218,7 @@ def fit(
         done.reported.append((step, named))
         reporter.metrics(named, step)
 
-    with _leaving_nothing(accelerator), progress_bar(accelerator.is_main_process, quiet) as progress:
+    with leaving_nothing(accelerator), progress_bar(accelerator.is_main_process, quiet) as progress:
         bar = progress.add_task(title, total=epochs * steps, completed=done.epoch * steps)
         for epoch in range(done.epoch, epochs):
             judged = epoch % training.validate_every == 0 and done.best_epoch >= 0
@@ -358,7 +358,7 @@ def _steps(learner: _Learner, objective: Objective, training: TrainingConfig, ep
 
 
 @contextmanager
-def _leaving_nothing(accelerator: Accelerator) -> Iterator[None]:
+def leaving_nothing(accelerator: Accelerator) -> Iterator[None]:
     """What a training leaves behind goes at its end. It is not looked for in what was there before: that takes most of a
     second of each training, however small."""
     gc.freeze()
