@@ -6,8 +6,9 @@ differ in it, and says nothing where they do not; a word that occurs somewhere i
 
 import inspect
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -63,15 +64,16 @@ def score_answers(
             _demand_marked(takes, some)
             batch = {name: value.to(device) for name, value in collate(some, pad_id).items()}
             last = {"logits_to_keep": 1} if "logits_to_keep" in takes else {}  # else a vocabulary of numbers a token
-            first = net(**batch, **_positions(net, batch["attention_mask"]), **last, use_cache=True)
+            positions = _positions(net, batch)
+            first = net(**batch, position_ids=positions, **last, use_cache=True)
             logits = first.logits[:, -1:].float().repeat_interleave(count, 0)
             if longest > 1:
                 cache, tokens = first.past_key_values, padded[:, :-1].repeat(len(some), 1)
                 cache.batch_repeat_interleave(count)
                 seen = batch["attention_mask"].repeat_interleave(count, 0)
                 mask = torch.cat([seen, torch.ones_like(tokens)], 1)
-                positions = _positions(net, mask, tokens.shape[1])
-                rest = net(input_ids=tokens, attention_mask=mask, past_key_values=cache, **positions, use_cache=True)
+                behind = positions[..., -1:].repeat_interleave(count, -2) + 1 + torch.arange(longest - 1, device=device)
+                rest = net(input_ids=tokens, attention_mask=mask, past_key_values=cache, position_ids=behind, use_cache=True)
                 logits = torch.cat([logits, rest.logits.float()], 1)
             demand_finite(logits.reshape(len(some), -1), [prompt.case for prompt in some])
             said = logits.log_softmax(-1).gather(-1, padded.repeat(len(some), 1).unsqueeze(-1)).squeeze(-1)
@@ -139,7 +141,8 @@ def generate(
         for rows, some in _alike(prompts, batch_size):
             _demand_marked(takes, some)
             batch = {name: value.to(device) for name, value in collate(some, pad_id).items()}
-            made: Tensor = speaker.generate(**batch, generation_config=settings)
+            finite = partial(_finite, cases=[prompt.case for prompt in some])
+            made: Tensor = speaker.generate(**batch, generation_config=settings, logits_processor=[finite])
             new = made[:, batch["input_ids"].shape[1] :]
             for row, reply in zip(rows, tokenizer.batch_decode(new, skip_special_tokens=True), strict=True):
                 replies[row] = reply
@@ -154,6 +157,12 @@ def parse(reply: str) -> Literal["ERROR", "CORRECT"] | None:
     words = {word.upper() for word in re.findall(r"\w+", reply)}
     found = [answer for answer in ANSWERS if answer in words]
     return found[0] if len(found) == 1 else None  # type: ignore[return-value]
+
+
+def _finite(_: Tensor, logits: Tensor, cases: Sequence[str]) -> Tensor:
+    """Of the tokens so far and what comes next, as `generate` of transformers asks: the same logits, if they are numbers."""
+    demand_finite(logits, cases)
+    return logits
 
 
 @contextmanager
@@ -177,15 +186,13 @@ def _takes(net: nn.Module) -> frozenset[str]:
     return frozenset(inspect.signature(_bare(net).forward).parameters)
 
 
-def _positions(net: nn.Module, mask: Tensor, last: int = 0) -> dict[str, Tensor]:
-    """Where each token stands, padding not counted, of the last tokens of a mask (B, L), or of all.
-
-    A network whose positions have rows and columns of the image too makes them itself, out of the mask.
-    """
+def _positions(net: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
+    """Where each token of prompts stands (..., B, L), padding not counted."""
     bare = _bare(net)
     if any(hasattr(part, "get_rope_index") for part in (bare, getattr(bare, "model", None))):
-        return {}
-    return {"position_ids": (mask.long().cumsum(1) - 1).clamp(min=0)[:, -last:]}
+        # Rows and columns of the image have places too, which the network alone knows: it says them to its `generate`.
+        return bare._prepare_position_ids_for_generation(batch["input_ids"], dict(batch))
+    return (batch["attention_mask"].long().cumsum(1) - 1).clamp(min=0)
 
 
 def _alike(prompts: Sequence[Prompt], size: int) -> Iterator[tuple[list[int], list[Prompt]]]:
@@ -193,7 +200,7 @@ def _alike(prompts: Sequence[Prompt], size: int) -> Iterator[tuple[list[int], li
     for start in range(0, len(prompts), size):
         groups: dict[tuple[Any, ...], tuple[list[int], list[Prompt]]] = {}
         for row, prompt in enumerate(prompts[start : start + size], start):
-            shapes = tuple((name, is_text(name, prompt) or tuple(value.shape)) for name, value in prompt.inputs.items())
+            shapes = tuple((name, is_text(name, prompt) or value.shape[1:]) for name, value in prompt.inputs.items())
             rows, some = groups.setdefault(shapes, ([], []))
             rows.append(row)
             some.append(prompt)

@@ -153,9 +153,9 @@ def completion_ids(processor: Processor, output: str) -> Tensor:
     _demand_plain(processor, None, (output,))
     said = output.strip()
     began = [answer for answer, reply in zip(answer_ids(processor), REPLIES, strict=True) if said.startswith(reply)]
-    ids = _reply_ids(processor, said)
     if not began:
         raise DataError(f"output {said[:40]!r}: begins with neither {' nor '.join(map(repr, REPLIES))}")
+    ids = _reply_ids(processor, said)
     if not torch.equal(ids[: len(began[0])], began[0]):
         pieces = [processor.tokenizer.convert_ids_to_tokens(part.tolist()) for part in (ids[: len(began[0]) + 1], began[0])]
         told = f"its tokens {pieces[0]} do not begin with those of the answer alone, {pieces[1]}"
@@ -273,9 +273,11 @@ def _reply_ids(processor: Processor, said: str) -> Tensor:
     reply = {"role": "assistant", "content": [{"type": "text", "text": said}]}
     prompt = processor.apply_chat_template([asked], chat_template=template, add_generation_prompt=True)
     whole = processor.apply_chat_template([asked, reply], chat_template=template)
-    if not whole.startswith(prompt + said):
+    space, found, rest = whole.removeprefix(prompt).partition(said)
+    if not whole.startswith(prompt) or not found or space.strip():
         told = f"its chat template writes {prompt!r} before a reply and {whole!r} of a whole conversation"
         raise ConfigError(f"{name}: {told}: a reply does not follow its prompt. Use a template in which it does")
+    whole = whole if rest.strip() else prompt + space + said
     start, ids = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in (prompt, whole))
     if ids[: len(start)] != start:
         told = f"its tokenizer joins the end of the prompt with {said[:20]!r}"
