@@ -157,8 +157,8 @@ def local_folder(where: str, cache: Path) -> Path:
 
 
 def local(where: str, cache: Path) -> Path:
-    """A file or a folder of this machine, whichever it is; of a bucket's table with all that lies beside it, which its paths
-    are relative to.
+    """A file or a folder of this machine, whichever it is; of a bucket's table, or JSONL, with all that lies beside it, which
+    its paths are relative to.
 
     Args:
         where: Its path, which need not be there, or `s3://bucket/key` or `s3://bucket/prefix`.
@@ -170,7 +170,7 @@ def local(where: str, cache: Path) -> Path:
     """
     try:
         file = local_file(where, cache)
-        if file.suffix.lower() in TABLES and _bucket_and_key(where) is not None:
+        if file.suffix.lower() in (*TABLES, ".jsonl") and _bucket_and_key(where) is not None:
             return local_folder(where.rpartition("/")[0], cache) / file.name
         return file
     except DataError:

@@ -53,7 +53,9 @@ def load(uri: str, base: "nn.Module | Path | str | None" = None) -> "nn.Module":
     Args:
         uri: `models:/NAME@alias` or `models:/NAME/VERSION`.
         base: For an adapter whose base is not registered, or is a network that medexp does not build: the base, any nn.Module,
-            which is adapted in place, or its checkpoint file. Its weights must be those that the adapter was trained on.
+            which is adapted in place, or its checkpoint file; of a vision-language model the folder that transformers keeps it
+            in, where it is not found by the name, or the folder, that it was trained on. Its weights must be those that the
+            adapter was trained on.
 
     Returns:
         The network; for an adapter peft's view of the adapted base.
@@ -68,7 +70,9 @@ def load(uri: str, base: "nn.Module | Path | str | None" = None) -> "nn.Module":
     return load_verified(pull(uri).folder, base)
 
 
-def predictor(uri: str, device: str = "auto", features: "FeatureKind | None" = None) -> "Predictor":
+def predictor(
+    uri: str, device: str = "auto", features: "FeatureKind | None" = None, base: "Path | str | None" = None
+) -> "Predictor":
     """A registered model that takes files: each is prepared as the model's contract says, which nobody has to know.
 
         segment = registry.predictor("models:/phase1_segmenter@champion")
@@ -79,10 +83,11 @@ def predictor(uri: str, device: str = "auto", features: "FeatureKind | None" = N
         device: auto, cpu, cuda or mps.
         features: gap10, multiscale or tumour_weighted, of an encoder or a segmenter (`medexp.models.swin.features.KINDS`);
             without it an encoder gives what its network gives, gap10, and a segmenter none.
+        base: As of `load`.
 
     Returns:
-        Called with a path (a case's folder, a 4D NIfTI file, a picture) it gives a `Prediction`: a mask on the grid of the
-        case's files, probabilities by class, or features, whichever the model gives.
+        Called with a path (a case's folder, a 4D NIfTI file, a picture, a .jsonl of one scenario) it gives a `Prediction`: a
+        mask on the grid of the case's files, probabilities by class, or features, whichever the model gives.
 
     Raises:
         RegistryError: As `load`, or the contract names something that this version of medexp does not know.
@@ -90,4 +95,4 @@ def predictor(uri: str, device: str = "auto", features: "FeatureKind | None" = N
     """
     from medexp.registry.predictors import predictor as prepared
 
-    return prepared(uri, device, features)
+    return prepared(uri, device, features, base)

@@ -5,7 +5,6 @@ medexp itself is executed, and what MONAI has not is copied from medexp's source
 """
 
 import json
-import re
 import shlex
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -23,6 +22,7 @@ from medexp.errors import RegistryError, StorageError
 from medexp.files import filling
 from medexp.models.checkpoints import load_state, save_checkpoint
 from medexp.models.kinds import ONLY, kind_of
+from medexp.registry.card import without_paths
 from medexp.registry.contracts import outputs_said, preprocessing_of
 from medexp.registry.definitions import load_definition
 from medexp.registry.packages import ADAPTER_KIND, network_of, read_json, weights_file
@@ -38,7 +38,6 @@ _LIBRARIES = ("einops", "nibabel", "scipy")
 _ORIGIN = (
     f'''"""What MONAI has not: copied from medexp {medexp.__version__}, https://www.apache.org/licenses/LICENSE-2.0."""\n'''
 )
-_PATH = re.compile(r"(?<![\w:/.~])(?:file://)?~?/(?:[^/\s|`]+/)*([^/\s|`]+)")  # of a file or folder, and no URL
 
 
 class Exported(NamedTuple):
@@ -83,7 +82,7 @@ def export_bundle(uri: str, folder: Path) -> Exported:
         _write(within / "configs/metadata.json", metadata)
         _write(within / "configs/inference.json", config)
         save_checkpoint(load_state(weights_file(pulled.folder)), within / "models/model.pt")
-        card = _PATH.sub(r"\1", (pulled.folder / "README.md").read_text())
+        card = without_paths((pulled.folder / "README.md").read_text())
         (within / "docs/README.md").write_text(_readme(called, pulled, config) + card)
         (within / "scripts/__init__.py").write_text(_ORIGIN)
         for name in _SCRIPTS:

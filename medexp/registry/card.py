@@ -6,6 +6,7 @@ https://doi.org/10.1148/ryai.240300. The wording is ours.
 """
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
@@ -23,6 +24,7 @@ _LONGEST = 5000  # description of a version in MLflow's databases, in characters
 _CLAIM = "CLAIM"
 _REPORT = "Verification report"
 _FIRST_TO_GO = (_REPORT, "Made from", "Made with", "Input and output", "Measured", "Architecture", "Used by")
+_PATH = re.compile(r"(?<![\w:/.~])(?:file://)?~?/(?:[^/\s|`]+/)*([^/\s|`]+)")
 _TRUNCATED = "The whole card is README.md in the package."
 
 ITEMS: Mapping[int, str] = {
@@ -108,6 +110,11 @@ def model_card(definition: Definition, package: Package) -> str:
         sections[_REPORT] = report.partition("\n\n")[2].strip()
     body = "\n\n".join(f"## {title}\n\n{text}" for title, text in sections.items())
     return f"# {definition.name}: {definition.title}\n\n{definition.task.strip()}\n\n{body}\n"
+
+
+def without_paths(card: str) -> str:
+    """A card that leaves this machine: of a path to a file or folder the last part stays; a URL is none."""
+    return _PATH.sub(r"\1", card)
 
 
 def as_description(card: str) -> str:

@@ -12,11 +12,11 @@ from medexp.data.volumes.cases import CHANNELS
 from medexp.data.volumes.regions import REGIONS
 from medexp.data.volumes.steps import PadTo, PadToMultiple, SlidingWindow
 from medexp.errors import RegistryError, all_problems
-from medexp.models.kinds import ONLY
+from medexp.models.kinds import ONLY, kind_of
 from medexp.registry.packages import network_of, read_json
 
 PATH = "path"
-"""Name of the input of a served model that takes one array, and of the column with paths that it takes instead."""
+"""Name of the input of a served model that takes one array, or that can read files, and of the column with their paths."""
 OUTPUT, FEATURES = "output", "features"
 """Its parameters: the folder that masks are written to, and the kind of features that is wanted; both of paths alone."""
 
@@ -92,6 +92,14 @@ def outputs_said(contract: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
             return {ONLY: classes}
         case _:
             return {ONLY: {"what": "features"}}
+
+
+def takes_paths(contract: Mapping[str, Any]) -> bool:
+    """Whether a served model takes files by their paths: what is done to them is known.
+
+    One that takes a single array always does; one with several inputs takes them by name where its contract has no steps."""
+    architecture = network_of(contract)
+    return "preprocessing" in contract or ONLY in kind_of(architecture).inputs(architecture)
 
 
 def parameters_of(contract: Mapping[str, Any]) -> tuple[str, ...]:

@@ -4,14 +4,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate import init_empty_weights
 from torch import Tensor, nn
 
-from medexp.errors import RegistryError
+from medexp.errors import ConfigError, RegistryError
+from medexp.models import vision_language
 from medexp.models.checkpoints import load_state, load_weights, weights_digest
 from medexp.models.kinds import build, kinds
 from medexp.models.swin.attention import fast_attention
 from medexp.models.swin.features import demand_decoder
+from medexp.models.vision_language.bases import Base, find_base, load_base
 from medexp.registry.packages import ADAPTER, ADAPTER_KIND, DECODER, MANIFEST, read_json, verify_package, weights_file
 
 
@@ -76,31 +79,68 @@ def _adapted(folder: Path, architecture: Mapping[str, Any], base: nn.Module | Pa
     parent = read_json(folder, "parents.json")["base"]
     registered = f"{parent['name']} version {parent['version']}" if parent["version"] else ""
     called = registered or f"{parent['name']}, which is not registered"
+
+    def demand(found: str) -> None:
+        if found != parent["weights_digest"]:
+            raise RegistryError(
+                f"adapter {folder}: was trained on {called}, with weights {parent['weights_digest'][:12]}; the base given has "
+                f"{found[:12]}. Give the base that it was trained on"
+            )
+
     if isinstance(base, nn.Module):
-        net, found = base, weights_digest(base.state_dict())
+        if not registered and architecture["kind"] in vision_language.KINDS:
+            raise RegistryError(
+                f"adapter {folder}: its base is {called}, and is known by its files: give their folder, base=FOLDER. Whether "
+                f"a network is that base, nobody can tell; PeftModel.from_pretrained(net, {folder / ADAPTER}) does not ask"
+            )
+        tied = getattr(base, "all_tied_weights_keys", ())  # of transformers: they stand in no file
+        demand(weights_digest({name: value for name, value in base.state_dict().items() if name not in tied}))
+        net = base
     elif architecture["kind"] not in kinds():
         what = architecture.get("class", architecture["kind"])
         raise RegistryError(
             f"adapter {folder}: its base is {called}, a {what}, which medexp does not build. Build it, load its weights and "
             "give the network: medexp.registry.load(uri, base=network)"
         )
-    elif base is not None:
-        net = _filled(architecture, load_state(Path(base)), Path(base))
-        found = weights_digest(net.state_dict())
-    elif registered:
+    elif base is None and registered:
         from medexp.registry.store import pull
 
         pulled = pull(f"models:/{parent['name']}/{parent['version']}")
-        net, found = load_verified(pulled.folder), read_json(pulled.folder, MANIFEST)["weights_digest"]
+        demand(read_json(pulled.folder, MANIFEST)["weights_digest"])
+        net = load_verified(pulled.folder)
+    elif architecture["kind"] in vision_language.KINDS:
+        from medexp.models.vision_language.network import config_of  # transformers takes seconds
+
+        found = _found(folder, base)
+        if not registered:  # known by its files: they are held against before they are read, which takes minutes
+            demand(found.digest)
+        dtype: Any = config_of(found.architecture["config"]).dtype  # what its weights are in
+        net = load_base(found, quantize="none", dtype=dtype or torch.float32, device=torch.device("cpu"))
+        if registered:
+            demand(weights_digest(net.state_dict()))
+    elif base is not None:
+        net = _filled(architecture, load_state(Path(base)), Path(base))
+        demand(weights_digest(net.state_dict()))
     else:
         raise RegistryError(
             f"adapter {folder}: its base is {called}; give the network or its checkpoint file: "
             "medexp.registry.load(uri, base=...)"
         )
-    if found != parent["weights_digest"]:
-        raise RegistryError(
-            f"adapter {folder}: was trained on {called}, with weights {parent['weights_digest'][:12]}; the base given has "
-            f"{found[:12]}. Give the base that it was trained on"
-        )
     weights_file(folder)
     return PeftModel.from_pretrained(net, str(folder / ADAPTER))
+
+
+def _found(folder: Path, base: Path | str | None) -> Base:
+    """The folder of an adapter's base, as transformers keeps it: the one that is given, or what the adapter itself names."""
+    if base is not None:
+        return find_base(str(base), None)
+    named = read_json(folder, f"{ADAPTER}/adapter_config.json")
+    source, revision = named["base_model_name_or_path"], named.get("revision")
+    try:
+        return find_base(source, revision)
+    except ConfigError as error:
+        at = f" at revision {revision}" if revision else ""
+        raise RegistryError(
+            f"adapter {folder}: its base {source}{at} is not on this machine. Give its folder: "
+            f"medexp.registry.load(uri, base=FOLDER), or -P base=FOLDER of predict ({error})"
+        ) from error

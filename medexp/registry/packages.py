@@ -6,6 +6,8 @@ checks.json           the checks that the model was judged by
 evaluation.json       which cases it was judged on, by which revision of the phase's checks
 per_case.csv          its scores, a row a case
 cases.csv             what its weights were trained and selected on, patients as sha256; absent where it is not known
+processor/            of a model that takes text: its tokenizer and image processor, as transformers keeps them
+training_metadata.json  of an adapter of a language model: how it was trained
 split/                a head and the cases.csv of its own, where the weights have seen the validation cases and it has not:
                       what a later phase goes on from that is judged on these; not part of the model
 seen.json             what the files of its training cases looked like: ranges; absent where it is not known
@@ -27,6 +29,8 @@ WEIGHTS = "weights.safetensors"
 ADAPTER = "adapter"
 ADAPTER_KIND = "lora_adapter"
 ADAPTER_WEIGHTS = "adapter/adapter_model.safetensors"
+PROCESSOR = "processor"
+TRAINING = "training_metadata.json"
 MANIFEST = "manifest.json"
 CASES = "cases.csv"
 DECODER = "judge/decoder.safetensors"

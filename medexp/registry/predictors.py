@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -19,18 +19,22 @@ from medexp.config.networks import FeatureKind
 from medexp.data.images import transforms as images
 from medexp.data.inputs import TABLES, Inputs
 from medexp.data.preprocessing import Preprocessing
+from medexp.data.scenarios.cases import ANSWERS
+from medexp.data.scenarios.prompts import Prompt, answer_ids
+from medexp.data.scenarios.steps import Ask
 from medexp.data.volumes.steps import SlidingWindow
 from medexp.errors import DataError, RegistryError
+from medexp.evaluation.answers import score_answers
 from medexp.evaluation.batches import demand_finite
 from medexp.evaluation.segmentation import mask_on_own_grid, sliding_window
 from medexp.files import replacing
-from medexp.models.kinds import ONLY, outputs_of
+from medexp.models.kinds import ONLY, Tensors, outputs_of
 from medexp.models.swin.features import KINDS
 from medexp.models.swin.network import DIVISOR, SwinEncoder, SwinSegmenter, features
 from medexp.registry.contracts import outputs_said, preprocessing_of
 from medexp.registry.loading import load_verified, whole_network
 from medexp.registry.packages import MANIFEST, SEEN, network_of, read_json
-from medexp.registry.readers import READERS, Asked, Ready
+from medexp.registry.readers import READERS, Asked, Looked, Ready, processor_of
 from medexp.registry.store import Pulled, pin, pull
 
 _PAD = DivisiblePad(k=DIVISOR)
@@ -115,16 +119,22 @@ class Predictor:
         return found.cases[0]
 
     @property
+    def takes(self) -> str:
+        """What it takes, in words."""
+        return READERS[self.preprocessing.data].takes
+
+    @property
     def encodes(self) -> bool:
         """Whether features are all that it gives."""
         return {meaning["what"] for meaning in self.outputs.values()} == {"features"}
 
-    def find(self, path: str | Path, patient: Callable[[str], str] = str) -> Inputs:
+    def find(self, path: str | Path, patient: Callable[[str], str] = str, image_dir: Path | None = None) -> Inputs:
         """The cases that a path names, of the kind that the model takes.
 
         Args:
-            path: One case, a folder of cases, or a table (`medexp.data.volumes.inputs`, `medexp.data.images.inputs`).
+            path: One case, a folder of cases, or a table (`find_inputs` of the kind of data, as `medexp.data.volumes.inputs`).
             patient: From a case's id to its patient.
+            image_dir: Folder of the images that scenarios name; None: beside their file.
 
         Raises:
             DataError: There is nothing at the path, or what there is is of another kind.
@@ -133,8 +143,16 @@ class Predictor:
         others = [ending for one in READERS.values() for ending in one.endings if ending not in reader.endings]
         given = None if place.suffix.lower() in TABLES else next(_ending_in(place, others), None)
         if given and not any(_ending_in(place, reader.endings)):
-            raise DataError(f"{path}: {self.called} takes {reader.takes}; {given.name} is none")
-        return reader.find(place, self.preprocessing, patient)
+            raise DataError(f"{path}: {self.called} takes {self.takes}; {given.name} is none")
+        return reader.find(place, Looked(self.preprocessing, patient, image_dir))
+
+    def content(self, case: Any) -> str:
+        """A digest of what the answer to a case follows from, its files and what is asked of them.
+
+        Raises:
+            DataError: A file cannot be read.
+        """
+        return READERS[self.preprocessing.data].content(case)
 
     def ready(self, case: Any, classes: Mapping[int, int] | None = None, *, identify: bool = False) -> Ready:
         """A case as the network takes it: read, checked, and all steps of the contract executed.
@@ -148,7 +166,7 @@ class Predictor:
             DataError: It cannot be read, or is none that the network can take.
         """
         known = read_json(self.folder, SEEN) if (self.folder / SEEN).is_file() else {}
-        asked = Asked(self.preprocessing, known, self.called, classes, identify)
+        asked = Asked(self.preprocessing, self.architecture, self.folder, known, self.called, classes, identify)
         return READERS[self.preprocessing.data].read(case, asked)
 
     @torch.inference_mode()
@@ -162,27 +180,45 @@ class Predictor:
         Raises:
             TrainingDiverged: NaN or infinity, which would pass for an answer.
         """
-        image = ready.image[None].to(self.device)
+        given = {name: tensor.to(self.device) for name, tensor in ready.given.items()}
         said: dict[str, Any] = {}
         if self.features:
             assert isinstance(self.net, SwinSegmenter | SwinEncoder)
-            found = features(self.net, torch.as_tensor(_PAD(image[0]))[None], [self.features])[self.features]
+            found = features(self.net, torch.as_tensor(_PAD(given[ONLY][0]))[None], [self.features])[self.features]
             demand_finite(found, [ready.case.id])
             said["features"] = found[0].float().cpu().numpy()
             if self.encodes:
                 return Prediction(ready.case.id, outside=ready.outside, **said)
-        for name, output in self._run(image).items():
+        for name, output in self._run(given).items():
             demand_finite(output, [ready.case.id])
             said |= self._in_terms(self.outputs[name], output[0].float().cpu(), ready, painted)
         return Prediction(ready.case.id, outside=ready.outside, **said)
 
     @cached_property
-    def _run(self) -> Callable[[Tensor], Mapping[str, Tensor]]:
-        """From an image (1, C, ...) to what the network gives, by name of the output; window by window where it says so."""
+    def _run(self) -> Callable[[Tensors], Mapping[str, Tensor]]:
+        """From what the network is called with to what it gives, by name of the output: window by window where the contract
+        says so, and of a scenario the summed log-probability of each whole answer (1, answers)."""
         if window := self.preprocessing.find(SlidingWindow):
             segment = sliding_window(self.net, window.size, window.overlap, blending=window.blending)
-            return lambda image: {ONLY: segment(image)}
-        return lambda image: outputs_of(self.net, self.architecture, {ONLY: image})
+            return lambda given: {ONLY: segment(given[ONLY])}
+        if self.preprocessing.find(Ask):
+            return self._scored_answers()
+        return partial(outputs_of, self.net, self.architecture)
+
+    def _scored_answers(self) -> Callable[[Tensors], Mapping[str, Tensor]]:
+        processor = processor_of(self.folder)
+        ((name, meaning),) = self.outputs.items()
+        tokens = dict(zip(ANSWERS, answer_ids(processor), strict=True))
+        if set(meaning["classes"]) != set(ANSWERS):
+            told = f"classes {', '.join(meaning['classes'])}"
+            raise RegistryError(f"contract.json of {self.called}: {told}; answers are {', '.join(ANSWERS)}")
+        answers = [tokens[answer] for answer in meaning["classes"]]
+
+        def run(given: Tensors) -> Mapping[str, Tensor]:
+            found = score_answers(self.net, [Prompt("", given, 1)], answers, pad_id=0, batch_size=1, device=self.device)
+            return {name: torch.from_numpy(found)}
+
+        return run
 
     def _in_terms(
         self, meaning: Mapping[str, Any], output: Tensor, ready: Ready, painted: Mapping[str, int | None] | None
@@ -196,7 +232,7 @@ class Predictor:
             case "mask":
                 own = images.onto_own_pixels(output, (ready.shape[0], ready.shape[1]))
                 return {"mask": (own[0] > 0).numpy().astype(np.uint8)}
-            case "classes":
+            case "classes" | "answers":
                 return {"probabilities": dict(zip(meaning["classes"], output.softmax(0).tolist(), strict=True))}
             case "features":
                 return {"features": output.numpy()}
@@ -263,15 +299,17 @@ def save_mask(mask: Any, place: Path) -> Path:
     return file
 
 
-def predictor(uri: str, device: str = "auto", kind: FeatureKind | None = None) -> Predictor:
+def predictor(uri: str, device: str = "auto", kind: FeatureKind | None = None, base: Path | str | None = None) -> Predictor:
     """`medexp.registry.predictor`."""
     pulled = pull(uri)
     pin(pulled)
-    made = from_package(pulled.folder, f"{pulled.name} version {pulled.version}", device, kind)
+    made = from_package(pulled.folder, f"{pulled.name} version {pulled.version}", device, kind, base)
     return replace(made, pulled=pulled)
 
 
-def from_package(folder: Path, called: str, device: str = "auto", kind: FeatureKind | None = None) -> Predictor:
+def from_package(
+    folder: Path, called: str, device: str = "auto", kind: FeatureKind | None = None, base: Path | str | None = None
+) -> Predictor:
     """A package that was verified.
 
     Args:
@@ -279,6 +317,7 @@ def from_package(folder: Path, called: str, device: str = "auto", kind: FeatureK
         called: Name and version, for messages.
         device: auto, cpu, cuda or mps.
         kind: The features that are wanted; None: those that the network gives as it is, if it gives any.
+        base: As `medexp.registry.load` has it.
 
     Raises:
         RegistryError: It names steps or outputs that this version of medexp does not know, or cannot be loaded.
@@ -289,7 +328,7 @@ def from_package(folder: Path, called: str, device: str = "auto", kind: FeatureK
     encodes = any(meaning["what"] == "features" for meaning in outputs.values())
     if kind and architecture["kind"] not in ("swin_encoder", "swin_unetr"):
         raise RegistryError(f"features={kind}: {called} is a {architecture['kind']}; encoders and segmenters give features")
-    net = whole_network(folder) if encodes and kind and KINDS[kind].decoder else load_verified(folder)
+    net = whole_network(folder) if encodes and kind and KINDS[kind].decoder else load_verified(folder, base)
     chosen = device_of(device)
     if adapted := getattr(net, "get_base_model", None):  # of peft, whose import takes seconds
         net = adapted()

@@ -1,5 +1,8 @@
 """Files that a registered model is given, by kind of data: found, read, and prepared as its contract says."""
 
+import functools
+import hashlib
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,18 +13,26 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from medexp.config.shared import cache_root
 from medexp.data import seen
 from medexp.data.headers import of_volume
 from medexp.data.images import facts as of_image
 from medexp.data.images import inputs as pictures
 from medexp.data.images import transforms as images
 from medexp.data.images.kaggle import read_kaggle
-from medexp.data.inputs import Inputs
+from medexp.data.inputs import Inputs, fingerprint
 from medexp.data.oct import facts as of_scan
 from medexp.data.oct import inputs as scans
 from medexp.data.oct import transforms as oct
 from medexp.data.oct.cases import ENDINGS
+from medexp.data.pictures import open_picture
 from medexp.data.preprocessing import Preprocessing
+from medexp.data.scenarios import facts as of_scenario
+from medexp.data.scenarios import inputs as scenarios
+from medexp.data.scenarios.cases import Scenario
+from medexp.data.scenarios.families import in_families
+from medexp.data.scenarios.prompts import Processor, load_processor, prompt_of
+from medexp.data.scenarios.steps import Ask
 from medexp.data.volumes import facts as of_case
 from medexp.data.volumes import inputs as volume_inputs
 from medexp.data.volumes import transforms as volumes
@@ -29,7 +40,9 @@ from medexp.data.volumes.background import in_words
 from medexp.data.volumes.brats import read_case
 from medexp.data.volumes.cases import CHANNELS, Case
 from medexp.data.volumes.steps import ReadChannels
-from medexp.errors import DataError
+from medexp.errors import DataError, RegistryError
+from medexp.models.kinds import ONLY, Architecture, Tensors
+from medexp.registry.packages import PROCESSOR
 
 
 @dataclass(frozen=True)
@@ -38,18 +51,19 @@ class Ready:
 
     Attributes:
         case: The case.
-        image: (C, X, Y, Z) or (1, H, W), float32.
-        affine: From the image's voxels to RAS+ mm; None for a picture.
-        shape: Of the files' grid.
+        given: What the network is called with, by name, a batch of one: a volume (1, C, X, Y, Z) or a picture (1, 1, H, W),
+            float32; of a scenario what its processor makes of image and text.
+        affine: From the image's voxels to RAS+ mm; None where it is no volume of such.
+        shape: Of the files' grid; none of a scenario.
         label: Classes 0 to 3 (X, Y, Z) of the image's voxels; None where nobody asked, or nobody knows.
-        own: From the files' voxels to RAS+ mm; None for a picture.
+        own: From the files' voxels to RAS+ mm; None where `affine` is.
         outside: What of it lies outside what the model saw, a sentence each.
         identity: What the leak guard asks for: case, patient, scan, voxels_sha256, perceptual_hash; empty where nobody asked.
         unfit: Why its segmentation was not read, where one lies beside it and was asked for.
     """
 
     case: Any
-    image: Tensor
+    given: Tensors
     affine: Tensor | None
     shape: tuple[int, ...]
     label: Tensor | None
@@ -58,6 +72,11 @@ class Ready:
     identity: Mapping[str, Any]
     unfit: str = ""
 
+    @property
+    def image(self) -> Tensor:
+        """The one thing that the network takes, (C, X, Y, Z) or (1, H, W), where it takes one thing."""
+        return self.given[ONLY][0]
+
 
 @dataclass(frozen=True)
 class Asked:
@@ -65,6 +84,8 @@ class Asked:
 
     Attributes:
         preprocessing: What is done to it.
+        architecture: Of the network that takes it.
+        package: The model's folder, which holds what steps need beside their values, such as a processor.
         seen: `medexp.data.seen.ranges` of what the model learned from; empty where that is not known.
         called: The model, for messages.
         classes: From the values of its segmentation to classes 0 to 3, where that is to be brought along.
@@ -72,10 +93,27 @@ class Asked:
     """
 
     preprocessing: Preprocessing
+    architecture: Architecture
+    package: Path
     seen: seen.Ranges
     called: str
     classes: Mapping[int, int] | None
     identify: bool
+
+
+@dataclass(frozen=True)
+class Looked:
+    """How a path is looked at for cases.
+
+    Attributes:
+        preprocessing: What will be done to them.
+        patient: From a case's id to its patient, where no table says it.
+        image_dir: Folder of the images that scenarios name; None: beside the file.
+    """
+
+    preprocessing: Preprocessing
+    patient: Callable[[str], str] = str
+    image_dir: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -85,14 +123,16 @@ class Reader:
     Attributes:
         endings: Of its files.
         takes: What a model of it takes, in words.
-        find: From a path, what is done to its cases, and who is a case's patient by its id, to the cases.
+        find: From a path, and how it is to be looked at, to the cases.
         read: From a case to what the network takes.
+        content: From a case to what its answer follows from, as a digest.
     """
 
     endings: Sequence[str]
     takes: str
-    find: Callable[[Path, Preprocessing, Callable[[str], str]], Inputs]
+    find: Callable[[Path, Looked], Inputs]
     read: Callable[[Any, Asked], Ready]
+    content: Callable[[Any], str] = lambda case: fingerprint(case.images)
 
 
 def _picture(case: Any, asked: Asked) -> Ready:
@@ -100,7 +140,7 @@ def _picture(case: Any, asked: Asked) -> Ready:
     image = images.execute(asked.preprocessing.steps, read.image)
     identity = _identity(case, *of_image.identity(read.image)) if asked.identify else {}
     outside = tuple(seen.outside(read.header, asked.seen))
-    return Ready(case, image, None, read.image.shape, None, None, outside, identity)
+    return Ready(case, {ONLY: image[None]}, None, read.image.shape, None, None, outside, identity)
 
 
 def _volume(case: Any, asked: Asked) -> Ready:
@@ -118,9 +158,10 @@ def _volume(case: Any, asked: Asked) -> Ready:
         header = of_volume(dict(zip(channels if len(case.images) > 1 else ("images",), case.images, strict=True)))
         found += seen.outside(of_case.fields_of(header, volume, done["grounds"]), asked.seen)
     image = done["image"]
+    given = {ONLY: image.as_tensor().float()[None]}
     label = done["label"].as_tensor()[0].round().to(torch.uint8) if labelled else None
     identity = _identity(case, *of_case.identity(volume)) if asked.identify else {}
-    return Ready(case, image.as_tensor().float(), image.affine, shape, label, volume.affine, tuple(found), identity)
+    return Ready(case, given, image.affine, shape, label, volume.affine, tuple(found), identity)
 
 
 def _scan(case: Any, asked: Asked) -> Ready:
@@ -129,7 +170,43 @@ def _scan(case: Any, asked: Asked) -> Ready:
     identity = _identity(case, facts.voxels_sha256, facts.perceptual_hash) if asked.identify else {}
     outside = tuple(seen.outside(facts.fields, asked.seen))
     image = oct.execute(asked.preprocessing.steps, scan)
-    return Ready(case, image, None, scan.voxels.shape, None, None, outside, identity)
+    return Ready(case, {ONLY: image[None]}, None, scan.voxels.shape, None, None, outside, identity)
+
+
+def _scenarios(path: Path, looked: Looked) -> Inputs:
+    """The scenarios that a path names, each with its family, by which intervals are drawn: images are looked at for that."""
+    found = scenarios.find_inputs(path, looked.image_dir, looked.patient)
+    facts, wrong = of_scenario.facts_of(found.cases, cache_root(None), 1)
+    seen_ones = [case for case in found.cases if case.id in facts]
+    problems = {**found.problems, **{where: "; ".join(told) for where, told in wrong.items()}}
+    return replace(found, cases=in_families(seen_ones, [facts[case.id] for case in seen_ones]), problems=problems)
+
+
+def _scenario(case: Any, asked: Asked) -> Ready:
+    from medexp.models.vision_language.network import context_of  # transformers takes seconds
+
+    processor, ask = processor_of(asked.package), asked.preprocessing.get(Ask)
+    prompt = prompt_of(processor, case, ask, context=context_of(asked.architecture["config"]))
+    if prompt.images != len(case.images):
+        raise RegistryError(
+            f"{asked.called}: scenario {case.id} has {len(case.images)} image, its prompt {prompt.images}; an answer to that "
+            "would pass for one to the image. The processor in the package is not the one that the model was trained with"
+        )
+    identity = _identity(case, *of_scenario.identity(case)) if asked.identify else {}
+    outside = tuple(seen.outside(open_picture(case.image)[1], asked.seen))
+    return Ready(case, prompt.inputs, None, (), None, None, outside, identity)
+
+
+@functools.lru_cache(2)
+def processor_of(package: Path) -> Processor:
+    """The tokenizer and image processor of a package: those that its model was trained with, and no others."""
+    return load_processor(package / PROCESSOR)
+
+
+def _said(case: Scenario) -> str:
+    """What an answer follows from: the image, and the text that is asked about it."""
+    said = json.dumps([fingerprint(case.images), case.instruction, case.input])
+    return hashlib.sha256(said.encode()).hexdigest()
 
 
 def _identity(case: Any, voxels_sha256: str, perceptual_hash: Sequence[str]) -> dict[str, Any]:
@@ -141,20 +218,27 @@ READERS: Mapping[str, Reader] = {
     "images": Reader(
         pictures.SUFFIXES,
         "pictures (volumes are cut by: mlflow run . -e prepare -P data_dir=FOLDER -P slices_dir=SLICES)",
-        lambda path, _, patient: pictures.find_inputs(path, patient),
+        lambda path, looked: pictures.find_inputs(path, looked.patient),
         _picture,
     ),
     "volumes": Reader(
         (".nii", ".nii.gz"),
         "volumes, as NIfTI",
-        lambda path, steps, patient: volume_inputs.find_inputs(path, steps.get(ReadChannels), patient),
+        lambda path, looked: volume_inputs.find_inputs(path, looked.preprocessing.get(ReadChannels), looked.patient),
         _volume,
     ),
     "oct": Reader(
         ENDINGS,
         "OCT volumes, as DICOM, NIfTI or NPY",
-        lambda path, _, patient: scans.find_inputs(path, patient),
+        lambda path, looked: scans.find_inputs(path, looked.patient),
         _scan,
+    ),
+    "scenarios": Reader(
+        scenarios.ENDINGS,
+        "clinical scenarios, as JSONL",
+        _scenarios,
+        _scenario,
+        _said,
     ),
 }
 """By kind of data, as a `Preprocessing` names it."""

@@ -25,11 +25,11 @@ from mlflow.utils.uri import is_local_uri
 
 import medexp
 from medexp.errors import RegistryError, all_problems
-from medexp.models.kinds import ONLY, Architecture, Specs, kind_of, kinds
+from medexp.models.kinds import ONLY, Specs, kind_of, kinds
 from medexp.registry.cache import one_at_a_time
 from medexp.registry.card import as_description
 from medexp.registry.client import answering, pages, quoted
-from medexp.registry.contracts import PATH, parameters_of
+from medexp.registry.contracts import PATH, parameters_of, takes_paths
 from medexp.registry.definitions import Definition
 from medexp.registry.packages import MANIFEST, network_of, read_json
 from medexp.registry.store import PACKAGE, Registered, digest_at, holds, location_of
@@ -208,7 +208,7 @@ def _save(path: str, mlflow_model: Model, package: Path, validate_serving_input:
                 mlflow_model=mlflow_model,
                 python_model=str(_MODEL_FILE),
                 signature=_signature(contract) if known else None,
-                input_example=_example(architecture) if known else None,
+                input_example=_example(contract) if known else None,
                 pip_requirements=[f"{name}=={installed(name)}" for name in (*_REQUIREMENTS, *more)],
             )
         finally:
@@ -236,7 +236,7 @@ def _signature(contract: Mapping[str, Any]) -> ModelSignature:
         return Schema([TensorSpec(np.dtype(spec.dtype), spec.shape, name or None) for name, spec in specs.items()])
 
     given, outputs = kind.inputs(architecture), schema(kind.outputs(architecture))
-    if ONLY not in given:
+    if not takes_paths(contract):
         return ModelSignature(schema(given), outputs)
     either = Schema([TensorSpec(np.dtype(object), (-1,), PATH)])
     if not (names := parameters_of(contract)):
@@ -244,10 +244,14 @@ def _signature(contract: Mapping[str, Any]) -> ModelSignature:
     return ModelSignature(either, outputs, ParamSchema([ParamSpec(name, "string", None) for name in names]))
 
 
-def _example(architecture: Architecture) -> pd.DataFrame | None:
+def _example(contract: Mapping[str, Any]) -> pd.DataFrame | None:
     """A path, as a client gives it; an array would be a volume written out as JSON."""
-    shape = kind_of(architecture).inputs(architecture).get(ONLY)
-    return shape and pd.DataFrame({PATH: ["FOLDER_OF_A_CASE" if len(shape.shape) == 5 else "PICTURE.png"]})
+    if not takes_paths(contract):
+        return None
+    architecture = network_of(contract)
+    spec = kind_of(architecture).inputs(architecture).get(ONLY)
+    place = "SCENARIO.jsonl" if spec is None else "FOLDER_OF_A_CASE" if len(spec.shape) == 5 else "PICTURE.png"
+    return pd.DataFrame({PATH: [place]})
 
 
 def _ensure_model(client: MlflowClient, definition: Definition) -> None:

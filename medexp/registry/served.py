@@ -18,7 +18,7 @@ from medexp.errors import DataError, RegistryError, all_problems
 from medexp.models.kinds import ONLY, Architecture, kind_of, kinds, outputs_of
 from medexp.models.swin.features import KINDS
 from medexp.registry.arrays import demand_prepared
-from medexp.registry.contracts import FEATURES, OUTPUT, PATH
+from medexp.registry.contracts import FEATURES, OUTPUT, PATH, takes_paths
 from medexp.registry.loading import load_package
 from medexp.registry.packages import network_of, read_json, verify_package
 from medexp.registry.predictors import MASKS, Prediction, Predictor, as_columns, from_package, save_mask
@@ -43,13 +43,12 @@ def serve(folder: Path) -> Answer:
     """
     contract = read_json(folder, "contract.json")
     architecture = network_of(contract)
-    kind = kinds().get(architecture["kind"])
-    if kind is None or ONLY not in kind.inputs(architecture):  # of an adapter whose base is not known it says what to do
+    if architecture["kind"] not in kinds() or not takes_paths(contract):  # an adapter of an unknown base says what to do
         return functools.partial(_of_named_arrays, load_package(folder), architecture)
     verify_package(folder)
     device = os.environ.get("MLFLOW_DEFAULT_PREDICTION_DEVICE", "cpu")
     made = functools.cache(functools.partial(from_package, folder, contract["name"], device))  # by kind of features
-    return functools.partial(_of_one_array, made, made(None))
+    return functools.partial(_of_paths_or_array, made, made(None))
 
 
 def _of_named_arrays(net: torch.nn.Module, architecture: Architecture, given: Any, params: Mapping[str, Any]) -> Any:
@@ -61,15 +60,17 @@ def _of_named_arrays(net: torch.nn.Module, architecture: Architecture, given: An
         return _as_arrays(outputs_of(net, architecture, tensors))
 
 
-def _of_one_array(made: _Made, model: Predictor, given: Any, params: Mapping[str, Any]) -> Any:
+def _of_paths_or_array(made: _Made, model: Predictor, given: Any, params: Mapping[str, Any]) -> Any:
     values: Any = given[PATH] if isinstance(given, pd.DataFrame | Mapping) else given
     if paths := _paths(values):
         return _of_paths(_chosen(made, model, params.get(FEATURES)), paths, params.get(OUTPUT))
+    spec = kind_of(model.architecture).inputs(model.architecture).get(ONLY)
+    if spec is None:
+        raise RegistryError(f"{PATH} for {model.called}: is no path; give a data frame with a column {PATH} to {model.takes}")
     try:
         array = np.asarray(values).astype(np.float32)
     except (TypeError, ValueError) as error:
         raise RegistryError(f"array for {model.called}: no numbers, or rows of unequal length ({error})") from error
-    spec = kind_of(model.architecture).inputs(model.architecture)[ONLY]
     for told in demand_prepared(model.preprocessing, spec, array, model.called):
         _log.warning(told)
     with torch.inference_mode():

@@ -84,6 +84,11 @@ def outputs_of(config: Mapping[str, Any]) -> Specs:
     return {"logits": Spec("float32", (-1, -1, config_of(config).get_text_config().vocab_size))}
 
 
+def context_of(config: Mapping[str, Any]) -> int:
+    """Tokens of a prompt and its answer at most."""
+    return int(config_of(config).get_text_config().max_position_embeddings)
+
+
 def example_of(config: Mapping[str, Any], generator: torch.Generator, cases: int = 2) -> Tensors:
     """Images of noise, each with some words that mean nothing.
 

@@ -36,12 +36,15 @@ class PredictDataConfig:
             tumour.
         patient_pattern: Regular expression on a case's name; its first group is the patient, by whom intervals are drawn. A
             case that it does not match is a patient of its own; where a table says the patient, that counts.
+        image_dir: Folder, or s3://bucket/prefix, that a scenario's image_file is looked up in; without it images/ beside the
+            scenarios, or their own folder.
         jobs: Cases read ahead, while another is predicted.
     """
 
     labels: Annotated[Labels | None, Role.CASES]
     label_map: Annotated[dict[int, int] | None, Role.CASES]
     patient_pattern: Annotated[str, Role.CASES]
+    image_dir: Annotated[str | None, Role.CASES]
     jobs: Jobs
 
     def problems(self) -> Iterator[str]:
@@ -55,9 +58,12 @@ class PredictConfig:
     Args:
         profile: demo (phantoms of a seed that no model was trained on) or full (your files).
         model: The model: models:/NAME@alias or models:/NAME/VERSION.
-        input: What is predicted: a case's folder, a folder of cases, a 4D NIfTI file, a picture, a folder of pictures, or a
-            table (.tsv, .csv) with a column path and, if they are known, id, patient and label; or a list [...] of these.
-            Each may be s3://bucket/key, of a table with all that lies beside it.
+        base: Folder, as transformers keeps models, of the base that an adapter was trained on, where that is not registered
+            and is elsewhere than it was then.
+        input: What is predicted: a case's folder, a folder of cases, a 4D NIfTI file, a picture, a folder of pictures,
+            scenarios (.jsonl, or a folder with some), or a table (.tsv, .csv) with a column path and, if they are known, id,
+            patient and label; or a list [...] of these. Each may be s3://bucket/key, of a table or of scenarios with all that
+            lies beside them.
             Without it phantoms (demo only).
         output: Folder that gets what is predicted, one that is not there yet; the same command again goes on where it
             stopped. Without it predictions/ in the run's own folder.
@@ -73,6 +79,7 @@ class PredictConfig:
 
     profile: Profile
     model: Annotated[str, Called("")]
+    base: Annotated[str | None, Role.WHERE]
     input: Annotated[tuple[str, ...], Role.CASES]
     output: Annotated[Written | None, Role.WHERE]
     features: FeatureKind | None

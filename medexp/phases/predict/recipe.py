@@ -17,13 +17,14 @@ from rich.progress import track
 
 import medexp
 from medexp import registry
-from medexp.data.inputs import Inputs, fingerprint
+from medexp.data.inputs import Inputs
 from medexp.data.manifest import data_digest
 from medexp.data.parallel import ahead
 from medexp.data.splits import patient_of
-from medexp.data.storage import local
+from medexp.data.storage import local, local_folder
 from medexp.data.volumes.phantoms import ensure_phantoms
 from medexp.errors import ConfigError, DataError, MedexpError, StorageError, all_problems
+from medexp.models.kinds import ONLY
 from medexp.phases.predict import PHASE, checks
 from medexp.phases.predict.config import PredictConfig
 from medexp.phases.predict.report import log_predicted, picture, summary, volumes_in_mm3
@@ -74,11 +75,12 @@ def read(ctx: Context[PredictConfig]) -> Work:
         ConfigError: `evaluate` has nothing to go by, or the output is no place for these predictions.
     """
     config = ctx.config
-    predictor = registry.predictor(config.model, str(ctx.device), config.features)
+    predictor = registry.predictor(config.model, str(ctx.device), config.features, config.base)
     paths = [local(path, ctx.cache) for path in config.input]
     embedded = [] if paths else [ensure_phantoms("meningioma", config.phantoms, _SEED, ctx.cache)]
     patient = patient_of(config.data.patient_pattern)
-    inputs = together([predictor.find(path, patient) for path in paths or embedded])
+    images = local_folder(config.data.image_dir, ctx.cache) if config.data.image_dir else None
+    inputs = together([predictor.find(path, patient, images) for path in paths or embedded])
     if not inputs.cases:
         told = list(inputs.problems.values()) or ["no case in it"]
         raise DataError(all_problems(f"input for {predictor.called}", told))
@@ -150,7 +152,7 @@ def begin(work: Work, case: Any) -> tuple[Record, str, Ready | None]:
     Raises:
         DataError: It cannot be read, or the output was made of other files.
     """
-    stamp, known = fingerprint(case.images), record_of(work.folder, case.id)
+    stamp, known = work.predictor.content(case), record_of(work.folder, case.id)
     if known and known["sha256"] != stamp:
         raise DataError(f"case {case.id}: its files are others than those that {work.folder} was made of; give another output")
     if not known or any(known[key] != value for key, value in beside(work, case).items()):
@@ -178,6 +180,7 @@ def beside(work: Work, case: Any) -> Record:
 def predicted(ctx: Context[PredictConfig], work: Work, ready: Ready, stamp: str, number: int) -> Record:
     """A case predicted, written and, if it is one of the first, drawn."""
     found, case = work.predictor.answer(ready, work.truth.painted or None), ready.case
+    sizes = {name: list(tensor.shape[1:]) for name, tensor in ready.given.items()}
     record: Record = {
         "case": case.id,
         **beside(work, case),
@@ -185,7 +188,7 @@ def predicted(ctx: Context[PredictConfig], work: Work, ready: Ready, stamp: str,
         **{key: value for key, value in work.made_with.items() if key != "values" or value},
         "files": [path.name for path in case.images],
         "sha256": stamp,
-        "network_saw": list(ready.image.shape),
+        "network_saw": sizes.get(ONLY, sizes),
         "outside": list(ready.outside),
         "mm3": volumes_in_mm3(found, ready, work.truth.painted),
         "medexp": medexp.__version__,

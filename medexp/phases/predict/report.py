@@ -1,12 +1,15 @@
 """What predict leaves behind in its run, and what it says."""
 
 from collections.abc import Mapping, Sequence
+from textwrap import shorten
 
 import numpy as np
 import pandas as pd
 from nibabel.affines import voxel_sizes
+from PIL import Image
 
 from medexp.data.images.transforms import onto_own_pixels
+from medexp.data.scenarios.cases import Scenario
 from medexp.data.splits import unnamed
 from medexp.data.volumes.cases import CHANNELS
 from medexp.data.volumes.regions import volumes_in_mm3 as in_mm3
@@ -22,6 +25,7 @@ from medexp.tracking.figures import gallery, overlay
 _T1C = CHANNELS.index("t1c")  # the channel that a volume is shown by
 _SHOWN = 12  # cases in the terminal
 _SAID = 3
+_LONGEST = 400  # characters of a scenario's text in a picture
 _NAMES = {"ece": "ECE", "auroc": "AUROC", "brier": "Brier score"}
 
 
@@ -34,26 +38,41 @@ def volumes_in_mm3(found: Prediction, ready: Ready, painted: Mapping[str, int | 
 
 def picture(ctx: Context[PredictConfig], predictor: Predictor, ready: Ready, found: Prediction) -> None:
     """A case as the network saw it, with what it said."""
-    case, image = ready.case.id, ready.image.numpy()
-    if read := predictor.preprocessing.find(ReadChannels):  # which may have others, and in another order
-        named = dict(zip(read.channels, image, strict=True))
-        image = np.stack([named.get(channel, np.zeros_like(image[0])) for channel in CHANNELS])
+    case = ready.case.id
     if found.logits is not None:
         label = None if ready.label is None else ready.label.numpy()
         assert ready.affine is not None
         spacing = voxel_sizes(ready.affine.numpy()).tolist()
-        drawn = overlay(image, label, (found.logits > 0).numpy(), f"{case}, {predictor.called}", spacing)
+        drawn = overlay(_channels(predictor, ready), label, (found.logits > 0).numpy(), f"{case}, {predictor.called}", spacing)
     else:
         shares = (found.probabilities or {}).items()
-        caption = "\n".join([case, *(f"{name} {share:.2f}" for name, share in shares)])
-        if predictor.preprocessing.data == "oct":  # the B-scan in the middle
-            plane = image[0, image.shape[1] // 2]
-        elif ready.own is None:
-            plane = onto_own_pixels(ready.image, (ready.shape[0], ready.shape[1]))[0].numpy()
-        else:  # anterior up, the patient's right on the left
-            plane = image[_T1C, :, :, image.shape[3] // 2].T[::-1, ::-1]
-        drawn = gallery([plane], [caption], predictor.called, predictions=[found.mask if ready.own is None else None])
+        texts = (ready.case.instruction, ready.case.input) if isinstance(ready.case, Scenario) else ()
+        said = [shorten(text, _LONGEST, placeholder=" …") for text in texts]
+        caption = "\n".join([case, *said, *(f"{name} {share:.2f}" for name, share in shares)])
+        mask = found.mask if ready.own is None else None
+        drawn = gallery([_plane(predictor, ready)], [caption], predictor.called, predictions=[mask])
     ctx.run.reporter.figure(drawn, f"predictions/{case.replace('/', '_')}.png")
+
+
+def _plane(predictor: Predictor, ready: Ready) -> np.ndarray:
+    """What a case is told by (H, W)."""
+    match predictor.preprocessing.data:
+        case "scenarios":
+            return np.asarray(Image.open(ready.case.image).convert("L"))
+        case "oct":  # the B-scan in the middle
+            return ready.image[0, ready.image.shape[1] // 2].numpy()
+        case "images":
+            return onto_own_pixels(ready.image, (ready.shape[0], ready.shape[1]))[0].numpy()
+        case _:  # anterior up, the patient's right on the left
+            image = _channels(predictor, ready)
+            return image[_T1C, :, :, image.shape[3] // 2].T[::-1, ::-1]
+
+
+def _channels(predictor: Predictor, ready: Ready) -> np.ndarray:
+    """A volume's channels in the order that pictures have them; those that it lacks are zero."""
+    image = ready.image.numpy()
+    named = dict(zip(predictor.preprocessing.get(ReadChannels).channels, image, strict=True))
+    return np.stack([named.get(channel, np.zeros_like(image[0])) for channel in CHANNELS])
 
 
 def log_predicted(
