@@ -1,16 +1,14 @@
 """What a model is asked about scenarios: as it is meant to be asked, and in the ways that show what its answers rest on."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import pandas as pd
 
 from medexp.data.scenarios.cases import Scenario
-from medexp.data.scenarios.prompts import Prompt
-from medexp.data.scenarios.steps import Ask
 from medexp.errors import DataError
 from medexp.phases.medgemma.config import MedgemmaConfig
 
@@ -38,56 +36,43 @@ class Arm:
     instruction: str | None = None
     first: Literal["CORRECT", "ERROR"] = "CORRECT"
 
+    @property
+    def replies(self) -> bool:
+        """Whether it is also asked to say something by itself."""
+        return self.name in (ADAPTER, BASE)
+
+
+JUDGED = Arm(ADAPTER, "the adapter")
+"""The way of asking that is judged."""
+
+UNADAPTED = Arm(BASE, "the base without the adapter", adapted=False)
+
 
 def arms(config: MedgemmaConfig) -> list[Arm]:
-    """The ways of asking: the first is the one that is judged."""
+    """All ways of asking, the judged one first."""
     wordings = [
         Arm(f"{PARAPHRASE}{number}", f"asked: {text}", instruction=text)
         for number, text in enumerate(config.scoring.paraphrases, 1)
     ]
     return [
-        Arm(ADAPTER, "the adapter"),
-        Arm(BASE, "the base without the adapter", adapted=False),
-        Arm(BLIND, "the text without an image", image="none"),
-        Arm(OTHER, "the image of another scenario", image="other"),
-        Arm(SWAPPED, "ERROR named first", first="ERROR"),
+        JUDGED,
+        UNADAPTED,
+        Arm(BLIND, "the adapter, without the image", image="none"),
+        Arm(OTHER, "the adapter, with another scenario's image", image="other"),
+        Arm(SWAPPED, "the adapter, ERROR named first", first="ERROR"),
         *wordings,
     ]
 
 
-@dataclass(frozen=True)
-class Prompts(Sequence[Prompt]):
-    """Prompts that are made when they are asked for: the images of all of them need not fit into memory at once."""
-
-    make: Callable[[int], Prompt]
-    count: int
-
-    def __len__(self) -> int:
-        return self.count
-
-    def __getitem__(self, index: Any) -> Any:
-        if isinstance(index, slice):
-            return [self.make(place) for place in range(self.count)[index]]
-        return self.make(range(self.count)[index])
-
-    def __iter__(self) -> Iterator[Prompt]:
-        return map(self.make, range(self.count))
-
-
-def ask_of(config: MedgemmaConfig, arm: Arm) -> Ask:
-    """The question of an arm."""
-    return Ask(config.data.question, arm.first)
-
-
-def strangers(scenarios: Sequence[Scenario], seed: int) -> list[Path]:
-    """For each scenario the image of another one, of another family and of the same modality where there is such a one.
+def strangers(scenarios: Sequence[Scenario], seed: int) -> dict[str, Path]:
+    """By a scenario's id the image of another one, of another family and of the same modality where there is such a one.
 
     Images change places, so that as many show each thing as before: each is taken about once.
 
     Raises:
         DataError: All scenarios are of one family.
     """
-    found: dict[int, Path] = {}
+    found: dict[str, Path] = {}
     rows = pd.DataFrame({"modality": [one.modality for one in scenarios], "family": [one.patient for one in scenarios]})
     order = np.random.default_rng(seed).permutation(len(rows))
     for among in (*rows.groupby("modality").indices.values(), np.arange(len(rows))):
@@ -96,7 +81,7 @@ def strangers(scenarios: Sequence[Scenario], seed: int) -> list[Path]:
             others = (places[(step + shift) % len(places)] for shift in range(1, len(places)))
             other = next((one for one in others if rows["family"][one] != rows["family"][place]), None)
             if other is not None:
-                found.setdefault(int(place), scenarios[other].image)
+                found.setdefault(scenarios[place].id, scenarios[other].image)
     if len(found) < len(rows):
         raise DataError("scenarios: all that are judged are of one family: none has the image of another. Give more of them")
-    return [found[place] for place in range(len(rows))]
+    return found

@@ -319,7 +319,7 @@ def of_images(images: Images, architecture: Mapping[str, Any], cache: Path) -> K
 
     def described() -> list[Array]:
         return [
-            in_order([np.stack([_hog(image) for batch in batches(split) for image in batch["image"]]) for split in splits])
+            in_order([np.stack([hog_of(image) for batch in batches(split) for image in batch["image"]]) for split in splits])
         ]
 
     seen = [list(rows["voxels_sha256"]), settings]
@@ -377,7 +377,8 @@ def untrained(architecture: Mapping[str, Any], device: torch.device, kind: Featu
     return nets
 
 
-def _hog(image: torch.Tensor) -> Array:
+def hog_of(image: torch.Tensor) -> Array:
+    """HOG of an image (1, H, W), at 64 x 64 pixels."""
     small = functional.interpolate(image[None], (_SIDE, _SIDE), mode="bilinear", antialias=True)[0, 0]
     return np.asarray(hog(small.numpy(), orientations=9, pixels_per_cell=(_CELL, _CELL), cells_per_block=(2, 2)))
 

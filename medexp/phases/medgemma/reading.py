@@ -1,0 +1,90 @@
+"""The scenarios and the base: files of the user's, or the embedded ones."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from medexp.data.scenarios.phantoms import ensure_scenarios
+from medexp.data.scenarios.prepared import PreparedScenarios, across_splits, prepare_scenarios
+from medexp.data.scenarios.prompts import load_processor
+from medexp.data.storage import local_file, local_folder
+from medexp.models.vision_language.bases import Base, find_base
+from medexp.phases.medgemma import checks
+from medexp.phases.medgemma.asking import Asking
+from medexp.phases.medgemma.config import MedgemmaConfig
+from medexp.phases.medgemma.pretrained import demo_base
+from medexp.phases.shared.context import Context
+
+EMBEDDED = "generated scenarios, and 24 of the described project's form"
+
+
+def read_data(ctx: Context[MedgemmaConfig]) -> PreparedScenarios:
+    """All scenarios, each read, checked and described, in their splits; adds MEDGEMMA-DATA.
+
+    Logs what looks odd (oddities.csv) and what lies in two splits (across_splits.csv).
+
+    Raises:
+        DataError: Scenarios or images cannot be used; all problems at once.
+        StorageError: A bucket does not answer.
+    """
+    config = ctx.config
+    with ctx.accelerator.main_process_first():
+        files = [local_file(one, ctx.cache) for one in config.files]
+        image_dir = local_folder(config.image_dir, ctx.cache) if config.image_dir else None
+        if not files:
+            phantoms = config.phantoms
+            folder = ensure_scenarios(phantoms.training, phantoms.testing, phantoms.seed, ctx.cache)
+            files, image_dir = sorted(folder.glob("*.jsonl")), folder / "images"
+        data = prepare_scenarios(
+            files,
+            image_dir,
+            modalities=config.data.modalities,
+            seed=config.seed,
+            jobs=config.data.jobs,
+            cache=ctx.cache,
+            source=", ".join(config.files) or EMBEDDED,
+        )
+    odd = pd.DataFrame(
+        [(case, told) for case, fact in data.facts.items() for told in fact.oddities], columns=["case", "oddity"]
+    )
+    across = across_splits(data)
+    if len(odd):
+        ctx.run.reporter.table(odd, "oddities.csv")
+    if len(across):
+        ctx.run.reporter.table(across, "across_splits.csv")
+    ctx.check(checks.data(len(data.cases), odd["case"].nunique(), across))
+    return data
+
+
+def read_base(ctx: Context[MedgemmaConfig]) -> tuple[Base, Asking]:
+    """The base that the configuration names, or the embedded one, and what makes prompts for it.
+
+    Raises:
+        ConfigError: There is no such base, or it comes without a processor.
+        CheckpointError: Its files are incomplete.
+    """
+    config = ctx.config
+    with ctx.accelerator.main_process_first():
+        given = local_folder(config.model, ctx.cache) if (config.model or "").startswith("s3://") else config.model
+        base = find_base(str(given or demo_base(ctx.cache)), config.revision, ctx.cache)
+    return base, asking_of(base.folder, base.architecture["config"], config, ctx.cache)
+
+
+def asking_of(processor: Path, architecture: Mapping[str, Any], config: MedgemmaConfig, cache: Path) -> Asking:
+    """What makes prompts by a folder's processor for a network of a `config.json`."""
+    text = architecture.get("text_config", architecture)
+    return Asking(load_processor(processor), int(text["max_position_embeddings"]), config, cache)
+
+
+def seen_by(base: Base) -> pd.DataFrame | None:
+    """What a base was trained on, as the file cases.csv in its folder says; None where nobody knows."""
+    file = base.folder / "cases.csv"
+    return pd.read_csv(file, dtype=str, keep_default_na=False) if file.is_file() else None
+
+
+def strata(data: PreparedScenarios) -> dict[str, str]:
+    """By scenario, what is spread evenly over folds: modality and answer."""
+    rows = data.manifest
+    return dict(zip(rows["case"], rows["modality"] + rows["label"].astype(str), strict=True))
