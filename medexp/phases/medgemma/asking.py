@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 from peft import PeftModel
@@ -58,9 +58,10 @@ class Asking:
 
     def prompt(self, scenario: Scenario, arm: Arm = JUDGED, other: Path | None = None) -> Prompt:
         """A scenario as an arm asks it; `other` is the image of another one."""
-        image = other if arm.image == "other" else arm.image
-        assert image is not None
-        assert image != "other"
+        image: Path | Literal["own", "none"] = "none" if arm.image == "none" else "own"
+        if arm.image == "other":
+            assert other is not None
+            image = other
         return prompt_of(
             self.processor, scenario, self.ask(arm), context=self.context, instruction=arm.instruction, image=image
         )

@@ -67,8 +67,10 @@ def read_base(ctx: Context[MedgemmaConfig]) -> tuple[Base, Asking]:
     """
     config = ctx.config
     with ctx.accelerator.main_process_first():
-        given = local_folder(config.model, ctx.cache) if (config.model or "").startswith("s3://") else config.model
-        base = find_base(str(given or demo_base(ctx.cache)), config.revision, ctx.cache)
+        given = config.model or str(demo_base(ctx.cache))
+        if given.startswith("s3://"):
+            given = str(local_folder(given, ctx.cache))
+        base = find_base(given, config.revision, ctx.cache)
     return base, asking_of(base.folder, base.architecture["config"], config, ctx.cache)
 
 

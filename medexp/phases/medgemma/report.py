@@ -61,7 +61,9 @@ def log_answered(ctx: Context[MedgemmaConfig], found: Answered, data: PreparedSc
         grid = rows.pivot_table(index="model", columns="modality", values="estimate", aggfunc="first", dropna=False)
         order = [*sorted(set(grid.columns) - {OVERALL}), OVERALL]
         counted = rows.assign(
-            text=[f"{row.estimate:.0%}\n{row.right}/{row.of}" if row.of else "-" for row in rows.itertuples()]
+            text=[
+                f"{one['estimate']:.0%}\n{one['right']}/{one['of']}" if one["of"] else "-" for one in rows.to_dict("records")
+            ]
         )
         called = [found.called[name] for name in names]
         panels[title] = grid.loc[names, order].set_axis(called, axis=0)
