@@ -9,11 +9,10 @@ import torch
 
 from medexp.checks import Check
 from medexp.config.shared import Resampling
-from medexp.data.headers import Header
+from medexp.data.pictures import read_rgb
 from medexp.data.scenarios.cases import ANSWERS
 from medexp.data.scenarios.facts import token_headers
 from medexp.data.scenarios.prepared import PreparedScenarios
-from medexp.data.scenarios.prompts import read_rgb
 from medexp.evaluation.classification import METRICS, Predictions, accuracy, gain, sensitivity, specificity
 from medexp.evaluation.classification import scores as scores_of
 from medexp.evaluation.controls import Control, Source, control, majority, of_headers
@@ -206,7 +205,7 @@ def known_of(data: PreparedScenarios, judged: str) -> Known:
     def described() -> list[np.ndarray]:
         pictures = [np.asarray(read_rgb(data.cases[case].image).convert("L"), np.float32) for case in rows["case"]]
         shapes = np.stack([hog_of(torch.from_numpy(one)[None]) for one in pictures])
-        words = pd.DataFrame(_named("word", token_headers(facts))).to_numpy(np.float64)
+        words = pd.DataFrame([dict(row) for row in token_headers(facts, "words")]).to_numpy(np.float64)
         return [np.concatenate([shapes, words], axis=1)]
 
     key = ["hog and words", [fact.sha256 for fact in facts]]
@@ -215,20 +214,14 @@ def known_of(data: PreparedScenarios, judged: str) -> Known:
     )
 
 
-def _named(kind: str, tables: Sequence[Header]) -> list[Header]:
-    """The fields of a kind, by the token alone."""
-    return [
-        {str(name).removeprefix(f"{kind} "): value for name, value in table.items() if str(name).startswith(f"{kind} ")}
-        for table in tables
-    ]
-
-
 def _tokens(data: PreparedScenarios, known: Known, split: str, ctx: Context[MedgemmaConfig]) -> list[Control]:
     """What words alone, and the names of files alone, tell of the answer."""
-    tables = token_headers([data.facts[case] for case in known.rows["case"]])
-    called = {"words": ("word", "the words of the prompts alone"), "names": ("name", "the names of the image files alone")}
-    task = known.task(split)
-    return [of_headers(_named(kind, tables), task, ctx.cache, name, told) for name, (kind, told) in called.items()]
+    facts, task = [data.facts[case] for case in known.rows["case"]], known.task(split)
+    words, names = token_headers(facts, "words"), token_headers(facts, "names")
+    return [
+        of_headers(words, task, ctx.cache, "words", "the words of the prompts alone"),
+        of_headers(names, task, ctx.cache, "names", "the names of the image files alone"),
+    ]
 
 
 def _rule(data: PreparedScenarios, rows: pd.DataFrame) -> Control:

@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from medexp.data.scenarios.phantoms import ensure_scenarios
-from medexp.data.scenarios.prepared import PreparedScenarios, across_splits, prepare_scenarios
+from medexp.data.scenarios.prepared import PreparedScenarios, across_splits, odd_images, prepare_scenarios
 from medexp.data.scenarios.prompts import load_processor
 from medexp.data.storage import local_file, local_folder
 from medexp.models.vision_language.bases import Base, find_base
@@ -46,10 +46,7 @@ def read_data(ctx: Context[MedgemmaConfig]) -> PreparedScenarios:
             cache=ctx.cache,
             source=", ".join(config.files) or EMBEDDED,
         )
-    odd = pd.DataFrame(
-        [(case, told) for case, fact in data.facts.items() for told in fact.oddities], columns=["case", "oddity"]
-    )
-    across = across_splits(data)
+    odd, across = odd_images(data), across_splits(data)
     if len(odd):
         ctx.run.reporter.table(odd, "oddities.csv")
     if len(across):

@@ -11,10 +11,10 @@ import numpy as np
 import pandas as pd
 from safetensors.torch import load_file
 
+from medexp.data.pictures import read_rgb
 from medexp.data.preprocessing import Preprocessing
 from medexp.data.scenarios.cases import ANSWERS
 from medexp.data.scenarios.prepared import PreparedScenarios
-from medexp.data.scenarios.prompts import read_rgb
 from medexp.files import replacing
 from medexp.models.checkpoints import weights_digest
 from medexp.models.vision_language.adapters import save_adapter
