@@ -8,7 +8,7 @@ from medexp.checks import Check, Severity
 from medexp.evaluation.intervals import Interval
 
 TOLERANCE, TOLERANCE_IN_HALF = 1e-3, 0.5
-"""Largest difference of an answer's log-probability, in nats, by merging into weights of float32 and of bfloat16."""
+"""Largest difference of an answer's log-probability, in nats, that rounding makes in float32 and in bfloat16."""
 
 
 def data(scenarios: int, odd: int, across: pd.DataFrame) -> Check:
@@ -112,14 +112,14 @@ def merge(disabled: float, merged: float | None, wrong: Sequence[str], *, half: 
         quantize: How the base is quantised.
     """
     tolerance = TOLERANCE_IN_HALF if half else TOLERANCE
-    alike = "not possible" if merged is None else "merged: below " + f"{tolerance:g} nats, and nothing else changed"
+    alike = "merged: not possible" if merged is None else "merged: likewise, and nothing else changed"
     told = f"{quantize} weights hold no update" if merged is None else ", ".join(wrong[:3]) or "none"
     return Check(
         "MEDGEMMA-MERGE",
         "Disabled the adapter changes nothing, merged it changes the same",
         Severity.BLOCKING,
-        passed=disabled == 0 and (merged is None or (merged < tolerance and not wrong)),
-        threshold=f"disabled: no difference; {alike}",
+        passed=disabled < tolerance and (merged is None or (merged < tolerance and not wrong)),
+        threshold=f"disabled: below {tolerance:g} nats; {alike}",
         measured={"disabled": disabled, "merged": merged, "wrong_tensors": told},
         advice="The adapter cannot be taken off or merged as it is: tied or quantised weights were changed by it.",
     )

@@ -178,7 +178,7 @@ def compare(ctx: Context[MedgemmaConfig], data: PreparedScenarios, told: Mapping
     verdicts = [
         checks.images({str(arm): (int(low), int(high)) for arm, low, high in images.itertuples()}, len(told[split])),
         *(checks.reached(ids[name], SHARES[name], own[name], target[name], count[name]) for name in SHARES),
-        checks.modalities(spread, config.target.modalities, len(rows)),
+        checks.modalities(spread.found, spread.largest, spread.pair, config.target.modalities, len(rows)),
         checks.better_than_base(gains[BASE], chance, len(rows)),
         checks.image_used(gains[OTHER], gains[BLIND]),
         *beside.checks,

@@ -54,8 +54,10 @@ def _example(preprocessing: Preprocessing) -> dict[str, Any]:
     """What follows from the steps of a kind of data: the shape of an example, and the spacing of volumes."""
     if size := preprocessing.find(Fit) or preprocessing.find(Resize):
         return {"example_shape": [1, 1, *size.size]}
-    channels, grid = len(preprocessing.get(ReadChannels).channels), preprocessing.get(Resample)
-    return {"spacing_mm": list(grid.spacing_mm), "example_shape": [1, channels, *preprocessing.get(PadTo).size]}
+    if not (read := preprocessing.find(ReadChannels)):
+        return {}  # of what is no array, such as a text with its image
+    grid, size = preprocessing.get(Resample), preprocessing.get(PadTo).size
+    return {"spacing_mm": list(grid.spacing_mm), "example_shape": [1, len(read.channels), *size]}
 
 
 FEATURES: Mapping[str, Any] = {"what": "features"}
