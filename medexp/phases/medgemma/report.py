@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from safetensors.torch import load_file
+import torch
 
 from medexp.data.pictures import read_rgb
 from medexp.data.preprocessing import Preprocessing
@@ -18,7 +18,7 @@ from medexp.data.scenarios.prepared import PreparedScenarios
 from medexp.files import replacing
 from medexp.models.checkpoints import weights_digest
 from medexp.models.vision_language.adapters import save_adapter
-from medexp.models.vision_language.bases import Base
+from medexp.models.vision_language.bases import Base, load_base
 from medexp.phases.medgemma.adapter import Trained
 from medexp.phases.medgemma.arms import ADAPTER, BASE, BLIND, JUDGED, OTHER, PARAPHRASE, SWAPPED
 from medexp.phases.medgemma.asking import Asking
@@ -154,8 +154,8 @@ def _parent(ctx: Context[MedgemmaConfig], base: Base, said: Mapping[str, Any], p
     by its files."""
     if ctx.config.model is not None:
         return Parent(base.source, None, None, base.digest)
-    (file,) = base.files
-    weights = load_file(file)
+    net = load_base(base, quantize="none", dtype=torch.float32, device=torch.device("cpu"))
+    weights = net.state_dict()  # by the names that the network has: files of transformers have others
     if found := store.find_by_weights(BASE_MODEL, weights_digest(weights)):
         return Parent(**asdict(found))
     package = Package(
@@ -240,9 +240,10 @@ def finish(
                 *_words(compared),
                 *compared.beside.words,
                 *_few_words(compared),
-                evidence.caveat("accuracy", done.fitted, ctx.resampling),
+                evidence.caveat("accuracy", done.fitted, ctx.resampling, test=few is not None),
             ],
             first=compared.beside.first,
+            narrow=_narrow(answered, few),
             beside=("the adapter by modality", ["", *SHARES.values()], by_modality),
             following=[f"Next, benchmark:  mlflow run . -e medgemma -P mode=benchmark{_same(config)}"],
         )
@@ -261,6 +262,20 @@ def _counted(found: Answered) -> dict[str, int]:
     truth = found.rows["label"]
     counts = {"accuracy": len(truth), "true_positive": int((truth == 1).sum()), "true_negative": int((truth == 0).sum())}
     return {called: counts[name] for name, called in SHARES.items()}
+
+
+def _narrow(found: Answered, few: Answered | None) -> tuple[list[str], list[list[str]]]:
+    """The closing table for a terminal: an interval of the accuracy alone."""
+    head = ["", f"accuracy ({len(found.rows)})", *(called for name, called in SHARES.items() if name != "accuracy")]
+    rows = []
+    for name, by in found.shares.items():
+        shares = by[OVERALL]
+        rest = [one.in_a_cell(2, bounds=False) for metric, one in shares.items() if metric != "accuracy"]
+        rows.append([found.called[name], shares["accuracy"].in_a_cell(2), *rest])
+        if few is not None:
+            told = few.shares[name][OVERALL]["accuracy"].in_a_cell(2) if name in few.shares else "-"
+            rows[-1].append(told)
+    return head + ([f"test ({len(few.rows)})"] if few is not None else []), rows
 
 
 def _words(compared: Compared) -> list[str]:

@@ -101,16 +101,17 @@ class Evidence:
             "folds, each by a training for as many epochs that had not seen its patient"
         )
 
-    def caveat(self, figure: str, fitted: FitResult, resampling: Resampling) -> str:
+    def caveat(self, figure: str, fitted: FitResult, resampling: Resampling, *, test: bool = False) -> str:
         """What to know of the figures: of those out of fold, how far the folds lie apart in one of them; of one training, what
-        the choice of its epoch made of them."""
+        the choice of its epoch made of them; and, but where `test` says so, that the test split was not read."""
         if self.epochs is None:
-            return caveat(fitted, resampling)
+            return caveat(fitted, resampling, test=test)
         return (
             f"Each case is judged by one of {len(self.folds)} trainings that had not seen its patient; the registered version "
             f"was trained on all of them, for {self.epochs} epochs. From fold to fold {figure.replace('_', ' ')} went from "
             f"{self.folds[figure].min():.3f} to {self.folds[figure].max():.3f}, which is no interval: folds share their "
-            "training cases. The intervals are wider for that (Nadeau and Bengio, 2003). The test split was not read."
+            "training cases. The intervals are wider for that (Nadeau and Bengio, 2003)."
+            + ("" if test else " The test split was not read.")
         )
 
 

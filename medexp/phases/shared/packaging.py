@@ -52,8 +52,8 @@ def contract(name: str, output: str, preprocessing: Preprocessing, outputs: Mapp
 
 def _example(preprocessing: Preprocessing) -> dict[str, Any]:
     """What follows from the steps of a kind of data: the shape of an example, and the spacing of volumes."""
-    if size := preprocessing.find(Fit) or preprocessing.find(Resize):
-        return {"example_shape": [1, 1, *size.size]}
+    if made := preprocessing.find(Fit) or preprocessing.find(Resize):
+        return {"example_shape": [1, 1, *made.size]}
     if not (read := preprocessing.find(ReadChannels)):
         return {}  # of what is no array, such as a text with its image
     grid, size = preprocessing.get(Resample), preprocessing.get(PadTo).size

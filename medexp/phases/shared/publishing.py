@@ -27,16 +27,18 @@ from medexp.tracking.ui import next_line
 from medexp.training.loop import FitResult
 
 
-def caveat(fitted: FitResult, resampling: Resampling) -> str:
+def caveat(fitted: FitResult, resampling: Resampling, *, test: bool = False) -> str:
     """What to know of a training's validation figures: by what its epoch was kept, and what that made of them.
 
     Args:
         fitted: The training, with its monitored values of cases.
         resampling: How resamples are drawn.
+        test: Whether the test split was read.
     """
+    unread = "" if test else "; the test split was not read"
     if not fitted.chosen:
-        return "No epoch was chosen, the last one is kept; the test split was not read."
-    said = "The best epoch was chosen on these same validation cases; the test split was not read."
+        return f"No epoch was chosen, the last one is kept{unread}."
+    said = f"The best epoch was chosen on these same validation cases{unread}."
     found = optimism(fitted.cases, fitted.patients, fitted.direction, resampling)
     return f"{said} {found.told(f'The chosen epoch has a validation {fitted.monitor} of')}"
 
