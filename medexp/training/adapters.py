@@ -309,7 +309,8 @@ class _Following(TrainerCallback):
         control.should_training_stop = control.should_training_stop or self.over
         validated = "" if value is None else f", validation loss {value:.3f}"
         said = f"  {self.title}: epoch {done.epoch}/{self.epochs}, loss {row['train/loss']:.3f}{validated}"
-        self.progress.console.print(said, soft_wrap=True)
+        if self.accelerator.is_main_process:
+            self.progress.console.print(said, soft_wrap=True)
 
     def on_save(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
         """The checkpoint is whole; from here on it is the one to go on from."""
