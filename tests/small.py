@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from medexp.config.data import DataConfig, ImageDataConfig, PhantomConfig, SliceConfig
+from medexp.data.scenarios.cases import MODALITIES
 from medexp.phases.prepare.config import PrepareConfig
 
 # Phase 1 in seconds, on half the demo's voxels; the bars of TEST_2.5 are lowered, for a few phantoms do not train well.
@@ -52,6 +53,10 @@ def prepare_config(cache: Path, **changed: Any) -> PrepareConfig:
         "output_dir": "outputs",
         "cache_dir": str(cache),
         "slices_dir": None,
+        "scenarios": (),
+        "image_dir": None,
+        "scenarios_dir": None,
+        "modalities": MODALITIES,
         "seed": 0,
         "data": data_config(),
         "phantoms": PhantomConfig(glioma_patients=4, meningioma_patients=5, seed=0),

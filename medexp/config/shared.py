@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Protocol, runtime_checkable
 
-from annotated_types import Ge, Predicate, doc
+from annotated_types import Ge, MinLen, Predicate, doc
 
 from medexp.config.bounds import Count, Natural, Share, Told
 from medexp.config.keys import Called, Role
@@ -23,6 +23,23 @@ DataDir = Annotated[
 SplitsFile = Annotated[
     str | None, Role.CASES, doc("A data_splits.json to use as it stands; without it patients are split by `seed`.")
 ]
+Scenarios = Annotated[
+    tuple[str, ...],
+    Role.CASES,
+    doc(
+        "Files of scenarios, JSONL, with commas between them, each a path or s3://bucket/key. train.jsonl, val.jsonl and "
+        "test.jsonl are these splits; others are split by family, stratified."
+    ),
+]
+ImageDir = Annotated[
+    str | None,
+    Role.CASES,
+    doc(
+        "Folder, or s3://bucket/prefix, that image_file is looked up in; without it images/ beside the scenarios, or their "
+        "own folder."
+    ),
+]
+Modalities = Annotated[tuple[str, ...], MinLen(1), Told("one or more modalities", list), Role.CASES]
 Resume = Annotated[str | None, Role.WHERE, doc("Run id of an interrupted run to go on from.")]
 Written = Annotated[
     str,
@@ -131,6 +148,11 @@ def takes_memory(batch: int, size: Sequence[object], blocks: tuple[str, str] = (
     inputs = f"batches of {batch} inputs of {' x '.join(map(str, size))}"
     smaller = " or lower data.input_size" if blocks[0] == "training" else " or set train.precision=bf16"
     return f"{inputs}: lower {blocks[0]}.batch_size and raise {blocks[1]}.accumulate by as much,{smaller}"
+
+
+def listed(given: Sequence[str]) -> list[str]:
+    """The names that a key holds, of which each value may hold several with commas between them."""
+    return [one.strip() for value in given for one in value.split(",") if one.strip()]
 
 
 def needs_data(profile: str, data_dir: str | None) -> Iterator[str]:

@@ -9,6 +9,7 @@ from pathlib import Path, PureWindowsPath
 from typing import Any, NamedTuple
 
 from medexp.data.scenarios.cases import ANSWERS, MODALITIES, Scenario
+from medexp.data.storage import local_file, local_folder
 from medexp.errors import DataError, all_problems
 
 TEXTS = ("id", "instruction", "input", "output", "image_file")
@@ -106,6 +107,26 @@ def refuse(problems: Mapping[str, Sequence[str]]) -> None:
     if told := [f"{where}: {what}" for where, wrong in problems.items() for what in wrong]:
         more = [f"and {len(told) - _TOLD} more"] if len(told) > _TOLD else []
         raise DataError(all_problems("scenarios", [*told[:_TOLD], *more], ADVICE))
+
+
+def local_scenarios(files: Sequence[str], image_dir: str | None, cache: Path) -> tuple[list[Path], Path | None]:
+    """Files of scenarios, and the folder of their images, on this machine.
+
+    Args:
+        files: Paths, or s3://bucket/key: without `image_dir` all that lies beside such a file is brought along.
+        image_dir: A path, s3://bucket/prefix, or None.
+        cache: Root of the cache.
+
+    Raises:
+        DataError: A bucket holds no such key.
+        StorageError: A file cannot be fetched, the cache cannot be written.
+    """
+    if image_dir is not None:
+        return [local_file(file, cache) for file in files], local_folder(image_dir, cache)
+    beside = [
+        local_folder(file.rpartition("/")[0], cache) if "://" in file else Path(file).expanduser().parent for file in files
+    ]
+    return [folder / file.rpartition("/")[2] for folder, file in zip(beside, files, strict=True)], None
 
 
 def record_of(line: str) -> dict[str, Any]:

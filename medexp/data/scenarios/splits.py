@@ -54,8 +54,8 @@ def draw_splits(scenarios: Sequence[Scenario], seed: int) -> Splits:
     """Draws one third to judge and two thirds to learn from, rounded, by modality and answer as far as families allow.
 
     How many of each modality and answer are judged is the largest remainder's: of 24, six of each of four modalities, half of
-    them errors, 8 are, two of each modality, one of either answer. Families are then taken whole, whichever brings those
-    numbers nearest, in an order by `seed`. The same scenarios in another order give the same splits.
+    them errors, 8 are, two of each modality, one of either answer. Families are then taken whole, in an order by `seed`, while
+    those numbers allow. The same scenarios in another order give the same splits.
 
     Args:
         scenarios: With family and answer each.
@@ -71,22 +71,19 @@ def draw_splits(scenarios: Sequence[Scenario], seed: int) -> Splits:
             f"scenarios: all {len(scenarios)} are one family, by equal images or templates; training and validation need one "
             "each. Add scenarios of other images and texts"
         )
-    order = rng.permutation(len(families))
     strata = sorted({_stratum(one) for one in scenarios})
-    counts = np.array([[sum(_stratum(one) == stratum for one in families[place]) for stratum in strata] for place in order])
-    left = np.array(_wanted(scenarios, rng, strata)) - np.zeros(len(strata), int)
+    left = np.array(_wanted(scenarios, rng, strata))
+    drawn = [families[place] for place in rng.permutation(len(families))]
+    counts = [np.array([sum(_stratum(one) == stratum for one in members) for stratum in strata]) for members in drawn]
     judged: list[int] = []
-    free = np.ones(len(families), bool)
-    while free.sum() > 1:
-        gain = (left**2).sum() - ((left - counts) ** 2).sum(axis=1)
-        gain[~free] = -(len(scenarios) ** 2)
-        best = int(gain.argmax())
-        if gain[best] <= 0 and judged:
-            break
-        judged.append(best)
-        free[best] = False
-        left = left - counts[best]
-    val = {one.id for place in judged for one in families[order[place]]}
+    for nearer in (False, True):  # those that fit, then those that bring the numbers nearer though some are too many
+        for place, count in enumerate(counts):
+            fits = ((left - count) ** 2).sum() < (left**2).sum() if nearer else (count <= left).all()
+            if fits and place not in judged and len(judged) < len(drawn) - 1:
+                judged.append(place)
+                left = left - count
+    judged = judged or [min(range(len(drawn)), key=lambda place: len(drawn[place]))]
+    val = {one.id for place in judged for one in drawn[place]}
     train = {one.id for one in scenarios} - val
     return Splits(tuple(sorted(train)), tuple(sorted(val)), ())
 

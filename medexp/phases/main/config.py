@@ -61,6 +61,8 @@ class MainConfig:
             for key, own in flat(steps[step]).items():
                 if key.startswith(("data_dir", "splits", "data.", "phantoms.")) and own != theirs[key]:
                     yield f"{step}.{key} and phase1.{key}: found {own!r} and {theirs[key]!r}; give {key}, it is one data set"
+        if self.prepare.files or self.prepare.scenarios_dir is not None:
+            yield "prepare.scenarios and prepare.scenarios_dir: leave them out; main is of volumes"
         if self.phase1.resume is not None:
             yield f"phase1.resume: found {self.phase1.resume}; leave it out: main goes on by itself when it is run again"
         if self.promote.model != "phase1_encoder_merged" or self.promote.version is not None:

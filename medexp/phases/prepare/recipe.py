@@ -1,8 +1,6 @@
 """Check a data folder, split it by patient, cache semantic features and write the manifest; with `slices_dir`, cut the volumes
-into slices for the 2D phases."""
+into slices for the 2D phases; with `scenarios_dir`, scenarios instead (`medexp.phases.prepare.scenarios`)."""
 
-import shlex
-from collections.abc import Mapping
 from pathlib import Path
 
 from medexp.data.images.slices import cut_slices
@@ -10,6 +8,7 @@ from medexp.data.splits import SPLITS, save_splits
 from medexp.data.volumes.oddities import account
 from medexp.data.volumes.prepared import prepare_volumes
 from medexp.phases.prepare.config import PrepareConfig
+from medexp.phases.prepare.scenarios import flags, prepared_for_medgemma
 from medexp.phases.shared.tables import as_markdown, show
 from medexp.tracking.datasets import log_datasets
 from medexp.tracking.runs import tracked_run
@@ -20,9 +19,13 @@ def run(config: PrepareConfig) -> None:
     """The whole phase; `PrepareConfig` says what can be set.
 
     Raises:
-        DataError: The folder, a case, the split file or `slices_dir` cannot be used; nothing is written then.
+        DataError: The folder, a case, the split file, `slices_dir`, a scenario or `scenarios_dir` cannot be used; nothing is
+            written then.
     """
     with tracked_run("prepare", config) as tracked:
+        if config.scenarios_dir is not None:
+            prepared_for_medgemma(config, tracked, Path(config.scenarios_dir).expanduser())
+            return
         data = prepare_volumes(config)
         slices = 0
         if config.slices_dir is not None:
@@ -60,12 +63,8 @@ def run(config: PrepareConfig) -> None:
         print(f"Splits: {tracked.folder / 'data_splits.json'}")
         settings = {"profile": config.profile, "data_dir": config.data_dir, "splits": tracked.folder / "data_splits.json"}
         print(f"Next, browse it:  {next_line(tracked)}")
-        print(f"Next: mlflow run . -e phase1 {_flags(settings)}, with the same data.* settings if you gave any")
+        print(f"Next: mlflow run . -e phase1 {flags(settings)}, with the same data.* settings if you gave any")
         if config.slices_dir is not None:
             tracked.reporter.metrics({"params/slices": slices})
             print(f"Slices: {slices} in {config.slices_dir}")
-            print(f"Next: mlflow run . -e phase2_1 {_flags({'profile': config.profile, 'slices_dir': config.slices_dir})}")
-
-
-def _flags(settings: Mapping[str, object]) -> str:
-    return " ".join(f"-P {key}={shlex.quote(str(value))}" for key, value in settings.items() if value is not None)
+            print(f"Next: mlflow run . -e phase2_1 {flags({'profile': config.profile, 'slices_dir': config.slices_dir})}")

@@ -126,6 +126,15 @@ def test_a_third_of_each_modality_and_answer_is_judged(kinds, seed):
         assert abs(sum(group in (kind, kind[0]) for kind in val) - count / 3) < 1.34, group
 
 
+def test_a_family_is_judged_in_some_draws_and_learned_from_in_others():
+    cases, facts = made([(modality, label, label if modality == "mri" else place + 9, place) for place, (modality, label) in enumerate(
+        (modality, label) for modality in MODALITIES for label in (0, 0, 0, 1, 1, 1)
+    )])
+    found = in_families(cases, facts)
+    large = next(members[0].id for members in members_of(found).values() if len(members) > 1)
+    assert {large in draw_splits(found, seed).val for seed in range(20)} == {False, True} or len(members_of(found)) == 20
+
+
 def test_what_shares_an_image_or_a_template_is_a_family(tmp_path):
     """Equal pixels in another file, a copy saved anew, and a text that differs in numbers alone."""
     records = the_24()
