@@ -55,7 +55,8 @@ def draw_splits(scenarios: Sequence[Scenario], seed: int) -> Splits:
 
     How many of each modality and answer are judged is the largest remainder's: of 24, six of each of four modalities, half of
     them errors, 8 are, two of each modality, one of either answer. Families are then taken whole, in an order by `seed`, while
-    those numbers allow. The same scenarios in another order give the same splits.
+    they fit into those numbers or come nearer to them, at least to those of the answers. The same scenarios in another order
+    give the same splits.
 
     Args:
         scenarios: With family and answer each.
@@ -76,9 +77,15 @@ def draw_splits(scenarios: Sequence[Scenario], seed: int) -> Splits:
     drawn = [families[place] for place in rng.permutation(len(families))]
     counts = [np.array([sum(_stratum(one) == stratum for one in members) for stratum in strata]) for members in drawn]
     judged: list[int] = []
-    for nearer in (False, True):  # those that fit, then those that bring the numbers nearer though some are too many
+    each, answers = np.eye(len(strata), dtype=int), np.array([[label == 0, label == 1] for _, label in strata], int)
+    for numbers, whole in (
+        (each, True),
+        (each, False),
+        (answers, False),
+    ):  # what fits, then what comes nearer, then of answers
         for place, count in enumerate(counts):
-            fits = ((left - count) ** 2).sum() < (left**2).sum() if nearer else (count <= left).all()
+            now, then = left @ numbers, (left - count) @ numbers
+            fits = (then >= 0).all() if whole else (then**2).sum() < (now**2).sum()
             if fits and place not in judged and len(judged) < len(drawn) - 1:
                 judged.append(place)
                 left = left - count

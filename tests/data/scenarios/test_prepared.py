@@ -126,13 +126,25 @@ def test_a_third_of_each_modality_and_answer_is_judged(kinds, seed):
         assert abs(sum(group in (kind, kind[0]) for kind in val) - count / 3) < 1.34, group
 
 
+THE_24 = [(modality, label) for modality in MODALITIES for label in (0, 0, 0, 1, 1, 1)]
+
+
 def test_a_family_is_judged_in_some_draws_and_learned_from_in_others():
-    cases, facts = made([(modality, label, label if modality == "mri" else place + 9, place) for place, (modality, label) in enumerate(
-        (modality, label) for modality in MODALITIES for label in (0, 0, 0, 1, 1, 1)
-    )])
+    """The first and the last share an image: as families of one."""
+    cases, facts = made([(modality, label, place % 23, place) for place, (modality, label) in enumerate(THE_24)])
     found = in_families(cases, facts)
-    large = next(members[0].id for members in members_of(found).values() if len(members) > 1)
-    assert {large in draw_splits(found, seed).val for seed in range(20)} == {False, True} or len(members_of(found)) == 20
+    drawn = [draw_splits(found, seed) for seed in range(20)]
+    assert len(members_of(found)) == 23 and {len(splits.val) for splits in drawn} == {8}
+    assert 2 < sum("s0" in splits.val for splits in drawn) < 15
+
+
+def test_where_families_are_large_both_answers_are_judged_all_the_same():
+    """Three of each modality and answer, all of one image: one of each cannot be had."""
+    cases, facts = made([(modality, label, place // 3, place) for place, (modality, label) in enumerate(THE_24)])
+    found = in_families(cases, facts)
+    for seed in range(5):
+        val = draw_splits(found, seed).val
+        assert Counter(THE_24[int(name[1:])][1] for name in val) == {0: 3, 1: 3}
 
 
 def test_what_shares_an_image_or_a_template_is_a_family(tmp_path):
