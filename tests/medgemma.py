@@ -66,8 +66,9 @@ def publish_base(store: MlflowClient, folder: Path, base: Base) -> Nominated:
 def publish_adapter(store: MlflowClient, folder: Path, base: Base, adapter: Path, parent: Parent, **given: Any) -> Nominated:
     """An adapter that was judged on 24 scenarios, of which it got 18 right."""
     extra: dict[str, Path] = {"adapter": adapter, "training_metadata.json": folder.with_suffix(".json")}
-    extra["training_metadata.json"].write_text('{"epochs": 3}\n')
+    extra["training_metadata.json"].write_text('{"dtype": "float32", "epochs": 3}\n')
     cases = [f"s{number}" for number in range(24)]
+    right = [float(number % 4 > 0) for number in range(24)]
     content: dict[str, Any] = {
         "architecture": {"kind": "lora_adapter", "base": base.architecture},
         "weights": {},
@@ -80,9 +81,7 @@ def publish_adapter(store: MlflowClient, folder: Path, base: Base, adapter: Path
             "data_digest": "d1",
             "made_on": "d0",
         },
-        "per_case": pd.DataFrame(
-            {"case": cases, "patient": cases, "label": [0, 1] * 12, "correct": [float(number % 4 > 0) for number in range(24)]}
-        ),
+        "per_case": pd.DataFrame({"case": cases, "patient": cases, "label": [*ANSWERS] * 12, "correct": right}),
         "extra": extra | processor_in(base.folder),
     }
     return publish(store, folder, ADAPTER, **content | given)

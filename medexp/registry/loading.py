@@ -15,7 +15,16 @@ from medexp.models.kinds import build, kinds
 from medexp.models.swin.attention import fast_attention
 from medexp.models.swin.features import demand_decoder
 from medexp.models.vision_language.bases import Base, find_base, load_base
-from medexp.registry.packages import ADAPTER, ADAPTER_KIND, DECODER, MANIFEST, read_json, verify_package, weights_file
+from medexp.registry.packages import (
+    ADAPTER,
+    ADAPTER_KIND,
+    DECODER,
+    MANIFEST,
+    TRAINING,
+    read_json,
+    verify_package,
+    weights_file,
+)
 
 
 def load_package(folder: Path, base: nn.Module | Path | str | None = None) -> nn.Module:
@@ -107,17 +116,16 @@ def _adapted(folder: Path, architecture: Mapping[str, Any], base: nn.Module | Pa
 
         pulled = pull(f"models:/{parent['name']}/{parent['version']}")
         demand(read_json(pulled.folder, MANIFEST)["weights_digest"])
-        net = load_verified(pulled.folder)
+        net = load_verified(pulled.folder).to(_dtype(folder))
     elif architecture["kind"] in vision_language.KINDS:
-        from medexp.models.vision_language.network import config_of  # transformers takes seconds
-
         found = _found(folder, base)
         if not registered:  # known by its files: they are held against before they are read, which takes minutes
             demand(found.digest)
-        dtype: Any = config_of(found.architecture["config"]).dtype  # what its weights are in
-        net = load_base(found, quantize="none", dtype=dtype or torch.float32, device=torch.device("cpu"))
+        dtype = torch.float32 if registered else _dtype(folder)
+        net = load_base(found, quantize="none", dtype=dtype, device=torch.device("cpu"))
         if registered:
             demand(weights_digest(net.state_dict()))
+            net = net.to(_dtype(folder))
     elif base is not None:
         net = _filled(architecture, load_state(Path(base)), Path(base))
         demand(weights_digest(net.state_dict()))
@@ -128,6 +136,13 @@ def _adapted(folder: Path, architecture: Mapping[str, Any], base: nn.Module | Pa
         )
     weights_file(folder)
     return PeftModel.from_pretrained(net, str(folder / ADAPTER))
+
+
+def _dtype(folder: Path) -> torch.dtype:
+    """What an adapter's base was computed in when the adapter was trained: in another its answers are a little other ones."""
+    told = read_json(folder, TRAINING).get("dtype", "float32") if (folder / TRAINING).is_file() else "float32"
+    made: torch.dtype = getattr(torch, told)
+    return made
 
 
 def _found(folder: Path, base: Path | str | None) -> Base:

@@ -7,7 +7,7 @@ evaluation.json       which cases it was judged on, by which revision of the pha
 per_case.csv          its scores, a row a case
 cases.csv             what its weights were trained and selected on, patients as sha256; absent where it is not known
 processor/            of a model that takes text: its tokenizer and image processor, as transformers keeps them
-training_metadata.json  of an adapter of a language model: how it was trained
+training_metadata.json  of an adapter of a language model: how it was trained; `dtype`, what its base was computed in
 split/                a head and the cases.csv of its own, where the weights have seen the validation cases and it has not:
                       what a later phase goes on from that is judged on these; not part of the model
 seen.json             what the files of its training cases looked like: ranges; absent where it is not known

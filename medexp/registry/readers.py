@@ -179,6 +179,7 @@ def _scenarios(path: Path, looked: Looked) -> Inputs:
     facts, wrong = of_scenario.facts_of(found.cases, cache_root(None), 1)
     seen_ones = [case for case in found.cases if case.id in facts]
     problems = {**found.problems, **{where: "; ".join(told) for where, told in wrong.items()}}
+    problems = {where: f"{where}: {told}" for where, told in problems.items()}
     return replace(found, cases=in_families(seen_ones, [facts[case.id] for case in seen_ones]), problems=problems)
 
 

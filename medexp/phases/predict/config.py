@@ -36,15 +36,12 @@ class PredictDataConfig:
             tumour.
         patient_pattern: Regular expression on a case's name; its first group is the patient, by whom intervals are drawn. A
             case that it does not match is a patient of its own; where a table says the patient, that counts.
-        image_dir: Folder, or s3://bucket/prefix, that a scenario's image_file is looked up in; without it images/ beside the
-            scenarios, or their own folder.
         jobs: Cases read ahead, while another is predicted.
     """
 
     labels: Annotated[Labels | None, Role.CASES]
     label_map: Annotated[dict[int, int] | None, Role.CASES]
     patient_pattern: Annotated[str, Role.CASES]
-    image_dir: Annotated[str | None, Role.CASES]
     jobs: Jobs
 
     def problems(self) -> Iterator[str]:
@@ -65,6 +62,8 @@ class PredictConfig:
             patient and label; or a list [...] of these. Each may be s3://bucket/key, of a table or of scenarios with all that
             lies beside them.
             Without it phantoms (demo only).
+        image_dir: Folder, or s3://bucket/prefix, that image_file of scenarios is looked up in; without it images/ beside them,
+            or their own folder.
         output: Folder that gets what is predicted, one that is not there yet; the same command again goes on where it
             stopped. Without it predictions/ in the run's own folder.
         features: gap10, multiscale or tumour_weighted: which features an encoder gives, or a segmenter beside its masks;
@@ -81,6 +80,7 @@ class PredictConfig:
     model: Annotated[str, Called("")]
     base: Annotated[str | None, Role.WHERE]
     input: Annotated[tuple[str, ...], Role.CASES]
+    image_dir: Annotated[str | None, Role.CASES]
     output: Annotated[Written | None, Role.WHERE]
     features: FeatureKind | None
     evaluate: bool

@@ -79,7 +79,7 @@ def read(ctx: Context[PredictConfig]) -> Work:
     paths = [local(path, ctx.cache) for path in config.input]
     embedded = [] if paths else [ensure_phantoms("meningioma", config.phantoms, _SEED, ctx.cache)]
     patient = patient_of(config.data.patient_pattern)
-    images = local_folder(config.data.image_dir, ctx.cache) if config.data.image_dir else None
+    images = local_folder(config.image_dir, ctx.cache) if config.image_dir else None
     inputs = together([predictor.find(path, patient, images) for path in paths or embedded])
     if not inputs.cases:
         told = list(inputs.problems.values()) or ["no case in it"]
@@ -88,7 +88,7 @@ def read(ctx: Context[PredictConfig]) -> Work:
     if config.evaluate and not any(map(truth.of, inputs.cases)):
         raise ConfigError(
             "evaluate=true: no truth that the model can be held against lies beside the cases: a segmentation, "
-            "or a column label of a table"
+            "a column label of a table, or the output of a scenario"
         )
     made_with: dict[str, Any] = {"model": predictor.called, "digest": predictor.digest, "kind_of_features": predictor.features}
     made_with |= {"values": dict(truth.painted), "preprocessing": predictor.preprocessing.in_words}

@@ -65,7 +65,8 @@ def truth_of(predictor: Predictor, inputs: Inputs, config: PredictConfig) -> Tru
         given = edition.classes if edition else config.data.label_map
         classes = given or trained or EDITIONS["brats2023"].classes
         painted = values_in_masks(classes) if given else said["regions"]["painted"]
-    names = tuple(said["classes"]["classes"]) if "classes" in said else ()
+    named = said.get("classes") or said.get("answers")
+    names = tuple(named["classes"]) if named else ()
     return Truth(classes, painted, _labels(names, inputs.labels) if names else {}, names)
 
 
