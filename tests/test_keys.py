@@ -217,7 +217,7 @@ def test_a_schema_refuses_what_the_command_line_refuses() -> None:
 
 
 def test_a_schema_of_what_there_is_not_is_refused() -> None:
-    with pytest.raises(ConfigError, match="phase: found 'phase9'; there are leaderboard, main, oct, phase1"):
+    with pytest.raises(ConfigError, match="phase: found 'phase9'; there are leaderboard, main, medgemma, oct, phase1"):
         schema("phase9")
 
 
