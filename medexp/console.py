@@ -92,6 +92,26 @@ def export_bundle(uri: str, folder: str) -> int:
     return exit_code("export-bundle", work)
 
 
+@commands.command("export-hf")
+@click.argument("uri", metavar="MODEL")
+@click.argument("folder")
+def export_hf(uri: str, folder: str) -> int:
+    """Write an adapter of a vision-language model for peft and the Hugging Face Hub."""
+
+    def work() -> None:
+        from pathlib import Path
+
+        from medexp.registry.huggingface import export_huggingface
+
+        _find_store()
+        made = export_huggingface(_uri(uri), Path(folder).expanduser())
+        print(f"{folder}: {made.pulled.name} version {made.pulled.version}, digest {made.pulled.digest}")
+        print(f"Its base: {made.base}")
+        print("README.md, the model card, says how to load both and how to ask. Upload: hf upload OWNER/NAME FOLDER")
+
+    return exit_code("export-hf", work)
+
+
 @commands.command(context_settings=_PASS_ON)
 @click.argument("flags", nargs=-1, type=click.UNPROCESSED)
 def promote(flags: tuple[str, ...]) -> int:

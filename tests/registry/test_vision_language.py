@@ -1,6 +1,10 @@
 """An adapter of a vision-language model: on a base that is registered, or a folder, or given; asked, served, exported."""
 
+import json
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,11 +13,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from huggingface_hub import ModelCard
 from mlflow.exceptions import MlflowException
+from scipy.stats import binomtest
 from torch import Tensor, nn
 from transformers import AutoModelForImageTextToText
 
-from medexp import registry
+from medexp import console, registry
 from medexp.data.scenarios.inputs import find_inputs
 from medexp.data.scenarios.prompts import answer_ids, load_processor, prompt_of
 from medexp.errors import RegistryError
@@ -24,6 +30,7 @@ from tests.gemma import tiny_gemma
 from tests.medgemma import (
     ADAPTER,
     ASK,
+    BASE,
     adapted,
     network,
     publish_adapter,
@@ -187,3 +194,75 @@ def test_mlflow_answers_to_paths_and_knows_what_it_needs(home: Path) -> None:
     needs = Path(mlflow.pyfunc.get_model_dependencies(ON_REGISTERED)).read_text()
     assert all(f"{name}==" in needs for name in ("transformers", "peft", "pillow", "torch"))
     assert [spec.name for spec in model.metadata.signature.inputs] == ["path"]
+
+
+# ------------------------------------------------------------------------------------------------------------------ exporting
+
+_ALONE = """
+import re, json, sys
+code = re.search("```python\\n(.*?)```", open("README.md").read(), re.DOTALL)[1]
+exec(code)
+line = json.loads(open(sys.argv[1]).read())
+print(json.dumps(answer(sys.argv[2], line["instruction"], line["input"])))
+assert not {"medexp", "mlflow"} & sys.modules.keys()
+"""
+
+
+@pytest.fixture(scope="module")
+def exported(home: Path) -> Path:
+    assert console.main(["export-hf", f"{ADAPTER}/1", str(home / "exported")]) == 0
+    return home / "exported"
+
+
+def test_transformers_and_peft_alone_say_the_same(home: Path, exported: Path, base: Base) -> None:
+    """By the code on the card, in a process that knows neither medexp nor the store."""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | {"HF_HUB_OFFLINE": "1"}
+    program = [sys.executable, "-c", _ALONE, str(home / "one.jsonl"), str(home / "images" / "one.png")]
+    done = subprocess.run(program, check=False, cwd=exported, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    net, processor = registry.load(ON_REGISTERED), load_processor(base.folder)
+    prompt = prompt_of(processor, find_inputs(home / "one.jsonl").cases[0], ASK, context=512)
+    scored = [score_alone(net, prompt, answer, "cpu") for answer in answer_ids(processor)]
+    wanted = dict(zip(("ERROR", "CORRECT"), scored, strict=True))
+    assert json.loads(done.stdout.splitlines()[-1]) == pytest.approx(wanted, abs=1e-5)
+
+
+def test_the_card_is_one_that_the_hub_reads_and_tells_what_was_measured(exported: Path) -> None:
+    card = ModelCard.load(exported / "README.md")
+    assert card.data.library_name == "peft" and card.data.pipeline_tag == "image-text-to-text"
+    assert card.data.license == "other" and card.data.base_model is None
+    figures = {result.metric_type: result.metric_value for result in card.data.eval_results}
+    assert figures == {"accuracy": 0.75, "recall": 1.0, "specificity": 0.5}, "s0, s4, ... are wrong, and all ERROR"
+    (accuracy,) = (result for result in card.data.eval_results if result.metric_type == "accuracy")
+    low, high = binomtest(18, 24).proportion_ci(0.95)
+    assert f"{low:.3f} to {high:.3f}, 24 scenarios of 24 families" in accuracy.metric_name
+    for section in ("How to use it", "Intended use", "Limitations", "Verification report"):
+        assert f"# {section}" in card.text
+    assert json.loads((exported / "training_metadata.json").read_text())["epochs"] == 3
+    for file in ("README.md", "adapter_config.json", "processor_config.json", "tokenizer_config.json"):
+        assert str(exported.parent) not in (exported / file).read_text(), "nothing tells of the folders of this machine"
+
+
+def test_a_base_that_is_on_no_hub_comes_along_and_another_is_named(
+    home: Path, exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert json.loads((exported / "adapter_config.json").read_text())["base_model_name_or_path"] == "base"
+    assert (exported / "base" / "model.safetensors").is_file()
+    assert console.main(["export-hf", ON_FOLDER, str(tmp_path / "out")]) == 0
+    assert "a folder of this machine" in capsys.readouterr().out and not (tmp_path / "out" / "base").exists()
+    named = json.loads((tmp_path / "out" / "adapter_config.json").read_text())
+    assert named["base_model_name_or_path"] == str(home / "base") and named["revision"] is None
+
+
+def test_what_cannot_be_exported_is_refused(exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for model, folder, told in (
+        (f"{ADAPTER}/1", exported, "exists already, and nothing is overwritten"),
+        (
+            f"{BASE}/1",
+            tmp_path / "out",
+            "is a vision_language. What is exported is an adapter of a vision-language model, such as",
+        ),
+    ):
+        assert console.main(["export-hf", model, str(folder)]) == 2
+        assert told in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
