@@ -7,6 +7,7 @@ which of them is whole. What is done with a finished epoch (validation, which on
 
 import json
 import math
+import traceback
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
@@ -169,7 +170,7 @@ def fit_adapter(
             reporter.metrics(metrics, step)
         before = str(folder / done.checkpoint) if done.checkpoint else None
         try:
-            with _as_trained(base, training):
+            with _told_of_memory(peft, train, training, pad_id), _as_trained(base, training):
                 if not following.over:
                     trainer.train(resume_from_checkpoint=before)
                 elif before is not None:
@@ -416,12 +417,20 @@ def memory_of(peft: PeftModel, example: Example, training: AdapterTrainingConfig
 
 
 @contextmanager
-def told_of_memory(memory: Memory) -> Iterator[None]:
-    """Have an error that memory is out say what was measured, as a note."""
+def _told_of_memory(
+    peft: PeftModel, examples: Sequence[Example], training: AdapterTrainingConfig, pad_id: int
+) -> Iterator[None]:
+    """Have an error that memory is out say, as a note, what batch would have fitted, measured when it is out."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        error.add_note(f"measured: {memory}")
+        if isinstance(error, MemoryError | torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error):
+            traceback.clear_frames(error.__traceback__)  # they hold what did not fit
+            longest = max(examples, key=lambda example: example.labels.shape[1])
+            try:
+                error.add_note(f"measured: {memory_of(peft, longest, training, pad_id)}")
+            except (MemoryError, RuntimeError):
+                error.add_note("not even one scenario fits")
         raise
 
 

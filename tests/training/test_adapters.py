@@ -1,5 +1,7 @@
 """Training of an adapter by transformers' Trainer: what is learned from, what is reported, kills, and memory."""
 
+import re
+import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -27,7 +29,6 @@ from medexp.training.adapters import (
     example_of,
     fit_adapter,
     memory_of,
-    told_of_memory,
 )
 from medexp.training.loop import FitResult
 from tests.gemma import tiny_gemma
@@ -182,6 +183,22 @@ def test_an_interrupted_training_ends_in_the_same_adapter_to_the_bit(
     assert fitted.history.equals(whole.fitted.history)
 
 
+def test_a_kill_between_a_checkpoint_and_the_word_that_it_is_whole_costs_an_epoch(
+    base: Base, tmp_path: Path, whole: Trained
+) -> None:
+    class Keeping(Recorder):
+        """Keeps what the first epoch wrote."""
+
+        def flush(self) -> None:
+            if not (tmp_path / "kept").exists():
+                shutil.copyfile(tmp_path / "state" / "progress.json", tmp_path / "kept")
+
+    trained(base, tmp_path / "state", Keeping())
+    (tmp_path / "kept").replace(tmp_path / "state" / "progress.json")
+    peft, fitted = trained(base, tmp_path / "state")
+    assert same(peft, whole.peft) and fitted.history.equals(whole.fitted.history)
+
+
 def test_a_finished_training_is_not_trained_again(base: Base, whole: Trained) -> None:
     before = (whole.folder / "progress.json").stat().st_mtime_ns
     recorder = Recorder()
@@ -306,13 +323,16 @@ def _buffers(peft: PeftModel) -> int:
     return sum(value.numel() * value.element_size() for value in {*peft.buffers()})
 
 
-@pytest.mark.parametrize(
-    ("available", "size", "told"),
-    [(100, 6, "training.batch_size=6 fits"), (40, 0, "not one scenario fits"), (10, 0, "not one scenario fits")],
-)
-def test_the_batch_that_fits_is_told_where_memory_is_out(available: int, size: int, told: str) -> None:
+@pytest.mark.parametrize(("available", "size", "told"), [(100, 6, "training.batch_size=6 fits"), (40, 0, "not one scenario")])
+def test_the_largest_batch_is_what_is_left_by_what_one_scenario_takes(available: int, size: int, told: str) -> None:
     memory = Memory(weights=20, states=5, step=10, per_scenario=10, available=available)
     assert memory.batch_size == size
-    with pytest.raises(MemoryError) as error, told_of_memory(memory):
-        raise MemoryError
-    assert told in error.value.__notes__[0]
+    assert told in str(memory)
+
+
+def test_where_memory_is_out_the_batch_that_fits_is_told(base: Base, tmp_path: Path) -> None:
+    one, *others = examples(base, 5)
+    large = Example({**one.inputs, "pixel_values": one.inputs["pixel_values"].expand(10**9, -1, -1, -1)}, one.labels)
+    with pytest.raises(RuntimeError, match="DefaultCPUAllocator") as error:
+        trained(base, tmp_path, train=[*others, large])
+    assert re.search(r"for each scenario of a batch, of .* GB: training.batch_size=\d+ fits", error.value.__notes__[0])
