@@ -60,7 +60,7 @@ def main() -> None:
         for measure in sides.values():
             measure()  # once unmeasured
         measured = in_turns(sides, ROUNDS)
-    ratio = np.median(measured["alone"]) / np.median(measured["shared"])
+    ratio = float(np.median(measured["alone"]) / np.median(measured["shared"]))
     apart = max(float(np.abs(scores - found["alone"]).max()) for scores in found.values())
     batches = told(measured["batches, one by one"], measured["batches"])
     lengths = [prompt.length for prompt in prompts]
