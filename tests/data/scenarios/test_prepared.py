@@ -252,7 +252,9 @@ def test_images_that_are_not_what_they_say_are_told(tmp_path):
     path = [tmp_path / "images" / f"{name}.png" for name in names]
     mask = np.zeros((48, 48), bool)
     mask[20:30, 15:30] = True
-    Image.fromarray(mask).save(path[18])
+    dot = np.zeros((48, 48), bool)
+    dot[9, 9:11] = True
+    Image.fromarray(dot).save(path[18])
     Image.fromarray(mask * np.uint8(200)).convert("RGB").save(path[19])
     Image.fromarray(mask * np.uint8(255)).resize((384, 384), Image.Resampling.NEAREST).save(path[20], "JPEG", quality=75)
     dark = np.asarray(picture(80)) // 3  # a small picture on a wide black ground
@@ -276,6 +278,7 @@ def test_images_that_are_not_what_they_say_are_told(tmp_path):
         names[3]: ("blank", "hidden by its alpha"),
         names[4]: ("16 bits",),
     }
+    assert data.facts[names[0]].perceptual_hash == data.facts[names[1]].perceptual_hash == (), "nothing is a copy of nothing"
     assert "Images that are not what they say, 1-bit mask: 3: " in " ".join(data.notes)
     table = odd_images(data)
     assert len(table) == 10 and set(table.loc[table["oddity"] == "1-bit mask", "modality"]) == {"ultrasound"}
