@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from annotated_types import Ge, MinLen, Predicate
+from annotated_types import Ge, Predicate
 
 from medexp.config.bounds import Count, Natural, Share, Told
 from medexp.config.keys import Called, Role
@@ -14,14 +14,18 @@ from medexp.config.shared import (
     Confidence,
     Device,
     Folds,
+    ImageDir,
     Jobs,
+    Modalities,
     OutputDir,
     Profile,
     Resampling,
     Resume,
     Samples,
+    Scenarios,
     Seed,
     Threads,
+    listed,
 )
 from medexp.config.training import AdapterTrainingConfig
 
@@ -37,14 +41,12 @@ class ScenarioDataConfig:
     """How scenarios are read and asked.
 
     Args:
-        modalities: The modalities that a scenario may be of.
         question: What ends a prompt, after the image, the instruction and the input; {first} and {second} stand for the two
             answers, CORRECT and ERROR, of which {first} is CORRECT unless the order is what is looked at.
         either_order: Whether half of the training prompts, by their ids, name ERROR first.
         jobs: Images read in parallel.
     """
 
-    modalities: Annotated[tuple[str, ...], MinLen(1), Told("one or more modalities", list), Role.CASES]
     question: Question
     either_order: bool
     jobs: Jobs
@@ -112,10 +114,7 @@ class MedgemmaConfig:
         revision: Commit of a base that is given by name; without it the newest that is there.
         quantize: Weights of the base in 8 or 4 bits, by bitsandbytes: less memory.
         adapter: What mode=benchmark puts beside the base.
-        scenarios: Files of scenarios, JSONL, with commas between them, each a path or s3://bucket/key. train.jsonl, val.jsonl
-            and test.jsonl are these splits; others are split by family, stratified. Without any the embedded ones (demo only).
-        image_dir: Folder, or s3://bucket/prefix, that image_file is looked up in; without it images/ beside the scenarios, or
-            their own folder.
+        modalities: The modalities that a scenario may be of.
         judged: The split that the figures are of: val, or test where there is one.
         seed: Seed of the adapter's initial weights, of the order of scenarios and of their split.
         data: How scenarios are read and asked.
@@ -142,8 +141,9 @@ class MedgemmaConfig:
     revision: str | None
     quantize: Literal["none", "8bit", "4bit"]
     adapter: Annotated[str, Role.WHERE]
-    scenarios: Annotated[tuple[str, ...], Role.CASES]
-    image_dir: Annotated[str | None, Role.CASES]
+    scenarios: Scenarios
+    image_dir: ImageDir
+    modalities: Modalities
     data: ScenarioDataConfig
     lora: Annotated[DecoderLoraConfig, Role.MENDS]
     training: Annotated[AdapterTrainingConfig, Role.MENDS]
@@ -159,7 +159,7 @@ class MedgemmaConfig:
     @property
     def files(self) -> list[str]:
         """The files of scenarios, one by one."""
-        return [one.strip() for given in self.scenarios for one in given.split(",") if one.strip()]
+        return listed(self.scenarios)
 
     @property
     def memory(self) -> str:

@@ -9,7 +9,8 @@ import pandas as pd
 from medexp.data.scenarios.phantoms import ensure_scenarios
 from medexp.data.scenarios.prepared import PreparedScenarios, across_splits, odd_images, prepare_scenarios
 from medexp.data.scenarios.prompts import load_processor
-from medexp.data.storage import local_file, local_folder
+from medexp.data.scenarios.read import local_scenarios
+from medexp.data.storage import local_folder
 from medexp.models.vision_language.bases import Base, find_base
 from medexp.phases.medgemma import checks
 from medexp.phases.medgemma.asking import Asking
@@ -20,10 +21,14 @@ from medexp.phases.shared.context import Context
 EMBEDDED = "generated scenarios, and 24 of the described project's form"
 
 
-def read_data(ctx: Context[MedgemmaConfig]) -> PreparedScenarios:
+def read_data(ctx: Context[MedgemmaConfig], *, pooled: bool = False) -> PreparedScenarios:
     """All scenarios, each read, checked and described, in their splits; adds MEDGEMMA-DATA.
 
     Logs what looks odd (oddities.csv) and what lies in two splits (across_splits.csv).
+
+    Args:
+        ctx: Where it is logged.
+        pooled: Whether files are one set, whatever they are called: nothing is trained on any of it.
 
     Raises:
         DataError: Scenarios or images cannot be used; all problems at once.
@@ -31,8 +36,7 @@ def read_data(ctx: Context[MedgemmaConfig]) -> PreparedScenarios:
     """
     config = ctx.config
     with ctx.accelerator.main_process_first():
-        files = [local_file(one, ctx.cache) for one in config.files]
-        image_dir = local_folder(config.image_dir, ctx.cache) if config.image_dir else None
+        files, image_dir = local_scenarios(config.files, config.image_dir, ctx.cache)
         if not files:
             phantoms = config.phantoms
             folder = ensure_scenarios(phantoms.training, phantoms.testing, phantoms.seed, ctx.cache)
@@ -40,11 +44,12 @@ def read_data(ctx: Context[MedgemmaConfig]) -> PreparedScenarios:
         data = prepare_scenarios(
             files,
             image_dir,
-            modalities=config.data.modalities,
+            modalities=config.modalities,
             seed=config.seed,
             jobs=config.data.jobs,
             cache=ctx.cache,
             source=", ".join(config.files) or EMBEDDED,
+            pooled=pooled,
         )
     odd, across = odd_images(data), across_splits(data)
     if len(odd):

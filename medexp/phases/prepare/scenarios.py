@@ -73,7 +73,7 @@ def prepared_for_medgemma(config: PrepareConfig, tracked: TrackedRun, folder: Pa
         "model": "google/medgemma-4b-it" if config.profile == "full" else None,
         "scenarios": ",".join(map(str, written)),
         "image_dir": image_dir or root,
-        "data.modalities": None if config.modalities == MODALITIES else f"[{','.join(config.modalities)}]",
+        "modalities": None if config.modalities == MODALITIES else f"[{','.join(config.modalities)}]",
     }
     print(f"Next, browse it:  {next_line(tracked)}")
     print(f"Next: mlflow run . -e medgemma {flags(settings)}")

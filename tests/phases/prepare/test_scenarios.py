@@ -67,7 +67,7 @@ def test_images_in_several_folders_are_found_again(store, capsys, tmp_path):
     two = write_lines(tmp_path / "two" / "b.jsonl", records[12:])
     assert prepare(scenarios=f"{one},{two}", scenarios_dir="out", modalities="[xray,histopathology,mri,ultrasound,ct]") == 0
     given = next_command(capsys.readouterr().out)
-    assert Path(given["image_dir"]) == tmp_path and given["data.modalities"] == "[xray,histopathology,mri,ultrasound,ct]"
+    assert Path(given["image_dir"]) == tmp_path and given["modalities"] == "[xray,histopathology,mri,ultrasound,ct]"
     read = read_scenarios([Path(file) for file in given["scenarios"].split(",")], Path(given["image_dir"]))
     found = {scenario.id: scenario.image.relative_to(tmp_path).as_posix() for scenario in read}
     assert found["more"] == "two/more.png" and found[records[0]["id"]] == f"one/images/{records[0]['id']}.png"
