@@ -56,7 +56,7 @@ def score_answers(
     count, longest = len(answers), max(map(len, answers))
     known = torch.arange(longest) < torch.tensor([[len(answer)] for answer in answers])
     padded = torch.stack([functional.pad(answer, (0, longest - len(answer)), value=pad_id) for answer in answers])
-    padded, known = padded.to(device), known.to(device)
+    padded = padded.to(device)
     scores = np.zeros((len(prompts), count))
     with _judging(net):
         takes = _takes(net)
@@ -77,8 +77,8 @@ def score_answers(
                 logits = torch.cat([logits, rest.logits.float()], 1)
             demand_finite(logits.reshape(len(some), -1), [prompt.case for prompt in some])
             said = logits.log_softmax(-1).gather(-1, padded.repeat(len(some), 1).unsqueeze(-1)).squeeze(-1)
-            summed = said.double().where(known.repeat(len(some), 1), 0).sum(1)
-            scores[rows] = summed.reshape(len(some), count).cpu().numpy()
+            summed = said.cpu().double().where(known.repeat(len(some), 1), 0).sum(1)  # an MPS device has no float64
+            scores[rows] = summed.reshape(len(some), count).numpy()
     return scores
 
 
@@ -100,7 +100,7 @@ def score_alone(net: nn.Module, prompt: Prompt, answer: Tensor, device: torch.de
         logits = net(**{name: value.to(device) for name, value in inputs.items()}, use_cache=False).logits
     demand_finite(logits, [prompt.case])
     said = logits[0, ids.shape[1] - 1 : -1].float().log_softmax(-1)
-    return float(said.gather(-1, answer[:, None].to(said.device)).double().sum())
+    return float(said.gather(-1, answer[:, None].to(said.device)).cpu().double().sum())
 
 
 @torch.inference_mode()
