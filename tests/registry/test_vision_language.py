@@ -22,10 +22,12 @@ from transformers import AutoModelForImageTextToText
 from medexp import console, registry
 from medexp.data.scenarios.inputs import find_inputs
 from medexp.data.scenarios.prompts import answer_ids, load_processor, prompt_of
-from medexp.errors import RegistryError
+from medexp.errors import MedexpError, RegistryError
 from medexp.evaluation.answers import score_alone
 from medexp.models.vision_language.bases import Base, find_base
+from medexp.registry.loading import load_verified
 from medexp.registry.package import Parent
+from medexp.registry.predictors import from_package
 from tests.gemma import tiny_gemma
 from tests.medgemma import (
     ADAPTER,
@@ -128,6 +130,16 @@ def test_another_base_is_refused(home: Path, base: Base, tmp_path: Path) -> None
         registry.load(ON_FOLDER, base=network(base))
 
 
+def test_the_base_comes_back_in_the_type_that_it_was_computed_in(home: Path, tmp_path: Path) -> None:
+    for uri in (ON_REGISTERED, ON_FOLDER):
+        folder = tmp_path / uri[-1]
+        shutil.copytree(registry.pull(uri).folder, folder)
+        (folder / "training_metadata.json").write_text('{"dtype": "bfloat16"}')
+        bare = load_verified(folder).get_base_model()
+        assert bare.lm_head.weight.dtype == torch.bfloat16
+        assert registry.load(uri).get_base_model().lm_head.weight.dtype == torch.float32
+
+
 # -------------------------------------------------------------------------------------------------------------------- asking
 
 
@@ -162,7 +174,7 @@ def test_what_is_no_scenario_is_refused_in_words(home: Path, tmp_path: Path) -> 
         (home / "images" / "one.png", "takes clinical scenarios, as JSONL; one.png is none"),
         (long, "scenario long: .* tokens"),
     ):
-        with pytest.raises(RegistryError.__bases__[0], match=told):
+        with pytest.raises(MedexpError, match=told):
             say(path)
 
 
@@ -172,9 +184,7 @@ def test_it_is_asked_through_the_processor_of_its_package_alone(home: Path, base
     shutil.copytree(registry.pull(ON_REGISTERED).folder, folder)
     template = folder / "processor" / "chat_template.jinja"
     template.write_text(template.read_text().replace("<start_of_image>", ""))
-    from medexp.registry.predictors import from_package
-
-    with pytest.raises(RegistryError.__bases__[0], match="image"):
+    with pytest.raises(MedexpError, match="image"):
         from_package(folder, "this", "cpu")(home / "one.jsonl")
 
 

@@ -42,8 +42,12 @@ class Trained:
 
 def loaded(ctx: Context[MedgemmaConfig], base: Base) -> nn.Module:
     """The base as it is computed with: in bfloat16 where the training is, quantised where that is asked for."""
-    dtype = torch.bfloat16 if ctx.config.training.precision == "bf16-mixed" else torch.float32
-    return load_base(base, quantize=ctx.config.quantize, dtype=dtype, device=ctx.device)
+    return load_base(base, quantize=ctx.config.quantize, dtype=getattr(torch, dtype_of(ctx.config)), device=ctx.device)
+
+
+def dtype_of(config: MedgemmaConfig) -> str:
+    """What the base is computed in."""
+    return "bfloat16" if config.training.precision == "bf16-mixed" else "float32"
 
 
 def trained(

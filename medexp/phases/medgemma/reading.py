@@ -12,6 +12,7 @@ from medexp.data.scenarios.prompts import load_processor
 from medexp.data.scenarios.read import local_scenarios
 from medexp.data.storage import local_folder
 from medexp.models.vision_language.bases import Base, find_base
+from medexp.models.vision_language.network import context_of
 from medexp.phases.medgemma import checks
 from medexp.phases.medgemma.asking import Asking
 from medexp.phases.medgemma.config import MedgemmaConfig
@@ -78,8 +79,7 @@ def read_base(ctx: Context[MedgemmaConfig]) -> tuple[Base, Asking]:
 
 def asking_of(processor: Path, architecture: Mapping[str, Any], config: MedgemmaConfig, cache: Path) -> Asking:
     """What makes prompts by a folder's processor for a network of a `config.json`."""
-    text = architecture.get("text_config", architecture)
-    return Asking(load_processor(processor), int(text["max_position_embeddings"]), config, cache)
+    return Asking(load_processor(processor), context_of(architecture), config, cache)
 
 
 def seen_by(base: Base) -> pd.DataFrame | None:

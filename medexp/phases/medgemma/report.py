@@ -19,7 +19,7 @@ from medexp.files import replacing
 from medexp.models.checkpoints import weights_digest
 from medexp.models.vision_language.adapters import save_adapter
 from medexp.models.vision_language.bases import Base, load_base
-from medexp.phases.medgemma.adapter import Trained
+from medexp.phases.medgemma.adapter import Trained, dtype_of
 from medexp.phases.medgemma.arms import ADAPTER, BASE, BLIND, JUDGED, OTHER, PARAPHRASE, SWAPPED
 from medexp.phases.medgemma.asking import Asking
 from medexp.phases.medgemma.comparison import OVERALL, SHARES, Answered, Compared
@@ -116,6 +116,7 @@ def publish(
         "revision": base.revision,
         "base_sha256": base.digest,
         "quantize": config.quantize,
+        "dtype": dtype_of(config),
     }
     made |= {"run": ctx.run.id, "scenarios": len(data.ids("train")), "epochs": done.fitted.epoch + 1}
     made |= {name: asdict(getattr(config, name)) for name in ("lora", "training", "data")}

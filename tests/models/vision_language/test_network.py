@@ -10,6 +10,7 @@ from accelerate import init_empty_weights
 from medexp.errors import CheckpointError, RegistryError
 from medexp.models.checkpoints import load_weights
 from medexp.models.kinds import Architecture, build, kind_of, outputs_of
+from medexp.models.vision_language.network import context_of
 from tests.gemma import tiny_gemma
 
 
@@ -83,3 +84,11 @@ def test_a_configuration_of_no_such_network_is_an_error(config: dict[str, Any], 
 def test_a_network_that_does_not_say_how_many_tokens_an_image_takes_has_no_example() -> None:
     with pytest.raises(RegistryError, match="a qwen2_vl does not say how many tokens an image takes"):
         example({"kind": "vision_language", "config": {"model_type": "qwen2_vl"}})
+
+
+def test_a_context_that_a_configuration_does_not_say_is_that_of_its_kind(gemma: Architecture) -> None:
+    """MedGemma's config.json leaves it out."""
+    config = gemma["config"]
+    assert context_of(config) == config["text_config"]["max_position_embeddings"] == 512
+    left_out = {key: value for key, value in config["text_config"].items() if key != "max_position_embeddings"}
+    assert context_of(config | {"text_config": left_out}) == 131_072
