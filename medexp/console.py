@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -107,7 +108,8 @@ def export_hf(uri: str, folder: str) -> int:
         made = export_huggingface(_uri(uri), Path(folder).expanduser())
         print(f"{folder}: {made.pulled.name} version {made.pulled.version}, digest {made.pulled.digest}")
         print(f"Its base: {made.base}")
-        print("README.md, the model card, says how to load both and how to ask. Upload: hf upload OWNER/NAME FOLDER")
+        print("README.md, the model card, says how to load both, and how to ask.")
+        print(f"Upload:   hf upload OWNER/NAME {shlex.quote(folder)}")
 
     return exit_code("export-hf", work)
 

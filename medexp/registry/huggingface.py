@@ -18,6 +18,7 @@ from medexp.evaluation.intervals import Interval
 from medexp.evaluation.proportions import proportion
 from medexp.files import filling
 from medexp.models import vision_language
+from medexp.models.vision_language.bases import quietly
 from medexp.registry.card import without_paths
 from medexp.registry.contracts import preprocessing_of
 from medexp.registry.definitions import load_definition
@@ -79,7 +80,8 @@ def export_huggingface(uri: str, folder: Path) -> Exported:
         shutil.copyfile(pulled.folder / TRAINING, within / TRAINING)
         if parent["version"]:
             base: Any = load_verified(pull(f"models:/{parent['name']}/{parent['version']}").folder)
-            base.save_pretrained(within / BASE)
+            with quietly():
+                base.save_pretrained(within / BASE)
         ask = preprocessing_of(pulled.folder, called).get(Ask)
         (within / "README.md").write_text(_card(pulled, config, ask))
     return Exported(pulled, _in_words(config, parent))

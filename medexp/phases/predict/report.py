@@ -6,9 +6,9 @@ from textwrap import shorten
 import numpy as np
 import pandas as pd
 from nibabel.affines import voxel_sizes
-from PIL import Image
 
 from medexp.data.images.transforms import onto_own_pixels
+from medexp.data.pictures import read_rgb
 from medexp.data.scenarios.cases import Scenario
 from medexp.data.splits import unnamed
 from medexp.data.volumes.cases import CHANNELS
@@ -55,10 +55,10 @@ def picture(ctx: Context[PredictConfig], predictor: Predictor, ready: Ready, fou
 
 
 def _plane(predictor: Predictor, ready: Ready) -> np.ndarray:
-    """What a case is told by (H, W)."""
+    """What a case is told by: (H, W), of a scenario in colours (H, W, 3)."""
     match predictor.preprocessing.data:
         case "scenarios":
-            return np.asarray(Image.open(ready.case.image).convert("L"))
+            return np.asarray(read_rgb(ready.case.image))
         case "oct":  # the B-scan in the middle
             return ready.image[0, ready.image.shape[1] // 2].numpy()
         case "images":
