@@ -1,5 +1,6 @@
 """From a package to the network in it."""
 
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from medexp.models.checkpoints import load_state, load_weights, weights_digest
 from medexp.models.kinds import build, kinds
 from medexp.models.swin.attention import fast_attention
 from medexp.models.swin.features import demand_decoder
-from medexp.models.vision_language.bases import Base, find_base, load_base
+from medexp.models.vision_language.bases import Base, Quantize, find_base, load_base
 from medexp.registry.packages import (
     ADAPTER,
     ADAPTER_KIND,
@@ -116,16 +117,19 @@ def _adapted(folder: Path, architecture: Mapping[str, Any], base: nn.Module | Pa
 
         pulled = pull(f"models:/{parent['name']}/{parent['version']}")
         demand(read_json(pulled.folder, MANIFEST)["weights_digest"])
-        net = load_verified(pulled.folder).to(_dtype(folder))
+        net = load_verified(pulled.folder).to(_computed(folder)[0])
     elif architecture["kind"] in vision_language.KINDS:
         found = _found(folder, base)
         if not registered:  # known by its files: they are held against before they are read, which takes minutes
             demand(found.digest)
-        dtype = torch.float32 if registered else _dtype(folder)
-        net = load_base(found, quantize="none", dtype=dtype, device=torch.device("cpu"))
+        dtype, quantize = _computed(folder)
         if registered:
+            net = load_base(found, quantize="none", dtype=torch.float32, device=torch.device("cpu"))
             demand(weights_digest(net.state_dict()))
-            net = net.to(_dtype(folder))
+            net = net.to(dtype)
+        else:  # what bitsandbytes holds in few bits is made on the device, and stays there
+            device = torch.device("cuda" if quantize != "none" and torch.cuda.is_available() else "cpu")
+            net = load_base(found, quantize=quantize, dtype=dtype, device=device)
     elif base is not None:
         net = _filled(architecture, load_state(Path(base)), Path(base))
         demand(weights_digest(net.state_dict()))
@@ -135,14 +139,16 @@ def _adapted(folder: Path, architecture: Mapping[str, Any], base: nn.Module | Pa
             "medexp.registry.load(uri, base=...)"
         )
     weights_file(folder)
-    return PeftModel.from_pretrained(net, str(folder / ADAPTER))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers by a name that is going
+        return PeftModel.from_pretrained(net, str(folder / ADAPTER))
 
 
-def _dtype(folder: Path) -> torch.dtype:
-    """What an adapter's base was computed in when the adapter was trained: in another its answers are a little other ones."""
-    told = read_json(folder, TRAINING).get("dtype", "float32") if (folder / TRAINING).is_file() else "float32"
-    made: torch.dtype = getattr(torch, told)
-    return made
+def _computed(folder: Path) -> tuple[torch.dtype, Quantize]:
+    """What an adapter's base was computed in, and how quantised, when the adapter was trained: otherwise its answers are a
+    little other ones."""
+    told = read_json(folder, TRAINING) if (folder / TRAINING).is_file() else {}
+    return getattr(torch, told.get("dtype", "float32")), told.get("quantize", "none")
 
 
 def _found(folder: Path, base: Path | str | None) -> Base:

@@ -332,7 +332,9 @@ def from_package(
     chosen = device_of(device)
     if adapted := getattr(net, "get_base_model", None):  # of peft, whose import takes seconds
         net = adapted()
-    return Predictor(called, digest, folder, net.to(chosen), architecture, preprocessing, outputs, chosen, kind)
+    if not getattr(net, "is_quantized", False):  # such a one is where it can be, and stays there
+        net = net.to(chosen)
+    return Predictor(called, digest, folder, net, architecture, preprocessing, outputs, chosen, kind)
 
 
 def device_of(device: str) -> torch.device:

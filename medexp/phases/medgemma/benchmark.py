@@ -156,7 +156,8 @@ def registered(config: MedgemmaConfig, ctx: Context[MedgemmaConfig]) -> tuple[Pu
     if steps.find(Ask) is None or not isinstance(net, PeftModel):
         raise RegistryError(f"adapter={config.adapter}: is no adapter of a vision-language model; give one of medgemma")
     asked = replace(config, data=replace(config.data, question=steps.get(Ask).question))
-    return pulled, net.to(ctx.device), asking_of(pulled.folder / PROCESSOR, architecture["config"], asked, ctx.cache)
+    net = net if getattr(net.get_base_model(), "is_quantized", False) else net.to(ctx.device)
+    return pulled, net, asking_of(pulled.folder / PROCESSOR, architecture["config"], asked, ctx.cache)
 
 
 def _part(
