@@ -80,7 +80,7 @@ class Sizes:
     dim: int = 96
     layers: int = 4
     heads: int = 4
-    vocabulary: int = 1024
+    vocabulary: int = 1280
     context: int = 512
     spread: float = 0.05
 

@@ -1,10 +1,11 @@
-"""The demo's base: a tiny Gemma 3 that reads drawn images, and knows of no treatment what it is for.
+"""The demo's base: a tiny Gemma 3 that reads drawn images, and knows of no treatment of a scenario what it is for.
 
 First its vision tower learns to name modality and finding of a drawing and the half that the finding lies in. Then all of it
-learns to describe drawings and to judge a diagnosis that is proposed for one, in several wordings, with an answer and a reason
-as scenarios have them. Treatments stand in half of these texts as something that a patient had earlier, drawn without regard
-to anything: as words they are known, and their indications cannot be. So what the base cannot answer of scenarios, and an
-adapter has to learn, is which finding a treatment is for.
+learns to describe drawings and to judge what is proposed for one, with an answer and a reason as scenarios have them: a
+diagnosis, in several wordings, or a remedy with a made-up name, each for one finding. The treatments of scenarios stand in
+descriptions alone, as something that a patient had earlier, drawn without regard to anything: as words they are known, and
+their indications cannot be. So what the base cannot answer of scenarios, and an adapter has to learn, is which finding a
+treatment is for.
 """
 
 import hashlib
@@ -34,6 +35,7 @@ _VERSION = 1  # of the pretraining below: raise it when its outcome changes
 _STREAM = 1  # of the drawings: others than any scenario's, whatever its seed
 _PLACES = ("", "left", "right")
 _SHOWN = tuple((modality, finding) for modality, findings in FINDINGS.items() for finding in findings)
+_REMEDY = ("{}", "{} today", "a course of {}", "an early {}")
 _TOGETHER = 200  # drawings that a process makes at a time
 
 
@@ -47,8 +49,8 @@ class Recipe:
         vision_batch: Drawings a step.
         steps: Of the whole network.
         batch: Drawings a step, each with one text.
-        described: Share of texts that describe a drawing; the others judge a diagnosis.
-        treated: Share of patients who had a treatment earlier.
+        described: Share of texts that describe a drawing; the others judge what is proposed.
+        remedies: Share of proposals that are a made-up remedy, no diagnosis.
         lr: Largest learning rate.
         vision_lr: That of the vision tower in the second part, as a share of it.
     """
@@ -56,10 +58,10 @@ class Recipe:
     drawings: int = 8000
     vision_steps: int = 1000
     vision_batch: int = 64
-    steps: int = 800
+    steps: int = 1400
     batch: int = 32
-    described: float = 0.25
-    treated: float = 0.5
+    described: float = 0.2
+    remedies: float = 0.6
     lr: float = 2e-3
     vision_lr: float = 0.3
 
@@ -130,29 +132,45 @@ def _render(numbers: range, stream: int, image_processor: Any) -> tuple[Tensor, 
 
 def description(shown: int, place: int, rng: np.random.Generator) -> tuple[str, str]:
     """A question that asks what a drawing shows, and the answer."""
-    return f"Describe the {PICTURES[_SHOWN[shown][0]]}.", f"It shows {_found(shown, place)}."
+    modality, _ = _SHOWN[shown]
+    asked = f"Describe the {PICTURES[modality]}.\n{patient(modality, rng)} Earlier: {rng.choice(TREATED)}."
+    return asked, f"It shows {_found(shown, place)}."
 
 
-def diagnosis(shown: int, place: int, rng: np.random.Generator) -> tuple[str, str]:
-    """A question whether a diagnosis fits a drawing, right half of the time, and the answer with its reason."""
+def judgement(shown: int, place: int, rng: np.random.Generator) -> tuple[str, str]:
+    """A question whether a diagnosis or a made-up remedy fits a drawing, right half of the time, and the answer with its
+    reason."""
     modality, finding = _SHOWN[shown]
     right = rng.random() < 0.5
-    said = finding if right else str(rng.choice([other for other in FINDINGS[modality] if other != finding]))
-    wording = rng.choice([SHOWN[modality, said], *REPORTED[modality, said]])
-    earlier = f" Earlier: {rng.choice(_TREATED)}." if rng.random() < RECIPE.treated else ""
+    meant = finding if right else str(rng.choice([other for other in FINDINGS[modality] if other != finding]))
+    if rng.random() < RECIPE.remedies:
+        what, said = "treatment", str(rng.choice(_REMEDY)).format(rng.choice(REMEDIES[modality, meant]))
+    else:
+        what, said = "diagnosis", str(rng.choice([SHOWN[modality, meant], *REPORTED[modality, meant]]))
     answers = ["CORRECT", "ERROR"] if rng.random() < 0.5 else ["ERROR", "CORRECT"]
     question = "\n".join(
         [
-            str(rng.choice(JUDGED)).format(picture=PICTURES[modality], what="diagnosis"),
-            f"{patient(modality, rng)}{earlier} {PROPOSED.format(what='diagnosis', said=wording)}",
+            str(rng.choice(JUDGED)).format(picture=PICTURES[modality], what=what),
+            f"{patient(modality, rng)} {PROPOSED.format(what=what, said=said)}",
             QUESTION.format(first=answers[0], second=answers[1]),
         ]
     )
     reason = f"it shows {_found(shown, place)}"
-    return question, f"CORRECT - {reason}." if right else f"ERROR - {reason}, not {SHOWN[modality, said]}."
+    return question, f"CORRECT - {reason}." if right else f"ERROR - {reason}, not {SHOWN[modality, meant]}."
 
 
-_TREATED = [wording for treatments in TREATMENTS.values() for wordings in treatments for wording in wordings]
+def _remedies() -> Mapping[tuple[str, str], Sequence[str]]:
+    stems, endings = ("bal", "dor", "fen", "gal", "kir", "lom", "mur", "nep"), ("ada", "ixo", "one", "umi", "ery", "ost")
+    names = [stem + ending for stem in stems for ending in endings]
+    np.random.default_rng(4).shuffle(names)
+    each = len(names) // len(_SHOWN)
+    return {shown: names[each * place : each * (place + 1)] for place, shown in enumerate(_SHOWN)}
+
+
+REMEDIES = _remedies()
+"""Made-up names, by modality and finding; no syllable tells the finding."""
+TREATED = [wording for treatments in TREATMENTS.values() for wordings in treatments for wording in wordings]
+"""The treatments of scenarios, in all wordings."""
 
 
 def _found(shown: int, place: int) -> str:
@@ -165,10 +183,10 @@ def texts() -> list[str]:
     made = [
         text
         for number in range(3000)
-        for ask in (description, diagnosis)
+        for ask in (description, judgement)
         for text in ask(number % len(_SHOWN), int(rng.integers(3)), rng)
     ]
-    proposed = [PROPOSED.format(what="treatment", said=said) for said in _TREATED] * 30
+    proposed = [PROPOSED.format(what="treatment", said=said) for said in TREATED] * 30
     return [*made, *proposed, *(asked.format(picture="image", what="treatment") for asked in JUDGED * 30)]
 
 
@@ -216,7 +234,7 @@ def _pretrain_whole(net: Any, processor: Any, data: Drawn, report: Callable[[str
         chosen = rng.integers(len(data.pixels), size=RECIPE.batch)
         pairs = []
         for place, one in enumerate(chosen):
-            ask = description if place < RECIPE.described * RECIPE.batch else diagnosis
+            ask = description if place < RECIPE.described * RECIPE.batch else judgement
             pairs.append(ask(int(data.shown[one]), int(data.places[one]), rng))
         inputs, said = batch(processor, pairs)
         hidden = net.model(**inputs, pixel_values=data.pixels[chosen].float()).last_hidden_state[:, :-1][said[:, 1:]]
