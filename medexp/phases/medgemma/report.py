@@ -5,6 +5,7 @@ import shlex
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import numpy as np
@@ -75,10 +76,11 @@ def log_answered(ctx: Context[MedgemmaConfig], found: Answered, data: PreparedSc
         worst = rows.sort_values("probability", ascending=False).head(ctx.config.scoring.shown)
         images = [np.asarray(read_rgb(data.cases[case].image)) for case in worst["case"]]
         captions = [
-            f"{row['case']}\nis {row['truth']}, said {row['said']}: {row['probability']:.2f}"
+            f"{row['case']}\n{shorten(row['input'], 110, placeholder=' …')}\nis {row['truth']}, said {row['said']}: "
+            f"{row['probability']:.2f}"
             for row in worst.to_dict("records")
         ]
-        title = f"{found.called[str(name)]}: {len(rows)} of {len(found.rows)} wrong, the most certain first"
+        title = f"{found.called[str(name)]}: {len(rows)} of {len(found.rows)} wrong, the {len(worst)} most certain"
         reporter.figure(gallery(images, captions, title), f"figures/wrong/{name}.png")
 
 
@@ -210,7 +212,7 @@ def finish(
     """Log all of it, and the last lines."""
     reporter, config = ctx.run.reporter, ctx.config
     judged, answered = compared.judged, compared.answered
-    log_judged(ctx, judged, lambda case: np.asarray(read_rgb(data.cases[case].image)), shown=config.scoring.shown)
+    log_judged(ctx, judged, lambda case: np.asarray(read_rgb(data.cases[case].image)), shown=0)  # figures/wrong shows them
     log_answered(ctx, answered, data, judged.on)
     reporter.table(told, "answers.csv")
     reporter.table(compared.wording, "wording.csv")
