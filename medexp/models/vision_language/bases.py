@@ -34,7 +34,7 @@ class Base:
     """A pretrained network that is there.
 
     Attributes:
-        source: As it was given: a folder, or a name on the Hub.
+        source: A folder, whole, for it is looked up from elsewhere too; or a name on the Hub.
         revision: Commit of a name; None of a folder.
         folder: Where it lies.
         digest: sha256 over the content of its safetensors files, in the order of their names.
@@ -69,7 +69,7 @@ def find_base(source: str, revision: str | None = None, cache: Path | None = Non
     if folder.is_dir():
         if revision is not None:
             raise ConfigError(f"revision={revision}: is of a model given by name; {source} is a folder, which is as it is")
-        return Base(source, None, folder, _digest(_weights(folder), cache), _architecture(folder))
+        return Base(str(folder.absolute()), None, folder, _digest(_weights(folder), cache), _architecture(folder))
     if source.startswith((".", "/", "~")) or source.count("/") != 1:
         raise ConfigError(f"model={source}: no such folder; give one, or a name such as google/medgemma-4b-it")
     folder = _of_hub(source, revision)
