@@ -82,10 +82,13 @@ def asking_of(processor: Path, architecture: Mapping[str, Any], config: Medgemma
     return Asking(load_processor(processor), context_of(architecture), config, cache)
 
 
-def seen_by(base: Base) -> pd.DataFrame | None:
-    """What a base was trained on, as the file cases.csv in its folder says; None where nobody knows."""
+def seen_by(config: MedgemmaConfig, base: Base) -> pd.DataFrame | None:
+    """What a base was trained on, as the file cases.csv in its folder says; None where nobody knows. The embedded one was
+    trained on drawings of its own, which are in no scenario."""
     file = base.folder / "cases.csv"
-    return pd.read_csv(file, dtype=str, keep_default_na=False) if file.is_file() else None
+    if file.is_file():
+        return pd.read_csv(file, dtype=str, keep_default_na=False)
+    return None if config.model else pd.DataFrame({"patient_sha256": []})
 
 
 def strata(data: PreparedScenarios) -> dict[str, str]:

@@ -95,7 +95,7 @@ def read(ctx: Context[MedgemmaConfig]) -> Work:
 
 def guard(work: Work, split: str) -> list[Check]:
     """LEAK: the base was not trained on what is judged, as far as that is known."""
-    return [leak_check(None, work.data.judged(split), listed={work.base.folder.name: seen_by(work.base)})]
+    return [leak_check(None, work.data.judged(split), listed={work.base.folder.name: seen_by(work.asking.config, work.base)})]
 
 
 def train(ctx: Context[MedgemmaConfig], work: Work) -> Trained:
