@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from medexp.data.manifest import seen_cases
 from medexp.data.pictures import read_rgb
 from medexp.data.preprocessing import Preprocessing
 from medexp.data.scenarios.cases import ANSWERS
@@ -166,6 +167,7 @@ def _parent(ctx: Context[MedgemmaConfig], base: Base, said: Mapping[str, Any], p
         architecture=base.architecture,
         contract=said,
         weights=weights,
+        cases=seen_cases(pd.DataFrame({"split": [], "patient": [], "case": []}), ()),  # drawings, which are in no scenario
         facts={**made_with(ctx), "data": "drawn images with captions", **PHANTOMS},
         extra={PROCESSOR: processor},
     )
