@@ -18,6 +18,7 @@ from scipy.special import softmax
 from medexp.data.scenarios.cases import ANSWERS, Scenario
 from medexp.data.scenarios.prompts import Processor, Prompt, answer_ids, completion_ids, is_text, prompt_of
 from medexp.data.scenarios.steps import Ask
+from medexp.errors import DataError, all_problems
 from medexp.evaluation.answers import generate, parse, score_answers
 from medexp.files import replacing
 from medexp.phases.medgemma.arms import JUDGED, Arm, strangers
@@ -65,6 +66,23 @@ class Asking:
         return prompt_of(
             self.processor, scenario, self.ask(arm), context=self.context, instruction=arm.instruction, image=image
         )
+
+    def demand_fit(self, scenarios: Sequence[Scenario], every: Sequence[Arm]) -> None:
+        """That each scenario can be asked in the longest of all ways: before hours of training, not behind them.
+
+        Raises:
+            DataError: A prompt is longer than the context, or its text holds a control token; all problems at once.
+        """
+        problems = []
+        for scenario in scenarios:
+            wordings = [arm for arm in every if arm.image == "own"]
+            longest = max(wordings, key=lambda arm: len(scenario.instruction if arm.instruction is None else arm.instruction))
+            try:
+                self.prompt(scenario, longest)
+            except DataError as error:
+                problems.append(str(error))
+        if problems:
+            raise DataError(all_problems("scenarios", problems))
 
     def examples(self, scenarios: Sequence[Scenario], digests: Mapping[str, str]) -> "Examples":
         """Scenarios to learn from: prompt and image are processed here, once, whatever the number of epochs.
@@ -119,13 +137,14 @@ def answers(
     log-probabilities of the whole answers), images (in the prompt), reply (what it says by itself; None where it was not
     asked to) and said (0 or 1 where the reply gives one answer; -1: both or neither; None without a reply).
     """
-    scoring, others = ctx.config.scoring, strangers(scenarios, ctx.config.seed)
+    scoring = ctx.config.scoring
+    others = strangers(scenarios, ctx.config.seed) if any(arm.image == "other" for arm in every) else {}
     step, rows = scoring.batch_size * _TOGETHER, []
     parts = [(arm, start) for arm in every for start in range(0, len(scenarios), step)]
     hidden = not (ctx.accelerator.is_main_process and get_console().is_terminal)
     for arm, start in track(parts, "asking", transient=True, disable=hidden):
         some = scenarios[start : start + step]
-        prompts = [asking.prompt(one, arm, others[one.id]) for one in some]
+        prompts = [asking.prompt(one, arm, others.get(one.id)) for one in some]
         with nullcontext() if arm.adapted else net.disable_adapter():
             logs = score_answers(
                 net,

@@ -20,7 +20,7 @@ from medexp.evaluation.intervals import Interval, mean_by_patient
 from medexp.models.vision_language.bases import Base
 from medexp.phases.medgemma import PHASE
 from medexp.phases.medgemma.adapter import Trained, trained
-from medexp.phases.medgemma.arms import ADAPTER, arms
+from medexp.phases.medgemma.arms import ADAPTER, arms, strangers
 from medexp.phases.medgemma.asking import Asking, answers
 from medexp.phases.medgemma.benchmark import benchmark
 from medexp.phases.medgemma.comparison import compare, predictions_of
@@ -69,6 +69,7 @@ def run(config: MedgemmaConfig) -> None:
             dry_run(ctx, work.base, work.asking, work.data)
             return
         ctx.demand(*guard(work, config.judged))
+        work.asking.demand_fit([one for split in ("train", "val", "test") for one in _of(work, split)[0]], arms(config))
         judged = work.data.rows(config.judged)
         foresee(ctx, "accuracy", ["correct"], judged["patient"], [MODEL], digest=work.data.digests[config.judged])
         done, evidence = trained_and_judged(ctx, work, train, answer, score)
@@ -88,9 +89,18 @@ def read(ctx: Context[MedgemmaConfig]) -> Work:
     base, asking = read_base(ctx)
     ctx.built_on(base=Parent(base.folder.name, None, None, base.digest))
     data = read_data(ctx)
-    data = in_folds(data, ctx.config.folds, ctx.config.seed, strata(data))
+    data = in_folds(data, ctx.config.folds, ctx.config.seed, strata(data), demands=[judgeable])
     ctx.given(data, {"the scenarios": data.digest}, "scenarios")
     return Work(base, asking, data)
+
+
+def judgeable(data: PreparedScenarios) -> None:
+    """That the judged scenarios are of several families: each is also asked with the image of another one.
+
+    Raises:
+        DataError: They are not.
+    """
+    strangers([data.cases[case] for case in data.ids("val")], 0)
 
 
 def guard(work: Work, split: str) -> list[Check]:
