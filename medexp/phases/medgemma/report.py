@@ -242,7 +242,7 @@ def finish(
             head=head,
             rows=rows,
             words=[
-                *_words(compared),
+                *words_of(compared),
                 *compared.beside.words,
                 *_few_words(compared),
                 evidence.caveat("accuracy", done.fitted, ctx.resampling, test=few is not None),
@@ -283,7 +283,7 @@ def _narrow(found: Answered, few: Answered | None) -> tuple[list[str], list[list
     return head + ([f"test ({len(few.rows)})"] if few is not None else []), rows
 
 
-def _words(compared: Compared) -> list[str]:
+def words_of(compared: Compared) -> list[str]:
     """What the figures say, plainly."""
     gains, wording, replies = compared.gains, compared.wording, compared.replies
     p = f"exact McNemar test: p = {compared.chance:.2g}"
