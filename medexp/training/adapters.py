@@ -278,7 +278,8 @@ class _Following(TrainerCallback):
         epoch = self.done.epoch
         if bad := [name for name, value in reading.items() if not math.isfinite(value)]:
             told = f"{', '.join(bad)} is not finite in epoch {epoch + 1}"
-            raise TrainingDiverged(f"{self.title}: {told}; lower training.lr, or set training.precision=fp32")
+            half = "" if self.training.precision == "fp32" else ", or set training.precision=fp32"
+            raise TrainingDiverged(f"{self.title}: {told}; lower training.lr{half}")
         self._report({f"train/{name}": value for name, value in reading.items()}, state.global_step - 1)
         self.readings.append(reading)
         self.progress.advance(self.bar)

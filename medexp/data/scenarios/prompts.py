@@ -99,7 +99,7 @@ def prompt_of(
     """
     parts = (scenario.instruction if instruction is None else instruction, scenario.input, ask.asked)
     said = "\n".join(part for part in parts if part.strip())
-    _demand_plain(processor, scenario.id, (said, scenario.output or ""))
+    _demand_plain(processor, scenario.id, (said, scenario.instruction, scenario.output or ""))
     path = {"own": scenario.image, "none": None}[image] if isinstance(image, str) else image
     content: list[dict[str, Any]] = [] if path is None else [{"type": "image", "image": read_rgb(path)}]
     turn = [{"role": "user", "content": [*content, {"type": "text", "text": said}]}]

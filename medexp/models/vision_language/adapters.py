@@ -68,14 +68,20 @@ def add_adapter(net: nn.Module, lora: DecoderLoraConfig) -> PeftModel:
         lora: Rank, alpha, dropout and projections.
 
     Raises:
-        ConfigError: The decoder has no such projections.
+        ConfigError: The decoder has no such projections, or none that is as wide as the rank, which would take all memory.
     """
+    targets = attention_of_decoder(net, lora.targets)
+    adapted: list[Any] = [module for name, module in net.named_modules() if re.fullmatch(targets, name)]
+    widest = max(side for one in adapted for side in (one.in_features, one.out_features))
+    if lora.rank > widest:
+        told = f"at most {widest:,}, the widest side of {', '.join(lora.targets)}: an update has no larger rank"
+        raise ConfigError(f"lora.rank: found {lora.rank:,}; {told}. Give lora.rank=16")
     settings = LoraConfig(
         task_type="CAUSAL_LM",
         r=lora.rank,
         lora_alpha=lora.alpha,  # type: ignore[arg-type]
         lora_dropout=lora.dropout,
-        target_modules=attention_of_decoder(net, lora.targets),
+        target_modules=targets,
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers by a name that is going

@@ -68,21 +68,25 @@ class Asking:
         )
 
     def demand_fit(self, scenarios: Sequence[Scenario], every: Sequence[Arm]) -> None:
-        """That each scenario can be asked in the longest of all ways: before hours of training, not behind them.
+        """That each scenario can be asked in the longest of all ways, and one in all: before hours of training, not
+        behind them.
 
         Raises:
             DataError: A prompt is longer than the context, or its text holds a control token; all problems at once.
         """
-        problems = []
-        for scenario in scenarios:
-            wordings = [arm for arm in every if arm.image == "own"]
-            longest = max(wordings, key=lambda arm: len(scenario.instruction if arm.instruction is None else arm.instruction))
+        wordings = [arm for arm in every if arm.image == "own"]
+
+        def longest(scenario: Scenario) -> Arm:
+            return max(wordings, key=lambda arm: len(scenario.instruction if arm.instruction is None else arm.instruction))
+
+        problems = {}
+        for scenario, arm in [*((one, longest(one)) for one in scenarios), *((scenarios[0], arm) for arm in wordings)]:
             try:
-                self.prompt(scenario, longest)
+                self.prompt(scenario, arm)
             except DataError as error:
-                problems.append(str(error))
+                problems[f"{error}" if arm.instruction is None else f"{error} ({arm.called})"] = True
         if problems:
-            raise DataError(all_problems("scenarios", problems))
+            raise DataError(all_problems("scenarios", [*problems]))
 
     def examples(self, scenarios: Sequence[Scenario], digests: Mapping[str, str]) -> "Examples":
         """Scenarios to learn from: prompt and image are processed here, once, whatever the number of epochs.

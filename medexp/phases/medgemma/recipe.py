@@ -65,11 +65,11 @@ def run(config: MedgemmaConfig) -> None:
         work = read(ctx)
         if not work.data.ids(config.judged):
             raise DataError(f"judged={config.judged}: {work.data.source} has no scenario in that split; give judged=val")
+        work.asking.demand_fit([one for split in ("train", "val", "test") for one in _of(work, split)[0]], arms(config))
         if config.dry_run:
             dry_run(ctx, work.base, work.asking, work.data)
             return
         ctx.demand(*guard(work, config.judged))
-        work.asking.demand_fit([one for split in ("train", "val", "test") for one in _of(work, split)[0]], arms(config))
         judged = work.data.rows(config.judged)
         foresee(ctx, "accuracy", ["correct"], judged["patient"], [MODEL], digest=work.data.digests[config.judged])
         done, evidence = trained_and_judged(ctx, work, train, answer, score)
@@ -100,7 +100,8 @@ def judgeable(data: PreparedScenarios) -> None:
     Raises:
         DataError: They are not.
     """
-    strangers([data.cases[case] for case in data.ids("val")], 0)
+    for split in ("val", "test"):
+        strangers([data.cases[case] for case in data.ids(split)], 0)
 
 
 def guard(work: Work, split: str) -> list[Check]:

@@ -115,6 +115,11 @@ def test_a_projection_that_the_decoder_lacks_is_an_error_that_says_what_there_is
         attention_of_decoder(net, ("q_proj", "qkv_proj"))
 
 
+def test_a_rank_above_the_widest_projection_is_refused_before_it_takes_memory(net: Any) -> None:
+    with pytest.raises(ConfigError, match=r"lora.rank: found 1,000,000; at most \d+, the widest side of q_proj: .*=16"):
+        add_adapter(net, lora("q_proj", rank=10**6))
+
+
 def test_what_an_adapter_leaves_alone_is_seen_to_the_bit(net: Any, base: Base) -> None:
     before, plain = digests(net), logits(net, base)
     peft = add_adapter(net, lora())

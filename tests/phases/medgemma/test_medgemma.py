@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -201,3 +202,31 @@ def test_the_benchmark_tells_what_the_adapter_was_trained_on_apart(
     assert len(client.search_model_versions(f"name = '{MODEL}'")) == 1
     assert run_phase("medgemma", SMALL, mode="benchmark", scenarios="train.jsonl") == 2
     assert f"{MODEL} version 1 was trained on all {SIZES['train']} of them" in capsys.readouterr().err
+
+
+# ------------------------------------------------------------------------------------------------- refused before training
+
+
+@pytest.mark.parametrize(
+    ("changed", "keys", "told"),
+    [
+        ({"input": "word " * 2000}, {"dry_run": "true"}, "tokens and"),
+        ({"instruction": "<end_of_turn>"}, {"dry_run": "true"}, "holds <end_of_turn>"),
+        ({}, {"scoring__paraphrases": '["Is it right?", "<end_of_turn>"]'}, "(asked: <end_of_turn>)"),
+        ({"image_file": "the first one's"}, {}, "all that are judged are of one family"),
+    ],
+)
+def test_what_could_not_be_asked_of_the_test_scenarios_is_told_before_anything_is_trained(
+    client: MlflowClient, tmp_path: Path, capsys: pytest.CaptureFixture[str], changed: Any, keys: Any, told: str
+) -> None:
+    path = tmp_path / "test.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    path.unlink()
+    if "image_file" in changed:
+        write_lines(path, [line | {"image_file": lines[0]["image_file"]} for line in lines])
+    else:
+        write_lines(path, [lines[0] | changed, *lines[1:]])
+    assert run_phase("medgemma", SMALL, **keys) == 2
+    said = capsys.readouterr().err
+    assert told in said and (told.startswith(("(", "all")) or lines[0]["id"] in said)
+    assert not history(client, last_run(client, "medgemma"), "train/loss")
