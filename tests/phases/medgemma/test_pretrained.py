@@ -72,7 +72,8 @@ def test_it_judges_proposals_by_the_drawing(net, processor, drawn):
         return float((likeliest.gather(1, first) == ids.gather(1, first)).float().mean())
 
     assert judged() > 0.8
-    assert abs(judged(drawn.pixels.roll(12 * 3 + 1, 0)) - 0.5) < 0.2
+    # Beside the image of another finding what was right is wrong, and half of what was wrong is right.
+    assert judged(drawn.pixels.roll(1, 0)) < 0.4
 
 
 def test_which_treatment_is_for_which_finding_stands_in_no_text_that_it_learned_from():
