@@ -45,8 +45,9 @@ def test_every_phase_tells_its_keys_with_the_values_of_its_profile(installed: Pa
     assert "--output_dir" in help_text and "default: outputs" in help_text
 
 
-def test_the_demos_base_comes_along(installed: Path) -> None:
-    shipped = ROOT / "medexp/phases/phase1/bases"
+@pytest.mark.parametrize("phase", ["phase1", "medgemma"])
+def test_the_demos_base_comes_along(installed: Path, phase: str) -> None:
+    shipped = ROOT / "medexp/phases" / phase / "bases"
     files = {path.relative_to(ROOT): path.read_bytes() for path in shipped.rglob("*") if path.is_file()}
     assert files and {name: (installed / name).read_bytes() for name in files} == files
 
