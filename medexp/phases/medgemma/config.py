@@ -136,7 +136,7 @@ class MedgemmaConfig:
     bootstrap_samples: Samples
     confidence: Confidence
     folds: Folds
-    judged: Annotated[Literal["val", "test"], Role.JUDGING]
+    judged: Annotated[Literal["test", "val"], Role.JUDGING]
     model: Annotated[str | None, Called("")]
     revision: str | None
     quantize: Literal["none", "8bit", "4bit"]
