@@ -501,6 +501,8 @@ def ballast_of(left: int) -> Any:
 
 def full(work: Work) -> None:
     """The phase on a device that others have nearly filled: what it says, and whether the batch that it names fits."""
+    import gc
+
     import torch
 
     if work.device != "cuda":
@@ -515,6 +517,7 @@ def full(work: Work) -> None:
     code, text, _ = tried(TOO_MANY)
     told = " ".join(text[text.find("error:") :].split())
     work.tell("memory is out", exit_code=code, ballast_gib=ballast.numel() / 2**30, told=told[:600])
+    gc.collect()
     torch.cuda.empty_cache()
     if fits := re.search(r"batch_size=(\d+) fits", told):
         tried(int(fits[1]))
