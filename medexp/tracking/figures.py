@@ -292,11 +292,12 @@ def heat_maps(panels: Mapping[str, pd.DataFrame], texts: Mapping[str, pd.DataFra
     )
     grid = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     for axes, (name, shares) in zip(grid, panels.items(), strict=True):
-        drawn = axes.imshow(shares.to_numpy(float), cmap="RdYlGn", vmin=0, vmax=1, aspect="auto")
+        values = shares.to_numpy(float)
+        drawn = axes.imshow(values, cmap="RdYlGn", vmin=0, vmax=1, aspect="auto")
         for row, column in np.ndindex(*shares.shape):
             shown = str(texts[name].iloc[row, column])
-            colour = "black" if 0.12 < shares.iloc[row, column] < 0.92 or pd.isna(shares.iloc[row, column]) else "white"
-            axes.text(column, row, shown, ha="center", va="center", fontsize=8, color=colour)
+            pale = 0.12 < values[row, column] < 0.92 or np.isnan(values[row, column])
+            axes.text(column, row, shown, ha="center", va="center", fontsize=8, color="black" if pale else "white")
         axes.set_xticks(range(columns), shares.columns, rotation=30, ha="right", rotation_mode="anchor")
         axes.set_yticks(range(rows), shares.index)
         axes.set_title(name, fontsize=10)
