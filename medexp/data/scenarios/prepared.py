@@ -227,6 +227,11 @@ def _notes(made: PreparedScenarios, by_name: bool) -> Iterator[str]:
         words = {"image": "equal images", "twin": "copies that are not equal", "text": "templates"}
         told = ", ".join(f"{words[str(how)]} ({count} pairs)" for how, count in counts.items())
         yield f"Two splits have in common: {told}. What is judged there was partly learned from."
+    if len(made.twins):
+        yield (
+            f"{len(made.twins)} pairs of images are as alike as copies, too many to be made families: if they are copies, "
+            "intervals and tests take them for scenarios of their own, and are too narrow."
+        )
     for row in account(made):
         if row[0] in MEANING:
             yield f"Images that are not what they say, {row[0]}: {row[1]}."

@@ -346,3 +346,15 @@ def test_scenarios_of_one_family_alone_cannot_be_split(tmp_path):
     write_images(tmp_path, records[:1])
     with pytest.raises(DataError, match="all 2 are one family"):
         prepare(write_lines(tmp_path / "a.jsonl", records))
+
+
+def test_copies_that_are_too_many_to_be_families_are_told_of_for_intervals_do_not_know_them(tmp_path: Path) -> None:
+    records, rng = the_24(), np.random.default_rng(0)
+    file = write_project(tmp_path, records)
+    assert not any("too narrow" in note for note in prepare_scenarios([file], None, cache=tmp_path / "cache").notes)
+    for record in records[:18]:
+        noisy = np.asarray(picture(0), float) + rng.normal(0, 1, np.asarray(picture(0)).shape)
+        Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(file.parent / "images" / record["image_file"])
+    made = prepare_scenarios([file], None, cache=tmp_path / "cache")
+    assert made.manifest["patient"].nunique() == 24
+    assert any(note.startswith(f"{18 * 17 // 2} pairs of images") and "too narrow" in note for note in made.notes)
