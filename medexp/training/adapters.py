@@ -384,7 +384,8 @@ class Memory:
         return max(0, (self.available - self.fixed) // max(self.per_scenario, 1))
 
     def __str__(self) -> str:
-        sizes = [f"{value / 1e9:.2f} GB" for value in (self.fixed, self.per_scenario, self.available)]
+        amounts = (self.fixed, self.per_scenario, self.available)
+        sizes = [f"{value / 1e9:.2f} GB" if value >= 1e8 else f"{value / 1e6:.0f} MB" for value in amounts]
         fits = f"training.batch_size={self.batch_size} fits" if self.batch_size else "not one scenario fits"
         return f"{sizes[0]}, and {sizes[1]} for each scenario of a batch, of {sizes[2]}: {fits}"
 
@@ -429,7 +430,9 @@ def _told_of_memory(
             traceback.clear_frames(error.__traceback__)  # they hold what did not fit
             longest = max(examples, key=lambda example: example.labels.shape[1])
             try:
-                error.add_note(f"measured: {memory_of(peft, longest, training, pad_id)}")
+                memory, half = memory_of(peft, longest, training, pad_id), max(1, training.batch_size // 2)
+                fits = memory.batch_size < training.batch_size  # else other things than were measured took the memory
+                error.add_note(f"measured: {memory}" if fits else f"training.batch_size={half} is worth a try")
             except (MemoryError, RuntimeError):
                 error.add_note("not even one scenario fits")
         raise

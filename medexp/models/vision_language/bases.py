@@ -7,6 +7,7 @@ a checkpoint is run, and nothing stays at random values.
 import hashlib
 import importlib.util
 import json
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -171,7 +172,13 @@ def _quantisation(quantize: Quantize, dtype: torch.dtype, device: torch.device) 
         )
     if importlib.util.find_spec("bitsandbytes") is None:
         raise ConfigError(f"quantize={quantize}: needs bitsandbytes: pip install bitsandbytes; or set quantize=none")
+    if device.type == "cpu":
+        raise ConfigError(
+            f"quantize={quantize}: wants a GPU with CUDA; set quantize=none, and a smaller model where memory is short"
+        )
     from transformers import BitsAndBytesConfig
+
+    logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)  # it tells of each layer in each step
 
     made = (
         BitsAndBytesConfig(load_in_8bit=True)

@@ -98,12 +98,14 @@ def _merge(
     """MEDGEMMA-MERGE; of a quantised base, whose weights cannot hold an update, that disabled the adapter changes nothing."""
     with adapted.disable_adapter():
         disabled = float(np.abs(_logs(ctx, asking, adapted, prompts) - of_base).max())
+    logs = _logs(ctx, asking, adapted, prompts)
+    moved = float(np.abs(logs - of_base).max())
     if ctx.config.quantize != "none":
-        return checks.merge(disabled, None, (), quantize=ctx.config.quantize)
+        return checks.merge(disabled, None, (), moved=moved, quantize=ctx.config.quantize)
     whole, certificate = merged(adapted)
-    difference = float(np.abs(_logs(ctx, asking, whole, prompts) - _logs(ctx, asking, adapted, prompts)).max())
+    difference = float(np.abs(_logs(ctx, asking, whole, prompts) - logs).max())
     wrong = (*certificate.left_over, *certificate.changed_elsewhere)
-    return checks.merge(disabled, difference, wrong, half=ctx.config.training.precision == "bf16-mixed")
+    return checks.merge(disabled, difference, wrong, moved=moved, half=ctx.config.training.precision == "bf16-mixed")
 
 
 def _logs(ctx: Context[MedgemmaConfig], asking: Asking, net: nn.Module, prompts: Sequence[Prompt]) -> Array:

@@ -98,7 +98,15 @@ def loss(history: pd.DataFrame) -> Check:
     )
 
 
-def merge(disabled: float, merged: float | None, wrong: Sequence[str], *, half: bool = False, quantize: str = "none") -> Check:
+def merge(
+    disabled: float,
+    merged: float | None,
+    wrong: Sequence[str],
+    *,
+    moved: float | None = None,
+    half: bool = False,
+    quantize: str = "none",
+) -> Check:
     """MEDGEMMA-MERGE: without the adapter the base answers as before, and merged into it the adapter's answers stay.
 
     Args:
@@ -108,6 +116,7 @@ def merge(disabled: float, merged: float | None, wrong: Sequence[str], *, half: 
             8 or 4 bits cannot hold it.
         wrong: Tensors of the adapter that are left over in the merged network, and others that merging changed, tied weights
             among them.
+        moved: Likewise, between the base and the adapted network: what the others are small beside.
         half: Whether weights are bfloat16, which rounds what is merged.
         quantize: How the base is quantised.
     """
@@ -120,7 +129,7 @@ def merge(disabled: float, merged: float | None, wrong: Sequence[str], *, half: 
         Severity.BLOCKING,
         passed=disabled < tolerance and (merged is None or (merged < tolerance and not wrong)),
         threshold=f"disabled: below {tolerance:g} nats; {alike}",
-        measured={"disabled": disabled, "merged": merged, "wrong_tensors": told},
+        measured={"disabled": disabled, "merged": merged, "adapter_moves": moved, "wrong_tensors": told},
         advice="The adapter cannot be taken off or merged as it is: tied or quantised weights were changed by it.",
     )
 
