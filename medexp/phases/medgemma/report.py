@@ -335,10 +335,11 @@ def _few_words(compared: Compared) -> list[str]:
 
 
 def _same(config: MedgemmaConfig) -> str:
-    """What a command says to take the same scenarios and settings."""
+    """What a command says to take the same scenarios and settings; after folds, which trained on all of these, others."""
     given: dict[str, str | None] = {
         "profile": "" if config.profile == "demo" else config.profile,
-        "scenarios": ",".join(config.files),
+        "scenarios": "OTHERS.jsonl" if config.folds else ",".join(config.files),
+        "image_dir": config.image_dir,
+        "model": config.model,
     }
-    given |= {"image_dir": config.image_dir, "model": config.model if config.profile == "demo" else None}
-    return "".join(f" -P {key}={shlex.quote(str(value))}" for key, value in given.items() if value)
+    return "".join(f" -P {key}={shlex.quote(value)}" for key, value in given.items() if value)
