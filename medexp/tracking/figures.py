@@ -379,7 +379,7 @@ def bars(panels: Mapping[str, Mapping[str, Interval]], title: str) -> Figure:
         estimates = np.array([interval.estimate for interval in arms.values()])
         reach = np.array([[interval.estimate - interval.low, interval.high - interval.estimate] for interval in arms.values()])
         axes.barh(names, estimates, color=[_ARMS[1], *[_ARMS[0]] * (len(names) - 1)])
-        axes.errorbar(estimates, names, xerr=np.maximum(np.nan_to_num(reach.T), 0), fmt="none", ecolor="black", capsize=3)
+        axes.errorbar(estimates, names, xerr=np.maximum(reach.T, 0), fmt="none", ecolor="black", capsize=3)
         axes.set(xlim=(0, 1), title=metric)
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(axis="x", alpha=0.25)

@@ -71,7 +71,7 @@ def prepare_scenarios(
     if lacks := lacking(cases, splits):
         raise DataError(all_problems(source, lacks, "Figures of both answers need both in each split: add scenarios."))
     made = Prepared(cases, facts, splits, manifest(cases, facts, splits), source)
-    return replace(made, notes=tuple(_notes(made, by_name)))
+    return replace(made, notes=tuple(_notes(made, by_name, pooled)))
 
 
 def manifest(cases: Mapping[str, Scenario], facts: Mapping[str, ScenarioFacts], splits: Splits) -> pd.DataFrame:
@@ -203,19 +203,21 @@ def _same_pixels(cases: Mapping[str, Scenario], facts: Mapping[str, ScenarioFact
     ]
 
 
-def _notes(made: PreparedScenarios, by_name: bool) -> Iterator[str]:
-    """What a reader must know of the scenarios."""
+def _notes(made: PreparedScenarios, by_name: bool, pooled: bool) -> Iterator[str]:
+    """What a reader must know of the scenarios; of those that are pooled, whose splits nobody asked for, nothing of these."""
     cases = [*made.cases.values()]
     families = members_of(cases)
     shared = {name: members for name, members in families.items() if len(members) > 1}
     sizes = ", ".join(
-        f"{len(made.ids(split))} of {made.rows(split)['patient'].nunique()} in {split}" for split in SPLITS if made.ids(split)
+        f"{split} {len(made.ids(split))} (families: {made.rows(split)['patient'].nunique()})"
+        for split in SPLITS
+        if made.ids(split)
     )
     how = "as the files are called" if by_name else "drawn by family, a third to judge, by modality and answer"
     held = f"; {len(shared)} of them hold several" if shared else ""
     yield (
         f"{len(cases)} scenarios are {len(families)} families, those that share an image or a template{held}: intervals and "
-        f"tests draw families. Splits, {how}: {sizes}."
+        f"tests draw families.{'' if pooled else f' Splits, {how}: {sizes}.'}"
     )
     for text in sorted(questions(cases)):
         of = [one for one in cases if template_of(one) == text]

@@ -162,6 +162,7 @@ def save_adapter(peft: PeftModel, base: Base, folder: Path) -> None:
     config = peft.peft_config[str(peft.active_adapter)]
     config.base_model_name_or_path, config.revision = base.source, base.revision
     peft.save_pretrained(str(folder), save_embedding_layers=False)  # "auto" would ask the Hub what the base's vocabulary is
+    (folder / "README.md").unlink(missing_ok=True)  # peft's, with nothing filled in
 
 
 def _own(net: nn.Module) -> Iterator[tuple[str, Tensor]]:

@@ -113,7 +113,7 @@ def benchmark(ctx: Context[MedgemmaConfig]) -> None:
     if seen.all():
         raise DataError(f"{data.source}: {pulled.name} version {pulled.version} was trained on all {len(rows)} of them")
     found = _part(rows, models, ~seen, ctx)
-    log_answered(ctx, found, data, f"{len(found.rows)} scenarios that the adapter has not seen")
+    log_answered(ctx, found, data, f"{len(found.rows)} scenarios that the adapter was not trained on")
     told: list[Any] = [pd.DataFrame({"case": rows["case"], "modality": rows["modality"], "label": truth, "seen": seen})]
     told += [pd.Series(one.probabilities[:, 1], name=f"probability_{name}") for name, (_, one) in models.items()]
     ctx.run.reporter.table(pd.concat(told, axis=1), "answers.csv")
@@ -128,7 +128,8 @@ def benchmark(ctx: Context[MedgemmaConfig]) -> None:
     ctx.finish(
         Summary(
             headline=f"benchmark of {pulled.name} version {pulled.version}, on {data.source}",
-            title=f"{len(owners)} scenarios that the adapter has not seen, of {len(set(owners))} families",
+            title=f"{pulled.name} version {pulled.version}: {len(owners)} scenarios that it was not trained on, of "
+            f"{len(set(owners))} families",
             head=head,
             rows=table,
             words=[

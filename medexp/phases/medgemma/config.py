@@ -88,8 +88,7 @@ class TargetConfig:
 
 @dataclass(frozen=True)
 class ScenarioPhantomConfig:
-    """The embedded scenarios, used when none are given: 24 in the described project's format, and generated ones of the same
-    kind, of which enough can be had to tell anything.
+    """The embedded scenarios, used when none are given: 24 as the requirement has them, and generated ones of their kind.
 
     Args:
         training: Generated scenarios that are learned from.

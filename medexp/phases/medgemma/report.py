@@ -3,9 +3,8 @@
 import json
 import shlex
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
-from textwrap import shorten
 from typing import Any
 
 import numpy as np
@@ -43,6 +42,7 @@ MODEL, BASE_MODEL = "medgemma_lora_adapter", "medgemma_base"
 ENOUGH = 100
 """Scenarios from which on a share is told without a word on their number: 90 of 100 right has an interval of 82 to 95 %."""
 
+_LONGEST = 130  # characters of a scenario's text below its picture
 _PANELS = {"true_positive": "true positives: CORRECT said CORRECT", "true_negative": "true negatives: ERROR said ERROR"}
 
 
@@ -77,12 +77,16 @@ def log_answered(ctx: Context[MedgemmaConfig], found: Answered, data: PreparedSc
         worst = rows.sort_values("probability", ascending=False).head(ctx.config.scoring.shown)
         images = [np.asarray(read_rgb(data.cases[case].image)) for case in worst["case"]]
         captions = [
-            f"{row['case']}\n{shorten(row['input'], 110, placeholder=' …')}\nis {row['truth']}, said {row['said']}: "
-            f"{row['probability']:.2f}"
+            f"{row['case']}\n{_end_of(row['input'])}\nis {row['truth']}, said {row['said']}: {row['probability']:.2f}"
             for row in worst.to_dict("records")
         ]
         title = f"{found.called[str(name)]}: {len(rows)} of {len(found.rows)} wrong, the {len(worst)} most certain"
         reporter.figure(gallery(images, captions, title), f"figures/wrong/{name}.png")
+
+
+def _end_of(text: str) -> str:
+    """The end of a text, where what is proposed stands, for a caption."""
+    return text if len(text) <= _LONGEST else f"… {text[-_LONGEST:].partition(' ')[2]}"
 
 
 def _wrong(found: Answered, data: PreparedScenarios) -> pd.DataFrame:
@@ -112,6 +116,8 @@ def publish(
 ) -> None:
     """Register the adapter, and the embedded base where this store does not have it yet."""
     config, folder = ctx.config, ctx.run.folder
+    if config.model is None:  # it is registered, and where it lies on this machine says nothing
+        base = replace(base, source=BASE_MODEL)
     save_adapter(done.net, base, folder / "adapter")
     asking.processor.save_pretrained(folder / "processor")
     made: dict[str, Any] = {
@@ -235,6 +241,7 @@ def finish(
         for where, by in answered.shares[ADAPTER].items()
         if where != OVERALL
     ]
+    made = f"models:/{MODEL}/{ctx.published[-1].version}" if ctx.published else config.adapter
     ctx.finish(
         Summary(
             headline=f"medgemma, profile {config.profile}, rank {config.lora.rank}, on {data.source}",
@@ -250,7 +257,7 @@ def finish(
             first=compared.beside.first,
             narrow=_narrow(answered, few),
             beside=("the adapter by modality", ["", *SHARES.values()], by_modality),
-            following=[f"Next, benchmark:  mlflow run . -e medgemma -P mode=benchmark{_same(config)}"],
+            following=[f"Next, benchmark:  mlflow run . -e medgemma -P mode=benchmark -P adapter={made}{_same(config)}"],
         )
     )
 
@@ -296,9 +303,9 @@ def words_of(compared: Compared) -> list[str]:
         ),
         gains[OTHER].told(
             few="Too few scenarios to tell whether the image counts",
-            better="The image counts: with another scenario's accuracy falls",
+            better="The image counts: with another scenario's image accuracy falls",
             worse="With another scenario's image accuracy rises",
-            same="Whether the image counts cannot be seen: with another scenario's accuracy is as good",
+            same="Whether the image counts cannot be seen: what another scenario's image changes in accuracy",
         ),
         gains[BLIND].told(
             few="Too few scenarios to tell what the text alone gives",
@@ -307,6 +314,17 @@ def words_of(compared: Compared) -> list[str]:
             same="Without any image accuracy is as good, as far as can be measured",
         ),
     ]
+    told.append(
+        compared.beside.gains["majority"]["accuracy"].told(
+            few="Too few scenarios to tell the adapter from always giving the same answer",
+            better="Better than always giving the same answer in accuracy",
+            worse="Worse than always giving the same answer in accuracy",
+            same="No better than always giving the same answer in accuracy, as far as can be measured",
+        )
+    )
+    said = compared.answered.predictions["rule"].predicted
+    if len(said) and np.ptp(said) == 0:
+        told.append(f"The keyword rule says {ANSWERS[said[0]]} to all: as far as its words go, the texts are alike.")
     asked = wording[wording["arm"].str.startswith(PARAPHRASE)]
     if len(asked):
         told.append(

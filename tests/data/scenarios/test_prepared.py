@@ -45,7 +45,7 @@ def test_the_24_are_split_as_the_specification_says(project):
     assert data.manifest["patient"].nunique() == 24 and across_splits(data).empty and data.twins.empty
     assert data.notes == (
         "24 scenarios are 24 families, those that share an image or a template: intervals and tests draw families. Splits, "
-        "drawn by family, a third to judge, by modality and answer: 16 of 16 in train, 8 of 8 in val.",
+        "drawn by family, a third to judge, by modality and answer: train 16 (families: 16), val 8 (families: 8).",
     )
     drawn = {prepare(project / "scenarios.jsonl", seed=seed).ids("val") for seed in range(4)}
     assert len(drawn) > 1 and prepare(project / "scenarios.jsonl", seed=0).ids("val") == data.ids("val")

@@ -145,7 +145,7 @@ def test_an_adapter_that_is_better_and_looks_is_said_to_be_and_to(clean: Found) 
     base, other, blind, wording, swapped, *replies = clean.words
     assert base.startswith("Better than the base without the adapter in accuracy (exact McNemar test: p = ")
     assert clean.compared.chance < 1e-6 and clean.check("MEDGEMMA-BASE").passed
-    assert other.startswith("The image counts: with another scenario's accuracy falls: +0.5")
+    assert other.startswith("The image counts: with another scenario's image accuracy falls: +0.5")
     assert clean.check("MEDGEMMA-IMAGE-USED").passed
     assert blind.startswith("Without any image accuracy falls: +0.5")
     assert "accuracy goes from 0.90 to 0.90; up to 10% of the answers change" in wording
@@ -160,7 +160,7 @@ def test_an_adapter_that_is_better_and_looks_is_said_to_be_and_to(clean: Found) 
 def test_one_that_is_no_better_and_goes_by_words_is_said_to(told_by_words: Found) -> None:
     base, other, blind, *_ = told_by_words.words
     assert base.startswith("No better than the base in accuracy, as far as can be measured (exact McNemar test: p = 1)")
-    assert other.startswith("Whether the image counts cannot be seen: with another scenario's accuracy is as good")
+    assert other.startswith("Whether the image counts cannot be seen: what another scenario's image changes in accuracy")
     assert blind.startswith("Without any image accuracy is as good, as far as can be measured")
     for name in ("MEDGEMMA-BASE", "MEDGEMMA-IMAGE-USED", "CONTROLS"):
         assert not told_by_words.check(name).passed, name

@@ -188,7 +188,7 @@ def test_the_benchmark_tells_what_the_adapter_was_trained_on_apart(
     given = {"scenarios": "train.jsonl,val_and_new.jsonl", "image_dir": "more", "mode": "benchmark"}
     assert run_phase("medgemma", SMALL | given) == 0
     told, run = capsys.readouterr().out, last_run(client, "medgemma")
-    assert f"{SIZES['val'] + 4} scenarios that the adapter has not seen" in told
+    assert f"{SIZES['val'] + 4} scenarios that it was not trained on" in told
     assert f"{SIZES['train']} scenarios that it was trained on" in told
     answers = logged_table(run, "answers.csv").set_index("case")
     before = logged_table(made, "answers.csv").query("arm == 'adapter' and split == 'val'").set_index("case")
