@@ -142,12 +142,14 @@ def test_images_that_tell_the_class_by_their_size_are_named(tmp_path: Path) -> N
 
 
 def test_an_adapter_that_is_better_and_looks_is_said_to_be_and_to(clean: Found) -> None:
-    base, other, blind, wording, swapped, *replies = clean.words
+    base, other, blind, constant, rule, wording, swapped, *replies = clean.words
     assert base.startswith("Better than the base without the adapter in accuracy (exact McNemar test: p = ")
     assert clean.compared.chance < 1e-6 and clean.check("MEDGEMMA-BASE").passed
     assert other.startswith("The image counts: with another scenario's image accuracy falls: +0.5")
     assert clean.check("MEDGEMMA-IMAGE-USED").passed
     assert blind.startswith("Without any image accuracy falls: +0.5")
+    assert constant.startswith("Better than always giving the same answer in accuracy: +0.4")
+    assert rule.startswith("The keyword rule says CORRECT to all")
     assert "accuracy goes from 0.90 to 0.90; up to 10% of the answers change" in wording
     assert swapped == "With ERROR named first 20% of the answers change (accuracy 0.80)."
     assert replies == [
