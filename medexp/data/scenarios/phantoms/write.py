@@ -1,6 +1,7 @@
 """Writes generated scenarios as users keep theirs: JSONL files beside a folder of images."""
 
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -15,7 +16,7 @@ from medexp.data.scenarios.phantoms.draw import VERSION as DRAWN
 from medexp.data.scenarios.phantoms.words import JUDGED, PICTURES, PROPOSED, SHOWN, TREATMENTS, patient
 from medexp.data.scenarios.phantoms.words import VERSION as WORDS
 
-VERSION = 1
+VERSION = 2
 """Part of the folder's name: raise it when what is written changes."""
 
 BLOCK = 96
@@ -67,7 +68,7 @@ def ensure_scenarios(training: int, testing: int, seed: int, cache: Path) -> Pat
     errors; images in `images/`. A scenario's treatment has one indication; half of those that propose it come with an image
     that shows it, half with another one of the same modality, and so is each finding right half of the time: neither the words
     nor the image alone tell the answer. Image files are numbered in any order; their size is drawn without regard to what they
-    show. Every scenario has an image of its own, and next to none shares its words, numbers masked, with another one.
+    show. Every scenario has an image of its own, and none shares its words, numbers masked, with another one.
 
     Args:
         training: Scenarios to learn from, an even number; in multiples of `BLOCK` also each finding is balanced exactly.
@@ -81,10 +82,10 @@ def ensure_scenarios(training: int, testing: int, seed: int, cache: Path) -> Pat
     cases = {"train": _balanced(training, (seed, 0)), "val": _balanced(testing, (seed, 1)), "test": list(_fixed())}
     names = iter(np.random.default_rng((seed, 2)).permutation(sum(map(len, cases.values()))))
     files = {split: [f"{next(names):05d}.png" for _ in of_split] for split, of_split in cases.items()}
-    jobs: list[Callable[[Path], None]] = []
+    entropies = {split: (_STREAM, _SPLITS.index(split), 0 if split == "test" else seed) for split in cases}
+    jobs: list[Callable[[Path], None]] = [partial(_write_lines, cases, files, entropies)]
     for split, of_split in cases.items():
-        entropy = (_STREAM, _SPLITS.index(split), 0 if split == "test" else seed)
-        jobs.append(partial(_write_lines, split, of_split, files[split], entropy))
+        entropy = entropies[split]
         numbered = list(enumerate(zip(of_split, files[split], strict=True)))
         jobs += [partial(_draw, numbered[at : at + _TOGETHER], entropy) for at in range(0, len(numbered), _TOGETHER)]
     folder = cache / "phantoms" / f"scenarios-{training}-{testing}-seed{seed}-v{VERSION}.{DRAWN}.{WORDS}"
@@ -121,8 +122,22 @@ def _fixed() -> Iterator[_Case]:
                 yield _Case(modality, finding, findings[(place + turn) % len(findings)], 0)
 
 
-def _write_lines(split: str, cases: Sequence[_Case], files: Sequence[str], entropy: tuple[int, ...], folder: Path) -> None:
-    lines = []
+def _write_lines(
+    cases: Mapping[str, Sequence[_Case]],
+    files: Mapping[str, Sequence[str]],
+    entropies: Mapping[str, tuple[int, ...]],
+    folder: Path,
+) -> None:
+    """All splits, the 24 first: they are the same beside whatever else; no two texts are alike, whatever their numbers."""
+    said: set[str] = set()
+    for split in sorted(cases):
+        lines = _lines(split, cases[split], files[split], entropies[split], said)
+        (folder / f"{split}.jsonl").write_text("".join(lines), encoding="utf-8")
+
+
+def _lines(
+    split: str, cases: Sequence[_Case], files: Sequence[str], entropy: tuple[int, ...], said: set[str]
+) -> Iterator[str]:
     for number, (case, file) in enumerate(zip(cases, files, strict=True)):
         name = f"{split}_{number + 1:04d}"
         if split == "test":
@@ -132,8 +147,11 @@ def _write_lines(split: str, cases: Sequence[_Case], files: Sequence[str], entro
             words = [*shown, case.error, "treatment" if case.error == "missed" else "_".join(treated)]
             name = "_".join([prefix, f"{number % 6 + 1:03d}", *words])
         rng = np.random.default_rng((*entropy, number, 1))
-        lines.append(json.dumps(_line(case, name, file, rng)) + "\n")
-    (folder / f"{split}.jsonl").write_text("".join(lines), encoding="utf-8")
+        line = _line(case, name, file, rng)
+        while (text := re.sub(r"\d+", "#", f"{line['instruction']}\n{line['input']}")) in said:
+            line = _line(case, name, file, rng)
+        said.add(text)
+        yield json.dumps(line) + "\n"
 
 
 def _line(case: _Case, name: str, file: str, rng: np.random.Generator) -> Mapping[str, object]:
