@@ -18,19 +18,19 @@ def dry_run(ctx: Context[MedgemmaConfig], base: Base, asking: Asking, data: Prep
     """One step's worth of everything; nothing is trained and nothing registered."""
     config = ctx.config
     scenarios = [data.cases[case] for case in data.ids("train")]
-    prompts = [asking.prompt(scenario) for scenario in scenarios]
-    longest = max(range(len(prompts)), key=lambda place: prompts[place].length)
+    asked = [(prompt.length, prompt.images) for prompt in map(asking.prompt, scenarios)]  # their pixels are not kept
+    lengths, counted = zip(*asked, strict=True)
+    longest = lengths.index(max(lengths))
     digests = {case: data.facts[case].voxels_sha256 for case in data.ids("train")}
     example = asking.examples([scenarios[longest]], digests)[0]
     net = loaded(ctx, base)
     adapted = add_adapter(net, config.lora)
     learns = {name: one.numel() for name, one in adapted.named_parameters() if one.requires_grad}
     memory = memory_of(adapted, example, config.training, asking.pad_id)
-    counted = [prompt.images for prompt in prompts]
     elsewhere = [name for name in learns if "lora_" not in name]
     ctx.check(
         checks.parameters(sum(learns.values()), expected_parameters(net, config.lora), elsewhere),
-        checks.images({"training": (min(counted), max(counted))}, len(prompts)),
+        checks.images({"training": (min(counted), max(counted))}, len(asked)),
     )
     tokenizer, whole = asking.processor.tokenizer, sum(one.numel() for one in net.parameters())
     splits = ", ".join(f"{len(data.ids(split))} {split}" for split in ("train", "val", "test") if data.ids(split))
@@ -41,7 +41,7 @@ def dry_run(ctx: Context[MedgemmaConfig], base: Base, asking: Asking, data: Prep
         ["scenarios", f"{splits}, of {data.manifest['patient'].nunique()} families"],
         ["device", f"{ctx.device}, {config.training.precision}, quantize={config.quantize}"],
         ["trainable", f"{sum(learns.values()):,} of {whole:,} parameters ({sum(learns.values()) / whole:.2%})"],
-        ["longest prompt", f"{prompts[longest].length:,} tokens, {prompts[longest].case}"],
+        ["longest prompt", f"{max(lengths):,} tokens, {scenarios[longest].id}"],
         ["memory, fixed", f"{memory.fixed / _MIB:,.0f} MiB: weights, adapter, gradients, AdamW"],
         [
             "memory, a scenario",

@@ -76,7 +76,7 @@ def run(config: MedgemmaConfig) -> None:
         told = {"val": evidence.tables[0]}
         if work.data.ids("test"):
             told["test"] = answer(ctx, work, done, "test")[0]
-        compared = compare(ctx, work.data, told, evidence.on)
+        compared = compare(ctx, work.data, told, evidence.on if config.judged == "val" else "test")
         ctx.check(*done.checks, *compared.checks)
         publish(ctx, work.base, work.asking, work.data, done, compared, evidence)
         finish(

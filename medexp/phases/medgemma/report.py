@@ -222,7 +222,7 @@ def finish(
     judged, answered = compared.judged, compared.answered
     log_judged(ctx, judged, lambda case: np.asarray(read_rgb(data.cases[case].image)), shown=0)  # figures/wrong shows them
     log_answered(ctx, answered, data, judged.on)
-    reporter.table(told, "answers.csv")
+    reporter.table(told.rename(columns={0: "probability_error", 1: "probability_correct"}), "answers.csv")
     reporter.table(compared.wording, "wording.csv")
     reporter.table(compared.replies, "replies.csv")
     reporter.table(done.fitted.history, "training_log.csv")
@@ -231,6 +231,8 @@ def finish(
         prefix = "val/final/" if name == ADAPTER else f"{name}/"
         ctx.intervals(prefix, {key: one for key, one in by[OVERALL].items() if name != ADAPTER or key != "accuracy"})
     few = compared.few
+    if few is not None:
+        ctx.intervals("test/", few.shares[ADAPTER][OVERALL])
     head, rows = rows_of(answered)
     if few is not None:
         head.append(f"test: accuracy ({len(few.rows)})")
@@ -252,7 +254,7 @@ def finish(
                 *words_of(compared),
                 *compared.beside.words,
                 *_few_words(compared),
-                evidence.caveat("accuracy", done.fitted, ctx.resampling, test=few is not None),
+                evidence.caveat("accuracy", done.fitted, ctx.resampling, test=few is not None or config.judged == "test"),
             ],
             first=compared.beside.first,
             narrow=_narrow(answered, few),

@@ -60,8 +60,10 @@ def test_answers_are_probabilities_of_both_answers_of_every_scenario_and_way_of_
         assert set(rows["arm"]) == ARMS and (rows.groupby("arm")["case"].nunique() == SIZES[split]).all()
         assert len(rows) == len(ARMS) * SIZES[split]
     shares = np.exp(told["log_correct"]) / (np.exp(told["log_error"]) + np.exp(told["log_correct"]))
-    assert told["1"].to_numpy() == pytest.approx(shares, abs=1e-9) and (told["0"] + told["1"]).to_numpy() == pytest.approx(1)
-    by_arm = told.pivot_table(index="case", columns="arm", values="1")
+    assert told["probability_correct"].to_numpy() == pytest.approx(shares, abs=1e-9) and (
+        told["probability_error"] + told["probability_correct"]
+    ).to_numpy() == pytest.approx(1)
+    by_arm = told.pivot_table(index="case", columns="arm", values="probability_correct")
     for arm in ARMS - {"adapter"}:
         assert (by_arm[arm] - by_arm["adapter"]).abs().max() > 1e-6, f"{arm} is another question"
     replied = told["reply"].notna()
@@ -76,7 +78,7 @@ def test_tables_and_pictures_of_who_is_right_agree_with_the_answers(made: Run) -
     truth = manifest.set_index("case")["label"]
     for arm in ("adapter", "base", "blind", "other_image"):
         rows = told[told["arm"] == arm].set_index("case")
-        right = (rows["1"] > rows["0"]) == (truth[rows.index] == 1)
+        right = (rows["probability_correct"] > rows["probability_error"]) == (truth[rows.index] == 1)
         row = models.query("model == @arm and modality == 'all' and metric == 'accuracy'").iloc[0]
         assert (row["right"], row["of"], row["estimate"]) == (right.sum(), SIZES["val"], pytest.approx(right.mean()))
         assert row["low"] < row["estimate"] < row["high"]
@@ -140,7 +142,7 @@ def test_in_a_fresh_process_the_adapter_by_alias_gives_the_scores_that_it_had_wh
     told = logged_table(made, "answers.csv").query("arm == 'adapter'").set_index("case")
     for line, found in zip(lines, json.loads(done.stdout.splitlines()[-1]), strict=True):
         row = told.loc[json.loads(line)["id"]]
-        assert found == pytest.approx({"ERROR": row["0"], "CORRECT": row["1"]}, abs=1e-5)
+        assert found == pytest.approx({"ERROR": row["probability_error"], "CORRECT": row["probability_correct"]}, abs=1e-5)
 
 
 # ------------------------------------------------------------------------------------------ interrupted, tried, benchmarked
@@ -194,7 +196,9 @@ def test_the_benchmark_tells_what_the_adapter_was_trained_on_apart(
     before = logged_table(made, "answers.csv").query("arm == 'adapter' and split == 'val'").set_index("case")
     seen = logged_table(made, "manifest.csv").query("split == 'train'")["case"]
     assert set(answers.index[answers["seen"]]) == set(seen)
-    assert answers.loc[before.index, "probability_adapter"].to_numpy() == pytest.approx(before["1"], abs=1e-5)
+    assert answers.loc[before.index, "probability_adapter"].to_numpy() == pytest.approx(
+        before["probability_correct"], abs=1e-5
+    )
     models = logged_table(run, "models.csv").query("modality == 'all' and metric == 'accuracy'").set_index("model")
     assert list(models.index) == ["adapter", "base", "rule", "majority"] and set(models["of"]) == {SIZES["val"] + 4}
     assert artifact(run, "figures/heat_maps.png").is_file() and len(logged_table(run, "wrong.csv"))
