@@ -1,12 +1,13 @@
 """The adapter on the judged scenarios, beside the base, itself asked otherwise, and what needs no model."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 import torch
 
+from medexp.arrays import Array
 from medexp.checks import Check
 from medexp.config.shared import Resampling
 from medexp.data.pictures import read_rgb
@@ -197,21 +198,38 @@ def compare(ctx: Context[MedgemmaConfig], data: PreparedScenarios, told: Mapping
 
 
 def known_of(data: PreparedScenarios, judged: str) -> Known:
-    """What controls know of the scenarios that are learned from or judged: headers, and image and words together."""
+    """What controls know of the scenarios that are learned from or judged: headers, statistics of intensities, and shapes in
+    the image and words together."""
     splits = ("train", "val") if judged == "val" else ("train", "val", "test")
     rows = data.manifest[data.manifest["split"].isin(splits)].reset_index(drop=True)
     facts = [data.facts[case] for case in rows["case"]]
 
-    def described() -> list[np.ndarray]:
-        pictures = [np.asarray(read_rgb(data.cases[case].image).convert("L"), np.float32) for case in rows["case"]]
-        shapes = np.stack([hog_of(torch.from_numpy(one)[None]) for one in pictures])
+    def pictures() -> Iterator[Array]:
+        return (np.asarray(read_rgb(data.cases[case].image), np.float32) for case in rows["case"])
+
+    def described() -> list[Array]:
+        shapes = np.stack([hog_of(torch.from_numpy(one.mean(axis=2))[None]) for one in pictures()])
         words = pd.DataFrame([dict(row) for row in token_headers(facts, "words")]).to_numpy(np.float64)
         return [np.concatenate([shapes, words], axis=1)]
 
-    key = ["hog and words", [fact.sha256 for fact in facts]]
-    return Known(
-        rows, [fact.header for fact in facts], [Source("classical", "HOG and words and an SVM", "svm", key, described)]
-    )
+    def measured() -> list[Array]:
+        """Mean, SD and percentiles 1, 50 and 99 of each colour: what a brightness that tells the answer shows in."""
+        ends = (1, 50, 99)
+        return [
+            np.stack(
+                [
+                    np.concatenate([one.mean((0, 1)), one.std((0, 1)), *np.percentile(one, ends, axis=(0, 1))])
+                    for one in pictures()
+                ]
+            )
+        ]
+
+    seen = [fact.sha256 for fact in facts]
+    sources = [
+        Source("classical", "HOG and words and an SVM", "svm", ["hog and words", seen], described),
+        Source("intensity", "statistics of intensities", "logistic", ["intensities", seen], measured),
+    ]
+    return Known(rows, [fact.header for fact in facts], sources)
 
 
 def _tokens(data: PreparedScenarios, known: Known, split: str, ctx: Context[MedgemmaConfig]) -> list[Control]:

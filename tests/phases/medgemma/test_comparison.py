@@ -25,7 +25,7 @@ from tests.data.scenarios.small_scenarios import picture, write_lines
 from tests.phases.medgemma.small import SMALL, scenarios
 
 Doctor = Callable[[dict[str, Any], bool], dict[str, Any]]
-"""From a line and whether it is CORRECT to what changes; `size` is that of its picture."""
+"""From a line and whether it is CORRECT to what changes; `size` is that of its picture, `dimmed` what its values are times."""
 
 
 def nothing(line: dict[str, Any], right: bool) -> dict[str, Any]:
@@ -42,6 +42,10 @@ def in_names(line: dict[str, Any], right: bool) -> dict[str, Any]:
 
 def in_sizes(line: dict[str, Any], right: bool) -> dict[str, Any]:
     return {"size": (64, 40) if right else (48, 40)}
+
+
+def in_brightness(line: dict[str, Any], right: bool) -> dict[str, Any]:
+    return {"dimmed": 1.0 if right else 0.6}
 
 
 @dataclass(frozen=True)
@@ -79,9 +83,9 @@ def doctored(folder: Path, doctor: Doctor, train: int, val: int) -> PreparedScen
     made = scenarios(train + val)
     for number, line in enumerate(made):
         changed = {"size": (48, 40)} | doctor(line, line["output"].startswith("CORRECT"))
-        size = changed.pop("size")
+        size, dimmed = changed.pop("size"), changed.pop("dimmed", 1.0)
         line.update(changed)
-        picture(number, size).save(folder / "images" / line["image_file"])
+        picture(number, size).point(lambda value, by=dimmed: int(value * by)).save(folder / "images" / line["image_file"])
     write_lines(folder / "train.jsonl", made[:train])
     write_lines(folder / "val.jsonl", made[train:])
     return prepare_scenarios([folder / "train.jsonl", folder / "val.jsonl"], folder / "images", cache=folder / "cache")
@@ -136,6 +140,13 @@ def test_the_kind_of_error_in_the_name_of_a_file_is_named(tmp_path: Path) -> Non
 def test_images_that_tell_the_class_by_their_size_are_named(tmp_path: Path) -> None:
     found = found_in(tmp_path, in_sizes, {"base": 0.5})
     leaks(found, "headers", "The files' headers alone", {"width", "aspect", "file size"})
+
+
+def test_images_that_tell_the_class_by_their_brightness_are_named(tmp_path: Path) -> None:
+    found = found_in(tmp_path, in_brightness, {"base": 0.5})
+    check = found.check("CONTROLS")
+    assert not check.passed and check.measured["not_beaten"] == "intensity"
+    assert any("statistics of intensities" in told for told in found.compared.beside.first)
 
 
 # ------------------------------------------------------------------------------------------------- what is said of the arms
