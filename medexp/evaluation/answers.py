@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from medexp.arrays import Array
 from medexp.data.scenarios.cases import ANSWERS
-from medexp.data.scenarios.prompts import Processor, Prompt, collate, completion_ids, is_text
+from medexp.data.scenarios.prompts import Processor, Prompt, collate, completion_ids, followed_by, is_text
 from medexp.errors import DataError
 from medexp.evaluation.batches import demand_finite
 
@@ -92,14 +92,11 @@ def score_alone(net: nn.Module, prompt: Prompt, answer: Tensor, device: torch.de
         answer: Its tokens (tokens,).
         device: Likewise.
     """
-    ids = prompt.inputs["input_ids"]
-    behind = {name: torch.zeros_like(answer[None]) for name in prompt.inputs if is_text(name, prompt)}
-    behind |= {"input_ids": answer[None], "attention_mask": torch.ones_like(answer[None])}
-    inputs = {name: torch.cat([value, behind[name]], 1) if name in behind else value for name, value in prompt.inputs.items()}
+    inputs = {name: value.to(device) for name, value in followed_by(prompt.inputs, answer).items()}
     with _judging(net):
-        logits = net(**{name: value.to(device) for name, value in inputs.items()}, use_cache=False).logits
+        logits = net(**inputs, use_cache=False).logits
     demand_finite(logits, [prompt.case])
-    said = logits[0, ids.shape[1] - 1 : -1].float().log_softmax(-1)
+    said = logits[0, prompt.length - 1 : -1].float().log_softmax(-1)
     return float(said.gather(-1, answer[:, None].to(said.device)).cpu().double().sum())
 
 

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from medexp.config.training import AdapterTrainingConfig
+from medexp.data.scenarios.prompts import followed_by
 from medexp.errors import TrainingDiverged
 from medexp.files import replacing
 from medexp.models.vision_language.bases import quietly
@@ -58,16 +59,10 @@ def example_of(inputs: Mapping[str, Tensor], answer: Tensor) -> Example:
         inputs: Of the prompt, as the processor gives them: input_ids (1, length), and others.
         answer: Ids of the answer, with the end of the turn.
     """
-    ids = inputs["input_ids"]
-    added = answer.reshape(1, -1).to(ids)
-    behind = {"input_ids": added, "attention_mask": torch.ones_like(added)}
-    whole = {
-        name: torch.cat([value, behind.get(name, torch.zeros_like(added)).to(value)], dim=1)
-        if value.shape == ids.shape
-        else value
-        for name, value in inputs.items()
-    }
-    return Example(whole, torch.cat([torch.full_like(ids, IGNORED), added], dim=1))
+    ids, whole = inputs["input_ids"], followed_by(inputs, answer)
+    labels = whole["input_ids"].clone()
+    labels[:, : ids.shape[1]] = IGNORED
+    return Example(whole, labels)
 
 
 def collate(examples: Sequence[Example], pad_id: int) -> dict[str, Tensor]:

@@ -189,6 +189,24 @@ def collate(prompts: Sequence[Prompt], pad_id: int, side: Literal["left", "right
     return batch
 
 
+def followed_by(inputs: Mapping[str, Tensor], tokens: Tensor) -> dict[str, Tensor]:
+    """The inputs of a prompt with more tokens of text behind it; what is no text stays as it is.
+
+    Args:
+        inputs: Of a prompt: input_ids (1, L), and others.
+        tokens: Ids of what follows (tokens,).
+    """
+    ids = inputs["input_ids"]
+    added = tokens.reshape(1, -1).to(ids)
+    behind = {"input_ids": added, "attention_mask": torch.ones_like(added)}
+    return {
+        name: torch.cat([value, behind.get(name, torch.zeros_like(added)).to(value)], dim=1)
+        if value.shape == ids.shape
+        else value
+        for name, value in inputs.items()
+    }
+
+
 def is_text(name: str, prompt: Prompt) -> bool:
     """Whether an input has a value a token: ids, masks and types, and no pixels."""
     return prompt.inputs[name].shape == prompt.inputs["input_ids"].shape

@@ -96,13 +96,12 @@ def _wrong(found: Answered, data: PreparedScenarios) -> pd.DataFrame:
     for name, said in found.predictions.items():
         for place in np.flatnonzero(said.predicted != said.truth):
             scenario = data.cases[found.rows["case"][place]]
-            answer = {"truth": ANSWERS[said.truth[place]], "said": ANSWERS[said.predicted[place]]}
-            answer |= {"probability": f"{said.probabilities[place].max():.4f}"}
+            answer: dict[str, Any] = {"truth": ANSWERS[said.truth[place]], "said": ANSWERS[said.predicted[place]]}
+            answer |= {"probability": round(float(said.probabilities[place].max()), 4)}
             text = {"input": scenario.input, "output": scenario.output, "image": scenario.image.name}
             rows.append({"model": name, "case": scenario.id, "modality": scenario.modality, **answer, **text})
     columns = ["model", "case", "modality", "truth", "said", "probability", "input", "output", "image"]
-    table = pd.DataFrame(rows, columns=columns)
-    return table.assign(probability=table["probability"].astype(float))
+    return pd.DataFrame(rows, columns=columns)
 
 
 def publish(
@@ -315,15 +314,13 @@ def words_of(compared: Compared) -> list[str]:
             worse="Without any image accuracy rises",
             same="Without any image accuracy is as good, as far as can be measured",
         ),
-    ]
-    told.append(
         compared.beside.gains["majority"]["accuracy"].told(
             few="Too few scenarios to tell the adapter from always giving the same answer",
             better="Better than always giving the same answer in accuracy",
             worse="Worse than always giving the same answer in accuracy",
             same="No better than always giving the same answer in accuracy, as far as can be measured",
-        )
-    )
+        ),
+    ]
     said = compared.answered.predictions["rule"].predicted
     if len(said) and np.ptp(said) == 0:
         told.append(f"The keyword rule says {ANSWERS[said[0]]} to all: as far as its words go, the texts are alike.")
