@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from annotated_types import Ge, Predicate, doc
+from annotated_types import Ge, MinLen, Predicate, doc
 
 from medexp.config.bounds import Count, Fraction, Natural, Told
 from medexp.config.editions import EDITIONS
@@ -25,6 +25,11 @@ VolumeSize = Annotated[
     Predicate(lambda size: all(edge > 0 and edge % 32 == 0 for edge in size) and size != (32, 32, 32)),
     Told("give three multiples of 32, at least one of them above 32"),
     doc("Size of the network's input in voxels; multiples of 32."),
+]
+LatentSize = Annotated[
+    tuple[int, int, int],
+    Predicate(lambda size: all(edge >= 16 and edge % 4 == 0 for edge in size)),
+    Told("give three multiples of 4, of at least 16"),
 ]
 ImageSize = Annotated[
     tuple[int, int],
@@ -179,6 +184,57 @@ class SliceConfig:
     channel: Literal["t2f", "t1c", "t1n", "t2w"]
     every: Count
     min_foreground: Fraction
+
+
+@dataclass(frozen=True)
+class PairDataConfig:
+    """How pairs of a FLAIR volume and its lesion mask are read, split and made latents of.
+
+    Args:
+        mask_strategy: How a mask stands in a latent: vae (encoded as images are, 4 channels), downsample (pooled by 4, one
+            channel), or auto, by the Dice of a mask that was encoded and decoded.
+        pooling: How downsample pools: average, or nearest.
+        lesion: The values of a mask's file that are lesion; any other but 0 is refused.
+        patient_pattern: Regular expression on a case's name; its first group is the patient. A case that it does not match is
+            a patient of its own. Where a table names the patient, that counts.
+        exclude: Cases to leave out, by name.
+        spacing: Edges of the voxels that volumes are resampled to, in mm, along R, A, S.
+        input_size: Voxels of the network's grid along R, A, S: what is beyond it around the head's centre is cut off.
+        val_fraction: Share of the patients that samples are held against, 0 to 1.
+        test_fraction: Share of the patients that is held back for mode=utility, 0 to 1.
+    """
+
+    mask_strategy: Literal["auto", "vae", "downsample"]
+    pooling: Literal["average", "nearest"]
+    lesion: Annotated[tuple[Count, ...], MinLen(1), Told("one or more values above 0", list), Role.CASES]
+    patient_pattern: Annotated[str, Role.CASES]
+    exclude: Annotated[tuple[str, ...], Role.CASES]
+    spacing: Spacing
+    input_size: LatentSize
+    val_fraction: Annotated[float, Role.CASES]
+    test_fraction: Annotated[float, Role.CASES]
+    jobs: Jobs
+
+    def problems(self) -> Iterator[str]:
+        yield from _fractions(self.val_fraction, self.test_fraction)
+
+    @property
+    def classes(self) -> Mapping[int, int]:
+        """From the values in the masks' files to 1."""
+        return dict.fromkeys(self.lesion, 1)
+
+
+@dataclass(frozen=True)
+class PairPhantomConfig:
+    """The embedded pairs, used when `data_dir` is not given: heads with a focal cortical dysplasia and its mask.
+
+    Args:
+        patients: Their number.
+        seed: Seed of the phantoms, apart from the training's.
+    """
+
+    patients: Annotated[int, Ge(8), Told("at least 8 patients are needed to fill the splits")]
+    seed: Natural
 
 
 def _fractions(val: float, test: float) -> Iterator[str]:

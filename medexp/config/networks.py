@@ -11,6 +11,7 @@ from medexp.config.keys import Called, Short
 Stage = Annotated[int, Interval(ge=1, le=4)]
 Linear = Literal["qkv", "proj", "linear1", "linear2"]
 Projection = Literal["q_proj", "k_proj", "v_proj", "o_proj"]
+Attention = Literal["q", "k", "v", "out"]
 FeatureKind = Literal["gap10", "multiscale", "tumour_weighted"]
 """What is pooled from an encoder's maps; `medexp.models.swin.features.KINDS` says what each is."""
 
@@ -77,3 +78,23 @@ class DecoderLoraConfig:
     alpha: Annotated[Positive, Called("a")]
     dropout: Fraction
     targets: Annotated[tuple[Projection, ...], MinLen(1), Told("one or more of q_proj, k_proj, v_proj, o_proj", list)]
+
+
+@dataclass(frozen=True)
+class FlowLoraConfig:
+    """Low-rank adapters in the attention of a MeanFlow U-Net, W0 + (alpha / rank) B A, and what trains beside them.
+
+    Args:
+        rank: Rank of the update; at least 1.
+        alpha: Scale of the update, as alpha / rank.
+        dropout: Dropout on the adapter's input, 0 to below 1.
+        target_modules: Projections of each attention that are adapted: q, k, v, out.
+        boundary: What trains of the first and the last convolution: slices, what is new in them for the mask's channels;
+            convolutions, all of both, so that the base is no longer frozen.
+    """
+
+    rank: Annotated[Count, Called("r"), Short("rank")]
+    alpha: Annotated[Positive, Called("a")]
+    dropout: Fraction
+    target_modules: Annotated[tuple[Attention, ...], MinLen(1), Told("one or more of q, k, v, out", list)]
+    boundary: Literal["slices", "convolutions"]

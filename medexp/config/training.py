@@ -4,10 +4,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from annotated_types import Ge, MinLen
+from annotated_types import Ge, Interval, MinLen
 
-from medexp.config.bounds import Count, Natural, NotNegative, Positive, Told
-from medexp.config.keys import Role
+from medexp.config.bounds import Count, Fraction, Natural, NotNegative, Positive, Told
+from medexp.config.keys import Role, Short
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,65 @@ class AdapterTrainingConfig(TrainingConfig):
 
     lr: Positive
     gradient_checkpointing: Annotated[bool, Role.WHERE]
+
+
+@dataclass(frozen=True)
+class FlowTrainingConfig(TrainingConfig):
+    """Training of a MeanFlow network, or of an adapter on it. A Jacobian-vector product is taken in each step: in fp32.
+
+    Args:
+        epochs: Passes over the training cases.
+        lr: Learning rate at the end of the warm-up.
+        lr_new: That of the new slices of the first and the last convolution.
+        ema: Decay of the moving average of the weights, which is what is kept; 0 keeps the weights themselves.
+        repeats: How often an epoch takes each case, with other noise and other times.
+    """
+
+    epochs: Annotated[Count, Short("training.max_epochs")]
+    lr: Positive
+    lr_new: Positive
+    ema: Fraction
+    repeats: Count
+
+    def problems(self) -> Iterator[str]:
+        yield from super().problems()
+        if self.precision != "fp32":
+            yield f"precision: found {self.precision}; a Jacobian-vector product is taken in fp32: group norm has none in bf16"
+
+
+@dataclass(frozen=True)
+class FlowLossConfig:
+    """The MeanFlow loss by channel (docs/requirements/phase7.md).
+
+    With z_t = (1 - t) z + t eps and v = eps - z it is the mean over t, r and eps of w(t) times the sum over channels of
+    lambda |V - v|^p, V = u(z_t, t, r) + (t - r) du/dt.
+
+    Args:
+        p_img: Power on the channels of the image.
+        p_mask: Power on the channels of the mask.
+        lambda_img: Weight of each channel of the image.
+        lambda_mask: Weight of each channel of the mask.
+        time_weight: w(t): uniform, or adaptive, 1 / (error + 0.001)^0.75 of each sample.
+        tangent: What du/dt is taken along: conditional, v itself; predicted, the network's own velocity u(z_t, t, t), as in
+            improved MeanFlow.
+        unequal: Share of a batch with r below t; the others are flow matching.
+        curriculum: Share of the training, from its start, over which `unequal` rises from 0.
+        uniform: Share of times that are drawn evenly from 0 to 1; the others are logit-normal.
+        time_mean: Mean of the logits of the others.
+        time_sd: Their standard deviation.
+    """
+
+    p_img: Positive
+    p_mask: Positive
+    lambda_img: Positive
+    lambda_mask: Positive
+    time_weight: Literal["uniform", "adaptive"]
+    tangent: Literal["conditional", "predicted"]
+    unequal: Annotated[float, Interval(ge=0, le=1)]
+    curriculum: Fraction
+    uniform: Annotated[float, Interval(ge=0, le=1)]
+    time_mean: float
+    time_sd: Positive
 
 
 @dataclass(frozen=True)
