@@ -97,9 +97,8 @@ class Head:
             Intensities (4, N) around 0 to 1 without artefacts, labels (N,) of 0 to 3, and the brain mask (N,).
         """
         rng = np.random.default_rng(self.entropy)
-        contrasts = {name: np.array(values) * rng.normal(1, 0.06, 4) for name, values in TISSUES.items()}
-        radii = np.array([68.0, 86.0, 60.0]) * rng.normal(1, 0.035, 3)
-        anatomy = _anatomy(points, radii, contrasts, rng)
+        contrasts, radii = drawn_for_patient(rng)
+        anatomy = anatomy_at(points, radii, contrasts, rng)
         grown = 1 + 0.18 * time_point
         tumours = {"glioma": _glioma, "meningioma": _meningioma}
         centre, shares = tumours[self.domain](points, anatomy, radii, grown, rng) if self.domain else (None, {})
@@ -122,50 +121,71 @@ class Head:
         return image.astype(np.float32), label, brain
 
 
-def _soft(distance: Array, width: float = 1.2) -> Array:
-    """Share of the inside at a signed distance in mm (positive inside)."""
-    return expit(distance / np.float32(width))
+def drawn_for_patient(rng: np.random.Generator) -> tuple[dict[str, NDArray[np.float64]], NDArray[np.float64]]:
+    """What a patient's random numbers begin with: intensities of the tissues, (4,) each, and the brain's radii in mm, (3,)."""
+    contrasts = {name: np.array(values) * rng.normal(1, 0.06, 4) for name, values in TISSUES.items()}
+    return contrasts, np.array([68.0, 86.0, 60.0]) * rng.normal(1, 0.035, 3)
 
 
-def _ellipsoid(points: Array, centre: NDArray[np.float64], radii: NDArray[np.float64]) -> Array:
+def soft(distance: Array, width: float | Array = 1.2) -> Array:
+    """Share of the inside at a signed distance in mm (positive inside); the border's width is in mm too."""
+    return expit(distance / np.asarray(width, np.float32))
+
+
+def ellipsoid(points: Array, centre: NDArray[np.float64], radii: NDArray[np.float64]) -> Array:
     """About the distance below the surface of an ellipsoid, in mm; negative outside."""
     scaled = (points - centre.astype(np.float32)) / radii.astype(np.float32)
     return (1 - np.linalg.norm(scaled, axis=1)) * np.float32(np.cbrt(radii.prod()))
 
 
-def _anatomy(
-    points: Array, radii: NDArray[np.float64], contrasts: dict[str, NDArray[np.float64]], rng: np.random.Generator
+def anatomy_at(
+    points: Array,
+    radii: NDArray[np.float64],
+    contrasts: dict[str, NDArray[np.float64]],
+    rng: np.random.Generator,
+    thickened: float | Array = 0.0,
+    blurred: float | Array = 0.0,
 ) -> Anatomy:
+    """The brain at points (N, 3).
+
+    Args:
+        points: In mm.
+        radii: Of the brain, in mm.
+        contrasts: Intensities of the tissues, (4,) each.
+        rng: Draws what differs between patients.
+        thickened: So much thicker than elsewhere is the cortex, in mm; one number or one a point.
+        blurred: So much wider than elsewhere is its border to the white matter, in mm.
+    """
     x, y, z = np.abs(points[:, 0]), points[:, 1], points[:, 2]
-    depth = _ellipsoid(points, np.zeros(3), radii) + 1.5 * Waves.draw(rng, 45, 12)(points)
+    depth = ellipsoid(points, np.zeros(3), radii) + 1.5 * Waves.draw(rng, 45, 12)(points)
     depth = np.minimum(depth, z + np.float32(radii[2] * 0.72))  # the base of the skull is flat
     # Sulci are sheets, the zero level of a random field, down to some 16 mm; the cortex lines them and the surface.
     sheet = 5.5 * np.abs(Waves.draw(rng, 38, 24)(points))
-    sulci = 0.85 * _soft(1.1 - sheet, 0.6) * _soft(rng.uniform(11, 17) - depth, 2.0)
-    cortex = _soft(4.2 - np.minimum(depth, sheet + 4 * np.maximum(depth - 14, 0)))
-    fissure = _soft(1.8 - x) * _soft(30 - depth, 2.0) * _soft(z - 5, 2.0)
+    sulci = 0.85 * soft(1.1 - sheet, 0.6) * soft(rng.uniform(11, 17) - depth, 2.0)
+    cortex = soft(4.2 + thickened - np.minimum(depth, sheet + 4 * np.maximum(depth - 14, 0)), 1.2 + blurred)
+    fissure = soft(1.8 - x) * soft(30 - depth, 2.0) * soft(z - 5, 2.0)
     size = rng.uniform(0.75, 1.35)
     bent = np.stack([x - 0.18 * np.abs(y), y, z - 0.004 * y * y], axis=1).astype(np.float32)
-    ventricles = _soft(_ellipsoid(bent, np.array([8.0, -4.0, 8.0]), np.array([6.0, 33.0, 9.0]) * size))
-    third = _soft(_ellipsoid(np.stack([x, y, z], axis=1), np.array([0.0, -2.0, -6.0]), np.array([3.0, 12.0, 10.0]) * size))
+    ventricles = soft(ellipsoid(bent, np.array([8.0, -4.0, 8.0]), np.array([6.0, 33.0, 9.0]) * size))
+    third = soft(ellipsoid(np.stack([x, y, z], axis=1), np.array([0.0, -2.0, -6.0]), np.array([3.0, 12.0, 10.0]) * size))
     fluid = 1 - (1 - sulci) * (1 - fissure) * (1 - ventricles) * (1 - third)
     mirrored = np.stack([x, y, z], axis=1)
     nuclei = np.maximum(
-        _soft(_ellipsoid(mirrored, np.array([14.0, -14.0, -2.0]), np.array([9.0, 14.0, 9.0])), 1.5),
-        _soft(_ellipsoid(mirrored, np.array([24.0, 6.0, -2.0]), np.array([7.0, 16.0, 10.0])), 1.5),
+        soft(ellipsoid(mirrored, np.array([14.0, -14.0, -2.0]), np.array([9.0, 14.0, 9.0])), 1.5),
+        soft(ellipsoid(mirrored, np.array([24.0, 6.0, -2.0]), np.array([7.0, 16.0, 10.0])), 1.5),
     )
     grey = np.maximum(cortex, nuclei)
-    sinus = _soft(_ellipsoid(np.stack([x, y * 0, z * 0], axis=1), np.zeros(3), np.array([3.5, 3.5, 3.5])), 0.8)
-    vessel = 0.8 * sinus * _soft(4.5 - depth) * _soft(z - 12, 2.0)
-    vessel = np.maximum(vessel, 0.45 * _soft(6 * (Waves.draw(rng, 30, 10)(points) - 1.7)) * _soft(12 - depth))
-    aged = rng.uniform(0, 1) * _soft(5 * (Waves.draw(rng, 16, 16)(points) - 1.5)) * (1 - grey) * _soft(depth - 14, 2.0)
+    sinus = soft(ellipsoid(np.stack([x, y * 0, z * 0], axis=1), np.zeros(3), np.array([3.5, 3.5, 3.5])), 0.8)
+    vessel = 0.8 * sinus * soft(4.5 - depth) * soft(z - 12, 2.0)
+    vessel = np.maximum(vessel, 0.45 * soft(6 * (Waves.draw(rng, 30, 10)(points) - 1.7)) * soft(12 - depth))
+    aged = rng.uniform(0, 1) * soft(5 * (Waves.draw(rng, 16, 16)(points) - 1.5)) * (1 - grey) * soft(depth - 14, 2.0)
     tissue = np.broadcast_to(contrasts["white"][:, None], (4, len(points)))
     for name, share in (("grey", grey), ("lesion", aged), ("fluid", fluid), ("vessel", vessel)):
         tissue = tissue + share * (contrasts[name][:, None] - tissue)
     return Anatomy(depth.astype(np.float32), tissue.astype(np.float32), fluid, (1 - grey) * (1 - fluid))
 
 
-def _distances(points: Array, centre: NDArray[np.float64], stretch: NDArray[np.float64]) -> Array:
+def distances(points: Array, centre: NDArray[np.float64], stretch: NDArray[np.float64]) -> Array:
     """Distance from a centre in mm, in a space stretched along the axes."""
     return np.linalg.norm((points - centre.astype(np.float32)) / stretch.astype(np.float32), axis=1)
 
@@ -179,15 +199,15 @@ def _glioma(
     direction /= np.linalg.norm(direction)
     centre = direction * (radii * rng.uniform(0.3, 0.55)) + (0, 0, 4)
     centre[0] += np.copysign(8, centre[0])
-    distance = _distances(points, centre, rng.normal(1, 0.14, 3).clip(0.7, 1.4))
+    distance = distances(points, centre, rng.normal(1, 0.14, 3).clip(0.7, 1.4))
     distance = distance + 0.14 * radius * Waves.draw(rng, 1.6 * radius, 10)(points)
     necrosis = radius * rng.uniform(0.35, 0.8) if rng.random() < 0.85 else 0.0
-    necrotic = _soft(necrosis - distance + 0.12 * radius * Waves.draw(rng, radius, 10)(points))
+    necrotic = soft(necrosis - distance + 0.12 * radius * Waves.draw(rng, radius, 10)(points))
     spread = rng.uniform(7, 20)
     reach = radius + spread * (0.85 + 0.45 * Waves.draw(rng, 32, 14)(points)) - 0.5 * spread * (1 - anatomy.white)
-    inside = _soft(radius - distance)
+    inside = soft(radius - distance)
     shares = {
-        "edema": _soft(reach - distance, 2.0) * (1 - 0.8 * anatomy.fluid),
+        "edema": soft(reach - distance, 2.0) * (1 - 0.8 * anatomy.fluid),
         "enhancing": inside,
         "core": necrotic * inside,
     }
@@ -205,18 +225,18 @@ def _meningioma(
     direction[2] = max(direction[2], -0.25)
     direction /= np.linalg.norm(direction)
     centre = direction * (radii - radius * rng.uniform(0.35, 0.75))
-    distance = _distances(points, centre, rng.normal(1, 0.1, 3).clip(0.75, 1.3))
+    distance = distances(points, centre, rng.normal(1, 0.1, 3).clip(0.75, 1.3))
     distance = distance + 0.06 * radius * Waves.draw(rng, 1.8 * radius, 8)(points)
-    inside = _soft(radius - distance)
+    inside = soft(radius - distance)
     swollen = rng.uniform(3, 11) if rng.random() < 0.5 else -6.0
     reach = radius + swollen * (0.8 + 0.45 * Waves.draw(rng, 26, 12)(points))
     edema = (
-        _soft(reach - distance, 1.5) * (1 - 0.8 * anatomy.fluid) * _soft(anatomy.depth - 3) if swollen > 0 else 0 * distance
+        soft(reach - distance, 1.5) * (1 - 0.8 * anatomy.fluid) * soft(anatomy.depth - 3) if swollen > 0 else 0 * distance
     )
     dead = radius * rng.uniform(0.3, 0.55) if rng.random() < 0.35 else -6.0
     shift = rng.normal(0, 0.25, 3) * radius
-    core = _soft(dead - _distances(points, centre + shift, np.ones(3)) + 0.1 * radius * Waves.draw(rng, radius, 8)(points))
-    cleft = 0.7 * _soft(radius + 1.8 - distance, 0.8) * rng.uniform(0.2, 1)
+    core = soft(dead - distances(points, centre + shift, np.ones(3)) + 0.1 * radius * Waves.draw(rng, radius, 8)(points))
+    cleft = 0.7 * soft(radius + 1.8 - distance, 0.8) * rng.uniform(0.2, 1)
     return centre, {"edema": edema, "fluid": cleft, "enhancing": inside, "core": core * inside}
 
 
@@ -233,10 +253,10 @@ def _findings(
     found = []
     if rng.random() < 0.5:
         centre = radii * rng.uniform((0.35, -0.5, 0.0), (0.55, 0.5, 0.4)) * (other_side, 1, 1)
-        distance = _distances(points, centre, rng.normal(1, 0.2, 3).clip(0.7, 1.4))
+        distance = distances(points, centre, rng.normal(1, 0.2, 3).clip(0.7, 1.4))
         edge = rng.uniform(10, 18) * (0.85 + 0.35 * Waves.draw(rng, 28, 14)(points))
         # As edema it spreads through white matter and leaves out fluid.
-        found.append(("edema", _soft(edge - 5 * (1 - anatomy.white) - distance, 2.0) * (1 - 0.8 * anatomy.fluid)))
+        found.append(("edema", soft(edge - 5 * (1 - anatomy.white) - distance, 2.0) * (1 - 0.8 * anatomy.fluid)))
     if rng.random() < 0.5:
         radius = rng.uniform(6, 11)
         direction = np.abs(rng.normal(size=3)) * (1, 1, 0.7)
@@ -245,6 +265,6 @@ def _findings(
         place = radii - 0.5 * radius if domain == "glioma" else radii * rng.uniform(0.3, 0.55)
         centre = direction * place
         centre[0] += other_side * max(0.0, 12 - abs(centre[0]))  # of this side alone
-        distance = _distances(points, centre, rng.normal(1, 0.12, 3).clip(0.75, 1.3))
-        found.append(("enhancing", _soft(radius - distance + 0.08 * radius * Waves.draw(rng, 1.6 * radius, 8)(points))))
+        distance = distances(points, centre, rng.normal(1, 0.12, 3).clip(0.75, 1.3))
+        found.append(("enhancing", soft(radius - distance + 0.08 * radius * Waves.draw(rng, 1.6 * radius, 8)(points))))
     return found

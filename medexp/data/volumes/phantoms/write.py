@@ -67,7 +67,7 @@ def _scans(domain: Domain, patients: int, seed: int) -> list[_Scan]:
     return scans
 
 
-def _grid(patient: int, rng: np.random.Generator) -> tuple[tuple[int, ...], NDArray[np.float64]]:
+def grid(patient: int, rng: np.random.Generator) -> tuple[tuple[int, ...], NDArray[np.float64]]:
     """Shape and affine of a patient's scans; the centre of the grid is the centre of the brain, give or take 4 mm."""
     axes = "RAS" if patient % 4 == 3 else "ASL" if patient % 16 == 9 else "LPS"
     in_plane, slices = (2.5, 6.0) if patient % 5 == 0 else (3.0, 4.5)
@@ -82,11 +82,16 @@ def _grid(patient: int, rng: np.random.Generator) -> tuple[tuple[int, ...], NDAr
     return shape, affine
 
 
+def positions(shape: tuple[int, ...], affine: NDArray[np.float64]) -> NDArray[np.float32]:
+    """Where a grid's voxels lie, in mm: (voxels, 3), the last axis the fastest."""
+    indices = np.stack(np.meshgrid(*(np.arange(size) for size in shape), indexing="ij"), axis=-1).reshape(-1, 3)
+    return (indices @ affine[:3, :3].T + affine[:3, 3]).astype(np.float32)
+
+
 def _write(scan: _Scan, domain: Domain, seed: int, root: Path) -> None:
     entropy = (seed, list(_COLLECTIONS).index(domain), scan.patient)
-    shape, affine = _grid(scan.patient, np.random.default_rng((*entropy, 1)))
-    indices = np.stack(np.meshgrid(*(np.arange(size) for size in shape), indexing="ij"), axis=-1).reshape(-1, 3)
-    points = (indices @ affine[:3, :3].T + affine[:3, 3]).astype(np.float32)
+    shape, affine = grid(scan.patient, np.random.default_rng((*entropy, 1)))
+    points = positions(shape, affine)
     with threadpool_limits(1):  # the processes share the cores already
         clean, label, brain = Head(domain, (*entropy, 0), findings=True).scan(points, scan.time_point)
         image = acquired(clean, brain, points, np.random.default_rng((*entropy, 2, scan.time_point)))
