@@ -1,4 +1,4 @@
-"""The embedded pairs: heads with focal cortical dysplasia and without, written as the BIDS folders that the readers of real data
+"""The embedded pairs: heads with focal cortical dysplasia and without, written as the BIDS folders that readers of real data
 take."""
 
 from medexp.data.pairs.phantoms.write import ensure_pairs

@@ -1,5 +1,5 @@
-"""Focal cortical dysplasia (FCD) as a function of position: where it is, the cortex is thicker, its border to the white matter is
-blurred, and FLAIR is brighter."""
+"""Focal cortical dysplasia (FCD) as a function of position: where it is, the cortex is thicker, its border to the white matter
+is blurred, and FLAIR is brighter."""
 
 from dataclasses import dataclass
 

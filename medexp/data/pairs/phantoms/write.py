@@ -42,12 +42,12 @@ class _Scan:
 def ensure_pairs(kind: Kind, patients: int, seed: int, cache: Path) -> Path:
     """The folder of phantoms of a kind, written when it is not there yet.
 
-    A BIDS data set: `participants.tsv`, `sub-fcd0001/anat/sub-fcd0001_FLAIR.nii.gz` (int16), and of patients with focal cortical
-    dysplasia `derivatives/lesion_masks/sub-fcd0001/anat/sub-fcd0001_label-lesion_roi.nii.gz` (uint8, 0 and 1) on the same grid;
-    healthy ones are `sub-hc0001`, without masks. A seed above 0 stands before the patient's number (`sub-fcd70001`). Most
-    scans are LPS with voxels of 3.0 x 3.0 x 4.5 mm; some lie otherwise, are oblique or have thicker slices. Every eighth patient
-    was scanned in two sessions (`sub-fcd0003/ses-1/anat/sub-fcd0003_ses-1_FLAIR.nii.gz`), and the last patient's scan is an
-    exact duplicate of the second's.
+    A BIDS data set: `participants.tsv`, `sub-fcd0001/anat/sub-fcd0001_FLAIR.nii.gz` (int16), and of patients with dysplasia
+    `derivatives/lesion_masks/sub-fcd0001/anat/sub-fcd0001_label-lesion_roi.nii.gz` (uint8, 0 and 1) on the same grid; healthy
+    ones are `sub-hc0001`, without masks. A seed above 0 stands before the patient's number (`sub-fcd70001`). Most scans are
+    LPS with voxels of 3.0 x 3.0 x 4.5 mm; some lie otherwise, are oblique or have thicker slices. Every eighth patient was
+    scanned in two sessions (`sub-fcd0003/ses-1/anat/sub-fcd0003_ses-1_FLAIR.nii.gz`), and the last patient's scan is an exact
+    duplicate of the second's.
 
     Args:
         kind: fcd or healthy.

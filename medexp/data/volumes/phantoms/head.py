@@ -230,9 +230,7 @@ def _meningioma(
     inside = soft(radius - distance)
     swollen = rng.uniform(3, 11) if rng.random() < 0.5 else -6.0
     reach = radius + swollen * (0.8 + 0.45 * Waves.draw(rng, 26, 12)(points))
-    edema = (
-        soft(reach - distance, 1.5) * (1 - 0.8 * anatomy.fluid) * soft(anatomy.depth - 3) if swollen > 0 else 0 * distance
-    )
+    edema = soft(reach - distance, 1.5) * (1 - 0.8 * anatomy.fluid) * soft(anatomy.depth - 3) if swollen > 0 else 0 * distance
     dead = radius * rng.uniform(0.3, 0.55) if rng.random() < 0.35 else -6.0
     shift = rng.normal(0, 0.25, 3) * radius
     core = soft(dead - distances(points, centre + shift, np.ones(3)) + 0.1 * radius * Waves.draw(rng, radius, 8)(points))
