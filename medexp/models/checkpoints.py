@@ -51,7 +51,7 @@ _SETTINGS: list[Any] = [
         *("omegaconf.nodes.IntegerNode", "omegaconf.nodes.FloatNode", "omegaconf.nodes.BooleanNode"),
     )
 ]
-_NESTS = ("state_dict", "model_state_dict")
+_NESTS = ("state_dict", "model_state_dict", "unet_state_dict")
 _SHOWN = 12
 
 
@@ -59,7 +59,8 @@ def load_state(path: Path) -> dict[str, Tensor]:
     """The weights in a checkpoint file, on the CPU.
 
     Reads safetensors, and PyTorch files under `weights_only`: a plain mapping or one nested under `state_dict` (as
-    BrainSegFounder writes it, with `epoch` and `best_acc` beside it) or `model_state_dict`; the prefix `module.` is taken off.
+    BrainSegFounder writes it, with `epoch` and `best_acc` beside it), `model_state_dict` or `unet_state_dict` (MAISI's); the
+    prefix `module.` is taken off.
 
     Raises:
         CheckpointError: There is no such file, it cannot be read, it would run code, or it holds no weights.

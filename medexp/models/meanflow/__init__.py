@@ -1,0 +1,32 @@
+"""The MeanFlow U-Net: average velocities between two times of a flow from noise to latents."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from medexp.models.kinds import ONLY, Architecture, Kind, Spec, Specs, Tensors
+
+
+def _latents(given: Architecture) -> Spec:
+    return Spec("float32", (-1, given["channels"], -1, -1, -1))
+
+
+def _inputs(given: Architecture) -> Specs:
+    return {"z": _latents(given), "t": Spec("float32", (-1,)), "r": Spec("float32", (-1,))}
+
+
+def _example(_: Architecture, contract: Mapping[str, Any], generator: torch.Generator) -> Tensors:
+    """Noise of the contract's `example_shape`, from time 1 to time 0."""
+    z = torch.randn(contract["example_shape"], generator=generator)
+    return {"z": z, "t": torch.ones(len(z)), "r": torch.zeros(len(z))}
+
+
+KINDS = {
+    "meanflow_unet": Kind(
+        network="medexp.models.meanflow.network:MeanFlowUNet",
+        inputs=_inputs,
+        outputs=lambda given: {ONLY: _latents(given)},
+        example=_example,
+    ),
+}
