@@ -12,7 +12,10 @@ from monai.apps.generation.maisi.networks.diffusion_model_unet_maisi import Diff
 from monai.networks.nets.diffusion_model_unet import get_timestep_embedding
 from torch import Tensor, nn
 
-_CONV_IN, _CONV_OUT = "conv_in", "out.2"  # of MONAI's network
+BOUNDARY = ("unet.conv_in", "unet.out.2")
+"""The first and the last convolution, by their names in the network."""
+NEW = ".new."
+"""Stands in the names of the parameters of channels that `widen` added."""
 
 
 class _Interval(nn.Module):
@@ -130,7 +133,7 @@ def widen(net: MeanFlowUNet, channels: int) -> None:
     Raises:
         ValueError: It has been widened, or has as many channels.
     """
-    conv_in, conv_out = (net.unet.get_submodule(name) for name in (_CONV_IN, _CONV_OUT))
+    conv_in, conv_out = (net.get_submodule(name) for name in BOUNDARY)
     if isinstance(conv_in, _WidenedInput):
         raise ValueError("the network has been widened before")
     if channels <= net.channels:
@@ -141,6 +144,6 @@ def widen(net: MeanFlowUNet, channels: int) -> None:
     new_out = nn.Conv3d(width, more, 3, padding=1, device=like.device, dtype=like.dtype)
     for parameter in (*new_in.parameters(), *new_out.parameters()):
         nn.init.zeros_(parameter)
-    net.unet.set_submodule(_CONV_IN, _WidenedInput(conv_in, new_in, net.channels))
-    net.unet.set_submodule(_CONV_OUT, _WidenedOutput(conv_out, new_out))
+    net.set_submodule(BOUNDARY[0], _WidenedInput(conv_in, new_in, net.channels))
+    net.set_submodule(BOUNDARY[1], _WidenedOutput(conv_out, new_out))
     net.channels = channels

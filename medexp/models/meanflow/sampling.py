@@ -26,7 +26,7 @@ def sample(net: nn.Module, noise: Tensor, steps: int = 1, batch_size: int = 16) 
     """Latents of noise, from time 1 to 0 on an even grid: z_r = z_t - (t - r) u(z_t, t, r); one step is eps - u(eps, 1, 0).
 
     Args:
-        net: Takes z, t, r; it is used in the mode in which it is.
+        net: Takes z, t, r; it is used in the mode in which it is. What of it could be trained makes no difference, to the bit.
         noise: (N, C, x, y, z).
         steps: At least 1.
         batch_size: How many at a time; changes no more of a sample than rounding.
@@ -34,6 +34,7 @@ def sample(net: nn.Module, noise: Tensor, steps: int = 1, batch_size: int = 16) 
     Returns:
         (N, C, x, y, z), on the noise's device.
     """
+    parameters = [parameter for parameter in net.parameters() if parameter.requires_grad]
     device = next(net.parameters()).device
     times = torch.linspace(1, 0, steps + 1, device=device)
 
@@ -42,4 +43,10 @@ def sample(net: nn.Module, noise: Tensor, steps: int = 1, batch_size: int = 16) 
             z = z - (t - r) * net(z, t.expand(len(z)), r.expand(len(z)))
         return z
 
-    return torch.cat([flown(part.to(device)).to(noise.device) for part in noise.split(batch_size)])
+    for parameter in parameters:  # torch's kernels for weights that could be trained round differently, also without gradients
+        parameter.requires_grad_(False)
+    try:
+        return torch.cat([flown(part.to(device)).to(noise.device) for part in noise.split(batch_size)])
+    finally:
+        for parameter in parameters:
+            parameter.requires_grad_(True)
