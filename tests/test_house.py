@@ -22,6 +22,7 @@ from medexp.data.images import transforms as image_transforms
 from medexp.data.oct import transforms as oct_transforms
 from medexp.data.volumes import transforms
 from medexp.data.volumes.cases import CHANNELS
+from medexp.models.meanflow import KINDS
 from medexp.models.vision_language.network import inputs_of
 from medexp.phases.phase1.config import Phase1Config
 from medexp.registry.definitions import InputContract, known_models, load_definition
@@ -167,10 +168,11 @@ def test_every_library_that_is_imported_is_a_dependency():
 
 
 @pytest.mark.parametrize("name", known_models())
-def test_a_registered_model_takes_what_is_made_of_images_of_volumes_of_oct_or_of_scenarios(name):
+def test_a_registered_model_takes_what_is_made_of_images_of_volumes_of_oct_or_of_scenarios_or_latents(name):
     contract = load_definition(name).input
     if not isinstance(contract, InputContract):
-        takes = inputs_of(Gemma3Config().to_dict())
+        latents = KINDS["meanflow_unet"].inputs({"channels": 4})
+        takes = latents if "z" in contract else inputs_of(Gemma3Config().to_dict())
         assert {given: one.dtype for given, one in contract.items()} == {given: spec.dtype for given, spec in takes.items()}
         return
     one = {"mri": image_transforms.INPUT, "oct": oct_transforms.INPUT}

@@ -19,6 +19,8 @@ PATH = "path"
 """Name of the input of a served model that takes one array, or that can read files, and of the column with their paths."""
 OUTPUT, FEATURES = "output", "features"
 """Its parameters: the folder that masks are written to, and the kind of features that is wanted; both of paths alone."""
+VELOCITY = "velocity"
+"""What the output of a network means that draws samples."""
 
 _OVERLAP = 0.5  # of windows, where a package says no other
 _PAINTED = {"WT": 2, "TC": 1, "ET": 3}  # as of BraTS 2023
@@ -73,7 +75,8 @@ def _from_words(words: Mapping[str, Any], where: str) -> Preprocessing:
 
 
 def outputs_said(contract: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    """By name of a network's outputs, what they mean: `what` is regions, mask, classes or features.
+    """By name of a network's outputs, what they mean: `what` is regions, mask, classes, answers,
+    features or velocity.
 
     Of a package that was written before contracts said it, it follows from the kind of network and from the words for what
     comes out.
@@ -94,12 +97,18 @@ def outputs_said(contract: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
             return {ONLY: {"what": "features"}}
 
 
+def draws(contract: Mapping[str, Any]) -> bool:
+    """Whether a model draws samples from noise, so that no file goes in: its contract's steps made what it was trained on."""
+    return any(one["what"] == VELOCITY for one in outputs_said(contract).values())
+
+
 def takes_paths(contract: Mapping[str, Any]) -> bool:
     """Whether a served model takes files by their paths: what is done to them is known.
 
-    One that takes a single array always does; one with several inputs takes them by name where its contract has no steps."""
+    One that takes a single array always does; one with several inputs takes them by name where its contract has no steps, and
+    one that draws samples always."""
     architecture = network_of(contract)
-    return "preprocessing" in contract or ONLY in kind_of(architecture).inputs(architecture)
+    return not draws(contract) and ("preprocessing" in contract or ONLY in kind_of(architecture).inputs(architecture))
 
 
 def parameters_of(contract: Mapping[str, Any]) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ from medexp.errors import ConfigError, RegistryError
 from medexp.models import vision_language
 from medexp.models.checkpoints import load_state, load_weights, weights_digest
 from medexp.models.kinds import build, kinds
+from medexp.models.meanflow.network import MeanFlowUNet, channels_of, widen
 from medexp.models.swin.attention import fast_attention
 from medexp.models.swin.features import demand_decoder
 from medexp.models.vision_language.bases import Base, Quantize, find_base, load_base
@@ -22,6 +23,7 @@ from medexp.registry.packages import (
     DECODER,
     MANIFEST,
     TRAINING,
+    WEIGHTS,
     read_json,
     verify_package,
     weights_file,
@@ -47,7 +49,7 @@ def load_verified(folder: Path, base: nn.Module | Path | str | None = None) -> n
     """`load_package` of a folder that was verified just now, such as one that `medexp.registry.pull` gave."""
     architecture = read_json(folder, "contract.json")["architecture"]
     if architecture["kind"] == ADAPTER_KIND:
-        return _ready(_adapted(folder, architecture["base"], base))
+        return _ready(_adapted(folder, architecture, base))
     if base is not None:
         raise RegistryError(f"base: {folder} is a whole network ({architecture['kind']}); only an adapter takes a base")
     return _ready(_filled(architecture, load_state(weights_file(folder)), folder))
@@ -83,9 +85,8 @@ def _filled(architecture: Mapping[str, Any], state: Mapping[str, Tensor], source
     return net
 
 
-def _adapted(folder: Path, architecture: Mapping[str, Any], base: nn.Module | Path | str | None) -> nn.Module:
-    from peft import PeftModel
-
+def _adapted(folder: Path, adapter: Mapping[str, Any], base: nn.Module | Path | str | None) -> nn.Module:
+    architecture = adapter["base"]
     parent = read_json(folder, "parents.json")["base"]
     registered = f"{parent['name']} version {parent['version']}" if parent["version"] else ""
     called = registered or f"{parent['name']}, which is not registered"
@@ -97,7 +98,15 @@ def _adapted(folder: Path, architecture: Mapping[str, Any], base: nn.Module | Pa
                 f"{found[:12]}. Give the base that it was trained on"
             )
 
+    def demand_channels(state: Mapping[str, Tensor]) -> None:
+        if (found := channels_of(state)) not in (None, wanted := architecture.get("channels")):
+            raise RegistryError(
+                f"adapter {folder}: was trained on {called}, which takes latents of {wanted} channels; the base given takes "
+                f"{found}. Give the base that it was trained on, which the adapter itself widens"
+            )
+
     if isinstance(base, nn.Module):
+        demand_channels(base.state_dict())
         if not registered and architecture["kind"] in vision_language.KINDS:
             raise RegistryError(
                 f"adapter {folder}: its base is {called}, and is known by its files: give their folder, base=FOLDER. Whether "
@@ -116,6 +125,11 @@ def _adapted(folder: Path, architecture: Mapping[str, Any], base: nn.Module | Pa
         from medexp.registry.store import pull
 
         pulled = pull(f"models:/{parent['name']}/{parent['version']}")
+        if pulled.digest != parent["digest"] and "channels" in adapter:
+            raise RegistryError(
+                f"adapter {folder}: was trained on {called} of digest {parent['digest'][:12]}; what is registered so has "
+                f"{pulled.digest[:12]}. Register the base anew from its run, or give its folder"
+            )
         demand(read_json(pulled.folder, MANIFEST)["weights_digest"])
         net = load_verified(pulled.folder).to(_computed(folder)[0])
     elif architecture["kind"] in vision_language.KINDS:
@@ -131,7 +145,10 @@ def _adapted(folder: Path, architecture: Mapping[str, Any], base: nn.Module | Pa
             device = torch.device("cuda" if quantize != "none" and torch.cuda.is_available() else "cpu")
             net = load_base(found, quantize=quantize, dtype=dtype, device=device)
     elif base is not None:
-        net = _filled(architecture, load_state(Path(base)), Path(base))
+        file = Path(base) / WEIGHTS if Path(base).is_dir() else Path(base)
+        state = load_state(file)
+        demand_channels(state)
+        net = _filled(architecture, state, file)
         demand(weights_digest(net.state_dict()))
     else:
         raise RegistryError(
@@ -139,6 +156,13 @@ def _adapted(folder: Path, architecture: Mapping[str, Any], base: nn.Module | Pa
             "medexp.registry.load(uri, base=...)"
         )
     weights_file(folder)
+    if isinstance(net, MeanFlowUNet):
+        from medexp.models.meanflow.lora import load_lora
+
+        widen(net, adapter["channels"])
+        return load_lora(net, folder / ADAPTER)
+    from peft import PeftModel
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers by a name that is going
         return PeftModel.from_pretrained(net, str(folder / ADAPTER))

@@ -6,6 +6,7 @@ checks.json           the checks that the model was judged by
 evaluation.json       which cases it was judged on, by which revision of the phase's checks
 per_case.csv          its scores, a row a case
 cases.csv             what its weights were trained and selected on, patients as sha256; absent where it is not known
+vae.safetensors       of a base that draws latents: the autoencoder that they are of; an adapter's is its base's
 processor/            of a model that takes text: its tokenizer and image processor, as transformers keeps them
 training_metadata.json  of an adapter of a language model: how it was trained; `dtype`, what its base was computed in
 split/                a head and the cases.csv of its own, where the weights have seen the validation cases and it has not:
@@ -30,6 +31,7 @@ ADAPTER = "adapter"
 ADAPTER_KIND = "lora_adapter"
 ADAPTER_WEIGHTS = "adapter/adapter_model.safetensors"
 PROCESSOR = "processor"
+VAE = "vae.safetensors"
 TRAINING = "training_metadata.json"
 MANIFEST = "manifest.json"
 CASES = "cases.csv"
@@ -87,9 +89,12 @@ def read_json(folder: Path, name: str) -> Any:
 
 
 def network_of(contract: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The architecture of the network that runs, by a package's contract: of an adapter its base's."""
+    """The architecture of the network that runs, by a package's contract: of an adapter its base's, with as many channels as
+    the adapter widens it to."""
     architecture: Mapping[str, Any] = contract["architecture"]
-    return architecture["base"] if architecture["kind"] == ADAPTER_KIND else architecture
+    if architecture["kind"] != ADAPTER_KIND:
+        return architecture
+    return architecture["base"] | {key: architecture[key] for key in ("channels",) if key in architecture}
 
 
 def weights_file(folder: Path) -> Path:

@@ -31,7 +31,7 @@ from medexp.files import replacing
 from medexp.models.kinds import ONLY, Tensors, outputs_of
 from medexp.models.swin.features import KINDS
 from medexp.models.swin.network import DIVISOR, SwinEncoder, SwinSegmenter, features
-from medexp.registry.contracts import outputs_said, preprocessing_of
+from medexp.registry.contracts import draws, outputs_said, preprocessing_of
 from medexp.registry.loading import load_verified, whole_network
 from medexp.registry.packages import MANIFEST, SEEN, network_of, read_json
 from medexp.registry.readers import READERS, Asked, Looked, Ready, processor_of
@@ -302,6 +302,11 @@ def save_mask(mask: Any, place: Path) -> Path:
 def predictor(uri: str, device: str = "auto", kind: FeatureKind | None = None, base: Path | str | None = None) -> Predictor:
     """`medexp.registry.predictor`."""
     pulled = pull(uri)
+    if draws(read_json(pulled.folder, "contract.json")):
+        raise RegistryError(
+            f"{uri}: draws pairs from noise, and takes no files. Draw some: mlflow run . -e phase7 -P mode=sample "
+            f"-P adapter={uri} -P sampling.samples=16"
+        )
     pin(pulled)
     made = from_package(pulled.folder, f"{pulled.name} version {pulled.version}", device, kind, base)
     return replace(made, pulled=pulled)

@@ -99,7 +99,7 @@ def test_a_model_that_is_not_compared_has_no_policy(path: Path) -> None:
 def test_an_unknown_model_is_answered_with_the_known_ones() -> None:
     with pytest.raises(
         RegistryError,
-        match=r"'phase9'.*bsf_base, medgemma_base, medgemma_lora_adapter, oct_classifier, phase1_encoder_merged",
+        match=r"'phase9'.*bsf_base, meanflow_base, medgemma_base, medgemma_lora_adapter, oct_classifier, phase1_encoder",
     ):
         load_definition("phase9")
 

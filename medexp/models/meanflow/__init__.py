@@ -16,10 +16,11 @@ def _inputs(given: Architecture) -> Specs:
     return {"z": _latents(given), "t": Spec("float32", (-1,)), "r": Spec("float32", (-1,))}
 
 
-def _example(_: Architecture, contract: Mapping[str, Any], generator: torch.Generator) -> Tensors:
-    """Noise of the contract's `example_shape`, from time 1 to time 0."""
-    z = torch.randn(contract["example_shape"], generator=generator)
-    return {"z": z, "t": torch.ones(len(z)), "r": torch.zeros(len(z))}
+def _example(given: Architecture, _: Mapping[str, Any], generator: torch.Generator) -> Tensors:
+    """Noise as small as the levels let it be and leave more than one voxel, from time 1 to time 0."""
+    edge = 2 ** len(given["num_channels"])
+    z = torch.randn(1, given["channels"], edge, edge, edge, generator=generator)
+    return {"z": z, "t": torch.ones(1), "r": torch.zeros(1)}
 
 
 KINDS = {

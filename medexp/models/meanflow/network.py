@@ -4,7 +4,7 @@ Geng et al., "Mean Flows for One-step Generative Modeling" (2025); Guo et al., "
 (2024).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import cast
 
 import torch
@@ -117,6 +117,12 @@ class _WidenedOutput(nn.Module):
 
     def forward(self, hidden: Tensor) -> Tensor:
         return torch.cat([self.base(hidden), self.new(hidden)], dim=1)
+
+
+def channels_of(state: Mapping[str, Tensor]) -> int | None:
+    """Channels of latents of the network whose weights these are; None of another network's, or of one that was widened."""
+    taken = state.get(f"{BOUNDARY[0]}.conv.weight")
+    return None if taken is None else taken.shape[1]
 
 
 def widen(net: MeanFlowUNet, channels: int) -> None:

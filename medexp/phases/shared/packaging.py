@@ -15,6 +15,7 @@ from medexp.data.seen import ranges
 from medexp.data.volumes.regions import REGIONS, values_in_masks
 from medexp.data.volumes.steps import PadTo, ReadChannels, Resample
 from medexp.phases.shared.context import Context, Settings, TrainingSettings
+from medexp.registry.contracts import VELOCITY as DRAWN
 from medexp.registry.definitions import load_definition
 from medexp.registry.package import Package, Parent
 from medexp.registry.packages import MANIFEST, read_json
@@ -37,32 +38,37 @@ def made_with(ctx: Context[Settings]) -> dict[str, str | None]:
     return {**made, "license": None, "Software": _SOFTWARE}
 
 
-def contract(name: str, output: str, preprocessing: Preprocessing, outputs: Mapping[str, Any]) -> dict[str, Any]:
+def contract(
+    name: str, output: str, preprocessing: Preprocessing, outputs: Mapping[str, Any], **beside: Mapping[str, Any]
+) -> dict[str, Any]:
     """What goes in, how it is made of a file, and what comes out.
 
     Args:
         name: Name of the model.
         output: What comes out, in words.
         preprocessing: What is done to a file before the network sees it.
-        outputs: By name of the network's outputs, what they mean: `regions`, `classes`, `mask` or `FEATURES`.
+        outputs: By name of the network's outputs, what they mean: `regions`, `classes`, `mask`, `FEATURES` or `VELOCITY`.
+        beside: What else it holds: of a model that draws `latents` and `grid` (`medexp.registry.synthesis`).
     """
     words = {**load_definition(name).input_as_records, **_example(preprocessing)}
-    return {"input": words, "preprocessing": preprocessing.as_record, "output": output, "outputs": dict(outputs)}
+    said = {"input": words, "preprocessing": preprocessing.as_record, "output": output, "outputs": dict(outputs)}
+    return said | beside
 
 
 def _example(preprocessing: Preprocessing) -> dict[str, Any]:
     """What follows from the steps of a kind of data: the shape of an example, and the spacing of volumes."""
     if made := preprocessing.find(Fit) or preprocessing.find(Resize):
         return {"example_shape": [1, 1, *made.size]}
-    if not (read := preprocessing.find(ReadChannels)):
-        return {}  # of what is no array, such as a text with its image
-    grid, size = preprocessing.get(Resample), preprocessing.get(PadTo).size
-    return {"spacing_mm": list(grid.spacing_mm), "example_shape": [1, len(read.channels), *size]}
+    read, pad = preprocessing.find(ReadChannels), preprocessing.find(PadTo)
+    if not (read and pad):
+        return {}  # of what is no array, such as a text with its image, and where latents of volumes go in
+    return {"spacing_mm": list(preprocessing.get(Resample).spacing_mm), "example_shape": [1, len(read.channels), *pad.size]}
 
 
 FEATURES: Mapping[str, Any] = {"what": "features"}
 MASK: Mapping[str, Any] = {"what": "mask"}
-"""Outputs of a contract: features (B, D), and logits (B, 1, H, W) of a tumour."""
+VELOCITY: Mapping[str, Any] = {"what": DRAWN}
+"""Outputs of a contract: features (B, D), logits (B, 1, H, W) of a tumour, and velocities by which samples are drawn."""
 
 
 def regions(data: DataConfig) -> dict[str, Any]:
@@ -104,6 +110,7 @@ def packaged(
     facts: Mapping[str, str | None],
     evaluation: Mapping[str, Any] | None = None,
     split: str = "val",
+    beside: Mapping[str, Mapping[str, Any]] | None = None,
     **content: Any,
 ) -> Package:
     """A model that was judged on the cases of a split, or out of fold on those of training and validation.
@@ -118,6 +125,7 @@ def packaged(
         facts: For the card, by item of CLAIM: how cases were chosen, labelled and split, and how the model was trained.
         evaluation: How it was judged, besides on what.
         split: The split that judged it, where there are no folds.
+        beside: As of `contract`.
         content: All else that the package holds, as `Package` has it.
     """
     judged = {"phase": ctx.phase.name, "revision": ctx.phase.revision, "split": f"{data.folds} folds" if data.folds else split}
@@ -129,7 +137,7 @@ def packaged(
     known = {"data": data.source, "data digest": data.digest, "Testing on external data": "none"}
     return Package(
         name=name,
-        contract=contract(name, output, preprocessing, outputs),
+        contract=contract(name, output, preprocessing, outputs, **beside or {}),
         checks=ctx.checks,
         evaluation=judged | dict(evaluation or {}),
         cases=seen_cases(data.manifest, data.facts.values()),
