@@ -96,8 +96,12 @@ class Interval:
 
     @property
     def seen(self) -> float:
-        """The difference that would have been seen with 80 %; NaN where nothing says it."""
-        return smallest_difference(self._effective, self.error * math.sqrt(self._effective))
+        """The difference that would have been seen with 80 % and an interval of 95 %; NaN where nothing says it."""
+        return self.seen_at(0.95)
+
+    def seen_at(self, confidence: float) -> float:
+        """The same with an interval of another coverage, such as that of one of several that hold at once."""
+        return smallest_difference(self._effective, self.error * math.sqrt(self._effective), confidence=confidence)
 
     @property
     def _effective(self) -> float:

@@ -25,7 +25,6 @@ from medexp.evaluation.classification import METRICS, Predictions, class_f1, gro
 from medexp.evaluation.collapse import Spread
 from medexp.evaluation.controls import Control, gain_over
 from medexp.evaluation.intervals import GAIN, MIN_OF_A_CLASS, MIN_PATIENTS, NOISE, Interval, Scatter, band_by_patient
-from medexp.evaluation.power import smallest_difference
 
 Kind = Literal["checkpoint", "random", "control"]
 KINDS: tuple[Kind, ...] = ("checkpoint", "random", "control")
@@ -124,8 +123,7 @@ class Pair:
     @property
     def seen(self) -> float:
         """The difference that would have been seen with 80 %; NaN where nothing says it."""
-        count = self.gain.patients if math.isnan(self.gain.effective) else self.gain.effective
-        return smallest_difference(count, self.gain.error * math.sqrt(count), confidence=self.confidence)
+        return self.gain.seen_at(self.confidence)
 
     @property
     def told(self) -> str:
