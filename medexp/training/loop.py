@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 from rich import get_console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from medexp.arrays import Array
@@ -176,6 +177,7 @@ def fit(
     order: Order | None = None,
     collate: Collate | None = None,
     until: int | None = None,
+    ema: float = 0.0,
     loading: Mapping[str, Any] | None = None,
     quiet: bool = False,
 ) -> FitResult:
@@ -198,6 +200,8 @@ def fit(
             are stacked.
         until: Epochs of the schedule of `training.epochs` after which it ends, with the weights that it then has: nothing is
             validated and no epoch is chosen. None: all of them, or as many as early stopping leaves.
+        ema: Decay of the moving average of the weights after each update, 0 to below 1, which is what is validated and kept;
+            the weights before the first update are no part of it. 0: the weights themselves.
         loading: Arguments of torch's DataLoader, where others than its own are wanted.
         quiet: Whether no line is printed of an epoch, and none is left of the progress bar: of trainings that take no time and
             are many.
@@ -207,7 +211,7 @@ def fit(
         StorageError: The state cannot be written; the state of the epoch before is kept.
     """
     sampler = EpochSampler(order or permutations(len(data), seed))  # type: ignore[arg-type]
-    learner = _prepared(module, groups, data, sampler, collate, training, accelerator, loading or {})
+    learner = _prepared(module, groups, data, sampler, collate, training, accelerator, ema, loading or {})
     steps, epochs = len(learner.loader), until or training.epochs
     done = _go_on_from(folder / "last.pt", learner)
     for step, metrics in done.reported:
@@ -238,7 +242,8 @@ def fit(
             row |= {f"train/lr_{name}": rate for name, rate in _rates(learner, epoch).items()}
             if until is None and ((epoch + 1) % training.validate_every == 0 or epoch + 1 == epochs):
                 module.eval()
-                scores = objective.validate(module, epoch)
+                with learner.average.in_place():
+                    scores = objective.validate(module, epoch)
                 row |= {f"val/{name}": float(np.mean(value)) for name, value in scores.items()}
                 if isinstance(monitored := scores[objective.monitor], pd.Series):
                     done.cases.append(monitored.tolist())
@@ -250,7 +255,8 @@ def fit(
             if value is not None and objective.better(value, done.best_value):
                 done.best_epoch, done.best_value = epoch, value
                 if accelerator.is_main_process:
-                    save_checkpoint(_trained(module), folder / "best.pt")
+                    with learner.average.in_place():
+                        save_checkpoint(_trained(module), folder / "best.pt")
             if accelerator.is_main_process:
                 save_checkpoint(vars(done) | _state(learner), folder / "last.pt")
             reporter.flush()
@@ -264,6 +270,7 @@ def fit(
         told = f"validation {objective.monitor} is not a number in {where}"
         raise TrainingDiverged(f"{title}: {told}; validate on cases for which it is defined, or lower the learning rate")
     accelerator.wait_for_everyone()
+    learner.average.put()
     if chosen:
         _restore(module, load_training_state(folder / "best.pt"))
     module.eval()
@@ -281,6 +288,48 @@ def fit(
     )
 
 
+@dataclass
+class _Average:
+    """Moving average of the weights that are trained: of the i-th of n updates they count decay^(n - i), in parts of the sum.
+
+    Attributes:
+        decay: 0 to below 1.
+        parameters: What is averaged; nothing where no average is kept.
+        values: The average, in the same order.
+        updates: How many there were.
+    """
+
+    decay: float
+    parameters: list[nn.Parameter]
+    values: list[Tensor]
+    updates: int = 0
+
+    def update(self) -> None:
+        """After a step of the optimiser."""
+        self.updates += 1
+        if self.values:
+            share = (1 - self.decay) / (1 - self.decay**self.updates)
+            get_ema_multi_avg_fn(1 - share)(self.values, self.parameters, self.updates)
+
+    @torch.no_grad()
+    def put(self) -> None:
+        """Let the weights be the average, for good."""
+        for parameter, value in zip(self.parameters, self.values, strict=True):
+            parameter.copy_(value)
+
+    @contextmanager
+    def in_place(self) -> Iterator[None]:
+        """The weights are the average, and then again what they were."""
+        own = [parameter.detach().clone() for parameter in self.parameters]
+        self.put()
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for parameter, value in zip(self.parameters, own, strict=True):
+                    parameter.copy_(value)
+
+
 @dataclass(frozen=True)
 class _Learner:
     """A network and what moves its weights, on their device: `module` is the network, `wrapped` what accelerate made of it."""
@@ -293,6 +342,7 @@ class _Learner:
     optimizer: AcceleratedOptimizer
     schedule: WarmupCosineSchedule
     accelerator: Accelerator
+    average: _Average
 
 
 def _prepared(
@@ -303,6 +353,7 @@ def _prepared(
     collate: Collate | None,
     training: TrainingConfig,
     accelerator: Accelerator,
+    ema: float,
     loading: Mapping[str, Any],
 ) -> _Learner:
     settings: dict[str, Any] = {
@@ -334,7 +385,9 @@ def _prepared(
     wrapped, optimizer, loader = accelerator.prepare(module, adamw, loader)
     updates = math.ceil(len(loader) / training.accumulate)
     schedule = WarmupCosineSchedule(adamw, training.warmup_epochs * updates, training.epochs * updates)
-    return _Learner(module, wrapped, loader, groups, adamw, optimizer, schedule, accelerator)
+    averaged = [parameter for group in groups for parameter in group.parameters if ema]
+    average = _Average(ema, averaged, [parameter.detach().clone() for parameter in averaged])
+    return _Learner(module, wrapped, loader, groups, adamw, optimizer, schedule, accelerator, average)
 
 
 def _steps(learner: _Learner, objective: Objective, training: TrainingConfig, epoch: int) -> Iterator[dict[str, Tensor]]:
@@ -354,6 +407,7 @@ def _steps(learner: _Learner, objective: Objective, training: TrainingConfig, ep
             optimizer.zero_grad()
         if accelerator.sync_gradients:
             learner.schedule.step()
+            learner.average.update()
         yield {name: value.detach() for name, value in parts.items()}
 
 
@@ -396,6 +450,7 @@ def _state(learner: _Learner) -> dict[str, Any]:
         "weights": _trained(learner.module),
         "optimizer": learner.adamw.state_dict(),
         "schedule": learner.schedule.state_dict(),
+        "average": {"values": learner.average.values, "updates": learner.average.updates},
     }
 
 
@@ -407,6 +462,10 @@ def _go_on_from(path: Path, learner: _Learner) -> _Progress:
     _restore(learner.module, saved.pop("weights"))
     learner.adamw.load_state_dict(saved.pop("optimizer"))
     learner.schedule.load_state_dict(saved.pop("schedule"))
+    average = saved.pop("average", {"values": [], "updates": 0})  # of an earlier version, which kept none
+    learner.average.updates = average["updates"]
+    for value, kept in zip(learner.average.values, average["values"], strict=True):
+        value.copy_(kept)
     return _Progress(**saved)
 
 

@@ -16,10 +16,13 @@ from accelerate import Accelerator
 from torch import nn
 from torch.utils.data import Dataset
 
-from medexp.config.training import TrainingConfig
+from medexp.config.training import FlowLossConfig, TrainingConfig
 from medexp.errors import StorageError, TrainingDiverged
+from medexp.models.meanflow.lora import inject_lora
+from medexp.models.meanflow.network import MeanFlowUNet, widen
 from medexp.reporting import NullReporter
 from medexp.training.loop import FitResult, Group, Objective, Order, fit
+from medexp.training.meanflow import MeanFlowLoss
 
 TRAINING = TrainingConfig(
     epochs=4,
@@ -91,6 +94,7 @@ def train(
     scores: Sequence[float | pd.Series] | None = None,
     direction: Literal["maximize", "minimize"] = "maximize",
     net: nn.Sequential | None = None,
+    ema: float = 0.0,
 ) -> FitResult:
     """Trains on the points, the first layer from an epoch on; `see` gets each batch; `scores` are said of the epochs."""
     net = net or network()
@@ -117,6 +121,7 @@ def train(
         folder=folder,
         title="points",
         order=order,
+        ema=ema,
     )
 
 
@@ -439,18 +444,92 @@ def padded(items: list[torch.Tensor]) -> dict[str, torch.Tensor]:
     return {"ids": ids, "mask": (ids > 0).float()}
 
 
-def test_two_processes_agree_on_a_group_that_starts_later(tmp_path: Path) -> None:
+def weights_of(net: nn.Module) -> list[torch.Tensor]:
+    return [parameter.detach().clone() for parameter in net.parameters()]
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_the_average_of_the_weights_is_validated_and_kept(tmp_path: Path, accumulate: int) -> None:
+    """A weight after the i-th of n updates counts decay^(n - i); training goes on from the weights themselves."""
+    training, decay = replace(TRAINING, accumulate=accumulate), 0.8
+    plain, net = network(), network()
+    after: list[list[torch.Tensor]] = []
+    train(tmp_path / "plain", NullReporter(), training, see=lambda batch: after.append(weights_of(plain)), net=plain)
+    updated = [*after[1:], weights_of(plain)][accumulate - 1 :: accumulate]
+    result = train(tmp_path / "average", NullReporter(), training, net=net, ema=decay)
+    parts = torch.tensor([decay ** (len(updated) - i) for i in range(1, len(updated) + 1)])
+    for place, found in enumerate(net.parameters()):
+        expected = sum(part * one[place] for part, one in zip(parts / parts.sum(), updated, strict=True))
+        torch.testing.assert_close(found.detach(), expected)
+        assert not torch.equal(found, updated[-1][place])
+    assert result.history["val/score"].iloc[-1] == pytest.approx(float(sum(p.detach().sum() for p in net.parameters())))
+    kept = saved(tmp_path / "average")
+    assert all(torch.equal(kept["weights"][key], value) for key, value in plain.state_dict().items())
+
+
+@pytest.mark.parametrize("patience", [0, 2])
+def test_an_interrupted_training_with_an_average_keeps_the_same_weights_to_the_bit(tmp_path: Path, patience: int) -> None:
+    training, scores = replace(TRAINING, patience=patience), [1.0, 3.0, 2.0, 0.0]
+    whole, cut, again = network(), network(), network()
+    train(tmp_path / "whole", NullReporter(), training, scores=scores, net=whole, ema=0.9)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "cut", Recorder(1), training, scores=scores, net=cut, ema=0.9)
+    for _ in range(2):  # goes on, and is not trained again
+        train(tmp_path / "cut", NullReporter(), training, scores=scores, net=again, ema=0.9)
+        assert all(torch.equal(one, other) for one, other in zip(weights_of(whole), weights_of(again), strict=True))
+    without = network()
+    train(tmp_path / "without", NullReporter(), training, scores=scores, net=without)
+    assert not torch.equal(without[0].weight, whole[0].weight)
+
+
+@pytest.fixture(scope="module")
+def launched(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What two processes of one launch left behind."""
+    folder = tmp_path_factory.mktemp("launched")
     launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
-    done = subprocess.run([*launch, __file__, str(tmp_path)], capture_output=True, text=True, check=False, timeout=300)
+    done = subprocess.run([*launch, __file__, str(folder)], capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stderr
-    one, other = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
+    return folder
+
+
+def test_two_processes_agree_on_a_group_that_starts_later(launched: Path) -> None:
+    one, other = (torch.load(launched / f"{rank}.pt", weights_only=True) for rank in range(2))
     assert all(torch.equal(one[key], other[key]) for key in one)
-    assert torch.equal(first_layer(tmp_path / "waited"), network()[0].weight)
+    assert torch.equal(first_layer(launched / "waited"), network()[0].weight)
     assert not torch.equal(one["0.weight"], network()[0].weight)
 
 
-if __name__ == "__main__":  # a process of the test above
+def flow_gradients(rank: int, wrap: Callable[[nn.Module], nn.Module] = lambda net: net) -> dict[str, torch.Tensor]:
+    """Gradients of MeanFlow's loss of what a process has to learn from."""
+    torch.manual_seed(0)
+    net = MeanFlowUNet(4, (8,), (True,), 8, 1, 4)
+    for parameter in net.parameters():
+        nn.init.normal_(parameter, std=0.1)
+    widen(net, 5)
+    adapted = inject_lora(net, 2, 2.0)
+    config = FlowLossConfig(1.5, 2.0, 1.0, 1.0, "uniform", "conditional", 1.0, 0.0, 1.0, 0.0, 1.0)
+    wrapped = wrap(adapted)  # without it nothing would be averaged
+    torch.manual_seed(rank + 1)
+    MeanFlowLoss(config, 4, 1)(wrapped, {"z": torch.randn(2, 5, 4, 4, 4)}, 0)["loss"].backward()
+    return {name: parameter.grad for name, parameter in adapted.named_parameters() if parameter.grad is not None}
+
+
+def test_meanflows_gradients_are_averaged_over_two_processes(launched: Path) -> None:
+    """A Jacobian-vector product goes around what a launch puts around a network; the pass with gradients must not."""
+    found = [torch.load(launched / f"flow{rank}.pt", weights_only=True) for rank in range(2)]
+    alone = [flow_gradients(rank) for rank in range(2)]
+    assert len(alone[0]) > 8 and alone[0].keys() == found[0].keys()
+    for name in alone[0]:
+        assert torch.equal(found[0][name], found[1][name]), name
+        torch.testing.assert_close(found[0][name], (alone[0][name] + alone[1][name]) / 2, rtol=1e-4, atol=1e-7)
+    assert any(float((alone[0][name] - alone[1][name]).norm()) > 0.1 * float(alone[0][name].norm()) for name in alone[0])
+
+
+if __name__ == "__main__":  # a process of the launch above
     folder, net = Path(sys.argv[1]), network()
     train(folder / "waited", NullReporter(), replace(TRAINING, epochs=2), starts=2)
     train(folder / "trained", NullReporter(), starts=2, scores=range(4), net=net)
-    torch.save(net.state_dict(), folder / f"{Accelerator(cpu=True).process_index}.pt")
+    accelerator = Accelerator(cpu=True)
+    torch.save(net.state_dict(), folder / f"{accelerator.process_index}.pt")
+    gradients = flow_gradients(accelerator.process_index, accelerator.prepare_model)
+    torch.save(gradients, folder / f"flow{accelerator.process_index}.pt")

@@ -29,7 +29,7 @@ class _Interval(nn.Module):
         nn.init.zeros_(cast(nn.Linear, self.layers[2]).bias)
 
     def forward(self, interval: Tensor) -> Tensor:
-        return self.layers(get_timestep_embedding(interval, self.width))
+        return self.layers(get_timestep_embedding(interval, self.width).to(next(self.parameters())))
 
 
 class MeanFlowUNet(nn.Module):
