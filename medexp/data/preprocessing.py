@@ -1,12 +1,14 @@
 """What is done to a file before a network sees it, as data: named, versioned steps with their values, in their order.
 
 A package's contract holds them, training is prepared by the same objects, and whoever executes them gets what the network was
-trained on. A kind of data has its steps in `medexp/data/<kind>/steps.py`, found by looking. A step that comes to do something
-else becomes another version beside the old one, which stays: what was registered with it goes on working.
+trained on. A kind of data has its steps in `medexp/data/<kind>/steps.py`, found by looking (pairs are volumes). A step that
+comes to do something else becomes another version beside the old one, which stays: what was registered with it goes on
+working.
 """
 
 import hashlib
 import importlib
+import importlib.util
 import json
 import pkgutil
 from collections.abc import Mapping
@@ -92,7 +94,7 @@ def known_steps() -> dict[str, dict[tuple[str, int], type[Step]]]:
     """By kind of data, and by name and version: the steps that this version of medexp executes."""
     found = {}
     for module in pkgutil.iter_modules(data.__path__):
-        if module.ispkg:
+        if module.ispkg and importlib.util.find_spec(f"{data.__name__}.{module.name}.steps"):
             steps = importlib.import_module(f"{data.__name__}.{module.name}.steps").STEPS
             found[module.name] = {(step.NAME, step.VERSION): step for step in steps}
     return found

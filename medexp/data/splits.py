@@ -3,7 +3,7 @@
 import json
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -11,7 +11,7 @@ import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from medexp.config.data import DataConfig, ImageDataConfig
+from medexp.config.data import DataConfig, ImageDataConfig, PairDataConfig
 from medexp.data.twins import Digested, Owned, find_twins
 from medexp.errors import ConfigError, DataError, all_problems
 from medexp.files import replacing
@@ -59,25 +59,28 @@ def patient_of(pattern: str) -> Callable[[str], str]:
     return patient
 
 
-def unnamed(source: str, scans: Sequence[str], pattern: str) -> str:
+def unnamed(source: str, scans: Sequence[str], pattern: str, block: str = "data") -> str:
     """What a reader must know where no name says whose a scan is, and what to give where several are of one patient.
 
     Args:
         source: Where they come from.
         scans: Their names.
         pattern: `patient_pattern`, which matches none of them.
+        block: Where that stands in the configuration.
     """
     tries = ((other, len({*map(patient_of(other), scans)})) for other in ("^(.+)_", "^(.+)-"))
-    fitting = [f"-P 'data.patient_pattern={other}' makes {count}" for other, count in tries if 2 < count < len(scans)]
-    give = " or ".join(fitting) or "-P 'data.patient_pattern=REGEX', whose first group is the patient"
+    fitting = [f"-P '{block}.patient_pattern={other}' makes {count}" for other, count in tries if 2 < count < len(scans)]
+    give = " or ".join(fitting) or f"-P '{block}.patient_pattern=REGEX', whose first group is the patient"
     return (
-        f"{source}: data.patient_pattern ({pattern}) finds a patient in none of {len(scans)} names, such as {min(scans)}. "
+        f"{source}: {block}.patient_pattern ({pattern}) finds a patient in none of {len(scans)} names, such as {min(scans)}. "
         "Each counts as a patient of its own, and splits, folds and intervals by patient rest on that. If fewer patients are "
         f"meant: {give}."
     )
 
 
-def make_splits(cases: Sequence[Owned], facts: Iterable[Digested], data: DataConfig | ImageDataConfig, seed: int) -> Splits:
+def make_splits(
+    cases: Sequence[Owned], facts: Iterable[Digested], data: DataConfig | ImageDataConfig | PairDataConfig, seed: int
+) -> Splits:
     """Draws validation, test and training patients, in this order. The same cases in another order give the same splits.
 
     Patients who share a case, or copies of one (`find_twins`), are drawn together. Each fraction of the number of such groups
@@ -132,15 +135,26 @@ def draw_by_label(groups: Mapping[str, Sequence[Sequence[str]]], sizes: Callable
     return Splits(*(tuple(sorted(parts[split])) for split in SPLITS))
 
 
-def load_splits(path: Path, cases: Sequence[Owned], facts: Iterable[Digested]) -> Splits:
+def load_splits(path: Path, cases: Sequence[Owned], facts: Iterable[Digested], train_only: Set[str] = frozenset()) -> Splits:
     """Reads and checks a data_splits.json: {"train": [ID, ...], "val": [...], "test": [...]}; `test` may be absent.
+
+    Args:
+        path: The file.
+        cases: All cases.
+        facts: Of each of them.
+        train_only: Cases that may be trained on and nothing else; those that the file does not have are.
 
     Raises:
         DataError: All problems at once: unreadable JSON, unknown keys, unknown cases, a case twice or in no split, a patient
-            or an exact duplicate in two splits, an empty train or val.
+            or an exact duplicate in two splits, an empty train or val, a case of `train_only` in another split.
     """
     listed = _read(path)
-    problems = []
+    listed["train"] = [*listed["train"], *sorted(train_only - {case for name in SPLITS for case in listed[name]})]
+    problems = [
+        f"{name}: {some(judged)}: synthetic, and for training alone"
+        for name in ("val", "test")
+        if (judged := sorted(train_only & set(listed[name])))
+    ]
     splits_of: dict[str, list[str]] = defaultdict(list)
     for name in SPLITS:
         for case_id in listed[name]:

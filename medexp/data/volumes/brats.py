@@ -9,6 +9,7 @@ import math
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import nibabel as nib
 import numpy as np
@@ -29,7 +30,24 @@ AFFINE_TOLERANCE = 1e-3
 SMALLEST_MM, LARGEST_MM = 0.02, 50.0
 """Edges of voxels that a head can have: a header in metres or micrometres, which readers take for mm, has others."""
 
+ROUNDING = 1e-3
+"""Largest distance of a label from an integer: a file's scale factor is rounded too."""
+
 _UNREADABLE = (OSError, EOFError, zlib.error, ImageFileError, HeaderDataError, ValueError)
+
+
+class Wording(NamedTuple):
+    """What messages call a segmentation's values.
+
+    Attributes:
+        key: The setting that says what they mean.
+        what: What is segmented.
+        interpolated: Of values that are no integers: where they come from, what to do.
+    """
+
+    key: str = "data.labels"
+    what: str = "tumour"
+    interpolated: str = "was it resampled with interpolation?"
 
 
 class UnfitLabels(DataError):
@@ -120,7 +138,13 @@ def image_files(path: Path, channels: Sequence[str] = CHANNELS) -> tuple[Path, .
     return (path,)
 
 
-def read_case(case: Case, classes: Mapping[int, int], advice: str | None = None, channels: Sequence[str] = CHANNELS) -> Volume:
+def read_case(
+    case: Case,
+    classes: Mapping[int, int],
+    advice: str | None = None,
+    channels: Sequence[str] = CHANNELS,
+    wording: Wording = Wording(),  # noqa: B008 - it cannot be changed
+) -> Volume:
     """The volume of a case, checked.
 
     Args:
@@ -128,6 +152,7 @@ def read_case(case: Case, classes: Mapping[int, int], advice: str | None = None,
         classes: `DataConfig.classes`, from the file's values to 0..3; 0 is always background.
         advice: What an error says to do; None: as training is told what it trains on.
         channels: Those that there are, in their order.
+        wording: What messages call a segmentation's values.
 
     Raises:
         UnfitLabels: The segmentation holds values that `classes` has not.
@@ -165,7 +190,7 @@ def read_case(case: Case, classes: Mapping[int, int], advice: str | None = None,
         label = np.zeros(next(iter(found.values())).shape, np.uint8) if found else None
     elif case.label in arrays:
         try:
-            label, values = _mapped(case.label, arrays[case.label], classes)
+            label, values = _mapped(case.label, arrays[case.label], classes, wording)
         except UnfitLabels as error:
             unfit = error.values
             problems.append(str(error))
@@ -189,7 +214,7 @@ def read_label(path: Path, classes: Mapping[int, int]) -> tuple[NDArray[np.uint8
         DataError: As of `read_case`, of this file.
     """
     array, affine = _read(path)
-    return _mapped(path, array, classes)[0], affine
+    return _mapped(path, array, classes, Wording())[0], affine
 
 
 def _read(path: Path, dimensions: int = 3) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
@@ -256,25 +281,27 @@ def _image_problems(name: str, array: NDArray[np.float32]) -> list[str]:
     return []
 
 
-def _mapped(path: Path, array: NDArray[np.float32], classes: Mapping[int, int]) -> tuple[NDArray[np.uint8], tuple[int, ...]]:
+def _mapped(
+    path: Path, array: NDArray[np.float32], classes: Mapping[int, int], wording: Wording
+) -> tuple[NDArray[np.uint8], tuple[int, ...]]:
     """The label in classes 0..3, and the values that the file holds."""
-    values, counts = np.unique(array[array != 0], return_counts=True)
-    if not np.isfinite(values).all():
+    if not np.isfinite(array).all():
         raise DataError(f"{path.name}: NaN or infinite labels")
-    if broken := [value for value in values if value != round(value)]:
-        raise DataError(
-            f"{path.name}: labels that are no integers, such as {broken[0]:g}; was it resampled with interpolation?"
-        )
+    whole = np.rint(array)
+    if (apart := np.abs(array - whole)).max(initial=0) > ROUNDING:
+        broken = np.unique(array[apart > ROUNDING])[0]
+        raise DataError(f"{path.name}: labels that are no integers, such as {broken:g}; {wording.interpolated}")
+    values, counts = np.unique(whole[whole != 0], return_counts=True)
     found = tuple(int(value) for value in values)
     unknown = {value: int(count) for value, count in zip(found, counts, strict=True) if value not in classes}
     if unknown:
         listed = ", ".join(f"{value} ({count} voxels)" for value, count in unknown.items())
-        told = f"{path.name}: labels that data.labels does not have: {listed}; it has {sorted({0, *classes})}"
+        told = f"{path.name}: labels that {wording.key} does not have: {listed}; it has {sorted({0, *classes})}"
         raise UnfitLabels.of(told, found)
     label = np.zeros(array.shape, np.uint8)
     for value in found:
-        label[array == value] = classes[value]
+        label[whole == value] = classes[value]
     if not label.any():
-        holds = f"; it holds {', '.join(map(str, found))}, which data.labels takes for no tumour" if found else ""
-        raise DataError(f"{path.name}: an empty mask, no voxel of a tumour{holds}")
+        holds = f"; it holds {', '.join(map(str, found))}, which {wording.key} takes for no {wording.what}" if found else ""
+        raise DataError(f"{path.name}: an empty mask, no voxel of a {wording.what}{holds}")
     return label, found

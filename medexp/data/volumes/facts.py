@@ -93,7 +93,7 @@ class CaseFacts:
 
 def identity(volume: Volume) -> tuple[str, tuple[str, ...]]:
     """`voxels_sha256` and `perceptual_hash` of a volume, by which it is known again."""
-    return _digests(volume)[1], perceptual_hash(_t1n(volume))
+    return digests(volume)[1], perceptual_hash(along_ras(volume, CHANNELS.index("t1n")))
 
 
 def fields_of(header: Header, volume: Volume, grounds: Sequence[Ground]) -> dict[str, Field]:
@@ -175,7 +175,7 @@ def _describe(case: Case, data: DataConfig, entry: Path) -> CaseFacts:
         DataError: The case cannot be used.
     """
     volume = read_case(case, data.classes)
-    sha256, voxels_sha256 = _digests(volume)
+    sha256, voxels_sha256 = digests(volume)
     grounds = [ground_of(channel) for channel in volume.image]
     brain = np.any([ground.brain for ground in grounds], axis=0)
     tumour: dict[str, Any] = {}
@@ -193,7 +193,7 @@ def _describe(case: Case, data: DataConfig, entry: Path) -> CaseFacts:
         voxels_sha256=voxels_sha256,
         shape=volume.label.shape,
         spacing=tuple(float(edge) for edge in nib.affines.voxel_sizes(volume.affine)),
-        perceptual_hash=perceptual_hash(_t1n(volume)),
+        perceptual_hash=perceptual_hash(along_ras(volume, CHANNELS.index("t1n"))),
         intensity=tuple(intensity_statistics(volume.image, grounds).tolist()),
         form=tuple(shape_statistics(brain, volume.affine).tolist()),
         level=tuple(ground.level for ground in grounds),
@@ -208,9 +208,10 @@ def _describe(case: Case, data: DataConfig, entry: Path) -> CaseFacts:
     return facts
 
 
-def _t1n(volume: Volume) -> Array:
+def along_ras(volume: Volume, channel: int) -> Array:
+    """A channel (X, Y, Z) with its axes turned and mirrored to run to R, A and S, as far as they do."""
     turned = nib.orientations.io_orientation(volume.affine)
-    return np.asarray(nib.orientations.apply_orientation(volume.image[CHANNELS.index("t1n")], turned))
+    return np.asarray(nib.orientations.apply_orientation(volume.image[channel], turned))
 
 
 def _regions(label: NDArray[np.uint8]) -> tuple[str, ...]:
@@ -242,7 +243,7 @@ def _lost(volume: Volume, spacing: Sequence[float]) -> tuple[str, ...]:
     return tuple(region for region in small if region not in left)
 
 
-def _digests(volume: Volume) -> tuple[str, str]:
+def digests(volume: Volume) -> tuple[str, str]:
     """sha256 of all, and of the images alone. Adding 0 turns -0 into 0: the same voxels have the same bytes."""
     voxels = hashlib.sha256(repr(volume.label.shape).encode())
     voxels.update(np.ascontiguousarray(volume.image + np.float32(0), "<f4").data)

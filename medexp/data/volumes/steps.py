@@ -107,6 +107,51 @@ class CropForeground:
 
 
 @dataclass(frozen=True, config=_STRICT)
+class FitTo:
+    """The box around what is brighter, in any channel, than a share of that channel's maximum, brought to one size: about its
+    centre, cut where it is larger, with zeros around it where it is smaller.
+
+    Attributes:
+        size: Voxels along each axis.
+        above: The share, 0 to 1.
+    """
+
+    NAME: ClassVar[str] = "fit_to"
+    VERSION: ClassVar[int] = 1
+    size: tuple[_Edge, _Edge, _Edge]
+    above: Annotated[float, Field(ge=0, lt=1)]
+
+    @property
+    def transforms(self) -> Transforms:
+        return [*CropForeground(self.above).transforms, ("ResizeWithPadOrCropd", {"spatial_size": list(self.size)})]
+
+
+@dataclass(frozen=True, config=_STRICT)
+class ScalePercentiles:
+    """Each channel from two percentiles of its voxels, background included, linearly to 0 and 1, and clipped there.
+
+    What is darker than a background of 0, as single voxels are after a resampling, counts as background before.
+
+    Attributes:
+        lower: Percentile that becomes 0.
+        upper: Percentile that becomes 1.
+    """
+
+    NAME: ClassVar[str] = "scale_percentiles"
+    VERSION: ClassVar[int] = 1
+    lower: Annotated[float, Field(ge=0, lt=100)]
+    upper: Annotated[float, Field(gt=0, le=100)]
+
+    @property
+    def transforms(self) -> Transforms:
+        values = {"lower": self.lower, "upper": self.upper, "b_min": 0.0, "b_max": 1.0, "clip": True, "channel_wise": True}
+        return [
+            ("ThresholdIntensityd", {"keys": ["image"], "threshold": 0.0, "above": True, "cval": 0.0}),
+            ("ScaleIntensityRangePercentilesd", {"keys": ["image"]} | values),
+        ]
+
+
+@dataclass(frozen=True, config=_STRICT)
 class ZScore:
     """Each channel to mean 0 and standard deviation 1 over its nonzero voxels; 0 stays 0."""
 
@@ -175,7 +220,17 @@ class SlidingWindow:
 
 
 VolumeStep = (
-    ReadChannels | ZeroBackground | Orient | Resample | CropForeground | ZScore | PadTo | PadToMultiple | SlidingWindow
+    ReadChannels
+    | ZeroBackground
+    | Orient
+    | Resample
+    | CropForeground
+    | FitTo
+    | ScalePercentiles
+    | ZScore
+    | PadTo
+    | PadToMultiple
+    | SlidingWindow
 )
 STEPS: Sequence[type[Any]] = VolumeStep.__args__
 """All that there are, of every version."""

@@ -20,6 +20,7 @@ from medexp.config.shared import (
     Resume,
     Samples,
     Seed,
+    SplitsFile,
     Threads,
     Written,
     listed,
@@ -181,6 +182,7 @@ class Phase7Config:
     bootstrap_samples: Samples
     confidence: Confidence
     data_dir: Pairs
+    splits: SplitsFile
     base: str | None
     vae: str | None
     vae_scale: Positive

@@ -1,0 +1,266 @@
+"""Finds pairs of a FLAIR volume and its lesion mask: in BIDS data sets, in a folder a case, in flat folders, in tables.
+
+A file is told by how its name ends, after - or _: an image *_FLAIR or *-t2f, a mask *_roi, *_mask, *_lesion, *_seg. Nothing
+else is taken: a T1 beside a FLAIR never is.
+"""
+
+import os
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from medexp.config.data import PairDataConfig
+from medexp.data.inputs import TABLES, lines_of, name_of
+from medexp.data.pairs.marks import COLUMN, generated, participants, said
+from medexp.data.splits import patient_of, some
+from medexp.data.volumes.cases import Case
+from medexp.errors import DataError, all_problems
+
+FORMS = (
+    "Taken are a BIDS data set (sub-ID/anat/sub-ID_FLAIR.nii.gz, its mask *_roi.nii.gz or *_mask.nii.gz beside it or under "
+    "derivatives/), a folder a case (*-t2f.nii.gz and *-seg.nii.gz), files side by side (ID_FLAIR.nii.gz, ID_roi.nii.gz), and "
+    "a TSV or CSV with the columns image and mask"
+)
+
+_IMAGES = {"flair", "t2f", "t2flair"}
+_MASK = re.compile(r"roi|mask|label|seg|segmentation|tumou?r|\w*lesions?\w*")
+_OTHER = {"brain", "head", "gm", "wm", "csf", "tissue", "t1w", "t1", "t1c", "t1ce", "t1n", "t2w", "t2"}
+"""Words of the names of masks that are no lesion's, or not on the FLAIR's grid."""
+_SUBJECT = re.compile(r"sub-[A-Za-z0-9]+")
+_SESSION = re.compile(r"ses-[A-Za-z0-9]+")
+_NAMED = re.compile(r"(sub|ses)-[A-Za-z0-9]+")
+_COLUMNS = ("image", "mask")
+_OPTIONAL = ("case", "patient", COLUMN)
+
+
+@dataclass(frozen=True)
+class Found:
+    """What folders and tables hold.
+
+    Attributes:
+        cases: Sorted by id: pairs, or with `masks=False` volumes that nobody outlined anything in.
+        synthetic: Ids of those that a table or a data set says are synthetic; a file's header may say so of others.
+        left: Ids of volumes that were not asked for: those without a mask, or with `masks=False` those with one.
+    """
+
+    cases: tuple[Case, ...]
+    synthetic: frozenset[str] = frozenset()
+    left: tuple[str, ...] = ()
+
+
+@dataclass
+class _Seen:
+    """What one folder or table holds, by id of the case: images, masks where there are any, patients that are named."""
+
+    images: dict[str, Path] = field(default_factory=dict)
+    masks: dict[str, Path] = field(default_factory=dict)
+    patients: dict[str, str] = field(default_factory=dict)
+    synthetic: set[str] = field(default_factory=set)
+    problems: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class _File:
+    """A NIfTI file by its name.
+
+    Attributes:
+        path: Where it is.
+        stem: Its name without .nii; of an image without what says that it is one.
+        kind: image, mask, elsewhere (a lesion's mask on the grid of another image) or other.
+    """
+
+    path: Path
+    stem: str
+    kind: str
+
+
+def find_pairs(data_dirs: Sequence[Path], data: PairDataConfig, masks: bool = True, block: str = "data") -> Found:
+    """The cases of folders and tables. Reads names and tables only.
+
+    Args:
+        data_dirs: Folders, and tables (TSV, CSV) whose columns image and mask are relative to the table's folder or absolute;
+            case, patient and synthetic may stand beside them.
+        data: `patient_pattern` gives a case its patient where no table does, `exclude` leaves cases out.
+        masks: Whether pairs are wanted, or real volumes of patients of whom no mask is there.
+        block: Where `data` stands in the configuration, for messages.
+
+    Raises:
+        DataError: All problems at once: a folder or table that is not there or holds no case, a mask without a FLAIR, several
+            masks of one FLAIR, a FLAIR that a mask cannot be told to be of, a file that is a link to nothing, an id twice, an
+            excluded case that is not there.
+        ConfigError: `patient_pattern` is no regular expression with a group.
+    """
+    named = patient_of(data.patient_pattern)
+    seen = {place: _seen(place) for place in dict.fromkeys(path.absolute() for path in data_dirs)}
+    problems = [f"{place}: {told}" for place, one in seen.items() for told in one.problems]
+    counts = Counter(case for one in seen.values() for case in one.images)
+    for case in sorted(case for case, count in counts.items() if count > 1):
+        where = ", ".join(str(place) for place, one in seen.items() if case in one.images)
+        problems.append(f"case {case} stands in {where}; an id names one case: rename it, or give a table with a column case")
+    problems += [f"{block}.exclude: no case {name} in it" for name in sorted(set(data.exclude) - set(counts))]
+    cases: list[Case] = []
+    for one in seen.values():
+        for case, image in one.images.items():
+            if case not in data.exclude:
+                cases.append(Case(case, one.patients.get(case) or _patient(case, named(case)), (image,), one.masks.get(case)))
+    synthetic = frozenset(case for one in seen.values() for case in one.synthetic)
+    outlined = {case.patient for case in cases if case.label}
+    wanted = [case for case in cases if (case.label is not None) == masks]
+    if not masks:
+        wanted = [case for case in wanted if case.patient not in outlined and case.id not in synthetic]
+    if not wanted and not problems:
+        there = f"{len(cases)} volumes, " + ("none with a mask" if masks else "all of patients with a mask, or synthetic")
+        problems = [f"no {'pair' if masks else 'volume without a mask'} in {', '.join(map(str, seen))}: {there}"]
+    if problems:
+        raise DataError(all_problems("data_dir", problems, f"{FORMS}. {block}.exclude=[ID, ...] leaves cases out."))
+    taken = {case.id for case in wanted}
+    left = tuple(sorted(case.id for case in cases if case.id not in taken))
+    return Found(tuple(sorted(wanted, key=lambda case: case.id)), synthetic & taken, left)
+
+
+def _patient(case: str, by_pattern: str) -> str:
+    """By the pattern; where that says nothing a BIDS name does."""
+    subject = _SUBJECT.match(case)
+    return subject[0] if by_pattern == case and subject else by_pattern
+
+
+def _seen(place: Path) -> _Seen:
+    try:
+        if place.suffix.lower() in TABLES and not place.is_dir():
+            return _of_table(place)
+        return _of_folder(place)
+    except DataError as error:
+        return _Seen(problems=[str(error).removeprefix(f"{place}: ")])
+
+
+def _of_folder(root: Path) -> _Seen:
+    if not root.is_dir():
+        raise DataError("no such folder or table")
+    files = list(_files(root))
+    units: dict[tuple[str, ...], list[_File]] = defaultdict(list)
+    for file in files:
+        units[_unit(file.path.relative_to(root))].append(file)
+    if not any(file.kind == "image" for file in files):
+        there = Counter(re.split(r"[-_]", name_of(file.path))[-1] for file in files)
+        listed = some([f"*{name} ({count})" for name, count in there.most_common()])
+        raise DataError(f"no FLAIR in it; it holds {listed or 'no NIfTI file'}")
+    seen = _Seen()
+    for unit, members in sorted(units.items()):
+        _pair(unit, members, seen)
+    marked = [file.parent for file in root.rglob("dataset_description.json") if generated(file)]
+    for table in root.rglob("participants.tsv"):
+        marked += [table.parent / participant for participant, drawn in participants(table).items() if drawn]
+    seen.synthetic |= {case for case, image in seen.images.items() if any(one in image.parents for one in marked)}
+    return seen
+
+
+def _files(root: Path) -> Iterator[_File]:
+    """The NIfTI files under a folder, links too, but for hidden ones, sorted."""
+    for folder, inner, names in os.walk(root, followlinks=True):
+        inner[:] = sorted(name for name in inner if not name.startswith("."))
+        for name in sorted(names):
+            if not name.startswith(".") and name.lower().endswith((".nii", ".nii.gz")):
+                yield _told(Path(folder, name))
+
+
+def _told(path: Path) -> _File:
+    whole = name_of(path)
+    stem, _, last = whole.replace("-", "_").lower().rpartition("_")
+    words = set(_NAMED.sub("", whole).replace("-", "_").lower().split("_")[:-1])
+    if last in _IMAGES:
+        return _File(path, whole[: len(stem)], "image")
+    if not _MASK.fullmatch(last):
+        return _File(path, whole, "other")
+    if words & _IMAGES or not words & _OTHER:
+        return _File(path, whole, "mask")
+    outlined = (last == "roi" or "lesion" in f"{words} {last}") and "brain" not in words
+    return _File(path, whole, "elsewhere" if outlined else "other")
+
+
+def _unit(path: Path) -> tuple[str, ...]:
+    """What the files of one scan have in common: of BIDS subject and session, else the folder."""
+    text = path.as_posix()
+    if subject := _SUBJECT.match(path.name) or _SUBJECT.match(text):
+        session = _SESSION.search(text)
+        return (subject[0], *([session[0]] if session else []))
+    return ("", *path.parent.parts)
+
+
+def _pair(unit: tuple[str, ...], members: Sequence[_File], seen: _Seen) -> None:
+    """The images of a unit, each with its mask."""
+    images = [file for file in members if file.kind == "image"]
+    images = [file for file in images if "derivatives" not in file.path.parts] or images  # what was made of another image
+    masks = [file for file in members if file.kind == "mask"]
+    seen.problems += [
+        f"{file.path.name} is a link to {file.path.readlink()}, which is not there; fetch it, as by datalad get"
+        for file in (*images, *masks)
+        if not file.path.exists()
+    ]
+    alone = "_".join(part for part in unit if part) if unit[0] else unit[-1]
+    ids = {file.path: alone if len(images) == 1 and alone else file.stem or alone for file in images}
+    for case in sorted(case for case, count in Counter(ids.values()).items() if count > 1):
+        names = ", ".join(path.name for path, own in ids.items() if own == case)
+        seen.problems.append(f"{case}: several FLAIR files of one name ({names}); keep one, or name them in a table")
+    of: dict[Path, list[_File]] = defaultdict(list)
+    for mask in masks:
+        of_it = [file for file in images if len(images) == 1 or f"{mask.stem}_".startswith((f"{file.stem}_", f"{file.stem}-"))]
+        if not of_it:
+            told = "no FLAIR beside it"
+            if images:
+                told = f"its name does not say which of {', '.join(file.path.name for file in images)} it is of"
+            seen.problems.append(f"{mask.path.name}: {told}; rename it, or name it in a table")
+        else:
+            of[max(of_it, key=lambda file: len(file.stem)).path].append(mask)
+    for file in images:
+        case, found = ids[file.path], of[file.path]
+        seen.images[case] = file.path
+        if len(found) > 1:
+            names = ", ".join(mask.path.name for mask in found)
+            seen.problems.append(f"{case}: {len(found)} masks ({names}); keep one, or name one in a table")
+        elif found:
+            seen.masks[case] = found[0].path
+        elif others := [one.path.name for one in members if one.kind == "elsewhere"]:
+            seen.problems.append(f"{case}: {some(others)} is no mask of its FLAIR; give one on the FLAIR's grid, *_FLAIR_roi")
+
+
+def _of_table(table: Path) -> _Seen:
+    (_, header), *rows = lines_of(table, "\t" if table.suffix.lower() == ".tsv" else ",") or [(1, [])]
+    names = [name.strip() for name in header]
+    seen = _Seen()
+    lacking = [f"no column {name}; found {', '.join(names) or 'nothing'}" for name in _COLUMNS if name not in names]
+    twice = [f"column {name} stands {count} times; keep one" for name, count in Counter(names).items() if count > 1]
+    if lacking or twice:
+        raise DataError("; ".join(lacking + twice))
+    if not rows:
+        raise DataError("holds no rows")
+    for number, row in rows:
+        try:
+            _row(table, names, row, seen)
+        except DataError as error:
+            seen.problems.append(f"line {number}: {error}")
+    return seen
+
+
+def _row(table: Path, names: Sequence[str], row: Sequence[str], seen: _Seen) -> None:
+    if len(row) != len(names):
+        raise DataError(f"{len(row)} values, the header has {len(names)} columns")
+    cells = {name: value.strip() for name, value in zip(names, row, strict=True) if name in (*_COLUMNS, *_OPTIONAL)}
+    if not cells["image"]:
+        raise DataError("image is empty")
+    paths = {name: table.parent / Path(cells[name]).expanduser() for name in _COLUMNS if cells[name]}
+    if absent := [f"{name} {path}: no such file" for name, path in paths.items() if not path.is_file()]:
+        raise DataError("; ".join(absent))
+    file = _told(paths["image"])
+    case = cells.get("case") or (file.stem if file.kind == "image" and file.stem else name_of(file.path))
+    if case in seen.images:
+        raise DataError(f"case {case} stands twice; an id names one row. Give a column case")
+    if paths["image"] in seen.images.values():
+        raise DataError(f"image {paths['image']} stands twice; a case is an image and one mask")
+    seen.images[case] = paths["image"]
+    seen.patients[case] = cells.get("patient", "")
+    if "mask" in paths:
+        seen.masks[case] = paths["mask"]
+    if said(cells.get(COLUMN, "")):
+        seen.synthetic.add(case)

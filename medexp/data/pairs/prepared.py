@@ -1,0 +1,189 @@
+"""Pairs that are ready for training: found, read, checked, described and split; synthetic ones are trained on alone."""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Protocol
+
+import pandas as pd
+
+from medexp.config.data import PairDataConfig, PairPhantomConfig
+from medexp.config.shared import cache_root
+from medexp.data.pairs.facts import PairFacts, describe_pairs
+from medexp.data.pairs.find import Found, find_pairs
+from medexp.data.pairs.phantoms import ensure_pairs
+from medexp.data.pairs.read import Pair, load_pair, preprocessing
+from medexp.data.prepared import Prepared
+from medexp.data.splits import Splits, load_splits, make_splits, patient_groups, some, unnamed
+from medexp.data.storage import local, local_file
+from medexp.data.volumes.cases import Case
+from medexp.errors import DataError, all_problems
+
+__all__ = ["Pair", "PreparedPairs", "ReadsPairs", "account", "load_pair", "prepare_pairs", "preprocessing"]
+
+PreparedPairs = Prepared[Case, PairFacts]
+"""Of pairs, or of volumes without masks; none is dropped."""
+
+_BESIDE, _CUT, _CHANGED = 0.05, 0.01, 0.1  # shares from which on an account names a case
+
+
+class ReadsPairs(Protocol):
+    """The keys of a configuration that say which pairs it reads and how.
+
+    Attributes:
+        folders: Folders, buckets and tables of pairs; none for the embedded phantoms.
+        splits: A data_splits.json to use as it stands; None for a split of the patients by `seed`.
+        data: How pairs are read and split.
+        phantoms: The embedded data.
+        seed: Seed of the split.
+        cache_dir: As of `medexp.config.shared.cache_root`: phantoms, and what is known of each pair.
+    """
+
+    @property
+    def folders(self) -> Sequence[str]: ...
+    @property
+    def splits(self) -> str | None: ...
+    @property
+    def data(self) -> PairDataConfig: ...
+    @property
+    def phantoms(self) -> PairPhantomConfig: ...
+    @property
+    def seed(self) -> int: ...
+    @property
+    def cache_dir(self) -> str | None: ...
+
+
+def prepare_pairs(config: ReadsPairs, masks: bool = True, block: str = "data") -> PreparedPairs:
+    """Finds, checks, describes and splits the pairs that a configuration names.
+
+    The manifest has one row a case, sorted: case, patient, split, sha256 (voxels of both, and affine), voxels_sha256 (of the
+    image), duplicate_of (the first case with the same image, else empty), x, y, z (voxels along the file's axes), spacing_x,
+    spacing_y, spacing_z (mm), lesion_ml, grid_ml (what the network's grid has of it), synthetic (0 or 1).
+
+    Args:
+        config: What is read.
+        masks: Whether pairs are wanted, or healthy volumes: real ones of patients of whom no mask is there.
+        block: Where `config.data` stands in the configuration, for messages.
+
+    Raises:
+        DataError: The folders, a pair or the splits cannot be used; all problems of each step at once.
+        StorageError: The cache cannot be written.
+    """
+    cache = cache_root(config.cache_dir)
+    if config.folders:
+        source, places = ", ".join(config.folders), [local(where, cache) for where in config.folders]
+    else:
+        source = f"{'FCD' if masks else 'healthy'} phantoms"
+        places = [ensure_pairs("fcd" if masks else "healthy", config.phantoms.patients, config.phantoms.seed, cache)]
+    found = find_pairs(places, config.data, masks, block)
+    facts = describe_pairs(found.cases, config.data, cache, block)
+    facts = {case: replace(fact, synthetic=fact.synthetic or case in found.synthetic) for case, fact in facts.items()}
+    splits = _split(source, found.cases, facts, config, block, cache)
+    return Prepared(
+        cases={case.id: case for case in found.cases},
+        facts=facts,
+        splits=splits,
+        manifest=manifest(found.cases, facts, splits),
+        source=source,
+        notes=tuple(_notes(source, found, facts, config.data, masks, block)) if config.folders else (),
+    )
+
+
+def _split(
+    source: str, cases: Sequence[Case], facts: Mapping[str, PairFacts], config: ReadsPairs, block: str, cache: Path
+) -> Splits:
+    """Real patients into three splits; synthetic cases beside those that are trained on."""
+    synthetic = {case for case, fact in facts.items() if fact.synthetic}
+    if config.splits is not None:
+        splits = load_splits(local_file(config.splits, cache), cases, facts.values(), synthetic)
+    else:
+        real = [case for case in cases if case.id not in synthetic]
+        known = [facts[case.id] for case in real]
+        if len(patient_groups(real, known)) < 2:
+            patients = sorted({case.patient for case in real})
+            raise DataError(
+                f"{source}: real pairs of {some(patients) or 'nobody'}, {len(synthetic)} synthetic; training and validation "
+                f"need a real patient each, who share no exact duplicate. Add patients, or correct {block}.patient_pattern "
+                f"({config.data.patient_pattern!r}) if these are several"
+            )
+        splits = make_splits(real, known, config.data, config.seed)
+        splits = replace(splits, train=tuple(sorted({*splits.train, *synthetic})))
+    judged = {facts[case].voxels_sha256: case for case in (*splits.val, *splits.test)}
+    if copies := [
+        f"{case} has the voxels of {judged[of]}" for case in sorted(synthetic) if (of := facts[case].voxels_sha256) in judged
+    ]:
+        advice = f"Leave them out with {block}.exclude=[ID, ...]: a training that has seen a case cannot be judged on it."
+        raise DataError(all_problems(f"{source}: synthetic pairs that are copies of validation or test cases", copies, advice))
+    return splits
+
+
+def manifest(cases: Sequence[Case], facts: Mapping[str, PairFacts], splits: Splits) -> pd.DataFrame:
+    """One row a case, sorted (`prepare_pairs` says the columns)."""
+    first: dict[str, str] = {}
+    rows = []
+    for case in sorted(cases, key=lambda case: case.id):
+        fact = facts[case.id]
+        original = first.setdefault(fact.voxels_sha256, case.id)
+        rows.append(
+            {
+                "case": case.id,
+                "patient": case.patient,
+                "split": splits.of(case.id),
+                "sha256": fact.sha256,
+                "voxels_sha256": fact.voxels_sha256,
+                "duplicate_of": "" if original == case.id else original,
+                **dict(zip(("x", "y", "z"), fact.shape, strict=True)),
+                **dict(zip(("spacing_x", "spacing_y", "spacing_z"), fact.spacing, strict=True)),
+                "lesion_ml": fact.lesion_ml,
+                "grid_ml": fact.grid_ml,
+                "synthetic": int(fact.synthetic),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def account(prepared: PreparedPairs, data: PairDataConfig) -> Iterator[tuple[str, str]]:
+    """What was found in the files: a row of what is told of, and what was found, in a few words."""
+    facts = [*prepared.facts.values()]
+    real = [fact for fact in facts if not fact.synthetic]
+    patients = Counter(prepared.cases[fact.case].patient for fact in real)
+    several = sum(count > 1 for count in patients.values())
+    yield (
+        "pairs",
+        f"{len(real)} of {len(patients)} patients, {several} with several; {len(facts) - len(real)} synthetic",
+    )
+    yield "values of masks", _counted(",".join(map(str, fact.values)) or "none" for fact in facts)
+    if lesions := sorted(fact.lesion_ml for fact in facts):
+        yield "lesions in ml", f"{lesions[0]:.3g} to {lesions[-1]:.3g}, median {lesions[len(lesions) // 2]:.3g}"
+    grid = " x ".join(f"{edge:g}" for edge in data.spacing)
+    changed = {fact.case: fact.grid_ml / fact.lesion_ml - 1 for fact in facts if fact.lesion_ml}
+    told = [f"{case} {share:+.0%}" for case, share in changed.items() if abs(share) > _CHANGED]
+    yield f"lesions on the grid of {grid} mm", some(told) or f"as large as in the files, to {_CHANGED:.0%}"
+    told = [f"{fact.case} {fact.cut:.0%}" for fact in facts if fact.cut > _CUT]
+    yield f"heads beyond {' x '.join(map(str, data.input_size))} voxels", some(told) or f"none, to {_CUT:.0%}"
+    told = [f"{fact.case} {fact.beside:.0%}" for fact in facts if fact.beside > _BESIDE]
+    yield "lesions on background", some(told) or "none"
+    told = [fact.case for fact in facts if fact.level is None]
+    yield "background", f"not told from the head: {some(told)}" if told else "told from the head in all"
+    yield "spacing in mm", _counted(" x ".join(f"{edge:.3g}" for edge in fact.spacing) for fact in facts)
+    yield "orientation", _counted(str(fact.header.get("orientation", "?")) for fact in facts)
+
+
+def _notes(
+    source: str, found: Found, facts: Mapping[str, PairFacts], data: PairDataConfig, masks: bool, block: str
+) -> Iterator[str]:
+    if found.left:
+        why = (
+            "without a mask, left out; mode=base takes them"
+            if masks
+            else "with a mask, or of somebody of whom there is one, left out"
+        )
+        yield f"{source}: {len(found.left)} volumes {why}: {some(found.left)}"
+    real = [case for case in found.cases if not facts[case.id].synthetic]
+    if all(case.patient == case.id and not case.id.startswith("sub-") for case in real):
+        yield unnamed(source, [case.id for case in real], data.patient_pattern, block)
+
+
+def _counted(values: Iterator[str]) -> str:
+    return some([f"{what} ({count})" for what, count in Counter(values).most_common()])
