@@ -30,8 +30,10 @@ VERSION = 1
 SMALLEST = 16
 """Voxels of the network's grid that a head spans along each axis: a VAE that halves twice makes four of them."""
 
+BESIDE = 0.5
+"""Share of a lesion that may lie on background; more is the mask of another image."""
+
 _DARK = 0.1  # of a head: around a resampled one some voxels lie a little below the background
-_BESIDE = 0.5  # of a lesion
 _POINTS = 20_000  # of a head's voxels that are looked at
 
 
@@ -177,7 +179,7 @@ def _problems(
             f"{max(outside, 0.001):.1%} of its lesion lies beyond the network's grid of {grid} around the head's centre; give "
             f"a larger {block}.input_size, or a coarser {block}.spacing"
         )
-    if facts.beside > _BESIDE:
+    if facts.beside > BESIDE:
         yield f"{facts.beside:.0%} of its lesion lies on background: the mask is of another image, or its affine is wrong"
 
 
