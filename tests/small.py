@@ -6,6 +6,7 @@ from typing import Any
 from medexp.config.data import DataConfig, ImageDataConfig, PhantomConfig, SliceConfig
 from medexp.data.scenarios.cases import MODALITIES
 from medexp.phases.prepare.config import PrepareConfig
+from tests.data.pairs.small_pairs import pair_data
 
 # Phase 1 in seconds, on half the demo's voxels; the bars of TEST_2.5 are lowered, for a few phantoms do not train well.
 PHASE1 = {
@@ -57,8 +58,10 @@ def prepare_config(cache: Path, **changed: Any) -> PrepareConfig:
         "image_dir": None,
         "scenarios_dir": None,
         "modalities": MODALITIES,
+        "pairs": (),
         "seed": 0,
         "data": data_config(),
+        "pair_data": pair_data(),
         "phantoms": PhantomConfig(glioma_patients=4, meningioma_patients=5, seed=0),
         "slices": SliceConfig(channel="t2f", every=1, min_foreground=0.05),
     }

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 import pandas as pd
 
@@ -20,7 +20,7 @@ from medexp.data.storage import local, local_file
 from medexp.data.volumes.cases import Case
 from medexp.errors import DataError, all_problems
 
-__all__ = ["Pair", "PreparedPairs", "ReadsPairs", "account", "load_pair", "prepare_pairs", "preprocessing"]
+__all__ = ["Pair", "PreparedPairs", "ReadsPairs", "account", "load_pair", "pairs_in", "prepare_pairs", "preprocessing"]
 
 PreparedPairs = Prepared[Case, PairFacts]
 """Of pairs, or of volumes without masks; none is dropped."""
@@ -54,72 +54,95 @@ class ReadsPairs(Protocol):
     def cache_dir(self) -> str | None: ...
 
 
-def prepare_pairs(config: ReadsPairs, masks: bool = True, block: str = "data") -> PreparedPairs:
-    """Finds, checks, describes and splits the pairs that a configuration names.
+def prepare_pairs(config: ReadsPairs, masks: bool = True) -> PreparedPairs:
+    """Finds, checks, describes and splits the pairs that a configuration names, or the embedded ones: see `pairs_in`.
+
+    Args:
+        config: What is read.
+        masks: Whether pairs are wanted, or healthy volumes.
+    """
+    cache = cache_root(config.cache_dir)
+    if config.folders:
+        return pairs_in(config.folders, config.data, config.splits, config.seed, cache, masks)
+    kind: Literal["fcd", "healthy"] = "fcd" if masks else "healthy"
+    folder = str(ensure_pairs(kind, config.phantoms.patients, config.phantoms.seed, cache))
+    found = pairs_in([folder], config.data, config.splits, config.seed, cache, masks)
+    return replace(found, source=f"{'FCD' if masks else 'healthy'} phantoms")
+
+
+def pairs_in(
+    folders: Sequence[str],
+    data: PairDataConfig,
+    splits: str | None,
+    seed: int,
+    cache: Path,
+    masks: bool = True,
+    block: str = "data",
+) -> PreparedPairs:
+    """Finds, checks, describes and splits pairs.
 
     The manifest has one row a case, sorted: case, patient, split, sha256 (voxels of both, and affine), voxels_sha256 (of the
     image), duplicate_of (the first case with the same image, else empty), x, y, z (voxels along the file's axes), spacing_x,
     spacing_y, spacing_z (mm), lesion_ml, grid_ml (what the network's grid has of it), synthetic (0 or 1).
 
     Args:
-        config: What is read.
+        folders: Folders, buckets and tables.
+        data: How pairs are read and split.
+        splits: A data_splits.json to use as it stands, which may leave synthetic cases out; None for a split by `seed`.
+        seed: Seed of the split of the real patients; synthetic pairs decide nothing of it.
+        cache: Root of the cache.
         masks: Whether pairs are wanted, or healthy volumes: real ones of patients of whom no mask is there.
-        block: Where `config.data` stands in the configuration, for messages.
+        block: Where `data` stands in the configuration, for messages.
 
     Raises:
         DataError: The folders, a pair or the splits cannot be used; all problems of each step at once.
         StorageError: The cache cannot be written.
     """
-    cache = cache_root(config.cache_dir)
-    if config.folders:
-        source, places = ", ".join(config.folders), [local(where, cache) for where in config.folders]
-    else:
-        source = f"{'FCD' if masks else 'healthy'} phantoms"
-        places = [ensure_pairs("fcd" if masks else "healthy", config.phantoms.patients, config.phantoms.seed, cache)]
-    found = find_pairs(places, config.data, masks, block)
-    facts = describe_pairs(found.cases, config.data, cache, block)
+    source = ", ".join(folders)
+    found = find_pairs([local(where, cache) for where in folders], data, masks, block)
+    facts = describe_pairs(found.cases, data, cache, block)
     facts = {case: replace(fact, synthetic=fact.synthetic or case in found.synthetic) for case, fact in facts.items()}
-    splits = _split(source, found.cases, facts, config, block, cache)
+    if splits is None:
+        parts = _drawn(source, found.cases, facts, data, seed, block)
+    else:
+        synthetic = {case for case, fact in facts.items() if fact.synthetic}
+        parts = load_splits(local_file(splits, cache), found.cases, facts.values(), synthetic)
+    judged = {facts[case].voxels_sha256: case for case in (*parts.val, *parts.test)}
+    drawn = [fact for fact in facts.values() if fact.synthetic]
+    same = [(fact.case, judged[fact.voxels_sha256]) for fact in drawn if fact.voxels_sha256 in judged]
+    if copies := [f"{case} has the voxels of {other}" for case, other in same]:
+        advice = f"Leave them out with {block}.exclude=[ID, ...]: a training that has seen a case cannot be judged on it."
+        raise DataError(all_problems(f"{source}: synthetic pairs that are copies of validation or test cases", copies, advice))
     return Prepared(
         cases={case.id: case for case in found.cases},
         facts=facts,
-        splits=splits,
-        manifest=manifest(found.cases, facts, splits),
+        splits=parts,
+        manifest=manifest(found.cases, facts, parts),
         source=source,
-        notes=tuple(_notes(source, found, facts, config.data, masks, block)) if config.folders else (),
+        notes=tuple(_notes(source, found, facts, data, masks, block)),
     )
 
 
-def _split(
-    source: str, cases: Sequence[Case], facts: Mapping[str, PairFacts], config: ReadsPairs, block: str, cache: Path
+def _drawn(
+    source: str, cases: Sequence[Case], facts: Mapping[str, PairFacts], data: PairDataConfig, seed: int, block: str
 ) -> Splits:
-    """Real patients into three splits; synthetic cases beside those that are trained on."""
-    synthetic = {case for case, fact in facts.items() if fact.synthetic}
-    if config.splits is not None:
-        splits = load_splits(local_file(config.splits, cache), cases, facts.values(), synthetic)
-    else:
-        real = [case for case in cases if case.id not in synthetic]
-        known = [facts[case.id] for case in real]
-        if len(patient_groups(real, known)) < 2:
-            patients = sorted({case.patient for case in real})
-            raise DataError(
-                f"{source}: real pairs of {some(patients) or 'nobody'}, {len(synthetic)} synthetic; training and validation "
-                f"need a real patient each, who share no exact duplicate. Add patients, or correct {block}.patient_pattern "
-                f"({config.data.patient_pattern!r}) if these are several"
-            )
-        splits = make_splits(real, known, config.data, config.seed)
-        splits = replace(splits, train=tuple(sorted({*splits.train, *synthetic})))
-    judged = {facts[case].voxels_sha256: case for case in (*splits.val, *splits.test)}
-    if copies := [
-        f"{case} has the voxels of {judged[of]}" for case in sorted(synthetic) if (of := facts[case].voxels_sha256) in judged
-    ]:
-        advice = f"Leave them out with {block}.exclude=[ID, ...]: a training that has seen a case cannot be judged on it."
-        raise DataError(all_problems(f"{source}: synthetic pairs that are copies of validation or test cases", copies, advice))
-    return splits
+    """Real patients in three splits; synthetic cases beside those that are trained on."""
+    real = [case for case in cases if not facts[case.id].synthetic]
+    known = [facts[case.id] for case in real]
+    if len(patient_groups(real, known)) < 2:
+        of = some(sorted({case.patient for case in real})) or "nobody"
+        raise DataError(
+            f"{source}: real pairs of {of}, {len(cases) - len(real)} synthetic; training and validating "
+            "take a real patient each, who share no exact duplicate. Add patients, or correct "
+            f"{block}.patient_pattern ({data.patient_pattern!r}) if these are several"
+        )
+    splits = make_splits(real, known, data, seed)
+    synthetic = {fact.case for fact in facts.values() if fact.synthetic}
+    return replace(splits, train=tuple(sorted({*splits.train, *synthetic})))
 
 
 def manifest(cases: Sequence[Case], facts: Mapping[str, PairFacts], splits: Splits) -> pd.DataFrame:
-    """One row a case, sorted (`prepare_pairs` says the columns)."""
+    """One row a case, sorted (`pairs_in` says the columns)."""
     first: dict[str, str] = {}
     rows = []
     for case in sorted(cases, key=lambda case: case.id):

@@ -1,4 +1,5 @@
-"""Check a data folder, split it by patient, cache semantic features and write the manifest; or check and split scenarios."""
+"""Check a data folder, split it by patient, cache semantic features and write the manifest; or check and split scenarios or
+pairs."""
 
 from medexp.phases import Phase, from_recipe
 from medexp.phases.prepare.config import PrepareConfig

@@ -2,7 +2,6 @@
 
 import json
 import os
-import shlex
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path, PureWindowsPath
@@ -23,6 +22,7 @@ from medexp.data.splits import SPLITS
 from medexp.errors import DataError, all_problems
 from medexp.files import replacing
 from medexp.phases.prepare.config import PrepareConfig
+from medexp.phases.prepare.told import flags
 from medexp.phases.shared.tables import as_markdown, show
 from medexp.tracking.datasets import log_datasets
 from medexp.tracking.runs import TrackedRun
@@ -77,11 +77,6 @@ def prepared_for_medgemma(config: PrepareConfig, tracked: TrackedRun, folder: Pa
     }
     print(f"Next, browse it:  {next_line(tracked)}")
     print(f"Next: mlflow run . -e medgemma {flags(settings)}")
-
-
-def flags(settings: Mapping[str, object]) -> str:
-    """Settings as a shell takes them after `mlflow run . -e PHASE`; those that are None are left out."""
-    return " ".join(f"-P {key}={shlex.quote(str(value))}" for key, value in settings.items() if value is not None)
 
 
 def _prepared(config: PrepareConfig) -> tuple[PreparedScenarios, str | None]:

@@ -99,7 +99,7 @@ def test_synthetic_pairs_are_trained_on_alone_whatever_says_that_they_are(bids, 
     file.write_text(json.dumps(named | {"val": [*named["val"], "sub-drawn2"]}))
     with pytest.raises(DataError, match="val: sub-drawn2: synthetic, and for training alone"):
         prepare_pairs(reads(cache, bids, drawn, splits=file))
-    with pytest.raises(DataError, match="real pairs of nobody, 3 synthetic; training and validation need a real patient each"):
+    with pytest.raises(DataError, match="real pairs of nobody, 3 synthetic; training and validating take a real patient each"):
         prepare_pairs(reads(cache, drawn))
 
 

@@ -1,0 +1,62 @@
+"""What a prepared data set leaves in its run and says in the terminal, of whatever kind it is."""
+
+import shlex
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from medexp.data.prepared import CaseT, FactsT, Prepared
+from medexp.data.splits import SPLITS, save_splits
+from medexp.phases.shared.tables import as_markdown, show
+from medexp.tracking.datasets import log_datasets
+from medexp.tracking.runs import TrackedRun
+from medexp.tracking.ui import next_line
+
+
+def tell(
+    tracked: TrackedRun, data: Prepared[CaseT, FactsT], account: Iterable[tuple[str, str]], splits: str | None = None
+) -> Path:
+    """Logs and prints manifest, splits, what was found and what is alike.
+
+    Args:
+        tracked: The run.
+        data: The data set; its manifest says `duplicate_of`.
+        account: What was found in the files, a row each.
+        splits: The file that the splits are of, where one was given.
+
+    Returns:
+        The data_splits.json of the run.
+    """
+    file = tracked.folder / "data_splits.json"
+    log_datasets(tracked, data.manifest, data.digests, data.source, "prepare")
+    save_splits(data.splits, file)
+    tracked.reporter.file(file)
+    if len(twins := data.twins):
+        tracked.reporter.table(twins, "twins.csv")
+    duplicates = int((data.manifest["duplicate_of"] != "").sum())
+    table = []
+    for split in SPLITS:
+        rows = data.rows(split)
+        patients = rows["patient"].nunique()
+        tracked.reporter.metrics({f"params/{split}_cases": len(rows), f"params/{split}_patients": patients})
+        table.append([split, str(patients), str(len(rows)), data.digests.get(split, "")[:12]])
+    tracked.reporter.metrics({"params/duplicates": duplicates})
+    show(["split", "patients", "cases", "digest"], table, data.source)
+    found = list(account)
+    show(["", "found"], found, "what the files hold")
+    tracked.reporter.text(as_markdown(["", "found"], found) + "\n", "account.md")
+    for note in data.notes:
+        print(note)
+    print(f"Exact duplicates, each in one split with its original: {duplicates}")
+    near, apart = int((~twins["exact"]).sum()), int((twins["split"] != twins["other_split"]).sum())
+    listed = "; twins.csv of the run lists them"
+    print(f"Pairs of cases that are copies but not equal: {near}" + (listed if len(twins) else ""))
+    if apart:
+        print(f"WARNING: pairs of copies in two splits{f' of {splits}' if splits else ''}: {apart}{listed}")
+    print(f"Splits: {file}")
+    print(f"Next, browse it:  {next_line(tracked)}")
+    return file
+
+
+def flags(settings: Mapping[str, object]) -> str:
+    """Settings as a shell takes them after `mlflow run . -e PHASE`; those that are None are left out."""
+    return " ".join(f"-P {key}={shlex.quote(str(value))}" for key, value in settings.items() if value is not None)
