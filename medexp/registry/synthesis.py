@@ -49,6 +49,11 @@ class Generator:
     called: str
     digest: str = ""
 
+    @property
+    def spacing(self) -> tuple[float, ...]:
+        """Edges of its voxels in mm."""
+        return tuple(np.linalg.norm(self.affine[:3, :3], axis=0).tolist())
+
     @torch.inference_mode()
     def draw(self, count: int, seed: int, steps: int = 1, first: int = 0) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
         """Pairs, one after the other: a pair follows from its seed and its number, and not from those that it is drawn with.

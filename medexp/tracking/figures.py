@@ -447,6 +447,39 @@ def gallery(
     return figure
 
 
+def pairs(rows: Mapping[str, tuple[np.ndarray, np.ndarray]], title: str, spacing: Sequence[float] = (1.0, 1.0, 1.0)) -> Figure:
+    """Volumes with their masks: the axial plane through the largest cut of each, as it is and, below, with the mask's outline.
+
+    The patient's left is on the right. A volume whose mask is empty is cut in its middle, and says so.
+
+    Args:
+        rows: By name, such as `real`: volumes (N, X, Y, Z) along R, A, S, from 0 to 1, and masks of their shape.
+        title: Written above.
+        spacing: Voxel spacing in mm along R, A, S.
+    """
+    columns = max((len(images) for images, _ in rows.values()), default=1)
+    figure = Figure(figsize=(1.5 * columns + 1.2, 3.0 * len(rows) + 0.6), dpi=110, layout="constrained", facecolor="black")
+    grid = figure.subplots(2 * len(rows), columns, squeeze=False)
+    look: dict[str, Any] = {"cmap": "gray", "vmin": 0, "vmax": 1, "origin": "lower", "aspect": spacing[1] / spacing[0]}
+    for axes in grid.ravel():
+        axes.set(xticks=[], yticks=[], facecolor="black")
+        for spine in axes.spines.values():
+            spine.set_visible(False)
+    for place, (name, (images, masks)) in enumerate(rows.items()):
+        plain, outlined = grid[2 * place], grid[2 * place + 1]
+        plain[0].set_ylabel(name, color="white", fontsize=9)
+        for column, (image, mask) in enumerate(zip(images, masks, strict=True)):
+            index = _largest_cut(mask, 2) if mask.any() else image.shape[2] // 2
+            for axes in (plain[column], outlined[column]):
+                axes.imshow(_cut(image, 2, index), **look)
+            if mask.any():
+                outlined[column].contour(_cut(mask, 2, index), levels=[0.5], **_OUTLINES["truth"])
+            else:
+                outlined[column].text(0.5, 0.03, "no mask", transform=outlined[column].transAxes, ha="center", color="#ffd23f")
+    figure.suptitle(title, color="white", fontsize=11)
+    return figure
+
+
 def _regions(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return (labels == 1) | (labels == 3), labels > 0, labels == 3
 

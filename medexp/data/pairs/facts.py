@@ -16,6 +16,7 @@ from medexp.data.headers import Header, of_volume
 from medexp.data.pairs.marks import DESCRIP
 from medexp.data.pairs.read import CHANNEL, image_on_grid, mask_on_grid, preprocessing, read_pair
 from medexp.data.parallel import described
+from medexp.data.seen import Field
 from medexp.data.twins import perceptual_hash
 from medexp.data.volumes.background import ground_of
 from medexp.data.volumes.brats import UnfitLabels
@@ -72,6 +73,11 @@ class PairFacts:
     beside: float
     cut: float
     level: float | None
+
+    @property
+    def fields(self) -> dict[str, Field]:
+        """What stands for how a pair looked before anything was done to it (`medexp.data.seen`): what its files say."""
+        return dict(self.header)
 
 
 def describe_pairs(cases: Sequence[Case], data: PairDataConfig, cache: Path, block: str = "data") -> dict[str, PairFacts]:

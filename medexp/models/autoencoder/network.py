@@ -15,7 +15,7 @@ from medexp.models.checkpoints import load_state, load_weights
 FACTOR = 4
 """How many voxels of a volume lie along one of its latent."""
 
-_MAISI = {"channels": (64, 128, 256), "latent_channels": 4, "num_res_blocks": 2, "norm_groups": 32}
+MAISI = {"channels": (64, 128, 256), "latent_channels": 4, "num_res_blocks": 2, "norm_groups": 32}
 
 
 class Autoencoder(nn.Module):
@@ -90,6 +90,6 @@ def load_maisi(path: Path, scale_factor: float) -> Autoencoder:
     Raises:
         CheckpointError: There is no such file, it would run code, or its keys are not those of MAISI's autoencoder.
     """
-    autoencoder = Autoencoder(**_MAISI, scale_factor=scale_factor)  # type: ignore[arg-type]
+    autoencoder = Autoencoder(**MAISI, scale_factor=scale_factor)  # type: ignore[arg-type]
     load_weights(autoencoder.vae, load_state(path), str(path), "Give the autoencoder's file, not the diffusion network's.")
     return autoencoder.eval()

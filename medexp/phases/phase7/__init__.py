@@ -21,10 +21,13 @@ PHASE = Phase(
         "P7-COPIES",
         "P7-MASKS",
         "P7-IMAGES",
+        "P7-DRAWN",
+        "P7-BASE",
     ),
     next={
         "phase7_fcd_adapter": "mlflow run . -e phase7 -P mode=sample -P adapter=models:/phase7_fcd_adapter@champion "
         "-P augment=64",
+        "meanflow_base": "mlflow run . -e phase7 -P base=models:/meanflow_base@champion",
     },
 )
 __getattr__ = from_recipe(PHASE)

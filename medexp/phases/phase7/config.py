@@ -76,7 +76,6 @@ class SamplingConfig:
         samples: Of each seed, and in each number of steps.
         seeds: Seeds of the noise.
         steps: Numbers of steps in which samples are drawn; those in the first are registered with the adapter's card.
-        batch_size: Samples at a time.
         ring: Width, in voxels, of the ring around a mask that its inside is held against.
         shown: Samples that a picture shows.
     """
@@ -84,7 +83,6 @@ class SamplingConfig:
     samples: Annotated[int, Ge(4), Role.JUDGING]
     seeds: Annotated[Count, Role.JUDGING]
     steps: Annotated[tuple[Count, ...], MinLen(1), Told("one or more numbers of steps", list), Role.JUDGING]
-    batch_size: Annotated[Count, Role.WHERE]
     ring: Annotated[Count, Role.JUDGING]
     shown: Annotated[Count, Role.JUDGING]
 

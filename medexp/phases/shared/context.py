@@ -208,6 +208,7 @@ class Context(Generic[C_co]):
         order: Order | None = None,
         seed: int | None = None,
         loading: Mapping[str, Any] | None = None,
+        ema: float = 0.0,
         quiet: bool = False,
     ) -> FitResult:
         """`medexp.training.loop.fit` with the phase's seed, where no other is given, its processes, run and folder; `arm` says
@@ -227,6 +228,7 @@ class Context(Generic[C_co]):
             order=order,
             until=self.until,
             loading=loading,
+            ema=ema,
             quiet=quiet,
         )
 
