@@ -6,12 +6,14 @@ Geng et al., "Mean Flows for One-step Generative Modeling" (2025); "Improved Mea
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import pandas as pd
 import torch
 from accelerate.utils import extract_model_from_parallel
 from torch import Tensor, nn
 from torch.autograd import forward_ad
+from torch.overrides import TorchFunctionMode
 
 from medexp.config.training import FlowLossConfig
 from medexp.errors import TrainingDiverged
@@ -19,6 +21,7 @@ from medexp.models.meanflow.sampling import noise
 from medexp.training.loop import Batch, Objective
 
 _ADAPTIVE_POWER, _ADAPTIVE_FLOOR = 0.75, 1e-3
+_SCORES = "blxd,blyd->blxy"  # of queries with keys, as MONAI writes it
 
 
 @dataclass
@@ -183,9 +186,29 @@ def _between(z: Tensor, eps: Tensor, t: Tensor) -> Tensor:
     return (1 - _spread(t)) * z + _spread(t) * eps
 
 
+class _AttentionRules(TorchFunctionMode):
+    """Forward derivatives of MONAI's attention with fewer passes over its matrix of all tokens by all tokens, which is what
+    takes the time: torch's own rules take a softmax's exponentials again, and add two products where one does."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.einsum and args[0] == _SCORES:
+            (q, dq), (k, dk) = (forward_ad.unpack_dual(one) for one in args[1:])
+            if dq is not None and dk is not None:
+                both = torch.cat([dq, q], dim=-1), torch.cat([k, dk], dim=-1)
+                return forward_ad.make_dual(torch.einsum(_SCORES, q, k), torch.einsum(_SCORES, *both))
+        if func is torch.Tensor.softmax:
+            scores, tangent = forward_ad.unpack_dual(args[0])
+            if tangent is not None:
+                p = scores.softmax(**kwargs)
+                tangent.mul_(p)  # in place: it was made for this softmax alone
+                tangent.addcmul_(p, tangent.sum(**kwargs, keepdim=True), value=-1)
+                return forward_ad.make_dual(p, tangent)
+        return func(*args, **(kwargs or {}))
+
+
 def _jvp(net: nn.Module, z_t: Tensor, along: Tensor, t: Tensor, r: Tensor) -> Tensor:
     """d/dt u(z_t, t, r) where z_t moves along a velocity: the Jacobian-vector product with (velocity, 1, 0)."""
-    with forward_ad.dual_level():
+    with forward_ad.dual_level(), _AttentionRules():
         u = net(forward_ad.make_dual(z_t, along), forward_ad.make_dual(t, torch.ones_like(t)), r)
         return torch.as_tensor(forward_ad.unpack_dual(u).tangent)
 

@@ -46,9 +46,10 @@ class MeanFlowUNet(nn.Module):
         norm_groups: Groups of the group norms; divides each width.
         include_fc: Whether attention has a projection at its end (`out_proj`); MAISI's has none.
         flash_attention: False.
+        gradient_checkpointing: False.
 
     Raises:
-        TypeError: flash_attention is True.
+        TypeError: Either is True.
     """
 
     def __init__(
@@ -61,12 +62,14 @@ class MeanFlowUNet(nn.Module):
         norm_groups: int = 32,
         include_fc: bool = False,
         flash_attention: bool = False,
+        gradient_checkpointing: bool = False,
     ) -> None:
         super().__init__()
-        if flash_attention:
+        asked = {"flash_attention": flash_attention, "gradient_checkpointing": gradient_checkpointing}
+        if refused := [name for name, found in asked.items() if found]:
             raise TypeError(
-                "flash_attention: found True; MeanFlow's training takes a derivative in forward mode (a Jacobian-vector "
-                "product), which flash attention does not have. Set flash_attention to false"
+                f"{' and '.join(refused)}: found True; MeanFlow's training takes a derivative in forward mode, a "
+                "Jacobian-vector product, which neither flash attention nor checkpointing has. Give false"
             )
         self.channels = channels
         self.unet = DiffusionModelUNetMaisi(

@@ -59,9 +59,10 @@ def test_at_first_only_the_one_time_counts_and_later_both() -> None:
     torch.testing.assert_close(trained(z, t, r)[1:], trained(z[1:], t[1:], r[1:]))  # of each case its own times
 
 
-def test_flash_attention_is_refused_with_the_reason() -> None:
-    with pytest.raises(RegistryError, match="flash_attention.*Jacobian-vector product.*Set flash_attention to false"):
-        build(ARCHITECTURE | {"flash_attention": True})
+@pytest.mark.parametrize("name", ["flash_attention", "gradient_checkpointing"])
+def test_what_has_no_forward_derivative_is_refused_with_the_reason(name: str) -> None:
+    with pytest.raises(RegistryError, match=f"{name}: found True; .*Jacobian-vector product.*Give false"):
+        build(ARCHITECTURE | {name: True})
 
 
 @pytest.mark.parametrize("channels", [5, 8])
