@@ -10,8 +10,11 @@ from medexp.arrays import Array
 from medexp.data.volumes.phantoms.head import TISSUES, Waves, anatomy_at, distances, drawn_for_patient, soft
 
 _FLAIR = 0  # among the channels of TISSUES
-_LOBES = {"frontal": ((0.5, 0.75, 0.4), 0.55), "temporal": ((0.9, 0.05, -0.35), 0.3), "elsewhere": ((0.5, -0.6, 0.5), 0.15)}
-"""The direction from the brain's centre to a lobe's on the right, and how often a lesion lies there."""
+_LOBE = (-0.5, 0.75, 0.4)
+"""The direction from the brain's centre to the left frontal lobe, in which all lesions lie, as in a study of one region."""
+_SPREAD = 0.12
+"""Standard deviation of a lesion's direction, some 8 mm on the brain's surface. Lesions anywhere in the brain are more than a
+small adapter learns from a few dozen pairs (docs/phase7_demo.md)."""
 
 
 @dataclass(frozen=True)
@@ -40,12 +43,11 @@ class Dysplasia:
 
     @classmethod
     def draw(cls, rng: np.random.Generator, radii: NDArray[np.float64]) -> "Dysplasia":
-        """Draws a lesion in a brain of these radii in mm: frontal and temporal ones are the most frequent, as in patients."""
-        lobe = rng.choice(len(_LOBES), p=[share for _, share in _LOBES.values()])
-        direction = np.array(list(_LOBES.values())[lobe][0]) * (rng.choice((-1, 1)), 1, 1) + rng.normal(0, 0.18, 3)
-        radius = rng.uniform(10, 18)
+        """Draws a lesion in a brain of these radii in mm."""
+        direction = np.array(_LOBE) + rng.normal(0, _SPREAD, 3)
+        radius = rng.uniform(14, 22)  # a few cells of the demo's latents; of smaller ones Dice would measure the grid
         return cls(
-            centre=direction / np.linalg.norm(direction) * (radii - rng.uniform(8, 16)),
+            centre=direction / np.linalg.norm(direction) * (radii - rng.uniform(10, 18)),
             radius=radius,
             stretch=rng.normal(1, 0.15, 3).clip(0.7, 1.4),
             irregular=Waves.draw(rng, 1.7 * radius, 10),

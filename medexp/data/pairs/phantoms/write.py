@@ -14,7 +14,7 @@ from medexp.data.pairs.phantoms.dysplasia import scan
 from medexp.data.parallel import written_once
 from medexp.data.volumes.phantoms.write import acquired, grid, positions
 
-VERSION = 1
+VERSION = 3
 """Part of the folder's name: raise it when what is written changes."""
 
 Kind = Literal["fcd", "healthy"]
