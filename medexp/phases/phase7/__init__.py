@@ -23,6 +23,8 @@ PHASE = Phase(
         "P7-IMAGES",
         "P7-DRAWN",
         "P7-BASE",
+        "P7-HALF",
+        "P7-LEARNED",
     ),
     next={
         "phase7_fcd_adapter": "mlflow run . -e phase7 -P mode=sample -P adapter=models:/phase7_fcd_adapter@champion "

@@ -12,6 +12,8 @@ from medexp.models.meanflow.lora import Counts
 
 VARIETY = 0.2
 """By so much the mean SSIM of drawn volumes with each other may differ from that of real ones."""
+LEARNED = 0.1
+"""Mean Dice below which a segmenter has learned next to nothing, and its gains say nothing."""
 TOLERANCE = 1e-4
 """Largest difference of a sample, in the range of intensities 0 to 1, that rounding and another order of sums make."""
 
@@ -291,3 +293,39 @@ def images(pooled: Mapping[int, Judgement]) -> Check:
     """P7-IMAGES: images are as varied as real ones, and like them in features."""
     advice = "figures/pairs.png shows them. The base and its VAE bound what an adapter can draw."
     return alike("P7-IMAGES", "Images are like real ones, and as varied", ("likeness", "features"), pooled, advice)
+
+
+def half(copies: int, drawn: int) -> Check:
+    """P7-HALF: of mode=utility: what stands for half of the patients shows nobody of the other half.
+
+    Args:
+        copies: Training patients outside a half whom pairs copy that were drawn for it.
+        drawn: Such pairs, in all.
+    """
+    return Check(
+        "P7-HALF",
+        "Synthetic pairs come of half of the patients alone",
+        Severity.BLOCKING,
+        passed=copies == 0,
+        threshold="none copies a training patient outside the half",
+        measured={"copied": copies, "drawn": drawn},
+        advice="The base has seen these patients: give one that has not, or leave them out with data.exclude.",
+    )
+
+
+def learned(dice: Mapping[str, Interval]) -> Check:
+    """P7-LEARNED: of mode=utility: some segmenter segments, or its gains say nothing.
+
+    Args:
+        dice: Mean Dice on test cases, by what it was trained on.
+    """
+    best = max(one.estimate for one in dice.values())
+    return Check(
+        "P7-LEARNED",
+        "A segmenter segments",
+        Severity.DIAGNOSTIC,
+        passed=best >= LEARNED,
+        threshold=f"the best mean Dice is at least {LEARNED:g}",
+        measured={name: one.estimate for name, one in dice.items()},
+        advice="More utility.steps, or another utility.lr.",
+    )

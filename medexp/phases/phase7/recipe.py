@@ -76,7 +76,7 @@ def run(config: Phase7Config) -> None:
             draw_registered(ctx)
             return
         work = read(ctx)
-        ctx.demand(*guard(work, "val"))
+        ctx.demand(*guard(work, "test" if config.mode == "utility" else "val"))
         if config.mode == "utility":
             utility(ctx, work, train)
             return

@@ -32,6 +32,7 @@ from medexp.errors import DataError
 from medexp.evaluation.batches import demand_finite
 from medexp.evaluation.intervals import GAIN, NOISE, UNIT, Interval, Scatter, band_by_patient
 from medexp.evaluation.synthesis import Masks, Pairs, memorised
+from medexp.phases.phase7.checks import LEARNED
 from medexp.phases.phase7.config import UtilityConfig
 from medexp.reporting import Reporter
 from medexp.training.loop import Group, Objective, Order, fit
@@ -44,8 +45,6 @@ Draw = Callable[[Sequence[str], int, int], tuple[Array, Masks]]
 REAL, SYNTHETIC, BOTH, TWICE = "real", "synthetic", "both", "twice"
 PARTS = 5
 """Into so many parts a training's steps are divided: its learning rate rises in the first."""
-LEARNED = 0.1
-"""Mean Dice below which a segmenter has learned next to nothing, and its gains say nothing."""
 _BRIGHTNESS = 0.1
 Relation = Literal["better", "worse", "open", "few", "alike"]
 
@@ -120,7 +119,7 @@ class Gain:
         if seen >= 1:
             least = "; none that Dice can have would have been seen with 80 %: more seeds, or test patients, are needed"
         below = self.relation in ("better", "worse", "open") and NOISE <= abs(self.gain.estimate) < self.seeds_sd
-        return starts[self.relation] + least + (f"; another seed changes it by SD {self.seeds_sd:.3f}" if below else "") + "."
+        return starts[self.relation] + least + (f"; another seed changes it by SD {self.seeds_sd:.2g}" if below else "") + "."
 
 
 @dataclass(frozen=True)
