@@ -25,7 +25,7 @@ from medexp.registry.definitions import load_definition
 from medexp.registry.package import Package, Parent
 from medexp.registry.promotion import Nominated, nominate
 from medexp.registry.registration import register
-from medexp.registry.synthesis import grid_of, latents_of, per_sample
+from medexp.registry.synthesis import grid_of, judged_on, latents_of, per_sample
 from medexp.registry.writing import write_package
 
 ADAPTER, BASE = "phase7_fcd_adapter", "meanflow_base"
@@ -37,7 +37,6 @@ STEPS = Preprocessing(
     "volumes", (ReadChannels(("t2f",), {"t2f": ("FLAIR",)}), Orient("RAS"), Resample((6.0, 6.0, 6.0), "bilinear"))
 )
 CHANNELS: Mapping[Strategy, int] = {"image": 4, "vae": 8, "downsample": 5}
-PARTS = {"trainable: LoRA": 1234, "trainable: LoRA and new slices": 5678, "trainable: LoRA and whole convolutions": 9012}
 
 
 def network(seed: int = 0) -> MeanFlowUNet:
@@ -103,7 +102,7 @@ def publish_adapter(
         "parents": {"base": parent},
         "checks": [Check(one, "", Severity.BLOCKING, True, "") for one in required],
         "evaluation": {"phase": "phase7", "revision": phase("phase7").revision, "split": "val", "steps": 1}
-        | {"data_digest": "d1", "made_on": "d0", "selected": False},
+        | {"data_digest": judged_on("d1", steps=1, size=SIZE), "made_on": "d0", "selected": False},
         "per_case": per_sample(0, found, np.array([0.25, 0.3, np.nan, 0.35])),
         "cases": pd.DataFrame({"case_sha256": ["a"], "patient_sha256": ["a"], "voxels_sha256": ["v"], "split": ["train"]}),
         "extra": {"adapter": adapter},

@@ -24,11 +24,13 @@ DIRECTIONS: Mapping[str, int] = {
     "false_pixels": -1,
     "correct": 1,
     "cross_entropy": -1,  # nats
+    "contrast_gap": -1,  # of a drawn lesion from the middle of real ones
+    "empty_mask": -1,
     **dict.fromkeys(METRICS, 1),
 }
 """Of each metric that is known whether more of it is better (1) or less (-1). A column `<metric>_<region>` is of a region."""
 
-_NO_SHARE = ("hd95", "native_hd95", "false", "false_pixels", "cross_entropy")  # the others are from 0 to 1
+_NO_SHARE = ("hd95", "native_hd95", "false", "false_pixels", "cross_entropy", "contrast_gap")  # the others are from 0 to 1
 _KNOWN = f"{', '.join(DIRECTIONS)}, alone or with {', '.join(f'_{region}' for region in REGION_CLASSES)} after it"
 _MAY_LACK = ("hd95", "native_hd95")  # not defined where nothing is predicted: the other's value alone compares with nothing
 _CASE = {"case": str, "patient": str, "label": str, "predicted": str}

@@ -114,7 +114,7 @@ class Interval:
         interval = f" [{self.low:.{digits}f}, {self.high:.{digits}f}]" if bounds and not math.isnan(self.low) else ""
         return f"{self.estimate:.{digits}f}{interval}"
 
-    def told(self, *, few: str, better: str, worse: str, same: str) -> str:
+    def told(self, *, few: str, better: str, worse: str, same: str, unit: str = "patients") -> str:
         """Which of four sentences about a paired difference holds, with its figures.
 
         Args:
@@ -122,6 +122,7 @@ class Interval:
             better: The interval is above 0.
             worse: The interval is below 0.
             same: The interval holds 0, or the difference is below NOISE.
+            unit: What was resampled, such as samples.
         """
         if self.none:
             return f"{same}: the figures are the same."
@@ -131,9 +132,9 @@ class Interval:
             return f"{worse}: {self.as_gain}."
         count, seen = self.needed, self.seen
         missing = count is not None and count > self.patients
-        needed = missing and f"about {count:,} patients would be needed for a difference of {abs(self.estimate):.2g}"
+        needed = missing and f"about {count:,} {unit} would be needed for a difference of {abs(self.estimate):.2g}"
         if self.patients >= MIN_PATIENTS and self.error < NOISE and math.isnan(self.low):
-            return f"{better if self.estimate > 0 else worse}: {self.as_gain}, in every patient alike."
+            return f"{better if self.estimate > 0 else worse}: {self.as_gain}, in all {unit} alike."
         if math.isnan(self.low):
             figures = "" if math.isnan(self.estimate) else f" ({self.as_gain}){f'; {needed}' if needed else ''}"
             return f"{few}{figures}."

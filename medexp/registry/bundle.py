@@ -23,7 +23,7 @@ from medexp.files import filling
 from medexp.models.checkpoints import load_state, save_checkpoint
 from medexp.models.kinds import ONLY, kind_of
 from medexp.registry.card import without_paths
-from medexp.registry.contracts import outputs_said, preprocessing_of
+from medexp.registry.contracts import draws, outputs_said, preprocessing_of
 from medexp.registry.definitions import load_definition
 from medexp.registry.packages import ADAPTER_KIND, network_of, read_json, weights_file
 from medexp.registry.store import Pulled, pull
@@ -97,6 +97,10 @@ def export_bundle(uri: str, folder: Path) -> Exported:
 def _refused(contract: Mapping[str, Any], outputs: Mapping[str, Any]) -> str:
     """Why a network cannot be exported; nothing where it can."""
     kind, can = network_of(contract)["kind"], "such as phase1_segmenter or bsf_base"
+    if draws(contract):
+        return (
+            f"draws pairs from noise, by a network that MONAI has no second time for. What is exported is a segmenter, {can}"
+        )
     if contract["architecture"]["kind"] == ADAPTER_KIND:
         return f"is an adapter, and a bundle holds a whole network. Export one that an adapter was merged into, {can}"
     if not kind_of(network_of(contract)).monai or outputs.get("what") != "regions":

@@ -23,7 +23,7 @@ _SAMPLES = 2000  # resamples of an interval
 _LONGEST = 5000  # description of a version in MLflow's databases, in characters
 _CLAIM = "CLAIM"
 _REPORT = "Verification report"
-_FIRST_TO_GO = (_REPORT, "Made from", "Made with", "Input and output", "Measured", "Architecture", "Used by")
+_FIRST_TO_GO = (_REPORT, "Made from", "Made with", "Input and output", "Latents", "Measured", "Architecture", "Used by")
 _PATH = re.compile(r"(?<![\w:/.~])(?:file://)?~?/(?:[^/\s|`]+/)*([^/\s|`]+)")
 _TRUNCATED = "The whole card is README.md in the package."
 
@@ -90,7 +90,8 @@ def model_card(definition: Definition, package: Package) -> str:
     made_with = {
         "phase": definition.producing_phase,
         **{name: value for name, value in package.facts.items() if name not in claimed},
-        "cases that it was judged on": len(package.per_case) or None,
+        ("samples that it was judged by" if _drawn(definition) else "cases that it was judged on"): len(package.per_case)
+        or None,
     }
     parents = "\n\n".join(f"**{role}**\n\n{_table(asdict(parent))}" for role, parent in package.parents.items())
     limits = _limitations(definition, package)
@@ -99,6 +100,7 @@ def model_card(definition: Definition, package: Package) -> str:
         "Limitations": "\n".join(f"- {limit}" for limit in limits) or _UNKNOWN,
         "Input and output": f"{_table(package.contract.get('input', {}))}\n\n{definition.output.strip()}",
         "Architecture": _table(package.architecture),
+        **({"Latents": _table(_latents(package.contract))} if "latents" in package.contract else {}),
         "Made from": parents or _UNKNOWN,
         "Made with": _table(made_with),
         "Measured": _table(package.figures),
@@ -150,6 +152,13 @@ def _claim(definition: Definition, package: Package) -> dict[str, str | None]:
     size = sum(value.numel() for value in package.weights.values())
     spacing = f"resampled to {_shown(given['spacing_mm'])} mm" if "spacing_mm" in given else None
     preprocessing = (spacing, given.get("normalisation"))
+    unit, judged, drawn = policy.unit if policy else "patients", len(package.per_case), _drawn(definition)
+    counted = (
+        f"{judged} samples, beside real pairs"
+        if drawn
+        else f"{judged} cases of {package.per_case['patient'].nunique()} {unit}"
+    )
+    one = {"patients": "patient", "families": "family", "samples": "sample"}[unit]
     known: dict[int, str | None] = {
         1: f"deep learning: {package.architecture.get('kind')}" if package.architecture else None,
         3: "see Intended use",
@@ -160,16 +169,13 @@ def _claim(definition: Definition, package: Package) -> dict[str, str | None]:
         24: f"of {' and '.join(base)}" if base else None,
         27: "none: one network",
         28: ", ".join(metrics) or None,
-        29: f"to become the champion: bootstrap of the paired difference by patient, {policy.confidence:.0%} interval"
+        29: f"to become the champion: bootstrap of the paired difference by {one}, {policy.confidence:.0%} interval"
         if policy
         else None,
-        32: f"{len(package.per_case)} cases of {package.per_case['patient'].nunique()} patients, split {evaluation['split']}, "
-        f"digest {evaluation['data_digest']}"
-        if evaluation
-        else None,
+        32: f"{counted}, split {evaluation['split']}, digest {evaluation['data_digest']}" if evaluation else None,
         35: _counted(package.cases),
         37: ", ".join(f"mean {name} {_mean(package.per_case[name]):.3f}" for name in columns) or None,
-        38: _precision(package.per_case, columns, policy.confidence) if policy and columns else None,
+        38: _precision(package.per_case, columns, policy.confidence, one) if policy and columns else None,
         39: _worst(package.per_case, columns, policy is None or policy.direction == "maximise"),
         40: "see Limitations" if _limitations(definition, package) else None,
         41: "see Intended use",
@@ -226,7 +232,7 @@ def _mean(values: pd.Series) -> float:
     return float(values.mean())
 
 
-def _precision(per_case: pd.DataFrame, columns: list[str], confidence: float) -> str:
+def _precision(per_case: pd.DataFrame, columns: list[str], confidence: float, unit: str) -> str:
     from medexp.data.folds import folds_of  # loads scikit-learn
     from medexp.evaluation.intervals import MIN_PATIENTS, UNBOUNDED, UNIT, mean_by_patient  # loads scipy
 
@@ -243,7 +249,7 @@ def _precision(per_case: pd.DataFrame, columns: list[str], confidence: float) ->
         few = found.patients < MIN_PATIENTS
         none = f"no interval, {found.patients} patients are too few" if few else "no interval, all cases are alike"
         told.append(f"{column} {none if math.isnan(found.low) else f'{found.low:.3f} to {found.high:.3f}'}")
-    return f"{confidence:.0%} intervals of the means, bootstrap by patient: {'; '.join(told)}" if told else ""
+    return f"{confidence:.0%} intervals of the means, bootstrap by {unit}: {'; '.join(told)}" if told else ""
 
 
 def _worst(per_case: pd.DataFrame, columns: list[str], higher_is_better: bool) -> str | None:
@@ -254,13 +260,30 @@ def _worst(per_case: pd.DataFrame, columns: list[str], higher_is_better: bool) -
     return f"worst mean of {', '.join(columns)}: " + ", ".join(f"{case} ({value:.3f})" for case, value in worst.items())
 
 
+def _drawn(definition: Definition) -> bool:
+    """Whether what it is judged by are samples that it drew."""
+    return definition.promotion is not None and definition.promotion.unit == "samples"
+
+
+def _latents(contract: Mapping[str, Any]) -> dict[str, Any]:
+    """What a model that draws is told by beside its network: how masks stand in latents, by which VAE, and on what grid."""
+    latents, vae = contract["latents"], contract["latents"]["vae"]
+    told = {name: latents[name] for name in ("strategy", "pooling", "threshold")}
+    told |= {"VAE": vae["architecture"], "digest of the VAE's weights": vae["weights_digest"]}
+    return told | {"voxels of a volume": contract["grid"]["size"]}
+
+
 def _limitations(definition: Definition, package: Package) -> list[str]:
     """What the model is, what the phase says, and what follows from the package."""
     limits = [told.strip() for told in (definition.limitations, package.facts.get(ITEMS[40])) if told]
     if failed := [f"{check.id} ({check.title})" for check in package.checks if not check.passed]:
         limits.append(f"Checks that it did not pass: {', '.join(failed)}.")
     if package.evaluation:
-        limits.append("It was judged on cases of the data that it was made on, and on none from elsewhere.")
+        limits.append(
+            "Its samples were held against pairs of the data that it was made on, and against none from elsewhere."
+            if _drawn(definition)
+            else "It was judged on cases of the data that it was made on, and on none from elsewhere."
+        )
     if package.evaluation.get("selected"):
         limits.append(
             f"Its epoch was chosen on the {package.evaluation['split']} split, on which it was judged: the figures are likely "

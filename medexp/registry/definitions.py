@@ -57,6 +57,8 @@ class PromotionPolicy:
         min_cases: Fewest cases that a comparison may rest on.
         no_champion: promote: where there is no champion, a version becomes it when its checks passed; refuse: it needs
             `first=true`.
+        unit: What the column `patient` of `per_case.csv` holds, in words: patients, families of scenarios, or samples that a
+            model drew, each from noise of its own.
     """
 
     metric: str
@@ -66,6 +68,7 @@ class PromotionPolicy:
     confidence: Annotated[float, Field(gt=0, lt=1)]
     min_cases: Annotated[int, Field(ge=1)]
     no_champion: Literal["promote", "refuse"]
+    unit: Literal["patients", "families", "samples"] = "patients"
 
     @property
     def columns(self) -> tuple[str, ...]:

@@ -20,7 +20,7 @@ from medexp.files import filling
 from medexp.models import vision_language
 from medexp.models.vision_language.bases import quietly
 from medexp.registry.card import without_paths
-from medexp.registry.contracts import preprocessing_of
+from medexp.registry.contracts import draws, preprocessing_of
 from medexp.registry.definitions import load_definition
 from medexp.registry.loading import load_verified
 from medexp.registry.packages import ADAPTER, ADAPTER_KIND, ADAPTER_WEIGHTS, PROCESSOR, TRAINING, network_of, read_json
@@ -67,6 +67,7 @@ def export_huggingface(uri: str, folder: Path) -> Exported:
     called, kind = f"{pulled.name} version {pulled.version}", network_of(contract)["kind"]
     if contract["architecture"]["kind"] != ADAPTER_KIND or kind not in vision_language.KINDS:
         what = f"an adapter of a {kind}" if contract["architecture"]["kind"] == ADAPTER_KIND else f"a {kind}"
+        what += ", a network that no library of the Hub builds" if draws(contract) else ""
         raise RegistryError(
             f"{called}: is {what}. What is exported is an adapter of a vision-language model, such as medgemma_lora_adapter"
         )

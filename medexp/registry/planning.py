@@ -23,12 +23,13 @@ class Plan:
         model: NAME/VERSION.
         metric: What is compared, in words.
         gain: The difference that is to be seen, in the metric's unit.
-        patients: That it takes; None: more than 10,000.
+        patients: That it takes, of them or of what else is the unit; None: more than 10,000.
         between: Fewest and most that it takes, as the spread itself was measured on few; None: more than 10,000.
         seen: The smallest difference that the patients at hand show.
         spread: What it follows from.
         fewest: As few patients as a promotion compares at all: no gain takes fewer.
         folds: By how many the version was judged, whose intervals are wider; 0 by one split.
+        unit: What `patients` counts, as the model's policy has it.
     """
 
     model: str
@@ -40,6 +41,7 @@ class Plan:
     spread: Spread
     fewest: int
     folds: int
+    unit: str = "patients"
 
     @property
     def in_words(self) -> str:
@@ -49,11 +51,11 @@ class Plan:
         by_folds = f" that {self.folds} folds make wider" if self.folds else ""
         floor = f" {self.fewest} are the fewest that are compared." if self.patients == self.fewest else ""
         return (
-            f"{self.model}, {self.metric}: a difference of {self.gain:g} takes {_counted(self.patients)} patients to "
+            f"{self.model}, {self.metric}: a difference of {self.gain:g} takes {_counted(self.patients)} {self.unit} to "
             f"be seen with 80 %, in an interval of 95 %{by_folds}.{floor}\n"
-            f"Between {low} and {high}, as sure as the spread is: SD {spread.value:.3g} by patient, measured on "
-            f"{spread.patients} patients; {spread.source}.{arms}\n"
-            f"With {spread.patients} patients a difference of about {self.seen:.2g} would be seen."
+            f"Between {low} and {high}, as sure as the spread is: SD {spread.value:.3g}, measured on "
+            f"{spread.patients} {self.unit}; {spread.source}.{arms}\n"
+            f"With {spread.patients} {self.unit} a difference of about {self.seen:.2g} would be seen."
         )
 
 
@@ -80,6 +82,8 @@ def plan(uri: str, gain: float, metric: str | None = None) -> Plan:
     fewest = max(MIN_PATIENTS, policy.min_cases if policy else 0)
     if metric is None:
         columns = list(policy.columns) if policy else []
+        if table.empty:
+            raise RegistryError(f"{uri}: was registered without scores of cases; there is nothing to compare it by")
         if not columns:
             raise RegistryError(f"--metric: {version.name} has no promotion policy; give a metric of {_known(table)}")
     else:
@@ -91,7 +95,7 @@ def plan(uri: str, gain: float, metric: str | None = None) -> Plan:
     if spread is None:
         raise RegistryError(
             f"{uri}: {', '.join(columns)} is the same in all cases or nearly, as an SD below {LEAST:g} is, or there is one "
-            "patient alone: nothing says how far it differs; judge the version on more patients"
+            "patient alone: nothing says how far it differs; judge the version on more of them"
         )
 
     folds = folds_of(table)
@@ -112,6 +116,7 @@ def plan(uri: str, gain: float, metric: str | None = None) -> Plan:
         spread=spread,
         fewest=fewest,
         folds=folds,
+        unit=policy.unit if policy else "patients",
     )
 
 

@@ -17,7 +17,7 @@ from medexp.evaluation.comparison import mean_gain, paired
 from medexp.evaluation.intervals import MIN_PATIENTS, NOISE, Interval
 from medexp.models.kinds import kind_of, outputs_of
 from medexp.registry import journal
-from medexp.registry.definitions import Definition, PromotionPolicy
+from medexp.registry.definitions import Definition, PromotionPolicy, known_models, load_definition
 from medexp.registry.journal import CANDIDATE, CHAMPION, Entry, Journal, Move, Outrun
 from medexp.registry.loading import load_verified
 from medexp.registry.packages import network_of, read_json
@@ -158,7 +158,7 @@ def judge(
         interval = mean_gain(gains, Resampling(samples, policy.confidence, seed, folds_of(scores.per_case)))
     checks = (
         _checks_check(definition, candidate, revision),
-        _data_check(scores.data_digest, champion.data_digest),
+        _data_check(policy, scores.data_digest, champion.data_digest),
         _cases_check(policy, gains, champion, scores),
         _policy_check(policy, interval, comparable),
     )
@@ -264,6 +264,8 @@ def rollback(name: str, reason: str, to: str | None = None) -> Entry:
     if to is None:
         wanted = present.aliases.get(CHAMPION)
         to = wanted if standing != wanted else _before(past)
+    if name in known_models() and load_definition(name).promotion is None:
+        raise RegistryError(f"{name}: its definition has no promotion policy; its versions are named by number")
     if to is None or to not in known:
         was = f"versions that were: {', '.join(known)}" if known else "it has had none"
         what = f"version {to} of {name} was never the champion" if to else f"{name} has no champion before this one"
@@ -315,7 +317,7 @@ def _first_check(policy: PromotionPolicy, allowed: bool) -> Check:
     )
 
 
-def _data_check(candidate: str | None, champion: str | None) -> Check:
+def _data_check(policy: PromotionPolicy, candidate: str | None, champion: str | None) -> Check:
     return Check(
         "PROMOTE_DATA",
         "both were judged on the same cases",
@@ -323,21 +325,25 @@ def _data_check(candidate: str | None, champion: str | None) -> Check:
         candidate is not None and candidate == champion,
         "the data digests are equal",
         {"candidate": candidate, "champion": champion},
-        "score the champion on the candidate's cases first: -P reevaluate=true, with that run's data_dir, splits and seed",
+        "judge both beside the same real pairs, on the same grid and in the same number of steps"
+        if policy.unit == "samples"
+        else "score the champion on the candidate's cases first: -P reevaluate=true, with that run's data_dir, splits and "
+        "seed",
     )
 
 
 def _cases_check(policy: PromotionPolicy, gains: pd.DataFrame, champion: Scores, candidate: Scores) -> Check:
     lost = len(set(champion.per_case["case"]) ^ set(candidate.per_case["case"]))
-    patients = int(gains["patient"].nunique()) if len(gains) else 0
+    patients, drawn = int(gains["patient"].nunique()) if len(gains) else 0, policy.unit == "samples"
     return Check(
         "PROMOTE_CASES",
         "enough cases to compare",
         Severity.BLOCKING,
         len(gains) >= policy.min_cases and patients >= MIN_PATIENTS and lost == 0,
-        f"at least {policy.min_cases} cases of {MIN_PATIENTS} patients, each with scores of both",
-        {"cases": len(gains), "patients": patients, "cases_of_one_alone": lost},
-        "judge both on a larger validation split",
+        f"at least {policy.min_cases} " + ("samples" if drawn else f"cases of {MIN_PATIENTS} {policy.unit}") + ", each with "
+        "scores of both",
+        {**({} if drawn else {"cases": len(gains)}), policy.unit: patients, "cases_of_one_alone": lost},
+        "judge both by more samples, from the same seeds" if drawn else "judge both on a larger validation split",
     )
 
 
@@ -346,7 +352,7 @@ def _policy_check(policy: PromotionPolicy, interval: Interval | None, comparable
     what = f"{policy.metric}, mean of {', '.join(policy.regions)}" if policy.regions else policy.metric
     measured: dict[str, float | int | str | bool | None] = {}
     if interval is not None:
-        measured = {"gain": interval.estimate, "low": interval.low, "high": interval.high, "patients": interval.patients}
+        measured = {"gain": interval.estimate, "low": interval.low, "high": interval.high, policy.unit: interval.patients}
     elif not comparable:
         measured = {"comparable": False}
     return Check(
@@ -356,18 +362,20 @@ def _policy_check(policy: PromotionPolicy, interval: Interval | None, comparable
         supported,
         f"gain above 0, and the lower bound of its {policy.confidence:.0%} interval above {-policy.margin:g}",
         measured,
-        f"{in_words(interval, what)} The champion stays; train a better version, or judge both on more patients"
+        f"{in_words(interval, what, policy.unit)} The champion stays; train a better version, or judge both on more "
+        f"{policy.unit}"
         if interval is not None
         else "one of them has scores of regions that the other lacks: score the champion anew with -P reevaluate=true, and "
         "the data_dir, splits and seed of the version's run",
     )
 
 
-def in_words(gain: Interval, metric: str) -> str:
+def in_words(gain: Interval, metric: str, unit: str = "patients") -> str:
     """What a version's gain over the champion says, plainly."""
     return gain.told(
-        few=f"too few patients to tell it from the champion in {metric}",
+        few=f"too few {unit} to tell it from the champion in {metric}",
         better=f"it does better than the champion in {metric}",
         worse=f"it does worse than the champion in {metric}",
         same=f"no difference from the champion in {metric} that could be measured",
+        unit=unit,
     )

@@ -1,5 +1,7 @@
 """A registered model that draws: pairs of a FLAIR volume and a lesion's mask from a seed, the same wherever it is loaded."""
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -98,13 +100,23 @@ def per_sample(seed: int, contrast: Array, real: Array, first: int = 0) -> pd.Da
         first: Number of the first sample.
 
     Returns:
-        case and patient (`called`: what samples scatter by is their noise), contrast, empty (0 or 1), contrast_gap.
+        case and patient (`called`: what samples scatter by is their noise), contrast, empty_mask (0 or 1), contrast_gap.
     """
     names = [called(seed, first + place) for place in range(len(contrast))]
     shown = np.nan_to_num(np.asarray(contrast, float), nan=0.0)
     gap = np.abs(shown - np.nanmedian(np.asarray(real, float)))
-    table = {"case": names, "patient": names, "contrast": shown, "empty": np.isnan(contrast).astype(int)}
+    table = {"case": names, "patient": names, "contrast": shown, "empty_mask": np.isnan(contrast).astype(int)}
     return pd.DataFrame({**table, "contrast_gap": gap})
+
+
+def judged_on(real: str, **how: Any) -> str:
+    """Digest of what samples are judged by, for `evaluation.json`: versions that drew theirs otherwise are not compared.
+
+    Args:
+        real: Digest of the real pairs that they are held against.
+        how: Whatever else their scores follow from, in types that JSON has, such as `size`, `steps` and `ring`.
+    """
+    return hashlib.sha256(json.dumps([real, how], sort_keys=True).encode()).hexdigest()[:32]
 
 
 def latents_of(joint: Joint, architecture: Architecture) -> dict[str, Any]:

@@ -112,7 +112,7 @@ def test_what_a_difference_is_told_as() -> None:
             "too few to tell: about 88 patients would be needed for a difference of",
         ),
         (Interval(0.03, nan, nan, 4, 0.05), "too few (+0.030, no interval); about 90 patients would be needed"),
-        (Interval(0.02, nan, nan, 24, 0.0), "better: +0.020, no interval, in every patient alike."),
+        (Interval(0.02, nan, nan, 24, 0.0), "better: +0.020, no interval, in all patients alike."),
         (Interval(nan, nan, nan, 1), "too few."),
         (Interval(0.5, nan, nan, 4, 0.02), "too few (+0.500, no interval); about 6 patients would be needed"),
         (Interval(0.3, nan, nan, 40, 0.05), "too few (+0.300, no interval)."),

@@ -1,26 +1,32 @@
 """A model that draws: the same pairs from a seed wherever it is loaded, on the base and VAE that it was trained with."""
 
 import json
+import shlex
 import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
+import mlflow
 import numpy as np
 import pytest
 import torch
 from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 
-from medexp import registry
+from medexp import console, registry
 from medexp.errors import CheckpointError, MedexpError, RegistryError
 from medexp.models.kinds import build
+from medexp.phases import phase
 from medexp.registry.loading import load_verified
 from medexp.registry.package import Parent
 from medexp.registry.store import Registered
-from medexp.registry.synthesis import Generator, load_generator, per_sample
+from medexp.registry.synthesis import Generator, judged_on, load_generator, per_sample
+from tests.configured import configured
 from tests.runs import store_in
 from tests.synthesis import ADAPTER, AFFINE, BASE, SIZE, UNET, adapted, joint, network, publish_adapter, publish_base
 
@@ -33,6 +39,11 @@ threshold."""
 
 def named(made: Registered) -> Parent:
     return Parent(made.name, made.version, made.digest, made.weights_digest)
+
+
+def named_of(store: MlflowClient, name: str, version: str) -> Parent:
+    tags = store.get_model_version(name, version).tags
+    return Parent(name, version, tags["medexp.digest"], tags["medexp.weights_digest"])
 
 
 def assert_alike(one: Drawn, other: Drawn) -> None:
@@ -49,7 +60,8 @@ def home(empty_database: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
         parent = named(publish_base(store, folder / "base"))
         for number, strategy in enumerate(("vae", "downsample")):
             adapted(strategy, folder / strategy, seed=number)
-            made = publish_adapter(store, folder / f"adapter_{strategy}", strategy, folder / strategy, parent)
+            contrast = 0.2 + 0.04 * number
+            made = publish_adapter(store, folder / f"adapter_{strategy}", strategy, folder / strategy, parent, contrast)
             assert ("champion" in made.aliases) == (number == 0), "the first was loaded and run"
         publish_base(store, folder / "base_2", seed=1)
         yield folder
@@ -193,9 +205,8 @@ def test_a_base_without_its_vae_or_with_another_digest_is_no_base(home: Path, st
     registry.load(f"models:/{ADAPTER}/{made.version}")
     with pytest.raises(RegistryError, match=r"its VAE, .*vae\.safetensors, is missing"):
         load_generator(f"models:/{ADAPTER}/{made.version}")
-    first = registry.pull(f"models:/{BASE}/1")
-    weights = json.loads((first.folder / "manifest.json").read_text())["weights_digest"]
-    parent = Parent(BASE, bare.version, first.digest, weights)  # as where a base was deleted, and another has its number
+    first = named_of(store, BASE, "1")
+    parent = replace(first, version=bare.version)  # as where a base was deleted, and another has its number
     made = publish_adapter(store, tmp_path / "renumbered", "vae", home / "vae", parent)
     for load in (registry.load, load_generator):
         with pytest.raises(RegistryError, match=rf"of digest {first.digest[:12]}; .* has {bare.digest[:12]}"):
@@ -230,11 +241,106 @@ def test_what_draws_nothing_is_no_generator(home: Path) -> None:
             load_generator(uri)
 
 
-# ------------------------------------------------------------------------------------------------------------------- promotion
+# ----------------------------------------------------------------------------------------------------- served, told, promoted
+
+
+def test_mlflow_takes_arrays_by_name_and_says_which(home: Path, tmp_path: Path) -> None:
+    for uri, channels in ((ENCODED, 8), (POOLED, 5), (f"models:/{BASE}/1", 4)):
+        model = mlflow.pyfunc.load_model(uri)
+        signature = {spec.name: (spec.type.name, spec.shape) for spec in model.metadata.signature.inputs}
+        assert signature == {"z": ("float32", (-1, channels, -1, -1, -1)), "t": ("float32", (-1,)), "r": ("float32", (-1,))}
+        z = np.random.default_rng(0).standard_normal((2, channels, 4, 4, 4), np.float32)
+        given = {"z": z, "t": np.ones(2, np.float32), "r": np.zeros(2, np.float32)}
+        with torch.inference_mode():
+            wanted = registry.load(uri)(**{name: torch.from_numpy(value) for name, value in given.items()})
+        np.testing.assert_allclose(model.predict(given), wanted, rtol=1e-4, atol=1e-5)
+        with pytest.raises(MlflowException, match="r"):
+            model.predict({name: given[name] for name in ("z", "t")})
+
+
+def test_files_are_refused_with_the_command_that_draws(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert console.main(["predict", f"{ADAPTER}@champion", "volume.nii.gz", "--output", "masks"]) == 2
+    told = capsys.readouterr().err
+    assert "draws pairs from noise, and takes no files" in told and not (home / "masks").exists()
+    command = shlex.split(told.partition("Draw some: ")[2])
+    assert command[:4] == ["mlflow", "run", ".", "-e"]
+    flags = [word for pair in zip(command[5::2], command[6::2], strict=True) for word in pair if word != "-P"]
+    given = dict(flag.split("=", 1) for flag in flags)
+    assert given["adapter"] == f"models:/{ADAPTER}@champion"
+    assert configured(command[4], given).mode == "sample", "which is a configuration that holds"
+
+
+@pytest.mark.parametrize(
+    ("command", "told"),
+    [
+        (["export-bundle", f"{ADAPTER}/1", "out"], "draws pairs from noise, by a network that MONAI has no second time for"),
+        (["export-bundle", f"{BASE}/1", "out"], "draws pairs from noise, by a network that MONAI has no second time for"),
+        (
+            ["export-hf", f"{ADAPTER}/1", "out"],
+            "is an adapter of a meanflow_unet, a network that no library of the Hub builds",
+        ),
+        (["export-hf", f"{BASE}/1", "out"], "is a meanflow_unet, a network that no library of the Hub builds"),
+        (["power", f"{BASE}/1", "--gain", "0.1"], "was registered without scores of cases"),
+        (["rollback", BASE, "--reason", "x"], "has no promotion policy; its versions are named by number"),
+        (["promote", "--model", BASE, "--version", "1"], "has no promotion policy; its versions are named by number"),
+    ],
+)
+def test_what_cannot_be_done_with_it_is_said(
+    home: Path, command: list[str], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert console.main(command) == 2
+    assert told in capsys.readouterr().err
+    assert not (home / "out").exists()
+
+
+def test_samples_are_compared_pair_by_pair_and_called_so(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Version 2 has 0.24 of the 0.3 that real pairs have, version 1 has 0.2, and every tenth mask of both is empty."""
+    assert console.main(["power", f"{ADAPTER}/1", "--gain", "0.02"]) == 0
+    assert "takes 32 samples to be seen" in capsys.readouterr().out
+    assert console.main(["compare", f"{ADAPTER}/1", f"{ADAPTER}/2"]) == 0
+    told = capsys.readouterr().out
+    assert f"contrast_gap: {ADAPTER} version 2 is better than {ADAPTER} version 1: +0.036" in told
+    assert console.main(["promote", "--model", ADAPTER, "--version", "2"]) == 0
+    told = capsys.readouterr().out
+    assert "PASSED PROMOTE_CASES" in told and "samples 40, cases_of_one_alone 0" in told
+    assert "gain 0.036" in told and "patients" not in told
+    assert console.main(["promote", "--model", ADAPTER, "--version", "1"]) == 3
+    told = capsys.readouterr().err
+    assert "it does worse than the champion in contrast_gap: -0.036" in told and "judge both on more samples" in told
+    assert console.main(["rollback", ADAPTER, "--reason", "test"]) == 0
+
+
+def test_samples_that_were_drawn_otherwise_are_not_compared(home: Path, store: MlflowClient, tmp_path: Path) -> None:
+    parent = named_of(store, BASE, "1")
+    evaluation = {"phase": "phase7", "revision": phase("phase7").revision, "split": "val", "made_on": "d0"}
+    evaluation |= {"data_digest": judged_on("d1", steps=4, size=SIZE)}
+    made = publish_adapter(store, tmp_path / "four", "vae", home / "vae", parent, contrast=0.3, evaluation=evaluation)
+    assert console.main(["promote", "--model", ADAPTER, "--version", made.version]) == 3
+    assert registry.pull(f"models:/{ADAPTER}@champion").version == "1"
 
 
 def test_an_empty_mask_counts_as_no_contrast() -> None:
     table = per_sample(3, np.array([0.2, np.nan, 0.5]), np.array([0.3, 0.2, np.nan, 0.4]), first=9)
     assert list(table["case"]) == ["seed3-sample009", "seed3-sample010", "seed3-sample011"] == list(table["patient"])
     np.testing.assert_allclose(table["contrast_gap"], [0.1, 0.3, 0.2])
-    assert list(table["empty"]) == [0, 1, 0]
+    assert list(table["empty_mask"]) == [0, 1, 0]
+
+
+def test_the_card_says_what_it_is_made_of_and_that_it_is_never_for_diagnosis(home: Path) -> None:
+    card = (registry.pull(ENCODED).folder / "README.md").read_text()
+    base = registry.pull(f"models:/{BASE}/1")
+    vae = json.loads((base.folder / "contract.json").read_text())["latents"]["vae"]["weights_digest"]
+    for told in (
+        "synthetic and of nobody: never for diagnosis",
+        "against pairs of the data that it was made on, and against none from elsewhere",
+        f"| digest | {base.digest} |",
+        f"| digest of the VAE's weights | {vae} |",
+        "| strategy | vae |",
+        "| voxels of a volume | 16, 16, 16 |",
+        "| samples that it was judged by | 40 |",
+        "40 samples, beside real pairs, split val",
+        "bootstrap of the paired difference by sample",
+        "mean contrast_gap 0.1",
+    ):
+        assert told in card, told
+    assert "patients, split val" not in card

@@ -222,7 +222,7 @@ def test_what_was_judged_by_folds_cannot_be_scored_anew(
     [
         (
             {"model": "nothing"},
-            "model 'nothing': has no definition; known are bsf_base, medgemma_base, medgemma_lora_adapter",
+            "model 'nothing': has no definition; known are bsf_base, meanflow_base, medgemma_base",
         ),
         ({"model": "bsf_base"}, "bsf_base: no model bsf_base in this registry; registered are: phase1_encoder_merged"),
         ({"version": "9"}, "has no version 9; it has: 1, 2"),
