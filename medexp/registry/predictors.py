@@ -33,7 +33,7 @@ from medexp.models.swin.features import KINDS
 from medexp.models.swin.network import DIVISOR, SwinEncoder, SwinSegmenter, features
 from medexp.registry.contracts import draws, outputs_said, preprocessing_of
 from medexp.registry.loading import load_verified, whole_network
-from medexp.registry.packages import MANIFEST, SEEN, network_of, read_json
+from medexp.registry.packages import ADAPTER_KIND, MANIFEST, SEEN, network_of, read_json
 from medexp.registry.readers import READERS, Asked, Looked, Ready, processor_of
 from medexp.registry.store import Pulled, pin, pull
 
@@ -302,10 +302,13 @@ def save_mask(mask: Any, place: Path) -> Path:
 def predictor(uri: str, device: str = "auto", kind: FeatureKind | None = None, base: Path | str | None = None) -> Predictor:
     """`medexp.registry.predictor`."""
     pulled = pull(uri)
-    if draws(read_json(pulled.folder, "contract.json")):
+    contract = read_json(pulled.folder, "contract.json")
+    if draws(contract):
+        named = f"{uri}: draws from noise, and takes no files."
+        if contract["architecture"]["kind"] != ADAPTER_KIND:
+            raise RegistryError(f"{named} It is for adapting: mlflow run . -e phase7 -P base={uri}")
         raise RegistryError(
-            f"{uri}: draws pairs from noise, and takes no files. Draw some: mlflow run . -e phase7 -P mode=sample "
-            f"-P adapter={uri} -P sampling.samples=16"
+            f"{named} Draw some: mlflow run . -e phase7 -P mode=sample -P adapter={uri} -P sampling.samples=16"
         )
     pin(pulled)
     made = from_package(pulled.folder, f"{pulled.name} version {pulled.version}", device, kind, base)

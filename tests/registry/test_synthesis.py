@@ -261,13 +261,15 @@ def test_mlflow_takes_arrays_by_name_and_says_which(home: Path, tmp_path: Path) 
 def test_files_are_refused_with_the_command_that_draws(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert console.main(["predict", f"{ADAPTER}@champion", "volume.nii.gz", "--output", "masks"]) == 2
     told = capsys.readouterr().err
-    assert "draws pairs from noise, and takes no files" in told and not (home / "masks").exists()
+    assert "draws from noise, and takes no files" in told and not (home / "masks").exists()
     command = shlex.split(told.partition("Draw some: ")[2])
     assert command[:4] == ["mlflow", "run", ".", "-e"]
     flags = [word for pair in zip(command[5::2], command[6::2], strict=True) for word in pair if word != "-P"]
     given = dict(flag.split("=", 1) for flag in flags)
     assert given["adapter"] == f"models:/{ADAPTER}@champion"
     assert configured(command[4], given).mode == "sample", "which is a configuration that holds"
+    assert console.main(["predict", f"{BASE}/1", "volume.nii.gz"]) == 2
+    assert f"takes no files. It is for adapting: mlflow run . -e phase7 -P base=models:/{BASE}/1" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,6 @@ PHASE = Phase(
     next={
         "phase7_fcd_adapter": "mlflow run . -e phase7 -P mode=sample -P adapter=models:/phase7_fcd_adapter@champion "
         "-P augment=64",
-        "meanflow_base": "mlflow run . -e phase7 -P base=models:/meanflow_base@champion",
     },
 )
 __getattr__ = from_recipe(PHASE)

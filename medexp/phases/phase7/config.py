@@ -217,7 +217,7 @@ class Phase7Config:
         if self.profile == "full" and not self.folders and self.mode != "sample":
             yield "data_dir: profile=full needs real data; give data_dir=FOLDER of FLAIR volumes and masks"
         if self.profile == "full" and self.mode in ("adapt", "utility") and self.base is None:
-            yield "base: profile=full needs a base; give base=models:/meanflow_base@champion, or train one with mode=base"
+            yield "base: profile=full needs a base; give base=models:/meanflow_base/VERSION, or train one with mode=base"
         if self.profile == "full" and self.mode == "base" and self.vae is None:
             yield "vae: profile=full needs a VAE; give vae=FILE, the weights of MAISI's autoencoder"
         by_file = self.base is not None and not self.base.startswith("models:/")

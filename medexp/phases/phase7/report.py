@@ -17,7 +17,7 @@ from medexp.evaluation.synthesis import Judgement, Pairs, contrast
 from medexp.files import replacing
 from medexp.models.checkpoints import weights_digest
 from medexp.models.kinds import ONLY
-from medexp.models.meanflow.lora import save_lora
+from medexp.models.meanflow.lora import Counts, save_lora
 from medexp.phases.phase7.ablation import Ablated
 from medexp.phases.phase7.adapting import Trained
 from medexp.phases.phase7.comparison import FIGURES, Compared, Drawn, figures_of, in_words, median
@@ -28,8 +28,8 @@ from medexp.phases.shared.packaging import PHANTOMS, VELOCITY, contract, made_wi
 from medexp.phases.shared.publishing import Summary, caveat, selection
 from medexp.registry import store
 from medexp.registry.package import Package, Parent
-from medexp.registry.packages import ADAPTER, ADAPTER_KIND, VAE
-from medexp.registry.synthesis import GRID, LATENTS, Generator, grid_of, latents_of, per_sample
+from medexp.registry.packages import ADAPTER, ADAPTER_KIND, VAE, read_json
+from medexp.registry.synthesis import GRID, LATENTS, Generator, grid_of, judged_on, latents_of, per_sample
 from medexp.tracking.figures import curves, pairs
 
 MODEL = "phase7_fcd_adapter"
@@ -47,8 +47,11 @@ def registered_base(ctx: Context[Phase7Config], base: Base, affine: NDArray[np.f
     """The base as what is made from it names it; one that is not in the registry is registered with its VAE."""
     if base.parent.version is not None:
         return base.parent
+    latents = latents_of(base.joint, base.vae_architecture)
     if found := store.find_by_weights(BASE_MODEL, weights_digest(base.weights)):
-        return Parent(found.name, found.version, found.digest, found.weights_digest)
+        there = store.pull(f"models:/{found.name}/{found.version}").folder
+        if read_json(there, "contract.json")[LATENTS] == latents:  # the same U-Net may stand with another VAE
+            return Parent(found.name, found.version, found.digest, found.weights_digest)
     config, file = ctx.config, ctx.run.folder / VAE
     with replacing(file) as temporary:
         save_file({name: tensor.contiguous() for name, tensor in base.joint.vae.state_dict().items()}, temporary)
@@ -58,7 +61,6 @@ def registered_base(ctx: Context[Phase7Config], base: Base, affine: NDArray[np.f
     if learned := base.learned_on:
         facts = {"data": learned.source, "data digest": learned.digest, **({} if config.folders else PHANTOMS)}
         cases = seen_cases(learned.manifest, learned.facts.values())
-    latents = latents_of(base.joint, base.vae_architecture)
     return ctx.publish(
         Package(
             name=BASE_MODEL,
@@ -89,6 +91,7 @@ def publish(
     ctx.run.reporter.file(folder)
     parent = registered_base(ctx, base, generator.affine)
     joint = generator.joint
+    drawn = {"steps": config.sampling.steps[0], "size": list(config.data.input_size), "ring": config.sampling.ring}
     ctx.publish(
         packaged(
             ctx,
@@ -97,6 +100,7 @@ def publish(
             output=_OUTPUT,
             preprocessing=preprocessing(config.data.spacing, config.data.input_size),
             outputs={ONLY: VELOCITY},
+            evaluation={"data_digest": judged_on(data.digests["val"], **drawn), **drawn},
             facts=_facts(config, data, done, compared),
             beside={
                 LATENTS: latents_of(joint, base.vae_architecture),
@@ -106,7 +110,7 @@ def publish(
             weights={},
             parents={"base": parent},
             per_case=scored(config, held, compared.drawn),
-            figures=dict(_figures(compared)),
+            figures={**_counted(done.counts), **dict(_figures(compared))},
             extra={ADAPTER: folder},
         )
     )
@@ -142,6 +146,15 @@ def _facts(config: Phase7Config, data: PreparedPairs, done: Trained, compared: C
     }
     limits = [*unlike, *filter(None, [claims.get("Limitations")])]
     return {**claims, **facts, "Limitations": " ".join(limits) or None}
+
+
+def _counted(counts: Counts) -> dict[str, str]:
+    """For the card: what may train in the network, in three counts, each with its share of all parameters."""
+    beside = {"alone": 0, "and the new slices": counts.slices, "and both boundary convolutions": counts.convolutions}
+    return {
+        f"parameters of LoRA {which}": f"{counts.lora + more:,}, {(counts.lora + more) / counts.total:.2%} of {counts.total:,}"
+        for which, more in beside.items()
+    }
 
 
 def _figures(compared: Compared) -> Iterator[tuple[str, str]]:
