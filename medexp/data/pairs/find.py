@@ -157,8 +157,13 @@ def _of_folder(root: Path) -> _Seen:
 
 
 def _files(root: Path) -> Iterator[_File]:
-    """The NIfTI files under a folder, links too, but for hidden ones, sorted."""
+    """The NIfTI files under a folder, through links too and each folder once, but for hidden ones, sorted."""
+    been = set()
     for folder, inner, names in os.walk(root, followlinks=True):
+        if (real := os.path.realpath(folder)) in been:
+            inner.clear()
+            continue
+        been.add(real)
         inner[:] = sorted(name for name in inner if not name.startswith("."))
         for name in sorted(names):
             if not name.startswith(".") and name.lower().endswith((".nii", ".nii.gz")):

@@ -177,8 +177,8 @@ def account(prepared: PreparedPairs, data: PairDataConfig) -> Iterator[tuple[str
         f"{len(real)} of {len(patients)} patients, {several} with several; {len(facts) - len(real)} synthetic",
     )
     yield "values of masks", _counted(",".join(map(str, fact.values)) or "none" for fact in facts)
-    if lesions := sorted(fact.lesion_ml for fact in facts):
-        yield "lesions in ml", f"{lesions[0]:.3g} to {lesions[-1]:.3g}, median {lesions[len(lesions) // 2]:.3g}"
+    lesions = pd.Series([fact.lesion_ml for fact in facts])
+    yield "lesions in ml", f"{lesions.min():.3g} to {lesions.max():.3g}, median {lesions.median():.3g}"
     grid = " x ".join(f"{edge:g}" for edge in data.spacing)
     changed = {fact.case: fact.grid_ml / fact.lesion_ml - 1 for fact in facts if fact.lesion_ml}
     told = [f"{case} {share:+.0%}" for case, share in changed.items() if abs(share) > _CHANGED]
@@ -198,7 +198,7 @@ def _notes(
 ) -> Iterator[str]:
     if found.left:
         why = (
-            "without a mask, left out; mode=base takes them"
+            "without a mask, left out; mode=base takes those of healthy people"
             if masks
             else "with a mask, or of somebody of whom there is one, left out"
         )

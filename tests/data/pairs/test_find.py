@@ -32,6 +32,7 @@ def test_bonns_layout(tmp_path):
         touch(tmp_path, f"{stem}-T2sel_FLAIR.nii.gz", f"{stem}-iso08_T1w.nii.gz", f"{stem}-T2sel_FLAIR.json")
     touch(tmp_path, "sub-00001/anat/sub-00001_acq-T2sel_FLAIR_roi.nii.gz")
     (tmp_path / "participants.tsv").write_text("participant_id\tgroup\nsub-00001\tfcd\nsub-00002\thc\n")
+    (tmp_path / "sub-00001" / "again").symlink_to(tmp_path, target_is_directory=True)
     image, mask = "sub-00001_acq-T2sel_FLAIR.nii.gz", "sub-00001_acq-T2sel_FLAIR_roi.nii.gz"
     assert found(tmp_path) == {"sub-00001": ("sub-00001", image, mask)}
     assert find_pairs([tmp_path], pair_data()).left == ("sub-00002",)
@@ -62,8 +63,10 @@ def test_folders_of_cases_flat_files_and_tables(tmp_path):
         "p7": ("p7", "flair.nii", "lesion_mask.nii"),
     }
     touch(tmp_path / "flat", "p1_FLAIR.nii.gz", "p1_roi.nii.gz", "p10_FLAIR.nii.gz", "p10_FLAIR_mask.nii.gz", "p2_flair.nii")
+    touch(tmp_path / "flat", "p1_late_FLAIR.nii.gz", "p1_late_roi.nii.gz")
     assert {case: mask for case, (_, _, mask) in found(tmp_path / "flat").items()} == {
         "p1": "p1_roi.nii.gz",
+        "p1_late": "p1_late_roi.nii.gz",
         "p10": "p10_FLAIR_mask.nii.gz",
     }
     table = tmp_path / "flat" / "pairs.csv"
@@ -73,7 +76,7 @@ def test_folders_of_cases_flat_files_and_tables(tmp_path):
     told = find_pairs([table.rename(table.with_suffix(".tsv"))], pair_data())
     assert told.synthetic == {"x"}
     both = find_pairs([tmp_path / "flat", tmp_path / "b"], pair_data(exclude=("p1",)))
-    assert [case.id for case in both.cases] == ["TCGA-01", "p10", "p7"] and both.left == ("p2",)
+    assert [case.id for case in both.cases] == ["TCGA-01", "p10", "p1_late", "p7"] and both.left == ("p2",)
 
 
 def test_all_that_is_wrong_is_told_at_once(tmp_path):

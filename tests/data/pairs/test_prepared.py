@@ -127,12 +127,16 @@ def test_forms_that_real_files_have_are_taken(cache, tmp_path):
     write_subject(tmp_path, "sub-rounded", 4, affine=AFFINE + 4e-4)
     save(tmp_path / "sub-oblique/sub-oblique_FLAIR.nii.gz", flair(5), turned(12))
     save(tmp_path / "sub-oblique/sub-oblique_roi.nii.gz", lesion(), turned(12))
+    resampled = flair(7).astype(np.float32)
+    resampled[9:12, 9:12, 9] = -40  # as interpolation leaves some
+    write_subject(tmp_path, "sub-resampled", 7, FLAIR=resampled)
     write_subject(tmp_path, "sub-scaled", 6, roi=None)
     scaled = nib.Nifti1Image(lesion() * 255, AFFINE)
     scaled.header.set_slope_inter(np.float32(1 / 255), 0)
     nib.save(scaled, tmp_path / "sub-scaled/anat/sub-scaled_FLAIR_roi.nii.gz")
     prepared = prepare_pairs(reads(cache, tmp_path))
-    assert len(prepared.cases) == 6 and prepared.manifest["grid_ml"].round(2).nunique() == 1
+    assert (load_pair(prepared.cases["sub-resampled"], pair_data()).image == 0).mean() > 0.8  # the background stays at 0
+    assert len(prepared.cases) == 7 and prepared.manifest["grid_ml"].round(2).nunique() == 1
     assert {fact.values for fact in prepared.facts.values()} == {(1,)}
 
 

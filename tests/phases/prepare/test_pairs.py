@@ -26,7 +26,7 @@ def test_pairs_are_split_and_the_command_that_reads_them_is_named(store, capsys,
     extra = write_pairs(tmp_path / "extra", **drawn(2), synthetic=DRAWN)
     assert prepare(real, extra, pair_data__lesion="[1,255]", pair_data__exclude="[sub-006]") == 0
     told = capsys.readouterr().out
-    assert f"{real}, {extra}: 1 volumes without a mask, left out; mode=base takes them: sub-hc" in told
+    assert f"{real}, {extra}: 1 volumes without a mask, left out; mode=base takes those of healthy people: sub-hc" in told
     run = last_run(store, "prepare")
     assert run.info.status == "FINISHED" and run.data.metrics["params/synthetic"] == 2
     listed = {item.path for item in MlflowClient().list_artifacts(run.info.run_id)}
