@@ -35,7 +35,7 @@ def reads(cache: Path, *folders: Path, splits: Path | None = None, **changed: An
     """What `prepare_pairs` is given."""
     names = [str(folder) for folder in folders]
     given = {"folders": names, "splits": str(splits) if splits else None, "seed": 0, "cache_dir": str(cache)}
-    return SimpleNamespace(**given, data=pair_data(**changed), phantoms=PairPhantomConfig(8, 0))
+    return SimpleNamespace(**given, data=pair_data(**changed), phantoms=PairPhantomConfig(4, 0))
 
 
 def flair(seed: int = 0) -> NDArray[np.int16]:
