@@ -10,6 +10,7 @@ resident set (VmHWM, Linux) of a process of its own grows in its steps, weights 
 --data_dir x --base x --vae x` for the full size, it is wall time, and the peak of what torch allocated.
 """
 
+import os
 import re
 import subprocess
 import sys
@@ -25,7 +26,7 @@ from medexp.phases.phase7.config import Phase7Config
 
 SIDES = ("flow", "some", "all", "naive")
 TIME, MEMORY = 2.2, 1.3
-ROUNDS, STEPS = 5, 3
+ROUNDS, STEPS = 4, 1
 
 
 def compare(config: Phase7Config) -> None:
@@ -108,9 +109,11 @@ def stepper(side: str, config: Phase7Config) -> Callable[[], None]:
 
 def peak_of(side: str) -> float:
     """MB that a process of its own takes for the steps of a side."""
-    command = [sys.executable, "-m", "benchmarks.phase7_step", *sys.argv[1:]]
-    measured = f"import sys; sys.argv = {command[2:]!r}; from benchmarks.phase7_step import *; peak({side!r})"
-    done = subprocess.run([sys.executable, "-c", measured], capture_output=True, text=True, check=True)  # noqa: S603  ours
+    given = ["phase7_step", *sys.argv[1:]]
+    measured = f"import sys; sys.argv = {given!r}; from benchmarks.phase7_step import peak; peak({side!r})"
+    exact = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "0"}  # what is freed goes back at once
+    command = [sys.executable, "-c", measured]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=exact)  # noqa: S603  ours
     return float(done.stdout.split()[-1])
 
 
