@@ -1,0 +1,15 @@
+"""The demo of phase7, small: few patients, two epochs, a handful of samples. It passes no bar, which is no matter here."""
+
+SMALL = {
+    "phantoms.patients": 28,
+    "training.epochs": 2,
+    "training.validate_every": 1,
+    "sampling.samples": 6,
+    "sampling.seeds": 1,
+    "sampling.steps": "[1,2]",
+    "sampling.shown": 2,
+    "bootstrap_samples": 200,
+    "data.jobs": 1,
+}
+LOW = {"target.non_empty": 0, "target.contrast": 0, "target.coupling": 0}
+"""Bars that any adapter passes but for lesions that are darker than their surroundings."""

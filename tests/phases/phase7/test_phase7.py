@@ -1,0 +1,112 @@
+"""The whole phase: what a run leaves, what its adapter draws elsewhere, a trial."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from mlflow import MlflowClient
+from mlflow.entities import Run
+from PIL import Image
+
+from medexp import phases, registry
+from medexp.phases import phase7
+from medexp.registry.synthesis import load_generator
+from medexp.tracking.runs import tracked_run
+from tests.configured import configured, run_phase
+from tests.phases.phase7.conftest import Study
+from tests.phases.phase7.small import SMALL
+from tests.runs import artifact, history, last_run, logged_table
+
+MODEL, BASE = "phase7_fcd_adapter", "meanflow_base"
+OF_OTHER_MODES = {"P7-DRAWN", "P7-BASE"}
+BLOCKING = {"LEAK", "P7-T1", "P7-T2", "P7-T3", "P7-T4", "P7-T5", "P7-PULL", "P7-COPIES"}
+
+
+@pytest.fixture
+def made(study: Study, client: MlflowClient) -> Run:
+    return last_run(client, "phase7")
+
+
+def test_every_check_that_is_promised_was_made_with_its_severity(study: Study, made: Run) -> None:
+    checks = {check["id"]: check for check in json.loads(artifact(made, "checks.json").read_text())}
+    assert set(checks) == set(phases.phase("phase7").checks) - OF_OTHER_MODES, study.told
+    assert {name for name, check in checks.items() if check["severity"] == "BLOCKING"} == BLOCKING
+    assert {name for name in BLOCKING if not checks[name]["passed"]} <= {"P7-T5", "P7-COPIES"}, study.told
+    trains = checks["P7-T3"]["measured"]
+    assert trains["lora"] == trains["lora_expected"] and trains["base_changed"] == 0
+    assert trains["trainable"] == trains["lora"] + trains["new_slices"] < 0.01 * trains["all"]
+    assert checks["P7-T7"]["measured"]["outcome"] == "not run"
+
+
+def test_the_masks_round_trip_decides_the_strategy(made: Run) -> None:
+    told = json.loads(artifact(made, "mask_vae_test.json").read_text())
+    vae, other = told["strategies"]["vae"], told["strategies"]["downsample"]
+    assert told["used"] == ("vae" if vae["dice"] > 0.85 else "downsample")
+    assert len(vae["dice_by_case"]) == told["cases"] and vae["dice"] == pytest.approx(np.mean(vae["dice_by_case"]))
+    assert 0 < other["dice"] < 1 and 0 < vae["threshold"] < 1
+
+
+def test_samples_are_told_of_one_by_one_and_beside_real_pairs(made: Run) -> None:
+    samples, judged = logged_table(made, "samples.csv"), logged_table(made, "judgement.csv")
+    assert set(samples["drawn"]) == {"one step, seed 0", "2 steps, seed 0"} and len(samples) == 12
+    assert set(judged["steps"]) == {1, 2} and {"filled", "contrast", "coupling", "dice", "memory"} <= set(judged["name"])
+    metrics = json.loads(artifact(made, "metrics.json").read_text())
+    assert (
+        metrics["samples"]["one step, seed 0"]["filled"] == judged.query("steps == 1 and name == 'filled'")["generated"].item()
+    )
+    scored = logged_table(made, "per_case.csv")
+    assert list(scored["case"]) == [f"seed0-sample{number:03d}" for number in range(6)]
+    for name in ("pairs", "curves"):
+        with Image.open(artifact(made, f"figures/{name}.png")) as picture:
+            picture.verify()
+
+
+def test_losses_have_a_course_and_samples_are_seen_after_each_validated_epoch(client: MlflowClient, made: Run) -> None:
+    assert len(history(client, made, "val/loss")) == 2 and len(history(client, made, "train/loss")) == 2
+    pictures = [file.path for file in client.list_artifacts(made.info.run_id, "images")]
+    assert len([path for path in pictures if "samples" in path and path.endswith(".png")]) == 2, pictures
+
+
+def test_the_adapter_is_registered_on_its_base_and_draws_the_same_in_another_process(
+    client: MlflowClient, tmp_path: Path
+) -> None:
+    version = _latest(client, MODEL)
+    parents = json.loads((registry.pull(f"models:/{MODEL}/{version}").folder / "parents.json").read_text())
+    assert parents["base"]["name"] == BASE and parents["base"]["version"] == _latest(client, BASE)
+    images, masks = load_generator(f"models:/{MODEL}/{version}").draw(2, 5)
+    program = (
+        "import numpy as np; from medexp.registry.synthesis import load_generator; "
+        f"i, m = load_generator('models:/{MODEL}/{version}').draw(1, 5, first=1); np.savez('drawn.npz', i=i, m=m)"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
+    again = np.load("drawn.npz")
+    assert np.abs(again["i"][0] - images[1]).max() < 1e-5 and (again["m"][0] == masks[1]).mean() > 0.999
+
+
+def _latest(client: MlflowClient, name: str) -> str:
+    return str(max(int(one.version) for one in client.search_model_versions(f"name = '{name}'")))
+
+
+def test_another_adapter_is_drawn_from_and_its_files_say_what_they_are(client: MlflowClient, capsys) -> None:
+    uri = f"models:/{MODEL}/{_latest(client, MODEL)}"
+    small = {"sampling.samples": 4, "sampling.steps": "[1]", "sampling.shown": 2, "target.non_empty": 0}
+    assert run_phase("phase7", small, mode="sample", adapter=uri, seed=5) == 0, capsys.readouterr().out
+    run = last_run(client, "phase7")
+    assert json.loads(artifact(run, "checks.json").read_text())[-1]["id"] == "P7-DRAWN"
+    assert f"medexp.upstream.{MODEL}" in run.data.tags
+
+
+def test_a_trial_logs_what_a_study_searches_for_and_registers_nothing(client: MlflowClient, tmp_path: Path) -> None:
+    config = configured("phase7", SMALL)
+    phase7.warm_up(config, tmp_path)
+    before = len(client.search_model_versions(f"name = '{MODEL}'"))
+    with tracked_run("phase7", config) as tracked:
+        phase7.objective(config, tracked)
+    metrics = client.get_run(tracked.id).data.metrics
+    goals = yaml.safe_load(phases.phase("phase7").profile("sweep").read_text())["goals"]
+    assert goals and {goal["metric"] for goal in goals} <= metrics.keys()
+    assert len(client.search_model_versions(f"name = '{MODEL}'")) == before
