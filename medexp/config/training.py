@@ -72,7 +72,6 @@ class FlowTrainingConfig(TrainingConfig):
         lr_new: That of the new slices of the first and the last convolution.
         ema: Decay of the moving average of the weights, which is what is kept; 0 keeps the weights themselves.
         repeats: How often an epoch takes each case, with other noise and other times.
-        gradient_checkpointing: Has no Jacobian-vector product, and is refused.
     """
 
     epochs: Annotated[Count, Short("training.max_epochs")]
@@ -80,12 +79,9 @@ class FlowTrainingConfig(TrainingConfig):
     lr_new: Positive
     ema: Fraction
     repeats: Count
-    gradient_checkpointing: bool
 
     def problems(self) -> Iterator[str]:
         yield from super().problems()
-        if self.gradient_checkpointing:
-            yield "gradient_checkpointing: has no forward derivative, which each step of MeanFlow takes; give false"
         if self.precision != "fp32":
             yield f"precision: found {self.precision}; a Jacobian-vector product is taken in fp32: group norm has none in bf16"
 

@@ -19,6 +19,7 @@ PHASE = Phase(
         "P7-T7",
         "P7-PULL",
         "P7-COPIES",
+        "P7-COUPLING",
         "P7-MASKS",
         "P7-IMAGES",
         "P7-DRAWN",

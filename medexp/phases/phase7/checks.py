@@ -118,10 +118,11 @@ def falls(history: pd.DataFrame) -> Check:
 
 def lesions(drawn: Mapping[str, Mapping[str, float]], demands: Mapping[str, float]) -> Check:
     """P7-T5: samples hold lesions, by numbers: masks that are not empty, brighter inside than in the ring around them, and
-    brighter under their own mask than under another sample's. Each seed and number of steps has to reach all of it.
+    brighter under their own mask than under other samples'. Each seed and number of steps has to reach all of it.
 
     Args:
-        drawn: By seed and number of steps, in words: `filled`, `contrast` and `coupling`.
+        drawn: By seed and number of steps, in words: `filled`, `contrast`, and `coupling_low`, the lower end of the interval of
+            what own masks have in contrast over others.
         demands: The least of each.
     """
     worst = {name: min(figures[name] for figures in drawn.values()) for name in demands}
@@ -137,6 +138,31 @@ def lesions(drawn: Mapping[str, Mapping[str, float]], demands: Mapping[str, floa
         + ", in each seed and number of steps",
         measured={**{f"least_{name}": value for name, value in worst.items()}, "missed": "; ".join(failed) or "none"},
         advice="figures/pairs.png of the run shows them. Train longer (training.max_epochs), or raise lora.rank.",
+    )
+
+
+def coupling(drawn: Mapping[str, float], through_vae: float, real: float, share: float) -> Check:
+    """P7-COUPLING: a mask belongs to its image as a real one does: what own masks have in contrast over other samples' masks.
+
+    Args:
+        drawn: That, by seed and number of steps, in words.
+        through_vae: That of real pairs through the VAE: a blurred lesion is bright under its neighbours' masks too.
+        real: That of real pairs.
+        share: Of the latter that is to be reached.
+    """
+    return Check(
+        "P7-COUPLING",
+        "Masks belong to their own image as real ones do",
+        Severity.DIAGNOSTIC,
+        passed=all(value >= share * real for value in drawn.values()),
+        threshold=f"contrast of own over other masks >= {share * real:.3f} ({share:.0%} of that of real pairs)",
+        measured={
+            **{f"in_{which}": value for which, value in drawn.items()},
+            "real": real,
+            "real_through_vae": through_vae,
+        },
+        advice="Masks are much alike, or lie beside the lesion. Train longer, on lesions at more places; where real pairs through "
+        "the VAE have less than is asked for, it is the VAE that blurs them.",
     )
 
 

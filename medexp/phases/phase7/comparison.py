@@ -61,7 +61,7 @@ class Compared:
         ceiling: Held-out real pairs through the VAE and back.
         of_base: Contrast of each sample's mask in what the base, without the adapter, draws of the same noise (N,): that of
             the anatomy alone.
-        checks: P7-T5, P7-T6, P7-COPIES, P7-MASKS and P7-IMAGES.
+        checks: P7-T5, P7-COUPLING, P7-T6, P7-COPIES, P7-MASKS and P7-IMAGES.
     """
 
     drawn: tuple[Drawn, ...]
@@ -128,9 +128,11 @@ def compare(
     demands = {
         "filled": target.non_empty,
         "contrast": target.contrast * first.ceiling["contrast"].estimate,
-        "coupling": target.coupling * first.of("coupling").real.estimate,
+        "coupling_low": 0.0,
     }
-    figures = {which: figures_of(judged) for which, judged in single.items()}
+    figures = {
+        which: figures_of(judged) | {"coupling_low": judged.of("coupling").generated.low} for which, judged in single.items()
+    }
     alone = base.network().to(ctx.device).eval()
     of_base = _under(
         alone,
@@ -147,6 +149,12 @@ def compare(
         of_base,
         (
             checks.lesions({which: {name: row[name] for name in demands} for which, row in figures.items()}, demands),
+            checks.coupling(
+                {which: row["coupling"] for which, row in figures.items()},
+                first.ceiling["coupling"].estimate,
+                first.of("coupling").real.estimate,
+                target.coupling,
+            ),
             checks.overlap(
                 {which: row["dice"] for which, row in figures.items()},
                 first.of("dice").real.estimate,

@@ -50,6 +50,7 @@ class FlowNetworkConfig:
         num_res_blocks: Residual blocks of a level.
         norm_groups: Groups of the group norms.
         flash_attention: Has no Jacobian-vector product, and is refused.
+        gradient_checkpointing: Likewise.
     """
 
     num_channels: Annotated[tuple[Count, ...], MinLen(1), Told("one or more values above 0", list)]
@@ -58,14 +59,16 @@ class FlowNetworkConfig:
     num_res_blocks: Count
     norm_groups: Count
     flash_attention: bool
+    gradient_checkpointing: bool
 
     def problems(self) -> Iterator[str]:
         levels = len(self.num_channels)
         for name in ("attention_levels", "head_channels"):
             if (found := len(getattr(self, name))) != levels:
                 yield f"{name}: found {found} values; one for each of the {levels} levels of num_channels"
-        if self.flash_attention:
-            yield "flash_attention: has no forward derivative, which each step of MeanFlow takes; give false"
+        for name in ("flash_attention", "gradient_checkpointing"):
+            if getattr(self, name):
+                yield f"{name}: has no forward derivative, which each step of MeanFlow takes; give false"
 
 
 @dataclass(frozen=True)

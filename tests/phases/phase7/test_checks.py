@@ -12,8 +12,8 @@ from medexp.phases.phase7 import PHASE, checks
 from medexp.registry.definitions import load_definition
 
 COUNTS = Counts(lora=800, slices=50, convolutions=90, total=100_000)
-DEMANDS = {"filled": 0.95, "contrast": 0.1, "coupling": 0.05}
-GOOD = {"filled": 1.0, "contrast": 0.12, "coupling": 0.06}
+DEMANDS = {"filled": 0.95, "contrast": 0.1, "coupling_low": 0.0}
+GOOD = {"filled": 1.0, "contrast": 0.12, "coupling_low": 0.06}
 
 
 @pytest.mark.parametrize(
@@ -63,13 +63,19 @@ def test_the_loss_falls(last, passed):
 
 
 @pytest.mark.parametrize("name", DEMANDS)
-@pytest.mark.parametrize("value", [0.04, float("nan")])
+@pytest.mark.parametrize("value", [-0.04, float("nan")])
 def test_each_set_of_samples_has_to_show_lesions(name, value):
     sets = {"one step, seed 0": GOOD, "4 steps, seed 1": GOOD}
     assert checks.lesions(sets, DEMANDS).passed
     worse = checks.lesions(sets | {"4 steps, seed 1": GOOD | {name: value}}, DEMANDS)
     assert not worse.passed and worse.measured["missed"] == f"4 steps, seed 1: {name}"
     assert worse.severity is Severity.BLOCKING
+
+
+@pytest.mark.parametrize(("value", "passed"), [(0.1, True), (0.09, False), (float("nan"), False)])
+def test_masks_belong_to_their_images_as_far_as_real_ones_do(value, passed):
+    check = checks.coupling({"one step": value, "4 steps": 0.2}, 0.08, 0.2, 0.5)
+    assert check.passed is passed and check.severity is Severity.DIAGNOSTIC and check.measured["real_through_vae"] == 0.08
 
 
 @pytest.mark.parametrize(
