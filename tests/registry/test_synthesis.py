@@ -13,7 +13,6 @@ import mlflow
 import numpy as np
 import pytest
 import torch
-from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
@@ -22,8 +21,10 @@ from medexp import console, registry
 from medexp.errors import CheckpointError, MedexpError, RegistryError
 from medexp.models.kinds import build
 from medexp.phases import phase
+from medexp.registry.definitions import load_definition
 from medexp.registry.loading import load_verified
 from medexp.registry.package import Parent
+from medexp.registry.promotion import judge, scores_of
 from medexp.registry.store import Registered
 from medexp.registry.synthesis import Generator, judged_on, load_generator, per_sample
 from tests.configured import configured
@@ -39,11 +40,6 @@ threshold."""
 
 def named(made: Registered) -> Parent:
     return Parent(made.name, made.version, made.digest, made.weights_digest)
-
-
-def named_of(store: MlflowClient, name: str, version: str) -> Parent:
-    tags = store.get_model_version(name, version).tags
-    return Parent(name, version, tags["medexp.digest"], tags["medexp.weights_digest"])
 
 
 def assert_alike(one: Drawn, other: Drawn) -> None:
@@ -65,11 +61,6 @@ def home(empty_database: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
             assert ("champion" in made.aliases) == (number == 0), "the first was loaded and run"
         publish_base(store, folder / "base_2", seed=1)
         yield folder
-
-
-@pytest.fixture(scope="module")
-def store(home: Path) -> MlflowClient:
-    return MlflowClient()
 
 
 # ------------------------------------------------------------------------------------------------------------------ the same
@@ -199,18 +190,16 @@ def test_the_base_may_be_given_by_its_folder_and_its_vae_lies_beside(home: Path,
         load_generator(ENCODED, folder)
 
 
-def test_a_base_without_its_vae_or_with_another_digest_is_no_base(home: Path, store: MlflowClient, tmp_path: Path) -> None:
-    bare = publish_base(store, tmp_path / "bare", extra={})
-    made = publish_adapter(store, tmp_path / "on_bare", "vae", home / "vae", named(bare))
-    registry.load(f"models:/{ADAPTER}/{made.version}")
-    with pytest.raises(RegistryError, match=r"its VAE, .*vae\.safetensors, is missing"):
-        load_generator(f"models:/{ADAPTER}/{made.version}")
-    first = named_of(store, BASE, "1")
-    parent = replace(first, version=bare.version)  # as where a base was deleted, and another has its number
-    made = publish_adapter(store, tmp_path / "renumbered", "vae", home / "vae", parent)
-    for load in (registry.load, load_generator):
-        with pytest.raises(RegistryError, match=rf"of digest {first.digest[:12]}; .* has {bare.digest[:12]}"):
-            load(f"models:/{ADAPTER}/{made.version}")
+def test_a_base_of_another_digest_is_another_base(home: Path, tmp_path: Path) -> None:
+    """As where it was deleted, and one of the same U-Net and another VAE has its number."""
+    folder = tmp_path / "package"
+    shutil.copytree(registry.pull(ENCODED).folder, folder)
+    parents = json.loads((folder / "parents.json").read_text())
+    registered = parents["base"]["digest"]
+    parents["base"]["digest"] = "0" * 64
+    (folder / "parents.json").write_text(json.dumps(parents))
+    with pytest.raises(RegistryError, match=rf"of digest 000000000000; what is registered so has {registered[:12]}"):
+        load_verified(folder)
 
 
 def test_an_altered_vae_is_never_used(home: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -306,19 +295,16 @@ def test_samples_are_compared_pair_by_pair_and_called_so(home: Path, capsys: pyt
     told = capsys.readouterr().out
     assert "PASSED PROMOTE_CASES" in told and "samples 40, cases_of_one_alone 0" in told
     assert "gain 0.036" in told and "patients" not in told
-    assert console.main(["promote", "--model", ADAPTER, "--version", "1"]) == 3
-    told = capsys.readouterr().err
-    assert "it does worse than the champion in contrast_gap: -0.036" in told and "judge both on more samples" in told
     assert console.main(["rollback", ADAPTER, "--reason", "test"]) == 0
-
-
-def test_samples_that_were_drawn_otherwise_are_not_compared(home: Path, store: MlflowClient, tmp_path: Path) -> None:
-    parent = named_of(store, BASE, "1")
-    evaluation = {"phase": "phase7", "revision": phase("phase7").revision, "split": "val", "made_on": "d0"}
-    evaluation |= {"data_digest": judged_on("d1", steps=4, size=SIZE)}
-    made = publish_adapter(store, tmp_path / "four", "vae", home / "vae", parent, contrast=0.3, evaluation=evaluation)
-    assert console.main(["promote", "--model", ADAPTER, "--version", made.version]) == 3
-    assert registry.pull(f"models:/{ADAPTER}@champion").version == "1"
+    first, second = (registry.pull(uri) for uri in (ENCODED, POOLED))
+    given = {"revision": phase("phase7").revision, "samples": 200, "seed": 0}
+    worse = judge(load_definition(ADAPTER), first, scores_of(second), **given)
+    (refused,) = (check for check in worse.checks if check.blocks)
+    assert "it does worse than the champion in contrast_gap: -0.036" in refused.advice
+    assert refused.advice.endswith("judge both on more samples")
+    otherwise = replace(scores_of(first), data_digest=judged_on("d1", steps=4, size=SIZE))
+    (refused,) = (check for check in judge(load_definition(ADAPTER), second, otherwise, **given).checks if check.blocks)
+    assert refused.id == "PROMOTE_DATA" and "in the same number of steps" in refused.advice
 
 
 def test_an_empty_mask_counts_as_no_contrast() -> None:
