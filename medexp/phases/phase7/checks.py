@@ -121,8 +121,8 @@ def lesions(drawn: Mapping[str, Mapping[str, float]], demands: Mapping[str, floa
     brighter under their own mask than under other samples'. Each seed and number of steps has to reach all of it.
 
     Args:
-        drawn: By seed and number of steps, in words: `filled`, `contrast`, and `coupling_low`, the lower end of the interval of
-            what own masks have in contrast over others.
+        drawn: By seed and number of steps, in words: `filled`, `contrast`, and `coupling_low`, the lower end of the interval
+            of what own masks have in contrast over others.
         demands: The least of each.
     """
     worst = {name: min(figures[name] for figures in drawn.values()) for name in demands}
@@ -161,8 +161,8 @@ def coupling(drawn: Mapping[str, float], through_vae: float, real: float, share:
             "real": real,
             "real_through_vae": through_vae,
         },
-        advice="Masks are much alike, or lie beside the lesion. Train longer, on lesions at more places; where real pairs through "
-        "the VAE have less than is asked for, it is the VAE that blurs them.",
+        advice="Masks are much alike, or lie beside the lesion. Train longer, on lesions at more places; where real pairs "
+        "through the VAE have less than is asked for, it is the VAE that blurs them.",
     )
 
 
