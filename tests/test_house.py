@@ -99,6 +99,7 @@ def test_every_shipped_configuration_holds(phase):
     given = {key: value for key, value in given.items() if key in has}
     given |= {"paths.data": "d", "paths.checkpoint_path": "c"} if "paths" in has else {}
     given |= {"scenarios": "s.jsonl"} if "scenarios" in has and "data_dir" not in has else {}
+    given |= {"base": "models:/meanflow_base@champion"} if "vae" in has else {}
     assert configured(phase, run=given.get("run")).profile == "demo"
     assert configured(phase, given, profile="full").profile == "full"
 

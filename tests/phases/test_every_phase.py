@@ -37,8 +37,8 @@ INTERRUPTED = [  # after so many epochs, with these keys
 
 
 def test_no_phase_that_can_be_searched_is_left_out() -> None:
-    """Phase 1, which trains on volumes, is in tests/end_to_end; oct and medgemma are in folders of their own here."""
-    assert {*MODELS, "phase1", "oct", "medgemma"} == set(phases.studied())
+    """Phase 1, which trains on volumes, is in tests/end_to_end; oct, medgemma and phase7 are in folders of their own here."""
+    assert {*MODELS, "phase1", "oct", "medgemma", "phase7"} == set(phases.studied())
     assert {phase for phase, *_ in INTERRUPTED} == CHOSEN_BY.keys() == MODELS.keys()
 
 

@@ -152,8 +152,8 @@ class Phase7Config:
     """LoRA on a MeanFlow U-Net that draws FLAIR volumes with their lesion masks (docs/requirements/phase7.md).
 
     Args:
-        mode: adapt; base: train a base on healthy volumes (data_dir) and register it; sample: draw from `adapter`; utility: is
-            a segmenter better for the synthetic pairs?
+        mode: adapt; base: train a base on healthy volumes (data_dir) and register it; sample: draw from `adapter`; utility:
+            train a segmenter with synthetic pairs and without, and compare.
         base: models:/NAME@ALIAS, or a file of weights of `network` on latents of `vae`; without it the embedded one.
         vae: File of the weights of MAISI's autoencoder (mode=base, or a base by its file); without it the embedded one.
         vae_scale: Scale factor of its latents.
