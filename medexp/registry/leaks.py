@@ -204,7 +204,8 @@ def _seen_by(models: Sequence[Pulled], learned: Sequence[str]) -> _Seen:
 def _add(seen: _Seen, called: str, rows: pd.DataFrame) -> None:
     """Add what a model learned from, one row a case."""
     hashes = rows.get("perceptual_hash")
-    hashed = hashes is not None and {len(view) for views in hashes for view in views.split()} <= set(LEAST)
+    known = hashes is not None and {len(view) for views in hashes for view in views.split()} <= set(LEAST)
+    hashed = known or rows.empty  # who learned from no case copied none
     if not hashed and called not in seen.unhashed:
         seen.unhashed.append(called)
     for row in rows.to_dict("records"):

@@ -30,6 +30,9 @@ from medexp.registry.store import Pulled, pull
 LATENTS, GRID = "latents", "grid"
 """In a contract: what turns volumes into latents and back, and where in the world volumes lie."""
 
+_SMALL = 2**20
+"""Voxels of a volume up to which two are drawn at a time."""
+
 
 @dataclass(frozen=True)
 class Generator:
@@ -58,7 +61,7 @@ class Generator:
 
     @torch.inference_mode()
     def draw(self, count: int, seed: int, steps: int = 1, first: int = 0) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-        """Pairs, one after the other: a pair follows from its seed and its number, and not from those that it is drawn with.
+        """Pairs: one follows from its seed and its number, to the bit on one machine, whatever is drawn with it.
 
         Args:
             count: How many.
@@ -75,12 +78,17 @@ class Generator:
         images = np.empty((count, *self.size), np.float32)
         masks = np.empty((count, *self.size), bool)
         shape = (self.joint.channels, *(edge // FACTOR for edge in self.size))
-        for place in range(count):
-            z = sample(self.net, noise(1, shape, seed, first + place).to(self.joint.mean.device), steps, batch_size=1)
+        # In twos, always the same: torch computes a small volume that is alone otherwise, and on a CPU five times as slowly.
+        together = 2 if np.prod(self.size) <= _SMALL else 1
+        for start in range(first - first % together, first + count, together):
+            z = sample(self.net, noise(together, shape, seed, start).to(self.joint.mean.device), steps, together)
             image, soft = self.joint.decode(z)
-            demand_finite(torch.cat([z.flatten(1), image.flatten(1), soft.flatten(1)], dim=1), [called(seed, first + place)])
-            images[place] = image[0, 0].float().cpu().numpy()
-            masks[place] = self.joint.masks(soft)[0, 0].cpu().numpy()
+            flat = torch.cat([z.flatten(1), image.flatten(1), soft.flatten(1)], dim=1)
+            demand_finite(flat, [called(seed, start + place) for place in range(together)])
+            drawn, lesions = image[:, 0].cpu().numpy(), self.joint.masks(soft)[:, 0].cpu().numpy()
+            for place in range(together):
+                if 0 <= (number := start + place - first) < count:
+                    images[number], masks[number] = drawn[place], lesions[place]
         return images, masks
 
 
