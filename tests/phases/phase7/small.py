@@ -4,6 +4,7 @@ SMALL = {
     "phantoms.patients": 28,
     "training.epochs": 2,
     "training.validate_every": 1,
+    "training.warmup_epochs": 1,
     "sampling.samples": 6,
     "sampling.seeds": 1,
     "sampling.steps": "[1,2]",

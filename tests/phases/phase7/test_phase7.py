@@ -22,7 +22,7 @@ from tests.phases.phase7.small import SMALL
 from tests.runs import artifact, history, last_run, logged_table
 
 MODEL, BASE = "phase7_fcd_adapter", "meanflow_base"
-OF_OTHER_MODES = {"P7-DRAWN", "P7-BASE"}
+OF_OTHER_MODES = {"P7-DRAWN", "P7-BASE", "P7-HALF", "P7-LEARNED"}
 BLOCKING = {"LEAK", "P7-T1", "P7-T2", "P7-T3", "P7-T4", "P7-T5", "P7-PULL", "P7-COPIES"}
 
 
