@@ -125,7 +125,7 @@ def score(ctx: Context[Phase7Config], work: Work, told: Tables, split: str) -> S
         values, names = table["contrast_gap"].to_numpy(), list(table["patient"])
         return {"contrast_gap": mean_by_patient(values, names, resampling, (0.0, np.inf))}
 
-    means = {"contrast_gap": float(table["contrast_gap"].mean()), "non_empty": float(1 - table["empty"].mean())}
+    means = {"contrast_gap": float(table["contrast_gap"].mean()), "non_empty": float(1 - table["empty_mask"].mean())}
     return Scored(table, means, intervals)
 
 
