@@ -230,6 +230,9 @@ class Phase7Config:
             yield f"base: found {self.base}, a file of the U-Net alone; give vae=FILE too, and vae_scale"
         if self.mode == "sample" and self.resume:
             yield "resume: is of a training; mode=sample trains nothing"
+        if self.ablation.seeds and self.ablation.epochs <= self.training.warmup_epochs:
+            warm_up = self.training.warmup_epochs
+            yield f"ablation.epochs: found {self.ablation.epochs}; above training.warmup_epochs ({warm_up})"
         if self.augment_dir is not None and not self.augment:
             yield f"augment_dir: found {self.augment_dir} without pairs to write; give augment=N"
         if self.augment and self.mode not in ("adapt", "sample"):

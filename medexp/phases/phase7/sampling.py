@@ -19,6 +19,7 @@ from medexp.registry.store import pull
 from medexp.registry.synthesis import Generator, called, load_generator
 from medexp.tracking.figures import pairs
 
+_TOGETHER = 2  # samples that are drawn at a time
 _TRIES = 4  # times as many samples are drawn at most as are wanted: those without a mask are no pairs
 
 
@@ -89,14 +90,14 @@ def write_augmented(ctx: Context[Phase7Config], generator: Generator) -> list[st
     steps, seed = config.sampling.steps[0], config.seed
     images, masks = [], []
     names: list[str] = []
-    for number in range(_TRIES * config.augment):
-        if len(names) == config.augment:
+    for first in range(0, _TRIES * config.augment, _TOGETHER):
+        if len(names) >= config.augment:
             break
-        image, mask = generator.draw(1, seed, steps, first=number)
-        if not unfit(image[0], mask[0]):
-            images.append(image[0])
-            masks.append(mask[0])
-            names.append(called(seed, number))
+        for number, pair in enumerate(zip(*generator.draw(_TOGETHER, seed, steps, first=first), strict=True), first):
+            if not unfit(*pair) and len(names) < config.augment:
+                images.append(pair[0])
+                masks.append(pair[1])
+                names.append(called(seed, number))
     if len(names) < config.augment:
         raise DataError(
             f"augment={config.augment}: of {_TRIES * config.augment} samples {len(names)} are a head with a lesion; train an "

@@ -5,6 +5,8 @@ SMALL = {
     "training.epochs": 2,
     "training.validate_every": 1,
     "training.warmup_epochs": 1,
+    "ablation.seeds": 2,
+    "ablation.epochs": 2,
     "sampling.samples": 6,
     "sampling.seeds": 1,
     "sampling.steps": "[1,2]",

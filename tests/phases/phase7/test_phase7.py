@@ -39,7 +39,11 @@ def test_every_check_that_is_promised_was_made_with_its_severity(study: Study, m
     trains = checks["P7-T3"]["measured"]
     assert trains["lora"] == trains["lora_expected"] and trains["base_changed"] == 0
     assert trains["trainable"] == trains["lora"] + trains["new_slices"] < 0.01 * trains["all"]
-    assert checks["P7-T7"]["measured"]["outcome"] == "not run"
+    powers = logged_table(made, "ablation.csv")
+    assert list(zip(powers["powers"], powers["seed"], strict=True)) == [
+        (name, seed) for seed in (0, 1) for name in ("1.5 and 2", "2 and 2")
+    ]
+    assert checks["P7-T7"]["measured"]["outcome"] == "no difference can be told" and "Too few seeds to tell" in study.told
 
 
 def test_the_masks_round_trip_decides_the_strategy(made: Run) -> None:
