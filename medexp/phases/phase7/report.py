@@ -208,6 +208,7 @@ def finish(
             title=f"samples beside {len(held.images)} held-out real pairs",
             head=head,
             rows=rows,
+            first=_told_apart(compared),
             words=[
                 *pooled.words,
                 _of_base(compared),
@@ -273,6 +274,16 @@ def _statements(pooled: Mapping[int, Judgement]) -> pd.DataFrame:
         for one in judged.statements
     ]
     return pd.DataFrame(rows)
+
+
+def _told_apart(compared: Compared) -> list[str]:
+    """In how many figures samples are unlike real pairs, which a reader must know before any of them."""
+    lines = []
+    for steps, judged in compared.pooled.items():
+        if unlike := [one.called.partition(",")[0] for one in judged.statements if one.found == "unlike"]:
+            count = f"{len(unlike)} of {len(judged.statements)} figures"
+            lines.append(f"Samples in {in_words(steps)} are told from real pairs in {count}: {', '.join(unlike)}.")
+    return lines
 
 
 def _of_base(compared: Compared) -> str:
