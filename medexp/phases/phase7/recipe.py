@@ -62,7 +62,7 @@ def run(config: Phase7Config) -> None:
     """The whole phase; `Phase7Config` says what can be set.
 
     Raises:
-        CheckFailed: The base has seen what is judged, or masks do not survive the VAE; nothing was trained.
+        CheckFailed: The base has seen what is judged, or masks do not survive as they are to be encoded; nothing was trained.
         DataError: Pairs cannot be used.
         ConfigError: The base cannot be used.
         TrainingDiverged: A Jacobian-vector product is not finite.
@@ -107,6 +107,8 @@ def guard(work: Work, split: str) -> list[Check]:
 def train(ctx: Context[Phase7Config], work: Work, arm: str = "") -> Trained:
     """How masks stand in latents, the latents, and the adapter's training on them."""
     joint, tested = joint_of(ctx, work.base, work.train, work.held)
+    if tested.blocks:
+        ctx.demand(tested)
     with ctx.accelerator.main_process_first():
         latents = {split: work.volumes.latents(work.data, split, joint, ctx.config, ctx.cache) for split in ("train", "val")}
     return adapted(ctx, work.base, joint, latents, work.held.patients, work.volumes.affine, tested, arm)
