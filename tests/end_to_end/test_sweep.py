@@ -87,7 +87,10 @@ def test_phase_1_takes_the_chosen_settings(swept: tuple[Path, str]) -> None:
     [
         ({"data_dir": "nowhere"}, "nowhere"),
         ({"phantoms.meningioma_patients": "4"}, "test=true: no case is in the test split: "),
-        ({"phase": "phase9"}, "phase: found 'phase9'; medgemma, oct, phase1, phase2_1, phase2_2, phase2_3 can be searched"),
+        (
+            {"phase": "phase9"},
+            "phase: found 'phase9'; medgemma, oct, phase1, phase2_1, phase2_2, phase2_3, phase7 can be searched",
+        ),
         ({"trials": "0"}, "trials: found 0; at least 1"),
         ({"training.epochs": "1"}, "phase1.training.warmup_epochs: found 1; below epochs (1)"),
         ({"space": "none.yaml"}, "none.yaml: cannot be read"),
