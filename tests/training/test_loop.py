@@ -533,3 +533,4 @@ if __name__ == "__main__":  # a process of the launch above
     torch.save(net.state_dict(), folder / f"{accelerator.process_index}.pt")
     gradients = flow_gradients(accelerator.process_index, accelerator.prepare_model)
     torch.save(gradients, folder / f"flow{accelerator.process_index}.pt")
+    torch.distributed.destroy_process_group()  # its threads may outlive the interpreter, which then aborts

@@ -67,5 +67,5 @@ def test_a_lesion_is_brighter_than_the_same_tissue_without_it_and_nothing_else_c
         change = ill - well
         assert 0.05 < change[lesion].mean() < 0.45, "moderate: the range of a brain is about 1"
         assert np.abs(change[brain & (well < 0.2)]).mean() < 0.02, "fluid stays dark"
-        far = np.abs(points - points[lesion].mean(axis=0)).max(axis=1) > 50
+        far = np.abs(points - points[lesion].mean(axis=0)).max(axis=1) > 60
         assert np.array_equal(ill[far], well[far])
