@@ -1,6 +1,7 @@
 """Work on every case of a data set, in several processes with a progress bar, or in threads ahead of who uses it."""
 
 import os
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
@@ -15,6 +16,9 @@ from medexp.errors import DataError
 from medexp.files import filling
 
 T = TypeVar("T")
+
+# loky replaces a worker that has grown, as each does when it imports torch; nothing is lost, and nobody can act on it.
+warnings.filterwarnings("ignore", "A worker stopped while some jobs were given to the executor", UserWarning)
 
 
 def in_parallel(function: Callable[..., T], calls: Sequence[tuple[Any, ...]], jobs: int, title: str) -> Iterator[T]:

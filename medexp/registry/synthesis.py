@@ -17,7 +17,7 @@ from medexp import registry
 from medexp.arrays import Array
 from medexp.errors import RegistryError
 from medexp.evaluation.batches import demand_finite
-from medexp.models.autoencoder.network import FACTOR, Autoencoder
+from medexp.models.autoencoder.network import Autoencoder
 from medexp.models.checkpoints import load_state, load_weights, weights_digest
 from medexp.models.kinds import Architecture, build
 from medexp.models.meanflow.joint import Joint
@@ -77,7 +77,7 @@ class Generator:
         """
         images = np.empty((count, *self.size), np.float32)
         masks = np.empty((count, *self.size), bool)
-        shape = (self.joint.channels, *(edge // FACTOR for edge in self.size))
+        shape = self.joint.latent_shape(self.size)
         # In twos, always the same: torch computes a small volume that is alone otherwise, and on a CPU five times as slowly.
         together = 2 if np.prod(self.size) <= _SMALL else 1
         for start in range(first - first % together, first + count, together):

@@ -16,7 +16,7 @@ from torch.autograd import forward_ad
 from torch.overrides import TorchFunctionMode
 
 from medexp.config.training import FlowLossConfig
-from medexp.errors import TrainingDiverged
+from medexp.errors import DataError, TrainingDiverged
 from medexp.models.meanflow.sampling import noise
 from medexp.training.loop import Batch, Objective
 
@@ -57,6 +57,7 @@ class MeanFlowLoss:
 
         Raises:
             TrainingDiverged: du/dt is not finite; the message names step and layer.
+            DataError: It is not in the first step, before anything was trained: what went in is at fault.
         """
         self._at = (epoch, self._at[1] + 1 if self._at[0] == epoch else 1)
         z = batch["z"]
@@ -98,19 +99,21 @@ class MeanFlowLoss:
             along = v if self.config.tangent == "conditional" else net(z_t, t, t)
             found = _jvp(net, z_t, along, t, r)
             if not bool(found.isfinite().all()):
-                raise TrainingDiverged(self._told(net, z_t, along, t, r))
+                untrained = self._at == (0, 1)
+                raise (DataError if untrained else TrainingDiverged)(self._told(net, z_t, along, t, r))
         return found
 
     def _told(self, net: nn.Module, z_t: Tensor, along: Tensor, t: Tensor, r: Tensor) -> str:
         epoch, step = self._at
         where = f"in step {step} of epoch {epoch + 1}" if step else "in validation"
         told = f"MeanFlow: the Jacobian-vector product is not finite {where}, "
+        lower = "nothing is trained yet, so the base is at fault: give another" if self._at == (0, 1) else "lower training.lr"
         if not bool(z_t.isfinite().all()):
             return f"{told}for the latents are not; look for volumes whose values are not finite, and prepare them again"
         if not bool(along.isfinite().all()):
-            return f"{told}for the network's own velocity is not; lower training.lr, or set loss.tangent=conditional"
+            return f"{told}for the network's own velocity is not; {lower}, or set loss.tangent=conditional"
         layer, what = _first_not_finite(net, z_t, along, t, r)
-        return f"{told}first the {what} of layer {layer}; lower training.lr or training.grad_clip"
+        return f"{told}first the {what} of layer {layer}; {lower}"
 
     def times(self, count: int, unequal: float, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
         """Times t >= r (B,) on the CPU; r is below t in a share `unequal` of them, on average."""

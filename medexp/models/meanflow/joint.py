@@ -1,6 +1,6 @@
 """An image and its lesion's mask as one latent, and back."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, cast
 
 import torch
@@ -96,6 +96,10 @@ class Joint(nn.Module):
             # of equal ones the nearest to a half, as nothing else speaks for either
             best = max(zip(means.tolist(), _THRESHOLDS, strict=True), key=lambda one: (one[0], -abs(one[1] - 0.5)))[1]
         return cls(vae, strategy, pooling, mean.tolist(), std.tolist(), best).to(joint.mean.device)
+
+    def latent_shape(self, size: Sequence[int]) -> tuple[int, ...]:
+        """(C, x, y, z) of the latent of a volume of this size (X, Y, Z), in voxels."""
+        return (self.channels, *(edge // FACTOR for edge in size))
 
     @torch.no_grad()
     def encode(self, x: Tensor, m: Tensor | None = None) -> Tensor:

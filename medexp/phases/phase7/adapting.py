@@ -122,7 +122,7 @@ def adapted(
     config = ctx.config
     net = base.network().to(ctx.device)
     before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
-    shape = (joint.channels, *(edge // 4 for edge in config.data.input_size))
+    shape = joint.latent_shape(config.data.input_size)
     given = noise(_TRIED, shape, config.seed).to(ctx.device)
     image = net.channels
     with torch.inference_mode():

@@ -230,20 +230,20 @@ def pull(difference: float, masks: int) -> Check:
     )
 
 
-def drawn(filled: Mapping[str, float], least: float) -> Check:
-    """P7-DRAWN: what a registered adapter draws has masks.
+def drawn(filled: Mapping[str, Interval], least: float) -> Check:
+    """P7-DRAWN: what a registered adapter draws has masks: one empty mask of a few samples is no sign that it does not.
 
     Args:
-        filled: Share of masks that are not empty, by number of steps in words.
+        filled: Share of masks that are not empty, with its exact interval, by number of steps in words.
         least: What it is to be.
     """
     return Check(
         "P7-DRAWN",
         "Samples have masks",
         Severity.BLOCKING,
-        passed=all(share >= least for share in filled.values()),
-        threshold=f"at least {least:.0%} of the masks are not empty",
-        measured=dict(filled),
+        passed=all(share.high is not None and share.high >= least for share in filled.values()),
+        threshold=f"at least {least:.0%} of the masks are not empty, as far as so many samples tell",
+        measured={steps: share.estimate for steps, share in filled.items()},
         advice="Draw in more steps (sampling.steps=[4]), or take another adapter.",
     )
 

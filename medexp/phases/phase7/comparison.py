@@ -10,7 +10,6 @@ import torch
 from medexp.arrays import Array
 from medexp.checks import Check
 from medexp.evaluation.synthesis import Judgement, Pairs, contrast, judge
-from medexp.models.autoencoder.network import FACTOR
 from medexp.models.meanflow.joint import Joint
 from medexp.models.meanflow.network import MeanFlowUNet
 from medexp.models.meanflow.sampling import noise, sample
@@ -196,7 +195,7 @@ def _under(base: MeanFlowUNet, healthy: Joint, joint: Joint, drawn: Sequence[Dra
     """Contrast of samples' masks in what the base draws of the same noise, its channels of the image alone."""
     found = []
     for one in drawn:
-        shape = (joint.channels, *(edge // FACTOR for edge in one.pairs.images.shape[1:]))
+        shape = joint.latent_shape(one.pairs.images.shape[1:])
         given = noise(len(one.pairs.images), shape, one.seed)[:, : healthy.channels]
         latents = sample(base, given.to(healthy.mean.device), one.steps, _AT_ONCE)
         images = [healthy.decode(part)[0][:, 0].cpu().numpy() for part in latents.split(_AT_ONCE)]

@@ -7,6 +7,7 @@ import numpy as np
 from medexp.checks import verdict
 from medexp.data.pairs.written import unfit
 from medexp.errors import ConfigError, DataError
+from medexp.evaluation.proportions import proportion
 from medexp.evaluation.synthesis import Pairs
 from medexp.phases.phase7 import checks
 from medexp.phases.phase7.comparison import in_words
@@ -38,12 +39,15 @@ def draw_registered(ctx: Context[Phase7Config]) -> None:
     folder = written(ctx.run.folder / "generated", drawn[first], generator, ctx.run.id, config.seed, first)
     if folder:
         ctx.run.reporter.file(folder)
-    filled = {in_words(steps): float(one.masks.any(axis=(1, 2, 3)).mean()) for steps, one in drawn.items()}
+    filled = {
+        in_words(steps): proportion(one.masks.any(axis=(1, 2, 3)), one.patients, config.confidence)
+        for steps, one in drawn.items()
+    }
     ctx.check(checks.drawn(filled, config.target.non_empty))
     following = write_augmented(ctx, generator)
     ml = float(np.prod(generator.spacing)) / 1000
     table = [
-        [in_words(steps), f"{filled[in_words(steps)]:.0%}", f"{np.median(one.masks.sum(axis=(1, 2, 3))) * ml:.2g}"]
+        [in_words(steps), f"{filled[in_words(steps)].estimate:.0%}", f"{np.median(one.masks.sum(axis=(1, 2, 3))) * ml:.2g}"]
         for steps, one in drawn.items()
     ]
     ctx.finish(

@@ -2,11 +2,13 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from medexp.checks import Severity
 from medexp.evaluation.intervals import Interval
+from medexp.evaluation.proportions import proportion
 from medexp.models.meanflow.lora import Counts
 from medexp.phases.phase7 import PHASE, checks
 from medexp.registry.definitions import load_definition
@@ -110,7 +112,13 @@ def test_a_base_draws_neither_one_head_nor_noise():
 
 
 def test_samples_without_masks_are_no_pairs():
-    assert checks.drawn({"one step": 0.96}, 0.95).passed and not checks.drawn({"one step": 0.96, "4 steps": 0.5}, 0.95).passed
+    def filled(share: float, samples: int) -> Interval:
+        return proportion(np.arange(samples) < share * samples, [str(number) for number in range(samples)], 0.95)
+
+    few, many, half = filled(15 / 16, 16), filled(15 / 16, 640), filled(0.5, 64)
+    assert checks.drawn({"one step": few}, 0.95).passed, "one empty mask of 16 is no sign of 5 % of them"
+    assert checks.drawn({"one step": many}, 0.9).passed
+    assert not checks.drawn({"one step": few, "4 steps": half}, 0.95).passed
 
 
 def test_what_may_be_promoted_passed_checks_that_the_phase_makes():

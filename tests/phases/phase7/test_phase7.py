@@ -18,7 +18,7 @@ from medexp.registry.synthesis import load_generator
 from medexp.tracking.runs import tracked_run
 from tests.configured import configured, run_phase
 from tests.phases.phase7.conftest import Study
-from tests.phases.phase7.small import SMALL
+from tests.phases.phase7.small import LOW, SMALL
 from tests.runs import artifact, history, last_run, logged_table
 
 MODEL, BASE = "phase7_fcd_adapter", "meanflow_base"
@@ -114,3 +114,26 @@ def test_a_trial_logs_what_a_study_searches_for_and_registers_nothing(client: Ml
     goals = yaml.safe_load(phases.phase("phase7").profile("sweep").read_text())["goals"]
     assert goals and {goal["metric"] for goal in goals} <= metrics.keys()
     assert len(client.search_model_versions(f"name = '{MODEL}'")) == before
+
+
+def test_a_base_is_trained_judged_and_registered_with_its_vae(client: MlflowClient, capsys) -> None:
+    small = {"training.epochs": 2, "training.validate_every": 1, "training.warmup_epochs": 1, "phantoms.patients": 12}
+    drawn = {"sampling.samples": 4, "sampling.steps": "[1]", "sampling.shown": 2, "data.jobs": 1}
+    before = int(_latest(client, BASE))
+    assert run_phase("phase7", {**small, **drawn}, mode="base") in (0, 3), capsys.readouterr().err
+    checks = {check["id"]: check for check in json.loads(artifact(last_run(client, "phase7"), "checks.json").read_text())}
+    assert set(checks) == {"TWINS", "P7-T4", "P7-BASE"}
+    assert int(_latest(client, BASE)) == before + 1
+    heads, masks = load_generator(f"models:/{BASE}/{before + 1}").draw(1, 0)
+    assert heads.shape == (1, 32, 40, 24) and not masks.any()
+
+
+def test_what_synthetic_pairs_are_worth_is_told_with_every_arm(client: MlflowClient, capsys) -> None:
+    small = {"utility.seeds": 2, "utility.steps": 2, "utility.channels": "[4,8]", "sampling.steps": "[1]", "ablation.seeds": 0}
+    assert run_phase("phase7", {**SMALL, **LOW, **small}, mode="utility") in (0, 3), capsys.readouterr().err
+    run = last_run(client, "phase7")
+    checks = {check["id"]: check for check in json.loads(artifact(run, "checks.json").read_text())}
+    assert checks["P7-HALF"]["passed"] and "P7-LEARNED" in checks
+    scored = logged_table(run, "utility.csv")
+    assert {"real", "synthetic", "both", "twice"} == set(scored["arm"]) and set(scored["seed"]) == {0, 1}
+    assert scored.groupby(["arm", "seed"]).size().nunique() == 1, "each arm is judged on the same test cases"
