@@ -7,14 +7,16 @@ from pandas.testing import assert_frame_equal
 
 from medexp.config.shared import cache_root
 from medexp.data.images.prepared import prepare_images
+from medexp.data.pairs.find import find_pairs
 from medexp.data.storage import local
 from medexp.data.volumes.prepared import prepare_volumes
 from medexp.data.volumes.tables import read_table
 from tests import s3
 from tests.configured import run_phase
 from tests.data.images.small_images import PHANTOMS, kaggle_folder, slices_folder
+from tests.data.pairs.small_pairs import pair_data, write_bids
 from tests.data.volumes.small_cases import write_case
-from tests.runs import last_run
+from tests.runs import last_run, logged_table
 from tests.small import prepare_config
 
 
@@ -52,6 +54,24 @@ def test_images_are_the_same_from_a_bucket(bucket, tmp_path, image_config):
         for where in (tmp_path / "data", bucket.uri)
     ]
     assert_frame_equal(read[0].manifest, read[1].manifest)
+
+
+def test_pairs_are_the_same_from_a_bucket_in_folders_and_by_a_table(bucket, store, tmp_path):
+    write_bids(tmp_path / "data" / "pairs", 6)
+    found = [case for case in find_pairs([tmp_path / "data" / "pairs"], pair_data()).cases if case.label]
+    rows = [
+        f"{case.id}\t{case.images[0].relative_to(tmp_path / 'data')}\t{case.label.relative_to(tmp_path / 'data')}"
+        for case in found
+    ]
+    (tmp_path / "data" / "pairs.tsv").write_text("\n".join(["case\timage\tmask", *rows]))
+    bucket.put_folder(tmp_path / "data")
+    manifests = []
+    for where in (f"{tmp_path}/data/pairs", f"{bucket.uri}/pairs", f"{bucket.uri}/pairs.tsv"):
+        assert run_phase("prepare", pairs=where, pair_data__jobs=1, cache_dir=str(tmp_path / "cache")) == 0
+        manifests.append(logged_table(last_run(store, "prepare"), "manifest.csv"))
+    assert len(manifests[0]) == 6
+    assert_frame_equal(manifests[0], manifests[1])
+    assert_frame_equal(manifests[0], manifests[2])
 
 
 def test_the_paths_of_a_table_in_a_bucket_are_relative_to_it(bucket, tmp_path, cases):
