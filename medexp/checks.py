@@ -6,6 +6,8 @@ from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from rich.text import Text
+
 
 class Severity(StrEnum):
     """BLOCKING: its failure stops promotion and fails the run. DIAGNOSTIC: it informs.
@@ -78,10 +80,10 @@ def as_markdown(checks: Sequence[Check]) -> str:
     )
 
 
-def as_lines(checks: Sequence[Check]) -> list[str]:
-    """A line a check for the terminal, the outcome coloured in rich's markup."""
+def as_lines(checks: Sequence[Check]) -> list[Text]:
+    """A line a check for the terminal, the outcome coloured."""
     colours = {(True, False): "green", (False, False): "yellow", (False, True): "red"}
-    return [f"[{colours[check.passed, check.blocks]}]{check.outcome}[/] {in_a_line(check)}" for check in checks]
+    return [Text.assemble((one.outcome, colours[one.passed, one.blocks]), f" {in_a_line(one)}") for one in checks]
 
 
 def in_a_line(check: Check) -> str:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from rich.console import Console
 from rich.table import Table
 
 from medexp.config.shared import Resampling
@@ -20,7 +19,8 @@ from medexp.evaluation.comparison import Comparison, compare_tables, direction, 
 from medexp.files import replacing
 from medexp.registry.promotion import scores_of
 from medexp.registry.store import pull, resolve
-from medexp.tracking.figures import differences
+from medexp.terminal import terminal
+from medexp.tracking.figures import as_written, differences
 from medexp.tracking.past import artifact, find_run
 
 _TABLES = {".csv": ",", ".tsv": "\t"}
@@ -169,21 +169,21 @@ def show(found: Comparison, one: str, other: str, most: int = 3) -> None:
     for row in found.rows:
         more = "more" if direction(row.metric) > 0 else "less"
         table.add_row(row.metric, more, str(row.cases), f"{row.one:.4f}", f"{row.other:.4f}", row.gain.as_gain)
-    console = Console(soft_wrap=True)
+    console = terminal()
     console.print(table)
     for row in found.rows:
-        console.print(row.told, highlight=False, markup=False)
+        console.print(row.told)
     for row in found.rows:
         if (found.cases["metric"] == row.metric).any():
             least, gained = (
                 ", ".join(f"{case.case} {case.gain:+.3f}" for case in rows.itertuples())
                 for rows in found.extremes(row.metric, most)
             )
-            console.print(f"{row.metric}: least {least}; most {gained}", highlight=False, markup=False)
+            console.print(f"{row.metric}: least {least}; most {gained}")
     for line in found.left_out:
-        console.print(f"Left out: {line}", highlight=False, markup=False)
+        console.print(f"Left out: {line}")
     for line in found.notes:
-        console.print(f"Note: {line}", highlight=False, markup=False)
+        console.print(f"Note: {line}")
 
 
 def as_json(found: Comparison) -> dict[str, Any]:
@@ -213,7 +213,7 @@ def write(found: Comparison, folder: str, title: str) -> None:
         with replacing(place / "cases.csv") as temporary:
             found.cases.to_csv(temporary, index=False)
         with replacing(place / "differences.png") as temporary:
-            differences(found.cases, title).savefig(temporary, format="png")
+            as_written(differences(found.cases, title)).savefig(temporary, format="png")
     except OSError as error:
         raise StorageError(f"--output {folder}: cannot be written ({error.strerror})") from error
     print(f"Written: comparison.csv, cases.csv and differences.png in {place}")

@@ -397,9 +397,9 @@ def _show(find: Callable[[], Any], as_tree: Callable[[Any], Any], as_records: Ca
 
 
 def _print(picture: Any) -> None:
-    from rich.console import Console
+    from medexp.terminal import terminal
 
-    Console(width=None if sys.stdout.isatty() else 1000).print(picture)  # what goes to a file is not cut
+    terminal(soft_wrap=False, width=None if sys.stdout.isatty() else 1000).print(picture)  # what goes to a file is not cut
 
 
 def _print_json(content: Any) -> None:

@@ -7,13 +7,12 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
-from rich import get_console
-from rich.progress import track
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from medexp.arrays import Array
 from medexp.errors import TrainingDiverged, all_problems
+from medexp.terminal import followed
 
 T = TypeVar("T")
 
@@ -126,5 +125,4 @@ def in_batches(work: Callable[[Tensor], Tensor], batches: Batches, accelerator: 
 
 def shown(items: Iterable[T], count: int, title: str, accelerator: Accelerator) -> Iterable[T]:
     """The items, `count` of them, with a progress bar in the first process where there is a terminal."""
-    hidden = not (accelerator.is_main_process and get_console().is_terminal)  # in a log file it would leave empty lines
-    return track(items, title, count, disable=hidden, transient=True)
+    return followed(items, count, title, shown=accelerator.is_main_process)

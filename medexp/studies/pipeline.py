@@ -8,14 +8,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from medexp import phases
 from medexp.config.shared import Configuration, Recoverable, Resumable
 from medexp.errors import CheckFailed, MedexpError, StorageError
 from medexp.phases.shared import tables
 from medexp.phases.shared.steps import Step
 from medexp.registry.versions import versions_of_run
+from medexp.terminal import terminal
 from medexp.tracking.results import log_summary
 from medexp.tracking.runs import TrackedRun, runs_tagged, tracked_run
 from medexp.tracking.steps import StepRun, find_child, find_done, find_interrupted, find_run, mark_done, step_key, tags_of_step
@@ -77,7 +76,7 @@ def take(
         holds: Whether what it did before still stands.
     """
     started = time.monotonic()
-    Console().rule(f"{pipeline.steps.index(step) + 1} of {len(pipeline.steps)}: {step}", align="left")
+    terminal().rule(f"{pipeline.steps.index(step) + 1} of {len(pipeline.steps)}: {step}", align="left")
     try:
         key = step_key(step, config, inputs())
     except StorageError:

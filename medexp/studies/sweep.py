@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,6 @@ import numpy as np
 import optuna
 import pandas as pd
 from optuna.trial import FrozenTrial, TrialState
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from scipy.stats import t as student
 
 from medexp import phases
@@ -34,6 +32,7 @@ from medexp.studies.space import Goal, Space, read_space, suggest
 from medexp.studies.study import recover_dead
 from medexp.studies.trials import ask_for, commonest_reason, counted, with_values
 from medexp.studies.workers import Work, prepare_workers, run_workers
+from medexp.terminal import progress_bar
 from medexp.tracking.killed import end_left, end_run
 from medexp.tracking.past import artifact
 from medexp.tracking.provenance import flat_params
@@ -194,10 +193,9 @@ def telling(study: optuna.Study, goals: Sequence[Goal], total: int, title: str) 
     """A progress bar, and a function that tells of each trial that finished: its values, the best so far, what was tried."""
     told = {trial.number for trial in counted(study) if trial.state.is_finished()}
     retried = {trial.number for trial in study.get_trials(deepcopy=False) if "retried_from" in trial.user_attrs}
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    with Progress(*columns) as progress:
+    with progress_bar() as progress:
         bar = progress.add_task(title, total=total, completed=len(told))
-        tell = partial(progress.console.print, soft_wrap=True, highlight=False, markup=False)
+        tell = progress.console.print
 
         def look(study: optuna.Study) -> None:
             finished = [trial for trial in counted(study) if trial.state.is_finished()]

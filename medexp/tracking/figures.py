@@ -14,6 +14,7 @@ from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
+from matplotlib.text import Text
 
 from medexp.data.volumes.regions import REGIONS
 from medexp.evaluation.classification import Reliability
@@ -26,11 +27,21 @@ _OUTLINES: Mapping[str, Mapping[str, Any]] = {
     "truth": {"colors": "#3ddbd9", "linestyles": "solid", "linewidths": 1.2},
     "prediction": {"colors": "#ffd23f", "linestyles": "dashed", "linewidths": 1.2},
 }
+_FORMULA = r"$\mathdefault{"  # what matplotlib writes itself, such as powers of ten on an axis
 GALLERY = 24
 """Images of a gallery at most."""
 _PLANES = (("axial", 2, "R", "L", "A", "P"), ("coronal", 1, "R", "L", "S", "I"), ("sagittal", 0, "A", "P", "S", "I"))
 # Per channel of the input: its name and the regions that a reader looks for in it.
 _ROWS = ((0, "FLAIR", ("WT",)), (1, "T1c", ("TC", "ET")))
+
+
+def as_written(figure: Figure) -> Figure:
+    """The figure, in which names stand as they are: `grade $2_$` is no formula. To be called before it is drawn."""
+    for text in figure.findobj(Text):
+        assert isinstance(text, Text)
+        if "$" in text.get_text() and not text.get_text().startswith(_FORMULA):
+            text.set_parse_math(False)
+    return figure
 
 
 def overlay(
@@ -137,8 +148,8 @@ def run_curves(panels: Mapping[str, Mapping[str, pd.DataFrame]]) -> Figure:
         elif values.min() > 0 and values.max() > 100 * values.min():
             axes.set_yscale("log")
         _plain_frame(axes)
-    handles = [Line2D([], [], color=looks[name][0], linestyle=looks[name][1], label=name) for name in names]
-    figure.legend(handles=handles, loc="outside lower center", ncols=min(len(names), 6), frameon=False)
+    handles = [Line2D([], [], color=looks[name][0], linestyle=looks[name][1]) for name in names]
+    figure.legend(handles, names, loc="outside lower center", ncols=min(len(names), 6), frameon=False)
     return figure
 
 
@@ -216,7 +227,8 @@ def gains(per_case: pd.DataFrame) -> Figure:
     better, worse, mean = "#0072B2", "#D55E00", float(rows["gain"].mean())
     figure = Figure(figsize=(max(6.0, 0.3 * len(rows)), 4), dpi=110, layout="constrained")
     axes = figure.subplots()
-    axes.bar(rows["case"], rows["gain"], color=[better if gain > 0 else worse for gain in rows["gain"]])
+    axes.bar(range(len(rows)), rows["gain"], color=[better if gain > 0 else worse for gain in rows["gain"]])
+    axes.set_xticks(range(len(rows)), rows["case"])
     axes.axhline(mean, color="black", linestyle="--", linewidth=1, label=f"mean {mean:+.4f}")
     axes.set(ylabel="gain over the champion", title=f"{(rows['gain'] > 0).sum()} of {len(rows)} cases better")
     axes.tick_params(axis="x", labelrotation=90, labelsize=7)
@@ -328,7 +340,7 @@ def roc(
         axes.set(xlim=(0, 1), ylim=(0, 1), aspect="equal", title=f"{label} against the rest")
         axes.set(xlabel="false positive rate", ylabel="true positive rate")
         _plain_frame(axes)
-        axes.legend(frameon=False, fontsize=8, loc="lower right")
+        axes.legend(axes.lines[: len(arms)], arms, frameon=False, fontsize=8, loc="lower right")
     figure.suptitle(title)
     return figure
 
@@ -378,11 +390,13 @@ def bars(panels: Mapping[str, Mapping[str, Interval]], title: str) -> Figure:
     ):
         estimates = np.array([interval.estimate for interval in arms.values()])
         reach = np.array([[interval.estimate - interval.low, interval.high - interval.estimate] for interval in arms.values()])
-        axes.barh(names, estimates, color=[_ARMS[1], *[_ARMS[0]] * (len(names) - 1)])
-        axes.errorbar(estimates, names, xerr=np.maximum(reach.T, 0), fmt="none", ecolor="black", capsize=3)
+        places = np.arange(len(names))
+        axes.barh(places, estimates, color=[_ARMS[1], *[_ARMS[0]] * (len(names) - 1)])
+        axes.errorbar(estimates, places, xerr=np.maximum(reach.T, 0), fmt="none", ecolor="black", capsize=3)
         axes.set(xlim=(0, 1), title=metric)
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(axis="x", alpha=0.25)
+    figure.axes[0].set_yticks(places, names)  # the others share it
     figure.axes[0].invert_yaxis()
     figure.suptitle(title, fontsize=11)
     return figure

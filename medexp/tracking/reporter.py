@@ -42,12 +42,12 @@ class MlflowReporter:
             self.flush()
 
     def figure(self, figure: "Figure", path: str) -> None:
-        self._client.log_figure(self._run_id, figure, path)
+        self._client.log_figure(self._run_id, _as_written(figure), path)
         _close(figure)
 
     def image(self, figure: "Figure", key: str, step: int) -> None:
         drawn = io.BytesIO()
-        figure.savefig(drawn)
+        _as_written(figure).savefig(drawn)
         with Image.open(drawn) as picture:  # MLflow refuses other characters in a key; a case may be called as it likes
             self._client.log_image(self._run_id, picture, key=re.sub(r"[^\w\-./ ]", "_", key, flags=re.ASCII), step=step)
         _close(figure)
@@ -79,7 +79,7 @@ class FolderReporter(NullReporter):
 
     def figure(self, figure: "Figure", path: str) -> None:
         with replacing(self._folder / path) as temporary:
-            figure.savefig(temporary, format="png")
+            _as_written(figure).savefig(temporary, format="png")
         _close(figure)
 
     def table(self, table: "pd.DataFrame", path: str) -> None:
@@ -92,6 +92,12 @@ class FolderReporter(NullReporter):
     def file(self, file: Path, folder: str = "") -> None:
         with replacing(self._folder / folder / file.name) as temporary:
             shutil.copyfile(file, temporary)
+
+
+def _as_written(figure: "Figure") -> "Figure":
+    from medexp.tracking.figures import as_written  # brings matplotlib along, which a run without pictures has no use for
+
+    return as_written(figure)
 
 
 def _close(figure: "Figure") -> None:

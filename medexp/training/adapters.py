@@ -31,7 +31,8 @@ from medexp.errors import TrainingDiverged
 from medexp.files import replacing
 from medexp.models.vision_language.bases import quietly
 from medexp.reporting import Reporter
-from medexp.training.loop import FitResult, leaving_nothing, progress_bar
+from medexp.terminal import progress_bar
+from medexp.training.loop import FitResult, leaving_nothing
 
 IGNORED = -100
 """Label of a token that nothing is learned from, as transformers' losses have it."""
@@ -149,7 +150,7 @@ def fit_adapter(
         disable_tqdm=True,
     )
     arguments._n_gpu = min(arguments.n_gpu, 1)  # one process has one device; the Trainer would take all that it sees
-    shown = progress_bar(accelerator.is_main_process, False)
+    shown = progress_bar(shown=accelerator.is_main_process)
     with leaving_nothing(accelerator), quietly(), shown as progress:
         bar = progress.add_task(title, total=(until or training.epochs) * updates, completed=done.epoch * updates)
         following = _Following(done, training, accelerator, reporter, folder, title, until, progress, bar, val, pad_id)
@@ -307,7 +308,7 @@ class _Following(TrainerCallback):
         validated = "" if value is None else f", validation loss {value:.3f}"
         said = f"  {self.title}: epoch {done.epoch}/{self.epochs}, loss {row['train/loss']:.3f}{validated}"
         if self.accelerator.is_main_process:
-            self.progress.console.print(said, soft_wrap=True)
+            self.progress.console.print(said)
 
     def on_save(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
         """The checkpoint is whole; from here on it is the one to go on from."""

@@ -26,8 +26,6 @@ from accelerate.optimizer import AcceleratedOptimizer
 from accelerate.utils import DistributedDataParallelKwargs
 from monai.optimizers import WarmupCosineSchedule
 from numpy.typing import NDArray
-from rich import get_console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, Dataset, Sampler
@@ -37,6 +35,7 @@ from medexp.config.training import TrainingConfig
 from medexp.errors import TrainingDiverged
 from medexp.models.checkpoints import load_training_state, save_checkpoint
 from medexp.reporting import Reporter
+from medexp.terminal import progress_bar
 
 Batch = Mapping[str, Any]
 _STEPS_PER_READING = 10  # reading a loss waits for the device; once in ten steps costs nothing
@@ -222,7 +221,7 @@ def fit(
         done.reported.append((step, named))
         reporter.metrics(named, step)
 
-    with leaving_nothing(accelerator), progress_bar(accelerator.is_main_process, quiet) as progress:
+    with leaving_nothing(accelerator), progress_bar(shown=accelerator.is_main_process, transient=quiet) as progress:
         bar = progress.add_task(title, total=epochs * steps, completed=done.epoch * steps)
         for epoch in range(done.epoch, epochs):
             judged = epoch % training.validate_every == 0 and done.best_epoch >= 0
@@ -263,7 +262,7 @@ def fit(
             if not quiet:
                 validated = "" if value is None else f", validation {objective.monitor} {value:.3f}"
                 said = f"  {title}: epoch {epoch + 1}/{epochs}, loss {row['train/loss']:.3f}{validated}"
-                progress.console.print(said, soft_wrap=True)
+                progress.console.print(said)
     chosen, last = training.patience > 0 and until is None, done.history[-1].get(f"val/{objective.monitor}", math.nan)
     if until is None and (done.best_epoch < 0 or (math.isnan(last) and not chosen)):
         where = "any epoch" if done.best_epoch < 0 else f"the last epoch, {done.epoch}, which would be kept"
@@ -512,15 +511,3 @@ def _restore(module: nn.Module, weights: Mapping[str, Tensor]) -> None:
     with torch.no_grad():
         for name, parameter in trained.items():
             parameter.copy_(weights[name])
-
-
-def progress_bar(shown: bool, transient: bool) -> Progress:
-    """The bar of a training.
-
-    Args:
-        shown: Whether there is one, as in the first process of a launch alone.
-        transient: Whether nothing is left of it at the end.
-    """
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    hidden = not shown or (transient and not get_console().is_terminal)  # in a log file it would leave empty lines
-    return Progress(*columns, disable=hidden, transient=transient)

@@ -3,13 +3,16 @@
 import warnings
 
 import numpy as np
+import pandas as pd
 import pytest
 from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 from medexp.config.shared import Resampling
 from medexp.evaluation.classification import Predictions, confusion_band, reliability, roc_band, roc_points
-from medexp.evaluation.intervals import Band
-from medexp.tracking.figures import GALLERY, calibration, confusion_matrix, gallery, roc
+from medexp.evaluation.intervals import Band, Interval
+from medexp.tracking.figures import GALLERY, as_written, bars, calibration, confusion_matrix, differences, gains, gallery, roc
 
 RESAMPLING = Resampling(samples=200, confidence=0.95, seed=0)
 
@@ -129,3 +132,49 @@ def test_any_image_can_be_shown(shape, tmp_path) -> None:
         figure.savefig(tmp_path / "figure.png")
     assert [len(axes.collections) for axes in figure.axes] == [1, 0]
     assert "\n" in figure.axes[0].texts[0].get_text(), "a long name is broken"
+
+
+def drawn(name: str) -> dict[str, Figure]:
+    """Every kind of picture in which names of a user stand."""
+    curve, image = (np.array([0.0, 1.0]), np.array([0.0, 1.0])), np.eye(8)
+    cases = pd.DataFrame({"case": [name, "b"], "gain": [0.1, -0.1], "metric": name})
+    one = Interval(0.5, 0.4, 0.6, 9)
+    return {
+        "confusion": confusion_matrix(np.eye(2), [name, "b"], name),
+        "roc": roc({name: {name: curve}}, name),
+        "bars": bars({name: {name: one, "b": one}}, name),
+        "gains": gains(cases),
+        "differences": differences(cases, name),
+        "gallery": gallery([image], [f"{name}\nis {name}"], name),
+        "log axis": _log_axis(name),
+    }
+
+
+def _log_axis(name: str) -> Figure:
+    figure = Figure()
+    figure.subplots().set(xscale="log", xlim=(1e-3, 1), title=name)
+    return figure
+
+
+@pytest.mark.parametrize("name", ["grade $2_$", "IMG_$1_$2.png", "a $ b", "[/who 2]", r"\\ {", "_hidden"])
+def test_names_are_drawn_as_they_stand(name: str, monkeypatch, tmp_path) -> None:
+    """No formula is made of them, and none is left out of a legend."""
+    (legend,) = drawn(name)["roc"].axes[0].get_legend().get_texts()
+    assert legend.get_text() == name
+    seen: list[str] = []
+    monkeypatch.setattr(Text, "draw", _looking(seen, Text.draw))
+    for kind, figure in drawn(name).items():
+        seen.clear()
+        as_written(figure).savefig(tmp_path / "figure.png")
+        assert any(name in text for text in seen), kind
+
+
+def _looking(seen: list[str], draw):
+    """matplotlib's own drawing of a text, which also tells which texts were drawn letter by letter."""
+
+    def look(self: Text, *args, **options):
+        text, formula = self._preprocess_math(self.get_text())
+        seen.extend([text] if not formula else [])
+        draw(self, *args, **options)
+
+    return look

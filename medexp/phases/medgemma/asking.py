@@ -10,8 +10,6 @@ from typing import Any, Literal
 
 import pandas as pd
 from peft import PeftModel
-from rich import get_console
-from rich.progress import track
 from safetensors.torch import load_file, save_file
 from scipy.special import softmax
 
@@ -24,6 +22,7 @@ from medexp.files import replacing
 from medexp.phases.medgemma.arms import JUDGED, Arm, strangers
 from medexp.phases.medgemma.config import MedgemmaConfig
 from medexp.phases.shared.context import Context
+from medexp.terminal import followed
 from medexp.training.adapters import Example, example_of
 
 _SAID: dict[str | None, int] = {answer: label for label, answer in enumerate(ANSWERS)} | {None: -1}
@@ -145,8 +144,7 @@ def answers(
     others = strangers(scenarios, ctx.config.seed) if any(arm.image == "other" for arm in every) else {}
     step, rows = scoring.batch_size * _TOGETHER, []
     parts = [(arm, start) for arm in every for start in range(0, len(scenarios), step)]
-    hidden = not (ctx.accelerator.is_main_process and get_console().is_terminal)
-    for arm, start in track(parts, "asking", transient=True, disable=hidden):
+    for arm, start in followed(parts, len(parts), "asking", shown=ctx.accelerator.is_main_process):
         some = scenarios[start : start + step]
         prompts = [asking.prompt(one, arm, others.get(one.id)) for one in some]
         with nullcontext() if arm.adapted else net.disable_adapter():

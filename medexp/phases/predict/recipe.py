@@ -12,8 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from rich import get_console
-from rich.progress import track
 
 import medexp
 from medexp import registry
@@ -34,6 +32,7 @@ from medexp.phases.predict.written import Record, claim, record_of, release, tab
 from medexp.phases.shared.context import Context, context
 from medexp.registry.external import log_external
 from medexp.registry.predictors import Ready
+from medexp.terminal import followed
 from medexp.tracking.datasets import log_datasets
 
 _SEED = 2  # of the phantoms: no base was trained on them, and no probe
@@ -124,10 +123,9 @@ def predict(ctx: Context[PredictConfig], work: Work) -> Done:
     """
     records: list[Record] = []
     problems, before = dict(work.inputs.problems), 0
-    hidden = not get_console().is_terminal
     every = work.inputs.cases
     coming = ahead([partial(begin, work, case) for case in every], ctx.config.data.jobs)
-    for case, ready_soon in zip(every, track(coming, "predicting", len(every), transient=True, disable=hidden), strict=True):
+    for case, ready_soon in zip(every, followed(coming, len(every), "predicting"), strict=True):
         try:
             known, stamp, ready = ready_soon.result()
             if ready is None:

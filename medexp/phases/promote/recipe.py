@@ -1,7 +1,5 @@
 """Make a version the champion of its model, when the model's policy supports it; the run records why, or why not."""
 
-from rich.console import Console
-
 from medexp import phases, registry
 from medexp.checks import as_lines, in_a_line, verdict
 from medexp.errors import CheckFailed, all_problems
@@ -11,6 +9,7 @@ from medexp.registry.definitions import load_definition
 from medexp.registry.journal import CHAMPION, read
 from medexp.registry.promotion import Judgement, champion_of, confirm, crown, judge, scores_of
 from medexp.registry.store import Pulled, pull
+from medexp.terminal import terminal
 from medexp.tracking.figures import gains
 from medexp.tracking.results import log_checks, log_intervals, log_summary
 from medexp.tracking.runs import TrackedRun, tracked_run
@@ -72,9 +71,9 @@ def report(tracked: TrackedRun, judgement: Judgement, confidence: float) -> None
         tracked.reporter.figure(gains(judgement.gains), "figures/gains.png")
     if judgement.interval:
         log_intervals(tracked, {"gain": judgement.interval}, confidence)
-    console = Console(soft_wrap=True)
+    console = terminal()
     for line in as_lines(judgement.checks):
-        console.print(line, highlight=False)
+        console.print(line)
 
 
 def reason(judgement: Judgement) -> str:

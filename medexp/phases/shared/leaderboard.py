@@ -30,7 +30,7 @@ from medexp.evaluation.leaderboard import (
 from medexp.phases.shared.publishing import Summary
 from medexp.phases.shared.tables import as_markdown
 from medexp.reporting import Reporter
-from medexp.tracking.figures import bars, confusion_matrix, roc
+from medexp.tracking.figures import as_written, bars, confusion_matrix, roc
 from medexp.tracking.past import artifact
 
 CALLED = {"balanced_accuracy": "balanced accuracy", "accuracy": "accuracy", "macro_f1": "macro-F1", "auroc": "AUROC"}
@@ -99,7 +99,7 @@ def log_leaderboard(reporter: Reporter, board: Leaderboard, judging: Judging, pr
         drawn = {}
         for path, figure in draw(board).items():
             drawn[path] = Path(folder) / f"{path}.png"
-            figure.savefig(drawn[path], dpi=120)
+            as_written(figure).savefig(drawn[path], dpi=120)
         reporter.text(as_page(board, judging, {path: _embedded(file) for path, file in drawn.items()}), PAGE)
         for file in drawn.values():
             reporter.file(file, "figures")

@@ -5,8 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rich.console import Console
-from rich.markup import escape
+from rich.text import Text
 
 from medexp import phases
 from medexp.checks import Check, as_lines, verdict
@@ -21,6 +20,7 @@ from medexp.registry.package import Package
 from medexp.registry.promotion import Nominated, nominate
 from medexp.registry.registration import register
 from medexp.registry.writing import write_package
+from medexp.terminal import terminal
 from medexp.tracking.results import log_summary
 from medexp.tracking.runs import TrackedRun
 from medexp.tracking.ui import next_line
@@ -117,14 +117,13 @@ def present(summary: Summary, checks: Sequence[Check], published: Sequence[Nomin
     paragraphs += [f"Registered: {'; '.join(registered)}"] if registered else []
     log_summary(run, "\n\n".join(paragraphs) + "\n")
 
-    console = Console(soft_wrap=True)
+    console = terminal()
     for line in summary.first:
-        console.print(f"[bold yellow]{escape(line)}[/]", highlight=False)
+        console.print(Text(line, "bold yellow"))
     show(*(summary.narrow or (summary.head, summary.rows)), summary.title)
     if summary.beside:
         show(*summary.beside[1:], summary.beside[0])
-    for line in [*as_lines(checks), *map(escape, summary.words), *(f"Registered: {line}" for line in registered)]:
-        console.print(line, highlight=False)
+    console.print(*as_lines(checks), *summary.words, *(f"Registered: {line}" for line in registered), sep="\n")
     print(f"Run: {run.id}, files in {run.folder}")
     print(f"Next, browse it:  {next_line(run)}")
     for line in [*_next_steps(published, phase), *summary.following]:

@@ -2,8 +2,9 @@
 
 from collections.abc import Iterable, Sequence
 
-from rich.console import Console
 from rich.table import Table
+
+from medexp.terminal import terminal
 
 
 def as_markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -17,4 +18,4 @@ def show(head: Sequence[str], rows: Iterable[Sequence[str]], title: str) -> None
     table = Table(*head, title=title)
     for row in rows:
         table.add_row(*row)
-    Console(soft_wrap=True).print(table)
+    terminal().print(table)
