@@ -11,7 +11,7 @@ from medexp.errors import RegistryError
 from medexp.registry import journal
 from medexp.registry.client import answering, pages
 from medexp.registry.journal import CANDIDATE, CHAMPION, Journal
-from medexp.registry.store import stored_digest
+from medexp.registry.store import AROUND, read_back
 from medexp.registry.tags import upstream
 
 _PAGE = 500  # runs asked for by id in one query
@@ -153,6 +153,9 @@ def _of_digests(found: Journal, versions: Mapping[tuple[str, str], ModelVersion]
         elif version.tags.get("medexp.digest") != entry.digest:
             what = f"its tag medexp.digest is {version.tags.get('medexp.digest')}, the journal has {entry.digest}"
             yield Drift(found.model, entry.to, what, "The tag was edited: set it back")
+        elif (around := entry.evidence.get(AROUND)) and version.tags.get(AROUND) != around:
+            what = f"its tag {AROUND} is {version.tags.get(AROUND)}, the journal has {around}"
+            yield Drift(found.model, entry.to, what, "The tag was edited: set it back")
 
 
 def _of_lost_models(journals: Mapping[str, Journal], models: Mapping[str, RegisteredModel]) -> Iterator[Drift]:
@@ -186,13 +189,10 @@ def _of_runs(version: ModelVersion, runs: Mapping[str, str], models: Mapping[str
 def _of_package(version: ModelVersion) -> Iterator[Drift]:
     advice = "Roll back to a version that is whole, or register it anew from its run"
     try:
-        digest = stored_digest(version)
+        read_back(version)
     except RegistryError as error:
-        yield Drift(version.name, version.version, f"its package in the store does not verify ({error})", advice)
-        return
-    if digest != version.tags["medexp.digest"]:
-        what = f"the store holds a package of digest {digest}, it was registered with {version.tags['medexp.digest']}"
-        yield Drift(version.name, version.version, what, advice)
+        told = str(error).removeprefix(f"version {version.version} of {version.name}: ")
+        yield Drift(version.name, version.version, f"what its store holds is not what was registered ({told})", advice)
 
 
 def _runs_to_keep(

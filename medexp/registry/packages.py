@@ -109,11 +109,13 @@ def weights_file(folder: Path) -> Path:
     raise RegistryError(f"package {folder}: has no weights, neither {WEIGHTS} nor {ADAPTER_WEIGHTS}")
 
 
-def files_in(folder: Path) -> dict[str, Any]:
-    """Size and sha256 by path; what is no plain file in the folder itself says so instead."""
+def files_in(folder: Path, apart: str = "") -> dict[str, Any]:
+    """Size and sha256 by path, those below a folder `apart` left out; what is no plain file in the folder itself says so."""
     found: dict[str, Any] = {}
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
+        if apart and name.startswith(f"{apart}/"):
+            continue
         if path.is_symlink() or not (path.is_file() or path.is_dir()):
             found[name] = "no plain file"
         elif path.is_file() and name != MANIFEST:

@@ -21,7 +21,7 @@ from medexp.registry.definitions import Definition, PromotionPolicy, known_model
 from medexp.registry.journal import CANDIDATE, CHAMPION, Entry, Journal, Move, Outrun
 from medexp.registry.loading import load_verified
 from medexp.registry.packages import network_of, read_json
-from medexp.registry.store import Pulled, Registered, pull, resolve, stored_digest
+from medexp.registry.store import AROUND, Pulled, Registered, pull, read_back, resolve
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,8 @@ def nominate(made: Registered, definition: Definition, verdict: str | None, run_
     aliases: tuple[str, ...] = ()
     if verdict == "PASSED" and definition.promotion is not None:
         reason = "all BLOCKING checks passed"
-        journal.move(made.name, Move(CANDIDATE, made.version, made.digest, "nominate", reason, run=run_id))
+        around = {AROUND: resolve(f"models:/{made.name}/{made.version}").tags[AROUND]}
+        journal.move(made.name, Move(CANDIDATE, made.version, made.digest, "nominate", reason, around, run_id))
         aliases = (CANDIDATE,)
         present, standing = journal.read(made.name), journal.standing(made.name)  # the second: one that was set by hand
         if CHAMPION not in {*present.aliases, *standing} and definition.promotion.no_champion == "promote":
@@ -189,10 +190,8 @@ def crown(
         RegistryError: What the store holds is not the version, or it does not load or run; the alias stands where it stood.
     """
     uri = f"models:/{version.name}/{version.version}"
-    if (stored := stored_digest(resolve(uri))) != version.digest:  # a whole copy in this machine's cache helps nobody else
-        raise RegistryError(
-            f"{uri}: the store holds a package of digest {stored[:12]}, it was registered as {version.digest[:12]}"
-        )
+    found = read_back(resolve(uri))  # a whole copy in this machine's cache helps nobody else
+    evidence = {**evidence, AROUND: found.around}
     entry = journal.move(version.name, Move(CHAMPION, version.version, version.digest, kind, reason, evidence, run), after)
     confirm(entry, run)
     return entry

@@ -6,6 +6,7 @@ goes to the end of the search path, so that loading an old model never replaces 
 
 import importlib.util
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ class RegisteredModel(PythonModel):
 
     def load_context(self, context: Any) -> None:  # MLflow looks for the name `context`
         if importlib.util.find_spec("medexp") is None:
+            sys.dont_write_bytecode = True  # as below: what lies beside the source would be run in its place
             sys.path.append(str(Path(context.artifacts["medexp"]).parent))
         from medexp.registry.served import serve
 
@@ -52,4 +54,7 @@ class RegisteredModel(PythonModel):
             raise MlflowException(str(error), error_code=code) from error
 
 
+# A store holds what was registered and nothing else, or `medexp audit` could not tell what somebody put there.
+with suppress(OSError):  # of a store that may not be written, it is somebody else's
+    Path(str(__spec__.cached)).unlink()
 mlflow.models.set_model(RegisteredModel())

@@ -32,7 +32,7 @@ from medexp.registry.client import answering, pages, quoted
 from medexp.registry.contracts import PATH, parameters_of, takes_paths
 from medexp.registry.definitions import Definition
 from medexp.registry.packages import MANIFEST, network_of, read_json
-from medexp.registry.store import PACKAGE, Registered, digest_at, holds, location_of
+from medexp.registry.store import AROUND, PACKAGE, Registered, Stored, held, location_of
 from medexp.registry.tags import upstream_tag
 
 _MODEL_FILE = Path(__file__).with_name("pyfunc_model.py")
@@ -88,7 +88,7 @@ def register(run_id: str, folder: Path, definition: Definition, verdict: str | N
     with answering(), one_at_a_time(f"run-{run_id}"):
         if made := _version_of(client, name, run_id, digest):
             return Registered(name, str(made.version), digest, weights_digest)
-        logged = _left_over(client, run_id, digest) or _log(client, run_id, folder, name, digest)
+        logged, stored = _left_over(client, run_id, digest) or _log(client, run_id, folder, name, digest)
         _ensure_model(client, definition)
         made = client.create_model_version(
             name,
@@ -96,7 +96,12 @@ def register(run_id: str, folder: Path, definition: Definition, verdict: str | N
             run_id=run_id,
             model_id=logged.model_id,
             description=as_description((folder / "README.md").read_text()),
-            tags={"medexp.digest": digest, "medexp.weights_digest": weights_digest, "medexp.run": run_id}
+            tags={
+                "medexp.digest": digest,
+                AROUND: stored.around,
+                "medexp.weights_digest": weights_digest,
+                "medexp.run": run_id,
+            }
             | ({"medexp.verdict": verdict} if verdict else {})
             | _tags(folder),
         )
@@ -141,24 +146,24 @@ def _version_of(client: MlflowClient, name: str, run_id: str, digest: str) -> Mo
     """The version of a package of a run, where there is one whose package the store still holds."""
     which = f"name = {quoted(name)} and run_id = '{run_id}' and tags.`medexp.digest` = '{digest}'"
     for version in pages(client.search_model_versions, filter_string=which, max_results=100):
-        if holds(location_of(version), digest):
+        if held(location_of(version), digest):
             return version
     return None
 
 
-def _left_over(client: MlflowClient, run_id: str, digest: str) -> LoggedModel | None:
-    """A model that a killed process logged whole; those that it, or one that failed, did not complete are deleted."""
+def _left_over(client: MlflowClient, run_id: str, digest: str) -> tuple[LoggedModel, Stored] | None:
+    """A model that a killed process logged whole, read back; what it, or one that failed, did not complete is deleted."""
     experiment, found = client.get_run(run_id).info.experiment_id, None
     which = f"tags.`medexp.run` = '{run_id}'"
     for logged in list(pages(client.search_logged_models, experiment_ids=[experiment], filter_string=which)):
         if logged.status != LoggedModelStatus.READY:
             client.delete_logged_model(logged.model_id)
-        elif logged.tags.get("medexp.digest") == digest and holds(logged.artifact_location, digest):
-            found = logged
+        elif logged.tags.get("medexp.digest") == digest and (stored := held(logged.artifact_location, digest)):
+            found = logged, stored
     return found
 
 
-def _log(client: MlflowClient, run_id: str, folder: Path, name: str, digest: str) -> LoggedModel:
+def _log(client: MlflowClient, run_id: str, folder: Path, name: str, digest: str) -> tuple[LoggedModel, Stored]:
     """Log a package as MLflow logs a model, and read it back from the store.
 
     Raises:
@@ -174,12 +179,12 @@ def _log(client: MlflowClient, run_id: str, folder: Path, name: str, digest: str
             client.log_model_artifacts(logged.model_id, str(folder), PACKAGE)
         given = {"package": folder, "validate_serving_input": False}
         Model.log(None, SimpleNamespace(save_model=_save), run_id=run_id, model_id=logged.model_id, **given)
-        if digest_at(logged.artifact_location, name) != digest:
+        if not (stored := held(logged.artifact_location, digest)):
             raise RegistryError(f"{name}: the store holds another package than was logged; log it again")
     except BaseException:
         client.delete_logged_model(logged.model_id)
         raise
-    return logged
+    return logged, stored
 
 
 def _link(source: str, target: str) -> None:

@@ -16,11 +16,14 @@ from mlflow.utils.uri import is_local_uri
 from medexp.errors import RegistryError, StorageError
 from medexp.registry.cache import kept
 from medexp.registry.client import MISSING, answering, pages, quoted, registered_model
-from medexp.registry.packages import CASES, verify_package
+from medexp.registry.packages import CASES, digest_of, files_in, verify_package
 from medexp.registry.tags import upstream_tag
 
 _FORMS = "models:/NAME@alias or models:/NAME/VERSION"
 PACKAGE = "artifacts/package"  # in the model that MLflow sees
+AROUND = "medexp.around_digest"
+"""Tag of a version: `Stored.around` as it was registered; older versions have none."""
+_OF_MLFLOW = "registered_model_meta"  # name and version, which MLflow writes beside a model that it loads
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,20 @@ class Registered:
     version: str
     digest: str
     weights_digest: str
+
+
+@dataclass(frozen=True)
+class Stored:
+    """What the store holds of a version, read back.
+
+    Attributes:
+        digest: Digest of the package, every file of which is whole.
+        around: sha256 over all other files of the model as MLflow sees it, which `mlflow.pyfunc.load_model` runs: MLmodel, the
+            loader, medexp's own source, lists of requirements.
+    """
+
+    digest: str
+    around: str
 
 
 @dataclass(frozen=True)
@@ -98,15 +115,24 @@ def resolve(uri: str) -> ModelVersion:
         return _resolve(MlflowClient(), uri)
 
 
-def stored_digest(version: ModelVersion) -> str:
-    """The digest of the package that the store, not the cache, holds of a version, once every file in it was found whole.
+def read_back(version: ModelVersion) -> Stored:
+    """What the store, not the cache, holds of a version, once it was found to be what was registered.
 
     Raises:
-        RegistryError: It holds none, or files are missing, altered or extra.
+        RegistryError: It holds none, files are missing, altered or extra, or it is another model than the version's tags say.
         StorageError: The store does not answer.
     """
+    what = f"version {version.version} of {version.name}"
     with answering():
-        return digest_at(location_of(version), f"version {version.version} of {version.name}")
+        found = stored_at(location_of(version), what)
+    if found.digest != (registered := version.tags.get("medexp.digest")):
+        raise RegistryError(f"{what}: the store holds a package of digest {found.digest}, it was registered with {registered}")
+    if found.around != (registered := version.tags.get(AROUND, found.around)):
+        raise RegistryError(
+            f"{what}: what mlflow.pyfunc.load_model runs was altered: MLmodel, pyfunc_model.py or medexp's source beside the "
+            f"package have digest {found.around[:12]}, they were registered with {registered[:12]}"
+        )
+    return found
 
 
 def find_by_weights(name: str, weights_digest: str) -> Registered | None:
@@ -136,13 +162,13 @@ def _download(uri: str, version: ModelVersion, into: Path | None) -> Path:
         RegistryError: The store holds none.
         StorageError: It could not be fetched whole.
     """
-    return _fetch(location_of(version), f"{uri}, version {version.version} of {version.name}", into)
+    return _fetch(location_of(version), f"{uri}, version {version.version} of {version.name}", into, PACKAGE)
 
 
-def _fetch(location: str, what: str, into: Path | None) -> Path:
-    uri = f"{location}/{PACKAGE}"
+def _fetch(location: str, what: str, into: Path | None, part: str = "") -> Path:
+    uri = f"{location}/{part}" if part else location
     try:
-        if not mlflow.artifacts.list_artifacts(artifact_uri=uri):
+        if not mlflow.artifacts.list_artifacts(artifact_uri=f"{location}/{PACKAGE}"):
             raise RegistryError(f"{what}: the store holds no package of it any more. Register it anew from its run")
         return Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=str(into) if into else None))
     except (MlflowException, OSError) as error:
@@ -150,29 +176,32 @@ def _fetch(location: str, what: str, into: Path | None) -> Path:
         raise StorageError(f"{what}: cannot be fetched ({told}). Is the store up, and has the disk free space?") from error
 
 
-def digest_at(location: str, what: str) -> str:
-    """The digest of the package that the store holds, once it was verified: in place where the store is a local folder.
+def stored_at(location: str, what: str) -> Stored:
+    """What the store holds, once the package was verified: in place where the store is a local folder.
 
     Raises:
         RegistryError: Files of the package are missing, altered or extra, or MLflow finds no model around it.
         StorageError: It could not be fetched whole.
     """
     with tempfile.TemporaryDirectory() as temporary:
-        digest = verify_package(_fetch(location, what, None if is_local_uri(location) else Path(temporary)))
+        folder = _fetch(location, what, None if is_local_uri(location) else Path(temporary))
+        digest = verify_package(folder / PACKAGE)
+        around = digest_of({name: file for name, file in files_in(folder, PACKAGE).items() if name != _OF_MLFLOW})
     try:
         Model.load(f"{location}/MLmodel")
     except Exception as error:  # of a file that may hold anything
         told = " ".join(str(error).split())[:300]
         raise RegistryError(f"{what}: MLflow cannot load it, its MLmodel is missing or was altered ({told})") from error
-    return digest
+    return Stored(digest, around)
 
 
-def holds(location: str, digest: str) -> bool:
-    """Whether the store holds a package whole, with a model of MLflow's around it."""
+def held(location: str, digest: str) -> Stored | None:
+    """What the store holds, where that is this package, whole, with a model of MLflow's around it."""
     try:
-        return digest_at(location, "") == digest
+        found = stored_at(location, "")
     except RegistryError:
-        return False
+        return None
+    return found if found.digest == digest else None
 
 
 def _resolve(client: MlflowClient, uri: str) -> ModelVersion:

@@ -19,6 +19,7 @@ from medexp.registry.audit import audit
 from medexp.registry.journal import CHAMPION, Move
 from medexp.registry.package import Parent
 from medexp.registry.promotion import Nominated, champion_of, crown
+from medexp.registry.store import AROUND, location_of, stored_at
 from tests.packages import SEGMENTER
 from tests.registry.faults import at_call, start
 
@@ -94,7 +95,7 @@ def test_a_flipped_bit_in_the_store_is_named_for_versions_in_use_and_on_request_
     file.write_bytes(content)
     assert told() == []
     (drift,) = told(every_byte=True)
-    assert "version 2: its package in the store does not verify" in drift and "per_case.csv was altered" in drift
+    assert "version 2: what its store holds is not what was registered" in drift and "per_case.csv was altered" in drift
     crown_anyway = Move(CHAMPION, "2", store.get_model_version(NAME, "2").tags["medexp.digest"], "promote", "unseen")
     journal.move(NAME, crown_anyway)
     assert len(told()) == 1
@@ -109,7 +110,7 @@ def test_a_package_that_was_replaced_whole_is_named(store: MlflowClient, publish
         if file.is_file():
             (mine / file.relative_to(theirs)).write_bytes(file.read_bytes())
     (drift,) = told()
-    assert "version 1: the store holds a package of digest" in drift
+    assert "version 1: " in drift and "the store holds a package of digest" in drift
 
 
 def test_a_missing_package_is_named(store: MlflowClient, publish: Publish) -> None:
@@ -127,6 +128,46 @@ def test_a_model_that_mlflow_finds_no_more_is_named(store: MlflowClient, publish
     model_file.unlink() if content is None else model_file.write_text(content)
     (drift,) = told()
     assert "MLflow cannot load it, its MLmodel is missing or was altered" in drift
+
+
+@pytest.mark.parametrize("place", ["MLmodel", "pyfunc_model.py", "requirements.txt", "artifacts/medexp/errors.py", "new.py"])
+def test_an_edited_file_that_a_plain_load_of_mlflow_runs_is_named_and_refused(
+    store: MlflowClient, publish: Publish, place: str
+) -> None:
+    publish(seed=0)
+    publish(seed=1)
+    file = file_in_store(store, "2", "manifest.json").parents[2] / place
+    file.write_text((file.read_text() if file.exists() else "") + "\n# a line more\n")
+    (drift,) = told(every_byte=True)
+    assert "version 2" in drift and "what mlflow.pyfunc.load_model runs was altered" in drift
+    with pytest.raises(RegistryError, match="was altered"):
+        crown(registry.pull(f"models:/{NAME}/2"), "better", {}, None, champion_of(NAME)[0].head)
+    assert journal.standing(NAME)[CHAMPION] == "1"
+
+
+def test_the_journal_knows_what_mlflow_ran_when_its_tag_is_edited_too(store: MlflowClient, publish: Publish) -> None:
+    publish(seed=0)
+    loader = file_in_store(store, "1", "manifest.json").parents[2] / "pyfunc_model.py"
+    loader.write_text(loader.read_text() + "\n# a line more\n")
+    version = store.get_model_version(NAME, "1")
+    store.set_model_version_tag(NAME, "1", AROUND, stored_at(location_of(version), NAME).around)
+    (drift,) = told()
+    assert f"its tag {AROUND} is" in drift and "the journal has" in drift
+
+
+def test_a_model_that_mlflow_loads_from_its_store_stays_as_it_was(store: MlflowClient, publish: Publish) -> None:
+    publish(seed=0)
+    folder = file_in_store(store, "1", "manifest.json").parents[2]
+    hidden = (  # medexp from the model's own copy, as where it is not installed
+        "import importlib.util, sys, mlflow; found = importlib.util.find_spec; "
+        "importlib.util.find_spec = lambda name, *more: None if name == 'medexp' else found(name, *more); "
+        "sys.path = [place for place in sys.path if not __import__('pathlib').Path(place or '.', 'medexp').is_dir()]; "
+        f"mlflow.pyfunc.load_model('models:/{NAME}/1'); print(sys.modules['medexp'].__file__)"
+    )
+    clean = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONDONTWRITEBYTECODE")}
+    done = subprocess.run([sys.executable, "-c", hidden], env=clean, capture_output=True, text=True, check=True)
+    assert done.stdout.strip().startswith(str(folder)), done.stdout
+    assert not list(folder.rglob("*.pyc")) and told(every_byte=True) == []
 
 
 def test_a_run_that_was_removed_for_good_is_named(store: MlflowClient, publish: Publish) -> None:

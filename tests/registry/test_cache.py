@@ -26,7 +26,7 @@ from medexp.registry.definitions import load_definition
 from medexp.registry.lineage import impact
 from medexp.registry.packages import verify_package
 from medexp.registry.registration import register
-from medexp.registry.store import Registered, stored_digest
+from medexp.registry.store import Registered, read_back
 from tests.registry.faults import start, wait_until_stopped
 
 Written = Callable[..., Path]
@@ -94,7 +94,7 @@ def test_what_the_store_lost_is_told(store: MlflowClient, made: Registered, cach
         registry.pull(URI)
     assert list((cache / "models").iterdir()) == quarantined(cache) == []
     with pytest.raises(RegistryError, match="holds no package of it any more"):
-        stored_digest(store.get_model_version(NAME, "1"))
+        read_back(store.get_model_version(NAME, "1"))
 
 
 @pytest.mark.parametrize("digest", ["../../../etc", "", "0" * 63, "A" * 64])
