@@ -76,6 +76,7 @@ def image_config(**changed: Any) -> ImageDataConfig:
         "val_fraction": 0.15,
         "test_fraction": 0.15,
         "split_seed": 0,
+        "classes": {"no": ("no",), "yes": ("yes",)},
         "weights": {"brats": 1.0, "kaggle": 1.0},
         "jobs": 1,
     }

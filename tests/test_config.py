@@ -151,7 +151,9 @@ def test_where_the_cache_is(monkeypatch):
     assert cache_root("here") == Path.cwd() / "here"
 
 
-IMAGES = ImageDataConfig((32, 32), 10, "(.*)", 0.15, 0.15, 42, {"brats": 1.0, "kaggle": 1.0}, 1)
+IMAGES = ImageDataConfig(
+    (32, 32), 10, "(.*)", 0.15, 0.15, 42, {"no": ("no",), "yes": ("yes",)}, {"brats": 1.0, "kaggle": 1.0}, 1
+)
 IMAGE_PHANTOMS = ImagePhantomConfig(4, 8, 8, 0)
 
 

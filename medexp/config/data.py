@@ -1,6 +1,6 @@
 """How data are read, split and sampled, and the embedded data: blocks that several phases have."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -39,6 +39,26 @@ ImageSize = Annotated[
 ]
 Labels = Literal["brats2021", "brats2023", "brats-gli-2024", "brats-ped", "map"]
 Oddity = Literal["lost_tumour", "lost_region", "no_background", "outside_brain", "edition"]
+
+
+def _two_classes(classes: Mapping[str, Sequence[str]]) -> bool:
+    folders = [folder.casefold() for names in classes.values() for folder in names]
+    plain = all(folder.strip() and not {"/", "\\"} & {*folder} for folder in folders)
+    return {*classes} == {"no", "yes"} and all(classes.values()) and plain and len({*folders}) == len(folders)
+
+
+ClassFolders = Annotated[
+    dict[str, tuple[str, ...]],
+    Predicate(_two_classes),
+    Told(
+        "give no and yes the names of their folders, one or more each and none twice, such as "
+        "{no: [no_tumor], yes: [glioma_tumor, meningioma_tumor]}; there are these two classes: tumours of all kinds are yes"
+    ),
+    doc(
+        "Folders of kaggle_dir by class, in any case: no (without a tumour) and yes (with one), such as "
+        "{no: [no_tumor], yes: [glioma_tumor, meningioma_tumor]}. What lies in others is left out."
+    ),
+]
 SourceWeights = Annotated[
     dict[str, float],
     Predicate(lambda weights: set(weights) == {"brats", "kaggle"} and min(weights.values()) > 0),
@@ -164,6 +184,7 @@ class ImageDataConfig:
     val_fraction: Annotated[float, Role.CASES]
     test_fraction: Annotated[float, Role.CASES]
     split_seed: Annotated[Natural, Role.CASES]
+    classes: Annotated[ClassFolders, Role.CASES]
     weights: SourceWeights
     jobs: Jobs
 

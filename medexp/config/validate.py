@@ -83,7 +83,7 @@ def read(key: Key, given: Given) -> Any:
     """
     kind = bare(key.kind)
     try:
-        value = _of_text(given.value, kind) if given.is_text else _in_list(given.value, kind)
+        value = _of_text(given.value, kind) if given.is_text else _of_file(given.value, kind)
         value = _adapter(kind).validate_json(json.dumps(value), strict=True)
         if is_finite(value):
             return value
@@ -263,8 +263,16 @@ def _lists_text(kind: Any) -> bool:
     return any(bare(item) is str for part in _parts(kind) if get_origin(part) is tuple for item in get_args(part))
 
 
-def _in_list(value: Any, kind: Any) -> Any:
-    """A file's value; a text alone where a list of texts is wanted is a list of one, as of a flag."""
+def _maps_to_texts(kind: Any) -> bool:
+    """Whether it is a mapping of names to lists of any texts."""
+    return get_origin(kind) is dict and get_args(kind)[0] is str and _lists_text(get_args(kind)[1])
+
+
+def _of_file(value: Any, kind: Any) -> Any:
+    """A file's value; a text alone where a list of texts is wanted is a list of one, as of a flag. The names yes and no of a
+    mapping are no truth values."""
+    if _maps_to_texts(kind) and isinstance(value, Mapping):
+        return {("no", "yes")[name] if isinstance(name, bool) else name: texts for name, texts in value.items()}
     return [value] if isinstance(value, str) and _lists_text(kind) and str not in _parts(kind) else value
 
 
@@ -282,4 +290,4 @@ def _of_text(text: str, kind: Any) -> Any:
     only_text = _lists_text(kind)
     if only_text and not is_list:
         return [text]  # one alone needs no brackets
-    return parse_yaml(text, only_text=only_text)
+    return parse_yaml(text, only_text=only_text or _maps_to_texts(kind))

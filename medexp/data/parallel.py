@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from joblib import Parallel, delayed
-from rich.progress import track
 
 from medexp.errors import DataError
 from medexp.files import filling
-from medexp.terminal import terminal
+from medexp.terminal import followed
 
 T = TypeVar("T")
 
@@ -34,7 +33,7 @@ def in_parallel(function: Callable[..., T], calls: Sequence[tuple[Any, ...]], jo
     """
     if calls:
         results = Parallel(n_jobs=min(jobs, len(calls)), return_as="generator")(delayed(function)(*call) for call in calls)
-        yield from track(results, title, total=len(calls), console=terminal(stderr=True))
+        yield from followed(results, len(calls), title, transient=False, stderr=True)
 
 
 def described(

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from rich.progress import track
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -22,7 +21,7 @@ from medexp.evaluation.batches import demand_finite
 from medexp.evaluation.embeddings import kept_arrays
 from medexp.models.checkpoints import weights_digest
 from medexp.models.meanflow.joint import Joint
-from medexp.terminal import terminal
+from medexp.terminal import followed
 
 STRATEGIES = ("vae", "downsample", "image")
 """How a mask stands in a latent (`Joint`): encoded as an image is, pooled, or not at all."""
@@ -99,7 +98,7 @@ class FCDDataset(Dataset[dict[str, Tensor]]):
 def load_pairs(cases: Sequence[Case], data: PairDataConfig, title: str = "  reading pairs") -> list[Pair]:
     """`load_pair` of each case, in their order, in `data.jobs` threads."""
     coming = ahead([partial(load_pair, case, data) for case in cases], data.jobs)
-    return [part.result() for part in track(coming, title, total=len(cases), console=terminal(stderr=True))]
+    return [part.result() for part in followed(coming, len(cases), title, transient=False, stderr=True)]
 
 
 def _encoded(joint: Joint, case: Case, read: Any) -> Mapping[str, Array]:

@@ -1,7 +1,10 @@
-"""Pictures in folders yes/ and no/, as the Kaggle brain tumour set has them: found, read to one grey channel, and split."""
+"""Pictures in folders of their class, such as yes/ and no/ of the Kaggle brain tumour set: found, read, split."""
 
+import json
+import re
+import shlex
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from fractions import Fraction
 from math import floor
 from pathlib import Path
@@ -15,74 +18,91 @@ from medexp.data.images.cases import LabelledImage
 from medexp.data.images.npz import metadata_of, plane_problems, read_npz
 from medexp.data.images.slices import scan_of
 from medexp.data.pictures import GREY16, in_colours, open_picture
-from medexp.data.splits import Digested, Splits, by_label, draw_by_label, patient_groups, patient_of
+from medexp.data.splits import Digested, Splits, by_label, draw_by_label, patient_groups, patient_of, some
 from medexp.errors import DataError, all_problems
 
 CLASSES = {"no": 0, "yes": 1}
-"""The folders and the labels that they stand for."""
+"""The classes, and the labels that they stand for."""
+
+FOLDERS = {name: (name,) for name in CLASSES}
+"""Folders by class, as the Kaggle brain tumour set has them."""
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".npz")
 """Endings of the files that are read, in any case; `left_aside` names the others."""
+
+_WITHOUT = re.compile(r"(?i)(^|[^a-z])(no|non|none|not|normal|healthy|control|negative|without)([^a-z]|$)|^no_?tumou?r")
 
 MIN_SIDE = 16
 """Fewest pixels along each side of an image."""
 
 
-def find_kaggle(folder: Path, pattern: str) -> tuple[LabelledImage, ...]:
+def find_kaggle(folder: Path, pattern: str, classes: Mapping[str, Sequence[str]] = FOLDERS) -> tuple[LabelledImage, ...]:
     """The images of a folder, sorted by id. Reads names only.
 
     Args:
-        folder: Holds the folders yes/ and no/, in any case.
+        folder: Holds the folders of the classes.
         pattern: `ImageDataConfig.patient_pattern`.
+        classes: `ImageDataConfig.classes`: names of the folders of no and of yes, in any case.
 
     Raises:
-        DataError: All problems at once: no such folder, no folder of a class or two of them, no image in one.
+        DataError: All problems at once: no such folder, no folder of a class or two of one name, no image in one; with the
+            folders that there are and how many images each holds.
         ConfigError: `pattern` is no regular expression with a group.
     """
     patient = patient_of(pattern)
-    advice = "Give kaggle_dir=FOLDER with the folders yes/ and no/ of JPEG, PNG or npz images"
+    advice = "Give kaggle_dir=FOLDER with the folders yes/ and no/ of JPEG, PNG or npz images, or name yours in data.classes"
     if not folder.is_dir():
         raise DataError(f"No Kaggle data found in kaggle_dir {folder}: no such folder. {advice}")
-    classes = _class_folders(folder)
-    if not any(classes.values()):
-        nested = [path for path in sorted(folder.iterdir()) if path.is_dir() and all(_class_folders(path).values())]
-        hint = f"; did you mean kaggle_dir={nested[0]}?" if nested else ""
-        raise DataError(f"No Kaggle data found in kaggle_dir {folder}: neither yes/ nor no/ in it. {advice}{hint}")
+    there = _folders(folder)
+    found = {(label, name): _called(name, there) for label, names in classes.items() for name in names}
+    if not any(found.values()):
+        wanted = " nor ".join(f"{name}/" for names in reversed([*classes.values()]) for name in names)
+        said = f"neither {wanted} in it{_listed(there)}"
+        raise DataError(f"No Kaggle data found in kaggle_dir {folder}: {said}. {_hint(folder, there, classes) or advice}")
     images, problems = [], []
-    for name, folders in classes.items():
+    for (label, name), folders in found.items():
         if len(folders) != 1:
-            found = (
-                f"{len(folders)} folders ({', '.join(path.name for path in folders)}); keep one" if folders else "no folder"
-            )
-            problems.append(f"class {name}: {found}; telling apart takes both classes")
+            told = f"{len(folders)} folders ({', '.join(path.name for path in folders)}); keep one"
+            missing = f"no folder {name}/{_listed(there)}; telling apart takes both classes"
+            problems.append(f"class {label}: {told if folders else missing}")
             continue
-        files = sorted(filter(_is_read, folders[0].iterdir()))
+        files = _pictures(folders[0])
         if not files:
             others = sorted({path.suffix for path in folders[0].iterdir() if path.suffix})
             problems.append(
-                f"class {name}: no image in {folders[0].name}/" + (f", only {', '.join(others)}" if others else "")
+                f"class {label}: no image in {folders[0].name}/" + (f", only {', '.join(others)}" if others else "")
             )
         for path in files:
-            key = f"{name}-{path.name}"
+            key = f"{folders[0].name.lower()}-{path.name}"
             owner = patient(scan_of(path.stem))
-            images.append(LabelledImage(key, "kaggle", key if owner == path.stem else owner, key, path, CLASSES[name]))
+            images.append(LabelledImage(key, "kaggle", key if owner == path.stem else owner, key, path, CLASSES[label]))
     if problems:
-        raise DataError(all_problems(f"kaggle_dir {folder}", problems, advice))
+        hint = "" if all(found.values()) else _hint(folder, there, classes)
+        raise DataError(all_problems(f"kaggle_dir {folder}", problems, hint or advice))
     return tuple(sorted(images, key=lambda image: image.id))
 
 
-def left_aside(folder: Path) -> list[dict[str, Any]]:
-    """What lies in yes/ and no/ and is not read, hidden files aside, as rows of `Prepared.dropped`."""
-    rows = []
-    for name, folders in _class_folders(folder).items():
-        for path in (path for each in folders for path in each.iterdir() if not _is_read(path)):
+def left_aside(folder: Path, classes: Mapping[str, Sequence[str]] = FOLDERS) -> list[dict[str, Any]]:
+    """What lies in the folders of the classes, beside them or in other folders and is not read, hidden files aside, as rows of
+    `Prepared.dropped`. What is of no class has an empty label."""
+    rows: list[dict[str, Any]] = []
+    there = _folders(folder)
+    labels = {name.casefold(): label for label, names in classes.items() for name in names}
+    for each in there:
+        label = labels.get(each.name.casefold())
+        if label is None and (count := sum(map(_is_read, each.rglob("*")))):
+            reason = f"folder {each.name}/, which data.classes does not name; pictures in it: {count}"
+            rows.append({"case": f"{each.name}/", "source": "kaggle", "label": "", "reason": reason})
+        for path in (path for path in each.iterdir() if label is not None and not _is_read(path)):
             if not path.name.startswith("."):
                 kind = path.suffix.lower() or "no ending"
                 if not path.is_file():
                     kind = f"a folder, pictures in it: {sum(map(_is_read, path.rglob('*')))}"
                 reason = f"not read ({kind}; JPEG, PNG and npz are)"
-                rows.append({"case": f"{name}-{path.name}", "source": "kaggle", "label": CLASSES[name], "reason": reason})
-    return rows
+                case = f"{each.name.lower()}-{path.name}"
+                rows.append({"case": case, "source": "kaggle", "label": CLASSES[str(label)], "reason": reason})
+    beside = [{"case": path.name, "source": "kaggle", "label": ""} for path in _pictures(folder)]
+    return rows + [row | {"reason": "beside the folders of the classes, in none"} for row in beside]
 
 
 class Read(NamedTuple):
@@ -187,12 +207,58 @@ def _duplicates(images: Sequence[LabelledImage], facts: Iterable[Digested]) -> d
     return dropped
 
 
-def _class_folders(folder: Path) -> dict[str, list[Path]]:
+def _folders(folder: Path) -> list[Path]:
+    """The folders in one, sorted; not what archives and systems leave there."""
     try:
-        folders = [path for path in sorted(folder.iterdir()) if path.is_dir()]
+        return [path for path in sorted(folder.iterdir()) if path.is_dir() and not path.name.startswith((".", "__MACOSX"))]
     except OSError:
-        folders = []
-    return {name: [path for path in folders if path.name.lower() == name] for name in CLASSES}
+        return []
+
+
+def _called(name: str, folders: Sequence[Path]) -> list[Path]:
+    return [path for path in folders if path.name.casefold() == name.casefold()]
+
+
+def _pictures(folder: Path) -> list[Path]:
+    return sorted(filter(_is_read, folder.iterdir()))
+
+
+def _listed(folders: Sequence[Path]) -> str:
+    """Which folders there are, for a message."""
+    listed = [f"{path.name}/ ({len(_pictures(path))} pictures)" for path in folders]
+    return f"; found {some(listed, 12)}" if listed else ""
+
+
+def _hint(folder: Path, there: Sequence[Path], classes: Mapping[str, Sequence[str]]) -> str:
+    """What to give for the folders that there are; nothing where they tell nothing."""
+    if said := _flag(there):
+        return f"Say which of them show no tumour and which one: {said}"
+    nested = {path: inner for path in there if (inner := _folders(path)) and any(map(_pictures, inner))}
+    if not nested:
+        return ""
+    first, *others = sorted(nested, key=lambda path: -sum(len(_pictures(one)) for one in nested[path]))
+    told = f"did you mean kaggle_dir={first}?"
+    if not all(_called(name, nested[first]) for names in classes.values() for name in names):
+        told += f" Its folders are others{_listed(nested[first])}: {_flag(nested[first])}"
+    if others:  # as Training/ and Testing/
+        rest = ", ".join(f"{path.name}/" for path in others)
+        told += f". Keep {rest} back, where what comes of it can be tried: mlflow run . -e predict -P input={others[0]}"
+    return told
+
+
+def _flag(folders: Sequence[Path]) -> str:
+    """What may be meant by the names of folders that hold pictures, as it can be typed; nothing of fewer than two."""
+    full = [path.name for path in folders if _pictures(path)]
+    guess = {
+        "no": [name for name in full if _WITHOUT.search(name)],
+        "yes": [name for name in full if not _WITHOUT.search(name)],
+    }
+    no, yes = (", ".join(map(_as_yaml, guess[label])) or "FOLDER" for label in CLASSES)
+    return f"-P {shlex.quote(f'data.classes={{no: [{no}], yes: [{yes}]}}')}" if len(full) > 1 else ""
+
+
+def _as_yaml(name: str) -> str:
+    return name if re.fullmatch(r"\w[\w .-]*", name) else json.dumps(name, ensure_ascii=False)
 
 
 def _is_read(path: Path) -> bool:

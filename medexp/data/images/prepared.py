@@ -1,8 +1,9 @@
 """Images that are ready for training: of one source or of both, found, read, checked, described and split."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -19,7 +20,7 @@ from medexp.data.storage import local_folder
 from medexp.errors import ConfigError, DataError, all_problems
 
 SOURCES = ("brats", "kaggle")
-"""Slices of volumes, and pictures in folders yes/ and no/."""
+"""Slices of volumes, and pictures in folders of their class."""
 
 _KEYS = {"brats": "slices_dir", "kaggle": "kaggle_dir"}
 
@@ -43,7 +44,7 @@ def prepare_images(
 
     Args:
         slices_dir: Folder or bucket of slices, as `prepare` cuts them.
-        kaggle_dir: Folder or bucket with yes/ and no/.
+        kaggle_dir: Folder or bucket with a folder of each class, as `data.classes` names them.
         data: How images are read and split; the splits follow from its `split_seed`.
         phantoms: The embedded data, used where neither folder is given; with one given, that one is used alone.
         cache: Root of the cache of phantoms and of what is known of each image.
@@ -67,7 +68,8 @@ def prepare_images(
         words = {"brats": "slices of meningioma phantoms", "kaggle": "Kaggle-like phantoms"}
         folders = {name: ensure[name]() for name in sources}
         source = " and ".join(words[name] for name in sources)
-    find = {"brats": find_slices, "kaggle": find_kaggle}
+    find: dict[str, Callable[[Path, str], tuple[LabelledImage, ...]]]
+    find = {"brats": find_slices, "kaggle": partial(find_kaggle, classes=data.classes)}
     images = [image for name, folder in folders.items() for image in find[name](folder, data.patient_pattern)]
     facts = {fact.case: fact for fact in describe_images(images, data, cache)}
     images = [replace(image, patient=_patient(image, facts[image.id])) for image in images]
@@ -95,7 +97,7 @@ def prepare_images(
         for image in images
         if image.id in dropped
     ]
-    rows += left_aside(folders["kaggle"]) if "kaggle" in folders else []
+    rows += left_aside(folders["kaggle"], data.classes) if "kaggle" in folders else []
     return Prepared(
         cases=kept,
         facts={case: facts[case] for case in kept},

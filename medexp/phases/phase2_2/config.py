@@ -35,7 +35,7 @@ class Phase2_2Config(ImagePhaseConfig):
     Args:
         encoder: models:/NAME@alias or models:/NAME/VERSION of a multi-task U-Net or of an encoder of volumes, or a multi-task
             U-Net's checkpoint file.
-        kaggle_dir: Folder with yes/ and no/, of JPEG, PNG or npz files.
+        kaggle_dir: Folder with yes/ and no/, or those that `data.classes` names, of JPEG, PNG or npz files.
         table: For an encoder of volumes: TSV with the columns id, path, label, patient and, where it is split, split, as probe
             takes it; without it glioma is told from meningioma on phantoms (demo only).
         features: Of an encoder of volumes, what is pooled from its maps and the head stands on: gap10 (the average of the

@@ -40,7 +40,7 @@ class Phase2_3Config(ImagePhaseConfig):
     Args:
         multitask: The network of phase 2.1: models:/NAME@alias or models:/NAME/VERSION.
         classifier: The head of phase 2.2, trained on that network's encoder: models:/NAME@alias or models:/NAME/VERSION.
-        kaggle_dir: Folder with yes/ and no/, of JPEG, PNG or npz files.
+        kaggle_dir: Folder with yes/ and no/, or those that `data.classes` names, of JPEG, PNG or npz files.
         margin: Largest loss of Dice, and of balanced accuracy, against phases 2.1 and 2.2 that counts as none.
     """
 

@@ -1,4 +1,5 @@
 import json
+import re
 import zlib
 from collections import Counter
 from io import BytesIO
@@ -10,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from medexp.data.images.kaggle import find_kaggle, read_kaggle, split_kaggle
+from medexp.data.images.kaggle import find_kaggle, left_aside, read_kaggle, split_kaggle
 from medexp.errors import ConfigError, DataError
+from tests.configured import configured
 from tests.data.images.small_images import LEGACY, Bomb, an_image, an_image_fact, kaggle_folder, pixels, write_picture
 
 PATTERN = r"^(BraTS-[A-Za-z]+-\d+)-\d+$"
@@ -47,7 +49,10 @@ def test_names_that_tell_of_a_patient(tmp_path):
         ),
         (lambda root: root.mkdir(), ["No Kaggle data found", "neither yes/ nor no/ in it", "kaggle_dir=FOLDER"]),
         (lambda root: kaggle_folder(root / "brain_tumor_dataset"), ["did you mean kaggle_dir=", "brain_tumor_dataset?"]),
-        (lambda root: write_picture(root / "yes" / "a.png"), ["class no: no folder; telling apart takes both classes"]),
+        (
+            lambda root: write_picture(root / "yes" / "a.png"),
+            ["class no: no folder no/; found yes/ (1 pictures); telling apart takes both classes"],
+        ),
         (lambda root: (write_picture(root / "yes" / "a.png"), (root / "no").mkdir()), ["class no: no image in no/"]),
         (
             lambda root: [(root / name).mkdir(parents=True) for name in ("yes", "no")],
@@ -69,6 +74,75 @@ def test_a_folder_that_cannot_be_used(tmp_path, make, words):
         find_kaggle(tmp_path / "set", PATTERN)
     for expected in (str(tmp_path / "set"), *words):
         assert expected in str(error.value)
+
+
+KINDS = {"no": ("no_tumor",), "yes": ("glioma_tumor", "meningioma_tumor")}
+
+
+def kinds_folder(root: Path) -> Path:
+    """Folders as sets of several kinds of tumour have them, each with a picture of the same name."""
+    for name in ("glioma_tumor", "meningioma_tumor", "No_Tumor", "pituitary [3]"):
+        write_picture(root / name / "image(1).jpg")
+    return root
+
+
+def test_folders_of_other_names_are_listed_and_can_be_named(tmp_path):
+    """What the message says can be given as it stands."""
+    with pytest.raises(DataError) as error:
+        find_kaggle(kinds_folder(tmp_path), PATTERN)
+    said = str(error.value)
+    assert "neither yes/ nor no/ in it; found No_Tumor/ (1 pictures), glioma_tumor/ (1 pictures), " in said
+    (typed,) = re.findall(r"-P '(data\.classes=.*)'", said)
+    given = configured("phase2_2", dict([typed.split("=", 1)])).data.classes
+    assert given == {"no": ("No_Tumor",), "yes": ("glioma_tumor", "meningioma_tumor", "pituitary [3]")}
+    found = find_kaggle(tmp_path, PATTERN, given)
+    assert [image.label for image in found] == [1, 1, 0, 1] and len({image.id for image in found}) == 4
+
+
+def test_a_folder_of_no_class_and_pictures_beside_them_are_told(tmp_path):
+    write_picture(kinds_folder(tmp_path) / "a.png")
+    write_picture(tmp_path / "__MACOSX" / "no_tumor" / "._a.png")
+    assert len(find_kaggle(tmp_path, PATTERN, KINDS)) == 3
+    (folder, beside) = left_aside(tmp_path, KINDS)
+    assert folder["reason"] == "folder pituitary [3]/, which data.classes does not name; pictures in it: 1"
+    assert (beside["case"], beside["reason"]) == ("a.png", "beside the folders of the classes, in none")
+
+
+def test_a_class_of_which_a_folder_is_missing(tmp_path):
+    with pytest.raises(DataError, match=r"class yes: no folder glioma/; found No_Tumor/ \(1 pictures\)"):
+        find_kaggle(kinds_folder(tmp_path), PATTERN, {"no": ("no_tumor",), "yes": ("glioma", "meningioma_tumor")})
+
+
+def test_folders_one_level_below(tmp_path):
+    for name in ("Training", "Testing"):
+        kinds_folder(tmp_path / name)
+    write_picture(tmp_path / "Training" / "glioma_tumor" / "image(2).jpg")
+    with pytest.raises(DataError) as error:
+        find_kaggle(tmp_path, PATTERN)
+    assert f"did you mean kaggle_dir={tmp_path / 'Training'}?" in str(error.value)
+    assert "-P 'data.classes={no: [No_Tumor], yes: [glioma_tumor, " in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "classes",
+    [
+        "{no: [no]}",
+        "{no: [a], yes: [b], other: [c]}",
+        "{no: [], yes: [b]}",
+        "{no: [a], yes: [b, A]}",
+        "{no: [a/b], yes: [c]}",
+    ],
+)
+def test_classes_that_are_none(classes):
+    with pytest.raises(ConfigError, match=r"data.classes: found .* there are these two classes"):
+        configured("phase2_2", {"data.classes": classes})
+
+
+def test_classes_of_a_file(tmp_path):
+    """yes and no are no truth values there, and 0 is a name where it is one."""
+    (tmp_path / "c.yaml").write_text("data:\n  classes: {no: ['0'], yes: ['1', 07_x]}\n")
+    assert configured("phase2_2", config=tmp_path / "c.yaml").data.classes == {"no": ("0",), "yes": ("1", "07_x")}
+    assert configured("phase2_2", {"data.classes": "{no: [0], yes: [1]}"}).data.classes == {"no": ("0",), "yes": ("1",)}
 
 
 def test_a_pattern_that_names_no_patient(tmp_path):
