@@ -20,6 +20,8 @@ from medexp.config.shared import Recoverable, Resumable
 from medexp.config.validate import described, shown
 from medexp.errors import ConfigError, MedexpError
 from medexp.files import parse_yaml
+from medexp.tracking.processes import PARENT, end_with
+from medexp.tracking.signals import ENDING, on_signals, terminate
 
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
@@ -36,7 +38,7 @@ def main(
         called: How else the phase is called, for its help.
 
     Returns:
-        The exit code: 0; 2 for bad input; 3 for a failed BLOCKING check; 130 or 143 when interrupted. A defect keeps its
+        The exit code: 0; 2 for bad input; 3 for a failed BLOCKING check; 130, 143 or 129 when interrupted. A defect keeps its
         traceback.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
@@ -122,17 +124,18 @@ def exit_code(command: str, work: Callable[[], int | None], go_on: str = "") -> 
     Returns:
         The exit code, as of `main`. With MEDEXP_DEBUG=1 the traceback of an error stands above the line.
     """
+    end_with(os.environ.pop(PARENT, ""))
     try:
-        return work() or 0
+        with on_signals(terminate):
+            return work() or 0
     except MedexpError as error:
         if os.environ.get("MEDEXP_DEBUG") == "1":
             traceback.print_exc()
         print(f"medexp {command}: error: {error}", file=sys.stderr)
         return error.exit_code
     except (KeyboardInterrupt, SystemExit) as stop:
-        # tracking/runs.py turns SIGTERM into SystemExit(143), so that the run ends KILLED and not RUNNING
         code = 130 if isinstance(stop, KeyboardInterrupt) else stop.code
-        if code not in (130, 143):
+        if not (isinstance(code, int) and code - 128 in ENDING):
             raise
         print(f"medexp {command}: interrupted{go_on}", file=sys.stderr)
         return code

@@ -3,30 +3,37 @@
 import functools
 import os
 import re
-from pathlib import Path
 
 import mlflow
-import sqlalchemy
 from mlflow import MlflowClient
-from mlflow.entities import Experiment, LifecycleStage
+from mlflow.entities import Experiment, LifecycleStage, Run
 from mlflow.exceptions import MlflowException
 
 from medexp.errors import ConfigError
+from medexp.tracking.processes import PROCESS, in_words, is_above, is_gone
+from medexp.tracking.stores import database_file, without_secrets
 
-_NAME, _ID = "MLFLOW_EXPERIMENT_NAME", "MLFLOW_EXPERIMENT_ID"
+_NAME, _ID, _RUN = "MLFLOW_EXPERIMENT_NAME", "MLFLOW_EXPERIMENT_ID", "MLFLOW_RUN_ID"
 
 
-def experiment_for(phase: str) -> str:
-    """Id of the experiment of a new run: of MLFLOW_EXPERIMENT_NAME or MLFLOW_EXPERIMENT_ID, else of the name of its phase.
+def experiment_for(phase: str, name: str | None = None, given: str | None = None) -> str:
+    """Id of the experiment of a new run: of a name or an id that the user gave, else of the name of its phase.
 
     One that is not there yet is made; of several processes that make it at once, all get it.
+
+    Args:
+        phase: The phase.
+        name: The name that the user gave; without it MLFLOW_EXPERIMENT_NAME.
+        given: The id; without it, and without a name, MLFLOW_EXPERIMENT_ID.
 
     Raises:
         ConfigError: The id is no experiment's, or the experiment was deleted.
     """
     client = MlflowClient()
+    if not (name or given):
+        name, given = os.environ.get(_NAME), os.environ.get(_ID)
     found: Experiment | None
-    if given := not os.environ.get(_NAME) and os.environ.get(_ID):
+    if given and not name:
         try:
             found = client.get_experiment(given)
         except MlflowException as error:
@@ -34,7 +41,7 @@ def experiment_for(phase: str) -> str:
                 raise
             raise ConfigError(f"{_ID}: there is no experiment {given!r}; give another, or {_NAME}=NAME makes one") from error
     else:
-        name = os.environ.get(_NAME) or phase
+        name = name or phase
         if (found := client.get_experiment_by_name(name)) is None:
             try:
                 return str(client.create_experiment(name, _beside_the_database(name)))
@@ -43,12 +50,43 @@ def experiment_for(phase: str) -> str:
                     raise
             found = client.get_experiment_by_name(name)
     assert found is not None
+    _check_active(found)
+    return str(found.experiment_id)
+
+
+def given_run(run_id: str) -> Run:
+    """The run of MLFLOW_RUN_ID, which the process is to write to: `mlflow run` made it, or the user did.
+
+    A scheduler, a notebook or a terminal may have left the variable over.
+
+    Raises:
+        ConfigError: There is no such run, it has ended, or another process writes to it.
+    """
+    way_out = f"Unset it for a run of its own: unset {_RUN}"
+    try:
+        found = MlflowClient().get_run(run_id)
+    except MlflowException as error:
+        if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            raise
+        store = without_secrets(mlflow.get_tracking_uri())
+        raise ConfigError(f"{_RUN}: there is no run {run_id!r} in {store}. {way_out}") from error
+    if found.info.lifecycle_stage != LifecycleStage.ACTIVE:
+        raise ConfigError(f"{_RUN}: run {run_id} was deleted. {way_out}")
+    if found.info.status not in ("RUNNING", "SCHEDULED"):
+        raise ConfigError(f"{_RUN}: run {run_id} is {found.info.status}; a run that has ended is not written to. {way_out}")
+    holder = found.data.tags.get(PROCESS, "")
+    if is_gone(holder) is False and not is_above(holder):
+        raise ConfigError(f"{_RUN}: run {run_id} is {in_words(holder)}'s, which goes on. {way_out}")
+    _check_active(MlflowClient().get_experiment(found.info.experiment_id))
+    return found
+
+
+def _check_active(found: Experiment) -> None:
     if found.lifecycle_stage != LifecycleStage.ACTIVE:
         raise ConfigError(
             f"experiment {found.name!r} was deleted; bring it back: mlflow experiments restore -x {found.experiment_id}; or "
             f"name another: {_NAME}=NAME"
         )
-    return str(found.experiment_id)
 
 
 @functools.cache
@@ -64,6 +102,5 @@ def _beside_the_database(name: str) -> str | None:
     in a file, which is in no such folder, that may be anywhere. Of a name that is no folder's, what can be is kept: runs have
     folders of their own in there.
     """
-    uri = mlflow.get_tracking_uri()
-    file = sqlalchemy.make_url(uri).database if uri.startswith("sqlite:") else None
-    return str(Path(file).absolute().parent / "mlruns" / re.sub(r"[^\w-]", "_", name)[:60]) if file else None
+    file = database_file(mlflow.get_tracking_uri())
+    return str(file.parent.resolve() / "mlruns" / re.sub(r"[^\w-]", "_", name)[:60]) if file else None

@@ -1,10 +1,17 @@
 """Which process does something, and whether it is still there."""
 
+import os
 import platform
 import re
+import signal
+import threading
 
 import psutil
 
+PROCESS = "medexp.process"
+"""The tag of a run that says whose it is, as `this_process` does."""
+PARENT = "MEDEXP_PARENT"
+"""The variable in which a process that starts another says which it is, so that the other one ends with it."""
 _SAME_START = 3  # seconds: a start time is told from the clock, which is set right now and then
 
 
@@ -24,3 +31,31 @@ def is_gone(process: str) -> bool | None:
         return there.status() == psutil.STATUS_ZOMBIE or abs(there.create_time() - int(found[3])) > _SAME_START
     except psutil.NoSuchProcess:
         return True
+
+
+def in_words(process: str) -> str:
+    """A process that `this_process` described, for a message."""
+    node, pid, _ = process.rsplit(" ", 2)
+    return f"process {pid} on {node}"
+
+
+def is_above(process: str) -> bool:
+    """Whether a process that `this_process` described, and that is not gone, is this one or one that it was started by."""
+    pid = int(process.rsplit(" ", 2)[1])
+    return pid in {os.getpid(), *(parent.pid for parent in psutil.Process().parents())}
+
+
+def end_with(process: str) -> None:
+    """Send this process SIGTERM as soon as another one, which `this_process` described, has ended, however it did."""
+    if is_gone(process) is None:
+        return
+
+    def watch() -> None:
+        try:
+            if not is_gone(process):
+                psutil.Process(int(process.rsplit(" ", 2)[1])).wait()
+        except psutil.NoSuchProcess:
+            pass  # it has ended already
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, name="end with the parent", daemon=True).start()

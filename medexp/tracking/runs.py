@@ -5,7 +5,6 @@ import json
 import logging
 import os
 import re
-import signal
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -28,11 +27,12 @@ from medexp.config.keys import run_name
 from medexp.config.shared import Resumable
 from medexp.errors import MedexpError, Pruned, StorageError
 from medexp.reporting import NullReporter, Reporter
-from medexp.tracking.experiments import experiment_for, experiment_of
+from medexp.tracking.experiments import experiment_for, experiment_of, given_run
 from medexp.tracking.killed import end_run
+from medexp.tracking.processes import PROCESS, this_process
 from medexp.tracking.provenance import config_yaml, environment, flat_params, git_state, installed_packages
 from medexp.tracking.reporter import MlflowReporter
-from medexp.tracking.signals import Terminated, on_sigterm, sigterm_waits, terminate
+from medexp.tracking.signals import Terminated, on_signals, signals_wait, terminate, was_terminated
 from medexp.tracking.stores import STORE_ERRORS, check_store, reason, retries, without_secrets
 
 _log = logging.getLogger(__name__)
@@ -125,7 +125,7 @@ def tracked_run(
     """One run of a phase: starts it, logs what it is made with, and ends it as what it came to.
 
     The run ends FINISHED; FAILED after an error, whose message becomes the tag `medexp.error` and whose class
-    `medexp.error_type`; KILLED after Ctrl-C or SIGTERM.
+    `medexp.error_type`; KILLED after Ctrl-C, SIGTERM or SIGHUP.
     What the reporter still holds is written in each case. Inside `mlflow run` it is the run that MLflow created; outside, a
     new one in the experiment that the user names, else in the one named by `phase`. While another tracked run is going on, it
     is a new run nested in that one, in the same experiment; what ends it early ends the outer one as well. It is called what
@@ -139,6 +139,7 @@ def tracked_run(
         run_id: The first process's run id, where `is_main` is False.
 
     Raises:
+        ConfigError: MLFLOW_RUN_ID names no run that can be written to, or the experiment cannot be used.
         StorageError: The output folder cannot be written or the tracking store does not answer: before anything else is done,
             or later, when the disk is full or the store went away.
     """
@@ -151,7 +152,7 @@ def tracked_run(
     _check_writable(output_dir)
     check_store()
     outer = mlflow.active_run()
-    with sigterm_waits(then_raise=outer is not None) as waiting:
+    with signals_wait(then_raise=outer is not None) as waiting:
         with store_failures(output_dir, "Nothing was trained yet: start again when the cause is gone."):
             name = called(phase, config, _more_words.get(), "resumed" if resumed_from else "")
             started = _start(phase, name, outer.info.experiment_id if outer else None)
@@ -162,9 +163,9 @@ def tracked_run(
         go_on = f"go on from there with -P resume={run.id}" if isinstance(config, Resumable) else "run it again"
         kept = f"What was done is kept in {run.folder}: when the cause is gone, {go_on}"
         try:
-            with on_sigterm(terminate), store_failures(run.folder, kept):
+            with on_signals(terminate), store_failures(run.folder, kept):
                 if waiting:
-                    terminate(signal.SIGTERM, None)
+                    terminate(waiting[0], None)
                 monitor.start()
                 _log_provenance(run, client, config)
                 if resumed_from is not None:
@@ -173,7 +174,8 @@ def tracked_run(
                 yield run
                 run.reporter.flush()
         except BaseException as error:
-            killed = isinstance(error, KeyboardInterrupt | Terminated)
+            stopped = was_terminated(error)
+            killed = stopped is not None or isinstance(error, KeyboardInterrupt)
             told = str(error) if isinstance(error, MedexpError) else f"{type(error).__name__}: {error}"
             if isinstance(error, MedexpError) and error.run is None:
                 error.run = run.id
@@ -190,6 +192,8 @@ def tracked_run(
                     mlflow.end_run("KILLED" if killed else "FAILED")
                 except STORE_ERRORS as second:
                     _log.warning("Run %s still counts as running: %s", run.id, reason(second))
+            if stopped is not None and stopped is not error:
+                raise stopped from None
             raise
         with store_failures(run.folder, kept):
             monitor.finish()
@@ -198,12 +202,12 @@ def tracked_run(
 
 def _start(phase: str, name: str, outer_experiment: str | None) -> ActiveRun:
     # MLflow's own monitor is left running when the store is gone at the end: ours is started by the caller.
-    tags = {"medexp.phase": phase}
+    tags = {"medexp.phase": phase, PROCESS: this_process()}
     if outer_experiment is not None:
         return mlflow.start_run(None, outer_experiment, name, nested=True, tags=tags, log_system_metrics=False)
     if "MLFLOW_RUN_ID" not in os.environ:
         return mlflow.start_run(None, experiment_for(phase), name, tags=tags, log_system_metrics=False)
-    made = MlflowClient().get_run(os.environ["MLFLOW_RUN_ID"]).info  # by `mlflow run`, in the right experiment
+    made = given_run(os.environ["MLFLOW_RUN_ID"]).info  # by `mlflow run`, in the right experiment
     if DRAWN_NAME.fullmatch(made.run_name):
         tags[MLFLOW_RUN_NAME] = name
     if mlflow.get_experiment(made.experiment_id).name == phase:  # not named by the user
@@ -218,8 +222,8 @@ def child_run(
 ) -> Iterator[TrackedRun]:
     """A run in another one, of any process, for one of many trials: what all of them are made with is in the parent.
 
-    The run ends as its block does: FINISHED, also when the block is left with `Pruned`; KILLED after Ctrl-C or SIGTERM; else
-    FAILED, with the tag `medexp.error`.
+    The run ends as its block does: FINISHED, also when the block is left with `Pruned`; KILLED after a signal; else FAILED,
+    with the tag `medexp.error`.
 
     Args:
         parent_id: The run that it is shown in.
@@ -230,7 +234,8 @@ def child_run(
     """
     client = MlflowClient()
     experiment = experiment_of(parent_id, client.tracking_uri)
-    made = client.create_run(experiment, tags={MLFLOW_PARENT_RUN_ID: parent_id, **_more_tags.get(), **tags}, run_name=name)
+    known = {MLFLOW_PARENT_RUN_ID: parent_id, PROCESS: this_process()}
+    made = client.create_run(experiment, tags={**known, **_more_tags.get(), **tags}, run_name=name)
     run_id = made.info.run_id
     client.log_batch(run_id, params=[Param(key, value) for key, value in params.items()])
     run = TrackedRun(run_id, output_dir / run_id, MlflowReporter(client, run_id), client)

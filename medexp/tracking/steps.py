@@ -13,10 +13,10 @@ from mlflow.entities import Run
 import medexp
 from medexp.config.keys import Role, flat, marked
 from medexp.files import shipped
-from medexp.tracking.processes import is_gone, this_process
+from medexp.tracking.processes import PROCESS, is_gone
 from medexp.tracking.runs import TrackedRun
 
-_KEY, _MADE, _PROCESS = "medexp.step_key", "medexp.registered", "medexp.process"
+_KEY, _MADE = "medexp.step_key", "medexp.registered"
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def code_digest() -> str:
 
 def tags_of_step(key: str) -> dict[str, str]:
     """The tags that a step's run carries from its start."""
-    return {_KEY: key, _PROCESS: this_process()}
+    return {_KEY: key}
 
 
 def mark_done(run_id: str, registered: tuple[str, ...], key: str | None = None) -> None:
@@ -83,7 +83,7 @@ def find_done(parent: TrackedRun, key: str) -> list[StepRun]:
 def find_interrupted(parent: TrackedRun, key: str) -> list[StepRun]:
     """Runs of the same step with the same inputs that were ended early, the newest first."""
     found = _search(parent, f"tags.`{_KEY}` = '{key}' and attributes.status != 'FINISHED'")
-    return [_step_run(run) for run in found if run.info.status != "RUNNING" or is_gone(run.data.tags.get(_PROCESS, ""))]
+    return [_step_run(run) for run in found if run.info.status != "RUNNING" or is_gone(run.data.tags.get(PROCESS, ""))]
 
 
 def find_run(run_id: str) -> StepRun:

@@ -1,7 +1,10 @@
 """The stores that MLflow writes to: whether they answer, and what to say when they do not."""
 
+import getpass
+import hashlib
 import os
 import re
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,10 +14,17 @@ import mlflow
 import sqlalchemy
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
-from mlflow.store.db.utils import _safe_initialize_tables, _verify_schema
+from mlflow.store.db.utils import (
+    _all_tables_exist,
+    _get_latest_schema_revision,
+    _get_schema_version,
+    _initialize_tables,
+    _is_empty_database,
+)
 from sqlalchemy.exc import SQLAlchemyError
 
 from medexp.errors import StorageError
+from medexp.files import alone
 
 STORE_ERRORS = (MlflowException, SQLAlchemyError, OSError)  # those of requests are OSErrors
 _RETRIES = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"
@@ -50,25 +60,59 @@ def check_store() -> str:
     shown = without_secrets(uri)
     try:
         if not uri.startswith(("http", "file:", "databricks", "/", ".")):  # MLflow would try a database for two minutes
-            url = sqlalchemy.make_url(uri)
-            if url.get_backend_name() == "sqlite" and url.database:
-                Path(url.database).parent.mkdir(parents=True, exist_ok=True)
-            engine = sqlalchemy.create_engine(url)
-            engine.connect().close()
-            try:
-                _verify_schema(engine)
-            except MlflowException:
-                # One process makes the tables and others wait, which MLflow's own first use of a store does not do. The lock
-                # lies in the folder for temporary files and is its maker's: it is for stores that are not there yet.
-                _safe_initialize_tables(engine)
+            _make(uri)
         with retries(1):
             MlflowClient().search_experiments(max_results=1)
-    except (*STORE_ERRORS, ImportError) as error:
+    except (*STORE_ERRORS, ImportError, ValueError) as error:
         raise StorageError(
             f"tracking store {shown}: does not answer ({reason(error)}). Start it, or name another one with "
             "MLFLOW_TRACKING_URI (unset, it is mlflow.db in this folder)"
         ) from error
     return shown
+
+
+def database_file(uri: str) -> Path | None:
+    """The file of a store that is a database in one; None for others."""
+    file = sqlalchemy.make_url(uri).database if uri.startswith("sqlite") else None
+    return Path(file).absolute() if file else None
+
+
+def _make(uri: str) -> None:
+    """Make a store in a database that holds none: one process does, and others wait, which MLflow's own first use does not do.
+
+    Raises:
+        StorageError: Whoever made it was ended before it was done.
+    """
+    file, engine = database_file(uri), sqlalchemy.create_engine(uri)
+    if file is not None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+    engine.connect().close()
+    if _get_schema_version(engine) == _get_latest_schema_revision() and _holds_experiments(engine):
+        return
+    # Of a database that is in no file, the lock is this user's on this machine.
+    name = f"medexp-{getpass.getuser()}-{hashlib.sha256(uri.encode()).hexdigest()[:16]}"
+    with alone(file.with_name(f".{file.name}.lock") if file else Path(tempfile.gettempdir()) / f"{name}.lock"):
+        if _is_empty_database(engine) or (_holds_experiments(engine) and not _all_tables_exist(engine)):
+            _initialize_tables(engine)
+        if _get_schema_version(engine) != _get_latest_schema_revision():
+            if _holds_experiments(engine):
+                return  # an older one: MLflow says what to do
+            way = f"Delete {file}" if file else "Drop its tables"
+            raise StorageError(
+                f"tracking store {without_secrets(uri)}: is half made, and holds nothing yet: the process that made it was "
+                f"ended before it was done. {way}, and start again"
+            )
+        from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore  # a store that is there needs it not
+
+        # The files of the experiment "Default" go where MLflow's own first use would have it: in the folder of whoever asks.
+        SqlAlchemyStore(uri, str((file.parent if file else Path.cwd()) / "mlruns"))
+
+
+def _holds_experiments(engine: sqlalchemy.Engine) -> bool:
+    if not sqlalchemy.inspect(engine).has_table("experiments"):
+        return False
+    with engine.connect() as connection:
+        return connection.execute(sqlalchemy.text("SELECT 1 FROM experiments")).first() is not None
 
 
 def find_store() -> str:
@@ -78,7 +122,7 @@ def find_store() -> str:
         StorageError: There is none, or it does not answer.
     """
     uri = mlflow.get_tracking_uri()
-    file = Path(sqlalchemy.make_url(uri).database or "") if uri.startswith("sqlite:") else None
+    file = database_file(uri)
     if file is not None and not file.is_file():
         raise StorageError(
             f"tracking store {uri}: there is none yet. Go to the folder where runs were started, name another store with "

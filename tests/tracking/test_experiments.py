@@ -1,16 +1,22 @@
 """Where a new run belongs, in a real store; and the store that several processes are the first to use."""
 
 import os
+import platform
+import sqlite3
+import subprocess
 import tempfile
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import mlflow
+import psutil
 import pytest
 from mlflow import MlflowClient
 
-from medexp.errors import ConfigError
-from medexp.tracking.experiments import experiment_for
+from medexp.errors import ConfigError, StorageError
+from medexp.tracking.experiments import experiment_for, given_run
+from medexp.tracking.processes import PROCESS, this_process
 from medexp.tracking.stores import check_store
 from tests.studies.at_work import all_at_once
 
@@ -59,16 +65,67 @@ def test_an_experiment_whose_name_is_no_folders_has_a_folder_too(store: MlflowCl
     location.mkdir(parents=True)
 
 
-def starts_first(barrier: Any, answers: Any, folder: Path) -> None:
+def starts_first(barrier: Any, answers: Any, folder: Path, uri: str) -> None:
     os.chdir(folder)
-    mlflow.set_tracking_uri("sqlite:///mlflow.db")
+    mlflow.set_tracking_uri(uri)
     barrier.wait()
     check_store()
-    answers.put(experiment_for("phase1"))
+    answers.put((experiment_for("phase1"), MlflowClient().get_experiment("0").artifact_location))
 
 
 def test_processes_that_are_the_first_in_a_store_all_work(tmp_path: Path) -> None:
-    assert len(set(all_at_once(3, starts_first, tmp_path))) == 1
+    (folder := tmp_path / "elsewhere").mkdir()
+    uri = f"sqlite:///{tmp_path / 'stores' / 'mlflow.db'}"
+    assert set(all_at_once(3, starts_first, folder, uri)) == {("1", str(tmp_path / "stores" / "mlruns" / "0"))}
+
+
+@pytest.mark.parametrize(
+    "half", ["CREATE TABLE experiments (experiment_id INTEGER)", "CREATE TABLE _alembic_tmp_latest_metrics (key VARCHAR)"]
+)
+def test_a_store_that_was_left_half_made_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, half: str) -> None:
+    with closing(sqlite3.connect(tmp_path / "mlflow.db")) as made:
+        made.execute(half)
+        made.execute("CREATE TABLE runs (run_uuid VARCHAR)")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
+    with pytest.raises(
+        StorageError, match=rf"half made, and holds nothing yet: .*Delete {tmp_path}/mlflow.db, and start again"
+    ):
+        check_store()
+
+
+def test_a_run_that_is_given_can_be_written_to(store: MlflowClient) -> None:
+    parent = " ".join([platform.node(), str(os.getppid()), f"{psutil.Process(os.getppid()).create_time():.0f}"])
+    for tags in ({}, {PROCESS: this_process()}, {PROCESS: parent}, {PROCESS: "elsewhere 1 1"}):
+        run = store.create_run("0", tags=tags)
+        assert given_run(run.info.run_id).info.run_id == run.info.run_id
+
+
+@pytest.mark.parametrize(
+    ("kind", "told"),
+    [
+        ("FINISHED", "is FINISHED; a run that has ended is not written to"),
+        ("KILLED", "is KILLED; a run that has ended is not written to"),
+        ("unknown", "there is no run '0{32}' in sqlite"),
+        ("deleted", "was deleted"),
+        ("of another", r"is process \d+ on .*'s, which goes on"),
+        ("in a deleted experiment", "experiment 'gone' was deleted; bring it back: mlflow experiments restore"),
+    ],
+)
+def test_a_run_that_was_left_over_is_named_with_a_way_out(store: MlflowClient, kind: str, told: str) -> None:
+    with subprocess.Popen(["cat"], stdin=subprocess.PIPE) as other:
+        own = f"{platform.node()} {other.pid} {psutil.Process(other.pid).create_time():.0f}"
+        experiment = store.create_experiment("gone")
+        run = store.create_run(experiment, tags={PROCESS: own} if kind == "of another" else {}).info.run_id
+        if kind in ("FINISHED", "KILLED"):
+            store.set_terminated(run, kind)
+        if kind == "deleted":
+            store.delete_run(run)
+        if kind == "in a deleted experiment":
+            store.delete_experiment(experiment)
+            store.restore_run(run)
+        with pytest.raises(ConfigError, match=told):
+            given_run("0" * 32 if kind == "unknown" else run)
+        other.kill()
 
 
 def test_a_store_that_is_there_takes_no_lock_that_another_user_may_have_made(

@@ -3,8 +3,10 @@
 import os
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import mlflow
@@ -139,9 +141,11 @@ def test_a_run_is_in_the_experiment_of_its_phase_unless_the_user_names_one(
     for key, value in environment.items():
         monkeypatch.setenv(key, value)
     folder = project(tmp_path / "project")
+    monkeypatch.chdir(folder)  # files lie beside the database, whoever makes the experiment
     assert mlflow_run(folder, *options).exit_code == 0
     run = store.get_run(told(folder)[3])
-    assert store.get_experiment(run.info.experiment_id).name == name
+    experiment = store.get_experiment(run.info.experiment_id)
+    assert (experiment.name, Path(experiment.artifact_location).parent) == (name, tmp_path / "mlruns")
 
 
 def test_an_experiment_that_was_deleted_is_told_in_a_line(bare_path, store, tmp_path):
@@ -149,6 +153,24 @@ def test_an_experiment_that_was_deleted_is_told_in_a_line(bare_path, store, tmp_
     result = mlflow_run(project(tmp_path / "project"))
     assert result.exit_code == 2
     assert "experiment 'job' was deleted; bring it back" in result.output
+
+
+def test_a_store_that_was_left_half_made_is_told_in_a_line(bare_path, store, tmp_path, monkeypatch):
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "mine")  # which MLflow looks up first of all
+    (tmp_path / "mlflow.db").unlink()
+    with closing(sqlite3.connect(tmp_path / "mlflow.db")) as made:
+        made.execute("CREATE TABLE runs (run_uuid VARCHAR)")
+    result = mlflow_run(project(tmp_path / "project"))
+    assert result.exit_code == 2
+    assert "is half made, and holds nothing yet" in result.output
+
+
+def test_a_run_that_has_ended_is_not_written_to(bare_path, store, tmp_path):
+    ended = store.create_run("0").info.run_id
+    store.set_terminated(ended, "FINISHED")
+    result = mlflow_run(project(tmp_path / "project"), "--run-id", ended)
+    assert result.exit_code == 2
+    assert f"run {ended} is FINISHED; a run that has ended is not written to" in result.output
 
 
 def test_a_name_that_the_user_gives_is_no_name_that_mlflow_draws(bare_path, store, tmp_path):
@@ -183,7 +205,7 @@ def test_other_projects_are_left_to_mlflow(bare_path, tmp_path):
 def test_the_exit_code_of_the_command_is_handed_on(cause, code, bare_path, store, tmp_path):
     folder = project(tmp_path / "project")
     assert mlflow_run(folder, "-P", cause).exit_code == code
-    assert store.get_run(told(folder)[3]).info.status == "FAILED"
+    assert store.get_run(told(folder)[3]).info.status == ("FAILED" if code < 128 else "KILLED")
 
 
 @pytest.mark.parametrize("status", ["KILLED", "FAILED"])

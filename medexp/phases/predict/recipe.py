@@ -32,8 +32,10 @@ from medexp.phases.predict.written import Record, claim, record_of, release, tab
 from medexp.phases.shared.context import Context, context
 from medexp.registry.external import log_external
 from medexp.registry.predictors import Ready
+from medexp.registry.store import resolve
 from medexp.terminal import followed
 from medexp.tracking.datasets import log_datasets
+from medexp.tracking.stores import find_store
 
 _SEED = 2  # of the phantoms: no base was trained on them, and no probe
 
@@ -46,6 +48,8 @@ def run(config: PredictConfig) -> None:
         RegistryError: There is no such model, or its contract names something that this version of medexp does not know.
         ConfigError: The output is no place for these predictions.
     """
+    find_store()
+    resolve(config.model)  # looked for before there is a run, or a store, of nothing
     with context(PHASE, config) as ctx:
         work = read(ctx)
         done = predict(ctx, work)

@@ -8,11 +8,12 @@ from medexp.phases.promote.rescore import rescore
 from medexp.registry.definitions import load_definition
 from medexp.registry.journal import CHAMPION, read
 from medexp.registry.promotion import Judgement, champion_of, confirm, crown, judge, scores_of
-from medexp.registry.store import Pulled, pull
+from medexp.registry.store import Pulled, pull, resolve
 from medexp.terminal import terminal
 from medexp.tracking.figures import gains
 from medexp.tracking.results import log_checks, log_intervals, log_summary
 from medexp.tracking.runs import TrackedRun, tracked_run
+from medexp.tracking.stores import find_store
 from medexp.tracking.ui import next_line
 
 
@@ -25,9 +26,12 @@ def run(config: PromoteConfig) -> None:
         CheckFailed: The policy does not support the move; nothing was moved.
     """
     definition = load_definition(config.model, phases.checks())
+    uri = f"models:/{config.model}" + (f"/{config.version}" if config.version else "@candidate")
+    find_store()
+    resolve(uri)  # looked for before there is a run, or a store, of nothing
     with tracked_run("promote", config) as tracked:
         journal, stands = champion_of(config.model)
-        candidate = registry.pull(f"models:/{config.model}" + (f"/{config.version}" if config.version else "@candidate"))
+        candidate = registry.pull(uri)
         if candidate.version == stands:
             moved = next(entry for entry in reversed(journal.entries) if entry.alias == CHAMPION)
             confirm(moved, tracked.id)  # who moved it may have been killed before loading it

@@ -224,7 +224,7 @@ def test_what_was_judged_by_folds_cannot_be_scored_anew(
             {"model": "nothing"},
             "model 'nothing': has no definition; known are bsf_base, meanflow_base, medgemma_base",
         ),
-        ({"model": "bsf_base"}, "bsf_base: no model bsf_base in this registry; registered are: phase1_encoder_merged"),
+        ({"model": "bsf_base"}, "no model bsf_base in this registry; registered are: phase1_encoder_merged"),
         ({"version": "9"}, "has no version 9; it has: 1, 2"),
         ({"version": "0"}, "version: found 0; at least 1"),
         ({"version": "2"}, "version 2 of phase1_encoder_merged holds no package; it was made by another program"),
@@ -245,6 +245,8 @@ def test_bad_input_is_told_in_a_line(
     error = capsys.readouterr().err
     assert told in error and "Traceback" not in error
     assert champion(store) == "1"
+    looked_first = "holds no package" not in told
+    assert (store.get_experiment_by_name("promote") is None) == looked_first
 
 
 def test_a_champion_that_was_moved_by_hand_is_not_overruled(
