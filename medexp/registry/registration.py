@@ -32,7 +32,7 @@ from medexp.registry.client import answering, pages, quoted
 from medexp.registry.contracts import PATH, parameters_of, takes_paths
 from medexp.registry.definitions import Definition
 from medexp.registry.packages import MANIFEST, network_of, read_json
-from medexp.registry.store import AROUND, PACKAGE, Registered, Stored, held, location_of
+from medexp.registry.store import AROUND, PACKAGE, Registered, Stored, held, location_of, stored_at
 from medexp.registry.tags import upstream_tag
 
 _MODEL_FILE = Path(__file__).with_name("pyfunc_model.py")
@@ -179,7 +179,7 @@ def _log(client: MlflowClient, run_id: str, folder: Path, name: str, digest: str
             client.log_model_artifacts(logged.model_id, str(folder), PACKAGE)
         given = {"package": folder, "validate_serving_input": False}
         Model.log(None, SimpleNamespace(save_model=_save), run_id=run_id, model_id=logged.model_id, **given)
-        if not (stored := held(logged.artifact_location, digest)):
+        if (stored := stored_at(logged.artifact_location, name)).digest != digest:
             raise RegistryError(f"{name}: the store holds another package than was logged; log it again")
     except BaseException:
         client.delete_logged_model(logged.model_id)

@@ -154,6 +154,7 @@ def test_both_ways_of_loading_agree_in_a_fresh_process_and_unpickle_nothing(
     command = [sys.executable, "-c", BOTH_WAYS, str(ROOT), medexp]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+    assert not list(stored(registered).parents[1].rglob("*.pyc")), "a store holds what was registered"
     x = np.random.default_rng(0).normal(size=(1, 4, 64, 32, 32)).astype(np.float32)
     with torch.inference_mode():
         here = registry.load(f"models:/{NAME}/1")(torch.from_numpy(x)).numpy()
