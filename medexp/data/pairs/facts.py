@@ -25,7 +25,7 @@ from medexp.data.volumes.facts import along_ras, digests
 from medexp.errors import DataError, all_problems
 from medexp.files import replacing
 
-VERSION = 1
+VERSION = 2
 """Raise it when what is computed here, in `read`, or in `volumes` of it changes: what is cached is then computed anew."""
 
 SMALLEST = 16
@@ -34,6 +34,10 @@ SMALLEST = 16
 BESIDE = 0.5
 """Share of a lesion that may lie on background; more is the mask of another image."""
 
+LARGEST = 0.4
+"""Share of a head that a lesion may fill; more is a mask of the brain, or of what is no lesion."""
+
+_VALUES = 8  # that a mask may hold if its values are labels; more is a map of probabilities, or of structures
 _DARK = 0.1  # of a head: around a resampled one some voxels lie a little below the background
 _POINTS = 20_000  # of a head's voxels that are looked at
 
@@ -93,7 +97,8 @@ def describe_pairs(cases: Sequence[Case], data: PairDataConfig, cache: Path, blo
 
     Raises:
         DataError: All problems of all cases at once: those of `read_pair`; a head that is too small for the VAE, or darker
-            than its background; a lesion that is lost on the network's grid, that its border cuts, or that lies on background.
+            than its background; a lesion that is lost on the network's grid, that its border cuts, that lies on background, or
+            that fills the head.
     """
     follows = [VERSION, preprocessing(data.spacing, data.input_size).key, data.lesion]
     entries = {case.id: cache / "pairs" / f"{_key(case, follows)}.json" for case in cases}
@@ -108,8 +113,12 @@ def describe_pairs(cases: Sequence[Case], data: PairDataConfig, cache: Path, blo
         held = unfit | {value for fact in known.values() for value in fact.values}
         if unfit:
             listed = ",".join(map(str, sorted(held)))
-            told += f"\nThe masks hold {listed}. If all of that is lesion: -P '{block}.lesion=[{listed}]'; "
-            told += "else write masks of 0 and 1"
+            if len(held) <= _VALUES and min(held) > 0:
+                told += f"\nThe masks hold {listed}. If all of that is lesion: -P '{block}.lesion=[{listed}]'; "
+                told += "else write masks of 0 and 1"
+            else:
+                told += f"\nThe masks hold {len(held)} values, from {min(held)} to {max(held)}, as maps of probabilities or "
+                told += "structures do: write masks of 0 and 1, as by fslmaths MASK -thr VALUE -bin NEW_MASK"
         raise DataError(told)
     return {case.id: known[case.id] for case in cases}
 
@@ -145,8 +154,9 @@ def _describe(case: Case, data: PairDataConfig, entry: Path, block: str) -> Pair
         cut=float(1 - ((at >= -0.5) & (at < np.array(shape) - 0.5)).all(axis=1).mean()),
         level=ground.level,
     )
+    share = np.count_nonzero(volume.label[ground.brain]) / max(np.count_nonzero(ground.brain), 1)
     dark = float((volume.image[0][ground.brain] < (ground.level or 0)).mean())
-    if problems := list(_problems(facts, np.ptp(at, axis=0) + 1, dark, onto.outside, of_grid, data, block)):
+    if problems := list(_problems(facts, np.ptp(at, axis=0) + 1, dark, onto.outside, share, of_grid, data, block)):
         raise DataError(all_problems(f"case {case.id}", problems, f"Or leave the case out with {block}.exclude=[{case.id}]."))
     with replacing(entry) as temporary:
         temporary.write_text(json.dumps(asdict(facts)))
@@ -158,11 +168,13 @@ def _problems(
     spans: NDArray[np.float64],
     dark: float,
     outside: float,
+    share: float,
     voxel_ml: float,
     data: PairDataConfig,
     block: str,
 ) -> Iterator[str]:
-    """What is wrong with a pair that could be read; `spans` of the head in voxels of the grid, `dark` and `outside` shares."""
+    """What is wrong with a pair that could be read; `spans` of the head in voxels of the grid, `dark`, `outside` and `share`
+    (of the head that the lesion fills) from 0 to 1."""
     grid = f"{' x '.join(map(str, data.input_size))} voxels of {' x '.join(f'{edge:g}' for edge in data.spacing)} mm"
     if (spans < SMALLEST).any():
         found = " x ".join(f"{span:.0f}" for span in spans)
@@ -187,6 +199,8 @@ def _problems(
         )
     if facts.beside > BESIDE:
         yield f"{facts.beside:.0%} of its lesion lies on background: the mask is of another image, or its affine is wrong"
+    if share > LARGEST:
+        yield f"its lesion fills {share:.0%} of the head: it is a mask of the brain, or has 0 and 1 changed round"
 
 
 def _finer(spans: NDArray[np.float64], spacing: Sequence[float]) -> str:

@@ -7,7 +7,7 @@ else is taken: a T1 beside a FLAIR never is.
 import os
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -26,7 +26,9 @@ FORMS = (
 
 _IMAGES = {"flair", "t2f", "t2flair"}
 _MASK = re.compile(r"roi|mask|label|seg|segmentation|tumou?r|\w*lesions?\w*")
-_OTHER = {"brain", "head", "gm", "wm", "csf", "tissue", "t1w", "t1", "t1c", "t1ce", "t1n", "t2w", "t2"}
+_TISSUE = {"brain", "head", "gm", "wm", "csf", "tissue"}
+"""Words of the names of masks that are no lesion's, whatever grid they are on, where no word says lesion."""
+_OTHER = _TISSUE | {"t1w", "t1", "t1c", "t1ce", "t1n", "t2w", "t2"}
 """Words of the names of masks that are no lesion's, or not on the FLAIR's grid."""
 _SUBJECT = re.compile(r"sub-[A-Za-z0-9]+")
 _SESSION = re.compile(r"ses-[A-Za-z0-9]+")
@@ -146,14 +148,28 @@ def _of_folder(root: Path) -> _Seen:
         there = Counter(re.split(r"[-_]", name_of(file.path))[-1] for file in files)
         listed = some([f"*{name} ({count})" for name, count in there.most_common()])
         raise DataError(f"no FLAIR in it; it holds {listed or 'no NIfTI file'}")
-    seen = _Seen()
-    for unit, members in sorted(units.items()):
-        _pair(unit, members, seen)
+    seen = _gathered({unit: _pair(unit, members) for unit, members in sorted(units.items())})
     marked = [file.parent for file in root.rglob("dataset_description.json") if generated(file)]
     for table in root.rglob("participants.tsv"):
         marked += [table.parent / participant for participant, drawn in participants(table).items() if drawn]
     seen.synthetic |= {case for case, image in seen.images.items() if any(one in image.parents for one in marked)}
     return seen
+
+
+def _gathered(units: Mapping[tuple[str, ...], _Seen]) -> _Seen:
+    """All units; cases of several that are called alike, as where each patient has a folder `anat`, by their whole folders."""
+    counts = Counter(case for one in units.values() for case in one.images)
+    whole = _Seen()
+    for unit, one in units.items():
+        whole.problems += one.problems
+        for case, image in one.images.items():
+            own = case if counts[case] == 1 else "_".join(dict.fromkeys([*filter(None, unit), case]))
+            if own in whole.images:
+                whole.problems.append(f"{own}: {whole.images[own]} and {image} are both called so; name them in a table")
+            whole.images[own] = image
+            if case in one.masks:
+                whole.masks[own] = one.masks[case]
+    return whole
 
 
 def _files(root: Path) -> Iterator[_File]:
@@ -178,10 +194,10 @@ def _told(path: Path) -> _File:
         return _File(path, whole[: len(stem)], "image")
     if not _MASK.fullmatch(last):
         return _File(path, whole, "other")
-    if words & _IMAGES or not words & _OTHER:
+    outlined = last == "roi" or "lesion" in f"{words} {last}"
+    if not words & _OTHER or (words & _IMAGES and (outlined or not words & _TISSUE)):
         return _File(path, whole, "mask")
-    outlined = (last == "roi" or "lesion" in f"{words} {last}") and "brain" not in words
-    return _File(path, whole, "elsewhere" if outlined else "other")
+    return _File(path, whole, "elsewhere" if outlined and "brain" not in words else "other")
 
 
 def _unit(path: Path) -> tuple[str, ...]:
@@ -193,8 +209,9 @@ def _unit(path: Path) -> tuple[str, ...]:
     return ("", *path.parent.parts)
 
 
-def _pair(unit: tuple[str, ...], members: Sequence[_File], seen: _Seen) -> None:
+def _pair(unit: tuple[str, ...], members: Sequence[_File]) -> _Seen:
     """The images of a unit, each with its mask."""
+    seen = _Seen()
     images = [file for file in members if file.kind == "image"]
     images = [file for file in images if "derivatives" not in file.path.parts] or images  # what was made of another image
     masks = [file for file in members if file.kind == "mask"]
@@ -228,6 +245,7 @@ def _pair(unit: tuple[str, ...], members: Sequence[_File], seen: _Seen) -> None:
             seen.masks[case] = found[0].path
         elif others := [one.path.name for one in members if one.kind == "elsewhere"]:
             seen.problems.append(f"{case}: {some(others)} is no mask of its FLAIR; give one on the FLAIR's grid, *_FLAIR_roi")
+    return seen
 
 
 def _of_table(table: Path) -> _Seen:

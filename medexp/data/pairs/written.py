@@ -13,7 +13,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 import medexp
-from medexp.data.pairs.facts import BESIDE, SMALLEST
+from medexp.data.pairs.facts import BESIDE, LARGEST, SMALLEST
 from medexp.data.pairs.marks import COLUMN, DESCRIP, GENERATED_BY
 from medexp.data.splits import some
 from medexp.data.volumes.background import ground_of
@@ -106,8 +106,10 @@ def unfit(image: NDArray[np.float32], mask: NDArray[np.bool_]) -> str:
     head = ground_of(image).brain
     if (spans := np.ptp(np.argwhere(head), axis=0) + 1).min() < SMALLEST:
         return f"a head of {' x '.join(map(str, spans))} voxels, of {SMALLEST} along each axis"
-    beside = 1 - head[mask].mean()
-    return f"{beside:.0%} of its lesion lies on background" if beside > BESIDE else ""
+    if (beside := 1 - head[mask].mean()) > BESIDE:
+        return f"{beside:.0%} of its lesion lies on background"
+    filled = mask[head].mean()
+    return f"a lesion that fills {filled:.0%} of the head" if filled > LARGEST else ""
 
 
 def _problems(

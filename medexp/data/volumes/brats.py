@@ -19,7 +19,7 @@ from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 
 from medexp.config.data import DataConfig
-from medexp.data.splits import patient_of
+from medexp.data.splits import patient_of, some
 from medexp.data.volumes.cases import CHANNELS, Case, Volume
 from medexp.data.volumes.suffixes import NAME, SUFFIXES, files_of
 from medexp.errors import DataError, all_problems
@@ -295,7 +295,7 @@ def _mapped(
     found = tuple(int(value) for value in values)
     unknown = {value: int(count) for value, count in zip(found, counts, strict=True) if value not in classes}
     if unknown:
-        listed = ", ".join(f"{value} ({count} voxels)" for value, count in unknown.items())
+        listed = some([f"{value} ({count} voxels)" for value, count in unknown.items()])
         told = f"{path.name}: labels that {wording.key} does not have: {listed}; it has {sorted({0, *classes})}"
         raise UnfitLabels.of(told, found)
     label = np.zeros(array.shape, np.uint8)

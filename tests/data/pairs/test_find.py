@@ -79,6 +79,44 @@ def test_folders_of_cases_flat_files_and_tables(tmp_path):
     assert [case.id for case in both.cases] == ["TCGA-01", "p10", "p1_late", "p7"] and both.left == ("p2",)
 
 
+def test_folders_that_are_called_alike_are_cases_of_their_own(tmp_path):
+    """A patient's folder with one `anat` in each; and two visits in each patient's folder."""
+    touch(tmp_path / "anat", *(f"p{number}/anat/{name}.nii.gz" for number in (1, 2, 3) for name in ("flair", "roi")))
+    (tmp_path / "anat/p3/anat/roi.nii.gz").unlink()
+    told = find_pairs([tmp_path / "anat"], pair_data())
+    assert {case.id: case.label for case in told.cases} == {
+        f"p{number}_anat": tmp_path / f"anat/p{number}/anat/roi.nii.gz" for number in (1, 2)
+    }
+    assert told.left == ("p3_anat",)
+    visits = (f"p{number}/v{visit}_{name}.nii" for number in (1, 2) for visit in (1, 2) for name in ("FLAIR", "FLAIR_roi"))
+    told = find_pairs([touch(tmp_path / "visits", *visits)], pair_data(patient_pattern="^(p[0-9])"))
+    assert [(case.id, case.patient) for case in told.cases] == [
+        ("p1_v1", "p1"),
+        ("p1_v2", "p1"),
+        ("p2_v1", "p2"),
+        ("p2_v2", "p2"),
+    ]
+    for case in told.cases:
+        assert case.label and case.images[0].parent == case.label.parent == tmp_path / "visits" / case.patient
+    touch(tmp_path / "visits", "p1/v1/flair.nii", "q/v1/flair.nii")
+    with pytest.raises(DataError, match="p1_v1: .*v1_FLAIR.nii and .*flair.nii are both called so; name them in a table"):
+        find_pairs([tmp_path / "visits"], pair_data())
+
+
+def test_a_brains_mask_on_the_flairs_grid_is_no_lesions(tmp_path):
+    touch(tmp_path / "one", "sub-1/anat/sub-1_FLAIR.nii.gz", "sub-1/anat/sub-1_FLAIR_brain_mask.nii.gz")
+    touch(tmp_path / "two", "sub-1/anat/sub-1_FLAIR.nii.gz", "derivatives/bet/sub-1/sub-1_space-FLAIR_desc-brain_mask.nii.gz")
+    for place in ("one", "two"):
+        with pytest.raises(DataError, match="1 volumes, none with a mask"):
+            find_pairs([tmp_path / place], pair_data())
+        touch(tmp_path / place, "derivatives/drawn/sub-1/sub-1_space-FLAIR_desc-lesion_mask.nii.gz")
+        assert found(tmp_path / place)["sub-1"][2] == "sub-1_space-FLAIR_desc-lesion_mask.nii.gz"
+    touch(
+        tmp_path / "lesion", "p_FLAIR.nii.gz", "p_FLAIR_brain_lesion_mask.nii.gz", "q_FLAIR.nii.gz", "q_FLAIR_wm_lesions.nii"
+    )
+    assert list(found(tmp_path / "lesion")) == ["p", "q"]
+
+
 def test_all_that_is_wrong_is_told_at_once(tmp_path):
     flat = touch(tmp_path / "flat", "a_FLAIR.nii.gz", "a_roi.nii.gz", "a_lesion.nii.gz", "b_FLAIR.nii.gz", "c_roi.nii.gz")
     bids = touch(tmp_path / "bids", "sub-1/sub-1_run-1_FLAIR.nii", "sub-1/sub-1_run-2_FLAIR.nii", "sub-1/sub-1_roi.nii")

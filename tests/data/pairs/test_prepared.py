@@ -162,6 +162,7 @@ def test_what_cannot_be_used_is_refused_by_name_and_all_at_once(cache, tmp_path)
         "holes": {"FLAIR": holes},
         "scores": {"FLAIR": scores},
         "beside": {"roi": beside},
+        "brain": {"roi": np.asarray(flair(0) > 0, np.uint8)},
     }.items():
         write_subject(tmp_path, f"sub-{name}", **changed)
     cut = tmp_path / "sub-cut/anat/sub-cut_FLAIR.nii.gz"
@@ -174,7 +175,7 @@ def test_what_cannot_be_used_is_refused_by_name_and_all_at_once(cache, tmp_path)
         prepare_pairs(reads(cache / "bad", tmp_path))
     told = str(error.value)
     for words in (
-        "13 of 14 cases cannot be used",
+        "14 of 15 cases cannot be used",
         "case sub-wide: sub-wide_FLAIR_roi.nii.gz: labels that data.lesion does not have: 255 (36 voxels); it has [0, 1]",
         "sub-soft_FLAIR_roi.nii.gz: labels that are no integers, such as 0.37; it was resampled with interpolation: threshold "
         f"it, as by fslmaths {tmp_path}/sub-soft/anat/sub-soft_FLAIR_roi.nii.gz -thr 0.5 -bin NEW_MASK",
@@ -186,6 +187,7 @@ def test_what_cannot_be_used_is_refused_by_name_and_all_at_once(cache, tmp_path)
         "sub-holes_FLAIR.nii.gz: 1 NaN or infinite voxels",
         "of its head is darker than the background, as of z-scores",
         "case sub-beside: 100% of its lesion lies on background: the mask is of another image, or its affine is wrong",
+        "case sub-brain: its lesion fills 100% of the head: it is a mask of the brain",
         "sub-cut_FLAIR.nii.gz: unreadable or truncated",
         "sub-text_FLAIR.nii.gz: unreadable or truncated",
         "leave the case out with data.exclude=[sub-empty].",
@@ -195,6 +197,18 @@ def test_what_cannot_be_used_is_refused_by_name_and_all_at_once(cache, tmp_path)
     assert "sub-good" not in told
     kept = {path.name for path in (cache / "bad").rglob("*") if path.is_file()}
     assert len(kept) == 1  # what is known of the good one
+
+
+def test_a_map_of_probabilities_is_not_listed_as_labels(cache, tmp_path):
+    chances = lesion()
+    chances[chances > 0] = np.linspace(1, 100, chances.sum()).astype(np.uint8)
+    write_subject(tmp_path, "sub-1", roi=chances)
+    with pytest.raises(DataError) as error:
+        prepare_pairs(reads(cache, tmp_path))
+    told = str(error.value)
+    assert "does not have: 3 (1 voxels)" in told and "and 27 more; it has [0, 1]" in told
+    assert "The masks hold 36 values, from 1 to 100, as maps of probabilities" in told and "-thr VALUE -bin NEW_MASK" in told
+    assert "data.lesion=[" not in told
 
 
 @pytest.mark.parametrize(

@@ -71,6 +71,8 @@ def test_what_cannot_be_prepared_is_not_written(tmp_path):
     small[:, :, :8] = 0
     small[:, :, 15:] = 0
     assert unfit(small, lesion() > 0) == f"a head of 20 x 22 x 7 voxels, of {16} along each axis" and SHAPE[2] == 22
+    head = flair(0).astype(np.float32)
+    assert unfit(head, head > 0) == "a lesion that fills 100% of the head" and not unfit(head, lesion() > 0)
     folder = write_pairs(tmp_path / "drawn", **drawn(1), synthetic={})
     with pytest.raises(DataError, match="is there and holds something; give another folder"):
         write_pairs(folder, **drawn(2), synthetic=DRAWN)
