@@ -19,12 +19,19 @@ from medexp.config.bounds import Told, allowed, bare, is_finite, metadata
 from medexp.config.keys import Key, blocks, built, hints, keys
 from medexp.errors import ConfigError, all_problems
 from medexp.files import dump_yaml, parse_yaml
+from medexp.secrets import masked
 
 C = TypeVar("C")
 _RANGE = {"greater_than", "greater_than_equal", "less_than", "less_than_equal", "multiple_of"}
 _RANGE |= {"too_short", "predicate_failed", "finite_number"}
-_KEYS_IN_URI = re.compile(r"(?i)\bs3[an]?://[^/\s'\",]*[@:]")  # of a configuration all is logged; not repeated
+_KEYS_IN_URI = re.compile(r"(?i)\bs3[an]?://[^/\s'\",]*[@:]")
 _IN_URI = "holds credentials; give s3://bucket/prefix, and keys as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+_OF_DATABASE = re.compile(r"(?i)\b(postgres|mysql|mssql|oracle|mariadb|sqlite)")
+_IN_DATABASE = (
+    "holds a password, and all of a configuration is logged; leave it out of the URL, or leave the key out and set "
+    "MEDEXP_STORAGE_URL to all of the URL. A password of PostgreSQL can also stand in the file that PGPASSFILE names"
+)
+_SECRET = "holds {}, and all of a configuration is logged; secrets come from the environment, or a file"  # noqa: S105
 
 
 @dataclass(frozen=True)
@@ -53,14 +60,22 @@ def problems_of(config: Any, prefix: str = "") -> list[str]:
     found = [
         f"{prefix}{name}: {told}"
         for name, kind in hints(type(config)).items()
-        if name not in inner
-        and (told := _IN_URI if _KEYS_IN_URI.search(str(getattr(config, name))) else misfit(kind, getattr(config, name)))
+        if name not in inner and (told := secret_in(str(getattr(config, name))) or misfit(kind, getattr(config, name)))
     ]
     if contradictions := getattr(config, "problems", None):
         found += [f"{prefix}{problem}" for problem in contradictions()]
     for name in inner:
         found += problems_of(getattr(config, name), f"{prefix}{name}.")
     return found
+
+
+def secret_in(text: str) -> str | None:
+    """Why a value may not be given, since it would be logged, and how else to give it; None where it may."""
+    if _KEYS_IN_URI.search(text):
+        return _IN_URI
+    if not (found := masked(text, home=False).found):
+        return None
+    return _IN_DATABASE if _OF_DATABASE.match(text) else _SECRET.format(" and ".join(found))
 
 
 def misfit(kind: Any, value: Any) -> str | None:

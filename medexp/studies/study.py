@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import re
 import threading
 import time
@@ -58,8 +59,8 @@ class Recovered:
 
 
 def place_of(name: str, storage: str | None, output_dir: Path) -> str:
-    """Where a study lives: `storage`, or a journal file of its own in `output_dir/studies`."""
-    return storage or str(output_dir / "studies" / f"{name}.journal")
+    """Where a study lives: `storage`, MEDEXP_STORAGE_URL, or a journal file of its own in `output_dir/studies`."""
+    return storage or os.environ.get("MEDEXP_STORAGE_URL") or str(output_dir / "studies" / f"{name}.journal")
 
 
 def open_study(name: str, storage: str | None, phase: str, space: Space, seed: int, output_dir: Path) -> optuna.Study:
@@ -293,7 +294,7 @@ def _database(where: str) -> optuna.storages.RDBStorage:
         raise StorageError(f"storage {_shown(where)}: {error}") from error
 
 
-_LIKE = "postgresql://USER:PASSWORD@HOST/NAME or sqlite:////FOLDER/studies.db"
+_LIKE = "postgresql://USER@HOST/NAME or sqlite:////FOLDER/studies.db"
 
 
 @contextmanager

@@ -51,6 +51,7 @@ def _replace_local_backend(projects: ModuleType) -> None:
     try:  # here and not above: mlflow.projects is still to come when MLflow loads this module
         import click
         from mlflow.exceptions import ExecutionException
+        from mlflow.projects import utils
         from mlflow.projects.backend import loader
         from mlflow.projects.submitted_run import LocalSubmittedRun
         from mlflow.projects.utils import (
@@ -141,16 +142,45 @@ def _replace_local_backend(projects: ModuleType) -> None:
             if context := click.get_current_context(silent=True):
                 came.clear()
                 context.with_resource(on_signals(pass_on))
+            _demand_no_secrets(given.arguments["parameters"] or {})
             phase = project.get_entry_point(given.arguments["entry_point"]).name
             experiment = _experiment_of(phase, **{key: given.arguments[key] for key in _WHERE})
             given.arguments |= {"experiment_name": None, "experiment_id": experiment}
         return run_project(*given.args, **given.kwargs)
 
+    remote_of = utils.get_git_repo_url
+
+    def remote(path: str) -> str | None:
+        from medexp.tracking.stores import without_secrets
+
+        return without_secrets(url) if (url := remote_of(path)) else None
+
+    utils.get_git_repo_url = remote  # it becomes a tag, and may hold a token
     loader.MLFLOW_BACKENDS["local"] = MedexpBackend
     projects.run = run  # type: ignore[attr-defined]
 
 
 _WHERE = ("experiment_name", "experiment_id", "run_id")
+
+
+def _demand_no_secrets(parameters: Mapping[str, Any]) -> None:
+    """MLflow logs all parameters of a project, before the entry point could refuse any.
+
+    Raises:
+        ClickException: A parameter holds a password or a key.
+    """
+    from medexp.config.validate import secret_in
+    from medexp.errors import all_problems
+
+    told = [f"{key}: {why}" for key, value in parameters.items() if (why := secret_in(str(value)))]
+    if told:
+        raise _refusal(all_problems("-P", told), 2)
+
+
+def _refusal(told: str, code: int) -> Exception:
+    import click
+
+    return type("Refusal", (click.ClickException,), {"exit_code": code})(told)
 
 
 def _experiment_of(phase: str, experiment_name: str | None, experiment_id: str | None, run_id: str | None) -> str:
@@ -159,8 +189,6 @@ def _experiment_of(phase: str, experiment_name: str | None, experiment_id: str |
     Raises:
         ClickException: The store does not answer, or the experiment, or the run that is given, cannot be used.
     """
-    import click
-
     from medexp.errors import MedexpError
     from medexp.tracking.experiments import experiment_for, given_run
     from medexp.tracking.stores import check_store
@@ -169,7 +197,7 @@ def _experiment_of(phase: str, experiment_name: str | None, experiment_id: str |
         check_store()
         return str(given_run(run_id).info.experiment_id) if run_id else experiment_for(phase, experiment_name, experiment_id)
     except MedexpError as error:
-        raise type("Refusal", (click.ClickException,), {"exit_code": error.exit_code})(str(error)) from error
+        raise _refusal(str(error), error.exit_code) from error
 
 
 def _status(run_id: str) -> str:

@@ -15,12 +15,14 @@ from PIL import Image
 
 from medexp.files import replacing
 from medexp.reporting import NullReporter
+from medexp.secrets import masked
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
 _BATCH = 1000  # the most metrics that MLflow takes in one call
+_TEXTS = (".csv", ".html", ".json", ".log", ".md", ".tsv", ".txt", ".yaml")
 
 
 class MlflowReporter:
@@ -56,10 +58,13 @@ class MlflowReporter:
         self.text(table.to_csv(index=False), path)
 
     def text(self, text: str, path: str) -> None:
-        self._client.log_text(self._run_id, text, path)
+        self._client.log_text(self._run_id, _may_be_read(text, path), path)
 
     def file(self, file: Path, folder: str = "") -> None:
-        self._client.log_artifact(self._run_id, str(file), folder or None)
+        if file.suffix in _TEXTS and file.is_file():
+            self.text(file.read_text(encoding="utf-8", errors="replace"), f"{folder}/{file.name}".removeprefix("/"))
+        else:
+            self._client.log_artifact(self._run_id, str(file), folder or None)
 
     def flush(self) -> None:
         while self._waiting:
@@ -92,6 +97,14 @@ class FolderReporter(NullReporter):
     def file(self, file: Path, folder: str = "") -> None:
         with replacing(self._folder / folder / file.name) as temporary:
             shutil.copyfile(file, temporary)
+
+
+def _may_be_read(text: str, path: str) -> str:
+    """A text without secrets, which are told of; what is read back keeps the paths in it."""
+    done = masked(text, home=not path.endswith((".yaml", ".json")))
+    if done.found:
+        print(f"{path} of the run: *** in the place of {', '.join(done.found)}", file=sys.stderr, flush=True)
+    return done.text
 
 
 def _as_written(figure: "Figure") -> "Figure":

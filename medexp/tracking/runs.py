@@ -27,6 +27,7 @@ from medexp.config.keys import run_name
 from medexp.config.shared import Resumable
 from medexp.errors import MedexpError, Pruned, StorageError
 from medexp.reporting import NullReporter, Reporter
+from medexp.secrets import masked
 from medexp.tracking.experiments import experiment_for, experiment_of, given_run
 from medexp.tracking.killed import end_run
 from medexp.tracking.processes import PROCESS, this_process
@@ -62,7 +63,7 @@ class TrackedRun:
     def tag(self, values: Mapping[str, str]) -> None:
         """Set tags of the run."""
         if self.client:
-            self.client.log_batch(self.id, tags=[RunTag(key, value) for key, value in values.items()])
+            self.client.log_batch(self.id, tags=[RunTag(key, masked(value).text) for key, value in values.items()])
 
 
 class _ToldWhatToDo(StorageError):
@@ -237,7 +238,7 @@ def child_run(
     known = {MLFLOW_PARENT_RUN_ID: parent_id, PROCESS: this_process()}
     made = client.create_run(experiment, tags={**known, **_more_tags.get(), **tags}, run_name=name)
     run_id = made.info.run_id
-    client.log_batch(run_id, params=[Param(key, value) for key, value in params.items()])
+    client.log_batch(run_id, params=[Param(key, masked(value, home=False).text) for key, value in params.items()])
     run = TrackedRun(run_id, output_dir / run_id, MlflowReporter(client, run_id), client)
     status = "FAILED"
     try:
@@ -275,8 +276,9 @@ def _log_provenance(run: TrackedRun, client: MlflowClient, config: Any) -> None:
             run.reporter.text(uncommitted, "environment/uncommitted.diff")
     # `mlflow run` has logged its -P parameters, quoted for the shell, and a param is written once.
     present = client.get_run(run.id).data.params
-    params = [Param(key, value) for key, value in flat_params(config).items() if key not in present]
-    client.log_batch(run.id, params=params, tags=[RunTag(key, value) for key, value in tags.items()])
+    params = [Param(key, masked(value, home=False).text) for key, value in flat_params(config).items() if key not in present]
+    client.log_batch(run.id, params=params)
+    run.tag(tags)
 
 
 def _check_writable(folder: Path) -> None:

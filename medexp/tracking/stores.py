@@ -25,6 +25,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from medexp.errors import StorageError
 from medexp.files import alone
+from medexp.secrets import masked
 
 STORE_ERRORS = (MlflowException, SQLAlchemyError, OSError)  # those of requests are OSErrors
 _RETRIES = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"
@@ -169,5 +170,6 @@ def reason(error: BaseException) -> str:
 
 
 def without_secrets(text: str) -> str:
-    """A text in which no URI shows its user and password."""
-    return re.sub(r"://\S+@", "://***@", text)  # up to the last @: a password may hold one, and a slash
+    """A text of a store or an error, in which no URI shows its user and password, and nothing else that is secret stands."""
+    bare = re.sub(r"://\S+@", "://***@", text)  # up to the last @: a password may hold one, and a slash
+    return masked(bare, home=False).text

@@ -21,7 +21,8 @@ class RecoverConfig:
         ladder: A YAML file to climb instead of the phase's profiles/recovery.yaml.
         search: Trials around the best rung when no rung passed; 0: none.
         study: Name of the study that the rungs are kept in; the same name goes on. Without it one is made of the run.
-        storage: Where the study lives: a journal file or a database's URL; without it a journal file in output_dir/studies.
+        storage: Where the study lives: a journal file or a database's URL, without a password; null: the URL in the variable
+            MEDEXP_STORAGE_URL, else a journal file in output_dir/studies.
         output_dir: Folder that gets one folder a run, named by its run id; the failed run's folder is in it.
         seed: Seed of the sampler of the search.
     """

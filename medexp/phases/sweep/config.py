@@ -18,7 +18,8 @@ class SweepConfig:
         profile: demo (embedded phantoms) or full, of the sweep and of the phase.
         phase: The phase whose settings are searched; its keys can be given as they are, such as training.epochs=4.
         study: Name of the study; the same name joins in or goes on. Without it one is made of phase and space.
-        storage: Where the study lives: a journal file or a database's URL; without it a journal file in output_dir/studies.
+        storage: Where the study lives: a journal file or a database's URL, without a password; null: the URL in the variable
+            MEDEXP_STORAGE_URL, else a journal file in output_dir/studies.
         space: A YAML file to search instead of the phase's profiles/sweep.yaml.
         trials: Trials of the study, those of earlier calls and of other workers included.
         workers: Processes of this call that run trials.

@@ -1,0 +1,82 @@
+"""What must not be written anywhere: passwords and keys, and the home folder, which names who worked.
+
+Secrets are known by their form, by what they are assigned to, or by the variable of the environment that holds them.
+
+The tools that look for secrets in code say where one begins; here all of it has to go, so the forms are our own.
+"""
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import unquote
+
+_FORMS = {
+    "a password in a URL": r"(?<=://)[^\s/:@]*:(?!\d+/)[^\s'\"]+(?=@)|(?<=://)[^\s/:@]{20,}(?=@)",
+    "a private key": r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)",
+    "an AWS access key": r"\b(?:AKIA|ASIA)[A-Z0-9]{16}\b",
+    "a GitHub token": r"\b(?:gh[pousr]_[A-Za-z0-9]{30,}|github_pat_\w{22,})",
+    "a GitLab token": r"\bglpat-[\w-]{20,}",
+    "a Hugging Face token": r"\bhf_[A-Za-z0-9]{30,}",
+    "a key of an AI service": r"\bsk-[\w-]{20,}",
+    "a Slack token": r"\bxox[abeoprs]-[\w-]{10,}",
+    "a Google API key": r"\bAIza[\w-]{35}",
+    "a Databricks token": r"\bdapi[0-9a-f]{32}",
+    "a PyPI or npm token": r"\b(?:pypi-[\w-]{50,}|npm_[A-Za-z0-9]{36})",
+    "a JSON web token": r"\beyJ[\w-]{10,}\.eyJ[\w-]{10,}\.[\w-]*",
+}
+_HOLDER = r"(?:password|passwd|pwd|passphrase|secret|token|api_?key|access_?key(?:_id)?|secret_?key|credentials?)"
+_ASSIGNED = re.compile(
+    rf"(?i)(\b[\w.-]*{_HOLDER}[\"']?\s*[:=]\s*)(?:([\"'])([^\s\"']{{6,}})\2|(?=[^\s\"',;&]*\d)([A-Za-z0-9+/_=~!$%-]{{10,}})(?![(\w.]))"
+)
+_OF_ENVIRONMENT = re.compile(rf"(?i){_HOLDER}$|_pass$|_key$")
+_COMPILED = {told: re.compile(form, re.DOTALL) for told, form in _FORMS.items()}
+_HIDDEN = "***"
+
+
+@dataclass(frozen=True)
+class Masked:
+    """A text that may be written.
+
+    Attributes:
+        text: With *** in the place of each secret, and ~ in that of the home folder.
+        found: What was found, in words; empty where there were no secrets.
+    """
+
+    text: str
+    found: tuple[str, ...]
+
+
+def masked(text: str, *, home: bool = True) -> Masked:
+    """A text without secrets.
+
+    Args:
+        text: Anything that is to be logged.
+        home: Whether the home folder is masked too; not in what is read back, such as a configuration.
+    """
+    found = []
+    for name, value in _of_environment(os.environ).items():
+        if value in text:
+            found.append(f"the value of {name}")
+            text = text.replace(value, _HIDDEN)
+    for told, form in _COMPILED.items():
+        text, count = form.subn(_HIDDEN, text)
+        found += [told] * (count > 0)
+    text, count = _ASSIGNED.subn(lambda one: f"{one[1]}{one[2] or ''}{_HIDDEN}{one[2] or ''}", text)
+    found += ["what a password or key is assigned"] * (count > 0)
+    if home and len(place := str(Path.home()).rstrip("/")) > 1:
+        text = re.sub(rf"{re.escape(place)}(?![\w.-])", "~", text)
+    return Masked(text, tuple(found))
+
+
+def _of_environment(variables: Mapping[str, str]) -> dict[str, str]:
+    """What variables of the environment keep secret, by their names: their values, and passwords of URLs in them."""
+    values = {}
+    for name, value in variables.items():
+        if _OF_ENVIRONMENT.search(name) and len(value) >= 8 and not Path(value).is_absolute():
+            values[name] = value
+        elif password := re.search(r"://[^\s/:@]*:(?!\d+/)(\S+)@", value):
+            values[name] = password[1]
+    quoted = {f"{name} in a URL": unquote(value) for name, value in values.items() if unquote(value) != value}
+    return {name: value for name, value in {**values, **quoted}.items() if len(value) >= 6}
