@@ -33,6 +33,7 @@ def data_config(**changed: Any) -> DataConfig:
     values: dict[str, Any] = {
         "labels": "brats2023",
         "label_map": None,
+        "suffixes": {},
         "patient_pattern": PATIENT_PATTERN,
         "exclude": (),
         "meant": (),

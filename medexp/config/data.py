@@ -37,8 +37,26 @@ ImageSize = Annotated[
     Told("give a height and a width of at least 16 pixels"),
     doc("Height and width that images are brought to, in pixels; at least 16 each."),
 ]
+SUFFIXES: Mapping[str, tuple[str, ...]] = {
+    "t2f": ("t2f", "flair"),
+    "t1c": ("t1c", "t1ce", "t1gd"),
+    "t1n": ("t1n", "t1"),
+    "t2w": ("t2w", "t2"),
+    "seg": ("seg", "segm", "tumor_segmentation"),
+}
+"""How the names of a case's files end, by channel, and the segmentation's: those of BraTS 2023, the older ones (flair t1ce t1
+t2), and those of UPENN-GBM (T1GD, segm) and UCSF-PDGM (tumor_segmentation)."""
+
+Suffixes = Annotated[
+    dict[str, tuple[str, ...]],
+    Role.CASES,
+    doc(
+        "How the names of volumes' files end, before .nii or .nii.gz and after - or _, where not as known: of t2f, t1c, t1n, "
+        "t2w and seg, such as {t1c: [T1post], seg: [lesion_mask]}, in place of the known endings of that file; any case."
+    ),
+]
 Labels = Literal["brats2021", "brats2023", "brats-gli-2024", "brats-ped", "map"]
-Oddity = Literal["lost_tumour", "lost_region", "no_background", "outside_brain", "edition"]
+Oddity = Literal["lost_tumour", "lost_region", "no_background", "outside_brain", "edition", "two_affines", "same_channels"]
 
 
 def _two_classes(classes: Mapping[str, Sequence[str]]) -> bool:
@@ -104,13 +122,15 @@ class DataConfig:
         meant: What is odd in the cases, changes results, and is meant all the same; else they are refused. lost_tumour and
             lost_region: a case has a tumour, or a region of it, that no voxel of the network's grid holds. no_background: a
             channel in which nothing can be told from the brain. outside_brain: a tumour where all channels are background.
-            edition: folders of another edition than `labels`.
+            edition: folders of another edition than `labels`. two_affines: a header whose sform, which is read, and qform
+            differ in spacing or orientation. same_channels: a channel that is a copy of another one.
         val_fraction: Share of the patients that is validated on, 0 to 1.
         test_fraction: Share of the patients that is held back, 0 to 1.
     """
 
     labels: Annotated[Labels, Role.CASES]
     label_map: Annotated[dict[int, int] | None, Role.CASES]
+    suffixes: Suffixes
     patient_pattern: Annotated[str, Role.CASES]
     exclude: Annotated[tuple[str, ...], Role.CASES]
     meant: Annotated[tuple[Oddity, ...], Role.CASES]
@@ -122,6 +142,7 @@ class DataConfig:
 
     def problems(self) -> Iterator[str]:
         yield from label_problems(self.labels, self.label_map)
+        yield from suffix_problems(self.suffixes)
         yield from _fractions(self.val_fraction, self.test_fraction)
 
     @property
@@ -141,8 +162,34 @@ def label_problems(labels: Labels | None, label_map: Mapping[int, int] | None) -
     if (labels == "map") != (label_map is not None):
         found = "nothing" if label_map is None else label_map
         yield f"label_map: found {found} with labels={labels}; it is for labels=map, which needs it, and for no other"
-    elif label_map is not None and (bad := sorted(set(label_map.values()) - {0, 1, 2, 3})):
-        yield f"label_map: maps to {bad}; allowed are 0, 1, 2 and 3"
+    elif label_map is not None:
+        if bad := sorted(set(label_map.values()) - {0, 1, 2, 3}):
+            yield f"label_map: maps to {bad}; allowed are 0, 1, 2 and 3"
+        if label_map.get(0, 0) != 0:
+            yield f"label_map: maps 0 to {label_map[0]}; 0 is background in every file: leave it out"
+
+
+def known_by(suffixes: Mapping[str, tuple[str, ...]]) -> Mapping[str, tuple[str, ...]]:
+    """How the names of files end: SUFFIXES, but of a file for which others are given those."""
+    return {**SUFFIXES, **suffixes}
+
+
+def suffix_problems(suffixes: Mapping[str, tuple[str, ...]]) -> Iterator[str]:
+    """What contradicts in `suffixes` of a block."""
+    if unknown := [name for name in suffixes if name not in SUFFIXES]:
+        yield f"suffixes: found {', '.join(unknown)}; known are {', '.join(SUFFIXES)}"
+    for name, endings in suffixes.items():
+        if not endings:
+            yield f"suffixes: {name} has no ending; give one or more, or leave {name} out"
+        if bad := [one for one in endings if not one.strip("-_") or "/" in one or one.lower().endswith((".nii", ".nii.gz"))]:
+            found = ", ".join(map(repr, bad))
+            yield f"suffixes: found {found} for {name}; give what stands between the last - or _ and .nii, such as t1c"
+    owners: dict[str, list[str]] = {}
+    for name, endings in known_by(suffixes).items():
+        for one in dict.fromkeys(ending.lower() for ending in endings):
+            owners.setdefault(one, []).append(name)
+    if twice := [f"{one} ({' and '.join(names)})" for one, names in owners.items() if len(names) > 1]:
+        yield f"suffixes: {', '.join(twice)} would be two files' ending; give the other one's too"
 
 
 @dataclass(frozen=True)

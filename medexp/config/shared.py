@@ -43,7 +43,7 @@ Modalities = Annotated[tuple[str, ...], MinLen(1), Told("one or more modalities"
 Resume = Annotated[str | None, Role.WHERE, doc("Run id of an interrupted run to go on from.")]
 Written = Annotated[
     str,
-    Predicate(lambda where: "://" not in where),
+    Predicate(lambda where: "://" not in where and bool(where.strip())),
     Told("what is written goes to a folder of this machine; a bucket is read"),
 ]
 OutputDir = Annotated[Written, Role.WHERE, doc("Folder that gets one folder a run, named by its run id.")]

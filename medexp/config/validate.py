@@ -60,7 +60,7 @@ def problems_of(config: Any, prefix: str = "") -> list[str]:
     found = [
         f"{prefix}{name}: {told}"
         for name, kind in hints(type(config)).items()
-        if name not in inner and (told := secret_in(str(getattr(config, name))) or misfit(kind, getattr(config, name)))
+        if name not in inner and (told := _wrong(kind, getattr(config, name)))
     ]
     if contradictions := getattr(config, "problems", None):
         found += [f"{prefix}{problem}" for problem in contradictions()]
@@ -76,6 +76,14 @@ def secret_in(text: str) -> str | None:
     if not (found := masked(text, home=False).found):
         return None
     return _IN_DATABASE if _OF_DATABASE.match(text) else _SECRET.format(" and ".join(found))
+
+
+def _wrong(kind: Any, value: Any) -> str | None:
+    """What is wrong with a value: a secret in it, text that may be left out and says nothing, or what does not fit."""
+    texts = [value] if types.NoneType in _parts(bare(kind)) else value if isinstance(value, list | tuple) else []
+    blank = any(isinstance(text, str) and not text.strip() for text in texts)
+    empty = "found no text (is a variable of the shell unset?); give some, or leave the key out" if blank else None
+    return secret_in(str(value)) or empty or misfit(kind, value)
 
 
 def misfit(kind: Any, value: Any) -> str | None:

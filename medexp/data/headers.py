@@ -4,7 +4,7 @@ model may have learned the scanner or the source of the files instead of what th
 Fields are numbers or text; what a file does not say is None, or missing.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +79,30 @@ def of_volume(files: Mapping[str, Path]) -> Header:
         fields |= {f"{name} slope": _finite(image.dataobj.slope), f"{name} intercept": _finite(image.dataobj.inter)}
         fields |= {f"{name} {key}": _text(header[key]) for key in ("descrip", "aux_file", "intent_name")}
     return fields
+
+
+def two_affines(files: Sequence[Path]) -> str:
+    """Where the header of a NIfTI file has an sform and a qform that differ in spacing or orientation, what both say; empty
+    where none has. Readers differ in which they believe: nibabel, and so medexp, in the sform, ITK in the qform.
+
+    Args:
+        files: Each was read and found good.
+    """
+    for path in files:
+        image: Any = nib.load(path)
+        header = image.header
+        try:
+            affines = [form(coded=True) for form in (header.get_sform, header.get_qform)]
+        except nib.spatialimages.HeaderDataError:  # a quaternion that is none: nobody can read it
+            continue
+        if any(affine is None or not code for affine, code in affines):
+            continue
+        edges = [nib.affines.voxel_sizes(affine) for affine, _ in affines]
+        axes = ["".join(code or "?" for code in nib.aff2axcodes(affine)) for affine, _ in affines]
+        if axes[0] != axes[1] or not np.allclose(edges[0], edges[1], rtol=0.02):
+            said = [f"{' x '.join(f'{edge:.3g}' for edge in size)} mm {way}" for size, way in zip(edges, axes, strict=True)]
+            return f"{path.name}: {said[0]} by its sform, {said[1]} by its qform"
+    return ""
 
 
 def _of_plane(height: int, width: int, path: Path) -> dict[str, float | str | None]:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import nibabel as nib
@@ -128,13 +129,20 @@ class Predictor:
         """Whether features are all that it gives."""
         return {meaning["what"] for meaning in self.outputs.values()} == {"features"}
 
-    def find(self, path: str | Path, patient: Callable[[str], str] = str, image_dir: Path | None = None) -> Inputs:
+    def find(
+        self,
+        path: str | Path,
+        patient: Callable[[str], str] = str,
+        image_dir: Path | None = None,
+        suffixes: Mapping[str, tuple[str, ...]] = MappingProxyType({}),
+    ) -> Inputs:
         """The cases that a path names, of the kind that the model takes.
 
         Args:
             path: One case, a folder of cases, or a table (`find_inputs` of the kind of data, as `medexp.data.volumes.inputs`).
             patient: From a case's id to its patient.
             image_dir: Folder of the images that scenarios name; None: beside their file.
+            suffixes: How the names of volumes' files end, by channel, where not as the contract has it.
 
         Raises:
             DataError: There is nothing at the path, or what there is is of another kind.
@@ -144,7 +152,7 @@ class Predictor:
         given = None if place.suffix.lower() in TABLES else next(_ending_in(place, others), None)
         if given and not any(_ending_in(place, reader.endings)):
             raise DataError(f"{path}: {self.called} takes {self.takes}; {given.name} is none")
-        return reader.find(place, Looked(self.preprocessing, patient, image_dir))
+        return reader.find(place, Looked(self.preprocessing, patient, image_dir, suffixes))
 
     def content(self, case: Any) -> str:
         """A digest of what the answer to a case follows from, its files and what is asked of them.

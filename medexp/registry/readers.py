@@ -4,7 +4,7 @@ import functools
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from medexp.config.shared import cache_root
 from medexp.data import seen
-from medexp.data.headers import of_volume
+from medexp.data.headers import of_volume, two_affines
 from medexp.data.images import facts as of_image
 from medexp.data.images import inputs as pictures
 from medexp.data.images import transforms as images
@@ -109,11 +109,13 @@ class Looked:
         preprocessing: What will be done to them.
         patient: From a case's id to its patient, where no table says it.
         image_dir: Folder of the images that scenarios name; None: beside the file.
+        suffixes: How the names of volumes' files end, by channel, where not as the contract has it.
     """
 
     preprocessing: Preprocessing
     patient: Callable[[str], str] = str
     image_dir: Path | None = None
+    suffixes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -143,6 +145,11 @@ def _picture(case: Any, asked: Asked) -> Ready:
     return Ready(case, {ONLY: image[None]}, None, read.image.shape, None, None, outside, identity)
 
 
+def _volumes(path: Path, looked: Looked) -> Inputs:
+    read = looked.preprocessing.get(ReadChannels)
+    return volume_inputs.find_inputs(path, replace(read, suffixes={**read.suffixes, **looked.suffixes}), looked.patient)
+
+
 def _volume(case: Any, asked: Asked) -> Ready:
     assert isinstance(case, Case)
     labelled = asked.classes is not None and case.label is not None
@@ -157,6 +164,8 @@ def _volume(case: Any, asked: Asked) -> Ready:
     if asked.seen and channels == CHANNELS and "grounds" in done:
         header = of_volume(dict(zip(channels if len(case.images) > 1 else ("images",), case.images, strict=True)))
         found += seen.outside(of_case.fields_of(header, volume, done["grounds"]), asked.seen)
+    found += [f"{said}; the former is read" for said in [two_affines(case.images)] if said]
+    found += [f"{pair}: a channel that is a copy of another" for pair in of_case.same_channels(volume.image, channels)]
     image = done["image"]
     given = {ONLY: image.as_tensor().float()[None]}
     label = done["label"].as_tensor()[0].round().to(torch.uint8) if labelled else None
@@ -225,7 +234,7 @@ READERS: Mapping[str, Reader] = {
     "volumes": Reader(
         (".nii", ".nii.gz"),
         "volumes, as NIfTI",
-        lambda path, looked: volume_inputs.find_inputs(path, looked.preprocessing.get(ReadChannels), looked.patient),
+        _volumes,
         _volume,
     ),
     "oct": Reader(

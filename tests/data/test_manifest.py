@@ -1,6 +1,6 @@
 from medexp.data.manifest import data_digest
 from medexp.data.splits import Splits
-from medexp.data.volumes.prepared import manifest
+from medexp.data.volumes.prepared import manifest, semantic
 from medexp.data.volumes.semantics import SEMANTIC_FEATURES
 from tests.data.volumes.small_cases import a_case, a_fact
 
@@ -10,7 +10,7 @@ SPLITS = Splits(("a-0", "c-0"), ("b-0",), ())
 
 
 def table(facts=FACTS, splits=SPLITS):
-    return manifest(CASES, facts, splits)
+    return manifest(CASES, facts, splits, semantic)
 
 
 def test_one_row_a_case_with_its_split_and_its_original():

@@ -20,7 +20,7 @@ from medexp.data.volumes import transforms as volumes
 from medexp.data.volumes.brats import find_cases, read_case
 from medexp.data.volumes.datasets import evaluation_dataset
 from medexp.data.volumes.facts import describe_cases
-from medexp.data.volumes.prepared import manifest
+from medexp.data.volumes.prepared import manifest, semantic
 from medexp.data.volumes.steps import PadToMultiple, ReadChannels, Resample, SlidingWindow
 from medexp.errors import RegistryError
 from tests.data.volumes.small_cases import write_case
@@ -73,7 +73,7 @@ def test_training_is_prepared_by_what_the_contract_says(tmp_path: Path) -> None:
     write_case(tmp_path / "data", "a")
     cases = find_cases(tmp_path / "data", data)
     facts, splits = describe_cases(cases, data, tmp_path), Splits((), ("a",), ())
-    prepared = Prepared({"a": cases[0]}, {"a": facts[0]}, splits, manifest(cases, facts, splits), "here")
+    prepared = Prepared({"a": cases[0]}, {"a": facts[0]}, splits, manifest(cases, facts, splits, semantic), "here")
     trained = evaluation_dataset(prepared, "val", data, tmp_path)[0]
     contract = json.loads(json.dumps(volumes.preprocessing(data.spacing, data.input_size).as_record))
     done = volumes.execute(read_preprocessing(contract, "here").steps, read_case(cases[0], data.classes), labelled=True)

@@ -70,6 +70,7 @@ def ensure_slices(patients: int, seed: int, cache: Path, jobs: int) -> Path:
         data = DataConfig(
             labels="brats2023",
             label_map=None,
+            suffixes={},
             patient_pattern=PATIENT_PATTERN,
             exclude=(),
             meant=(),

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medexp.config.data import PairDataConfig
-from medexp.data.headers import Header, of_volume
+from medexp.data.headers import Header, of_volume, two_affines
 from medexp.data.pairs.marks import DESCRIP
 from medexp.data.pairs.read import CHANNEL, image_on_grid, mask_on_grid, preprocessing, read_pair
 from medexp.data.parallel import described
@@ -25,7 +25,7 @@ from medexp.data.volumes.facts import along_ras, digests
 from medexp.errors import DataError, all_problems
 from medexp.files import replacing
 
-VERSION = 2
+VERSION = 3
 """Raise it when what is computed here, in `read`, or in `volumes` of it changes: what is cached is then computed anew."""
 
 SMALLEST = 16
@@ -61,6 +61,9 @@ class PairFacts:
         beside: Share of the lesion, 0 to 1, that lies on background.
         cut: Share of the head, 0 to 1, that lies beyond the grid.
         level: Value of the background; None where nothing can be told from the head.
+        hot: Voxels of a value that no tissue has.
+        hottest: The farthest of these values; 0 where there is none.
+        affines: `medexp.data.headers.two_affines` of its files.
     """
 
     case: str
@@ -77,6 +80,9 @@ class PairFacts:
     beside: float
     cut: float
     level: float | None
+    hot: int
+    hottest: float
+    affines: str = ""
 
     @property
     def fields(self) -> dict[str, Field]:
@@ -153,8 +159,11 @@ def _describe(case: Case, data: PairDataConfig, entry: Path, block: str) -> Pair
         beside=float(1 - ground.brain[volume.label > 0].mean()) if volume.label.any() else 0.0,
         cut=float(1 - ((at >= -0.5) & (at < np.array(shape) - 0.5)).all(axis=1).mean()),
         level=ground.level,
+        hot=ground.hot,
+        hottest=ground.hottest,
+        affines=two_affines(case.files),
     )
-    share = np.count_nonzero(volume.label[ground.brain]) / max(np.count_nonzero(ground.brain), 1)
+    share = float((volume.label[ground.brain] > 0).mean()) if ground.brain.any() else 0.0
     dark = float((volume.image[0][ground.brain] < (ground.level or 0)).mean())
     if problems := list(_problems(facts, np.ptp(at, axis=0) + 1, dark, onto.outside, share, of_grid, data, block)):
         raise DataError(all_problems(f"case {case.id}", problems, f"Or leave the case out with {block}.exclude=[{case.id}]."))

@@ -16,6 +16,7 @@ from medexp.data.inputs import TABLES, lines_of, name_of
 from medexp.data.pairs.marks import COLUMN, generated, participants, said
 from medexp.data.splits import patient_of, some
 from medexp.data.volumes.cases import Case
+from medexp.data.volumes.suffixes import called_otherwise, dead, two_cases
 from medexp.errors import DataError, all_problems
 
 FORMS = (
@@ -96,7 +97,8 @@ def find_pairs(data_dirs: Sequence[Path], data: PairDataConfig, masks: bool = Tr
     """
     named = patient_of(data.patient_pattern)
     seen = {place: _seen(place) for place in dict.fromkeys(path.absolute() for path in data_dirs)}
-    problems = [f"{place}: {told}" for place, one in seen.items() for told in one.problems]
+    out = tuple(f"{case}: " for case in data.exclude)  # of a case that is left out nothing is wrong
+    problems = [f"{place}: {told}" for place, one in seen.items() for told in one.problems if not told.startswith(out)]
     counts = Counter(case for one in seen.values() for case in one.images)
     for case in sorted(case for case, count in counts.items() if count > 1):
         where = ", ".join(str(place) for place, one in seen.items() if case in one.images)
@@ -212,15 +214,16 @@ def _unit(path: Path) -> tuple[str, ...]:
 def _pair(unit: tuple[str, ...], members: Sequence[_File]) -> _Seen:
     """The images of a unit, each with its mask."""
     seen = _Seen()
+    alone = "_".join(part for part in unit if part) if unit[0] else unit[-1]
+    seen.problems += _misplaced(alone, unit, members)
     images = [file for file in members if file.kind == "image"]
     images = [file for file in images if "derivatives" not in file.path.parts] or images  # what was made of another image
     masks = [file for file in members if file.kind == "mask"]
     seen.problems += [
-        f"{file.path.name} is a link to {file.path.readlink()}, which is not there; fetch it, as by datalad get"
+        f"{alone or file.stem}: {dead(file.path)}; fetch it, as by datalad get"
         for file in (*images, *masks)
         if not file.path.exists()
     ]
-    alone = "_".join(part for part in unit if part) if unit[0] else unit[-1]
     ids = {file.path: alone if len(images) == 1 and alone else file.stem or alone for file in images}
     for case in sorted(case for case, count in Counter(ids.values()).items() if count > 1):
         names = ", ".join(path.name for path, own in ids.items() if own == case)
@@ -241,11 +244,26 @@ def _pair(unit: tuple[str, ...], members: Sequence[_File]) -> _Seen:
         if len(found) > 1:
             names = ", ".join(mask.path.name for mask in found)
             seen.problems.append(f"{case}: {len(found)} masks ({names}); keep one, or name one in a table")
+        elif found and two_cases(file.stem, found[0].stem):
+            names = f"{file.path.name} and {found[0].path.name}"
+            seen.problems.append(f"{case}: {names} are called as two cases; rename one, or name both in a table")
         elif found:
             seen.masks[case] = found[0].path
         elif others := [one.path.name for one in members if one.kind == "elsewhere"]:
             seen.problems.append(f"{case}: {some(others)} is no mask of its FLAIR; give one on the FLAIR's grid, *_FLAIR_roi")
     return seen
+
+
+def _misplaced(case: str, unit: Sequence[str], members: Sequence[_File]) -> Iterator[str]:
+    """What lies under another subject or session than its name says, or in a folder that is called as another case."""
+    for file in members:
+        for entity in (_SUBJECT, _SESSION) if unit[0] and file.kind in ("image", "mask") else ():
+            above = {found[0] for part in file.path.parent.parts if (found := entity.fullmatch(part))}
+            if above and (named := entity.search(file.path.name)) and named[0] not in above:
+                told = f"{case}: {file.path.name} lies under {', '.join(above)}"
+                yield f"{told}; a file is of one: rename it, or put it where it belongs"
+    names = {file.stem: [file.path] for file in members if file.kind == "image"} if unit[0] == "" else {}
+    yield from called_otherwise(unit[-1], {name: {"t2f": files} for name, files in names.items()})
 
 
 def _of_table(table: Path) -> _Seen:

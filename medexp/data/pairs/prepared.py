@@ -18,6 +18,8 @@ from medexp.data.prepared import Prepared
 from medexp.data.splits import Splits, load_splits, make_splits, patient_groups, some, unnamed
 from medexp.data.storage import local, local_file
 from medexp.data.volumes.cases import Case
+from medexp.data.volumes.oddities import geometry, recognised
+from medexp.data.volumes.prepared import manifest
 from medexp.errors import DataError, all_problems
 
 __all__ = ["Pair", "PreparedPairs", "ReadsPairs", "account", "load_pair", "pairs_in", "prepare_pairs", "preprocessing"]
@@ -81,9 +83,8 @@ def pairs_in(
 ) -> PreparedPairs:
     """Finds, checks, describes and splits pairs.
 
-    The manifest has one row a case, sorted: case, patient, split, sha256 (voxels of both, and affine), voxels_sha256 (of the
-    image), duplicate_of (the first case with the same image, else empty), x, y, z (voxels along the file's axes), spacing_x,
-    spacing_y, spacing_z (mm), lesion_ml, grid_ml (what the network's grid has of it), synthetic (0 or 1).
+    The manifest is that of volumes (`medexp.data.volumes.prepared.manifest`) and has besides voxels_sha256 (of the image),
+    lesion_ml, grid_ml (what the network's grid has of it) and synthetic (0 or 1).
 
     Args:
         folders: Folders, buckets and tables.
@@ -117,7 +118,7 @@ def pairs_in(
         cases={case.id: case for case in found.cases},
         facts=facts,
         splits=parts,
-        manifest=manifest(found.cases, facts, parts),
+        manifest=manifest(found.cases, facts.values(), parts, lesions),
         source=source,
         notes=tuple(_notes(source, found, facts, data, masks, block)),
     )
@@ -141,41 +142,22 @@ def _drawn(
     return replace(splits, train=tuple(sorted({*splits.train, *synthetic})))
 
 
-def manifest(cases: Sequence[Case], facts: Mapping[str, PairFacts], splits: Splits) -> pd.DataFrame:
-    """One row a case, sorted (`pairs_in` says the columns)."""
-    first: dict[str, str] = {}
-    rows = []
-    for case in sorted(cases, key=lambda case: case.id):
-        fact = facts[case.id]
-        original = first.setdefault(fact.voxels_sha256, case.id)
-        rows.append(
-            {
-                "case": case.id,
-                "patient": case.patient,
-                "split": splits.of(case.id),
-                "sha256": fact.sha256,
-                "voxels_sha256": fact.voxels_sha256,
-                "duplicate_of": "" if original == case.id else original,
-                **dict(zip(("x", "y", "z"), fact.shape, strict=True)),
-                **dict(zip(("spacing_x", "spacing_y", "spacing_z"), fact.spacing, strict=True)),
-                "lesion_ml": fact.lesion_ml,
-                "grid_ml": fact.grid_ml,
-                "synthetic": int(fact.synthetic),
-            }
-        )
-    return pd.DataFrame(rows)
+def lesions(fact: PairFacts) -> Mapping[str, object]:
+    """The columns of a manifest that pairs alone have (`pairs_in` says them)."""
+    return {
+        "voxels_sha256": fact.voxels_sha256,
+        "lesion_ml": fact.lesion_ml,
+        "grid_ml": fact.grid_ml,
+        "synthetic": int(fact.synthetic),
+    }
 
 
 def account(prepared: PreparedPairs, data: PairDataConfig) -> Iterator[tuple[str, str]]:
     """What was found in the files: a row of what is told of, and what was found, in a few words."""
     facts = [*prepared.facts.values()]
-    real = [fact for fact in facts if not fact.synthetic]
-    patients = Counter(prepared.cases[fact.case].patient for fact in real)
-    several = sum(count > 1 for count in patients.values())
-    yield (
-        "pairs",
-        f"{len(real)} of {len(patients)} patients, {several} with several; {len(facts) - len(real)} synthetic",
-    )
+    real = [prepared.cases[fact.case] for fact in facts if not fact.synthetic]
+    named = "a table, pair_data.patient_pattern or BIDS"
+    yield "pairs", f"{recognised(real, data.patient_pattern, named)}; {len(facts) - len(real)} synthetic"
     yield "values of masks", _counted(",".join(map(str, fact.values)) or "none" for fact in facts)
     lesions = pd.Series([fact.lesion_ml for fact in facts])
     yield "lesions in ml", f"{lesions.min():.3g} to {lesions.max():.3g}, median {lesions.median():.3g}"
@@ -189,8 +171,9 @@ def account(prepared: PreparedPairs, data: PairDataConfig) -> Iterator[tuple[str
     yield "lesions on background", some(told) or "none"
     told = [fact.case for fact in facts if fact.level is None]
     yield "background", f"not told from the head: {some(told)}" if told else "told from the head in all"
-    yield "spacing in mm", _counted(" x ".join(f"{edge:.3g}" for edge in fact.spacing) for fact in facts)
-    yield "orientation", _counted(str(fact.header.get("orientation", "?")) for fact in facts)
+    told = [f"{fact.case} {fact.hot} (up to {fact.hottest:.6g})" for fact in facts if fact.hot]
+    yield "voxels of no tissue", f"{some(told)}; taken for background" if told else "none"
+    yield from geometry(facts)
 
 
 def _notes(

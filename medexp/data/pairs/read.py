@@ -7,12 +7,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from medexp.config.data import PairDataConfig
+from medexp.config.data import SUFFIXES, PairDataConfig
 from medexp.data.preprocessing import Preprocessing
 from medexp.data.volumes.brats import Wording, read_case
 from medexp.data.volumes.cases import FOREGROUND, Case, Volume
 from medexp.data.volumes.steps import FitTo, Orient, ReadChannels, Resample, ScalePercentiles, VolumeStep, ZeroBackground
-from medexp.data.volumes.suffixes import SUFFIXES
 
 CHANNEL = "t2f"
 """FLAIR, as the channels of volumes are called."""

@@ -1,11 +1,12 @@
 """Reader of BraTS folders: one folder a case, one NIfTI file a modality, one for the segmentation where that is wanted.
 
-Takes the suffixes of BraTS 2023 (t1c t1n t2w t2f seg) and the older ones (t1ce t1 t2 flair seg), after `-` or `_`, as .nii.gz
-or .nii.
+A file is told by how its name ends, after `-` or `_`, as .nii.gz or .nii: `medexp.config.data.SUFFIXES`, or others that are
+given.
 """
 
 import gzip
 import math
+import shlex
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,10 +19,10 @@ from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 
-from medexp.config.data import DataConfig
+from medexp.config.data import SUFFIXES, DataConfig, known_by
 from medexp.data.splits import patient_of, some
 from medexp.data.volumes.cases import CHANNELS, Case, Volume
-from medexp.data.volumes.suffixes import NAME, SUFFIXES, files_of
+from medexp.data.volumes.suffixes import case_folders, cases_below, files_of, grouped
 from medexp.errors import DataError, all_problems
 
 AFFINE_TOLERANCE = 1e-3
@@ -78,34 +79,50 @@ def find_cases(data_dir: Path, data: DataConfig) -> tuple[Case, ...]:
             files, an excluded case that is not there.
         ConfigError: `patient_pattern` is no regular expression with a group.
     """
-    patient = patient_of(data.patient_pattern)
+    patient, suffixes = patient_of(data.patient_pattern), known_by(data.suffixes)
     if not data_dir.is_dir():
         raise DataError(f"{data_dir}: no such folder. Give data_dir=FOLDER with one folder a case")
-    folders = sorted(path for path in data_dir.iterdir() if path.is_dir() and not path.name.startswith("."))
-    if not folders:
-        holds = (
-            " It holds NIfTI files: give the folder above it"
-            if any(NAME.fullmatch(p.name) for p in data_dir.iterdir())
-            else ""
-        )
-        raise DataError(f"{data_dir}: no case in it. Give data_dir=FOLDER with one folder a case.{holds}")
+    folders = case_folders(data_dir)
+    if elsewhere := _layout(data_dir, folders, suffixes):
+        raise DataError(f"{data_dir}: {elsewhere}")
     names = {folder.name for folder in folders}
     problems = [f"data.exclude: no case {name} in the folder" for name in sorted(set(data.exclude) - names)]
     cases = []
     for folder in folders:
         if folder.name in data.exclude:
             continue
-        files, missing = files_of(folder, SUFFIXES)
+        files, missing = files_of(folder, suffixes)
         problems += missing
         if not missing:
             cases.append(Case(folder.name, patient(folder.name), tuple(files[channel] for channel in CHANNELS), files["seg"]))
     if not cases and not problems:
         problems = [f"data.exclude leaves out all {len(folders)} cases"]
     if problems:
-        raise DataError(
-            all_problems(str(data_dir), problems, "Complete the cases, or leave them out with data.exclude=[ID, ...].")
-        )
+        other = "say how other names end with -P 'data.suffixes={t1c: [ENDING], seg: [ENDING]}'"
+        advice = f"Complete the cases, {other}, or leave cases out with -P 'data.exclude=[ID, ...]'."
+        raise DataError(all_problems(str(data_dir), problems, advice))
     return tuple(cases)
+
+
+def _layout(data_dir: Path, folders: Sequence[Path], suffixes: Mapping[str, Sequence[str]]) -> str:
+    """Where the cases are, if it is not in the folders of a folder, and what to do; empty where they may be in these."""
+    give = "give data_dir=FOLDER with one folder a case"
+    if not folders:
+        side_by_side = grouped(data_dir, suffixes)
+        if len(side_by_side) > 1:
+            first = min(side_by_side)
+            return f"holds the files of {len(side_by_side)} cases side by side; put each in a folder of its own, as {first}/"
+        return f"no case in it; {give}" + (f". It holds NIfTI files: give {data_dir.parent}" if side_by_side else "")
+    there = [folder for folder in folders if folder.is_dir()]
+    below = {folder: count for folder in there if (count := cases_below(folder, suffixes))}
+    if not below or any(grouped(folder, suffixes) for folder in there):
+        return ""
+    if len(below) == 1:
+        ((folder, count),) = below.items()
+        return f"no case in it, but {count} in {folder.name}/: give data_dir={folder}"
+    held = ", ".join(f"{folder.name}/ ({count})" for folder, count in list(below.items())[:8])
+    links = f"mkdir ALL && ln -s {shlex.quote(str(data_dir))}/*/* ALL/"
+    return f"no case in it, but in its folders: {held}. Give one of these, or bring them together, as by: {links}"
 
 
 def is_nifti(path: Path) -> bool:
@@ -113,12 +130,15 @@ def is_nifti(path: Path) -> bool:
     return path.is_file() and path.name.lower().endswith((".nii", ".nii.gz"))
 
 
-def image_files(path: Path, channels: Sequence[str] = CHANNELS) -> tuple[Path, ...]:
+def image_files(
+    path: Path, channels: Sequence[str] = CHANNELS, suffixes: Mapping[str, Sequence[str]] = SUFFIXES
+) -> tuple[Path, ...]:
     """The images of a case that needs no segmentation. Reads names only.
 
     Args:
         path: A case's folder, or one 4D NIfTI file whose last axis is the channels.
         channels: The channels in the order that is wanted, of CHANNELS.
+        suffixes: How the names of files end, by channel.
 
     Returns:
         One file a channel; the 4D file alone.
@@ -127,7 +147,7 @@ def image_files(path: Path, channels: Sequence[str] = CHANNELS) -> tuple[Path, .
         DataError: There is nothing at `path`, it is neither a folder nor a NIfTI file, or a channel is missing or ambiguous.
     """
     if path.is_dir():
-        files, problems = files_of(path, {channel: SUFFIXES[channel] for channel in channels})
+        files, problems = files_of(path, {channel: suffixes[channel] for channel in channels})
         if problems:
             raise DataError("; ".join(problems))
         return tuple(files[channel] for channel in channels)
@@ -220,10 +240,12 @@ def read_label(path: Path, classes: Mapping[int, int]) -> tuple[NDArray[np.uint8
 def _read(path: Path, dimensions: int = 3) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
     try:
         content = path.read_bytes()
-        if path.name.lower().endswith(".gz"):
-            content = gzip.decompress(
-                content
-            )  # whole, so that the checksum at its end is held against it; nib.load stops before
+        packed, named = content[:2] == b"\x1f\x8b", path.name.lower().endswith(".gz")
+        if content and packed != named:
+            what, name = ("is gzip", f"{path.name}.gz") if packed else ("is no gzip", path.name[:-3])
+            raise ImageFileError(f"it {what}; if it is a whole file otherwise, rename it to {name}")
+        if packed:  # whole, so that the checksum at its end is held against it; nib.load stops before
+            content = gzip.decompress(content)
         kinds = [kind for kind in (nib.Nifti1Image, nib.Nifti2Image) if kind.header_class.may_contain_header(content)]
         if not kinds:
             raise ImageFileError("no NIfTI header")
@@ -275,7 +297,7 @@ def _geometry_problems(arrays: Mapping[Path, NDArray[np.float32]], affines: Mapp
 
 def _image_problems(name: str, array: NDArray[np.float32]) -> list[str]:
     if bad := int(array.size - np.isfinite(array).sum()):
-        return [f"{name}: {bad} NaN or infinite voxels"]
+        return [f"{name}: {bad} NaN or infinite voxels; where they are the background, write 0 in their place"]
     if array.size == 0 or array.min() == array.max():
         return [f"{name}: a constant channel, every voxel is {array.flat[0] if array.size else 'missing'}"]
     return []

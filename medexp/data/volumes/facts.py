@@ -4,8 +4,9 @@ import hashlib
 import json
 from collections.abc import Sequence, Set
 from dataclasses import asdict, dataclass
+from itertools import combinations
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import nibabel as nib
 import numpy as np
@@ -16,10 +17,10 @@ from scipy import ndimage
 from medexp.arrays import Array
 from medexp.config.data import DataConfig
 from medexp.config.editions import EDITIONS, fitting
-from medexp.data.headers import Header, of_volume
+from medexp.data.headers import Header, of_volume, two_affines
 from medexp.data.parallel import described
 from medexp.data.seen import Field
-from medexp.data.twins import perceptual_hash
+from medexp.data.twins import Digested, perceptual_hash
 from medexp.data.volumes.background import Ground, ground_of
 from medexp.data.volumes.brats import UnfitLabels, read_case
 from medexp.data.volumes.cases import CHANNELS, REGION_CLASSES, Case, Volume
@@ -35,10 +36,25 @@ from medexp.data.volumes.semantics import (
 from medexp.errors import DataError
 from medexp.files import replacing
 
-VERSION = 10
+VERSION = 11
 """Part of the cache key: raise it when what is computed here, in `background`, `semantics` or `brats` changes."""
 
 _AXES = ("RL", "AP", "SI")
+
+
+class Measured(Digested, Protocol):
+    """What is known of any case of volumes, as `CaseFacts` has it."""
+
+    @property
+    def sha256(self) -> str: ...
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    @property
+    def spacing(self) -> tuple[float, ...]: ...
+    @property
+    def header(self) -> Header: ...
+    @property
+    def affines(self) -> str: ...
 
 
 @dataclass(frozen=True)
@@ -64,6 +80,8 @@ class CaseFacts:
         spread: Largest less smallest value of the background, by channel.
         hot: Voxels of a value that no tissue has, by channel.
         hottest: The farthest of these values, by channel; 0 where there is none.
+        affines: `medexp.data.headers.two_affines` of its files.
+        same: Pairs of channels that are equal, voxel by voxel.
     """
 
     case: str
@@ -84,6 +102,8 @@ class CaseFacts:
     spread: tuple[float, ...] = ()
     hot: tuple[int, ...] = ()
     hottest: tuple[float, ...] = ()
+    affines: str = ""
+    same: tuple[str, ...] = ()
 
     @property
     def fields(self) -> dict[str, Field]:
@@ -200,12 +220,20 @@ def _describe(case: Case, data: DataConfig, entry: Path) -> CaseFacts:
         spread=tuple(ground.spread for ground in grounds),
         hot=tuple(ground.hot for ground in grounds),
         hottest=tuple(ground.hottest for ground in grounds),
+        affines=two_affines(case.files),
+        same=same_channels(volume.image),
         **({"semantic": ()} | tumour),
         header=of_volume(dict(zip(CHANNELS if len(case.images) > 1 else ("images",), case.images, strict=True))),
     )
     with replacing(entry) as temporary:
         temporary.write_text(json.dumps(asdict(facts)))
     return facts
+
+
+def same_channels(image: NDArray[np.float32], channels: Sequence[str] = CHANNELS) -> tuple[str, ...]:
+    """The pairs of channels of an image (C, X, Y, Z) that are equal voxel by voxel, such as `t1c = t1n`."""
+    pairs = combinations(zip(channels, image, strict=True), 2)
+    return tuple(f"{one} = {other}" for (one, mine), (other, yours) in pairs if np.array_equal(mine, yours))
 
 
 def along_ras(volume: Volume, channel: int) -> Array:

@@ -4,11 +4,12 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from medexp.config.data import SUFFIXES
 from medexp.data.inputs import TABLES, Inputs, name_of, rows_of
 from medexp.data.volumes.brats import is_nifti
 from medexp.data.volumes.cases import Case
 from medexp.data.volumes.steps import ReadChannels
-from medexp.data.volumes.suffixes import SUFFIXES, grouped, instead, one_of_each
+from medexp.data.volumes.suffixes import called_otherwise, dead, grouped, instead, one_of_each
 from medexp.errors import DataError
 
 _SEG = "seg"
@@ -41,17 +42,18 @@ def find_inputs(path: Path, read: ReadChannels, patient: Callable[[str], str] = 
         return _cases({name_of(path): path}, read, patient, {})
     there = [one for one in sorted(path.iterdir()) if not one.name.startswith(".")]
     folders = [one for one in there if one.is_dir()]
-    groups = grouped(path, read.suffixes)
-    if groups and (nested := [one.name for one in folders if grouped(one, read.suffixes)]):
+    lost = [one for one in there if not one.exists()]
+    groups = grouped(path, _endings(read))
+    if groups and (nested := [one.name for one in folders if grouped(one, _endings(read))]):
         both = f"files of a case ({', '.join(groups)}) and folders of cases ({', '.join(nested)})"
         raise DataError(f"{path}: holds {both}; part them, or give a table with the column path")
     if len(groups) > 1:
         return _cases(dict.fromkeys(groups, path), read, patient, {}, together=False)
     stacked = [one for one in there if is_nifti(one)]
-    if groups or not (folders or stacked):
+    if groups or not (folders or stacked or lost):
         return _cases({path.absolute().name: path}, read, patient, {})
     named: dict[str, list[Path]] = {}
-    for one in [*folders, *stacked]:
+    for one in [*folders, *stacked, *lost]:
         named.setdefault(name_of(one), []).append(one)
     if twice := [", ".join(one.name for one in same) for same in named.values() if len(same) > 1]:
         raise DataError(f"{path}: {'; '.join(twice)} would be one case; give a table with the columns id and path")
@@ -68,26 +70,26 @@ def _cases(
     """A case a path; where the files of several lie in one folder, not `together`, a case is what its name begins."""
     cases: list[Case] = []
     problems: dict[str, str] = {}
-    suffixes = {channel: tuple(read.suffixes[channel]) for channel in read.channels}
+    suffixes = _endings(read)
     for name, path in paths.items():
         if is_nifti(path):
             cases.append(Case(name, patient(name), (path.absolute(),), None))
             continue
         if not path.is_dir():
             what = "neither a case's folder nor a NIfTI file (.nii, .nii.gz)" if path.exists() else "no such file or folder"
-            problems[name] = f"{path}: {what}"
+            problems[name] = dead(path) if path.is_symlink() and not path.exists() else f"{path}: {what}"
             continue
-        groups = grouped(path.absolute(), suffixes | {_SEG: SUFFIXES[_SEG]})
-        files: dict[str, list[Path]] = {}
-        for group, of_group in groups.items():
-            for channel, found in of_group.items() if together or group == name else ():
-                files.setdefault(channel, []).extend(found)
-        if not files and any(_is_dicom(one) for one in path.iterdir()):
+        groups = grouped(path.absolute(), suffixes | {_SEG: read.suffixes.get(_SEG, SUFFIXES[_SEG])})
+        if not together:
+            groups = {name: groups[name]}
+        if not groups and any(_is_dicom(one) for one in path.iterdir()):
             wanted = " ".join(f"CASE-{endings[0]}.nii.gz" for endings in suffixes.values())
             problems[name] = f"{path}: holds DICOM, NIfTI is wanted: {_CONVERT.format(wanted)}"
             continue
-        one, wrong = one_of_each(name, files, suffixes)
-        segmentations: Sequence[Path] = files.get(_SEG, ())
+        one, wrong = one_of_each(name, groups, suffixes)
+        if together:
+            wrong += called_otherwise(path.absolute().name, groups)
+        segmentations = [file for of in groups.values() for file in of.get(_SEG, ())]
         if len(segmentations) > 1:
             wrong.append(
                 f"{name}: {len(segmentations)} files for {_SEG} ({', '.join(p.name for p in segmentations)}); keep one"
@@ -100,6 +102,10 @@ def _cases(
             images = tuple(one[channel] for channel in read.channels)
             cases.append(Case(name, patient(name), images, segmentations[0] if segmentations else None))
     return Inputs(cases, problems, labels)
+
+
+def _endings(read: ReadChannels) -> dict[str, Sequence[str]]:
+    return {channel: read.suffixes[channel] for channel in read.channels}
 
 
 def _is_dicom(path: Path) -> bool:

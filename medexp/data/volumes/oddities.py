@@ -11,10 +11,11 @@ from typing import get_args
 from medexp.config.data import DataConfig, Oddity
 from medexp.config.editions import EDITIONS
 from medexp.data.volumes.cases import CHANNELS, REGION_CLASSES, Case
-from medexp.data.volumes.facts import CaseFacts
+from medexp.data.volumes.facts import CaseFacts, Measured
 from medexp.errors import DataError, all_problems
 
 _OUTSIDE = 0.05  # of a tumour: a rim of it may lie where the skull stripping cut
+_UNITS = {1: "metre", 2: "mm", 3: "micrometre"}  # of the header's lowest three bits
 _NAMED = 8  # cases that a line names
 _PAEDIATRIC = re.compile(r"BraTS-PED-")
 
@@ -81,16 +82,18 @@ def odd(cases: Sequence[Case], facts: Sequence[CaseFacts], data: DataConfig) -> 
             f"{_of(children, facts)} the name of BraTS-PED, of which the edition of 2023 alone has the labels of "
             f"{data.labels}; later ones are -P data.labels=brats-ped: {_list(children)}"
         )
+    if doubled := [f"{fact.case} ({fact.affines})" for fact in facts if fact.affines]:
+        words["two_affines"] = (
+            f"{_of(doubled, facts)} a header that says two geometries, of which the sform is read: {_list(doubled)}"
+        )
+    if copied := [f"{fact.case} ({', '.join(fact.same)})" for fact in facts if fact.same]:
+        words["same_channels"] = f"{_of(copied, facts)} a channel that is a copy of another one: {_list(copied)}"
     return words
 
 
 def account(cases: Sequence[Case], facts: Sequence[CaseFacts], data: DataConfig) -> Iterator[tuple[str, str]]:
     """What was found in the files: a row of what is told of, and what was found, in a few words."""
-    patients = Counter(case.patient for case in cases)
-    alone = sum(case.patient == case.id for case in cases)
-    recognised = f"{len(cases) - alone} by data.patient_pattern, {alone} each a patient of its own"
-    several = sum(count > 1 for count in patients.values())
-    yield "cases", f"{len(cases)} of {len(patients)} patients: {recognised}; {several} patients with several"
+    yield "cases", recognised(cases, data.patient_pattern, "data.patient_pattern")
     outlined = [fact for fact in facts if fact.regions]
     if outlined:
         held = Counter(value for fact in outlined for value in fact.values)
@@ -103,9 +106,7 @@ def account(cases: Sequence[Case], facts: Sequence[CaseFacts], data: DataConfig)
         lost = {region: [fact.case for fact in outlined if region in fact.lost] for region in REGION_CLASSES}
         told = [f"{region} of {len(there)} ({_list(there)})" for region, there in lost.items() if there]
         yield f"lost at {grid} mm", "; ".join(told) or "none"
-    spacings = Counter(" x ".join(f"{edge:.3g}" for edge in fact.spacing) for fact in facts)
-    yield "spacing in mm", _counted(spacings)
-    yield "orientation", _counted(Counter(str(fact.header.get("orientation", "?")) for fact in facts))
+    yield from geometry(facts)
     yield "background", _counted(Counter(map(_background, facts)))
     hot = [
         f"{fact.case} {channel}: {count} (up to {value:.6g})"
@@ -116,6 +117,36 @@ def account(cases: Sequence[Case], facts: Sequence[CaseFacts], data: DataConfig)
     yield "voxels of no tissue", f"{_list(hot)}; taken for background" if hot else "none"
     for name, words in odd(cases, facts, data).items():
         yield f"meant: {name}", words
+
+
+def recognised(cases: Sequence[Case], pattern: str, by: str) -> str:
+    """How many cases of how many patients there are, and what says whose they are, in words.
+
+    Args:
+        cases: The cases.
+        pattern: `patient_pattern`; a case that it does not match, and whose patient nothing else names, is one of its own.
+        by: What names a case's patient, in words.
+    """
+    patients = Counter(case.patient for case in cases)
+    alone = [case.id for case in cases if case.patient == case.id and not re.search(pattern, case.id)]
+    named = f" ({_list(alone)})" if 0 < len(alone) < len(cases) else ""
+    told = f"{len(cases) - len(alone)} by {by}, {len(alone)} each a patient of its own{named}"
+    several = sum(count > 1 for count in patients.values())
+    return f"{len(cases)} of {len(patients)} patients: {told}; {several} patients with several"
+
+
+def geometry(facts: Sequence[Measured]) -> Iterator[tuple[str, str]]:
+    """Rows of an account that any kind of volumes has: spacing, orientation and the unit that headers name."""
+    yield "spacing in mm", _counted(Counter(" x ".join(f"{edge:.3g}" for edge in fact.spacing) for fact in facts))
+    yield "orientation", _counted(Counter(str(fact.header.get("orientation", "?")) for fact in facts))
+    units = Counter(_UNITS.get(int(float(fact.header.get("xyzt_units") or 0)) % 8, "none named") for fact in facts)
+    doubled = [f"{fact.case} ({fact.affines})" for fact in facts if fact.affines]
+    yield "headers of two geometries", f"{_list(doubled)}; the sform is read" if doubled else "none"
+    yield "unit in headers", _counted(Counter({_unit(unit): count for unit, count in units.items()}))
+
+
+def _unit(unit: str) -> str:
+    return unit if unit == "mm" else f"{unit}; by their size the voxels are in mm"
 
 
 def _background(fact: CaseFacts) -> str:

@@ -1,7 +1,7 @@
 """Volumes that are ready for training: found, read, checked, described and split."""
 
-from collections.abc import Iterable, Sequence
-from typing import Protocol
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Protocol, TypeVar
 
 import pandas as pd
 
@@ -12,13 +12,21 @@ from medexp.data.splits import Splits, load_splits, make_splits, unnamed
 from medexp.data.storage import local_file, local_folder
 from medexp.data.volumes.brats import find_cases
 from medexp.data.volumes.cases import Case
-from medexp.data.volumes.facts import CaseFacts, describe_cases
+from medexp.data.volumes.facts import CaseFacts, Measured, describe_cases
 from medexp.data.volumes.oddities import demand_meant
 from medexp.data.volumes.phantoms import ensure_phantoms
 from medexp.data.volumes.semantics import SEMANTIC_FEATURES
 
 PreparedVolumes = Prepared[Case, CaseFacts]
 """Of BraTS cases with their segmentations; none is dropped."""
+
+
+FactT = TypeVar("FactT", bound=Measured)
+
+
+def semantic(fact: CaseFacts) -> Mapping[str, object]:
+    """The columns of a manifest that volumes with segmentations alone have: the ten SEMANTIC_FEATURES."""
+    return dict(zip(SEMANTIC_FEATURES, fact.semantic, strict=True))
 
 
 class ReadsVolumes(Protocol):
@@ -73,7 +81,7 @@ def prepare_volumes(config: ReadsVolumes) -> PreparedVolumes:
         cases={case.id: case for case in cases},
         facts={fact.case: fact for fact in facts},
         splits=splits,
-        manifest=manifest(cases, facts, splits),
+        manifest=manifest(cases, facts, splits, semantic),
         source=source,
         notes=(unnamed(source, [case.id for case in cases], config.data.patient_pattern),)
         if config.data_dir is not None and all(case.patient == case.id for case in cases)
@@ -81,11 +89,13 @@ def prepare_volumes(config: ReadsVolumes) -> PreparedVolumes:
     )
 
 
-def manifest(cases: Sequence[Case], facts: Iterable[CaseFacts], splits: Splits) -> pd.DataFrame:
+def manifest(
+    cases: Sequence[Case], facts: Iterable[FactT], splits: Splits, more: Callable[[FactT], Mapping[str, object]]
+) -> pd.DataFrame:
     """One row a case, sorted by case.
 
     Columns: case, patient, split, sha256 (voxels and affine), duplicate_of (the first case with the same voxels, else empty),
-    x, y, z (voxels along the file's axes), spacing_x, spacing_y, spacing_z (mm), then the ten SEMANTIC_FEATURES.
+    x, y, z (voxels along the file's axes), spacing_x, spacing_y, spacing_z (mm), then those of `more`.
     """
     facts_of = {fact.case: fact for fact in facts}
     first: dict[str, str] = {}
@@ -102,7 +112,7 @@ def manifest(cases: Sequence[Case], facts: Iterable[CaseFacts], splits: Splits) 
                 "duplicate_of": "" if original == case.id else original,
                 **dict(zip(("x", "y", "z"), fact.shape, strict=True)),
                 **dict(zip(("spacing_x", "spacing_y", "spacing_z"), fact.spacing, strict=True)),
-                **dict(zip(SEMANTIC_FEATURES, fact.semantic, strict=True)),
+                **more(fact),
             }
         )
     return pd.DataFrame(rows)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from medexp.config.data import SUFFIXES
 from medexp.data.inputs import lines_of
 from medexp.data.splits import SPLITS, Splits, by_label, draw_by_label, patient_groups, straddling
 from medexp.data.volumes.brats import image_files
@@ -43,7 +44,12 @@ class LabelledTable:
         return tuple(sorted(set(self.labels.values())))
 
 
-def read_table(path: Path, channels: Sequence[str] = CHANNELS, judged: str = "test") -> LabelledTable:
+def read_table(
+    path: Path,
+    channels: Sequence[str] = CHANNELS,
+    judged: str = "test",
+    suffixes: Mapping[str, tuple[str, ...]] = SUFFIXES,
+) -> LabelledTable:
     """A table as it stands. Reads no volume.
 
     Args:
@@ -51,6 +57,7 @@ def read_table(path: Path, channels: Sequence[str] = CHANNELS, judged: str = "te
             NIfTI file whose last axis is the channels, relative to the table's folder or absolute; `patient` says whose it is.
         channels: The channels in the order that is wanted, of CHANNELS.
         judged: The split that is judged on, test or val; a table that is split has cases in it.
+        suffixes: How the names of files end, by channel.
 
     Raises:
         DataError: All problems at once: an unreadable or empty file, missing or repeated columns, rows of another width, empty
@@ -81,7 +88,8 @@ def read_table(path: Path, channels: Sequence[str] = CHANNELS, judged: str = "te
     for row in values:
         images: tuple[Path, ...] = ()
         try:
-            images = image_files((path.parent / Path(row["path"]).expanduser()).absolute(), channels) if row["path"] else ()
+            where = (path.parent / Path(row["path"]).expanduser()).absolute()
+            images = image_files(where, channels, suffixes) if row["path"] else ()
         except DataError as error:
             problems.append(f"id {row['id']}: {error}")
         cases.append(Case(row["id"], row["patient"], images, None))

@@ -19,7 +19,7 @@ from monai.transforms import (
 from numpy.typing import NDArray
 from torch import Tensor
 
-from medexp.config.data import DataConfig
+from medexp.config.data import SUFFIXES, DataConfig
 from medexp.data.preprocessing import Preprocessing
 from medexp.data.volumes.cases import CHANNELS, FOREGROUND, Volume
 from medexp.data.volumes.steps import (
@@ -32,7 +32,6 @@ from medexp.data.volumes.steps import (
     ZeroBackground,
     ZScore,
 )
-from medexp.data.volumes.suffixes import SUFFIXES
 from medexp.data.volumes.zero_background import ZeroBackgroundd
 
 INPUT = {

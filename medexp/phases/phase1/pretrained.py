@@ -183,7 +183,7 @@ def pretrain(config: Phase1Config, accelerator: Accelerator, cache: Path, file: 
         workers=config.training.workers,
     )
     # The user's own cases are not among these.
-    own = replace(config.data, labels="brats2023", label_map=None, patient_pattern=PATIENT_PATTERN)
+    own = replace(config.data, labels="brats2023", label_map=None, suffixes={}, patient_pattern=PATIENT_PATTERN)
     settings = replace(own, exclude=(), meant=get_args(Oddity), val_fraction=config.base.val_fraction, test_fraction=0.0)
     seed = config.base.seed
     with accelerator.main_process_first():

@@ -7,7 +7,7 @@ from typing import Annotated
 from annotated_types import Ge, doc
 
 from medexp.config.bounds import Natural, Told
-from medexp.config.data import Labels, label_problems
+from medexp.config.data import Labels, Suffixes, label_problems, suffix_problems
 from medexp.config.keys import Called, Role
 from medexp.config.networks import FeatureKind
 from medexp.config.shared import (
@@ -41,11 +41,13 @@ class PredictDataConfig:
 
     labels: Annotated[Labels | None, Role.CASES]
     label_map: Annotated[dict[int, int] | None, Role.CASES]
+    suffixes: Suffixes
     patient_pattern: Annotated[str, Role.CASES]
     jobs: Jobs
 
     def problems(self) -> Iterator[str]:
         yield from label_problems(self.labels, self.label_map)
+        yield from suffix_problems(self.suffixes)
 
 
 @dataclass(frozen=True)

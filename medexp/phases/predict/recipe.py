@@ -83,7 +83,7 @@ def read(ctx: Context[PredictConfig]) -> Work:
     embedded = [] if paths else [ensure_phantoms("meningioma", config.phantoms, _SEED, ctx.cache)]
     patient = patient_of(config.data.patient_pattern)
     images = local_folder(config.image_dir, ctx.cache) if config.image_dir else None
-    inputs = together([predictor.find(path, patient, images) for path in paths or embedded])
+    inputs = together([predictor.find(path, patient, images, config.data.suffixes) for path in paths or embedded])
     if not inputs.cases:
         told = list(inputs.problems.values()) or ["no case in it"]
         raise DataError(all_problems(f"input for {predictor.called}", told))

@@ -1,7 +1,7 @@
 """Labelled volumes for a registered encoder: the tables, and what the encoder's contract asks of the volumes."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -87,9 +87,17 @@ def read_volumes(
         splits=splits,
         manifest=table_manifest(read, facts, splits),
         source=table or "glioma and meningioma phantoms",
-        notes=(_UNNAMED.format(path),) if all(case.patient == case.id for case in read.cases) else (),
+        notes=tuple(_notes(path, read.cases, facts)),
     )
     return LabelledVolumes(read, data, preprocessing)
+
+
+def _notes(path: Path, cases: Sequence[Case], facts: Sequence[CaseFacts]) -> Iterator[str]:
+    if all(case.patient == case.id for case in cases):
+        yield _UNNAMED.format(path)
+    for fact in facts:
+        if said := "; ".join([*filter(None, [fact.affines]), *(f"{pair}, a copy" for pair in fact.same)]):
+            yield f"{path}: id {fact.case}: {said}"
 
 
 def volumes_of(encoder: Pulled) -> Preprocessing:
@@ -113,6 +121,7 @@ def reading(jobs: int) -> DataConfig:
     return DataConfig(
         labels="map",
         label_map={},
+        suffixes={},
         patient_pattern=PATIENT_PATTERN,
         exclude=(),
         meant=(),

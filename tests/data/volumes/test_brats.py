@@ -141,7 +141,7 @@ def test_a_folder_without_cases(tmp_path, data_config):
 
 
 def test_the_folder_of_one_case_points_to_the_folder_above(tmp_path, data_config):
-    with pytest.raises(DataError, match="give the folder above"):
+    with pytest.raises(DataError, match="It holds NIfTI files: give "):
         find_cases(write_case(tmp_path, "good"), data_config())
 
 

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import torch
 
+from medexp.config.data import SUFFIXES
 from medexp.data.volumes.brats import read_case
 from medexp.data.volumes.cases import CHANNELS
 from medexp.data.volumes.inputs import find_inputs
 from medexp.data.volumes.regions import paint, values_in_masks
 from medexp.data.volumes.steps import ReadChannels
-from medexp.data.volumes.suffixes import SUFFIXES
 from medexp.errors import DataError
 from tests.data.volumes.small_cases import SHAPE, save, write_case
 

@@ -119,12 +119,14 @@ def test_the_account_says_what_the_files_hold(tmp_path, config):
     write_case(tmp_path / "data", "BraTS-MEN-00001-001", seed=8)
     prepared = prepare_volumes(config)
     assert dict(account(tuple(prepared.cases.values()), tuple(prepared.facts.values()), config.data)) == {
-        "cases": "6 of 5 patients: 5 by data.patient_pattern, 1 each a patient of its own; 1 patients with several",
+        "cases": "6 of 5 patients: 5 by data.patient_pattern, 1 each a patient of its own (other); 1 patients with several",
         "labels, brats2023": "cases that hold 1 necrotic or non-enhancing core: 0, 2 edema: 6, 3 enhancing tumour: 6",
         "regions": "cases that hold TC: 6, WT: 6, ET: 6",
         "lost at 6 x 6 x 9 mm": "none",
         "spacing in mm": "2 x 2 x 3 (6)",
         "orientation": "LPS (6)",
+        "headers of two geometries": "none",
+        "unit in headers": "none named; by their size the voxels are in mm (6)",
         "background": "0 (5), -2000 and 0 (1)",
         "voxels of no tissue": "other t2w: 1 (up to 30000); taken for background",
     }

@@ -6,16 +6,17 @@ import numpy as np
 import pytest
 
 from medexp.data.pairs.facts import PairFacts
-from medexp.data.pairs.prepared import PreparedPairs, manifest
+from medexp.data.pairs.prepared import PreparedPairs, lesions
 from medexp.data.splits import Splits
 from medexp.data.volumes.cases import Case
+from medexp.data.volumes.prepared import manifest
 from medexp.evaluation.synthesis import Pairs
 from medexp.phases.phase7.segmenters import half_of
 from medexp.phases.phase7.utility import of_cases, of_people
 
 
 def fact(case: str, voxels: str, synthetic: bool = False) -> PairFacts:
-    return PairFacts(case, f"sha {case}", voxels, (8, 8, 8), (1, 1, 1), (), {}, synthetic, (1,), 1, 1, 0, 0, 0)
+    return PairFacts(case, f"sha {case}", voxels, (8, 8, 8), (1, 1, 1), (), {}, synthetic, (1,), 1, 1, 0, 0, 0, 0, 0)
 
 
 @pytest.fixture
@@ -25,7 +26,9 @@ def data() -> PreparedPairs:
     cases = [Case(one, one.split("-")[0], (Path(f"{one}.nii"),), Path(f"{one}_mask.nii")) for one in ids]
     facts = {one: fact(one, "same" if one in ("p1-a", "p2-a") else one, one == "made") for one in ids}
     splits = Splits(tuple(sorted([*ids[:6], "made"])), ("p5-a",), ("p6-a", "p7-a"))
-    return PreparedPairs({case.id: case for case in cases}, facts, splits, manifest(cases, facts, splits), "eight")
+    return PreparedPairs(
+        {case.id: case for case in cases}, facts, splits, manifest(cases, facts.values(), splits, lesions), "eight"
+    )
 
 
 def test_an_adapter_of_a_half_is_given_nobody_else(data: PreparedPairs) -> None:

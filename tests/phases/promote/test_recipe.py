@@ -15,7 +15,7 @@ from medexp.data.manifest import data_digest
 from medexp.data.splits import make_splits
 from medexp.data.volumes.brats import find_cases
 from medexp.data.volumes.facts import describe_cases
-from medexp.data.volumes.prepared import manifest
+from medexp.data.volumes.prepared import manifest, semantic
 from medexp.data.volumes.regions import REGIONS
 from medexp.models.kinds import ONLY, build
 from medexp.models.swin.network import decoder_state, encoder_state
@@ -133,7 +133,7 @@ def validation(tmp_path: Path) -> pd.DataFrame:
     data = data_config(spacing=(2, 2, 3), input_size=(64, 32, 32), val_fraction=0.7, test_fraction=0)
     cases = find_cases(tmp_path / "data", data)
     facts = describe_cases(cases, data, tmp_path / "cache")
-    table = manifest(cases, facts, make_splits(cases, facts, data, 0))
+    table = manifest(cases, facts, make_splits(cases, facts, data, 0), semantic)
     return table.loc[table["split"] == "val", ["case", "patient", "sha256"]]
 
 
