@@ -283,16 +283,17 @@ def models(as_json: bool) -> int:
 
 
 @commands.command()
+@click.option("--fix", is_flag=True, help="End the runs that count as running and whose process is gone.")
 @_as_json
-def doctor(as_json: bool) -> int:
-    """Say what is in use, and what is wrong with it."""
+def doctor(fix: bool, as_json: bool) -> int:
+    """Say what is in use, and what is wrong with it; changes nothing without --fix."""
 
     def work() -> int:
         from dataclasses import asdict
 
         from medexp.doctor import examine
 
-        found = examine()
+        found = examine(fix=fix)
         if as_json:
             _print_json(asdict(found))
         else:

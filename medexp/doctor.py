@@ -8,6 +8,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -16,10 +17,11 @@ import torch
 import medexp
 from medexp import phases
 from medexp.config.shared import cache_root
-from medexp.errors import MedexpError
+from medexp.errors import MedexpError, StorageError
 from medexp.registry.definitions import known_models, load_definition
+from medexp.tracking.killed import end_run, left_running
 from medexp.tracking.provenance import git_state
-from medexp.tracking.stores import find_stores
+from medexp.tracking.stores import find_store, find_stores
 
 _LIBRARIES = ("torch", "monai", "mlflow", "peft", "accelerate", "safetensors", "numpy", "optuna")
 _GIB = 2**30
@@ -39,10 +41,15 @@ class Examination:
     problems: list[str] = field(default_factory=list)
 
 
-def examine() -> Examination:
-    """Look at everything that a phase needs; changes nothing."""
+def examine(*, fix: bool = False) -> Examination:
+    """Look at everything that a phase needs.
+
+    Args:
+        fix: End the runs that count as running and whose process is gone; else nothing is changed.
+    """
     found = Examination()
-    for look in (_versions, _device, _stores, _cache, _disk, _environment, _code, _definitions):
+    runs = partial(_runs, fix=fix)
+    for look in (_versions, _device, _stores, runs, _cache, _disk, _environment, _code, _definitions):
         try:
             found.facts |= look(found.problems.append)
         except MedexpError as error:
@@ -92,6 +99,20 @@ def _stores(wrong: _Tell) -> Mapping[str, str]:
         if folder.exists() and not os.access(folder, os.W_OK):
             wrong(f"artifacts {folder}: cannot be written. Its owner has to allow it")
     return {"tracking store": stores.tracking, "model registry": stores.registry, "artifacts": stores.artifacts}
+
+
+def _runs(wrong: _Tell, fix: bool) -> Mapping[str, str]:
+    try:
+        find_store()
+    except StorageError:
+        return {}  # said of the stores
+    left = left_running()
+    for run in left:
+        if fix:
+            end_run(run.id)
+        else:
+            wrong(f"run {run.id} ({run.name}): counts as running, but {run.why}. medexp doctor --fix ends it as KILLED")
+    return {"runs ended": ", ".join(f"{run.id} ({run.name}): {run.why}" for run in left)} if fix and left else {}
 
 
 def _cache(wrong: _Tell) -> Mapping[str, str]:

@@ -1,11 +1,13 @@
 """The command line: layers, one clear line for bad input, exit codes."""
 
 import os
+import platform
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 import yaml
 
@@ -16,6 +18,7 @@ from medexp.phases.phase1.config import Phase1Config
 from medexp.phases.prepare.config import PrepareConfig
 from medexp.phases.probe.config import ProbeConfig
 from medexp.phases.promote.config import PromoteConfig
+from medexp.tracking.processes import PARENT
 from medexp.tracking.provenance import config_yaml
 
 ROOT = Path(__file__).parents[1]
@@ -391,17 +394,29 @@ print("imported", {{"torch", "mlflow", "monai", "numpy"}} & sys.modules.keys())
     assert [line for line in done.stdout.splitlines() if line.startswith("exit code")] == ["exit code 0", "exit code 2"]
 
 
-def test_ctrl_c_in_a_process_of_its_own(tmp_path):
+@pytest.mark.parametrize(
+    ("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129), ("its parent was killed", 143)]
+)
+def test_a_signal_ends_a_process_of_its_own(tmp_path, sent, code):
     (tmp_path / "phase.py").write_text("import time\ndef run(config):\n    print('waiting', flush=True)\n    time.sleep(60)\n")
     program = "from medexp.cli import main; import phase; raise SystemExit(main('phase1', [], run=phase.run))"
-    environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path}"}
     pipe = subprocess.PIPE
-    with subprocess.Popen([sys.executable, "-c", program], env=environment, stdout=pipe, stderr=pipe, text=True) as process:
+    parent = subprocess.Popen(["cat"], stdin=pipe)
+    environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path}"}
+    environment |= {PARENT: f"{platform.node()} {parent.pid} {psutil.Process(parent.pid).create_time():.0f}"}
+    with (
+        parent,
+        subprocess.Popen([sys.executable, "-c", program], env=environment, stdout=pipe, stderr=pipe, text=True) as process,
+    ):
         assert process.stdout
         assert process.stderr
         assert [process.stdout.readline(), process.stdout.readline()] == ["medexp phase1: profile demo, seed 0\n", "waiting\n"]
-        process.send_signal(signal.SIGINT)
-        assert process.wait(30) == 130
+        if isinstance(sent, str):
+            parent.kill()
+        else:
+            process.send_signal(sent)
+        assert process.wait(30) == code
+        parent.kill()
         assert process.stderr.read() == "medexp phase1: interrupted; go on with -P resume=RUN_ID (--resume RUN_ID)\n"
 
 

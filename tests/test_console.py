@@ -1,12 +1,15 @@
 """The command `medexp` on a real store: what it prints, one line for what is wrong, exit codes."""
 
 import json
+import platform
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
 from mlflow import MlflowClient
 
@@ -15,6 +18,7 @@ from medexp.console import main
 from medexp.registry import promotion
 from medexp.registry import registration as registered
 from medexp.registry.definitions import load_definition
+from medexp.tracking.processes import PROCESS, this_process
 from tests.packages import scores
 
 ROOT = Path(__file__).parents[1]
@@ -255,6 +259,34 @@ def test_doctor_finds_nothing_wrong(capsys: pytest.CaptureFixture[str], tmp_path
     assert found["problems"] == []
     assert found["facts"]["models defined"].split(", ") == sorted(path.stem for path in (ROOT / "registry").glob("*.yaml"))
     assert not (tmp_path / "cache").exists()
+
+
+def test_doctor_ends_the_runs_whose_process_is_gone_and_no_others(
+    capsys: pytest.CaptureFixture[str], store: MlflowClient
+) -> None:
+    with subprocess.Popen(["cat"], stdin=subprocess.PIPE) as other:
+        killed = f"{platform.node()} {other.pid} {psutil.Process(other.pid).create_time():.0f}"
+        other.kill()
+    long_ago = int((time.time() - 2 * 3600) * 1000)
+
+    def run(start: int | None = None, **tags: str) -> str:
+        return str(store.create_run("0", start, {"medexp.phase": "phase1"} | tags).info.run_id)
+
+    here, there, silent = this_process(), "elsewhere 7 7", run(long_ago, **{PROCESS: "elsewhere 7 7"})
+    left = {run(**{PROCESS: killed}), silent, run(long_ago)}
+    measured = run(long_ago, **{PROCESS: there})
+    store.log_metric(measured, "system/cpu_utilization_percentage", 50.0)
+    kept = {run(**{PROCESS: here}), run(**{PROCESS: there}), measured, store.create_run("0", long_ago).info.run_id}
+    kept |= {run(long_ago, **{"mlflow.parentRunId": measured, "medexp.study": "s"})}  # it measures no machine of its own
+    wrong = [line for line in printed(capsys, "doctor", code=2).splitlines() if line.startswith("WRONG")]
+    assert {line.split()[2] for line in wrong} == left
+    assert any(f"process {other.pid} on {platform.node()} is gone. medexp doctor --fix" in line for line in wrong)
+    assert any("process 7 on elsewhere gave no sign of life for 2 hours" in line for line in wrong)
+    assert {store.get_run(one).info.status for one in left | kept} == {"RUNNING"}
+    assert "runs ended:" in printed(capsys, "doctor", "--fix")
+    assert {store.get_run(one).info.status for one in left} == {"KILLED"}
+    assert {store.get_run(one).info.status for one in kept} == {"RUNNING"}
+    assert "Nothing is wrong." in printed(capsys, "doctor")
 
 
 def test_doctor_names_all_that_is_wrong(capsys: pytest.CaptureFixture[str], monkeypatch, tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from medexp.studies.space import Space
 from medexp.studies.study import STORAGE_ERRORS, has_tried, open_study, place_of, recover_dead, storage_failures
 from medexp.studies.trials import counted, next_trial
 from medexp.tracking.killed import end_left, end_run
-from medexp.tracking.signals import terminate
+from medexp.tracking.signals import ENDING, terminate
 from medexp.tracking.stores import STORE_ERRORS, reason, retries
 
 _log = logging.getLogger(__name__)
@@ -215,7 +215,8 @@ def _work(work: Work, index: int, log: Path, errors: Connection, environment: di
     os.environ.clear()  # the server may have been started with other ones
     os.environ.update(environment)
     os.chdir(folder)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all processes of a terminal: the parent ends this one
+    for signum in ENDING:
+        signal.signal(signum, signal.SIG_IGN)  # Ctrl-C goes to all processes of a terminal: the parent ends this one
     signal.signal(signal.SIGTERM, terminate)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     _print_to(log)

@@ -1,10 +1,74 @@
-"""Runs in a run that nobody ended: their process was killed."""
+"""Runs that nobody ended: their process was killed."""
 
-from collections.abc import Collection
+import time
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
 
 from mlflow import MlflowClient
-from mlflow.entities import LifecycleStage
+from mlflow.entities import LifecycleStage, Run
 from mlflow.exceptions import MlflowException
+from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
+
+from medexp.tracking.processes import PROCESS, in_words, is_gone
+
+_SILENT_FOR = 3600  # seconds without a sign of life after which a process of another machine counts as gone
+
+
+@dataclass(frozen=True)
+class Left:
+    """A run that counts as running and whose process is gone.
+
+    Attributes:
+        id: Its id.
+        name: Its name.
+        why: What tells that the process is gone, in words.
+    """
+
+    id: str
+    name: str
+    why: str
+
+
+def left_running() -> list[Left]:
+    """The runs of medexp in this store that count as running and whose process is gone, the oldest first."""
+    client = MlflowClient()
+    experiments = [one.experiment_id for one in client.search_experiments()]
+    running = client.search_runs(experiments, "attributes.status = 'RUNNING'", order_by=["attributes.start_time ASC"])
+    by_id = {run.info.run_id: run for run in running}
+    ours = [run for run in running if any(key.startswith("medexp.") for key in run.data.tags)]
+    return [Left(run.info.run_id, run.info.run_name, why) for run in ours if (why := why_gone(run, by_id.get))]
+
+
+def why_gone(run: Run, running: Callable[[str], Run | None] = lambda _: None) -> str:
+    """What tells that the process of a run is gone, in words; empty where it is there, or may be.
+
+    One of this machine is looked for. One of another machine, and one that the run does not name, counts as gone when the run
+    gave no sign of life for an hour; a run in another one lives as long as that one does.
+
+    Args:
+        run: A run that counts as running.
+        running: Another one that does, by its id.
+    """
+    process = run.data.tags.get(PROCESS, "")
+    gone = is_gone(process)
+    if gone is not None:
+        return f"{in_words(process)} is gone" if gone else ""
+    silent = time.time() - max(map(_last_sign, _up_from(run, running)))
+    who = in_words(process) if process else "its process, which it does not name,"
+    return f"{who} gave no sign of life for {silent / 3600:.0f} hours" if silent > _SILENT_FOR else ""
+
+
+def _up_from(run: Run, running: Callable[[str], Run | None]) -> Iterator[Run]:
+    there: Run | None = run
+    while there is not None:
+        yield there
+        there = running(there.data.tags.get(MLFLOW_PARENT_RUN_ID, ""))
+
+
+def _last_sign(run: Run) -> float:
+    """When a run was last heard of, in seconds since 1970: what its machine does is measured every few seconds."""
+    measured = [metric.timestamp for metric in run.data._metric_objs]  # `data.metrics` says no time
+    return float(max([run.info.start_time, *measured])) / 1000
 
 
 def end_left(parent_id: str, study: str | None = None, ended: Collection[int] = ()) -> list[str]:

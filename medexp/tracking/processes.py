@@ -3,8 +3,10 @@
 import os
 import platform
 import re
+import select
 import signal
 import threading
+import time
 
 import psutil
 
@@ -52,10 +54,13 @@ def end_with(process: str) -> None:
 
     def watch() -> None:
         try:
-            if not is_gone(process):
-                psutil.Process(int(process.rsplit(" ", 2)[1])).wait()
-        except psutil.NoSuchProcess:
-            pass  # it has ended already
+            ends = select.poll()
+            ends.register(os.pidfd_open(int(process.rsplit(" ", 2)[1])), select.POLLIN)
+            while not is_gone(process):
+                ends.poll()
+        except (AttributeError, OSError):  # it has ended already, or the system cannot say when it does
+            while not is_gone(process):
+                time.sleep(1)
         os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=watch, name="end with the parent", daemon=True).start()

@@ -61,7 +61,7 @@ def test_a_trial_that_always_kills_its_worker_is_tried_twice(store: MlflowClient
     assert parents(store)[0].info.status == "FAILED"
 
 
-@pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGINT, signal.SIGHUP])
 def test_a_sweep_that_is_stopped_goes_on_where_it_was(
     store: MlflowClient, tmp_path: Path, capsys: Any, signum: signal.Signals
 ) -> None:
@@ -72,13 +72,13 @@ def test_a_sweep_that_is_stopped_goes_on_where_it_was(
         process = in_a_process(config)
         until(process, lambda: len(list(outputs.glob("waits-*"))) == 2)
         workers = psutil.Process(process.pid).children(recursive=True)
-        if signum is signal.SIGINT:
-            os.killpg(process.pid, signum)  # as a terminal does
-        else:
+        if signum is signal.SIGKILL:
             os.kill(process.pid, signum)
+        else:
+            os.killpg(process.pid, signum)  # as a terminal does
         process.join()
         wait_for(workers)
-    assert process.exitcode == {signal.SIGKILL: -9, signal.SIGINT: 1}[signum]
+    assert process.exitcode == (-9 if signum is signal.SIGKILL else 128 + signum)
     assert statuses(store)["KILLED"] == 2
     assert statuses(store)["RUNNING"] == 0
     assert parents(store)[0].info.status == ("RUNNING" if signum is signal.SIGKILL else "KILLED")

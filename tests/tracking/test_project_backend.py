@@ -16,6 +16,7 @@ from mlflow import MlflowClient
 from mlflow.cli import cli
 from mlflow.exceptions import ExecutionException
 
+from medexp.tracking.processes import PROCESS, this_process
 from medexp.tracking.runs import DRAWN_NAME
 
 MLPROJECT = """
@@ -29,7 +30,8 @@ entry_points:
 JOB = """
 import os, signal, sys
 with open("told", "w") as told:
-    for line in (sys.prefix, " ".join(sys.argv[1:]), os.environ["MLFLOW_TRACKING_URI"], os.environ["MLFLOW_RUN_ID"]):
+    for line in (sys.prefix, " ".join(sys.argv[1:]), os.environ["MLFLOW_TRACKING_URI"], os.environ["MLFLOW_RUN_ID"],
+                 os.environ.get("MEDEXP_PARENT")):
         print(line, file=told)
 if "--code" in sys.argv:
     sys.exit(int(sys.argv[sys.argv.index("--code") + 1]))
@@ -42,6 +44,13 @@ if "--ends_as" in sys.argv:
         signal.sigwait([signal.SIGINT])
     MlflowClient().set_terminated(os.environ["MLFLOW_RUN_ID"], sys.argv[sys.argv.index("--ends_as") + 1])
     sys.exit(130)
+if "--parent" in sys.argv:
+    signum = int(sys.argv[sys.argv.index("--parent") + 1])
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signum])
+    os.kill(int(os.environ["MEDEXP_PARENT"].split()[1]), signum)
+    signal.sigwait([signum])
+    open("came", "w").close()
+    sys.exit(100)
 if "--signal" in sys.argv:
     os.kill(os.getpid(), int(sys.argv[sys.argv.index("--signal") + 1]))
 """
@@ -100,7 +109,7 @@ def test_without_conda_the_current_environment_runs_the_command(bare_path, store
     folder = project(tmp_path / "project")
     result = mlflow_run(folder, "-P", "rank=8", "-P", "data_dir=a b")
     assert result.exit_code == 0, result.output
-    prefix, flags, uri, run_id = told(folder)
+    prefix, flags, uri, run_id, _ = told(folder)
     assert prefix == sys.prefix  # though there is no python on PATH
     assert flags == "--profile demo --rank 8 --data_dir a b"
     assert uri == f"sqlite:///{tmp_path / 'mlflow.db'}"
@@ -227,6 +236,26 @@ def test_ctrl_c_reaches_the_command_and_its_word_stands(bare_path, store, tmp_pa
     assert process.returncode == 130, errors
     assert "Traceback" not in errors
     assert store.get_run(told(folder)[3]).info.status == "KILLED"
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+@pytest.mark.parametrize("shell", ["", "trap true USR1 && "])
+def test_a_signal_goes_on_to_the_command_whose_end_is_waited_for(shell, signum, bare_path, store, tmp_path):
+    """A shell that waits for the command, as after conda's activation, would end of the signal and leave it behind."""
+    folder, before = project(tmp_path / "project"), signal.getsignal(signum)
+    (folder / "MLproject").write_text((folder / "MLproject").read_text().replace("command: ", f"command: {shell}"))
+    result = mlflow_run(folder, "-P", f"parent={signum.value}")
+    assert result.exit_code == 128 + signum
+    assert signal.getsignal(signum) is before
+    assert (folder / "came").exists()
+    assert store.get_run(told(folder)[3]).info.status == "KILLED"
+
+
+def test_a_command_ends_with_the_process_that_started_it(bare_path, store, tmp_path):
+    folder = project(tmp_path / "project")
+    assert mlflow_run(folder).exit_code == 0
+    assert told(folder)[4] == this_process()  # what medexp.cli looks at, and ends with
+    assert store.get_run(told(folder)[3]).data.tags[PROCESS] == this_process()
 
 
 def test_from_python_a_failure_is_mlflows_exception(bare_path, tmp_path):

@@ -389,11 +389,12 @@ class Config:
     profile: str = "demo"
     seed: int = 0
 
+when, signum = sys.argv[1], int(sys.argv[2])
+
 def terminate(*_, **__):
-    os.kill(os.getpid(), signal.SIGTERM)
+    os.kill(os.getpid(), signum)
     sum(range(10))
 
-when = sys.argv[1]
 with tracked_run("main", Config()) as parent:
     start, end = mlflow.start_run, mlflow.end_run
     if when == "starting":
@@ -413,12 +414,21 @@ with tracked_run("main", Config()) as parent:
 
 
 @pytest.mark.parametrize(
-    ("when", "child"), [("starting", "KILLED"), ("working", "KILLED"), ("destroying", "KILLED"), ("ending", "FINISHED")]
+    ("when", "signum", "child"),
+    [
+        ("starting", signal.SIGHUP, "KILLED"),
+        ("working", signal.SIGINT, "KILLED"),
+        ("destroying", signal.SIGTERM, "KILLED"),
+        ("ending", signal.SIGTERM, "FINISHED"),
+    ],
 )
-def test_sigterm_ends_a_run_in_a_run_whenever_it_comes(store: MlflowClient, when: str, child: str) -> None:
+def test_a_signal_ends_a_run_in_a_run_whenever_it_comes(
+    store: MlflowClient, when: str, signum: signal.Signals, child: str
+) -> None:
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
-    done = subprocess.run([sys.executable, "-c", NESTED, when], capture_output=True, text=True, env=environment, check=False)
-    assert (done.returncode, done.stdout) == (143, ""), done.stderr
+    command = [sys.executable, "-c", NESTED, when, str(signum.value)]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert (done.returncode, done.stdout) == (128 + signum, ""), done.stderr
     assert "Traceback" not in done.stderr
     runs = store.search_runs([store.get_experiment_by_name("main").experiment_id])
     statuses = {run.data.tags.get("mlflow.parentRunId", ""): run for run in runs}
