@@ -3,6 +3,7 @@
 import json
 import re
 import tempfile
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -13,16 +14,19 @@ from rich.table import Table
 
 from medexp.config.shared import Resampling
 from medexp.data.folds import folds_of
+from medexp.data.inputs import lines_of
 from medexp.data.splits import some
-from medexp.errors import DataError, StorageError
+from medexp.errors import DataError, StorageError, all_problems
 from medexp.evaluation.comparison import Comparison, compare_tables, direction, read_per_case
-from medexp.files import replacing
+from medexp.files import NAMES, read_csv, replacing
 from medexp.registry.promotion import scores_of
 from medexp.registry.store import pull, resolve
 from medexp.terminal import terminal
 from medexp.tracking.figures import as_written, differences
 from medexp.tracking.past import artifact, find_run
 
+_EMPTY = ["", "nan", "NaN", "NA"]
+_TOLD = 20  # problems that a message names
 _TABLES = {".csv": ",", ".tsv": "\t"}
 _VERSION = re.compile(r"(models:/)?[\w.-]+(@[\w.-]+|/\d+)")
 
@@ -93,7 +97,7 @@ def source(given: str) -> Source:
         path = artifact(run.id, "per_case.csv", Path(folder))
         if path is None:
             raise DataError(f"run {name}: logged no per_case.csv. Give a run of a phase that judges cases")
-        table = pd.read_csv(path, dtype={"case": str, "patient": str, "label": str, "predicted": str})
+        table = read_csv(path)
     if "arm" in table:
         arms = list(table["arm"].unique())
         if arm not in arms:
@@ -111,12 +115,16 @@ def source(given: str) -> Source:
 
 def _read(file: Path, given: str) -> pd.DataFrame:
     separator = _TABLES[file.suffix.lower()]
-    try:
-        return pd.read_csv(file, sep=separator, dtype={"case": str, "patient": str, "label": str, "predicted": str})
-    except OSError as error:
-        raise DataError(f"{given}: cannot be read ({error.strerror})") from error
-    except (ValueError, UnicodeDecodeError) as error:
-        raise DataError(f"{given}: is no table ({' '.join(str(error).split())})") from error
+    (_, names), *lines = lines_of(file, separator) or [(1, [])]
+    names = [name.strip() for name in names]
+    problems = [f"the column {name} stands {count} times" for name, count in Counter(names).items() if count > 1]
+    problems += [
+        f"line {number}: {len(row)} values, the header has {len(names)}" for number, row in lines if len(row) != len(names)
+    ]
+    if problems or not lines:
+        raise DataError(all_problems(given, problems[:_TOLD] or ["is no table: it holds no rows"], "Correct the table."))
+    table = pd.DataFrame([[value.strip() for value in row] for _, row in lines], columns=names, dtype=str)
+    return table.mask(table.isin(_EMPTY) & ~table.columns.isin(NAMES))
 
 
 def _known(run_id: str) -> tuple[dict[str, str], dict[str, str]]:
@@ -125,7 +133,7 @@ def _known(run_id: str) -> tuple[dict[str, str], dict[str, str]]:
         path = artifact(run_id, "manifest.csv", Path(folder)) if run_id else None
         if path is None:
             return {}, {}
-        rows = pd.read_csv(path, dtype=str)
+        rows = read_csv(path, only_text=True)
     digests, splits = (dict(zip(rows["case"], rows[column], strict=True)) for column in ("sha256", "split"))
     if "scan" in rows:
         of_scans = rows.sort_values("case").groupby("scan")

@@ -9,12 +9,15 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
 import medexp
 from medexp.errors import MedexpError, StorageError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @contextmanager
@@ -186,6 +189,32 @@ def dump_yaml(content: Any, *, in_a_line: bool = False) -> str:
     if in_a_line:
         return yaml.dump(content, Dumper=_Dumper, default_flow_style=True, width=math.inf).split("\n")[0]
     return yaml.dump(content, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+
+
+NAMES = ("case", "patient", "scan", "source", "label", "predicted", "arm", "class", "digest", "sha256", "split")
+"""Columns of names: text, whatever it looks like."""
+
+
+def read_csv(file: Path, separator: str = ",", *, only_text: bool = False) -> "pd.DataFrame":
+    """A table with a row a case: columns of names are text as it stands, NA and 0012 too; in others what is empty is NaN.
+
+    Args:
+        file: Its path.
+        separator: What parts the values.
+        only_text: Whether every column is one of names.
+
+    Raises:
+        OSError: It cannot be read.
+        ValueError: It is no table.
+    """
+    import pandas as pd  # which `--help` has no use for
+
+    if only_text:
+        return pd.read_csv(file, sep=separator, dtype=str, keep_default_na=False)
+    columns = pd.read_csv(file, sep=separator, nrows=0).columns
+    empty = {column: ["", "nan", "NaN", "NA"] for column in columns if column not in NAMES}
+    kinds = dict.fromkeys(NAMES, str)
+    return pd.read_csv(file, sep=separator, dtype=kinds, keep_default_na=False, na_values=empty, float_precision="round_trip")
 
 
 def read_mapping(path: Path, failure: type[MedexpError], known: str) -> dict[Any, Any]:

@@ -80,10 +80,31 @@ def test_an_arm_is_compared_in_what_was_measured_of_it(run: Callable[..., str]) 
 def test_two_tables_need_no_store(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    names = ["0012", "1e5", "NA", "nan-1", "True", "[/x]", "$1_$", "[red]", "a|b", "None"]
     for seed in (0, 1):
-        table(seed).to_csv(f"{seed}.csv", index=False)
-    assert "dice_WT: 1.csv is better than 0.csv" in told(capsys, "0.csv", "1.csv", code=0)
+        table(seed).assign(case=names, patient=names).to_csv(f"{seed}.csv", index=False)
+    printed = told(capsys, "0.csv", "1.csv", code=0)
+    assert "dice_WT: 1.csv is better than 0.csv" in printed
+    found = compare("0.csv", "1.csv")
+    assert set(found.cases["case"]) == set(found.cases["patient"]) == set(names)
+    least, _ = found.extremes("dice_WT", 1)
+    assert f"dice_WT: least {least['case'].iloc[0]} " in printed
     assert {path.name for path in tmp_path.iterdir()} == {"0.csv", "1.csv"}
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ('case,dice_WT\na,0.5\n"b,0.5\nc",0.5\n', "line 3: a value begins with a quotation mark"),
+        ("case;dice_WT\na;0,5\n", "line 1: values are parted by semicolons; save it with commas"),
+        ("case,dice_WT,dice_WT\na,0.5,0.6\n", "the column dice_WT stands 2 times"),
+        ("case,dice_WT\na,0.5,1\n", "line 2: 3 values, the header has 2"),
+        ("case,dice_WT\n", "holds no rows"),
+    ],
+)
+def test_a_table_that_is_none(tmp_path: Path, capsys: pytest.CaptureFixture[str], content: str, words: str) -> None:
+    (tmp_path / "a.csv").write_text(content)
+    assert words in told(capsys, str(tmp_path / "a.csv"), str(tmp_path / "a.csv"), code=2)
 
 
 def test_versions_are_compared(publish: Callable[..., Nominated]) -> None:

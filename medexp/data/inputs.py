@@ -2,6 +2,7 @@
 
 import csv
 import hashlib
+import io
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,6 +12,7 @@ from typing import Any
 from medexp.errors import DataError
 
 TABLES = (".tsv", ".csv")
+_MARKS = {"\t": "tabs", ",": "commas", ";": "semicolons"}
 
 
 @dataclass(frozen=True)
@@ -28,33 +30,53 @@ class Inputs:
     labels: Mapping[str, str] = field(default_factory=dict)
 
 
+def decoded(content: bytes) -> str:
+    """UTF-8 with or without the mark that spreadsheets write, as text.
+
+    Raises:
+        DataError: It is something else; a line that follows the file's name.
+    """
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        where = f"the byte 0x{content[error.start]:02x} in line {content.count(bytes([10]), 0, error.start) + 1}"
+        found = "UTF-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else where
+        raise DataError(f"is no UTF-8: found {found}; save it as UTF-8") from error
+
+
 def lines_of(path: Path, delimiter: str) -> list[tuple[int, list[str]]]:
     """The rows of a table that are not blank, the names of the columns first, each with the number of its line.
 
-    UTF-8, with or without the mark that spreadsheets write, with Unix or Windows line ends; a value lies in one line.
+    UTF-8, with or without the mark that spreadsheets write, with Unix or Windows line ends; a value lies in one line. Values
+    beyond the last column are left out where they are empty, as spreadsheets write them.
 
     Raises:
-        DataError: It cannot be read, or a quotation mark is not closed in its line.
+        DataError: It cannot be read, is no UTF-8, its values are parted by something else, or a quotation mark is not closed
+            in its line.
     """
     rows: list[tuple[int, list[str]]] = []
     before = 0
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file, delimiter=delimiter, strict=True)
-            for row in reader:
-                if reader.line_num > before + 1:
-                    raise csv.Error("not closed in its line")
-                before = reader.line_num
-                if any(value.strip() for value in row):
-                    rows.append((before, row))
+        reader = csv.reader(io.StringIO(decoded(path.read_bytes()), newline=""), delimiter=delimiter, strict=True)
+        for row in reader:
+            if reader.line_num > before + 1:
+                raise csv.Error("not closed in its line")
+            before = reader.line_num
+            if any(value.strip() for value in row):
+                rows.append((before, row))
     except csv.Error as error:
         told = f"line {before + 1}: a value begins with a quotation mark that does not end it ({error})"
         raise DataError(f"{path}: {told}; take the mark away, or put two around the value") from error
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: is no text table ({error})") from error
-    return rows
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from error
+    if not rows:
+        return rows
+    head = rows[0][1]
+    if len(head) == 1 and (others := [name for mark, name in _MARKS.items() if mark != delimiter and mark in head[0]]):
+        raise DataError(f"{path}: line 1: values are parted by {others[0]}; save it with {_MARKS[delimiter]} between them")
+    return [(number, row if any(map(str.strip, row[len(head) :])) else row[: len(head)]) for number, row in rows]
 
 
 def rows_of(path: Path) -> list[dict[str, str]]:
@@ -65,7 +87,7 @@ def rows_of(path: Path) -> list[dict[str, str]]:
         DataError: It cannot be read, has no column `path`, or names an id twice or none.
     """
     (_, header), *lines = lines_of(path, "\t" if path.suffix.lower() == ".tsv" else ",") or [(1, [])]
-    names = [name.strip() for name in header]
+    names = [name.strip().lower() for name in header]
     if "path" not in names:
         found = ", ".join(names) or "nothing"
         raise DataError(

@@ -18,6 +18,8 @@ from medexp.files import replacing
 
 SPLITS = ("train", "val", "test")
 
+_SAME = {"training": "train", "validation": "val", "valid": "val", "dev": "val", "testing": "test"}
+
 
 @dataclass(frozen=True)
 class Splits:
@@ -57,6 +59,13 @@ def patient_of(pattern: str) -> Callable[[str], str]:
         return match[1] if match and match[1] else scan
 
     return patient
+
+
+def split_called(word: str) -> str | None:
+    """The split that a table means by a word, in any case: training is train, validation, valid and dev are val, testing is
+    test; None for any other."""
+    plain = word.strip().casefold()
+    return plain if plain in SPLITS else _SAME.get(plain)
 
 
 def unnamed(source: str, scans: Sequence[str], pattern: str, block: str = "data") -> str:

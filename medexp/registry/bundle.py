@@ -12,14 +12,12 @@ from importlib.metadata import version as installed
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import pandas as pd
-
 import medexp
 from medexp.data.preprocessing import Preprocessing
 from medexp.data.volumes.steps import ReadChannels, SlidingWindow
 from medexp.data.volumes.transforms import transform_named
 from medexp.errors import RegistryError, StorageError
-from medexp.files import filling
+from medexp.files import filling, read_csv
 from medexp.models.checkpoints import load_state, save_checkpoint
 from medexp.models.kinds import ONLY, kind_of
 from medexp.registry.card import without_paths
@@ -265,7 +263,7 @@ def _numbered(names: Sequence[str]) -> dict[str, str]:
 
 def _means(per_case: Path) -> dict[str, float]:
     """Mean Dice by region over the cases that a version was judged on, where it was."""
-    scores = pd.read_csv(per_case).filter(like="dice_").mean().dropna()
+    scores = read_csv(per_case).filter(like="dice_").mean().dropna()
     return {f"mean_{name}": round(float(value), 4) for name, value in scores.items()}
 
 

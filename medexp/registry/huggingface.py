@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import pandas as pd
 from huggingface_hub import EvalResult, ModelCardData
 
 from medexp.data.scenarios.cases import ANSWERS
@@ -16,7 +15,7 @@ from medexp.data.scenarios.steps import Ask
 from medexp.errors import RegistryError, StorageError
 from medexp.evaluation.intervals import Interval
 from medexp.evaluation.proportions import proportion
-from medexp.files import filling
+from medexp.files import filling, read_csv
 from medexp.models import vision_language
 from medexp.models.vision_language.bases import quietly
 from medexp.registry.card import without_paths
@@ -132,7 +131,7 @@ What follows is its card.
 
 def _measured(folder: Path) -> list[EvalResult]:
     """The shares of right answers on the scenarios that the adapter was judged on, with exact intervals."""
-    scores, evaluation = pd.read_csv(folder / "per_case.csv"), read_json(folder, "evaluation.json")
+    scores, evaluation = read_csv(folder / "per_case.csv"), read_json(folder, "evaluation.json")
     if scores.empty or "correct" not in scores:
         return []
     shares: dict[str, tuple[str, Any]] = {"accuracy": ("accuracy", np.ones(len(scores), bool))}

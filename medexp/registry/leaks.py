@@ -12,6 +12,7 @@ from medexp.data.manifest import patient_sha256
 from medexp.data.prepared import Prepared
 from medexp.data.twins import LEAST, OF_A_SCAN, like
 from medexp.errors import RegistryError
+from medexp.files import read_csv
 from medexp.registry.package import Parent
 from medexp.registry.packages import read_json
 from medexp.registry.store import Pulled, pull, resolve
@@ -184,7 +185,7 @@ def _seen_by(models: Sequence[Pulled], learned: Sequence[str]) -> _Seen:
         model = waiting.pop(0)
         called = f"{model.name} version {model.version}"
         if (model.folder / model.cases).is_file():
-            rows = pd.read_csv(model.folder / model.cases, dtype=str, keep_default_na=False)
+            rows = read_csv(model.folder / model.cases, only_text=True)
             _add(seen, called, rows[rows["split"].isin(learned)])
         else:
             seen.unknown.append(called)

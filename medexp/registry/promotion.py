@@ -15,6 +15,7 @@ from medexp.data.folds import folds_of
 from medexp.errors import RegistryError
 from medexp.evaluation.comparison import mean_gain, paired
 from medexp.evaluation.intervals import MIN_PATIENTS, NOISE, Interval
+from medexp.files import read_csv
 from medexp.models.kinds import kind_of, outputs_of
 from medexp.registry import journal
 from medexp.registry.definitions import Definition, PromotionPolicy, known_models, load_definition
@@ -168,7 +169,7 @@ def judge(
 
 def scores_of(pulled: Pulled) -> Scores:
     """The scores that a version was registered with."""
-    per_case = pd.read_csv(pulled.folder / "per_case.csv", dtype={"case": str, "patient": str})
+    per_case = read_csv(pulled.folder / "per_case.csv")
     return Scores(per_case, read_json(pulled.folder, "evaluation.json").get("data_digest"))
 
 

@@ -17,6 +17,7 @@ from mlflow.exceptions import MlflowException
 from medexp.config.shared import Resampling
 from medexp.evaluation.comparison import paired
 from medexp.evaluation.intervals import NOISE, mean_by_patient
+from medexp.files import read_csv
 from medexp.registry.client import answering, pages, quoted
 from medexp.registry.packages import read_json
 from medexp.registry.store import PACKAGE, location_of
@@ -167,7 +168,7 @@ def _table(uri: str) -> pd.DataFrame | None:
     with tempfile.TemporaryDirectory() as folder:
         try:
             file = mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=folder)
-            return pd.read_csv(file, dtype={"case": str, "patient": str})
+            return read_csv(Path(file))
         except (MlflowException, OSError, ValueError) as error:
             if isinstance(error, MlflowException) and error.message.startswith("API request to"):
                 raise  # the store does not answer, which is another thing than that it holds none

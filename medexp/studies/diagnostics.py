@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from medexp.files import read_csv
 from medexp.phases import Diagnosis
 from medexp.phases.shared import tables
 from medexp.studies.ladder import Ladder
@@ -146,7 +147,7 @@ def _scores(run: str, folder: Path, arm: str) -> pd.DataFrame | None:
     file = artifact(run, "per_case.csv", folder)
     if file is None:
         return None
-    rows = pd.read_csv(file)
+    rows = read_csv(file)
     return (rows[rows["arm"] == arm] if "arm" in rows else rows).set_index("case")
 
 

@@ -23,7 +23,7 @@ from medexp.config.validate import typed
 from medexp.errors import ConfigError, MedexpError, all_problems
 from medexp.evaluation.intervals import Interval
 from medexp.evaluation.optimism import Optimism, optimism
-from medexp.files import dump_yaml, replacing
+from medexp.files import dump_yaml, read_csv, replacing
 from medexp.phases.shared import tables
 from medexp.phases.sweep.config import SweepConfig
 from medexp.registry.store import resolve
@@ -340,7 +340,7 @@ def flattered(study: optuna.Study, goal: Goal, chosen: FrozenTrial, settings: An
     for trial in ended:
         (of_trial := folder / str(trial.number)).mkdir(parents=True)
         file = artifact(trial.user_attrs["run"], "per_case_val.csv", of_trial)
-        table = pd.read_csv(file) if file else pd.DataFrame()
+        table = read_csv(file) if file else pd.DataFrame()
         shutil.rmtree(folder)
         if not {"case", "patient", column} <= set(table) or (tables and list(tables[0]["case"]) != list(table["case"])):
             return None

@@ -9,7 +9,7 @@ import pandas as pd
 
 from medexp.config.data import class_names
 from medexp.data.inputs import lines_of
-from medexp.data.splits import SPLITS, some
+from medexp.data.splits import SPLITS, some, split_called
 from medexp.errors import DataError, all_problems
 
 STUDY_GROUPS = (
@@ -91,7 +91,7 @@ def read_participants(path: Path, mapping: Mapping[str, int]) -> Participants:
             continue
         row = dict(zip(names, (value.strip() for value in values), strict=False))
         who, has = row.get(person[0], ""), row.get("retinal_oct", "").lower()
-        group, split = row.get("study_group", ""), row.get("recommended_split", "").lower()
+        group, split = row.get("study_group", ""), row.get("recommended_split", "")
         if not who:
             problems.append(f"line {line}: {person[0]} is empty")
         elif who in first:
@@ -105,9 +105,9 @@ def read_participants(path: Path, mapping: Mapping[str, int]) -> Participants:
             out.append((who, f"study_group {group} is of no class"))
         else:
             problems += _unknown(line, group, split, mapping)
-            if group in mapping and split in SPLITS:
+            if group in mapping and (part := split_called(split)):
                 target = mapping[group]
-                rows.append((who, group, called[target], target, split, row.get("clinical_site", "")))
+                rows.append((who, group, called[target], target, part, row.get("clinical_site", "")))
     columns = ["participant", "study_group", "label", "target", "split", "site"]
     table = pd.DataFrame(rows, columns=columns).sort_values("participant", ignore_index=True)
     if not problems:
@@ -123,7 +123,7 @@ def read_participants(path: Path, mapping: Mapping[str, int]) -> Participants:
 def _unknown(line: int, group: str, split: str, mapping: Mapping[str, int]) -> Iterator[str]:
     if group not in mapping:
         yield f"line {line}: study_group {group!r} is unknown"
-    if split not in SPLITS:
+    if not split_called(split):
         yield f"line {line}: recommended_split {split!r} is unknown"
 
 

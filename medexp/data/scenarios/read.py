@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path, PureWindowsPath
 from typing import Any, NamedTuple
 
+from medexp.data.inputs import decoded
 from medexp.data.scenarios.cases import ANSWERS, MODALITIES, Scenario
 from medexp.data.storage import local_file, local_folder
 from medexp.errors import DataError, all_problems
@@ -145,14 +146,7 @@ def raw_lines(file: Path) -> dict[int, str]:
         content = file.read_bytes()
     except OSError as error:
         raise DataError(f"cannot be read ({error.strerror or error}); give scenarios=FILE.jsonl") from error
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        found = (
-            "UTF-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else f"the byte 0x{content[error.start]:02x} in line {line}"
-        )
-        raise DataError(f"is no UTF-8: found {found}; save it as UTF-8") from error
+    text = decoded(content)
     # no splitlines: text may hold other ends of lines, such as U+2028, as they are
     return {number: line.rstrip("\r") for number, line in enumerate(text.split("\n"), 1) if line.strip()}
 

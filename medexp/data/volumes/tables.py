@@ -2,14 +2,14 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pandas as pd
 
 from medexp.config.data import SUFFIXES
 from medexp.data.inputs import lines_of
-from medexp.data.splits import SPLITS, Splits, by_label, draw_by_label, patient_groups, straddling
+from medexp.data.splits import SPLITS, Splits, by_label, draw_by_label, patient_groups, split_called, straddling
 from medexp.data.volumes.brats import image_files
 from medexp.data.volumes.cases import CHANNELS, Case
 from medexp.data.volumes.facts import CaseFacts
@@ -19,7 +19,7 @@ from medexp.files import replacing
 COLUMNS = ("id", "path", "label", "patient")
 """Columns that a table must have; `split` may stand beside them, any other is not read."""
 
-_FORM = f"a TSV has the columns {', '.join(COLUMNS)} and, if it is split, split ({', '.join(SPLITS)})"
+_FORM = f"A TSV (or CSV) has the columns {', '.join(COLUMNS)} and, if it is split, split ({', '.join(SPLITS)})"
 
 
 @dataclass(frozen=True)
@@ -31,12 +31,14 @@ class LabelledTable:
         cases: Its cases without segmentations, in the order of the rows.
         labels: Label of each case, by id.
         split_of: Split of each case, by id; empty for a table without the column `split`.
+        words: From each split that the table calls otherwise to what it calls it.
     """
 
     path: Path
     cases: tuple[Case, ...]
     labels: Mapping[str, str]
     split_of: Mapping[str, str]
+    words: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -45,28 +47,29 @@ class LabelledTable:
 
 
 def read_table(
-    path: Path,
-    channels: Sequence[str] = CHANNELS,
-    judged: str = "test",
-    suffixes: Mapping[str, tuple[str, ...]] = SUFFIXES,
+    path: Path, channels: Sequence[str] = CHANNELS, suffixes: Mapping[str, tuple[str, ...]] = SUFFIXES
 ) -> LabelledTable:
     """A table as it stands. Reads no volume.
 
     Args:
-        path: Tab-separated, UTF-8, with Unix or Windows line ends. `id` is unique, `path` is a case's BraTS folder or a 4D
-            NIfTI file whose last axis is the channels, relative to the table's folder or absolute; `patient` says whose it is.
+        path: Tab-separated, or with commas where it is called .csv; UTF-8, with Unix or Windows line ends. `id` is unique,
+            `path` is a case's BraTS folder or a 4D NIfTI file whose last axis is the channels, relative to the table's folder
+            or absolute; `patient` says whose it is; `split` is train, val or test, or a
+            word that means one (`split_called`). What no case has, `split_table` draws.
         channels: The channels in the order that is wanted, of CHANNELS.
-        judged: The split that is judged on, test or val; a table that is split has cases in it.
         suffixes: How the names of files end, by channel.
 
     Raises:
-        DataError: All problems at once: an unreadable or empty file, missing or repeated columns, rows of another width, empty
-            values, an id twice, an unknown split, a patient in two splits, fewer than two labels, no case to train or to judge
-            on, a label that training has not, a path that is missing or holds no volume.
+        DataError: All problems at once: an unreadable or empty file, missing or repeated columns, rows of another width,
+            empty values, a character that nobody sees, an id twice, an unknown split, a patient in two splits, one label only,
+            labels that differ in capitals alone, no case to train on, a label that training has not, a path that is missing or
+            holds no volume.
     """
     names, rows = _rows(path)
     problems = [f"no column {name}; {_FORM}" for name in COLUMNS if name not in names]
-    problems += [f"column {name} stands {count} times; keep one" for name, count in Counter(names).items() if count > 1]
+    problems += [
+        f"column {name} stands {count} times; keep one" for name, count in Counter(names).items() if name and count > 1
+    ]
     if problems:
         raise DataError(all_problems(f"table {path}", [*problems, f"found the columns {', '.join(map(repr, names))}"]))
     values: list[dict[str, str]] = []
@@ -77,13 +80,22 @@ def read_table(
             continue
         found = {name: value.strip() for name, value in zip(names, line, strict=True)}
         problems += [f"line {number}: {name} is empty" for name in wanted if not found[name]]
+        problems += [
+            f"line {number}: {name} {found[name]!a} has a character that nobody sees"
+            for name in wanted
+            if not found[name].isprintable()
+        ]
         values.append(found)
     for name, count in Counter(row["id"] for row in values).items():
         if name and count > 1:
             problems.append(f"id {name} stands {count} times; an id names one row")
-    split_of = {row["id"]: row["split"] for row in values} if "split" in names else {}
-    unknown = sorted(set(split_of.values()) - {"", *SPLITS})
-    problems += [f"unknown split {name!r}; allowed are {', '.join(SPLITS)}" for name in unknown]
+    said = {row["id"]: row["split"] for row in values} if "split" in names else {}
+    meant = {word: split_called(word) for word in sorted(set(said.values()))}
+    problems += [
+        f"unknown split {word!r}; allowed are {', '.join(SPLITS)}" for word, split in meant.items() if word and not split
+    ]
+    split_of = {case: meant[word] or "" for case, word in said.items()}
+    words = {split: [word for word in meant if meant[word] == split] for split in SPLITS}
     cases = []
     for row in values:
         images: tuple[Path, ...] = ()
@@ -93,47 +105,60 @@ def read_table(
         except DataError as error:
             problems.append(f"id {row['id']}: {error}")
         cases.append(Case(row["id"], row["patient"], images, None))
-    table = LabelledTable(path, tuple(cases), {row["id"]: row["label"] for row in values}, split_of)
+    others = {split: called for split, called in words.items() if {*called} - {split}}
+    table = LabelledTable(path, tuple(cases), {row["id"]: row["label"] for row in values}, split_of, others)
     problems += straddling({case: [split] for case, split in split_of.items()}, cases, [])
-    problems += _class_problems(table, judged)
+    problems += _class_problems(table)
     if problems:
         raise DataError(all_problems(f"table {path}", problems, "Correct the table."))
     return table
 
 
-def split_table(table: LabelledTable, facts: Iterable[CaseFacts], test_fraction: float, seed: int) -> Splits:
-    """The splits that the table gives; without them patients are drawn by `seed`, label by label.
+def split_table(table: LabelledTable, facts: Iterable[CaseFacts], fraction: float, seed: int, judged: str = "test") -> Splits:
+    """The splits that the table gives; where no case is to be judged on, patients of train, or of the whole table where it has
+    no splits, are drawn for that by `seed`, label by label.
 
-    Patients who share copies of a volume (`medexp.data.twins`) are drawn together. Of the patients of each label,
-    `test_fraction` is tested on: at least one, and at least one is left to train on; a patient with several labels counts for
-    the most frequent one.
+    Patients who share copies of a volume (`medexp.data.twins`) are drawn together. Of the patients of each label `fraction` is
+    drawn: at least one, and at least one is left; a patient with several labels counts for the most frequent one.
 
     Args:
         table: The table.
         facts: `medexp.data.volumes.facts.describe_cases` of its cases.
-        test_fraction: Share of the patients that is tested on, above 0 and below 1.
+        fraction: Share of the patients that is drawn, above 0 and below 1.
         seed: Seed of the draw.
+        judged: The split that is judged on, test or val.
 
     Raises:
         DataError: All problems at once: exact duplicates in two splits or under two labels, a label with too few patients.
     """
     facts = list(facts)
     problems = _duplicates_with_two_labels(table, facts)
-    groups = by_label(patient_groups(table.cases, facts), table.labels)
-    if table.split_of:
-        problems += straddling({case: [split] for case, split in table.split_of.items()}, [], facts)
-    else:
-        problems += [
-            f"label {label}: {len(groups[label])} patients; train and test take one each. Add patients, or a split column"
-            for label in table.classes
-            if len(groups[label]) < 2
-        ]
+    problems += straddling({case: [split] for case, split in table.split_of.items()}, [], facts)
+    given = {split: [case for case, part in table.split_of.items() if part == split] for split in SPLITS}
+    free = [case for case in table.cases if table.split_of.get(case.id, "train") == "train"]
+    groups = {} if given[judged] else by_label(patient_groups(free, facts), table.labels)
+    where = " in train" if table.split_of else ""
+    problems += [
+        f"label {label}: {len(groups[label])} patients{where}; train and {judged} take one each. Add patients, or "
+        + (f"cases with the split {judged}" if table.split_of else "a split column")
+        for label in (table.classes if groups else ())
+        if len(groups[label]) < 2
+    ]
     if problems:
         raise DataError(all_problems(f"table {table.path}", problems, "Correct the table."))
-    if table.split_of:
-        given = {split: [case for case, part in table.split_of.items() if part == split] for split in SPLITS}
-        return Splits(**{split: tuple(sorted(cases)) for split, cases in given.items()})
-    return draw_by_label(groups, lambda size: (min(max(1, round(size * test_fraction)), size - 1), 0), seed)
+    if groups:
+        drawn = draw_by_label(groups, lambda size: (min(max(1, round(size * fraction)), size - 1), 0), seed)
+        given |= {"train": [*drawn.train], judged: [*drawn.test]}
+    return Splits(**{split: tuple(sorted(cases)) for split, cases in given.items()})
+
+
+def split_words(table: LabelledTable, splits: Splits, judged: str) -> list[str]:
+    """What a reader must know of the splits of a table that has some: which words were read as which, and what was drawn."""
+    words = [f"{table.path}: split {' and '.join(map(repr, called))} read as {split}" for split, called in table.words.items()]
+    if table.split_of and judged not in table.split_of.values():
+        drawn = {case.patient for case in table.cases if case.id in getattr(splits, judged)}
+        words.append(f"{table.path}: no case has the split {judged}; {len(drawn)} patients of train are drawn for it.")
+    return words
 
 
 def table_manifest(table: LabelledTable, facts: Iterable[CaseFacts], splits: Splits) -> pd.DataFrame:
@@ -162,24 +187,29 @@ def write_table(rows: pd.DataFrame, path: Path) -> None:
 def _rows(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
     """The names of the columns, and the rows that are not blank with their line numbers."""
     try:
-        lines = lines_of(path, "\t")
+        lines = lines_of(path, "," if path.suffix.lower() == ".csv" else "\t")
     except DataError as error:
         raise DataError(f"table {error}. {_FORM}") from error
     if len(lines) < 2:
         raise DataError(f"table {path}: holds no rows; {_FORM}")
-    return [name.strip() for name in lines[0][1]], lines[1:]
+    return [name.strip().lower() for name in lines[0][1]], lines[1:]
 
 
-def _class_problems(table: LabelledTable, judged: str) -> list[str]:
+def _class_problems(table: LabelledTable) -> list[str]:
     """Too few labels, and labels or splits that cannot be trained and tested with."""
     labels = set(table.labels.values()) - {""}
     if len(labels) < 2:
         return [f"one label only ({', '.join(labels) or 'none'}); telling apart takes two"]
+    by_plain = by_label([[label] for label in labels], {label: " ".join(label.casefold().split()) for label in labels})
+    alike = [sorted(label for (label,) in same) for same in by_plain.values() if len(same) > 1]
+    problems = [
+        f"labels {' and '.join(map(repr, same))} differ in capitals or blanks alone; write one of them" for same in alike
+    ]
     if not table.split_of:
-        return []
+        return problems
     of = {split: {table.labels[case] for case, given in table.split_of.items() if given == split} for split in SPLITS}
     trained = (of["train"] | of["val"]) - {""}
-    problems = [f"split {split} has no case" for split in ("train", judged) if not of[split]]
+    problems += [] if of["train"] else ["split train has no case"]
     if trained and (missing := sorted(labels - trained)):
         problems.append(f"labels without a case in train or val: {', '.join(missing)}; a head cannot learn what it never sees")
     return problems

@@ -17,6 +17,7 @@ from medexp.errors import ConfigError, DataError, all_problems
 from medexp.evaluation.comparison import read_per_case
 from medexp.evaluation.intervals import NOISE
 from medexp.evaluation.leaderboard import Kind, spread_table
+from medexp.files import read_csv
 from medexp.phases.shared.leaderboard import PREDICTIONS, Judging, read_run
 from medexp.tracking.past import PastRun, artifact, find_run, finished
 
@@ -126,16 +127,13 @@ def _read(run: PastRun) -> Given:
             raise DataError(
                 f"run {called}: logged neither {PREDICTIONS} nor per_case.csv. Give a run of a phase that judges cases"
             )
-        manifest = pd.read_csv(listed, dtype=str) if listed else None
+        manifest = read_csv(listed, only_text=True) if listed else None
         protocol = _protocol(settings.read_text()) if settings else ""
         if kept is not None:
             saved, judging, table = read_run(run.id, called)
             rows, spread, folds = table[table["split"] == judging.split], spread_table(saved.entries), judging.resampling.folds
         else:
-            judging, table = (
-                None,
-                pd.read_csv(scored or "", dtype=dict.fromkeys(("case", "patient", "label", "predicted", "arm"), str)),
-            )
+            judging, table = None, read_csv(scored or Path())
             rows, spread, folds = _of_per_case(table, run, called), spread_table([]), folds_of(table)
     digest = ""
     if manifest is not None and {"case", "patient", "sha256"} <= {*manifest}:

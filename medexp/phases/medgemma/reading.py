@@ -11,6 +11,7 @@ from medexp.data.scenarios.prepared import PreparedScenarios, across_splits, odd
 from medexp.data.scenarios.prompts import load_processor
 from medexp.data.scenarios.read import local_scenarios
 from medexp.data.storage import local_folder
+from medexp.files import read_csv
 from medexp.models.vision_language.bases import Base, find_base
 from medexp.models.vision_language.network import context_of
 from medexp.phases.medgemma import checks
@@ -87,7 +88,7 @@ def seen_by(config: MedgemmaConfig, base: Base) -> pd.DataFrame | None:
     trained on drawings of its own, which are in no scenario."""
     file = base.folder / "cases.csv"
     if file.is_file():
-        return pd.read_csv(file, dtype=str, keep_default_na=False)
+        return read_csv(file, only_text=True)
     return None if config.model else pd.DataFrame({"patient_sha256": []})
 
 

@@ -26,7 +26,7 @@ from medexp.data.volumes.regions import REGIONS, to_regions
 from medexp.data.volumes.steps import PadToMultiple, SlidingWindow
 from medexp.data.volumes.transforms import preprocessing
 from medexp.evaluation.segmentation import evaluate_segmentation, mean_scores, sliding_window
-from medexp.files import alone, replacing
+from medexp.files import alone, read_csv, replacing
 from medexp.models.checkpoints import load_state, load_weights, save_checkpoint, weights_digest
 from medexp.models.heads import SegmenterWithHeads
 from medexp.models.kinds import build
@@ -124,7 +124,7 @@ def load_base(config: Phase1Config, accelerator: Accelerator, cache: Path) -> Ba
         source, cases = given or str(file), file.with_name(CASES)
     net = initial(config)
     load_weights(net, load_state(file), source)  # a base that does not fit is refused before anything is trained
-    seen = pd.read_csv(cases) if cases.is_file() else None
+    seen = read_csv(cases) if cases.is_file() else None
     return Base(net.state_dict(), source, weights_digest(net.state_dict()), pulled, seen)
 
 

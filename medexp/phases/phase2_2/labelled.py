@@ -202,9 +202,8 @@ def read_table_of_volumes(ctx: Context[Phase2_2Config], encoder: FrozenEncoder) 
 
 
 def _split(config: Phase2_2Config, table: LabelledTable, facts: Sequence[CaseFacts]) -> Splits:
-    """The splits that the table gives, or drawn ones without a test split."""
-    drawn = split_table(table, facts, config.data.val_fraction, config.data.split_seed)
-    return drawn if table.split_of else Splits(drawn.train, drawn.test, ())
+    """The splits that the table gives, validation being drawn where it gives none."""
+    return split_table(table, facts, config.data.val_fraction, config.data.split_seed, "val")
 
 
 def _demand(volumes: LabelledVolumes, data: Prepared[Any, Any]) -> None:
@@ -226,6 +225,8 @@ def _demand(volumes: LabelledVolumes, data: Prepared[Any, Any]) -> None:
 
 
 def _claims(config: Phase2_2Config, volumes: LabelledVolumes) -> dict[str, str | None]:
+    given = volumes.table.split_of
+    val = "" if "val" in given.values() else f"; validation drawn from train by seed {config.data.split_seed}"
     drawn = (
         f"drawn by seed {config.data.split_seed}: by patient, label by label; validation {config.data.val_fraction:.0%}, none "
         "held back"
@@ -234,7 +235,7 @@ def _claims(config: Phase2_2Config, volumes: LabelledVolumes) -> dict[str, str |
         "Inclusion and exclusion": f"all volumes of {volumes.data.source}",
         "Missing data": "a volume that cannot be read, or lacks a channel, stops the phase",
         "Reference standard": f"the labels of {volumes.data.source}",
-        "Assignment to partitions": "given by the table's column split" if volumes.table.split_of else drawn,
+        "Assignment to partitions": f"given by the table's column split{val}" if given else drawn,
         **({} if config.table else PHANTOMS),
     }
 
@@ -245,7 +246,7 @@ def need_test_volumes(table: str | None, cache: Path) -> None:
     Raises:
         DataError: It has none, or cannot be read.
     """
-    if table is None or "test" not in read_table(local(table, cache), judged="val").split_of.values():
+    if table is None or "test" not in read_table(local(table, cache)).split_of.values():
         raise DataError(
             f"test=true: no case of {table or 'the phantoms'} is held back. Give a table whose column split says test, "
             "or leave test out"

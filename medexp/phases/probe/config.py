@@ -25,7 +25,7 @@ class ProbeConfig:
             maxima of encoder1 to encoder4) or tumour_weighted (the hidden states where the network sees tumour; takes its
             decoder). The figures of the others are told beside it.
         head: logistic (logistic regression) or mlp (one hidden layer).
-        test_fraction: Share of the patients of each label that is tested on, 0 to 1, where the table has no column split.
+        test_fraction: Share of the patients of each label that is tested on, 0 to 1, where the table has none for test.
         seed: Seed of the split, the folds, the MLP and the resamples.
         search: How the head's hyperparameter is chosen.
         phantoms: The embedded data, of a seed that no encoder was trained on.

@@ -84,7 +84,7 @@ def read(ctx: Context[ProbeConfig]) -> Work:
     config, folder = ctx.config, ctx.run.folder
     pulled = registry.pull(config.encoder)
     kinds = kinds_of(pulled, config.features)
-    split = partial(split_table, test_fraction=config.test_fraction, seed=config.seed)
+    split = partial(split_table, fraction=config.test_fraction, seed=config.seed)
     volumes = read_volumes(config.table, config.phantoms, pulled, config.jobs, folder, ctx.cache, split)
     ctx.given(volumes.data, {}, "cases")
     return Work(pulled, volumes, kinds)

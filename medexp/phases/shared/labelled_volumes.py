@@ -19,7 +19,7 @@ from medexp.data.volumes.phantoms import PATIENT_PATTERN, ensure_phantoms
 from medexp.data.volumes.phantoms.head import Domain
 from medexp.data.volumes.prepared import PreparedVolumes
 from medexp.data.volumes.steps import ReadChannels
-from medexp.data.volumes.tables import COLUMNS, LabelledTable, read_table, table_manifest, write_table
+from medexp.data.volumes.tables import COLUMNS, LabelledTable, read_table, split_words, table_manifest, write_table
 from medexp.errors import RegistryError
 from medexp.registry.contracts import preprocessing_of
 from medexp.registry.store import Pulled
@@ -77,7 +77,7 @@ def read_volumes(
     """
     preprocessing = volumes_of(encoder)
     path = local(table, cache) if table else _phantom_table(phantoms, folder, cache)
-    read = read_table(path, preprocessing.get(ReadChannels).channels, judged)
+    read = read_table(path, preprocessing.get(ReadChannels).channels)
     facts = describe_cases(read.cases, reading(jobs), cache)
     demand_background(str(path), facts)
     splits = split(read, facts)
@@ -87,7 +87,7 @@ def read_volumes(
         splits=splits,
         manifest=table_manifest(read, facts, splits),
         source=table or "glioma and meningioma phantoms",
-        notes=tuple(_notes(path, read.cases, facts)),
+        notes=(*split_words(read, splits, judged), *_notes(path, read.cases, facts)),
     )
     return LabelledVolumes(read, data, preprocessing)
 

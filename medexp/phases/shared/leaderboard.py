@@ -27,6 +27,7 @@ from medexp.evaluation.leaderboard import (
     read_predictions,
     spread_table,
 )
+from medexp.files import read_csv
 from medexp.phases.shared.publishing import Summary
 from medexp.phases.shared.tables import as_markdown
 from medexp.reporting import Reporter
@@ -119,8 +120,8 @@ def read_run(run_id: str, called: str) -> tuple[Saved, Judging, pd.DataFrame]:
         paths = {name: path for name, path in found.items() if path is not None}
         try:
             predictions = pd.read_parquet(paths[PREDICTIONS])
-            spread = pd.read_csv(paths["spread.csv"], dtype={"arm": str, "digest": str}, float_precision="round_trip")
-            counts = pd.read_csv(paths["class_counts.csv"], dtype={"class": str})
+            spread = read_csv(paths["spread.csv"])
+            counts = read_csv(paths["class_counts.csv"])
             indices = json.loads(paths["class_to_idx.json"].read_text(encoding="utf-8"))
             kept = json.loads(paths["leaderboard.json"].read_text(encoding="utf-8"))
             judging = Judging(**kept | {"counts": counts, "resampling": Resampling(**kept["resampling"])})

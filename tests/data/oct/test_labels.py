@@ -127,7 +127,7 @@ def test_all_that_is_wrong_is_told_at_once_with_its_line(tmp_path: Path) -> None
 
 def test_columns_that_are_missing_are_told(tmp_path: Path) -> None:
     path = tmp_path / "participants.tsv"
-    path.write_text("id,study_group\n1,healthy\n")
+    path.write_text("id\tgroup\n1\thealthy\n")
     with pytest.raises(DataError) as error:
         read_participants(path, MAPPING)
     for name in ("participant_id or person_id", "study_group", "recommended_split", "retinal_oct"):

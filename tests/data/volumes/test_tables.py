@@ -1,5 +1,6 @@
 """Labelled tables: what is read, what is refused, and how they are split."""
 
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,10 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medexp.data.volumes.cases import Case
+from medexp.data.splits import SPLITS
+from medexp.data.volumes.cases import CHANNELS, Case
 from medexp.data.volumes.facts import describe_cases
-from medexp.data.volumes.tables import LabelledTable, read_table, split_table, table_manifest, write_table
+from medexp.data.volumes.tables import LabelledTable, read_table, split_table, split_words, table_manifest, write_table
 from medexp.errors import DataError
+from medexp.files import read_csv
 from tests.data.volumes.small_cases import SHAPE, a_fact, save, write_case
 
 ROWS = [
@@ -53,6 +56,98 @@ def test_a_table_of_any_line_ends_is_read(folder: Path, end: str, mark: str) -> 
     assert all(len(case.images) == 4 and case.label is None for case in table.cases)
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        "\r".join("\t".join(row) for row in [HEADER, *ROWS]),
+        "\n".join("\t".join([*row, "", ""]) for row in [HEADER, *ROWS, [" "]]),
+        "\n".join("\t".join(f'"{value}"' for value in row) for row in [list(map(str.upper, HEADER)), *ROWS]),
+        "\n".join("\t".join(row) + "\t" * bool(place) for place, row in enumerate([HEADER, *ROWS])),
+    ],
+    ids=["line ends of old Macs", "trailing columns", "quotes and capitals", "trailing separators"],
+)
+def test_what_spreadsheets_write(folder: Path, content: str) -> None:
+    (folder / "table.tsv").write_text(content, newline="")
+    table = read_table(folder / "table.tsv")
+    assert table.labels == {"a": "glioma", "b": "glioma", "c": "meningioma", "d": "meningioma"}
+    assert table.split_of == {"a": "train", "b": "test", "c": "train", "d": "test"}
+
+
+@pytest.mark.parametrize(("mark", "suffix", "words"), [(",", "csv", ""), (";", "csv", "semicolons"), (",", "tsv", "commas")])
+def test_the_mark_between_values_is_that_of_the_suffix(folder: Path, mark: str, suffix: str, words: str) -> None:
+    path = folder / f"table.{suffix}"
+    path.write_text("\n".join(mark.join(row) for row in [HEADER, *ROWS]))
+    if not words:
+        assert len(read_table(path).cases) == 4
+        return
+    with pytest.raises(DataError, match=f"line 1: values are parted by {words}; save it with"):
+        read_table(path)
+
+
+NAMES = st.one_of(
+    st.sampled_from(["0012", "1e5", "NA", "nan", "True", "null", "-", "grade $2_$", "[/x]", "a|b", "<b>", "1_000", "\u00e9"]),
+    st.text(st.characters(categories=("L", "N", "P", "S"), exclude_characters='"'), min_size=1, max_size=8),
+)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(NAMES, min_size=4, max_size=4, unique=True), st.lists(NAMES, min_size=2, max_size=2, unique_by=str.casefold))
+def test_names_are_text_whatever_they_look_like(names: list[str], labels: list[str]) -> None:
+    """0012 is no 12, NA is a label, and what was written is read again."""
+    with tempfile.TemporaryDirectory() as made:
+        folder = Path(made)
+        (folder / "a").mkdir()
+        for channel in CHANNELS:
+            (folder / "a" / f"a-{channel}.nii.gz").touch()
+        rows = [[name, "a", label, name] for name, label in zip(names, labels * 2, strict=True)]
+        write_table(pd.DataFrame(rows, columns=HEADER[:4]), folder / "t.tsv")
+        table = read_table(folder / "t.tsv")
+        assert [case.id for case in table.cases] == [case.patient for case in table.cases] == names
+        assert [table.labels[name] for name in names] == labels * 2
+        drawn = split_table(table, [a_fact(name, name) for name in names], 0.5, 0)
+        manifest = table_manifest(table, [a_fact(name, name) for name in names], drawn)
+        manifest.to_csv(folder / "manifest.csv", index=False)
+        again = read_csv(folder / "manifest.csv")
+        assert list(again["case"]) == sorted(names) and set(again["label"]) == set(labels)
+
+
+@pytest.mark.parametrize("judged", ["val", "test"])
+@pytest.mark.parametrize(
+    "there", [("train",), ("train", "val"), ("train", "test"), ("train", "val", "test"), ("val", "test"), ("test",)]
+)
+def test_one_table_serves_whoever_judges_on_what(folder: Path, there: tuple[str, ...], judged: str) -> None:
+    """What is missing is drawn from train, and said; the rest stays as it is given."""
+    called = {"train": "Training", "val": "validation", "test": "test"}
+    rows = [
+        [f"{label}{split}{number}", "a", label, f"p{label}{split}{number}", called[split]]
+        for label in "gm"
+        for split in there
+        for number in range(4)
+    ]
+    path = tsv(folder, rows)
+    if "train" not in there:
+        with pytest.raises(DataError, match="split train has no case"):
+            read_table(path)
+        return
+    table = read_table(path)
+    facts = [a_fact(case.id, case.id) for case in table.cases]
+    splits = split_table(table, facts, 0.25, 0, judged)
+    words = split_words(table, splits, judged)
+    assert f"{path}: split 'Training' read as train" in words
+    drawn = f"{path}: no case has the split {judged}; 2 patients of train are drawn for it."
+    assert (drawn in words) == (judged not in there)
+    for split in SPLITS:
+        given = {row[0] for row in rows if row[4] == called[split]}
+        found = set(getattr(splits, split))
+        if judged in there:
+            assert found == given
+        elif split == judged:
+            assert len(found) == 2 and {name[0] for name in found} == {"g", "m"} and all("train" in name for name in found)
+        elif split != "train":
+            assert found == given
+    assert not {*splits.train} & {*getattr(splits, judged)}
+
+
 def test_a_table_that_was_written_is_read_again(folder: Path) -> None:
     frame = pd.DataFrame(ROWS, columns=HEADER)
     write_table(frame, folder / "written.tsv")
@@ -68,12 +163,12 @@ def test_further_columns_are_not_read_and_absolute_paths_are_taken(folder: Path)
     ("rows", "header", "words"),
     [
         ([row[:4] for row in ROWS], ["id", "path", "class", "patient"], ["no column label", "'class'"]),
-        ([["a,a,glioma,p1"]], ["id,path,label,patient"], ["no column id", "no column patient", "'id,path,label,patient'"]),
+        ([["a,a,glioma,p1"]], ["id,path,label,patient"], ["values are parted by commas; save it with tabs"]),
         ([[*row, "x"] for row in ROWS], [*HEADER, "label"], ["column label stands 2 times"]),
         (changed(1, "patient", '"p2'), HEADER, ["line 3: a value begins with a quotation mark", "take the mark away"]),
         (changed(1, "patient", '"p2" x'), HEADER, ["line 3: a value begins with a quotation mark"]),
         (changed(1, "id", "a"), HEADER, ["id a stands 2 times"]),
-        (changed(1, "split", "testing"), HEADER, ["unknown split 'testing'", "train, val, test"]),
+        (changed(1, "split", "held out"), HEADER, ["unknown split 'held out'", "train, val, test"]),
         (changed(1, "patient", "p1"), HEADER, ["patient p1 in two splits: a in train, b in test"]),
         (changed(1, "label", " "), HEADER, ["line 3: label is empty"]),
         (changed(1, "split", ""), HEADER, ["line 3: split is empty"]),
@@ -83,7 +178,8 @@ def test_further_columns_are_not_read_and_absolute_paths_are_taken(folder: Path)
         ([[*ROWS[0], "x"], *ROWS[1:]], HEADER, ["line 2: 6 values"]),
         ([ROWS[0], ROWS[1]], HEADER, ["one label only (glioma)"]),
         (changed(2, "split", "test"), HEADER, ["labels without a case in train or val: meningioma"]),
-        ([[*row[:4], "train"] for row in ROWS], HEADER, ["split test has no case"]),
+        (changed(1, "label", "Glioma"), HEADER, ["labels 'Glioma' and 'glioma' differ in capitals or blanks alone"]),
+        (changed(1, "label", "glio\u200bma"), HEADER, [r"line 3: label 'glio\u200bma' has a character that nobody sees"]),
         ([[*row[:4], "test"] for row in ROWS], HEADER, ["split train has no case"]),
         ([], HEADER, ["holds no rows"]),
     ],
@@ -100,7 +196,7 @@ def test_a_bad_table_is_refused_with_what_is_wrong(
 
 def test_all_problems_are_told_at_once(folder: Path) -> None:
     (folder / "c" / "c-t1c.nii.gz").unlink()
-    rows = changed(0, "split", "testing")
+    rows = changed(0, "split", "held out")
     rows[1][1], rows[3][0] = "nowhere", "c"
     with pytest.raises(DataError) as error:
         read_table(tsv(folder, rows))
@@ -108,7 +204,9 @@ def test_all_problems_are_told_at_once(folder: Path) -> None:
         assert word in str(error.value)
 
 
-@pytest.mark.parametrize(("content", "words"), [(None, "No such file"), (b"\xff\xfe\x00", "no text table"), (b"", "no rows")])
+@pytest.mark.parametrize(
+    ("content", "words"), [(None, "No such file"), (b"\xff\xfei\x00", "found UTF-16; save it as UTF-8"), (b"", "no rows")]
+)
 def test_a_file_that_is_no_table(tmp_path: Path, content: bytes | None, words: str) -> None:
     if content is not None:
         (tmp_path / "t.tsv").write_bytes(content)

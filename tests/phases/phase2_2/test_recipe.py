@@ -15,6 +15,7 @@ from mlflow import MlflowClient
 from sklearn.metrics import balanced_accuracy_score
 
 from medexp import registry
+from medexp.files import read_csv
 from medexp.models.checkpoints import load_state, load_training_state
 from medexp.models.classifier.network import EncoderClassifier
 from medexp.phases.phase2_2 import PHASE
@@ -177,7 +178,13 @@ def test_a_folder_of_jpegs_works_with_nothing_else_set(
     client: MlflowClient, pipeline: Pipeline, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = write_pictures(tmp_path / "pictures", 3 * PICTURES, "jpg")
-    assert run("phase2_2", None, kaggle_dir=str(folder)) == 0, capsys.readouterr().err
+    for name, other in (("no", "[no] tumour"), ("yes", "[yes] $1_$")):
+        (folder / name).rename(folder / other)
+        for path in (folder / other).iterdir():
+            path.rename(path.with_stem(f"IMG_$1_$[{path.stem}]"))
+    classes = {"data.classes": '{no: ["[no] tumour"], yes: ["[yes] $1_$"]}'}
+    assert run("phase2_2", None, kaggle_dir=str(folder), **classes) == 0, capsys.readouterr().err
+    assert "Reading [yes] $1_$ " in capsys.readouterr().err
     made = last_run(client, "phase2_2")
     assert set(logged_table(made, "manifest.csv")["source"]) == {"kaggle"}
     assert "val/final/kaggle/accuracy" not in made.data.metrics, "all cases are of that source"
@@ -235,18 +242,22 @@ def test_an_encoder_of_volumes_gets_a_head_through_the_same_code(
 
 
 def test_a_head_tells_as_many_labels_apart_as_the_table_has(
-    store: MlflowClient, registered: Callable[..., Registered], volumes: Path
+    store: MlflowClient, registered: Callable[..., Registered], volumes: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """Whatever they are called; the table has words of its own for splits and none to validate on."""
     registered()
-    names = ("glioma", "meningioma", "metastasis")
+    names = ("glioma [/who 2]", "grade $2_$ <b>", "NA")
     rows = pd.read_csv(volumes, sep="\t")
     nth = rows.groupby("split").cumcount()
-    rows.assign(label=[names[number % 3] for number in nth]).to_csv(volumes, sep="\t", index=False)
-    assert run("phase2_2", None, table=str(volumes), **VOLUMES_ENCODER, training__epochs="2") in (0, 3)
-    done = last_run(store, "phase2_2")
+    split = rows["split"].map({"train": "Training", "val": "testing"})
+    rows.assign(label=[names[number % 3] for number in nth], split=split).to_csv(volumes, sep="\t", index=False)
+    assert run("phase2_2", None, table=str(volumes), **VOLUMES_ENCODER, folds="0", training__epochs="2") in (0, 3)
+    done, printed = last_run(store, "phase2_2"), capsys.readouterr().out
+    assert f"validation: {' or '.join(sorted(names))}" in printed and "read as train" in printed
+    assert "no case has the split val; 3 patients of train are drawn for it" in printed
     passed = {name for name, value in done.data.metrics.items() if name.startswith("checks/") and value == 1}
     assert {"checks/LEAK", "checks/P2_2-FROZEN", "checks/P2_2-CHECKPOINTS"} <= passed
-    told = logged_table(done, "per_case.csv")
+    told = read_csv(artifact(done, "per_case.csv"))
     chances = told[[f"probability_{name}" for name in names]]
     assert np.allclose(chances.sum(axis=1), 1) and set(told["label"]) == set(names)
     assert {"val/final/auroc", "val/final/specificity", "val/final/ece"} <= done.data.metrics.keys()
@@ -281,10 +292,6 @@ def one_label(rows: pd.DataFrame) -> pd.DataFrame:
     return rows.assign(label="glioma")
 
 
-def no_validation(rows: pd.DataFrame) -> pd.DataFrame:
-    return rows.assign(split=["train" if number % 2 else "test" for number in range(len(rows))])
-
-
 def one_class_to_validate_on(rows: pd.DataFrame) -> pd.DataFrame:
     return rows[(rows["label"] == "glioma") | (rows["split"] == "train")]
 
@@ -293,7 +300,6 @@ def one_class_to_validate_on(rows: pd.DataFrame) -> pd.DataFrame:
     ("change", "words"),
     [
         (one_label, "label"),
-        (no_validation, "split val has no case"),
         (one_class_to_validate_on, "split val: no case of meningioma"),
     ],
 )

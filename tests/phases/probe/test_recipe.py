@@ -217,14 +217,19 @@ def test_a_table_without_splits_is_split_by_patient(
     store: MlflowClient,
     registered: Callable[..., Registered],
     table: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     registered()
-    pd.read_csv(table, sep="\t").drop(columns="split").to_csv(table, sep="\t", index=False)
+    called = {"glioma": "glioma [/idh] $2_$", "meningioma": "[red]NA"}
+    rows = pd.read_csv(table, sep="\t").drop(columns="split")
+    rows["label"] = rows["label"].map(called)
+    rows.to_csv(table, sep="\t", index=False)
     assert probe(table, test_fraction="0.25") == 0
+    assert f"{' or '.join(sorted(called.values()))}, " in capsys.readouterr().out
     manifest = pd.read_csv(artifact(last_run(store, "probe"), "manifest.csv"))
     assert manifest.groupby("patient")["split"].nunique().max() == 1
     tested = manifest[manifest["split"] == "test"]
-    assert tested.groupby("label")["patient"].nunique().to_dict() == {"glioma": 2, "meningioma": 2}
+    assert tested.groupby("label")["patient"].nunique().to_dict() == dict.fromkeys(called.values(), 2)
 
 
 def test_a_test_patient_that_the_encoder_learned_from_stops_the_probe(
