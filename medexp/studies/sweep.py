@@ -391,7 +391,7 @@ def conclude(
         [str(trial.number), *(f"{value:.4g}" for value in trial.values), f"{_seconds(trial):.1f}", _settings(trial)]
         for trial in [*front, *done][:_SHOWN]
     ]
-    title = f"{len(trials)} trials of {config.phase}, those that ended best"
+    title = f"{len(rows)} of {len(trials)} trials of {config.phase}, those that ended best"
     log_summary(tracked, "\n\n".join([*words, title + ":", tables.as_markdown(head, rows)]) + "\n")
     tables.show(head, rows, title)
     for line in words:

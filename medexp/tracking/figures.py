@@ -408,6 +408,7 @@ def gallery(
     title: str,
     truths: Sequence[np.ndarray | None] = (),
     predictions: Sequence[np.ndarray | None] = (),
+    of: int = 0,
 ) -> Figure:
     """Images in a grid, such as those that were misclassified: the first GALLERY of them; the title says of how many.
 
@@ -417,6 +418,7 @@ def gallery(
         title: Written above.
         truths: A mask (H, W) for each, outlined; None for an image without one. Nothing at all where no image has one.
         predictions: Likewise, outlined with dashes.
+        of: How many there are, where these are but some.
     """
     shown = min(len(images), GALLERY)
     rows = max(1, math.ceil(shown / 6))
@@ -457,7 +459,9 @@ def gallery(
             for name, look in zip(drawn, looks, strict=True)
         ]
         figure.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False, labelcolor="white", fontsize=9)
-    figure.suptitle(title if shown == len(images) else f"{title} ({shown} of {len(images)})", color="white", fontsize=12)
+    figure.suptitle(
+        title if shown >= max(of, len(images)) else f"{title} ({shown} of {max(of, len(images))})", color="white", fontsize=12
+    )
     return figure
 
 

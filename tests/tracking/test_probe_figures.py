@@ -91,6 +91,8 @@ def test_a_gallery_shows_captions_and_says_how_many_it_leaves_out(tmp_path) -> N
     images = [np.random.default_rng(i).random((9, 7)) for i in range(GALLERY + 3)]
     figure = gallery(images, [f"case {i}\ntumour, said 0.1" for i in range(len(images))], "Misclassified")
     assert figure.get_suptitle() == f"Misclassified ({GALLERY} of {GALLERY + 3})"
+    assert gallery(images[:12], ["a"] * 12, "Misclassified", of=14).get_suptitle() == "Misclassified (12 of 14)"
+    assert gallery(images[:12], ["a"] * 12, "Misclassified", of=12).get_suptitle() == "Misclassified"
     assert [axes.texts[0].get_text() for axes in figure.axes] == [f"case {i}\ntumour, said 0.1" for i in range(GALLERY)]
     assert np.array_equal(figure.axes[5].images[0].get_array(), images[5])
     assert not figure.legends

@@ -80,8 +80,8 @@ def log_answered(ctx: Context[MedgemmaConfig], found: Answered, data: PreparedSc
             f"{row['case']}\n{_end_of(row['input'])}\nis {row['truth']}, said {row['said']}: {row['probability']:.2f}"
             for row in worst.to_dict("records")
         ]
-        title = f"{found.called[str(name)]}: {len(rows)} of {len(found.rows)} wrong, the {len(worst)} most certain"
-        reporter.figure(gallery(images, captions, title), f"figures/wrong/{name}.png")
+        title = f"{found.called[str(name)]}: {len(rows)} of {len(found.rows)} wrong, the most certain first"
+        reporter.figure(gallery(images, captions, title, of=len(rows)), f"figures/wrong/{name}.png")
 
 
 def _end_of(text: str) -> str:

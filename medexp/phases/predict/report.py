@@ -113,7 +113,10 @@ def summary(
             f"{case}: {'; '.join(told[:_SAID])}" + (f" and {len(told) - _SAID} more" if len(told) > _SAID else "")
             for case, told in zip(outside["case"][:_SAID], outside["outside"][:_SAID].str.split("; "), strict=True)
         )
-        words.append(f"Outside what the model saw (predictions.csv, column outside): {len(outside)}. {named}.")
+        first_of = f"The first {_SAID} of them: " if len(outside) > _SAID else ""
+        words.append(f"Outside what the model saw (predictions.csv, column outside): {len(outside)}. {first_of}{named}.")
+    if 0 < ctx.config.shown < len(rows):
+        words.append(f"Pictures are of {ctx.config.shown} of {len(rows)} cases: shown.")
     if wide := next((len(record["features"]) for record in done.records if "features" in record), 0):
         kind = work.predictor.features or "as the network gives them"
         words.append(f"Features, {kind}: {wide} a case, in features.parquet and features.safetensors.")
@@ -147,7 +150,7 @@ def summary(
             for row in rows.head(_SHOWN).to_dict("records")
         ]
         if len(rows) > _SHOWN:
-            words.append(f"The first {_SHOWN} are shown; predictions.csv has all.")
+            words.append(f"The first {_SHOWN} of {len(rows)} are shown; predictions.csv has all.")
     return Summary(
         headline=f"predict, {about}",
         title=about,

@@ -56,12 +56,14 @@ def log_judged(ctx: Context[ProbeConfig], volumes: LabelledVolumes, judged: Judg
     for arm, predicted in judged.arms.items():
         counts = confusion(predicted, np.ones((1, len(tested))))[0]
         reporter.figure(confusion_matrix(counts, classes, f"{called[arm]}, test cases"), f"figures/confusion_{arm}.png")
-    if drawn := roc_labels(judged.predictions)[:_PANELS]:
+    labels = roc_labels(judged.predictions)
+    if drawn := labels[:_PANELS]:
         panels = {
             classes[label]: {called[arm]: roc_points(predicted, label) for arm, predicted in judged.arms.items()}
             for label in drawn
         }
-        reporter.figure(roc(panels, f"ROC on {len(tested)} test cases"), "figures/roc.png")
+        part = f", {len(drawn)} of {len(labels)} classes" if len(drawn) < len(labels) else ""
+        reporter.figure(roc(panels, f"ROC on {len(tested)} test cases{part}"), "figures/roc.png")
 
 
 def summary(ctx: Context[ProbeConfig], encoder: str, volumes: LabelledVolumes, judged: Judged) -> Summary:

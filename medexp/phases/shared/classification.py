@@ -146,7 +146,8 @@ def log_judged(ctx: Context[JudgedSettings], judged: Judged, picture: Callable[[
         captions.append(f"{row['case']}\nis {row['label']}\n{told}: {chance:.2f}")
     title = f"Misclassified: {len(wrong)} of {len(table)} cases, {judged.on}, the most confident first"
     if len(first):
-        reporter.figure(gallery([picture(case) for case in first["case"]], captions, title), "figures/misclassified.png")
+        images = [picture(case) for case in first["case"]]
+        reporter.figure(gallery(images, captions, title, of=len(wrong)), "figures/misclassified.png")
 
 
 def pooled(judged: Judged) -> list[str]:

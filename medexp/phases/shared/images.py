@@ -292,8 +292,8 @@ def segmentations(images: Images, net: MultiTaskModel) -> Figure | None:
     """A picture of validation slices, truth and prediction outlined: those with most tumour, one a scan."""
     masked = images.of("val", masked=True)
     rows = images.data.manifest.set_index("case").loc[masked.cases].reset_index()
-    order = rows.sort_values("tumour_pixels", ascending=False).drop_duplicates("scan").index[: images.config.shown]
-    items = [masked[int(index)] for index in order]
+    order = rows.sort_values("tumour_pixels", ascending=False).drop_duplicates("scan").index
+    items = [masked[int(index)] for index in order[: images.config.shown]]
     if not items:
         return None
     stacked = torch.stack([item["image"] for item in items]).to(images.accelerator.device)
@@ -304,6 +304,7 @@ def segmentations(images: Images, net: MultiTaskModel) -> Figure | None:
         "Largest cut of each scan, truth solid, prediction dashed",
         [np.asarray(item["mask"][0]) for item in items],
         list(predicted),
+        len(order),
     )
 
 

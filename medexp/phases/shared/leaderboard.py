@@ -200,11 +200,13 @@ def draw(board: Leaderboard) -> dict[str, Figure]:
         seed, one = next(iter(row.entry.predictions.items()))
         title = textwrap.fill(f"{row.entry.label}, seed {seed}", 36)
         figures[f"confusion_{index}_{_safe(row.entry.name)}"] = confusion_matrix(confusion(one, every)[0], classes, title)
-    encoders = [row.entry for row in board.rows if row.entry.kind != "control"][:_LINES]
+    every_encoder = [row.entry for row in board.rows if row.entry.kind != "control"]
+    encoders = every_encoder[:_LINES]
+    part = f"{len(encoders)} of {len(every_encoder)} models" if len(encoders) < len(every_encoder) else ""
     for label in roc_labels(next(iter(board.rows[0].entry.predictions.values()))):
         curves = {one.label: roc_points(next(iter(one.predictions.values())), label) for one in encoders}
         if curves:
-            figures[f"roc_{label}_{_safe(board.classes[label])}"] = roc({classes[label]: curves}, "")
+            figures[f"roc_{label}_{_safe(board.classes[label])}"] = roc({classes[label]: curves}, part)
     spreads = {row.entry.label: row.entry.spread for row in board.rows if row.entry.spread}
     if spreads:
         panels = {
