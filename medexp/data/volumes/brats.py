@@ -5,6 +5,7 @@ given.
 """
 
 import gzip
+import io
 import math
 import shlex
 import zlib
@@ -30,6 +31,11 @@ AFFINE_TOLERANCE = 1e-3
 
 SMALLEST_MM, LARGEST_MM = 0.02, 50.0
 """Edges of voxels that a head can have: a header in metres or micrometres, which readers take for mm, has others."""
+
+MOST_VOXELS = 2**30
+"""Of a file, such as 1024 x 1024 x 1024: what claims more is damaged, or is to fill the memory."""
+
+_HEADER, _MORE = 1024, 2**24  # bytes: of a header with what follows it at once; what a file may hold beside its voxels
 
 ROUNDING = 1e-3
 """Largest distance of a label from an integer: a file's scale factor is rounded too."""
@@ -244,11 +250,17 @@ def _read(path: Path, dimensions: int = 3) -> tuple[NDArray[np.float32], NDArray
         if content and packed != named:
             what, name = ("is gzip", f"{path.name}.gz") if packed else ("is no gzip", path.name[:-3])
             raise ImageFileError(f"it {what}; if it is a whole file otherwise, rename it to {name}")
-        if packed:  # whole, so that the checksum at its end is held against it; nib.load stops before
-            content = gzip.decompress(content)
-        kinds = [kind for kind in (nib.Nifti1Image, nib.Nifti2Image) if kind.header_class.may_contain_header(content)]
+        start = _unpacked(content, _HEADER) if packed else content[:_HEADER]
+        kinds = [kind for kind in (nib.Nifti1Image, nib.Nifti2Image) if kind.header_class.may_contain_header(start)]
         if not kinds:
             raise ImageFileError("no NIfTI header")
+        header = kinds[0].header_class(start[: kinds[0].header_class.template_dtype.itemsize], check=False)
+        if math.prod(header.get_data_shape()) > MOST_VOXELS:  # memory for them would be taken first
+            raise DataError(f"{path.name}: its header says {header.get_data_shape()} voxels; at most {MOST_VOXELS} are read")
+        if packed:  # whole, so that the checksum at its end is held against it; nib.load stops before
+            most = abs(math.prod(header.get_data_shape())) * header.get_data_dtype().itemsize + _MORE
+            if len(content := _unpacked(content, most + 1)) > most:
+                raise ImageFileError(f"it unpacks to more than {most} bytes, far more than its header claims")
         image = kinds[0].from_bytes(content)
         if image.get_data_dtype().kind not in "iuf":
             raise DataError(f"{path.name}: voxels of type {image.get_data_dtype()}; allowed are integers and floats")
@@ -273,6 +285,11 @@ def _read(path: Path, dimensions: int = 3) -> tuple[NDArray[np.float32], NDArray
         return image.get_fdata(dtype=np.float32, caching="unchanged").reshape(shape), affine
     except _UNREADABLE as error:
         raise DataError(f"{path.name}: unreadable or truncated ({type(error).__name__}: {_one_line(error)})") from error
+
+
+def _unpacked(content: bytes, most: int) -> bytes:
+    with gzip.GzipFile(fileobj=io.BytesIO(content)) as file:
+        return file.read(most)
 
 
 def _one_line(error: BaseException) -> str:

@@ -204,6 +204,24 @@ def singular_affine(folder):
     path.write_bytes(gzip.compress(content))
 
 
+def bomb(folder):
+    """A header of a head, and thousands of times as many bytes as it says."""
+    path = folder / "c-t1c.nii.gz"
+    path.write_bytes(gzip.compress(gzip.decompress(path.read_bytes()) + bytes(2**25), compresslevel=1))
+
+
+def claims(*shape):
+    """A header of a size that no head has."""
+
+    def spoil(folder):
+        path = folder / "c-t1c.nii.gz"
+        content = bytearray(gzip.decompress(path.read_bytes()))
+        content[40:56] = np.array([3, *shape, 1, 1, 1, 1], "<i2").tobytes()
+        path.write_bytes(gzip.compress(content))
+
+    return spoil
+
+
 NOISE = np.random.default_rng(0).integers(1, 99, SHAPE).astype(np.int16)
 TURNED = AFFINE @ np.diag([1, 1, 1.1, 1])
 COLOURS = np.zeros(SHAPE, dtype=[("R", "u1"), ("G", "u1"), ("B", "u1")])
@@ -214,6 +232,12 @@ COLOURS = np.zeros(SHAPE, dtype=[("R", "u1"), ("G", "u1"), ("B", "u1")])
     [
         (truncated, ["c-t1c.nii.gz: unreadable or truncated"]),
         (truncated_without_compression, ["c-t1c.nii: unreadable or truncated"]),
+        (bomb, ["c-t1c.nii.gz: unreadable or truncated (ImageFileError: it unpacks to more than ", "than its header claims)"]),
+        (
+            claims(32767, 32767, 32767),
+            ["c-t1c.nii.gz: its header says (32767, 32767, 32767) voxels; at most 1073741824 are read"],
+        ),
+        (claims(1700, 1700, 1700), ["c-t1c.nii.gz: its header says (1700, 1700, 1700) voxels; at most 1073741824 are read"]),
         (without_checksum, ["c-t1c.nii.gz: unreadable or truncated"]),
         (lambda folder: (folder / "c-t1c.nii.gz").write_bytes(b""), ["c-t1c.nii.gz: unreadable or truncated"]),
         (lambda folder: (folder / "c-seg.nii.gz").write_text("no image"), ["c-seg.nii.gz: unreadable or truncated"]),
