@@ -9,9 +9,13 @@ from mlflow.entities import LifecycleStage, Run
 from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
-from medexp.tracking.processes import PROCESS, in_words, is_gone
+from medexp.errors import ConfigError
+from medexp.tracking.processes import PROCESS, in_words, is_gone, pid_of
 
 _SILENT_FOR = 3600  # seconds without a sign of life after which a process of another machine counts as gone
+_SILENT_LATELY = 300  # the same for who wants to go on with its run
+RESUMED = "medexp.resumed_from"
+"""The tag of a run that goes on from another one."""
 
 
 @dataclass(frozen=True)
@@ -39,15 +43,42 @@ def left_running() -> list[Left]:
     return [Left(run.info.run_id, run.info.run_name, why) for run in ours if (why := why_gone(run, by_id.get))]
 
 
-def why_gone(run: Run, running: Callable[[str], Run | None] = lambda _: None) -> str:
+def check_resumable(run_id: str) -> None:
+    """Whether a run can be gone on with; one that was deleted, or is in another store, is known by its folder alone.
+
+    Raises:
+        ConfigError: It came to its end, or a process goes on with it, or another run has gone on from it.
+    """
+    client = MlflowClient()
+    try:
+        run = client.get_run(run_id)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        return
+    everywhere = [one.experiment_id for one in client.search_experiments()]
+    after = client.search_runs(everywhere, f"tags.`{RESUMED}` = '{run_id}'")
+    for one in (run, *after):
+        what = f"resume={run_id}: " + ("it" if one is run else f"run {one.info.run_id} went on from it, and")
+        if one.info.status == "FINISHED":
+            raise ConfigError(f"{what} is FINISHED; there is nothing to go on with. For another run leave resume out")
+        if one.info.status == "RUNNING" and PROCESS in one.data.tags and not why_gone(one, silent_for=_SILENT_LATELY):
+            process = one.data.tags[PROCESS]
+            raise ConfigError(
+                f"{what} still runs: {in_words(process)}. Wait for its end, or interrupt it there: kill {pid_of(process)}"
+            )
+
+
+def why_gone(run: Run, running: Callable[[str], Run | None] = lambda _: None, silent_for: float = _SILENT_FOR) -> str:
     """What tells that the process of a run is gone, in words; empty where it is there, or may be.
 
     One of this machine is looked for. One of another machine, and one that the run does not name, counts as gone when the run
-    gave no sign of life for an hour; a run in another one lives as long as that one does.
+    gave no sign of life for long; a run in another one lives as long as that one does.
 
     Args:
         run: A run that counts as running.
         running: Another one that does, by its id.
+        silent_for: Seconds without a sign of life after which a process counts as gone that cannot be looked for.
     """
     process = run.data.tags.get(PROCESS, "")
     gone = is_gone(process)
@@ -55,7 +86,7 @@ def why_gone(run: Run, running: Callable[[str], Run | None] = lambda _: None) ->
         return f"{in_words(process)} is gone" if gone else ""
     silent = time.time() - max(map(_last_sign, _up_from(run, running)))
     who = in_words(process) if process else "its process, which it does not name,"
-    return f"{who} gave no sign of life for {silent / 3600:.0f} hours" if silent > _SILENT_FOR else ""
+    return f"{who} gave no sign of life for {silent / 3600:.0f} hours" if silent > silent_for else ""
 
 
 def _up_from(run: Run, running: Callable[[str], Run | None]) -> Iterator[Run]:

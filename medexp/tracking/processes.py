@@ -41,10 +41,14 @@ def in_words(process: str) -> str:
     return f"process {pid} on {node}"
 
 
+def pid_of(process: str) -> int:
+    """The id of a process that `this_process` described."""
+    return int(process.rsplit(" ", 2)[1])
+
+
 def is_above(process: str) -> bool:
     """Whether a process that `this_process` described, and that is not gone, is this one or one that it was started by."""
-    pid = int(process.rsplit(" ", 2)[1])
-    return pid in {os.getpid(), *(parent.pid for parent in psutil.Process().parents())}
+    return pid_of(process) in {os.getpid(), *(parent.pid for parent in psutil.Process().parents())}
 
 
 def end_with(process: str) -> None:
@@ -55,7 +59,7 @@ def end_with(process: str) -> None:
     def watch() -> None:
         try:
             ends = select.poll()
-            ends.register(os.pidfd_open(int(process.rsplit(" ", 2)[1])), select.POLLIN)
+            ends.register(os.pidfd_open(pid_of(process)), select.POLLIN)
             while not is_gone(process):
                 ends.poll()
         except (AttributeError, OSError):  # it has ended already, or the system cannot say when it does

@@ -26,10 +26,11 @@ from sqlalchemy.exc import OperationalError
 from medexp.config.keys import run_name
 from medexp.config.shared import Resumable
 from medexp.errors import MedexpError, Pruned, StorageError
+from medexp.files import alone
 from medexp.reporting import NullReporter, Reporter
 from medexp.secrets import masked
 from medexp.tracking.experiments import experiment_for, experiment_of, given_run
-from medexp.tracking.killed import end_run
+from medexp.tracking.killed import RESUMED, check_resumable, end_run
 from medexp.tracking.processes import PROCESS, this_process
 from medexp.tracking.provenance import config_yaml, environment, flat_params, git_state, installed_packages
 from medexp.tracking.reporter import MlflowReporter
@@ -140,7 +141,8 @@ def tracked_run(
         run_id: The first process's run id, where `is_main` is False.
 
     Raises:
-        ConfigError: MLFLOW_RUN_ID names no run that can be written to, or the experiment cannot be used.
+        ConfigError: MLFLOW_RUN_ID names no run that can be written to, the experiment cannot be used, or the run that is to
+            be resumed has ended well or still runs.
         StorageError: The output folder cannot be written or the tracking store does not answer: before anything else is done,
             or later, when the disk is full or the store went away.
     """
@@ -156,7 +158,13 @@ def tracked_run(
     with signals_wait(then_raise=outer is not None) as waiting:
         with store_failures(output_dir, "Nothing was trained yet: start again when the cause is gone."):
             name = called(phase, config, _more_words.get(), "resumed" if resumed_from else "")
-            started = _start(phase, name, outer.info.experiment_id if outer else None)
+            experiment = outer.info.experiment_id if outer else None
+            if resumed_from is None:
+                started = _start(phase, name, experiment)
+            else:
+                with alone(output_dir / resumed_from / ".resume.lock"):  # of two processes the second sees the first's run
+                    check_resumable(resumed_from)
+                    started = _start(phase, name, experiment, {RESUMED: resumed_from})
         client, run_id = MlflowClient(), started.info.run_id
         run = TrackedRun(run_id, output_dir / run_id, MlflowReporter(client, run_id), client)
         logging.getLogger("mlflow.system_metrics").setLevel(logging.ERROR)  # its warnings show the URI with its password
@@ -170,7 +178,6 @@ def tracked_run(
                 monitor.start()
                 _log_provenance(run, client, config)
                 if resumed_from is not None:
-                    run.tag({"medexp.resumed_from": resumed_from})
                     end_run(resumed_from)
                 yield run
                 run.reporter.flush()
@@ -201,9 +208,9 @@ def tracked_run(
             mlflow.end_run("FINISHED")
 
 
-def _start(phase: str, name: str, outer_experiment: str | None) -> ActiveRun:
+def _start(phase: str, name: str, outer_experiment: str | None, more: Mapping[str, str] = {}) -> ActiveRun:
     # MLflow's own monitor is left running when the store is gone at the end: ours is started by the caller.
-    tags = {"medexp.phase": phase, PROCESS: this_process()}
+    tags = {"medexp.phase": phase, PROCESS: this_process(), **more}
     if outer_experiment is not None:
         return mlflow.start_run(None, outer_experiment, name, nested=True, tags=tags, log_system_metrics=False)
     if "MLFLOW_RUN_ID" not in os.environ:

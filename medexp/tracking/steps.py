@@ -13,6 +13,7 @@ from mlflow.entities import Run
 import medexp
 from medexp.config.keys import Role, flat, marked
 from medexp.files import shipped
+from medexp.tracking.killed import RESUMED
 from medexp.tracking.processes import PROCESS, is_gone
 from medexp.tracking.runs import TrackedRun
 
@@ -81,9 +82,11 @@ def find_done(parent: TrackedRun, key: str) -> list[StepRun]:
 
 
 def find_interrupted(parent: TrackedRun, key: str) -> list[StepRun]:
-    """Runs of the same step with the same inputs that were ended early, the newest first."""
-    found = _search(parent, f"tags.`{_KEY}` = '{key}' and attributes.status != 'FINISHED'")
-    return [_step_run(run) for run in found if run.info.status != "RUNNING" or is_gone(run.data.tags.get(PROCESS, ""))]
+    """Runs of the same step with the same inputs that were ended early and not gone on with to an end, the newest first."""
+    found = _search(parent, f"tags.`{_KEY}` = '{key}'")
+    done = {run.data.tags.get(RESUMED) for run in found if run.info.status == "FINISHED"}
+    early = [run for run in found if run.info.status != "FINISHED" and run.info.run_id not in done]
+    return [_step_run(run) for run in early if run.info.status != "RUNNING" or is_gone(run.data.tags.get(PROCESS, ""))]
 
 
 def find_run(run_id: str) -> StepRun:

@@ -13,6 +13,7 @@ from medexp.errors import DataError
 from medexp.phases.main.config import MainConfig
 from medexp.phases.shared.launch import start_accelerator
 from medexp.studies.pipeline import Pipeline, inputs_of, take
+from medexp.tracking.processes import this_process
 from medexp.tracking.runs import tracked_run
 from medexp.tracking.steps import find_interrupted, mark_done, tags_of_step
 from tests.configured import configured, run_phase
@@ -161,7 +162,7 @@ def test_what_a_step_can_go_on_from(config: MainConfig, status: str, found: bool
 
 def test_a_run_whose_process_was_killed_can_be_gone_on_from(config: MainConfig) -> None:
     tags = tags_of_step("k")
-    node, _, started = tags["medexp.process"].split()
+    node, _, started = this_process().split()
     gone = f"{node} {2**22 + 1} {started}"  # larger than any process id
     run_id, runs = interrupted(config, "RUNNING", tags | {"medexp.process": gone})
     assert run_id in runs

@@ -17,7 +17,8 @@ from mlflow import MlflowClient
 from mlflow.tracking._tracking_service.client import TrackingServiceClient
 
 from medexp.config.keys import Called
-from medexp.errors import CheckFailed, StorageError
+from medexp.errors import CheckFailed, ConfigError, StorageError
+from medexp.tracking.processes import this_process
 from medexp.tracking.runs import runs_tagged, tracked_run
 
 
@@ -190,6 +191,42 @@ def test_a_run_that_ended_or_that_this_store_never_saw_is_left_alone(store: Mlfl
         with tracked_run("phase1", config, resumed_from=before):
             pass
     assert store.get_run(ended).info.status == "FAILED"
+
+
+@pytest.mark.parametrize(
+    ("status", "by", "told"),
+    [
+        ("FINISHED", None, "it is FINISHED; there is nothing to go on with"),
+        ("RUNNING", None, rf"it still runs: process {os.getpid()} on .*kill {os.getpid()}$"),
+        ("KILLED", "FINISHED", "run .* went on from it, and is FINISHED; there is nothing to go on with"),
+        ("KILLED", "RUNNING", rf"run .* went on from it, and still runs: process {os.getpid()} on"),
+    ],
+)
+def test_a_run_that_ended_well_or_still_runs_is_not_gone_on_with(
+    store: MlflowClient, config: Config, status: str, by: str | None, told: str
+) -> None:
+    def run(status: str, **tags: str) -> str:
+        made = store.create_run("0", tags={"medexp.process": this_process()} | tags).info.run_id
+        store.update_run(made, status)
+        return str(made)
+
+    before = run(status)
+    if by:
+        run(by, **{"medexp.resumed_from": before})
+    with pytest.raises(ConfigError, match=told), tracked_run("phase1", config, resumed_from=before):
+        raise AssertionError("started")
+    assert store.get_experiment_by_name("phase1") is None
+    assert store.get_run(before).info.status == status
+
+
+def test_a_run_whose_process_is_gone_is_gone_on_with_also_when_it_was_before(store: MlflowClient, config: Config) -> None:
+    gone = f"{this_process().split()[0]} {2**22 + 1} 1"  # larger than any process id
+    before = store.create_run("0", tags={"medexp.process": gone}).info.run_id
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt), tracked_run("phase1", config, resumed_from=before):
+            with pytest.raises(ConfigError, match="still runs"), tracked_run("phase1", config, resumed_from=before):
+                raise AssertionError("started twice")
+            raise KeyboardInterrupt
 
 
 def test_processes_other_than_the_first_write_nothing(store: MlflowClient, config: Config) -> None:

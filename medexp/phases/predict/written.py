@@ -10,6 +10,7 @@ errors.csv              the cases that could not be predicted, and why
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -63,13 +64,30 @@ def claim(folder: Path, inputs: Sequence[Path], made_with: Mapping[str, Any]) ->
             advice = "Give another output, or the model and settings that it was begun with."
             raise ConfigError(all_problems(f"output: {folder} holds other predictions", differ, advice))
         return
-    if folder.is_dir() and (there := sorted(path.name for path in folder.iterdir())):
+    if folder.is_dir() and (there := sorted(path.name for path in folder.iterdir() if not path.name.endswith(CLAIM))):
         shown = ", ".join(there[:3]) + (", …" if len(there) > 3 else "")
         raise ConfigError(
             f"output: {folder} exists and holds {shown}; nothing is overwritten. Give a folder that is not there yet"
         )
-    with replacing(known) as temporary:
-        temporary.write_text(json.dumps(made_with, indent=2) + "\n")
+    try:
+        with replacing(known) as temporary:
+            temporary.write_text(json.dumps(made_with, indent=2) + "\n")
+            _link(temporary, known)
+    except _Taken:
+        claim(folder, inputs, made_with)
+
+
+class _Taken(Exception):
+    """Another process claimed the folder just now."""
+
+
+def _link(whole: Path, known: Path) -> None:
+    try:
+        os.link(whole, known)
+    except FileExistsError:
+        raise _Taken from None
+    except OSError:  # a file system without links, on which the last one stays
+        pass
 
 
 def release(folder: Path) -> None:

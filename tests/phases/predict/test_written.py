@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -42,6 +43,21 @@ def test_a_sidecar_that_was_altered_is_told(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="case b"):
         record_of(tmp_path, "b")
     assert "seal" in json.loads(whole)
+
+
+def test_of_two_models_that_claim_a_new_folder_at_once_one_gets_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write = Path.write_text
+
+    def meanwhile(path: Path, *given: Any, **named: Any) -> int:
+        monkeypatch.setattr(Path, "write_text", write)
+        claim(tmp_path / "new", [], {"model": "first"})
+        return write(path, *given, **named)
+
+    monkeypatch.setattr(Path, "write_text", meanwhile)
+    with pytest.raises(ConfigError, match="holds other predictions: model: first there, second now"):
+        claim(tmp_path / "new", [], {"model": "second"})
+    assert [path.name for path in (tmp_path / "new").iterdir()] == [CLAIM]
+    claim(tmp_path / "new", [], {"model": "first"})
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"model"'])

@@ -77,9 +77,10 @@ def test_a_run_that_is_stopped_while_it_takes_over_a_state_says_what_it_was_begu
     config, begun = configured("phase1", output_dir="outputs"), {"cases": "12ab"}
     manifest = pd.DataFrame({"case": ["a"], "patient": ["a"], "split": ["train"], "sha256": ["12ab"]})
     data: Prepared[Any, Any] = Prepared({}, {}, Splits(("a",), (), ()), manifest, "one case")
-    with context(PHASE, config) as interrupted:
+    with pytest.raises(KeyboardInterrupt), context(PHASE, config) as interrupted:
         interrupted.given(data, begun)
         (interrupted.run.folder / "state").mkdir()
+        raise KeyboardInterrupt
 
     def stopped(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
