@@ -8,6 +8,11 @@ from typing import Any
 
 from rich.text import Text
 
+from medexp.markdown import as_markdown as table
+
+VERDICT, DIAGNOSTICS = "medexp.verdict", "medexp.failed_diagnostics"
+"""Tags of runs and versions: PASSED or FAILED, which programs read; and the diagnostics that failed, or `none`."""
+
 
 class Severity(StrEnum):
     """BLOCKING: its failure stops promotion and fails the run. DIAGNOSTIC: it informs.
@@ -60,6 +65,28 @@ def verdict(checks: Sequence[Check]) -> str:
     return "FAILED" if not checks or any(check.blocks for check in checks) else "PASSED"
 
 
+def failed_diagnostics(checks: Sequence[Check]) -> str:
+    """The DIAGNOSTIC checks that failed, by id; `none` where none did."""
+    return ", ".join(check.id for check in checks if not check.passed and not check.blocks) or "none"
+
+
+def as_tags(checks: Sequence[Check]) -> dict[str, str]:
+    """What checks say of a run or a version."""
+    return {VERDICT: verdict(checks), DIAGNOSTICS: failed_diagnostics(checks)}
+
+
+def told(outcome: str | None, failed: str | None) -> str | None:
+    """A verdict for a reader: never alone where a diagnostic failed. None: nobody judged it.
+
+    Args:
+        outcome: As of `verdict`.
+        failed: As of `failed_diagnostics`; None: not known.
+    """
+    if outcome is None or failed == "none":
+        return outcome
+    return f"{outcome} ({f'diagnostics that failed: {failed}' if failed else 'of its diagnostics nothing is known'})"
+
+
 def as_records(checks: Sequence[Check]) -> list[dict[str, Any]]:
     """The checks as `checks.json` holds them; NaN and infinities become strings, which JSON can carry."""
     return [asdict(check) | {"measured": {k: _plain(v) for k, v in check.measured.items()}} for check in checks]
@@ -67,17 +94,12 @@ def as_records(checks: Sequence[Check]) -> list[dict[str, Any]]:
 
 def as_markdown(checks: Sequence[Check]) -> str:
     """The verification report: a table of all checks, then what to do about those that failed."""
-    rows = "\n".join(
-        f"| {check.id} | {check.title} | {check.severity} | {check.outcome} | {check.threshold} | {check.found} |"
-        for check in checks
-    )
+    rows = [(one.id, one.title, one.severity, one.outcome, one.threshold, one.found) for one in checks]
     failed = [check for check in checks if not check.passed]
     advice = "\n".join(f"- **{check.id}** ({check.severity}): {check.advice}" for check in failed if check.advice)
-    return (
-        f"# Verification report\n\nVerdict: **{verdict(checks)}**\n\n"
-        "| check | what | severity | outcome | demand | measured |\n|---|---|---|---|---|---|\n"
-        f"{rows}\n" + (f"\n## What to do\n\n{advice}\n" if advice else "")
-    )
+    report = f"# Verification report\n\nVerdict: **{told(verdict(checks), failed_diagnostics(checks))}**\n\n"
+    report += table(("check", "what", "severity", "outcome", "demand", "measured"), rows) + "\n"
+    return report + (f"\n## What to do\n\n{advice}\n" if advice else "")
 
 
 def as_lines(checks: Sequence[Check]) -> list[Text]:

@@ -262,6 +262,7 @@ def models(as_json: bool) -> int:
 
         from rich.table import Table
 
+        from medexp.checks import told
         from medexp.registry.versions import list_models
 
         store = _find_store()
@@ -275,7 +276,12 @@ def models(as_json: bool) -> int:
         table = Table("model", "aliases", "latest", "verdict", "digest", "run", title=store)
         for model in found:
             aliases = ", ".join(f"{alias} {version}" for alias, version in model.aliases.items())
-            shown = (model.version, model.verdict, model.digest and model.digest[:12], model.run)
+            shown = (
+                model.version,
+                told(model.verdict, model.failed_diagnostics),
+                model.digest and model.digest[:12],
+                model.run,
+            )
             table.add_row(model.name, aliases or "-", *(value or "-" for value in shown))
         _print(table)
 

@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from medexp.checks import Check, Severity, as_markdown, as_records, verdict
+from medexp.checks import VERDICT, Check, Severity, as_markdown, as_records, as_tags, failed_diagnostics, told, verdict
 
 
 def check(severity: Severity = Severity.BLOCKING, passed: bool = True, **rest) -> Check:
@@ -18,19 +18,27 @@ BLOCKING, DIAGNOSTIC = Severity.BLOCKING, Severity.DIAGNOSTIC
 
 
 @pytest.mark.parametrize(
-    ("checks", "expected"),
+    ("checks", "expected", "failed"),
     [
-        ([], "FAILED"),  # what nobody checked did not pass
-        ([check()], "PASSED"),
-        ([check(BLOCKING, passed=False)], "FAILED"),
-        ([check(DIAGNOSTIC, passed=False)], "PASSED"),
-        ([check(), check(DIAGNOSTIC, passed=False)], "PASSED"),
-        ([check(), check(DIAGNOSTIC), check(BLOCKING, passed=False)], "FAILED"),
+        ([], "FAILED", 0),  # what nobody checked did not pass
+        ([check()], "PASSED", 0),
+        ([check(BLOCKING, passed=False)], "FAILED", 0),
+        ([check(DIAGNOSTIC, passed=False)], "PASSED", 1),
+        ([check(), check(DIAGNOSTIC, passed=False), check(DIAGNOSTIC, passed=False)], "PASSED", 2),
+        ([check(), check(DIAGNOSTIC), check(BLOCKING, passed=False), check(DIAGNOSTIC, passed=False)], "FAILED", 1),
     ],
 )
-def test_the_verdict_hangs_on_blocking_checks(checks, expected):
-    assert verdict(checks) == expected
-    assert f"Verdict: **{expected}**" in as_markdown(checks)
+def test_the_verdict_hangs_on_blocking_checks_and_is_never_told_without_the_diagnostics_that_failed(checks, expected, failed):
+    """As a value it is one word, which programs compare."""
+    assert verdict(checks) == as_tags(checks)[VERDICT] == expected
+    named = f" (diagnostics that failed: {', '.join(['TEST_2.5'] * failed)})" if failed else ""
+    assert told(verdict(checks), failed_diagnostics(checks)) == expected + named
+    assert f"Verdict: **{expected}{named}**" in as_markdown(checks)
+
+
+def test_of_a_verdict_whose_diagnostics_nobody_noted_that_is_told():
+    assert told("PASSED", None) == "PASSED (of its diagnostics nothing is known)"
+    assert told(None, None) is None, "it was not judged"
 
 
 def test_records_are_json_with_nan_and_infinities_as_words():

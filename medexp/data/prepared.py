@@ -28,6 +28,7 @@ class Prepared(Generic[CaseT, FactsT]):
         dropped: One row for each that is in no split, with its reason; empty where all are used.
         held: The validation cases that folds took in; empty where there are none.
         notes: What a reader must know of them, a sentence or two each.
+        phantoms: Whether they are the embedded data, which are of nobody.
     """
 
     cases: Mapping[str, CaseT]
@@ -38,6 +39,7 @@ class Prepared(Generic[CaseT, FactsT]):
     dropped: pd.DataFrame = field(default_factory=pd.DataFrame)
     held: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    phantoms: bool = False
 
     def ids(self, split: str) -> tuple[str, ...]:
         """The ids of train, val or test, sorted."""

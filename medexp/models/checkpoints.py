@@ -51,33 +51,58 @@ _SETTINGS: list[Any] = [
         *("omegaconf.nodes.IntegerNode", "omegaconf.nodes.FloatNode", "omegaconf.nodes.BooleanNode"),
     )
 ]
-_NESTS = ("state_dict", "model_state_dict", "unet_state_dict")
-_SHOWN = 12
+_NESTS = ("state_dict", "model_state_dict", "unet_state_dict", "model", "network_weights", "network", "net", "weights", "ema")
+_WRAPPERS = re.compile(r"(?:(?:module|_orig_mod)\.)+")  # of DataParallel and torch.compile: no network's own name
+_SHOWN, _NAMED = 12, 3
+# How files begin that are no checkpoints, and what to do with them.
+_OTHERS: Mapping[bytes, str] = {
+    b"version https://git-lfs": "it is a pointer of Git LFS, not the file itself; fetch that: git lfs pull",
+    b"<": "it is a page of HTML or XML, as a download without a login leaves; download the file itself",
+    b"\x1f\x8b": "it is packed with gzip; unpack it and give the file in it",
+    b"\x89HDF": "it is an HDF5 file, as Keras writes them; save the weights as safetensors or by torch.save",
+    b"{": "it is JSON; give the file with the weights",
+}
 
 
 def load_state(path: Path) -> dict[str, Tensor]:
     """The weights in a checkpoint file, on the CPU.
 
     Reads safetensors, and PyTorch files under `weights_only`: a plain mapping or one nested under `state_dict` (as
-    BrainSegFounder writes it, with `epoch` and `best_acc` beside it), `model_state_dict` or `unet_state_dict` (MAISI's); the
-    prefix `module.` is taken off.
+    BrainSegFounder writes it, with `epoch` and `best_acc` beside it), `model_state_dict`, `unet_state_dict` (MAISI's),
+    `network_weights` (nnU-Net's) or one of a few others; what DataParallel and torch.compile put before each key is taken off.
 
     Raises:
         CheckpointError: There is no such file, it cannot be read, it would run code, or it holds no weights.
     """
     content = load_content(path)
-    state = next((content[nest] for nest in _NESTS if isinstance(content, dict) and nest in content), content)
-    if not isinstance(state, dict) or not state or not all(isinstance(value, Tensor) for value in state.values()):
+    state = _nested(content)
+    if state is None:
         keys = ", ".join(map(str, list(content)[:_SHOWN])) if isinstance(content, dict) else type(content).__name__
         raise CheckpointError(
-            f"checkpoint {path}: found {keys}, but no mapping of names to tensors, at the top or under {' or '.join(_NESTS)}"
+            f"checkpoint {path}: found {keys or 'nothing'}, but no mapping of names to tensors, at the top or under "
+            f"{' or '.join(_NESTS)}"
         )
-    return {str(key).removeprefix("module."): value for key, value in state.items()}
+    bare = {_WRAPPERS.sub("", str(key), count=1) if _WRAPPERS.match(str(key)) else str(key): key for key in state}
+    if len(bare) < len(state):
+        raise CheckpointError(f"checkpoint {path}: keys stand in it twice, with and without module. or _orig_mod. before them")
+    return {key: state[whole] for key, whole in bare.items()}
+
+
+def _nested(content: Any) -> dict[str, Tensor] | None:
+    """The mapping of names to tensors, at the top or in nests; None where there is none."""
+    if not isinstance(content, dict) or not content:
+        return None
+    if all(isinstance(value, Tensor) for value in content.values()):
+        return content
+    found = (_nested(content[nest]) for nest in _NESTS if nest in content)
+    return next((state for state in found if state is not None), None)
 
 
 def load_content(path: Path) -> Any:
     """All that a checkpoint file holds, on the CPU, under `weights_only`: tensors, numbers, texts and containers of them; of
     the settings that pretraining scripts save beside them a `Held`.
+
+    What it is, its first bytes say, whatever it is called.
 
     Raises:
         CheckpointError: There is no such file, it cannot be read, or it would run code.
@@ -85,16 +110,33 @@ def load_content(path: Path) -> Any:
     if not path.is_file():
         raise CheckpointError(f"checkpoint: no file {path}; give the path of a .pt, .pth or .safetensors file")
     try:
+        with path.open("rb") as file:
+            start = file.read(64)
+        if not start:
+            raise CheckpointError(f"checkpoint {path}: is empty; fetch or save it again")
+        if told := next((told for begin, told in _OTHERS.items() if start.lstrip().lower().startswith(begin.lower())), None):
+            raise CheckpointError(f"checkpoint {path}: cannot be read, {told}")
+        if path.suffix.lower() == ".safetensors" or start[8:9] == b"{":
+            return load_file(path)
+        packed = zipfile.is_zipfile(path)
+        inside = {name.rpartition("/")[2] for name in zipfile.ZipFile(path).namelist()} if packed else {"data.pkl"}
+        if "data.pkl" not in inside:
+            raise CheckpointError(f"checkpoint {path}: cannot be read, it is a zip of other files; unpack it and give the one")
+        if "constants.pkl" in inside:
+            raise CheckpointError(
+                f"checkpoint {path}: refused, it is a TorchScript archive, which holds code. Save the weights alone: "
+                "torch.save(net.state_dict(), FILE), or as safetensors."
+            )
         # mapped: of a file with optimiser states and a target encoder beside the weights, what nobody asks for is not read
-        return load_file(path) if path.suffix == ".safetensors" else _load_pytorch(path, mapped=zipfile.is_zipfile(path))
+        return _load_pytorch(path, mapped=packed)
     except pickle.UnpicklingError as error:
         unsafe = re.search(r"GLOBAL (\S+)", str(error))
         found = f"it would run {unsafe[1]}" if unsafe else "it is damaged or holds more than weights"
         raise CheckpointError(
-            f"checkpoint {path}: refused, {found}; only tensors and numbers are loaded. Save the state dict alone, "
-            "as safetensors if you can."
+            f"checkpoint {path}: refused, {found}; only tensors and numbers are loaded. Save the weights alone: "
+            "torch.save(net.state_dict(), FILE), or as safetensors."
         ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, SafetensorError) as error:
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, SafetensorError, zipfile.BadZipFile) as error:
         raise CheckpointError(f"checkpoint {path}: cannot be read ({_first_line(error)}); is the file complete?") from error
 
 
@@ -104,18 +146,24 @@ def load_weights(
     source: str,
     advice: str = "Check that the file is for this network, and of the size that the keys network.* say.",
 ) -> None:
-    """Load weights into a network, accounting for every key.
+    """Load weights into a network, accounting for every key and every value.
+
+    A prefix that all keys have, and under which they are the network's, is taken off, and said.
 
     Args:
         net: The network; unchanged when an error is raised. One on the meta device gets copies in its own dtypes.
-        state: Weights by key.
+        state: Weights by key, in any floating dtype.
         source: Where the weights come from, for the message.
         advice: What to do where they do not fit, for the message.
 
     Raises:
-        CheckpointError: Keys are missing, unexpected or of another shape; the message lists them.
+        CheckpointError: Keys are missing, unexpected or of another shape, hold integers where numbers with fractions are
+            wanted, or values that are not finite; the message lists them.
     """
     wanted = net.state_dict()
+    if prefix := _prefix(state, wanted):
+        print(f"checkpoint {source}: its keys stand under {prefix!r}, which is taken off", flush=True)
+        state = {key.removeprefix(prefix): value for key, value in state.items()}
     missing = sorted(set(wanted) - set(state))
     unexpected = sorted(set(state) - set(wanted))
     misshapen = [
@@ -123,9 +171,19 @@ def load_weights(
         for key in sorted(set(wanted) & set(state))
         if state[key].shape != wanted[key].shape
     ]
+    unlike = [
+        f"{key} is {state[key].dtype}, the network's is {wanted[key].dtype}"
+        for key in sorted(set(wanted) & set(state))
+        if wanted[key].is_floating_point() and not state[key].is_floating_point()
+    ]
     problems = [
         f"{len(keys)} {name}: {'; '.join(keys[:_SHOWN])}{'; …' if len(keys) > _SHOWN else ''}"
-        for name, keys in (("missing keys", missing), ("unexpected keys", unexpected), ("misshapen keys", misshapen))
+        for name, keys in (
+            ("missing keys", missing),
+            ("unexpected keys", unexpected),
+            ("misshapen keys", misshapen),
+            ("keys of another type", unlike),
+        )
         if keys
     ]
     if problems:
@@ -136,10 +194,40 @@ def load_weights(
                 advice,
             )
         )
+    demand_finite({key: value.to(wanted[key].dtype) for key, value in state.items()}, f"checkpoint {source}")
     if any(value.is_meta for value in wanted.values()):
         net.load_state_dict({key: state[key].to(wanted[key].dtype, copy=True) for key in wanted}, assign=True)
     else:
         net.load_state_dict(dict(state))
+
+
+def _prefix(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> str:
+    """What all keys have before the network's own names, such as Lightning's `model.`; empty where that is nothing."""
+    if not state or set(state) & set(wanted):
+        return ""
+    shortest = min(state, key=len)
+    suffixes = [shortest[place + 1 :] for place, letter in enumerate(shortest) if letter == "."]
+    prefixes = [shortest.removesuffix(name) for name in suffixes if name in wanted]
+    return next((one for one in prefixes if {key.removeprefix(one) for key in state} == set(wanted)), "")
+
+
+def demand_finite(state: Mapping[str, Tensor], subject: str) -> None:
+    """Refuse weights that are NaN or infinite, as a training that diverged leaves them.
+
+    Args:
+        state: Weights by key.
+        subject: Where they come from, for the message.
+
+    Raises:
+        CheckpointError: Some are; the message has each key and how many of its values.
+    """
+    floating = {key: value for key, value in state.items() if value.is_floating_point() or value.is_complex()}
+    found = {key: int((~value.isfinite()).sum()) for key, value in floating.items() if not bool(value.isfinite().all())}
+    problems = [f"{key} has {found[key]} values that are not finite, of {state[key].numel()}" for key in sorted(found)]
+    if problems:
+        more = [f"and {len(problems) - _NAMED} keys more"] if len(problems) > _NAMED else []  # of a diverged training all
+        advice = "Give a checkpoint from before the training diverged."
+        raise CheckpointError(all_problems(subject, problems[:_NAMED] + more, advice))
 
 
 def save_checkpoint(content: Mapping[str, Any], path: Path) -> None:

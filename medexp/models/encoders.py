@@ -170,7 +170,6 @@ def load_oct_encoder(path: Path) -> tuple[nn.Module, EncoderCard]:
     if said:  # all that there is to be said
         recognised = Recognised(said, {})
     architecture, told = _architecture(card, state, recognised, path, place)
-    _demand_finite(state, path)
     try:
         with init_empty_weights(include_buffers=False):
             net = build(architecture)
@@ -373,19 +372,6 @@ def _architecture(
             + ", ".join(where[key] for key in lacking)
         )
     return architecture, [f"inferred: {told}" for key, told in recognised.inferred.items() if key not in given]
-
-
-def _demand_finite(state: Mapping[str, Tensor], path: Path) -> None:
-    problems = [f"{key} is {value.dtype}" for key, value in state.items() if not value.is_floating_point()]
-    problems += [
-        f"{key} has {int((~value.isfinite()).sum())} values that are not finite, of {value.numel()}"
-        for key, value in state.items()
-        if value.is_floating_point() and not value.isfinite().all()
-    ]
-    if problems:
-        told = problems[:_SHOWN] + ([f"… and {len(problems) - _SHOWN} more"] if len(problems) > _SHOWN else [])
-        advice = "Such weights give no features: take the checkpoint of an earlier epoch, in float32, float16 or bfloat16."
-        raise CheckpointError(all_problems(f"checkpoint {path}", told, advice))
 
 
 def _demand_grid(state: Mapping[str, Tensor], net: nn.Module, own: Mapping[str, str], size: Any, path: Path) -> None:

@@ -8,15 +8,17 @@ https://doi.org/10.1148/ryai.240300. The wording is ours.
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import pandas as pd
 
 from medexp.checks import as_markdown
 from medexp.config.shared import Resampling
+from medexp.markdown import as_markdown as table
 from medexp.registry.definitions import Definition
 from medexp.registry.package import Package
+from medexp.registry.tags import MADE_ON_PHANTOMS
 
 _UNKNOWN = "unknown"
 _SAMPLES = 2000  # resamples of an interval
@@ -79,6 +81,14 @@ NOT_APPLICABLE: Mapping[int, str] = {
 """The items that ask about a study or a paper."""
 
 
+PHANTOMS: Mapping[str, str | None] = {
+    "De-identification": "not needed: phantoms are of nobody",
+    "Who annotated": "nobody: the labels are the shapes that the phantoms were drawn from",
+    "Demographic and clinical characteristics": "none: phantoms",
+}
+"""What is known of a model that was trained on embedded data."""
+
+
 def model_card(definition: Definition, package: Package) -> str:
     """A model card in markdown. What is not known says so.
 
@@ -86,9 +96,14 @@ def model_card(definition: Definition, package: Package) -> str:
         definition: What the model is for.
         package: What is registered. Its `facts` that are named as an item of CLAIM stand there, the others under "Made with".
     """
+    learned = package.learned
+    if learned and learned.phantoms:
+        package = replace(package, facts={**PHANTOMS, **package.facts})
     claimed = {name for name in package.facts if name in ITEMS.values()}
     made_with = {
         "phase": definition.producing_phase,
+        "data": learned and learned.source,
+        "data digest": learned and learned.digest,
         **{name: value for name, value in package.facts.items() if name not in claimed},
         ("samples that it was judged by" if _drawn(definition) else "cases that it was judged on"): len(package.per_case)
         or None,
@@ -142,9 +157,9 @@ def as_description(card: str) -> str:
 # -------------------------------------------------------------------------------------------------------------------- CLAIM
 
 
-def _claim(definition: Definition, package: Package) -> dict[str, str | None]:
+def _claim(definition: Definition, package: Package) -> dict[int, str | None]:
     """What is known here of each item; what follows from the package, else what its phase says."""
-    policy, evaluation = definition.promotion, package.evaluation
+    policy, evaluation, learned = definition.promotion, package.evaluation, package.learned
     given = package.contract.get("input", {})
     columns = [name for name in policy.columns if name in package.per_case] if policy else []
     metrics = [name for name in package.per_case.select_dtypes("number").columns if name != "arm"]
@@ -162,7 +177,7 @@ def _claim(definition: Definition, package: Package) -> dict[str, str | None]:
     known: dict[int, str | None] = {
         1: f"deep learning: {package.architecture.get('kind')}" if package.architecture else None,
         3: "see Intended use",
-        7: _joined(package.facts.get("data"), package.facts.get("data digest"), between=", digest "),
+        7: str(learned) if learned else None,
         9: "; ".join(filter(None, preprocessing)),
         20: _apart(package.cases),
         22: f"see Architecture{f'; {size:,} weights' if size else ''}" if package.architecture else None,
@@ -182,16 +197,16 @@ def _claim(definition: Definition, package: Package) -> dict[str, str | None]:
         42: _joined("config.yaml and verification_report.md of run", package.facts.get("run"), between=" "),
         43: f"model: this package; license: {package.facts.get('license') or _UNKNOWN}",
     }
-    return {f"{number} | {item}": known.get(number) or package.facts.get(item) for number, item in ITEMS.items()}
+    return {number: known.get(number) or package.facts.get(item) for number, item in ITEMS.items()}
 
 
-def _claim_table(items: Mapping[str, str | None]) -> str:
-    rows = "\n".join(f"| {item} | {_shown(value)} |" for item, value in items.items())
+def _claim_table(known: Mapping[int, str | None]) -> str:
+    rows = [(str(number), ITEMS[number], _shown(value)) for number, value in known.items()]
     left_out = ", ".join(f"{number} ({item})" for number, item in NOT_APPLICABLE.items())
     source = "Tejani et al., Radiology: Artificial Intelligence 2024, doi 10.1148/ryai.240300"
     return (
         f"Items of the Checklist for Artificial Intelligence in Medical Imaging, 2024 update ({source}).\n\n"
-        f"| number | item | what is known here |\n|---|---|---|\n{rows}\n\n"
+        f"{table(('number', 'item', 'what is known here'), rows)}\n\n"
         f"Not applicable to a registered model: {left_out}."
     )
 
@@ -276,6 +291,8 @@ def _latents(contract: Mapping[str, Any]) -> dict[str, Any]:
 def _limitations(definition: Definition, package: Package) -> list[str]:
     """What the model is, what the phase says, and what follows from the package."""
     limits = [told.strip() for told in (definition.limitations, package.facts.get(ITEMS[40])) if told]
+    if package.learned and package.learned.phantoms:
+        limits.append(MADE_ON_PHANTOMS)
     if failed := [f"{check.id} ({check.title})" for check in package.checks if not check.passed]:
         limits.append(f"Checks that it did not pass: {', '.join(failed)}.")
     if package.evaluation:
@@ -305,8 +322,7 @@ def _limitations(definition: Definition, package: Package) -> list[str]:
 def _table(values: Mapping[str, Any]) -> str:
     if not values:
         return _UNKNOWN
-    rows = "\n".join(f"| {key} | {_shown(value)} |" for key, value in values.items())
-    return f"| | |\n|---|---|\n{rows}"
+    return table(("", ""), [(str(key), _shown(value)) for key, value in values.items()])
 
 
 def _shown(value: Any) -> str:
@@ -320,4 +336,4 @@ def _shown(value: Any) -> str:
         case dict():
             return "; ".join(f"{key}: {_shown(item)}" for key, item in value.items())
         case _:
-            return " ".join(str(value).split()).replace("|", r"\|")
+            return str(value)

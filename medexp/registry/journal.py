@@ -24,6 +24,7 @@ from mlflow.entities import Experiment, LifecycleStage, ViewType
 from mlflow.exceptions import MlflowException
 
 from medexp.errors import RegistryError
+from medexp.markdown import as_markdown
 from medexp.registry.client import MISSING, answering, pages, quoted, registered_model
 
 CHAMPION, CANDIDATE = "champion", "candidate"
@@ -251,14 +252,19 @@ def settle(model: str) -> Journal:
 def _described(description: str, entries: Sequence[Entry]) -> str:
     """A model's description with its journal below, the latest first, as far as there is room."""
     about = description.partition(_HEADING)[0].rstrip()
-    text = f"{about}{_HEADING}| | when | alias | from | to | kind | why | who | run |\n|---|---|---|---|---|---|---|---|---|\n"
-    for entry in reversed(entries):
-        cells = (entry.number, entry.when, entry.alias, entry.start, entry.to, entry.kind, entry.reason, entry.who, entry.run)
-        row = f"| {' | '.join(str(cell or '').replace('|', '/') for cell in cells)} |\n"
-        if len(text) + len(row) > _ROOM:
+    rows = [
+        [
+            str(cell or "")
+            for cell in (one.number, one.when, one.alias, one.start, one.to, one.kind, one.reason, one.who, one.run)
+        ]
+        for one in reversed(entries)
+    ]
+    text = f"{about}{_HEADING}"
+    for line in as_markdown(("", "when", "alias", "from", "to", "kind", "why", "who", "run"), rows).splitlines(keepends=True):
+        if len(text) + len(line) > _ROOM:
             break
-        text += row
-    return text
+        text += line
+    return text.rstrip("\n") + "\n"
 
 
 def _search(client: MlflowClient, pattern: str) -> list[Experiment]:

@@ -7,7 +7,7 @@ the store are the runs and versions that are shown.
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from itertools import groupby, islice
 from typing import Any, Literal, TypeVar
@@ -21,12 +21,13 @@ from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
 from rich.text import Text
 from rich.tree import Tree
 
+from medexp.checks import DIAGNOSTICS, VERDICT, told
 from medexp.errors import RegistryError
 from medexp.registry.client import MISSING, answering, pages
 from medexp.registry.store import resolve
-from medexp.registry.tags import UPSTREAM, Upstream, upstream
+from medexp.registry.tags import TRAINED_ON, UPSTREAM, Upstream, on_phantoms, upstream
 
-_DIGEST, _CHECKS = "medexp.digest", "checks/"
+_DIGEST, _JUDGED_ON, _CHECKS = "medexp.digest", "medexp.data_digest", "checks/"
 _PAGE = 1000
 _EACH = 3  # uses of a version, on average, up to which those of all versions of its model are asked for at once
 SHOWN = 20  # runs of one version that a tree shows
@@ -52,6 +53,9 @@ class Model:
         digest: Digest of its package, or of its weights where it was never registered; None: not known.
         aliases: Its aliases.
         verdict: Of the checks that it was judged by, PASSED or FAILED; None: not known.
+        failed_diagnostics: Those of its checks that failed, or `none`; None: not known.
+        trained_on: The data that its own weights were trained on; None: not known.
+        phantoms: Whether these are embedded ones, of nobody; None: not known.
         state: registered; foreign: registered by another program than medexp; unregistered; deleted; replaced: deleted, and
             another version has its number.
     """
@@ -61,6 +65,9 @@ class Model:
     digest: str | None
     aliases: tuple[str, ...] = ()
     verdict: str | None = None
+    failed_diagnostics: str | None = None
+    trained_on: str | None = None
+    phantoms: bool | None = None
     state: State = "registered"
 
     def __str__(self) -> str:
@@ -224,7 +231,10 @@ def _origin(client: MlflowClient, found: ModelVersion | Model, seen: set[tuple[s
     # A base that was never registered is known to the run alone: the name of its file may be no tag of a version.
     tags = (made_in.data.tags if made_in else {}) | found.tags
     parents = [_parent(client, parent) for parent in upstream(tags) if (parent.name, parent.version) != key]
-    run = _run(made_in) if made_in else Run(found.run_id, None, None, "LOST", True, None) if found.run_id else None
+    made = _run(made_in) if made_in else None
+    if made and model.state == "registered" and _JUDGED_ON not in found.tags:
+        made = replace(made, data=())  # a base that the run registered beside its own models: that data is none of its
+    run = made if made else Run(found.run_id, None, None, "LOST", True, None) if found.run_id else None
     return Origin(model, run, tuple(_origin(client, parent, seen) for parent in parents))
 
 
@@ -328,7 +338,10 @@ def _model(found: ModelVersion, aliases: Mapping[str, str] | None = None) -> Mod
         str(found.version),
         tags.get(_DIGEST),
         tuple(sorted(own)),
-        tags.get("medexp.verdict"),
+        tags.get(VERDICT),
+        tags.get(DIAGNOSTICS),
+        tags.get(TRAINED_ON),
+        on_phantoms(tags, found.description) if _DIGEST in tags else None,
         "registered" if _DIGEST in tags else "foreign",
     )
 
@@ -342,7 +355,7 @@ def _run(found: MlflowRun) -> Run:
         phase=tags.get("medexp.phase"),
         status=found.info.status,
         deleted=found.info.lifecycle_stage == LifecycleStage.DELETED,
-        verdict=tags.get("medexp.verdict"),
+        verdict=tags.get(VERDICT),
         checks={
             name.removeprefix(_CHECKS): value == 1
             for name, value in sorted(found.data.metrics.items())
@@ -362,6 +375,8 @@ def _run(found: MlflowRun) -> Run:
 def _add_origin(tree: Tree, origin: Origin) -> Tree:
     if origin.again:
         return tree
+    if origin.model.trained_on or (origin.model.state == "registered" and not (origin.run and origin.run.data)):
+        tree.add(Text(f"trained on {origin.model.trained_on or 'data that is not known here'}"))
     if origin.run:
         made = tree.add(_run_line(origin.run, "made by "))
         for data in origin.run.data:
@@ -392,7 +407,11 @@ def _model_line(model: Model, again: bool) -> Text:
     if again:
         return line.append(", as shown above", "not bold dim")
     if model.verdict:
-        line.append(f" {model.verdict}", "not bold green" if model.verdict == "PASSED" else "not bold red")
+        said = told(model.verdict, model.failed_diagnostics)
+        colour = "green" if said == "PASSED" else "red" if model.verdict == "FAILED" else "yellow"
+        line.append(f" {said}", f"not bold {colour}")
+    if model.phantoms:
+        line.append(", made on phantoms", "not bold yellow")
     if model.digest:
         line.append(f", digest {model.digest[:12]}", "not bold dim")
     if words := _IN_WORDS[model.state]:

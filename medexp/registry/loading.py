@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from medexp.errors import ConfigError, RegistryError
 from medexp.models import vision_language
-from medexp.models.checkpoints import load_state, load_weights, weights_digest
+from medexp.models.checkpoints import demand_finite, load_state, load_weights, weights_digest
 from medexp.models.kinds import build, kinds
 from medexp.models.meanflow.network import MeanFlowUNet, channels_of, widen
 from medexp.models.swin.attention import fast_attention
@@ -155,7 +155,7 @@ def _adapted(folder: Path, adapter: Mapping[str, Any], base: nn.Module | Path | 
             f"adapter {folder}: its base is {called}; give the network or its checkpoint file: "
             "medexp.registry.load(uri, base=...)"
         )
-    weights_file(folder)
+    demand_finite(load_state(weights_file(folder)), f"adapter {folder}")
     if isinstance(net, MeanFlowUNet):
         from medexp.models.meanflow.lora import load_lora
 

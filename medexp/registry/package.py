@@ -33,6 +33,24 @@ class Parent:
 
 
 @dataclass(frozen=True)
+class Learned:
+    """What a model's own weights were trained on, whatever its parents were.
+
+    Attributes:
+        source: The data in words.
+        digest: Of all of its cases; None: not known.
+        phantoms: Whether it is embedded data, which are of nobody.
+    """
+
+    source: str
+    digest: str | None = None
+    phantoms: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.source}, digest {self.digest}" if self.digest else self.source
+
+
+@dataclass(frozen=True)
 class Package:
     """What is written.
 
@@ -50,7 +68,8 @@ class Package:
             that was not judged.
         per_case: Its scores, a row a case: `case`, `patient` and the metrics.
         cases: Output of `medexp.data.manifest.seen_cases` of what its weights were trained and selected on; None: not known.
-        facts: What it was made with, for the card, such as run, data and license; None is unknown.
+        learned: What its weights were trained on; None: not known.
+        facts: What it was made with, for the card, such as run and license; None is unknown.
         figures: What was measured, for the card.
         seen: `medexp.data.seen.ranges` of the cases that it was trained on.
         extra: Further files and folders by their path in the package, such as `adapter`, as peft saves it.
@@ -65,6 +84,7 @@ class Package:
     evaluation: Mapping[str, Any] = field(default_factory=dict)
     per_case: pd.DataFrame = field(default_factory=lambda: pd.DataFrame({"case": [], "patient": []}))
     cases: pd.DataFrame | None = None
+    learned: Learned | None = None
     facts: Mapping[str, str | None] = field(default_factory=dict)
     figures: Mapping[str, float | str] = field(default_factory=dict)
     seen: Ranges = field(default_factory=dict)

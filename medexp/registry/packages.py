@@ -11,6 +11,7 @@ processor/            of a model that takes text: its tokenizer and image proces
 training_metadata.json  of an adapter of a language model: how it was trained; `dtype`, what its base was computed in
 split/                a head and the cases.csv of its own, where the weights have seen the validation cases and it has not:
                       what a later phase goes on from that is judged on these; not part of the model
+learned.json          the data that its weights were trained on, in words and by digest; absent where that is not known
 seen.json             what the files of its training cases looked like: ranges; absent where it is not known
 parents.json          what it was made from: names, versions, digests, and which file of theirs says what that was trained on
 judge/                what it takes to judge it again on other cases, such as the decoder of an encoder; not part of the model
@@ -37,6 +38,7 @@ MANIFEST = "manifest.json"
 CASES = "cases.csv"
 DECODER = "judge/decoder.safetensors"
 SEEN = "seen.json"
+LEARNED = "learned.json"
 SPLIT_HEAD, SPLIT_CASES = "split/head.safetensors", "split/cases.csv"
 FORMAT = 1  # of the folder: raise it when an older medexp can no longer read what is written
 AGAIN = "Pull it again; if that does not help, register the model anew from its run."

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -197,23 +197,23 @@ class Predictor:
             said["features"] = found[0].float().cpu().numpy()
             if self.encodes:
                 return Prediction(ready.case.id, outside=ready.outside, **said)
-        for name, output in self._run(given).items():
+        for name, output in self._run(given, ready.case.id).items():
             demand_finite(output, [ready.case.id])
             said |= self._in_terms(self.outputs[name], output[0].float().cpu(), ready, painted)
         return Prediction(ready.case.id, outside=ready.outside, **said)
 
     @cached_property
-    def _run(self) -> Callable[[Tensors], Mapping[str, Tensor]]:
-        """From what the network is called with to what it gives, by name of the output: window by window where the contract
-        says so, and of a scenario the summed log-probability of each whole answer (1, answers)."""
+    def _run(self) -> Callable[[Tensors, str], Mapping[str, Tensor]]:
+        """From what the network is called with, and the case's id, to what it gives, by name of the output: window by window
+        where the contract says so, and of a scenario the summed log-probability of each whole answer (1, answers)."""
         if window := self.preprocessing.find(SlidingWindow):
             segment = sliding_window(self.net, window.size, window.overlap, blending=window.blending)
-            return lambda given: {ONLY: segment(given[ONLY])}
+            return lambda given, _: {ONLY: segment(given[ONLY])}
         if self.preprocessing.find(Ask):
             return self._scored_answers()
-        return partial(outputs_of, self.net, self.architecture)
+        return lambda given, _: outputs_of(self.net, self.architecture, given)
 
-    def _scored_answers(self) -> Callable[[Tensors], Mapping[str, Tensor]]:
+    def _scored_answers(self) -> Callable[[Tensors, str], Mapping[str, Tensor]]:
         processor = processor_of(self.folder)
         ((name, meaning),) = self.outputs.items()
         tokens = dict(zip(ANSWERS, answer_ids(processor), strict=True))
@@ -222,8 +222,8 @@ class Predictor:
             raise RegistryError(f"contract.json of {self.called}: {told}; answers are {', '.join(ANSWERS)}")
         answers = [tokens[answer] for answer in meaning["classes"]]
 
-        def run(given: Tensors) -> Mapping[str, Tensor]:
-            found = score_answers(self.net, [Prompt("", given, 1)], answers, pad_id=0, batch_size=1, device=self.device)
+        def run(given: Tensors, case: str) -> Mapping[str, Tensor]:
+            found = score_answers(self.net, [Prompt(case, given, 1)], answers, pad_id=0, batch_size=1, device=self.device)
             return {name: torch.from_numpy(found)}
 
         return run

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 import torch
 
-from medexp.checks import Check, Severity
+from medexp.checks import Check, Severity, failed_diagnostics
 from medexp.config.shared import Resampling
 from medexp.data.folds import folds_of
 from medexp.errors import RegistryError
@@ -22,7 +22,7 @@ from medexp.registry.definitions import Definition, PromotionPolicy, known_model
 from medexp.registry.journal import CANDIDATE, CHAMPION, Entry, Journal, Move, Outrun
 from medexp.registry.loading import load_verified
 from medexp.registry.packages import network_of, read_json
-from medexp.registry.store import AROUND, Pulled, Registered, pull, read_back, resolve
+from medexp.registry.store import AROUND, Pulled, Registered, made_on_phantoms, pull, read_back, resolve
 
 
 @dataclass(frozen=True)
@@ -43,10 +43,12 @@ class Scores:
     Attributes:
         per_case: Columns `case`, `patient` and the metrics.
         data_digest: Of the cases.
+        phantoms: Whether its own weights were trained on embedded data.
     """
 
     per_case: pd.DataFrame
     data_digest: str | None
+    phantoms: bool = False
 
 
 @dataclass(frozen=True)
@@ -54,16 +56,18 @@ class Judgement:
     """Whether a version may take the champion's place.
 
     Attributes:
-        checks: PROMOTE_CHECKS, PROMOTE_DATA, PROMOTE_CASES and PROMOTE_POLICY.
+        checks: PROMOTE_CHECKS, PROMOTE_PHANTOMS, PROMOTE_DATA, PROMOTE_CASES and PROMOTE_POLICY.
         gains: A row a case that both were measured on: `case`, `patient`, `champion`, `candidate` and `gain`, positive where
             the candidate is better, NaN where one has scores of regions that the other lacks; empty without a champion. A
             case without a score of either, which holds none of the regions, is left out.
         interval: Of the mean gain; None without a champion, and where there is nothing to compare.
+        over_phantoms: Whether there is a champion that counts as none: it was made on phantoms, and the version was not.
     """
 
     checks: tuple[Check, ...]
     gains: pd.DataFrame
     interval: Interval | None
+    over_phantoms: bool = False
 
     @property
     def evidence(self) -> dict[str, Any]:
@@ -76,6 +80,8 @@ class Judgement:
 
 def nominate(made: Registered, definition: Definition, verdict: str | None, run_id: str) -> Nominated:
     """Give a new version the aliases that it has earned.
+
+    A champion that was made on phantoms stands in nobody's way who was not: it counts as none.
 
     Args:
         made: The version.
@@ -93,13 +99,29 @@ def nominate(made: Registered, definition: Definition, verdict: str | None, run_
         journal.move(made.name, Move(CANDIDATE, made.version, made.digest, "nominate", reason, around, run_id))
         aliases = (CANDIDATE,)
         present, standing = journal.read(made.name), journal.standing(made.name)  # the second: one that was set by hand
-        if CHAMPION not in {*present.aliases, *standing} and definition.promotion.no_champion == "promote":
+        stands = present.aliases.get(CHAMPION)
+        none = CHAMPION not in {*present.aliases, *standing}
+        aside = stands is not None and standing.get(CHAMPION) == stands and _stands_aside(made.name, stands, made.version)
+        if (none or aside) and definition.promotion.no_champion == "promote":
             try:
-                crown(made, "the first version to pass its checks", {}, run_id, present.head)
+                crown(
+                    made, over_phantoms(stands) if aside else "the first version to pass its checks", {}, run_id, present.head
+                )
                 aliases = (CANDIDATE, CHAMPION)
             except Outrun:
                 pass  # another version was the first
     return Nominated(made.name, made.version, made.digest, made.weights_digest, aliases)
+
+
+def over_phantoms(champion: str | None) -> str:
+    """Why a version takes the place of a champion without a comparison, for the journal and for whoever promotes it."""
+    return (
+        f"the first version made on real data to pass its checks; version {champion}, which it replaces, was made on phantoms"
+    )
+
+
+def _stands_aside(name: str, champion: str, version: str) -> bool:
+    return made_on_phantoms(name, champion) and not made_on_phantoms(name, version)
 
 
 def champion_of(name: str) -> tuple[Journal, str | None]:
@@ -147,9 +169,11 @@ def judge(
     if policy is None:
         raise RegistryError(f"{definition.name}: its definition has no promotion policy; its versions are named by number")
     scores = scores_of(candidate)
-    if champion is None:
+    aside = champion is not None and champion.phantoms and not scores.phantoms
+    if champion is None or aside:
         allowed = first or policy.no_champion == "promote"
-        return Judgement((_checks_check(definition, candidate, revision), _first_check(policy, allowed)), pd.DataFrame(), None)
+        first_of_all = (_checks_check(definition, candidate, revision), _first_check(policy, allowed, aside))
+        return Judgement(first_of_all, pd.DataFrame(), None, aside)
     tables = champion.per_case, scores.per_case
     if absent := [column for column in policy.columns if not all(column in table for table in tables)]:
         raise RegistryError(f"per_case.csv: has no column {', '.join(absent)}, which the promotion policy compares")
@@ -160,6 +184,7 @@ def judge(
         interval = mean_gain(gains, Resampling(samples, policy.confidence, seed, folds_of(scores.per_case)))
     checks = (
         _checks_check(definition, candidate, revision),
+        _phantoms_check(scores, champion),
         _data_check(policy, scores.data_digest, champion.data_digest),
         _cases_check(policy, gains, champion, scores),
         _policy_check(policy, interval, comparable),
@@ -170,7 +195,8 @@ def judge(
 def scores_of(pulled: Pulled) -> Scores:
     """The scores that a version was registered with."""
     per_case = read_csv(pulled.folder / "per_case.csv")
-    return Scores(per_case, read_json(pulled.folder, "evaluation.json").get("data_digest"))
+    digest = read_json(pulled.folder, "evaluation.json").get("data_digest")
+    return Scores(per_case, digest, made_on_phantoms(pulled.name, pulled.version))
 
 
 def crown(
@@ -294,21 +320,45 @@ def _checks_check(definition: Definition, candidate: Pulled, demanded: int) -> C
     missing = sorted(set(definition.required_checks) - set(records))
     failed = sorted(check for check, record in records.items() if record["severity"] == "BLOCKING" and not record["passed"])
     stale = revision != demanded
+    diagnostics = failed_diagnostics([Check(**record) for record in records.values()])
     return Check(
         "PROMOTE_CHECKS",
         "BLOCKING checks of the version",
         Severity.BLOCKING,
         not (missing or failed or stale),
         f"none missing, none failed, judged by revision {demanded} of {definition.producing_phase}'s checks",
-        {"missing": ", ".join(missing) or "none", "failed": ", ".join(failed) or "none", "revision": revision},
+        {
+            "missing": ", ".join(missing) or "none",
+            "failed": ", ".join(failed) or "none",
+            "revision": revision,
+            "diagnostics_failed": diagnostics,
+        },
         f"train and judge it anew: mlflow run . -e {definition.producing_phase}",
     )
 
 
-def _first_check(policy: PromotionPolicy, allowed: bool) -> Check:
+def _phantoms_check(candidate: Scores, champion: Scores) -> Check:
+    return Check(
+        "PROMOTE_PHANTOMS",
+        "nothing made on phantoms takes the place of a model made on real data",
+        Severity.BLOCKING,
+        champion.phantoms or not candidate.phantoms,
+        "the version was made on real data, or the champion was made on phantoms too",
+        {"version": _made_on(candidate), "champion": _made_on(champion)},
+        "train a version on real data; the one made on phantoms is used by its number, models:/NAME/VERSION",
+    )
+
+
+def _made_on(scores: Scores) -> str:
+    return "phantoms" if scores.phantoms else "real data"
+
+
+def _first_check(policy: PromotionPolicy, allowed: bool, aside: bool) -> Check:
     return Check(
         "PROMOTE_POLICY",
-        "there is no champion to compare with",
+        "the champion was made on phantoms, the version on real data: nothing to compare with"
+        if aside
+        else "there is no champion to compare with",
         Severity.BLOCKING,
         allowed,
         "the policy lets the first version in, or first=true" if policy.no_champion == "refuse" else "the policy lets it in",

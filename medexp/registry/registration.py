@@ -24,6 +24,7 @@ from mlflow.utils.file_utils import local_file_uri_to_path
 from mlflow.utils.uri import is_local_uri
 
 import medexp
+from medexp.checks import DIAGNOSTICS, VERDICT, Check, failed_diagnostics
 from medexp.errors import RegistryError, all_problems
 from medexp.models.kinds import ONLY, Specs, kind_of, kinds
 from medexp.registry.cache import one_at_a_time
@@ -31,10 +32,12 @@ from medexp.registry.card import as_description
 from medexp.registry.client import answering, pages, quoted
 from medexp.registry.contracts import PATH, parameters_of, takes_paths
 from medexp.registry.definitions import Definition
-from medexp.registry.packages import MANIFEST, network_of, read_json
+from medexp.registry.package import Learned
+from medexp.registry.packages import LEARNED, MANIFEST, network_of, read_json
 from medexp.registry.store import AROUND, PACKAGE, Registered, Stored, held, location_of, stored_at
-from medexp.registry.tags import upstream_tag
+from medexp.registry.tags import PHANTOMS, TRAINED_ON, upstream_tag
 
+_LONGEST = 500  # of a tag: the folders that data came from may be many
 _MODEL_FILE = Path(__file__).with_name("pyfunc_model.py")
 _REQUIREMENTS = (
     "mlflow",
@@ -102,7 +105,7 @@ def register(run_id: str, folder: Path, definition: Definition, verdict: str | N
                 "medexp.weights_digest": weights_digest,
                 "medexp.run": run_id,
             }
-            | ({"medexp.verdict": verdict} if verdict else {})
+            | ({VERDICT: verdict, DIAGNOSTICS: _failed_diagnostics(folder)} if verdict else {})
             | _tags(folder),
         )
     return Registered(name, str(made.version), digest, weights_digest)
@@ -130,12 +133,20 @@ def _unlike(found: Mapping[str, Any], wanted: Mapping[str, Any], where: str) -> 
             yield f"contract.json: {place} is {there!r}, the definition says {value!r}"
 
 
+def _failed_diagnostics(folder: Path) -> str:
+    records = [Check(**record) for record in read_json(folder, "checks.json")]
+    return failed_diagnostics(records)
+
+
 def _tags(folder: Path) -> dict[str, str]:
     """What a version says of its package, so that it can be searched for."""
     tags: dict[str, str] = {}
     evaluation = read_json(folder, "evaluation.json")
     if evaluation:
         tags |= {"medexp.evaluation_digest": evaluation["data_digest"], "medexp.data_digest": evaluation["made_on"]}
+    if (folder / LEARNED).is_file():
+        learned = Learned(**read_json(folder, LEARNED))
+        tags |= {TRAINED_ON: str(learned)[:_LONGEST], PHANTOMS: "yes" if learned.phantoms else "no"}
     for parent in read_json(folder, "parents.json").values():
         if parent["version"]:  # the name of a file may be no tag's
             tags |= upstream_tag(parent["name"], parent["version"], parent["digest"])

@@ -17,7 +17,7 @@ from medexp.errors import RegistryError, StorageError
 from medexp.registry.cache import kept
 from medexp.registry.client import MISSING, answering, pages, quoted, registered_model
 from medexp.registry.packages import CASES, digest_of, files_in, verify_package
-from medexp.registry.tags import upstream_tag
+from medexp.registry.tags import on_phantoms, upstream_tag
 
 _FORMS = "models:/NAME@alias or models:/NAME/VERSION"
 PACKAGE = "artifacts/package"  # in the model that MLflow sees
@@ -148,6 +148,17 @@ def find_by_weights(name: str, weights_digest: str) -> Registered | None:
         )
     latest = max(found, key=lambda version: int(version.version), default=None)
     return Registered(name, str(latest.version), latest.tags["medexp.digest"], weights_digest) if latest else None
+
+
+def made_on_phantoms(name: str, version: str) -> bool:
+    """Whether a version's own weights were trained on embedded data, whatever its parents were.
+
+    Raises:
+        RegistryError: There is no such version.
+        StorageError: The registry does not answer.
+    """
+    found = resolve(f"models:/{name}/{version}")
+    return on_phantoms(found.tags, found.description)
 
 
 def location_of(version: ModelVersion) -> str:

@@ -4,6 +4,10 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 UPSTREAM = "medexp.upstream."
+TRAINED_ON, PHANTOMS = "medexp.trained_on", "medexp.phantoms"
+"""Tags of a version: the data that its weights were trained on, and whether these are embedded ones, yes or no."""
+MADE_ON_PHANTOMS = "Made on phantoms: it says nothing about patients."
+"""What the card of a model says whose weights were trained on embedded data."""
 
 
 class Upstream(NamedTuple):
@@ -39,3 +43,14 @@ def upstream(tags: Mapping[str, str]) -> list[Upstream]:
             version, _, digest = value.partition(" ")
             found.append(Upstream(key.removeprefix(UPSTREAM), version if version.isdecimal() else None, digest))
     return found
+
+
+def on_phantoms(tags: Mapping[str, str], description: str | None) -> bool:
+    """Whether a version's own weights were trained on embedded data. Of one without the tag its card tells, as far as it does.
+
+    Args:
+        tags: Of the version.
+        description: Of the version, which holds its card.
+    """
+    told = tags.get(PHANTOMS)
+    return told == "yes" if told else MADE_ON_PHANTOMS in (description or "")

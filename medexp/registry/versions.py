@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from mlflow import MlflowClient
 from mlflow.entities.model_registry import RegisteredModel
 
+from medexp.checks import DIAGNOSTICS, VERDICT
 from medexp.registry.client import answering, pages
 
 
@@ -17,6 +18,7 @@ class Listed:
         aliases: Version by alias.
         version: The latest version; None where it has none.
         verdict: `PASSED` or `FAILED`; None for a version that another program made.
+        failed_diagnostics: Those of its checks that failed, or `none`; None where that is not known.
         digest: Digest of the package; None as above.
         run: The run that made it.
     """
@@ -25,6 +27,7 @@ class Listed:
     aliases: dict[str, str]
     version: str | None
     verdict: str | None
+    failed_diagnostics: str | None
     digest: str | None
     run: str | None
 
@@ -56,13 +59,14 @@ def _listed(model: RegisteredModel) -> Listed:
     aliases = {alias: str(version) for alias, version in sorted(model.aliases.items())}
     latest = max(model.latest_versions, key=lambda version: int(version.version), default=None)  # MLflow gives one a stage
     if latest is None:
-        return Listed(model.name, aliases, None, None, None, None)
+        return Listed(model.name, aliases, None, None, None, None, None)
     tags = latest.tags
     return Listed(
         model.name,
         aliases,
         str(latest.version),
-        tags.get("medexp.verdict"),
+        tags.get(VERDICT),
+        tags.get(DIAGNOSTICS),
         tags.get("medexp.digest"),
         latest.run_id or None,
     )

@@ -18,7 +18,18 @@ from medexp.models.swin.features import offered
 from medexp.registry.card import model_card
 from medexp.registry.definitions import Definition
 from medexp.registry.package import Package
-from medexp.registry.packages import CASES, DECODER, FORMAT, MANIFEST, SEEN, WEIGHTS, digest_of, files_in, weights_file
+from medexp.registry.packages import (
+    CASES,
+    DECODER,
+    FORMAT,
+    LEARNED,
+    MANIFEST,
+    SEEN,
+    WEIGHTS,
+    digest_of,
+    files_in,
+    weights_file,
+)
 
 
 def write_package(package: Package, definition: Definition, folder: Path) -> str:
@@ -61,6 +72,8 @@ def write_package(package: Package, definition: Definition, folder: Path) -> str
             _write_json(made / "checks.json", as_records(package.checks))
             _write_json(made / "evaluation.json", dict(package.evaluation))
             _write_json(made / "parents.json", {role: asdict(parent) for role, parent in package.parents.items()})
+            if package.learned:
+                _write_json(made / LEARNED, asdict(package.learned))
             if package.seen:
                 _write_json(made / SEEN, dict(package.seen))
             package.per_case.to_csv(made / "per_case.csv", index=False)

@@ -8,7 +8,10 @@ from typing import Any
 
 import pandas as pd
 
+from medexp.checks import DIAGNOSTICS, VERDICT
+from medexp.checks import told as told_of
 from medexp.files import read_csv
+from medexp.markdown import as_markdown
 from medexp.phases import Diagnosis
 from medexp.phases.shared import tables
 from medexp.studies.ladder import Ladder
@@ -31,6 +34,7 @@ class Attempt:
         change: What was changed on top of the configuration before, by dotted key: before and after.
         settings: What differs from the run that failed, in the same way.
         told: The first line of the error that it ended with.
+        diagnostics: Those of its checks that failed (`medexp.checks.failed_diagnostics`); empty: not known.
     """
 
     rung: str
@@ -40,13 +44,24 @@ class Attempt:
     change: dict[str, list[Any]] = field(default_factory=dict)
     settings: dict[str, list[Any]] = field(default_factory=dict)
     told: str = ""
+    diagnostics: str = ""
+
+    @property
+    def tags(self) -> dict[str, str]:
+        """What a passed one says of its checks, as `medexp.checks.as_tags`."""
+        return {VERDICT: "PASSED"} | ({DIAGNOSTICS: self.diagnostics} if self.diagnostics else {})
+
+    @property
+    def came_to(self) -> str:
+        """The outcome for a reader: PASSED stands never alone where a diagnostic failed."""
+        return told_of("PASSED", self.diagnostics or None) or "" if self.outcome == "PASSED" else self.outcome
 
 
 def describe(failed: PastRun, attempts: Sequence[Attempt], goal: str) -> pd.DataFrame:
     """A row a run, the failed one first: `rung`, `changed`, `outcome`, the goal, its `gain` over the row above, `run`."""
     rows: list[dict[str, Any]] = [{"rung": "failed run", "changed": "", "outcome": "FAILED", goal: failed.metrics.get(goal)}]
     for one in attempts:
-        rows.append({"rung": one.rung, "changed": said(one.change), "outcome": one.outcome, goal: one.value})
+        rows.append({"rung": one.rung, "changed": said(one.change), "outcome": one.came_to, goal: one.value})
     table = pd.DataFrame(rows)
     table[goal] = pd.to_numeric(table[goal])
     table["gain"] = table[goal].diff()
@@ -92,7 +107,8 @@ def diagnose(
     table = describe(failed, attempts, goal)
     table["gradient norm"] = [_summary(history(run, "train/grad_norm")["value"]) for run in names]
     if passed:
-        head = f"**PASSED**: run {failed.id} was recovered; {names[passed]} passes all BLOCKING checks (run {passed})."
+        outcome = next(one.came_to for one in attempts if one.run == passed)
+        head = f"**{outcome}**: run {failed.id} was recovered; {names[passed]} passes all BLOCKING checks (run {passed})."
     else:
         head = f"**FAILED**: run {failed.id} was not recovered; none of {len(attempts)} runs passed all BLOCKING checks."
     parts = [head, "## What each run changed, and what that did", _markdown(table)]
@@ -157,7 +173,7 @@ def _summary(norms: pd.Series) -> str:
 
 def _markdown(table: pd.DataFrame) -> str:
     rows = ([_number(value) for value in row] for row in table.itertuples(index=False))
-    return tables.as_markdown(list(map(str, table.columns)), rows)
+    return as_markdown(list(map(str, table.columns)), rows)
 
 
 def _short(value: Any) -> str:

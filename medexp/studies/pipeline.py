@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from medexp import phases
+from medexp.checks import DIAGNOSTICS, VERDICT, told
 from medexp.config.shared import Configuration, Recoverable, Resumable
 from medexp.errors import CheckFailed, MedexpError, StorageError
+from medexp.markdown import as_markdown
 from medexp.phases.shared import tables
 from medexp.phases.shared.steps import Step
 from medexp.registry.versions import versions_of_run
@@ -50,11 +52,17 @@ def run(config: Configuration) -> None:
         for step in steps:
             given, holds = step.given(made), partial(step.holds, made)
             made[step.phase] = take(pipeline, step.phase, given, partial(inputs_of, step.phase, given), holds)
-        tracked.tag({"medexp.verdict": "PASSED"})
+        tracked.tag({VERDICT: "PASSED", DIAGNOSTICS: failed_diagnostics(made)})
         show(pipeline)
         for line in described.last_lines(made):
             print(line)
         print(f"Next, browse it:             {next_line(tracked)}")
+
+
+def failed_diagnostics(made: Mapping[str, StepRun]) -> str:
+    """The diagnostics that failed in each step, after its name; `none` where none did."""
+    failed = {step: run.tags.get(DIAGNOSTICS, "none") for step, run in made.items()}
+    return "; ".join(f"{step} {checks}" for step, checks in failed.items() if checks != "none") or "none"
 
 
 def inputs_of(step: str, config: Configuration) -> Mapping[str, str]:
@@ -106,7 +114,7 @@ def take(
     except StorageError:
         raise  # there may be no store to write the summary to
     except BaseException as error:
-        pipeline.tracked.tag({"medexp.verdict": "FAILED"} if isinstance(error, CheckFailed) else {})
+        pipeline.tracked.tag({VERDICT: "FAILED"} if isinstance(error, CheckFailed) else {})
         _add(
             pipeline,
             step,
@@ -151,6 +159,6 @@ def _with_state(pipeline: Pipeline, key: str, config: Configuration) -> str | No
 
 def _add(pipeline: Pipeline, step: str, outcome: str, child: StepRun | None, started: float) -> None:
     """A row for a step, in the terminal's table and in the run's summary."""
-    judged, run_id = (child.verdict or "-", child.id) if child else ("-", "-")
+    judged, run_id = (told(child.tags.get(VERDICT), child.tags.get(DIAGNOSTICS)) or "-", child.id) if child else ("-", "-")
     pipeline.rows.append((step, outcome, judged, f"{time.monotonic() - started:.1f}", run_id))
-    log_summary(pipeline.tracked, tables.as_markdown(COLUMNS, pipeline.rows) + "\n")
+    log_summary(pipeline.tracked, as_markdown(COLUMNS, pipeline.rows) + "\n")

@@ -20,7 +20,8 @@ from optuna.trial import TrialState
 from pydantic import TypeAdapter
 
 from medexp import phases
-from medexp.checks import Severity
+from medexp.checks import DIAGNOSTICS, VERDICT, Severity
+from medexp.checks import told as verdict_of
 from medexp.config.keys import Role, flat, marked, value_of
 from medexp.config.shared import Recoverable
 from medexp.errors import CheckFailed, ConfigError, MedexpError, OutOfMemory, TrainingDiverged, all_problems
@@ -217,7 +218,9 @@ def what_failed(run: PastRun, phase: str, ladder: Ladder) -> Fault | None:
     if run.status == "KILLED":
         raise ConfigError(f"{subject}: was interrupted, it did not fail. Go on with it: {resume}")
     if run.status != "FAILED":
-        judged = f", verdict {tags['medexp.verdict']}" if "medexp.verdict" in tags else ""
+        judged = (
+            f", verdict {said_of_checks}" if (said_of_checks := verdict_of(tags.get(VERDICT), tags.get(DIAGNOSTICS))) else ""
+        )
         raise ConfigError(f"{subject}: is {run.status}{judged}; there is nothing to recover")
     kind, told = tags.get("medexp.error_type", "unknown"), tags.get("medexp.error", "").partition("\n")[0]
     for error, fault in _FAULTS.items():
@@ -327,14 +330,13 @@ def attempt(climb: Climb, name: str, before: Recoverable, config: Recoverable) -
     settings = {key: list(values) for key, values in differences(climb.start, config).items()}
     value = made.metrics.get(climb.ladder.goal)
     value = value if value is not None and math.isfinite(value) else None
-    ended = Attempt(name, made.id, outcome, value, change, settings, told)
+    ended = Attempt(name, made.id, outcome, value, change, settings, told, made.tags.get(DIAGNOSTICS, ""))
     climb.attempts.append(ended)
     climb.study.set_user_attr("attempts", [vars(one) for one in climb.attempts])
     if value is not None:
         climb.tracked.reporter.metrics({climb.ladder.goal: value}, len(climb.attempts))
-    print(
-        f"{name}: {outcome}{f', {climb.ladder.goal} {value:.3f}' if value is not None else ''}{f' ({told})' if told else ''}"
-    )
+    goal = f", {climb.ladder.goal} {value:.3f}" if value is not None else ""
+    print(f"{name}: {ended.came_to}{goal}{f' ({told})' if told else ''}")
     return ended
 
 
@@ -345,7 +347,7 @@ def conclude(climb: Climb) -> str:
         CheckFailed: No rung passed.
     """
     tracked, passed = climb.tracked, climb.passed
-    tracked.tag({"medexp.verdict": "PASSED" if passed else "FAILED"})
+    tracked.tag(passed.tags if passed else {VERDICT: "FAILED"})
     tracked.reporter.table(describe(climb.failed, climb.attempts, climb.ladder.goal), "rungs.csv")
     shown = phases.phase(climb.config.phase).diagnosis
     report = diagnose(tracked, climb.failed, climb.attempts, climb.ladder, shown, passed.run if passed else None)

@@ -24,6 +24,7 @@ from medexp.errors import ConfigError, MedexpError, all_problems
 from medexp.evaluation.intervals import Interval
 from medexp.evaluation.optimism import Optimism, optimism
 from medexp.files import dump_yaml, read_csv, replacing
+from medexp.markdown import as_markdown
 from medexp.phases.shared import tables
 from medexp.phases.sweep.config import SweepConfig
 from medexp.registry.store import resolve
@@ -392,7 +393,7 @@ def conclude(
         for trial in [*front, *done][:_SHOWN]
     ]
     title = f"{len(rows)} of {len(trials)} trials of {config.phase}, those that ended best"
-    log_summary(tracked, "\n\n".join([*words, title + ":", tables.as_markdown(head, rows)]) + "\n")
+    log_summary(tracked, "\n\n".join([*words, title + ":", as_markdown(head, rows)]) + "\n")
     tables.show(head, rows, title)
     for line in words:
         print(line)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from medexp.checks import Check, as_markdown, as_records, verdict
+from medexp.checks import Check, as_markdown, as_records, as_tags, verdict
 from medexp.errors import CheckFailed, all_problems
 from medexp.evaluation.intervals import Interval
 from medexp.files import replacing
@@ -51,11 +51,11 @@ def intervals_of(run: TrackedRun) -> list[dict[str, Any]]:
 
 
 def log_checks(run: TrackedRun, checks: Sequence[Check]) -> None:
-    """Log `checks.json`, `verification_report.md`, a metric `checks/<id>` of 1 or 0 each, and the tag `medexp.verdict`."""
+    """Log `checks.json`, `verification_report.md`, a metric `checks/<id>` of 1 or 0 each, and the tags that tell them."""
     run.reporter.text(json.dumps(as_records(checks), indent=2), "checks.json")
     run.reporter.text(as_markdown(checks), "verification_report.md")
     run.reporter.metrics({f"checks/{check.id}": float(check.passed) for check in checks})
-    run.tag({"medexp.verdict": verdict(checks)})
+    run.tag(as_tags(checks))
 
 
 def stop_if_blocked(run: TrackedRun | None, checks: Sequence[Check]) -> None:

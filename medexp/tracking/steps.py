@@ -11,6 +11,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 
 import medexp
+from medexp.checks import VERDICT
 from medexp.config.keys import Role, flat, marked
 from medexp.files import shipped
 from medexp.tracking.killed import RESUMED
@@ -27,13 +28,13 @@ class StepRun:
     Attributes:
         id: Its run id.
         status: RUNNING, FINISHED, FAILED or KILLED.
-        verdict: `medexp.verdict`; None for a step that is not judged.
+        tags: What it says of its checks (`medexp.checks.as_tags`), among others.
         registered: The versions that it registered, as NAME/VERSION; None where it did not come to its end.
     """
 
     id: str
     status: str
-    verdict: str | None
+    tags: Mapping[str, str]
     registered: tuple[str, ...] | None
 
 
@@ -78,7 +79,7 @@ def mark_done(run_id: str, registered: tuple[str, ...], key: str | None = None) 
 def find_done(parent: TrackedRun, key: str) -> list[StepRun]:
     """Runs of the same step with the same inputs that came to a good end, the newest first; deleted ones are none."""
     found = _search(parent, f"tags.`{_KEY}` = '{key}' and attributes.status = 'FINISHED'")
-    return [run for run in map(_step_run, found) if run.registered is not None and run.verdict in (None, "PASSED")]
+    return [run for run in map(_step_run, found) if run.registered is not None and run.tags.get(VERDICT) in (None, "PASSED")]
 
 
 def find_interrupted(parent: TrackedRun, key: str) -> list[StepRun]:
@@ -109,4 +110,4 @@ def _search(parent: TrackedRun, wanted: str) -> list[Run]:
 def _step_run(run: Run) -> StepRun:
     tags = run.data.tags
     registered = tuple(json.loads(tags[_MADE])) if _MADE in tags else None
-    return StepRun(run.info.run_id, run.info.status, tags.get("medexp.verdict"), registered)
+    return StepRun(run.info.run_id, run.info.status, tags, registered)

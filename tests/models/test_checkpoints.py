@@ -1,20 +1,25 @@
 """Loading weights: what real checkpoints hold, and each way in which one can be wrong."""
 
+import math
 import os
 import resource
 import subprocess
 import sys
+import tempfile
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import example, given
+from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import nn
 
 from medexp.errors import CheckpointError
-from medexp.models.checkpoints import load_state, load_weights, save_checkpoint, weights_digest
+from medexp.models.checkpoints import _NESTS, load_state, load_weights, save_checkpoint, weights_digest
 
 
 def network() -> nn.Module:
@@ -78,7 +83,7 @@ def test_a_pickle_that_would_run_code_is_refused_and_does_not_run(tmp_path: Path
     ("name", "content", "message"),
     [
         ("absent.pt", None, "no file"),
-        ("empty.pt", b"", "cannot be read|refused"),
+        ("empty.pt", b"", "is empty"),
         ("text.pt", b"hello, this is no checkpoint", "cannot be read|refused"),
         ("broken.safetensors", b"\x08\x00\x00\x00\x00\x00\x00\x00{}", "cannot be read"),
         ("broken2.safetensors", b"garbage", "cannot be read"),
@@ -139,6 +144,111 @@ def test_each_kind_of_misfit_alone(change: str) -> None:
     with pytest.raises(CheckpointError, match={"extra": "unexpected"}.get(change, change)) as caught:
         load_weights(net, state, "file.pt")
     assert "\n" not in str(caught.value)
+
+
+OTHER_FILES: dict[str, tuple[bytes, str]] = {
+    "a.pt": (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 250000000\n", "a pointer of Git LFS"),
+    "b.pt": (b"\n<!DOCTYPE html>\n<html><body>Sign in</body></html>", "a page of HTML"),
+    "c.pth": (b"<html><head></head></html>", "a page of HTML"),
+    "d.pt": (b"\x1f\x8b\x08\x00\x00\x00", "packed with gzip"),
+    "e.safetensors": (b"\x89HDF\r\n\x1a\n", "an HDF5 file"),
+    "f.ckpt": (b'{"weights": []}', "it is JSON"),
+    "g.safetensors": (b"version https://git-lfs.github.com/spec/v1\n", "a pointer of Git LFS"),
+}
+
+
+@pytest.mark.parametrize("name", OTHER_FILES)
+def test_what_is_no_checkpoint_is_told_by_its_first_bytes(tmp_path: Path, name: str) -> None:
+    content, told = OTHER_FILES[name]
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(CheckpointError, match=told) as caught:
+        load_state(tmp_path / name)
+    assert str(tmp_path / name) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_zip_of_files_is_to_be_unpacked(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "a.pt", "w") as packed:
+        packed.writestr("fold_0/checkpoint_final.pth", b"weights")
+    with pytest.raises(CheckpointError, match=r"a\.pt: cannot be read, it is a zip of other files; unpack it"):
+        load_state(tmp_path / "a.pt")
+
+
+@pytest.mark.parametrize("suffix", [".SAFETENSORS", ".safetensors", "", ".pt", ".bin"])
+@pytest.mark.parametrize("write", [save_file, torch.save])
+def test_what_a_file_is_its_content_says_and_no_suffix(tmp_path: Path, suffix: str, write: Any) -> None:
+    if write is torch.save and suffix.lower() == ".safetensors":
+        pytest.skip("a file that says safetensors and is none is damaged")
+    write(network().state_dict(), tmp_path / f"a{suffix}")
+    assert weights_digest(load_state(tmp_path / f"a{suffix}")) == weights_digest(network().state_dict())
+
+
+def test_code_of_torchscript_is_refused_with_how_to_save_the_weights(tmp_path: Path) -> None:
+    torch.jit.save(torch.jit.trace(network(), torch.zeros(1, 4)), str(tmp_path / "a.pt"))
+    with pytest.raises(CheckpointError, match=r"a\.pt: refused, it is a TorchScript archive.*torch\.save\(net\.state_dict"):
+        load_state(tmp_path / "a.pt")
+
+
+def test_a_whole_pickled_network_is_refused_with_how_to_save_its_weights(tmp_path: Path) -> None:
+    torch.save(network(), tmp_path / "a.pt")
+    with pytest.raises(CheckpointError, match=r"it would run torch\.nn\S+; .* torch\.save\(net\.state_dict\(\), FILE\)"):
+        load_state(tmp_path / "a.pt")
+
+
+WORDS = st.from_regex(r"[a-z_]{1,9}", fullmatch=True)
+
+
+@given(
+    st.lists(WORDS | st.sampled_from(["_orig_mod", "module", "model", "net"]), max_size=3), st.sampled_from([None, *_NESTS])
+)
+@example(["_orig_mod"], "state_dict")
+@example(["module", "module"], "model_state_dict")
+@example(["module", "_orig_mod", "model"], None)
+def test_a_prefix_that_all_keys_have_changes_nothing(words: list[str], nest: str | None) -> None:
+    prefix, own = "".join(f"{word}." for word in words), network().state_dict()
+    state = {prefix + key: value for key, value in own.items()}
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "a.pt"
+        torch.save({nest: state, "epoch": 3} if nest else state, file)
+        net = network()
+        nn.init.zeros_(net[0].weight)  # type: ignore[index]
+        load_weights(net, load_state(file), "a.pt")
+    assert weights_digest(net.state_dict()) == weights_digest(own)
+
+
+def test_a_prefix_that_is_taken_off_is_said_and_one_of_some_keys_is_not(capsys: pytest.CaptureFixture[str]) -> None:
+    own = network().state_dict()
+    load_weights(network(), {f"model.{key}": value for key, value in own.items()}, "a.pt")
+    assert "checkpoint a.pt: its keys stand under 'model.', which is taken off" in capsys.readouterr().out
+    load_weights(network(), own, "a.pt")
+    assert capsys.readouterr().out == "", "nothing was taken off"
+    some = {key if key == "0.bias" else f"model.{key}": value for key, value in own.items()}
+    with pytest.raises(CheckpointError, match="3 unexpected keys: model"):
+        load_weights(network(), some, "a.pt")
+
+
+@given(
+    st.sampled_from(["0.weight", "0.bias", "1.weight", "1.bias"]),
+    st.integers(0, 2),
+    st.sampled_from([math.nan, math.inf, -math.inf]),
+    st.sampled_from([torch.float32, torch.float16, torch.bfloat16, torch.float64]),
+)
+def test_any_value_that_is_not_finite_is_refused_with_its_key(key: str, place: int, value: float, dtype: torch.dtype) -> None:
+    state = {name: one.clone().to(dtype) for name, one in network().state_dict().items()}
+    load_weights(network(), state, "a.pt")
+    net = network()
+    before = weights_digest(net.state_dict())
+    state[key].view(-1)[place] = value
+    with pytest.raises(CheckpointError, match=f"checkpoint a.pt: {key} has 1 values that are not finite, of "):
+        load_weights(net, state, "a.pt")
+    assert weights_digest(net.state_dict()) == before
+
+
+@pytest.mark.parametrize("value", [torch.full((3,), 1e300, dtype=torch.float64), torch.ones(3, dtype=torch.int8)])
+def test_numbers_that_the_network_cannot_hold_are_refused(value: torch.Tensor) -> None:
+    told = "0.bias is torch.int8, the network's is torch.float32" if value.dtype is torch.int8 else "0.bias has 3 values"
+    with pytest.raises(CheckpointError, match=told):
+        load_weights(network(), network().state_dict() | {"0.bias": value}, "a.pt")
 
 
 def test_the_digest_sees_a_flipped_bit_a_name_and_a_type() -> None:

@@ -10,7 +10,7 @@ import pytest
 from medexp.checks import Check, Severity
 from medexp.registry.card import ITEMS, NOT_APPLICABLE, as_description, model_card
 from medexp.registry.definitions import load_definition
-from medexp.registry.package import Package, Parent
+from medexp.registry.package import Learned, Package, Parent
 from tests.packages import EVALUATION, scores
 
 NAME = "phase1_encoder_merged"
@@ -42,7 +42,8 @@ def full(package: Callable[..., Package]) -> Callable[..., Package]:
         content: dict[str, Any] = {
             "parents": {"base": Parent("bsf_base", "3", "d", "w"), "adapter": Parent("phase1_lora_adapter", "2", "e", "x")},
             "cases": cases(train="a a b", val="c", test="d"),
-            "facts": {"run": "r1", "data": "phantoms", "data digest": "dd", "license": None, "Training": "2 epochs"},
+            "learned": Learned("slices of a hospital", "dd"),
+            "facts": {"run": "r1", "license": None, "Training": "2 epochs"},
             "figures": {"validation Dice WT": 0.512345},
         }
         return package(**{**content, **changed})
@@ -64,7 +65,7 @@ def test_what_is_known_stands_in_its_item(full: Callable[..., Package]) -> None:
     for number, told in {
         1: "deep learning: swin_encoder",
         3: "see Intended use",
-        7: "phantoms, digest dd",
+        7: "slices of a hospital, digest dd",
         9: "resampled to 1, 1, 1 mm; zero mean and unit variance",
         20: "patient: no patient and no scan is in two partitions",
         22: "see Architecture; 2",
@@ -146,8 +147,15 @@ def test_a_model_of_which_nothing_is_known_says_so() -> None:
 
 
 def test_what_would_break_the_table_does_not(full: Callable[..., Package]) -> None:
-    card = card_of(full(facts={"data": "a|b\nc", "data digest": "d"}))
+    card = card_of(full(learned=Learned("a|b\nc", "d")))
     assert item(card, 7) == r"a\|b c, digest d"
+
+
+@pytest.mark.parametrize("phantoms", [True, False])
+def test_a_card_says_whether_a_model_was_made_on_phantoms(full: Callable[..., Package], phantoms: bool) -> None:
+    card = card_of(full(learned=Learned("slices", "d", phantoms)))
+    assert ("Made on phantoms: it says nothing about patients." in card) == phantoms
+    assert (item(card, 11) == "unknown") != phantoms
 
 
 @pytest.mark.parametrize("checks", [6, 40])

@@ -71,7 +71,7 @@ def test_the_models_description_shows_the_journal_the_latest_first_below_what_it
     about, _, table = store.get_registered_model(model).description.partition("\n\n## Journal of aliases\n\n")
     assert about == "What it is for."
     rows = table.splitlines()[2:]
-    assert rows[0].startswith("| 40 | ") and "| champion | 1 | 3 | promote | the 39th / time again" in rows[0]
+    assert rows[0].startswith("| 40 | ") and "| champion | 1 | 3 | promote | the 39th \\| time again" in rows[0]
     assert rows[1].startswith("| 39 | ")
     assert 15 < len(rows) < 40 and len(about) + len(table) < 5000
 

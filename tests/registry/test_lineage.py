@@ -40,7 +40,9 @@ def version(client: MlflowClient, name: str, made_by: str | None, *upstream: Use
     if not client.search_registered_models(f"name = '{name}'"):
         client.create_registered_model(name)
     made = client.create_model_version(name, f"/nowhere/{name}", made_by)
-    tags = {} if plain else {"medexp.digest": f"d{made.version}{name[0]}", "medexp.verdict": "PASSED"}
+    known = {"digest": f"d{made.version}{name[0]}", "verdict": "PASSED", "failed_diagnostics": "none", "data_digest": "d1f2"}
+    known |= {"trained_on": f"what {name} saw", "phantoms": "no"}
+    tags = {} if plain else {f"medexp.{key}": value for key, value in known.items()}
     for values in (tags, *upstream):
         for key, value in values.items():
             client.set_model_version_tag(name, made.version, key, value)
@@ -93,6 +95,8 @@ def test_the_tree_says_it_in_words(phases: dict[str, str]) -> None:
         f"{ENCODER} version 1 (champion) PASSED, digest d1p",
         f"made by run {phases['phase1']} (phase1), FINISHED, checks: TEST_2.5 failed, 1 passed",
         "data phase1_train (train), digest d1f2",
+        f"trained on what {ENCODER} saw",
+        f"trained on what {BASE} saw",
         f"made from {BASE} version 1 PASSED, digest d1b",
         f"made from {BASE} version 1, as shown above",
         f"run {phases['probe']} (probe), FINISHED",
@@ -100,6 +104,23 @@ def test_the_tree_says_it_in_words(phases: dict[str, str]) -> None:
     ):
         assert line in text, text
     assert "nothing yet" in shown(lineage(f"models:/{PROBE}/1"))
+
+
+def test_a_base_that_a_run_registered_beside_its_own_models_learned_from_other_data_than_the_run_was_given(
+    store: MlflowClient,
+) -> None:
+    """The run's data are those of what it trained."""
+    made_by = run(store, "phase1")
+    for name, known in ((BASE, {"trained_on": "glioma", "phantoms": "yes"}), (ENCODER, {"data_digest": "d1f2"})):
+        store.create_registered_model(name)
+        tags = {f"medexp.{key}": value for key, value in {"digest": f"of {name}", **known}.items()}
+        store.create_model_version(name, "/nowhere", made_by, tags=tags)
+    own, other = (lineage(f"models:/{name}/1").origin for name in (ENCODER, BASE))
+    assert own.run and other.run and (len(own.run.data), len(other.run.data)) == (1, 0)
+    told = shown(lineage(f"models:/{BASE}/1"))
+    assert "made on phantoms" in told and "trained on glioma" in told and "d1f2" not in told
+    before = shown(lineage(f"models:/{ENCODER}/1"))
+    assert "digest d1f2" in before and "trained on" not in before, "one from before the tag"
 
 
 def test_records_are_json(phases: dict[str, str]) -> None:
@@ -111,6 +132,9 @@ def test_records_are_json(phases: dict[str, str]) -> None:
         "digest": "d1g",
         "aliases": [],
         "verdict": "PASSED",
+        "failed_diagnostics": "none",
+        "trained_on": f"what {PROBE} saw",
+        "phantoms": False,
         "state": "registered",
     }
 

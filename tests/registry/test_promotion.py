@@ -18,6 +18,7 @@ from medexp.models.kinds import build
 from medexp.registry import journal
 from medexp.registry.definitions import Definition, load_definition
 from medexp.registry.journal import Move
+from medexp.registry.package import Learned
 from medexp.registry.promotion import (
     CHAMPION,
     Judgement,
@@ -85,6 +86,49 @@ def test_a_policy_may_keep_the_first_version_from_becoming_the_champion_by_itsel
     assert nominate(register(run, written(), strict, "PASSED"), strict, "PASSED", run).aliases == ("candidate",)
     assert failed(judged("1", None, strict)) == ["PROMOTE_POLICY"]
     assert verdict(judged("1", None, strict, first=True).checks) == "PASSED"
+
+
+PHANTOMS, DATA = Learned("meningioma phantoms", "d0", phantoms=True), Learned("a hospital's", "d9")
+
+
+def test_a_champion_made_on_phantoms_stands_in_no_real_models_way(store: MlflowClient, publish: Publish) -> None:
+    """However well phantoms are segmented: the two were judged on other cases. The journal says why."""
+    publish(seed=0, learned=PHANTOMS, per_case=scores(dice=0.99))
+    assert publish("FAILED", seed=1, learned=DATA).aliases == (), "its own BLOCKING checks are demanded"
+    assert publish(seed=2, learned=PHANTOMS).aliases == ("candidate",)
+    assert publish(seed=3, learned=DATA, per_case=scores(dice=0.5)).aliases == ("candidate", "champion")
+    told = journal.read(NAME).entries[-1]
+    assert (told.start, told.to) == ("1", "4")
+    assert "the first version made on real data" in told.reason and "version 1, which it replaces, was made on" in told.reason
+    assert publish(seed=4, learned=DATA).aliases == ("candidate",), "among real ones the policy decides"
+    assert publish(seed=5, learned=PHANTOMS).aliases == ("candidate",), "a demo moves no champion made on real data"
+    assert aliases(store)["champion"] == "4"
+
+
+def test_a_champion_from_before_the_tag_is_known_by_its_card(store: MlflowClient, publish: Publish) -> None:
+    publish(seed=0, learned=PHANTOMS)
+    for tag in ("medexp.phantoms", "medexp.trained_on"):
+        store.delete_model_version_tag(NAME, "1", tag)
+    assert publish(seed=1, learned=DATA).aliases == ("candidate", "champion")
+    store.delete_model_version_tag(NAME, "2", "medexp.phantoms")
+    assert publish(seed=2, learned=DATA).aliases == ("candidate",), "its card names no phantoms"
+
+
+def test_what_is_made_on_phantoms_is_promoted_over_phantoms_alone(publish: Publish) -> None:
+    """Also where it does better on the same cases: a figure of drawings moves nothing that patients are given to."""
+    for seed, learned in enumerate([DATA, PHANTOMS, PHANTOMS]):
+        publish(seed=seed, learned=learned, per_case=scores(dice=0.8 + 0.05 * seed))
+    assert failed(judged("2", scores_of(pulled("1")))) == ["PROMOTE_PHANTOMS"]
+    assert failed(judged("3", scores_of(pulled("2")))) == []
+    aside = judged("1", scores_of(pulled("2")))
+    assert (failed(aside), aside.over_phantoms, aside.interval) == ([], True, None)
+
+
+def test_promotion_says_which_diagnostics_a_version_failed_and_goes_by_the_blocking_ones(publish: Publish) -> None:
+    demanded = [Check(check, "", Severity.BLOCKING, True, "") for check in load_definition(NAME).required_checks]
+    publish(seed=0, checks=[*demanded, Check("TEST_2.4", "", Severity.DIAGNOSTIC, False, "")])
+    check = judged("1", None).checks[0]
+    assert (check.passed, check.measured["diagnostics_failed"]) == (True, "TEST_2.4")
 
 
 def test_a_model_without_a_policy_has_no_aliases(store: MlflowClient, written: Callable[..., Path]) -> None:
@@ -332,7 +376,7 @@ def test_a_model_that_does_not_load_is_moved_back_by_itself(store: MlflowClient,
     torch.manual_seed(0)
     weights = {key: value * float("nan") if "qkv" in key else value for key, value in build(ENCODER).state_dict().items()}
     publish(weights=weights)
-    with pytest.raises(RegistryError, match=r"version 2 does not load: .*finite numbers.* version 1 is the champion"):
+    with pytest.raises(RegistryError, match=r"version 2 does not load: .*not finite.* version 1 is the champion"):
         crown(pulled("2"), "better", {}, None, champion_of(NAME)[0].head)
     assert aliases(store)["champion"] == "1"
     last = journal.read(NAME).entries[-1]

@@ -106,6 +106,7 @@ def prepare_images(
         dropped=pd.DataFrame(rows, columns=["case", "source", "label", "reason"]).sort_values("case", ignore_index=True),
         source=source,
         notes=tuple(notes),
+        phantoms=not any(given.values()),
     )
 
 

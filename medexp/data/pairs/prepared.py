@@ -69,7 +69,7 @@ def prepare_pairs(config: ReadsPairs, masks: bool = True) -> PreparedPairs:
     kind: Literal["fcd", "healthy"] = "fcd" if masks else "healthy"
     folder = str(ensure_pairs(kind, config.phantoms.patients, config.phantoms.seed, cache))
     found = pairs_in([folder], config.data, config.splits, config.seed, cache, masks)
-    return replace(found, source=f"{'FCD' if masks else 'healthy'} phantoms")
+    return replace(found, source=f"{'FCD' if masks else 'healthy'} phantoms", phantoms=True)
 
 
 def pairs_in(

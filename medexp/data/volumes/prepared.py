@@ -86,6 +86,7 @@ def prepare_volumes(config: ReadsVolumes) -> PreparedVolumes:
         notes=(unnamed(source, [case.id for case in cases], config.data.patient_pattern),)
         if config.data_dir is not None and all(case.patient == case.id for case in cases)
         else (),
+        phantoms=config.data_dir is None,
     )
 
 

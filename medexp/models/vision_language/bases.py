@@ -20,6 +20,7 @@ from torch import nn
 from medexp.config.shared import cache_root
 from medexp.errors import CheckpointError, ConfigError, RegistryError, all_problems
 from medexp.files import replacing
+from medexp.models.checkpoints import demand_finite
 from medexp.models.kinds import Architecture
 
 Quantize = Literal["none", "8bit", "4bit"]
@@ -115,6 +116,7 @@ def load_base(base: Base, *, quantize: Quantize, dtype: torch.dtype, device: tor
         told = str(error).strip().splitlines()[0]
         raise CheckpointError(f"model {base.source}: cannot be loaded ({told}); are its files complete?") from error
     _demand_whole(base, net, found)
+    demand_finite(net.state_dict(), f"model {base.source}")
     return stored_once((net if settings else net.to(device)).eval())
 
 

@@ -100,7 +100,7 @@ def benchmark(ctx: Context[MedgemmaConfig]) -> None:
     """
     config = ctx.config
     pulled, net, asking = registered(config, ctx)
-    ctx.built_on(adapter=parent_of(pulled))
+    ctx.built_on({"adapter": parent_of(pulled)})
     data = read_data(ctx, pooled=True)
     ctx.given(data, {}, "")
     rows = data.manifest

@@ -1,6 +1,7 @@
 """The scenarios and the base: files of the user's, or the embedded ones."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,7 @@ def read_data(ctx: Context[MedgemmaConfig], *, pooled: bool = False) -> Prepared
             source=", ".join(config.files) or EMBEDDED,
             pooled=pooled,
         )
+    data = replace(data, phantoms=not config.files)
     odd, across = odd_images(data), across_splits(data)
     if len(odd):
         ctx.run.reporter.table(odd, "oddities.csv")

@@ -87,7 +87,8 @@ def run(config: MedgemmaConfig) -> None:
 def read(ctx: Context[MedgemmaConfig]) -> Work:
     """The base and the scenarios, each of which was read and found good."""
     base, asking = read_base(ctx)
-    ctx.built_on(base=Parent(base.folder.name, None, None, base.digest))
+    parent = Parent(base.folder.name, None, None, base.digest)
+    ctx.built_on({"base": parent}, "model", embedded=ctx.config.model is None)
     data = read_data(ctx)
     data = in_folds(data, ctx.config.folds, ctx.config.seed, strata(data), demands=[judgeable])
     ctx.given(data, {"the scenarios": data.digest}, "scenarios")

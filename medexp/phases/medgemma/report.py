@@ -28,10 +28,10 @@ from medexp.phases.medgemma.config import MedgemmaConfig
 from medexp.phases.shared.classification import calibration_of, log_judged, per_case
 from medexp.phases.shared.context import Context
 from medexp.phases.shared.folds import Evidence
-from medexp.phases.shared.packaging import PHANTOMS, contract, made_with, packaged
+from medexp.phases.shared.packaging import contract, made_with, packaged
 from medexp.phases.shared.publishing import Summary, selection
 from medexp.registry import store
-from medexp.registry.package import Package, Parent
+from medexp.registry.package import Learned, Package, Parent
 from medexp.registry.packages import ADAPTER as ADAPTER_FILES
 from medexp.registry.packages import ADAPTER_KIND, PROCESSOR, TRAINING
 from medexp.tracking.figures import curves, gallery, heat_maps
@@ -173,7 +173,8 @@ def _parent(ctx: Context[MedgemmaConfig], base: Base, said: Mapping[str, Any], p
         contract=said,
         weights=weights,
         cases=seen_cases(pd.DataFrame({"split": [], "patient": [], "case": []}), ()),  # drawings, which are in no scenario
-        facts={**made_with(ctx), "data": "drawn images with captions", **PHANTOMS},
+        learned=Learned("drawn images with captions", phantoms=True),
+        facts=made_with(ctx),
         extra={PROCESSOR: processor},
     )
     return ctx.publish(package, judged=False)
@@ -183,8 +184,7 @@ def _facts(config: MedgemmaConfig, data: PreparedScenarios, compared: Compared, 
     """What the card says of scenarios and training, by item of CLAIM."""
     training, families = config.training, data.manifest["patient"].nunique()
     limits = [*compared.beside.first, *_few_words(compared)]
-    claims: dict[str, str | None] = {} if config.files else dict(PHANTOMS)
-    facts: dict[str, str | None] = {
+    return {
         "Reference standard": f"the outputs of {data.source}",
         "Assignment to partitions": f"{len(data.cases)} scenarios of {families} families, none of which is in two splits, but "
         "where files named train, val and test put it there",
@@ -192,9 +192,8 @@ def _facts(config: MedgemmaConfig, data: PreparedScenarios, compared: Compared, 
         f"{training.batch_size * training.accumulate}, the loss of the whole outputs; LoRA rank {config.lora.rank}, alpha "
         f"{config.lora.alpha:g}, on {', '.join(config.lora.targets)} of the decoder; all settings: config.yaml of the run",
         "Selection of the final model": evidence.selection(selection(training, "the lowest validation loss")),
+        "Limitations": " ".join(limits) or None,
     }
-    told = [*limits, *filter(None, [claims.get("Limitations")])]
-    return {**claims, **facts, "Limitations": " ".join(told) or None}
 
 
 def _figures(compared: Compared, on: str) -> dict[str, str]:

@@ -44,7 +44,7 @@ def read_data(ctx: Context[OctConfig]) -> PreparedVolumes:
         )
     data = found.prepared
     if where is None:
-        data = replace(data, source="OCT phantoms")
+        data = replace(data, source="OCT phantoms", phantoms=True)
     failed, people = len(found.errors), int(found.counts.to_numpy().sum())
     ctx.check(checks.data(len(data.cases) + failed, failed, people, found.lost))
     reporter.table(found.errors, "data_errors.csv")

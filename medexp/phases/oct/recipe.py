@@ -109,7 +109,8 @@ def read(ctx: Context[OctConfig]) -> Work:
     for line in ctx.config.told if ctx.accelerator.is_main_process else ():
         print(line, flush=True)
     encoders = load_encoders(ctx)
-    ctx.built_on(**{encoder.name: encoder.parent for encoder in encoders})
+    parents = {encoder.name: encoder.parent for encoder in encoders}
+    ctx.built_on(parents, "checkpoints", embedded=not ctx.config.paths.checkpoints)
     data = read_data(ctx)
     strata = dict(zip(data.manifest["case"], data.manifest["label"], strict=True))
     known = [encoder.pulled for encoder in encoders if encoder.pulled]

@@ -25,7 +25,7 @@ from medexp.phases.shared.classification import per_case
 from medexp.phases.shared.context import Context
 from medexp.phases.shared.folds import Evidence
 from medexp.phases.shared.leaderboard import Judging, count_classes, log_leaderboard, summary_of
-from medexp.phases.shared.packaging import PHANTOMS, classes, packaged
+from medexp.phases.shared.packaging import classes, packaged
 from medexp.phases.shared.publishing import selection
 from medexp.registry.package import Package
 from medexp.tracking.figures import curves
@@ -53,9 +53,6 @@ def package(
         f"{config.seed}; " + evidence.selection(selection(config.training, "the largest validation balanced accuracy")),
         "Limitations": " ".join(compared.beside.first) or None,
     }
-    claims: Mapping[str, str | None] = PHANTOMS if config.paths.volumes is None else {}
-    if limits := [text for text in (how["Limitations"], claims.get("Limitations")) if text]:
-        how["Limitations"] = " ".join(limits)
     told = "none: the softmax of a volume's logits as it is; the figures are of the mean of a participant's logits"
     made = packaged(
         ctx,
@@ -65,7 +62,7 @@ def package(
         output=f"logits (B, {len(names)}): {', '.join(names)}",
         preprocessing=encoder.preprocessing,
         outputs={ONLY: classes(names, told)},
-        facts={**claims, **how},
+        facts=how,
         architecture=architecture(config, encoder),
         weights=head.classifier.state_dict(),
         parents={"encoder": encoder.parent},

@@ -7,6 +7,7 @@ import copy
 import math
 from collections.abc import Iterable, Mapping
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -75,7 +76,7 @@ def initialisation(base: SwinSegmenter, lora: LoraConfig, image: Tensor) -> Chec
         passed=difference < TOLERANCE,
         threshold=f"largest |y_base - y_lora| < {TOLERANCE:g}",
         measured={"difference": difference},
-        advice="Check that the B matrices start at zero.",
+        advice=_advice("Check that the B matrices start at zero.", difference),
     )
 
 
@@ -102,14 +103,16 @@ def training_step(base: SwinSegmenter, lora: LoraConfig, lr: float, image: Tenso
         loss = segmentation_loss(net(image), regions, "dice_bce")["segmentation"]
         loss.backward()
         losses.append(float(loss.detach()))
-        gradients[matrix] = min(_largest_gradient([p]) for name, p in adapters.items() if matrix in name)
+        gradients[matrix] = float(np.min([_largest_gradient([p]) for name, p in adapters.items() if matrix in name]))
         optimizer.step()
     frozen = _largest_gradient(parameter for parameter in net.parameters() if not parameter.requires_grad)
     return Check(
         "TEST_2.3",
         "Training step",
         Severity.BLOCKING,
-        passed=all(math.isfinite(loss) and loss > 0 for loss in losses) and min(gradients.values()) > 0 and frozen == 0,
+        passed=all(math.isfinite(loss) and loss > 0 for loss in losses)
+        and all(one > 0 for one in gradients.values())
+        and frozen == 0,
         threshold="loss finite and > 0, every B (step 1) and A (step 2) with a gradient, none in frozen weights",
         measured={
             "loss": losses[0],
@@ -117,7 +120,7 @@ def training_step(base: SwinSegmenter, lora: LoraConfig, lr: float, image: Tenso
             "smallest_gradient_A": gradients["lora_A"],
             "frozen_gradient": frozen,
         },
-        advice="Check the parameter groups and requires_grad.",
+        advice=_advice("Check the parameter groups and requires_grad.", *losses, *gradients.values(), frozen),
     )
 
 
@@ -141,7 +144,7 @@ def merge(certificate: MergeCertificate, lora_logits: Tensor, merged_logits: Ten
             "adapters_left": len(certificate.left_over),
             "changed_elsewhere": len(certificate.changed_elsewhere),
         },
-        advice="Verify the merge formula W0 + (alpha / r) B A.",
+        advice=_advice("Verify the merge formula W0 + (alpha / r) B A.", difference, worst),
     )
 
 
@@ -333,6 +336,16 @@ def other_features_in_words(others: Mapping[str, Mapping[str, float]], gains: Ma
     ]
 
 
+def _advice(usual: str, *measured: float) -> str:
+    """What to do about figures that do not hold; where they are no figures, the adapters are not at fault."""
+    if all(map(math.isfinite, measured)):
+        return usual
+    return (
+        "The network computes NaN or infinity: look for values that are not finite in the training cases, and for an overflow "
+        "in training.precision (fp32 has the widest range); the adapters come after that."
+    )
+
+
 def _largest_gradient(parameters: Iterable[nn.Parameter]) -> float:
     """Largest absolute gradient; 0 where there is none at all."""
-    return max((float(p.grad.abs().max()) for p in parameters if p.grad is not None), default=0.0)
+    return float(np.max([float(p.grad.abs().max()) for p in parameters if p.grad is not None], initial=0.0))  # NaN stays NaN

@@ -119,7 +119,7 @@ def read(ctx: Context[Phase1Config]) -> Work:
     judged = partial(demand_tumours, split="val", data=config.data, cache=ctx.cache)
     strata = thirds({case: fact.semantic[0] for case, fact in data.facts.items()})  # of the whole tumour's volume
     data = in_folds(data, config.folds, seed, strata, built_on=built_on, demands=[judged])
-    ctx.built_on(base=base.parent)
+    ctx.built_on({"base": base.parent}, "checkpoint", embedded=config.checkpoint is None)
     ctx.given(data, {f"{split} cases": digest for split, digest in data.digests.items()})
     return Work(data, base)
 

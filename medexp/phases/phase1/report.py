@@ -24,10 +24,10 @@ from medexp.phases.phase1.reach import Reach
 from medexp.phases.phase1.segmentation import NATIVE, native_in_words
 from medexp.phases.shared.context import Context
 from medexp.phases.shared.folds import Evidence
-from medexp.phases.shared.packaging import FEATURES, PHANTOMS, contract, made_with, packaged, regions
+from medexp.phases.shared.packaging import FEATURES, contract, made_with, packaged, regions
 from medexp.phases.shared.publishing import Summary, selection
 from medexp.registry import store
-from medexp.registry.package import Package, Parent
+from medexp.registry.package import Learned, Package, Parent
 from medexp.registry.packages import DECODER
 from medexp.registry.tags import upstream_tag
 from medexp.tracking.figures import curves, dice_bars, reach_bars
@@ -119,7 +119,8 @@ def publish_all(ctx: Context[Phase1Config], data: PreparedVolumes, base: Base, j
         contract=contract(BASE_MODEL, logits, windows, outputs),
         weights=base.state,
         cases=base.cases,
-        facts={**made_with(ctx), "data": f"{config.phantoms.glioma_patients} patients of glioma phantoms", **PHANTOMS},
+        learned=Learned(f"{config.phantoms.glioma_patients} patients of glioma phantoms", phantoms=True),
+        facts=made_with(ctx),
     )
     parent = _registered(config, base) or ctx.publish(embedded, judged=False)
     name = parent.name if parent.version else BASE_MODEL  # a file's name may be no tag's
@@ -185,7 +186,7 @@ def _how(config: Phase1Config, data: PreparedVolumes, evidence: Evidence) -> dic
     """What the card says of data and training, by item of CLAIM."""
     settings, grid = config.training, config.data
     drawn = f"drawn by seed {config.seed}: validation {grid.val_fraction:.0%}, test {grid.test_fraction:.0%} of the patients"
-    how: dict[str, str | None] = {
+    return {
         "Inclusion and exclusion": f"all cases of the folder but {len(grid.exclude)} that were excluded by name",
         "Missing data": "none: a case that lacks a channel or a segmentation is refused",
         "Reference standard": f"the segmentations of {data.source}; from their labels ({grid.meaning}) {', '.join(REGIONS)}",
@@ -196,7 +197,6 @@ def _how(config: Phase1Config, data: PreparedVolumes, evidence: Evidence) -> dic
         f"{config.lora.alpha}; all settings: config.yaml of the run",
         "Selection of the final model": evidence.selection(selection(settings, "the best mean validation Dice")),
     }
-    return how if config.data_dir else {**how, **PHANTOMS}
 
 
 def _figures(judged: Judged) -> dict[str, float | str]:

@@ -36,7 +36,6 @@ from medexp.phases.shared.folds import in_folds
 from medexp.phases.shared.images import CLASSES, Images, both_classes, claims, one_process
 from medexp.phases.shared.images import read_images as images_of
 from medexp.phases.shared.labelled_volumes import LabelledVolumes, read_volumes
-from medexp.phases.shared.packaging import PHANTOMS
 from medexp.registry.loading import whole_network
 
 _AT_ONCE = 8  # images in a batch of cached features, whatever the batches of training: trials share them
@@ -129,7 +128,7 @@ def read_images(ctx: Context[Phase2_2Config], encoder: FrozenEncoder) -> Labelle
         images=images,
         picture=images.picture,
         preprocessing=images.preprocessing,
-        claims=claims(images, config.kaggle_dir),
+        claims=claims(images),
         known=lambda: of_images(images, encoder.architecture, ctx.cache),
         by_kind=lambda known: [],
     )
@@ -236,7 +235,6 @@ def _claims(config: Phase2_2Config, volumes: LabelledVolumes) -> dict[str, str |
         "Missing data": "a volume that cannot be read, or lacks a channel, stops the phase",
         "Reference standard": f"the labels of {volumes.data.source}",
         "Assignment to partitions": f"given by the table's column split{val}" if given else drawn,
-        **({} if config.table else PHANTOMS),
     }
 
 

@@ -121,7 +121,7 @@ def run(config: Phase2_2Config) -> None:
 def read(ctx: Context[Phase2_2Config]) -> Work:
     """The encoder and its cases: images for one of images, volumes for one of volumes."""
     encoder = load_encoder(ctx)
-    ctx.built_on(encoder=encoder.parent)
+    ctx.built_on({"encoder": encoder.parent})
     return Work(encoder, (read_table_of_volumes if encoder.of_volumes else read_images)(ctx, encoder))
 
 

@@ -49,7 +49,7 @@ def package(
         "was frozen; all settings: config.yaml of the run",
         "Selection of the final model": evidence.selection(selection(training, "the lowest validation cross-entropy"))
         + (f". {SPLIT_HEAD}: a second head, of the training split alone, which phase 2.3 goes on from" if apart else ""),
-        "Limitations": " ".join(filter(None, [*controls.first, claims.get("Limitations"), *pooled(judged), *limits])) or None,
+        "Limitations": " ".join(filter(None, [*controls.first, *pooled(judged), *limits])) or None,
     }
     return packaged(
         ctx,

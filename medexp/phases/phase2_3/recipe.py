@@ -142,7 +142,7 @@ def read(ctx: Context[Phase2_3Config]) -> Work:
         )
     for one in pulled.values():
         demand_input(one, config.data.input_size)
-    ctx.built_on(**{key: parent_of(one) for key, one in pulled.items()})
+    ctx.built_on({key: parent_of(one) for key, one in pulled.items()})
     pulled["classifier"] = of_the_split(pulled["classifier"], head.head)
     images = read_images(ctx, [both_classes, masks], config.kaggle_dir, built_on=list(pulled.values()))
     demand_outlines(images, *ctx.splits)

@@ -67,7 +67,7 @@ def package(
     evidence: Evidence,
 ) -> Package:
     """The network with all that it was judged by; `parents` are the packages that it was made from, by role."""
-    training, known = ctx.config.training, claims(images, ctx.config.kaggle_dir)
+    training, known = ctx.config.training, claims(images)
     how = {
         "Training": f"at most {training.epochs} epochs in alternating batches of {training.batch_size}, {training.optimizer}, "
         f"rates {training.lr_encoder:g} of the encoder, {training.lr_decoder:g} of the decoder, {training.lr_head:g} of the "
@@ -83,9 +83,7 @@ def package(
         output=f"seg: logits (B, 1, H, W); cls: logits (B, 2): {', '.join(CLASSES)}",
         preprocessing=images.preprocessing,
         outputs={"seg": MASK, "cls": classes(CLASSES, calibration_of(compared.judged))},
-        facts=known
-        | how
-        | {"Limitations": " ".join(filter(None, [*compared.controls.first, known.get("Limitations")])) or None},
+        facts=known | how | {"Limitations": " ".join(compared.controls.first) or None},
         architecture=read_json(parents["multitask"].folder, "contract.json")["architecture"],
         weights=net.state_dict(),
         parents={role: parent_of(one) for role, one in parents.items()},

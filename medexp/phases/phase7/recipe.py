@@ -92,7 +92,7 @@ def run(config: Phase7Config) -> None:
 def read(ctx: Context[Phase7Config]) -> Work:
     """The base and the pairs, each of which was read and found good."""
     base = read_base(ctx)
-    ctx.built_on(base=base.parent)
+    ctx.built_on({"base": base.parent}, embedded=base.is_embedded)
     with ctx.accelerator.main_process_first():
         data = prepare_pairs(ctx.config)
     ctx.given(data, {"the pairs": data.digest}, "pairs")

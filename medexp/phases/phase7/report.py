@@ -24,10 +24,10 @@ from medexp.phases.phase7.comparison import FIGURES, Compared, Drawn, figures_of
 from medexp.phases.phase7.config import Phase7Config
 from medexp.phases.phase7.reading import BASE_MODEL, Base
 from medexp.phases.shared.context import Context
-from medexp.phases.shared.packaging import PHANTOMS, VELOCITY, contract, made_with, packaged
+from medexp.phases.shared.packaging import VELOCITY, contract, made_with, packaged
 from medexp.phases.shared.publishing import Summary, caveat, selection
 from medexp.registry import store
-from medexp.registry.package import Package, Parent
+from medexp.registry.package import Learned, Package, Parent
 from medexp.registry.packages import ADAPTER, ADAPTER_KIND, VAE, read_json
 from medexp.registry.synthesis import GRID, LATENTS, Generator, grid_of, judged_on, latents_of, per_sample
 from medexp.tracking.figures import curves, pairs
@@ -56,10 +56,10 @@ def registered_base(ctx: Context[Phase7Config], base: Base, affine: NDArray[np.f
     with replacing(file) as temporary:
         save_file({name: tensor.contiguous() for name, tensor in base.joint.vae.state_dict().items()}, temporary)
     steps = preprocessing(config.data.spacing, config.data.input_size)
-    facts: dict[str, str | None] = {"data": "healthy phantoms", **PHANTOMS} if base.is_embedded else {"data": None}
+    known = Learned("healthy phantoms", phantoms=True) if base.is_embedded else None
     cases = seen_cases(pd.DataFrame({"split": [], "patient": [], "case": []}), ()) if base.is_embedded else None
     if learned := base.learned_on:
-        facts = {"data": learned.source, "data digest": learned.digest, **({} if config.folders else PHANTOMS)}
+        known = Learned(learned.source, learned.digest, learned.phantoms)
         cases = seen_cases(learned.manifest, learned.facts.values())
     return ctx.publish(
         Package(
@@ -74,7 +74,8 @@ def registered_base(ctx: Context[Phase7Config], base: Base, affine: NDArray[np.f
             ),
             weights=base.weights,
             cases=cases,
-            facts={**made_with(ctx), **facts},
+            learned=known,
+            facts=made_with(ctx),
             extra={VAE: file},
         ),
         judged=False,
@@ -131,9 +132,8 @@ def _facts(config: Phase7Config, data: PreparedPairs, done: Trained, compared: C
     training, lora = config.training, config.lora
     boundary = "new slices" if lora.boundary == "slices" else "all"
     counted = done.counts
-    claims: dict[str, str | None] = {} if config.folders else dict(PHANTOMS)
     unlike = [one.told for one in compared.pooled[config.sampling.steps[0]].statements if one.found == "unlike"]
-    facts: dict[str, str | None] = {
+    return {
         "Reference standard": f"the masks of {data.source}",
         "Assignment to partitions": f"{len(data.cases)} pairs of {data.manifest['patient'].nunique()} patients, by patient; "
         "synthetic pairs in training alone",
@@ -143,9 +143,8 @@ def _facts(config: Phase7Config, data: PreparedPairs, done: Trained, compared: C
         f"({counted.slices if lora.boundary == 'slices' else counted.convolutions:,}), of {counted.total:,} in all; powers "
         f"{config.loss.p_img:g} and {config.loss.p_mask:g}; masks: {done.generator.joint.strategy}",
         "Selection of the final model": selection(training, "the lowest held-out loss"),
+        "Limitations": " ".join(unlike) or None,
     }
-    limits = [*unlike, *filter(None, [claims.get("Limitations")])]
-    return {**claims, **facts, "Limitations": " ".join(limits) or None}
 
 
 def _counted(counts: Counts) -> dict[str, str]:

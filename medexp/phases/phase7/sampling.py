@@ -28,7 +28,7 @@ def draw_registered(ctx: Context[Phase7Config]) -> None:
     """Draw from a registered adapter: pictures, NIfTI files, and a data set where one is asked for."""
     config, sampling = ctx.config, ctx.config.sampling
     generator = load_generator(config.adapter, device=ctx.device)
-    ctx.built_on(adapter=parent_of(pull(config.adapter)))
+    ctx.built_on({"adapter": parent_of(pull(config.adapter))})
     rows, drawn = {}, {}
     for steps in sampling.steps:
         images, masks = generator.draw(sampling.samples, config.seed, steps)

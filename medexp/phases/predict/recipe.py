@@ -30,6 +30,7 @@ from medexp.phases.predict.scoring import intervals, scored, truth_of, why_not_r
 from medexp.phases.predict.work import Done, Work
 from medexp.phases.predict.written import Record, claim, record_of, release, tables, write_mask, write_record
 from medexp.phases.shared.context import Context, context
+from medexp.phases.shared.packaging import parent_of
 from medexp.registry.external import log_external
 from medexp.registry.predictors import Ready
 from medexp.registry.store import resolve
@@ -80,6 +81,9 @@ def read(ctx: Context[PredictConfig]) -> Work:
     config = ctx.config
     predictor = registry.predictor(config.model, str(ctx.device), config.features, config.base)
     paths = [local(path, ctx.cache) for path in config.input]
+    if paths and predictor.pulled:
+        ctx.built_on({"model": parent_of(predictor.pulled)})
+        ctx.meet_real_cases()
     embedded = [] if paths else [ensure_phantoms("meningioma", config.phantoms, _SEED, ctx.cache)]
     patient = patient_of(config.data.patient_pattern)
     images = local_folder(config.image_dir, ctx.cache) if config.image_dir else None

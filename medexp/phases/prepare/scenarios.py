@@ -21,9 +21,10 @@ from medexp.data.scenarios.read import local_scenarios, raw_lines, record_of
 from medexp.data.splits import SPLITS
 from medexp.errors import DataError, all_problems
 from medexp.files import replacing
+from medexp.markdown import as_markdown
 from medexp.phases.prepare.config import PrepareConfig
 from medexp.phases.prepare.told import flags
-from medexp.phases.shared.tables import as_markdown, show
+from medexp.phases.shared.tables import show
 from medexp.tracking.datasets import log_datasets
 from medexp.tracking.runs import TrackedRun
 from medexp.tracking.ui import next_line

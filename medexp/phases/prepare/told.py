@@ -6,7 +6,8 @@ from pathlib import Path
 
 from medexp.data.prepared import CaseT, FactsT, Prepared
 from medexp.data.splits import SPLITS, save_splits
-from medexp.phases.shared.tables import as_markdown, show
+from medexp.markdown import as_markdown
+from medexp.phases.shared.tables import show
 from medexp.tracking.datasets import log_datasets
 from medexp.tracking.runs import TrackedRun
 from medexp.tracking.ui import next_line

@@ -86,6 +86,7 @@ def read(ctx: Context[ProbeConfig]) -> Work:
     kinds = kinds_of(pulled, config.features)
     split = partial(split_table, fraction=config.test_fraction, seed=config.seed)
     volumes = read_volumes(config.table, config.phantoms, pulled, config.jobs, folder, ctx.cache, split)
+    ctx.built_on({"encoder": parent_of(pulled)})
     ctx.given(volumes.data, {}, "cases")
     return Work(pulled, volumes, kinds)
 
@@ -110,7 +111,7 @@ def load_encoders(ctx: Context[ProbeConfig], pulled: Pulled) -> tuple[dict[str, 
     if record := read_json(pulled.folder, "parents.json").get("base"):
         parent = fetch_parent(Parent(**record))
         if isinstance(parent, Pulled):
-            ctx.built_on(base=parent_of(parent))
+            ctx.built_on({"base": parent_of(parent)})
             encoders["unadapted"] = _as_encoder(load_verified(parent.folder), f"{parent.name} version {parent.version}")
         else:
             left_out = f"No row for the unadapted encoder, {parent.rstrip(',')}."

@@ -1,5 +1,7 @@
 """Make a version the champion of its model, when the model's policy supports it; the run records why, or why not."""
 
+from dataclasses import replace
+
 from medexp import phases, registry
 from medexp.checks import as_lines, in_a_line, verdict
 from medexp.errors import CheckFailed, all_problems
@@ -7,7 +9,7 @@ from medexp.phases.promote.config import PromoteConfig
 from medexp.phases.promote.rescore import rescore
 from medexp.registry.definitions import load_definition
 from medexp.registry.journal import CHAMPION, read
-from medexp.registry.promotion import Judgement, champion_of, confirm, crown, judge, scores_of
+from medexp.registry.promotion import Judgement, champion_of, confirm, crown, judge, over_phantoms, scores_of
 from medexp.registry.store import Pulled, pull, resolve
 from medexp.terminal import terminal
 from medexp.tracking.figures import gains
@@ -41,8 +43,8 @@ def run(config: PromoteConfig) -> None:
             return
         champion = pull(f"models:/{config.model}/{stands}") if stands else None
         scores = scores_of(champion) if champion else None
-        if champion and config.reevaluate:
-            scores = rescore(champion, candidate, config)
+        if champion and scores and config.reevaluate and not (scores.phantoms and not scores_of(candidate).phantoms):
+            scores = replace(rescore(champion, candidate, config), phantoms=scores.phantoms)
             tracked.reporter.table(scores.per_case, "champion_on_the_candidates_cases.csv")
         judgement = judge(
             definition,
@@ -58,10 +60,20 @@ def run(config: PromoteConfig) -> None:
         if verdict(judgement.checks) == "FAILED":
             refuse(tracked, candidate, champion, judgement)
         evidence = judgement.evidence | {"bootstrap_samples": config.bootstrap_samples, "seed": config.seed}
-        entry = crown(candidate, reason(judgement), evidence, tracked.id, journal.head)
+        entry = crown(
+            candidate,
+            over_phantoms(stands) if judgement.over_phantoms else reason(judgement),
+            evidence,
+            tracked.id,
+            journal.head,
+        )
         tracked.reporter.text("\n".join(str(entry) for entry in read(config.model).entries) + "\n", "journal.txt")
-        log_summary(tracked, f"**Promoted**: {entry}\n")
-        print(f"Promoted: {config.model} version {candidate.version} is the champion; before it: {entry.start or 'none'}")
+        failed = judgement.checks[0].measured["diagnostics_failed"]
+        told = f"; diagnostics that it failed: {failed}" if failed != "none" else ""
+        log_summary(tracked, f"**Promoted**: {entry}{told}\n")
+        print(
+            f"Promoted: {config.model} version {candidate.version} is the champion; before it: {entry.start or 'none'}{told}"
+        )
         print(f"Next, browse it:           {next_line(tracked)}")
         print(f"Next, what it is made of:  medexp lineage models:/{config.model}@champion")
         print(f"Next, should it disappoint: medexp rollback {config.model} --reason TEXT")

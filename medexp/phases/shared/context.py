@@ -32,6 +32,7 @@ from medexp.phases.shared.publishing import Summary, present, publish
 from medexp.phases.shared.twins import twins_check
 from medexp.registry.package import Package, Parent
 from medexp.registry.promotion import Nominated
+from medexp.registry.store import made_on_phantoms
 from medexp.registry.tags import upstream_tag
 from medexp.tracking.datasets import log_datasets
 from medexp.tracking.results import log_checks, log_intervals, stop_if_blocked
@@ -89,6 +90,7 @@ class Context(Generic[C_co]):
         until: Epochs after which a training ends, without choosing one; None: it chooses one by its validation.
         checks: All checks so far.
         published: The versions that were registered so far.
+        built_on_phantoms: What it builds on that was made on phantoms although the cases are real, a sentence or two each.
     """
 
     phase: Phase
@@ -100,8 +102,10 @@ class Context(Generic[C_co]):
     until: int | None = None
     checks: list[Check] = field(default_factory=list)
     published: list[Nominated] = field(default_factory=list)
+    built_on_phantoms: list[str] = field(default_factory=list)
     _begun: dict[str, str] = field(default_factory=dict)
     _data: list[Prepared[Any, Any]] = field(default_factory=list)
+    _made_on_phantoms: list[str] = field(default_factory=list)
 
     @property
     def device(self) -> torch.device:
@@ -117,15 +121,36 @@ class Context(Generic[C_co]):
         """How the run's intervals are drawn, by the folds of what it was given."""
         return replace(self.config.resampling, folds=max((data.folds for data in self._data), default=0))
 
-    def built_on(self, **parents: Parent) -> None:
+    def built_on(self, parents: Mapping[str, Parent], key: str = "", *, embedded: bool = False) -> None:
         """Name what the phase builds on, by role: the run's upstream tags, and what a run that is resumed was begun with.
 
-        Whoever resumes calls it before `given`, which compares. What is not registered is no tag.
+        It is called before `given`, which compares, and says of real cases what builds on phantoms. What is not registered is
+        no tag.
+
+        Args:
+            parents: What it is, by role.
+            key: The key of the configuration by which another is named, where that is not the role.
+            embedded: Whether what is not registered comes with medexp, and was made on phantoms.
         """
         for role, parent in parents.items():
+            called = f"{parent.name} version {parent.version}" if parent.version else f"the embedded {parent.name}"
+            if made_on_phantoms(parent.name, parent.version) if parent.version else embedded:
+                self._made_on_phantoms.append(
+                    f"{key or role}: {called} was made on phantoms, and knows no patient. Another is named with "
+                    f"-P {key or role}=models:/NAME/VERSION."
+                )
             if parent.version is not None and parent.digest is not None:
                 self.run.tag(upstream_tag(parent.name, parent.version, parent.digest))
             self._begun[role] = parent.weights_digest
+
+    def meet_real_cases(self) -> None:
+        """Say, where what the phase builds on was made on phantoms, that real cases are given to it, and how another is named.
+
+        The run's summary says it again, and so do the cards of what is made from it.
+        """
+        self.built_on_phantoms.extend(told for told in self._made_on_phantoms if told not in self.built_on_phantoms)
+        for told in self.built_on_phantoms:
+            print(told, flush=True)
 
     def given(self, data: Prepared[Any, Any], begun: Mapping[str, str], counted: str = "") -> None:
         """Log what data the phase was given, check it (TWINS), and go on from an interrupted run that began with the same.
@@ -153,6 +178,8 @@ class Context(Generic[C_co]):
             print(f"Pairs of copies among the cases: {twins.measured['pairs']}; twins.csv of the run lists them", flush=True)
         for note in data.notes:
             print(note, flush=True)
+        if not data.phantoms:
+            self.meet_real_cases()
         for split in SPLITS if counted else ():
             rows = data.rows(split)
             counts = {f"params/{split}_{counted}": len(rows), f"params/{split}_patients": rows["patient"].nunique()}
@@ -252,7 +279,7 @@ class Context(Generic[C_co]):
             unlike = [check for check in self.checks if check.id == "TWINS" and not check.passed]
             twins = [f"Copies of cases lie in two splits or under two labels: {check.found}." for check in unlike]
             notes = dict.fromkeys(note for data in self._data for note in data.notes)
-            told = replace(summary, first=(*summary.first, *twins), words=(*summary.words, *notes))
+            told = replace(summary, first=(*summary.first, *twins, *self.built_on_phantoms), words=(*summary.words, *notes))
             present(told, self.checks, self.published, self.run, self.phase)
         stop_if_blocked(self.run, self.checks)
 

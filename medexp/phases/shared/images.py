@@ -27,7 +27,6 @@ from medexp.models.unet.network import MultiTaskModel
 from medexp.phases.shared.config import ImagePhaseConfig
 from medexp.phases.shared.context import Context
 from medexp.phases.shared.folds import in_folds
-from medexp.phases.shared.packaging import PHANTOMS
 from medexp.registry.contracts import preprocessing_of
 from medexp.registry.packages import read_json
 from medexp.registry.store import Pulled
@@ -308,10 +307,9 @@ def segmentations(images: Images, net: MultiTaskModel) -> Figure | None:
     )
 
 
-def claims(images: Images, kaggle_dir: str | None = None) -> dict[str, str | None]:
+def claims(images: Images) -> dict[str, str | None]:
     """How the images were chosen, labelled and split, by item of CLAIM."""
     config, data = images.config, images.data
-    embedded = config.slices_dir is None and kaggle_dir is None
     return {
         "Inclusion and exclusion": f"all images but {len(data.dropped)} that dropped.csv of the run lists",
         "Missing data": "an image that cannot be read stops the phase",
@@ -319,5 +317,4 @@ def claims(images: Images, kaggle_dir: str | None = None) -> dict[str, str | Non
         "image its folder",
         "Assignment to partitions": f"drawn by seed {config.data.split_seed}: slices by patient, Kaggle images class by "
         f"class, copies together; validation {config.data.val_fraction:.0%}, test {config.data.test_fraction:.0%}",
-        **(PHANTOMS if embedded else {}),
     }

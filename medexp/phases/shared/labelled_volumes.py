@@ -87,6 +87,7 @@ def read_volumes(
         splits=splits,
         manifest=table_manifest(read, facts, splits),
         source=table or "glioma and meningioma phantoms",
+        phantoms=table is None,
         notes=(*split_words(read, splits, judged), *_notes(path, read.cases, facts)),
     )
     return LabelledVolumes(read, data, preprocessing)

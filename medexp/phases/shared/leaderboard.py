@@ -28,8 +28,8 @@ from medexp.evaluation.leaderboard import (
     spread_table,
 )
 from medexp.files import read_csv
+from medexp.markdown import as_markdown
 from medexp.phases.shared.publishing import Summary
-from medexp.phases.shared.tables import as_markdown
 from medexp.reporting import Reporter
 from medexp.tracking.figures import as_written, bars, confusion_matrix, roc
 from medexp.tracking.past import artifact

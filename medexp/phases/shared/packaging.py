@@ -17,19 +17,12 @@ from medexp.data.volumes.steps import PadTo, ReadChannels, Resample
 from medexp.phases.shared.context import Context, Settings, TrainingSettings
 from medexp.registry.contracts import VELOCITY as DRAWN
 from medexp.registry.definitions import load_definition
-from medexp.registry.package import Package, Parent
+from medexp.registry.package import Learned, Package, Parent
 from medexp.registry.packages import MANIFEST, read_json
 from medexp.registry.store import Pulled
 
 _LIBRARIES = ("torch", "monai", "peft")
 _SOFTWARE = ", ".join([f"medexp {medexp.__version__}", *(f"{name} {installed(name)}" for name in _LIBRARIES)])
-PHANTOMS: Mapping[str, str | None] = {
-    "De-identification": "not needed: phantoms are of nobody",
-    "Who annotated": "nobody: the labels are the shapes that the phantoms were drawn from",
-    "Demographic and clinical characteristics": "none: phantoms",
-    "Limitations": "Made on phantoms: it says nothing about patients.",
-}
-"""What a card says of embedded data, by item of CLAIM."""
 
 
 def made_with(ctx: Context[Settings]) -> dict[str, str | None]:
@@ -134,7 +127,9 @@ def packaged(
     if data.folds:
         together = f"training and validation are one, in {data.folds} folds by patient"
         facts = {**facts, "Assignment to partitions": f"{facts.get('Assignment to partitions')}; {together}"}
-    known = {"data": data.source, "data digest": data.digest, "Testing on external data": "none"}
+    if ctx.built_on_phantoms:
+        limits = [facts.get("Limitations"), *ctx.built_on_phantoms]
+        facts = {**facts, "Limitations": " ".join(filter(None, limits))}
     return Package(
         name=name,
         contract=contract(name, output, preprocessing, outputs, **beside or {}),
@@ -142,6 +137,7 @@ def packaged(
         evaluation=judged | dict(evaluation or {}),
         cases=seen_cases(data.manifest, data.facts.values()),
         seen=ranges(data.facts[case].fields for case in data.ids("train")),
-        facts={**made_with(ctx), **known, **facts},
+        learned=Learned(data.source, data.digest, data.phantoms),
+        facts={**made_with(ctx), "Testing on external data": "none", **facts},
         **content,
     )

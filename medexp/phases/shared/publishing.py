@@ -8,12 +8,13 @@ from pathlib import Path
 from rich.text import Text
 
 from medexp import phases
-from medexp.checks import Check, as_lines, verdict
+from medexp.checks import Check, as_lines, failed_diagnostics, told, verdict
 from medexp.config.shared import Resampling
 from medexp.config.training import TrainingConfig
 from medexp.evaluation.optimism import optimism
+from medexp.markdown import as_markdown
 from medexp.phases import Phase
-from medexp.phases.shared.tables import as_markdown, show
+from medexp.phases.shared.tables import show
 from medexp.registry.definitions import load_definition
 from medexp.registry.journal import CANDIDATE, CHAMPION
 from medexp.registry.package import Package
@@ -107,7 +108,7 @@ def present(summary: Summary, checks: Sequence[Check], published: Sequence[Nomin
     second = [f"{summary.beside[0]}:", as_markdown(*summary.beside[1:])] if summary.beside else []
     paragraphs = [
         *(f"**{line}**" for line in summary.first),
-        f"**{verdict(checks)}**: {summary.headline}",
+        f"**{told(verdict(checks), failed_diagnostics(checks))}**: {summary.headline}",
         f"{summary.title}:",
         as_markdown(summary.head, summary.rows),
         *second,

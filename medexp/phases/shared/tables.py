@@ -1,16 +1,10 @@
-"""Tables for a run's page, as Markdown, and for the terminal."""
+"""Tables for the terminal; `medexp.markdown` writes those of a run's page."""
 
 from collections.abc import Iterable, Sequence
 
 from rich.table import Table
 
 from medexp.terminal import terminal
-
-
-def as_markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table in Markdown; a `|` in a cell stands as it is and ends no cell."""
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(cell.replace("|", r"\|") for cell in line) + " |" for line in lines)
 
 
 def show(head: Sequence[str], rows: Iterable[Sequence[str]], title: str) -> None:

@@ -84,6 +84,13 @@ def test_2_2_finds_adapters_that_change_the_output(base, batch, monkeypatch) -> 
     check = phase1_checks.initialisation(base, LORA, batch[0])
     assert check.blocks
     assert check.measured["difference"] > phase1_checks.TOLERANCE
+    assert check.advice == "Check that the B matrices start at zero."
+
+
+def test_2_2_blames_no_adapter_for_what_is_not_finite(base, batch) -> None:
+    check = phase1_checks.initialisation(base, LORA, batch[0] * math.nan)
+    assert check.blocks
+    assert "B matrices" not in check.advice and "computes NaN or infinity" in check.advice
 
 
 def test_2_3_finds_adapters_that_do_not_learn(base, batch, monkeypatch) -> None:
@@ -96,6 +103,20 @@ def test_2_3_finds_a_loss_that_is_not_finite(base, batch) -> None:
     check = phase1_checks.training_step(base, LORA, 1e-3, image * math.nan, regions)
     assert check.blocks
     assert math.isnan(check.measured["loss"])
+    assert "computes NaN or infinity" in check.advice
+    sound = phase1_checks.training_step(base, LORA, 1e-3, *batch)
+    assert "requires_grad" in sound.advice
+
+
+def test_2_3_finds_one_gradient_that_is_not_finite_under_a_loss_that_is(base, batch, monkeypatch) -> None:
+    """A square root at zero, an overflow in half precision: Python's min and max would leave NaN out."""
+
+    def spoil(net: SwinSegmenter) -> None:
+        last = [parameter for name, parameter in lora_parameters(net).items() if "lora_B" in name][-1]
+        last.register_hook(lambda gradient: gradient * math.nan)
+
+    defect(monkeypatch, spoil)
+    assert phase1_checks.training_step(base, LORA, 1e-3, *batch).blocks
 
 
 def merged(base: SwinSegmenter, image: torch.Tensor) -> tuple[MergeCertificate, torch.Tensor, torch.Tensor]:

@@ -1,18 +1,21 @@
 """predict on scenarios: both probabilities of each, by a registered adapter of a vision-language model."""
 
 import json
+import math
 from collections.abc import Iterator
 from pathlib import Path
 
 import mlflow
 import pandas as pd
 import pytest
+import torch
 from mlflow import MlflowClient
 
 from medexp import console, registry
 from medexp.data.manifest import patient_sha256
 from medexp.data.scenarios.facts import identity
 from medexp.data.scenarios.inputs import find_inputs
+from medexp.errors import TrainingDiverged
 from medexp.models.vision_language.bases import find_base
 from medexp.registry.package import Parent
 from tests.configured import run_phase
@@ -70,6 +73,16 @@ def test_new_scenarios_are_answered_and_scored_where_the_answer_is_known(home: P
     write_scenarios(file, *known, new[0], new[1] | {"input": "Something else."})
     assert run_phase("predict", model=MODEL, input=str(file), output=str(out)) == 3
     assert pd.read_csv(out / "errors.csv")["case"].tolist() == ["new1"]
+
+
+def test_an_answer_that_is_not_finite_names_its_scenario(home: Path, tmp_path: Path) -> None:
+    file = write_scenarios(tmp_path / "a.jsonl", scenario(tmp_path, "number-8", 8))
+    say = registry.predictor(MODEL, "cpu")
+    assert set(say(file).probabilities or ()) == {"CORRECT", "ERROR"}
+    with torch.no_grad():
+        next(parameter for name, parameter in say.net.named_parameters() if "lora_B" in name).fill_(math.nan)
+    with pytest.raises(TrainingDiverged, match=r"the network's output: number-8: \d+"):
+        say(file)
 
 
 def test_a_scenario_whose_image_was_learned_from_is_no_external_validation(
