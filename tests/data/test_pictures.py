@@ -1,5 +1,6 @@
 """Pictures as they are meant to be seen."""
 
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -28,3 +29,42 @@ def test_pictures_are_upright_and_whole_whatever_their_mode(tmp_path: Path) -> N
     for name in ("broken.png", "missing.png"):
         with pytest.raises(DataError, match=f"{name}: unreadable"):
             read_rgb(tmp_path / name)
+
+
+def saved(kind: str) -> bytes:
+    made = BytesIO()
+    Image.new("L", (20, 20), 9).save(made, kind)
+    return made.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "it is empty; fetch it anew"),
+        (
+            b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n",
+            "a pointer of Git LFS; fetch the file by: git lfs pull",
+        ),
+        (b"<!doctype html><title>404</title>", "a web page or XML"),
+        (saved("WEBP"), "it is WebP, whatever its ending; save it as PNG"),
+        (saved("TIFF"), "it is TIFF"),
+        (saved("GIF"), "it is GIF"),
+        (saved("BMP"), "it is BMP"),
+        (b"\0\0\0\x18ftypheic", "it is HEIC or AVIF"),
+        (bytes(128) + b"DICM", "it is DICOM"),
+        (b"this is no picture", "its first bytes tell of no kind of file"),
+    ],
+)
+def test_what_is_called_a_jpeg_and_is_none(tmp_path: Path, content: bytes, words: str) -> None:
+    (tmp_path / "a.jpg").write_bytes(content)
+    with pytest.raises(DataError, match=f"a.jpg: unreadable or no JPEG or PNG: .*{words}"):
+        read_rgb(tmp_path / "a.jpg")
+
+
+def test_one_of_several_frames_is_not_taken_for_the_picture(tmp_path: Path) -> None:
+    frames = [Image.new("L", (20, 20), shade) for shade in (9, 99)]
+    frames[0].save(tmp_path / "a.png", save_all=True, append_images=frames[1:])
+    with pytest.raises(DataError, match="a.png: is animated, of 2 frames"):
+        read_rgb(tmp_path / "a.png")
+    frames[0].save(tmp_path / "a.jpg", "MPO", save_all=True, append_images=frames[1:])  # of a phone: the first is the picture
+    assert read_rgb(tmp_path / "a.jpg").size == (20, 20)

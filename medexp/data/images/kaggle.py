@@ -96,7 +96,9 @@ def left_aside(folder: Path, classes: Mapping[str, Sequence[str]] = FOLDERS) -> 
         for path in (path for path in each.iterdir() if label is not None and not _is_read(path)):
             if not path.name.startswith("."):
                 kind = path.suffix.lower() or "no ending"
-                if not path.is_file():
+                if path.is_symlink() and not path.exists():
+                    kind = "a link whose target is gone"
+                elif not path.is_file():
                     kind = f"a folder, pictures in it: {sum(map(_is_read, path.rglob('*')))}"
                 reason = f"not read ({kind}; JPEG, PNG and npz are)"
                 case = f"{each.name.lower()}-{path.name}"

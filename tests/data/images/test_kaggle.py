@@ -103,7 +103,9 @@ def test_a_folder_of_no_class_and_pictures_beside_them_are_told(tmp_path):
     write_picture(kinds_folder(tmp_path) / "a.png")
     write_picture(tmp_path / "__MACOSX" / "no_tumor" / "._a.png")
     assert len(find_kaggle(tmp_path, PATTERN, KINDS)) == 3
-    (folder, beside) = left_aside(tmp_path, KINDS)
+    (tmp_path / "No_Tumor" / "gone.png").symlink_to("nowhere.png")
+    (gone, folder, beside) = left_aside(tmp_path, KINDS)
+    assert gone["reason"] == "not read (a link whose target is gone; JPEG, PNG and npz are)"
     assert folder["reason"] == "folder pituitary [3]/, which data.classes does not name; pictures in it: 1"
     assert (beside["case"], beside["reason"]) == ("a.png", "beside the folders of the classes, in none")
 
