@@ -444,7 +444,7 @@ def read_predictions(
     rows = table[table["split"] == split]
     if rows.empty:
         there = ", ".join(sorted(set(table["split"]))) or "none"
-        raise DataError(f"{called}: no rows of the split {split}; there are {there}. Give split={there.split(', ')[-1]}")
+        raise DataError(f"{called}: no rows of the split {split}; there are {there}. Give a run that was judged on it")
     problems = _problems(rows, names, columns)
     if problems:
         raise DataError(all_problems(called, problems))

@@ -200,7 +200,7 @@ def test_what_was_saved_gives_the_same_leaderboard(known: Leaderboard) -> None:
         (lambda rows: rows.assign(kind="encoder"), "kind: found encoder; there are checkpoint, random, control"),
         (lambda rows: rows.iloc[1:], "a, seed 0: lacks 1 cases that others have: p000"),
         (lambda rows: pd.concat([rows, rows.iloc[:1]]), "1 cases stand twice for one arm and seed: p000"),
-        (lambda rows: rows.assign(split="val"), "no rows of the split test; there are val. Give split=val"),
+        (lambda rows: rows.assign(split="val"), "no rows of the split test; there are val. Give a run that was judged on it"),
         (
             lambda rows: rows.assign(label=np.where((rows["arm"] == "b") & (rows["case"] == "p000"), "oral", rows["label"])),
             "1 cases have several labels: p000",

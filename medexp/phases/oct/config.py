@@ -184,7 +184,7 @@ class OctModelConfig:
 
     def problems(self) -> Iterator[str]:
         if not self.freeze_encoder and self.unfreeze_at_epoch < 0:
-            yield "unfreeze_at_epoch: found -1 with freeze_encoder=false; give the epoch from which the encoder trains"
+            yield "unfreeze_at_epoch: found -1 with model.freeze_encoder=false; give the epoch from which the encoder trains"
 
 
 @dataclass(frozen=True)

@@ -130,7 +130,7 @@ def test_input_that_cannot_be_used(
     ("keys", "words"),
     [
         ({"train.class_weights": "[1, 2]"}, ["train.class_weights: found 2 weights; one for each of the 4 classes"]),
-        ({"model.freeze_encoder": "false"}, ["model.unfreeze_at_epoch: found -1 with freeze_encoder=false"]),
+        ({"model.freeze_encoder": "false"}, ["model.unfreeze_at_epoch: found -1 with model.freeze_encoder=false"]),
         ({"train.warmup_epochs": "6"}, ["train.warmup_epochs: found 6; below epochs (6)"]),
         ({"classes.mapping": "{healthy: 0, insulin_dependent: 2}"}, ["classes.mapping: found", "without gaps"]),
         ({"folds": "3", "train.lr_head_grid": "[0.1, 0.01]"}, ["train.lr_head_grid: heads of a grid", "folds=0"]),
