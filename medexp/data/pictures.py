@@ -67,9 +67,7 @@ def _what(path: Path) -> str:
     if head.lstrip()[:1] == b"<":
         return ": it is a web page or XML, as a download that failed leaves it; fetch it anew"
     found = next((name for name, (at, marks) in _OTHERS.items() if head[at:].startswith(marks)), "")
-    return (
-        f": it is {found}, whatever its ending; save it as PNG" if found else ": its first bytes are of no kind that is known"
-    )
+    return f": it is {found}, whatever its ending; save it as PNG" if found else ": its first bytes tell of no kind of file"
 
 
 def in_colours(picture: Image.Image) -> Image.Image:

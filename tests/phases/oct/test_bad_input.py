@@ -63,7 +63,7 @@ BAD: dict[str, tuple[Spoil, dict[str, str], list[str]]] = {
         ["participants.tsv: val has nobody of healthy"],
     ),
     "an unknown study group": (put(3, "study_group", "gestational"), {}, ["line 5: study_group 'gestational' is unknown"]),
-    "an unknown split": (put(3, "recommended_split", "dev"), {}, ["line 5: recommended_split 'dev' is unknown"]),
+    "an unknown split": (put(3, "recommended_split", "held out"), {}, ["line 5: recommended_split 'held out' is unknown"]),
     "nobody in the split that is judged": (
         labels(without_test),
         {},
