@@ -52,7 +52,10 @@ _SETTINGS: list[Any] = [
     )
 ]
 _NESTS = ("state_dict", "model_state_dict", "unet_state_dict", "model", "network_weights", "network", "net", "weights", "ema")
-_WRAPPERS = re.compile(r"(?:(?:module|_orig_mod)\.)+")  # of DataParallel and torch.compile: no network's own name
+# What wrappers add to names: DataParallel before them; torch.compile, FSDP and activation checkpointing wherever a part of the
+# network was wrapped. None is a network's own name.
+_WRAPPERS = re.compile(r"^(?:module\.)+|(?<![^.])(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
+_COUNTED = "n_averaged"  # beside the weights of torch's AveragedModel: how many were averaged
 _SHOWN, _NAMED = 12, 3
 # How files begin that are no checkpoints, and what to do with them.
 _OTHERS: Mapping[bytes, str] = {
@@ -69,7 +72,8 @@ def load_state(path: Path) -> dict[str, Tensor]:
 
     Reads safetensors, and PyTorch files under `weights_only`: a plain mapping or one nested under `state_dict` (as
     BrainSegFounder writes it, with `epoch` and `best_acc` beside it), `model_state_dict`, `unet_state_dict` (MAISI's),
-    `network_weights` (nnU-Net's) or one of a few others; what DataParallel and torch.compile put before each key is taken off.
+    `network_weights` (nnU-Net's) or one of a few others; what wrappers add to keys, such as DataParallel and torch.compile, is
+    taken off.
 
     Raises:
         CheckpointError: There is no such file, it cannot be read, it would run code, or it holds no weights.
@@ -82,10 +86,21 @@ def load_state(path: Path) -> dict[str, Tensor]:
             f"checkpoint {path}: found {keys or 'nothing'}, but no mapping of names to tensors, at the top or under "
             f"{' or '.join(_NESTS)}"
         )
-    bare = {_WRAPPERS.sub("", str(key), count=1) if _WRAPPERS.match(str(key)) else str(key): key for key in state}
+    if all(str(key).startswith("module.") or key == _COUNTED for key in state):
+        state.pop(_COUNTED, None)
+    bare = {_bare(str(key)): key for key in state}
     if len(bare) < len(state):
-        raise CheckpointError(f"checkpoint {path}: keys stand in it twice, with and without module. or _orig_mod. before them")
+        raise CheckpointError(
+            f"checkpoint {path}: keys stand in it twice, with and without what a wrapper adds, as module. does"
+        )
     return {key: state[whole] for key, whole in bare.items()}
+
+
+def _bare(key: str) -> str:
+    """A key without what wrappers around the network, and around each other, added."""
+    while (bare := _WRAPPERS.sub("", key)) != key:
+        key = bare
+    return key
 
 
 def _nested(content: Any) -> dict[str, Tensor] | None:

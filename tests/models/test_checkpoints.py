@@ -216,6 +216,33 @@ def test_a_prefix_that_all_keys_have_changes_nothing(words: list[str], nest: str
     assert weights_digest(net.state_dict()) == weights_digest(own)
 
 
+@pytest.mark.parametrize(
+    "wrapped",
+    [
+        lambda key: key.replace("0.", "0._orig_mod."),  # a part that was compiled
+        lambda key: f"_fsdp_wrapped_module.{key.replace('1.', '1._checkpoint_wrapped_module.')}",
+        lambda key: f"module._orig_mod.module.{key}",
+        lambda key: f"_orig_mod.module.{key}",
+    ],
+)
+def test_wrappers_inside_a_network_leave_no_trace(tmp_path: Path, wrapped: Any) -> None:
+    own = network().state_dict()
+    torch.save({"network_weights": {wrapped(key): value for key, value in own.items()}, "init_args": {}}, tmp_path / "a.pth")
+    assert weights_digest(load_state(tmp_path / "a.pth")) == weights_digest(own)
+
+
+def test_an_averaged_model_loads_without_its_count(tmp_path: Path) -> None:
+    torch.save(torch.optim.swa_utils.AveragedModel(network()).state_dict(), tmp_path / "a.pt")
+    assert weights_digest(load_state(tmp_path / "a.pt")) == weights_digest(network().state_dict())
+
+
+def test_keys_that_stand_twice_are_no_mapping(tmp_path: Path) -> None:
+    own = network().state_dict()
+    torch.save(own | {f"module.{key}": value + 1 for key, value in own.items()}, tmp_path / "a.pt")
+    with pytest.raises(CheckpointError, match="stand in it twice"):
+        load_state(tmp_path / "a.pt")
+
+
 def test_a_prefix_that_is_taken_off_is_said_and_one_of_some_keys_is_not(capsys: pytest.CaptureFixture[str]) -> None:
     own = network().state_dict()
     load_weights(network(), {f"model.{key}": value for key, value in own.items()}, "a.pt")
