@@ -1,5 +1,6 @@
 """Tables in Markdown: the one place where a cell is written, whatever stands in it."""
 
+import re
 from collections.abc import Iterable, Sequence
 
 
@@ -16,4 +17,9 @@ def as_markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 def _cell(text: str) -> str:
     """A `|` or the end of a line would end the cell; a `\\` before a `|` would take away the one that keeps it."""
-    return " ".join(text.split()).replace("\\", "\\\\").replace("|", r"\|")
+    return as_it_stands(" ".join(text.split()).replace("\\", "\\\\").replace("|", r"\|"))
+
+
+def as_it_stands(text: str) -> str:
+    """A text in which nothing vanishes as a mark of HTML, such as the label `<idh mutant>`."""
+    return re.sub(r"<(?=[a-zA-Z/!?])", "&lt;", text)

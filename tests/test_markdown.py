@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from medexp.checks import Check, Severity
 from medexp.checks import as_markdown as report
-from medexp.markdown import as_markdown
+from medexp.markdown import as_it_stands, as_markdown
 from tests.rendered import tables
 
 WORDS = st.text(st.characters(codec="utf-8", exclude_categories=["C", "Z"]) | st.sampled_from("|\\ \n$`*_<"), max_size=12)
@@ -39,3 +39,10 @@ def test_tables_are_written_in_one_place() -> None:
         str(file) for file in Path("medexp").rglob("*.py") if "|---" in (text := file.read_text()) or "' | '.join" in text
     ]
     assert found == ["medexp/markdown.py"]
+
+
+def test_a_label_between_angles_is_shown() -> None:
+    """To a reader of Markdown it is a mark of HTML, which vanishes."""
+    ((_, shown),) = tables(as_markdown(["label", "demand"], [["<idh mutant> <b>", "a < b"]]))
+    assert shown == ["<idh mutant> <b>", "a < b"]
+    assert as_it_stands("<b> or </b>: 1 < 2") == "&lt;b> or &lt;/b>: 1 < 2"

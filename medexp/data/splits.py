@@ -68,6 +68,24 @@ def split_called(word: str) -> str | None:
     return plain if plain in SPLITS else _SAME.get(plain)
 
 
+def written_otherwise(what: str, names: Iterable[str]) -> list[str]:
+    """A problem for all names that differ in capitals or blanks alone: one patient, or one label, that was written in two ways
+    counts as two, and may lie in two splits.
+
+    Args:
+        what: What they name, in the plural.
+        names: The names.
+    """
+    same: dict[str, set[str]] = defaultdict(set)
+    for name in names:
+        same["".join(name.casefold().split())].add(name)
+    return [
+        f"{what} {' and '.join(map(repr, sorted(ways)))} differ in capitals or blanks alone; write one of them"
+        for ways in same.values()
+        if len(ways) > 1
+    ]
+
+
 def unnamed(source: str, scans: Sequence[str], pattern: str, block: str = "data") -> str:
     """What a reader must know where no name says whose a scan is, and what to give where several are of one patient.
 

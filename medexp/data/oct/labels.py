@@ -9,7 +9,7 @@ import pandas as pd
 
 from medexp.config.data import class_names
 from medexp.data.inputs import lines_of
-from medexp.data.splits import SPLITS, some, split_called
+from medexp.data.splits import SPLITS, some, split_called, written_otherwise
 from medexp.errors import DataError, all_problems
 
 STUDY_GROUPS = (
@@ -110,6 +110,7 @@ def read_participants(path: Path, mapping: Mapping[str, int]) -> Participants:
                 rows.append((who, group, called[target], target, part, row.get("clinical_site", "")))
     columns = ["participant", "study_group", "label", "target", "split", "site"]
     table = pd.DataFrame(rows, columns=columns).sort_values("participant", ignore_index=True)
+    problems += written_otherwise("participants", first)
     if not problems:
         problems += lacking(table, [*called.values()])
     if problems:

@@ -9,7 +9,16 @@ import pandas as pd
 
 from medexp.config.data import SUFFIXES
 from medexp.data.inputs import lines_of
-from medexp.data.splits import SPLITS, Splits, by_label, draw_by_label, patient_groups, split_called, straddling
+from medexp.data.splits import (
+    SPLITS,
+    Splits,
+    by_label,
+    draw_by_label,
+    patient_groups,
+    split_called,
+    straddling,
+    written_otherwise,
+)
 from medexp.data.volumes.brats import image_files
 from medexp.data.volumes.cases import CHANNELS, Case
 from medexp.data.volumes.facts import CaseFacts
@@ -62,8 +71,8 @@ def read_table(
     Raises:
         DataError: All problems at once: an unreadable or empty file, missing or repeated columns, rows of another width,
             empty values, a character that nobody sees, an id twice, an unknown split, a patient in two splits, one label only,
-            labels that differ in capitals alone, no case to train on, a label that training has not, a path that is missing or
-            holds no volume.
+            labels or patients that differ in capitals alone, no case to train on, a label that training has not, a path that
+            is missing or holds no volume.
     """
     names, rows = _rows(path)
     problems = [f"no column {name}; {_FORM}" for name in COLUMNS if name not in names]
@@ -200,11 +209,7 @@ def _class_problems(table: LabelledTable) -> list[str]:
     labels = set(table.labels.values()) - {""}
     if len(labels) < 2:
         return [f"one label only ({', '.join(labels) or 'none'}); telling apart takes two"]
-    by_plain = by_label([[label] for label in labels], {label: " ".join(label.casefold().split()) for label in labels})
-    alike = [sorted(label for (label,) in same) for same in by_plain.values() if len(same) > 1]
-    problems = [
-        f"labels {' and '.join(map(repr, same))} differ in capitals or blanks alone; write one of them" for same in alike
-    ]
+    problems = written_otherwise("labels", labels) + written_otherwise("patients", {case.patient for case in table.cases})
     if not table.split_of:
         return problems
     of = {split: {table.labels[case] for case, given in table.split_of.items() if given == split} for split in SPLITS}

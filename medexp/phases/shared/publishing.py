@@ -12,7 +12,7 @@ from medexp.checks import Check, as_lines, failed_diagnostics, told, verdict
 from medexp.config.shared import Resampling
 from medexp.config.training import TrainingConfig
 from medexp.evaluation.optimism import optimism
-from medexp.markdown import as_markdown
+from medexp.markdown import as_it_stands, as_markdown
 from medexp.phases import Phase
 from medexp.phases.shared.tables import show
 from medexp.registry.definitions import load_definition
@@ -107,12 +107,12 @@ def present(summary: Summary, checks: Sequence[Check], published: Sequence[Nomin
     ]
     second = [f"{summary.beside[0]}:", as_markdown(*summary.beside[1:])] if summary.beside else []
     paragraphs = [
-        *(f"**{line}**" for line in summary.first),
-        f"**{told(verdict(checks), failed_diagnostics(checks))}**: {summary.headline}",
-        f"{summary.title}:",
+        *(f"**{as_it_stands(line)}**" for line in summary.first),
+        f"**{told(verdict(checks), failed_diagnostics(checks))}**: {as_it_stands(summary.headline)}",
+        f"{as_it_stands(summary.title)}:",
         as_markdown(summary.head, summary.rows),
         *second,
-        *summary.words,
+        *map(as_it_stands, summary.words),
         "\n".join(f"- {check.id} {check.title}: **{check.outcome}**" for check in checks),
     ]
     paragraphs += [f"Registered: {'; '.join(registered)}"] if registered else []

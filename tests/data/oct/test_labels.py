@@ -104,6 +104,8 @@ def test_all_that_is_wrong_is_told_at_once_with_its_line(tmp_path: Path) -> None
         4: ["1002", "UW", "healthy", "50", "trian", "TRUE"],
         6: ["1003", "UW", "healthy", "50", "train", "maybe"],
         8: ["", "UW", "healthy", "50", "train", "TRUE"],
+        10: ["P1004", "UW", "healthy", "50", "Train", "TRUE"],
+        12: ["p1004", "UW", "healthy", "50", "validation", "TRUE"],
     }.items():
         lines[at] = "\t".join(values)
     assert row[0] == "1000"
@@ -118,6 +120,7 @@ def test_all_that_is_wrong_is_told_at_once_with_its_line(tmp_path: Path) -> None
         "line 5: recommended_split 'trian' is unknown",
         "line 7: retinal_oct is 'maybe', neither true nor false",
         "line 9: person_id is empty",
+        "participants 'P1004' and 'p1004' differ in capitals or blanks alone",
         "line 26: participant 1000 stands in line 2 already",
         "line 27: 7 values, the header has 6",
         "(classes.mapping); splits are train, val, test",

@@ -91,7 +91,10 @@ NAMES = st.one_of(
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.lists(NAMES, min_size=4, max_size=4, unique=True), st.lists(NAMES, min_size=2, max_size=2, unique_by=str.casefold))
+@given(
+    st.lists(NAMES, min_size=4, max_size=4, unique_by=str.casefold),
+    st.lists(NAMES, min_size=2, max_size=2, unique_by=str.casefold),
+)
 def test_names_are_text_whatever_they_look_like(names: list[str], labels: list[str]) -> None:
     """0012 is no 12, NA is a label, and what was written is read again."""
     with tempfile.TemporaryDirectory() as made:
@@ -179,6 +182,7 @@ def test_further_columns_are_not_read_and_absolute_paths_are_taken(folder: Path)
         ([ROWS[0], ROWS[1]], HEADER, ["one label only (glioma)"]),
         (changed(2, "split", "test"), HEADER, ["labels without a case in train or val: meningioma"]),
         (changed(1, "label", "Glioma"), HEADER, ["labels 'Glioma' and 'glioma' differ in capitals or blanks alone"]),
+        (changed(1, "patient", "P 1"), HEADER, ["patients 'P 1' and 'p1' differ in capitals or blanks alone"]),
         (changed(1, "label", "glio\u200bma"), HEADER, [r"line 3: label 'glio\u200bma' has a character that nobody sees"]),
         ([[*row[:4], "test"] for row in ROWS], HEADER, ["split train has no case"]),
         ([], HEADER, ["holds no rows"]),
