@@ -25,14 +25,14 @@ from medexp.registry.package import Package
 from medexp.registry.promotion import Nominated, nominate
 from medexp.registry.registration import register
 from medexp.registry.writing import write_package
+from medexp.tracking.signals import ENDING
 from tests import s3, small
 from tests.packages import ENCODER, EVALUATION, scores
 from tests.runs import store_in
 
-if (
-    signal.getsignal(signal.SIGINT) is signal.SIG_IGN
-):  # as in a shell's background job, where tests of Ctrl-C would wait for ever
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+for _signum in ENDING:  # ignored in a shell's background job and under nohup, where who is sent them would go on for ever
+    if signal.getsignal(_signum) is signal.SIG_IGN:
+        signal.signal(_signum, signal.default_int_handler if _signum == signal.SIGINT else signal.SIG_DFL)
 
 hypothesis.settings.register_profile("medexp", deadline=None)  # how long an example takes says what else the machine does
 hypothesis.settings.load_profile("medexp")
