@@ -35,6 +35,8 @@ PROCESSOR = "processor"
 VAE = "vae.safetensors"
 TRAINING = "training_metadata.json"
 MANIFEST = "manifest.json"
+CONTRACT = "contract.json"
+_HOLDS = {CONTRACT: dict, "checks.json": list, "evaluation.json": dict, "parents.json": dict}
 CASES = "cases.csv"
 DECODER = "judge/decoder.safetensors"
 SEEN = "seen.json"
@@ -78,10 +80,18 @@ def read_json(folder: Path, name: str) -> Any:
     """A JSON file of a package.
 
     Raises:
-        RegistryError: The file is missing or is no JSON.
+        RegistryError: The file is missing, is no JSON, or holds something else than such a file does.
     """
     try:
-        return json.loads((folder / name).read_text())
+        content = json.loads((folder / name).read_text())
+        if name in _HOLDS and not isinstance(content, _HOLDS[name]):
+            raise TypeError(f"it holds a {type(content).__name__}")
+        if name == CONTRACT and not isinstance(dict(content)["architecture"]["kind"], str):
+            raise TypeError("its architecture.kind is no text")
+        return content
+    except (KeyError, TypeError) as error:
+        told = f"it has no {error}" if isinstance(error, KeyError) else error
+        raise RegistryError(f"package {folder}: {name} is none: {told}. Its author has to make it anew") from error
     except FileNotFoundError:
         raise RegistryError(f"package {folder}: {name} is missing. {AGAIN}") from None
     except (ValueError, RecursionError) as error:

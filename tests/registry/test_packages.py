@@ -12,7 +12,7 @@ from medexp.errors import MedexpError, RegistryError, StorageError
 from medexp.registry.definitions import load_definition
 from medexp.registry.loading import load_package
 from medexp.registry.package import Package
-from medexp.registry.packages import verify_package
+from medexp.registry.packages import digest_of, files_in, verify_package
 from medexp.registry.writing import write_package
 
 DEFINITION = load_definition("phase1_encoder_merged")
@@ -77,6 +77,51 @@ def test_a_manifest_that_fits_altered_files_has_another_digest(written: Callable
     (one / "manifest.json").write_text(json.dumps({**manifest, "digest": verify_package(other)}))
     with pytest.raises(RegistryError, match=r"manifest\.json was altered"):
         verify_package(one)
+
+
+def rewritten(folder: Path, name: str, content: str) -> None:
+    """A file is another one, and the manifest fits it: what somebody could publish."""
+    (folder / name).write_text(content)
+    manifest = json.loads((folder / "manifest.json").read_text()) | {"files": files_in(folder)}
+    del manifest["digest"]
+    (folder / "manifest.json").write_text(json.dumps({**manifest, "digest": digest_of(manifest)}))
+
+
+def swin(**sizes: object) -> str:
+    kind = {"kind": "swin_encoder", "in_channels": 4, "feature_size": 12, "window_size": 2}
+    return json.dumps({"architecture": {**kind, **sizes}})
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ("[]", "contract.json is none: it holds a list"),
+        ("null", "contract.json is none: it holds a NoneType"),
+        ("{}", "contract.json is none: it has no 'architecture'"),
+        ('{"architecture": []}', "contract.json is none: "),
+        ('{"architecture": {"kind": 3}}', "contract.json is none: its architecture.kind is no text"),
+        ('{"architecture": {"kind": "os.system"}}', "os.system"),
+        ("[" * 100_000, "contract.json is no JSON"),
+        (swin(feature_size=12_000_000), "feature_size is 12000000; at most 524288 is built"),
+        (swin(in_channels=10**9), "in_channels is 1000000000; at most 524288 is built"),
+        (swin(feature_size=480_000), "cannot be built of"),
+        (swin(feature_size=24), "misshapen keys"),
+        (swin(feature_size=-12), "architecture"),
+        (swin(feature_size="12"), "architecture"),
+        (swin(window_size=0), "architecture"),
+        (swin(more=1), "architecture"),
+    ],
+)
+def test_a_package_that_somebody_made_to_do_harm_is_told_in_a_line(
+    written: Callable[..., Path], content: str, told: str
+) -> None:
+    folder = written()
+    rewritten(folder, "contract.json", content)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(MedexpError) as caught:
+        load_package(folder)
+    assert told in str(caught.value) and caught.value.exit_code == 2
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**20, "kB: what it claims is not taken"
 
 
 @pytest.mark.parametrize("name", ["manifest.json", "weights.safetensors"])
