@@ -147,10 +147,15 @@ def small(**changed: Any) -> dict[str, Any]:
     return dict(build({"kind": "swin_unetr", **arguments}).state_dict())
 
 
+BIAS = "out.conv.conv.bias"
 BAD_CHECKPOINTS: dict[str, tuple[Callable[[], Any], list[str]]] = {
     "missing keys": (lambda: {k: v for k, v in small().items() if "layers4" not in k}, ["missing", "swinViT.layers4"]),
     "extra keys": (lambda: small() | {"decoder9.weight": torch.zeros(1)}, ["unexpected", "decoder9.weight"]),
     "misshapen keys": (lambda: small(out_channels=2), ["misshapen", "out.conv.conv.weight"]),
+    "a value that is not finite": (
+        lambda: {"model": {f"net.{key}": value for key, value in (small() | {BIAS: torch.full((3,), torch.inf)}).items()}},
+        [f"{BIAS} has 3 values that are not finite, of 3"],
+    ),
     "a pickle that would run code": (lambda: {"state_dict": small(), "extra": Exploit()}, ["refused", "it would run"]),
 }
 

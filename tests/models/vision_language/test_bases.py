@@ -169,6 +169,10 @@ def test_a_folder_that_is_no_base_is_refused(
 @pytest.mark.parametrize(
     ("damage", "told"),
     [
+        (
+            weights(lambda held: held[NORM][1:3].fill_(float("nan"))),
+            "model.language_model.norm.weight has 2 values that are not",
+        ),
         (weights(lambda held: held.pop(NORM)), "1 missing keys: model.language_model.norm.weight"),
         (weights(lambda held: held.update(more=torch.ones(1))), "1 unexpected keys: more"),
         (weights(lambda held: held.update({NORM: torch.ones(3)})), "norm.weight is (3,), the network's is (16,)"),

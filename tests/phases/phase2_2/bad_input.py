@@ -34,6 +34,18 @@ def old_names(folder: Path) -> dict[str, str]:
     return {"encoder": str(folder / "old.pt")}
 
 
+def diverged(folder: Path) -> dict[str, str]:
+    net = MultiTaskModel(base_filters=4, depth=2)
+    torch.nn.init.constant_(next(net.cls_head.parameters()), float("nan"))
+    save_checkpoint({f"model.{key}": value for key, value in net.state_dict().items()}, folder / "diverged.pt")
+    return {"encoder": str(folder / "diverged.pt")}
+
+
+def page(folder: Path) -> dict[str, str]:
+    (folder / "page.pt").write_text("<!doctype html><title>Sign in</title>")
+    return {"encoder": str(folder / "page.pt")}
+
+
 def no_tumours(folder: Path) -> dict[str, str]:
     return {"slices_dir": str(write_slices(folder / "slices", tumour=False)), "kaggle_dir": ""}
 
@@ -60,6 +72,8 @@ BAD: dict[str, tuple[Given, list[str]]] = {
         ["encoder=nowhere/best_model.pt", "Encoder checkpoint not found", "no such file", "mlflow run . -e phase2_1"],
     ),
     "a file that would run code": (pickled, ["bad.pt", "refused"]),
+    "a diverged network": (diverged, ["diverged.pt", "cls_head.", "values that are not finite"]),
+    "a page that was saved instead": (page, ["page.pt", "a page of HTML", "download the file itself"]),
     "a wider network": (
         wider,
         ["architecture mismatch", "base_filters 64 against 32", "-P network.base_filters=64"],
