@@ -375,7 +375,7 @@ def judge(
         bench.distance(
             "volume", "lesion volume, ml", "Volumes of generated lesions", cdist(ml[:, None], ml[:, None]), _median(ml)
         ),
-        bench.distance("position", "lesion position, mm", "Positions of generated lesions", cdist(where, where)),
+        bench.distance("position", "lesion position, distance in mm", "Positions of generated lesions", cdist(where, where)),
         bench.gap(
             "dice",
             "mean Dice with real masks",
@@ -389,7 +389,9 @@ def judge(
             "The likeness of generated images to each other",
             lambda rows, _: _mean_between(alike, apart & looked_at, rows, rows),
         ),
-        bench.distance("features", "features of slices", "Generated images", -kernel(slice_features(encode(every.images)))),
+        bench.distance(
+            "features", "features of slices, distance", "Generated images", -kernel(slice_features(encode(every.images)))
+        ),
         bench.remembered(memory),
     )
     within = {}
@@ -442,7 +444,8 @@ class _Bench:
 
     def figure(self, statistic: Statistic, rows: NDArray[np.bool_]) -> Interval:
         """A figure of some of the rows, with an interval of its own."""
-        return by_patient(partial(self._of, statistic, rows), self.owners.tolist(), self.resampling, groups=rows[None])
+        found = by_patient(partial(self._of, statistic, rows), self.owners.tolist(), self.resampling, groups=rows[None])
+        return replace(found, patients=len(np.unique(self.owners[rows])))  # of the others it tells nothing
 
     def _of(self, statistic: Statistic, rows: NDArray[np.bool_], weights: Array) -> Array:
         return statistic(weights * rows, weights * ~self.generated)
@@ -516,7 +519,7 @@ class _Bench:
         if figure is None:
             return Statement(name, called, _only(ours), _only(theirs), _only(math.nan), p, found, told)
         median, real_median = (self.figure(figure, rows) for rows in (self.generated, ~self.generated))
-        told += f" Medians: {median}, of real ones {real_median}."
+        told += f" Medians in {called.rpartition(', ')[2]}: {median}, of real ones {real_median}."
         gap = _only(median.estimate - real_median.estimate)
         return Statement(name, called, median, real_median, gap, p, found, told)
 

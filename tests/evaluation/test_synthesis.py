@@ -64,6 +64,8 @@ def test_fresh_real_pairs_pass_all_and_a_null_is_said_as_one(fresh: Judgement) -
     assert "no difference from real ones could be measured" in fresh.of("contrast").told
     assert "would have been seen with 80 %" in fresh.of("contrast").told, "and what the test could have seen"
     assert "above" in fresh.of("position").told and "it would be one" in fresh.of("position").told
+    assert fresh.of("contrast").generated.patients == len(FRESH.images), "an interval counts those that it is of"
+    assert "Medians in ml: " in fresh.of("volume").told
     assert fresh.of("coupling").share == pytest.approx(1, abs=0.1)
     assert "all 9 hold at once with 95%" in fresh.words[-1] and len(fresh.rows) == 9
 

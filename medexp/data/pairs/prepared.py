@@ -134,7 +134,7 @@ def _drawn(
         of = some(sorted({case.patient for case in real})) or "nobody"
         raise DataError(
             f"{source}: real pairs of {of}, {len(cases) - len(real)} synthetic; training and validating "
-            "take a real patient each, who share no exact duplicate. Add patients, or correct "
+            "take a real patient each, who share no exact duplicate. Add real pairs, folders with commas between, or correct "
             f"{block}.patient_pattern ({data.patient_pattern!r}) if these are several"
         )
     splits = make_splits(real, known, data, seed)

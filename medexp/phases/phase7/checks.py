@@ -141,28 +141,33 @@ def lesions(drawn: Mapping[str, Mapping[str, float]], demands: Mapping[str, floa
     )
 
 
-def coupling(drawn: Mapping[str, float], through_vae: float, real: float, share: float) -> Check:
+def coupling(drawn: Mapping[str, float], through_vae: float, real: Interval, share: float) -> Check:
     """P7-COUPLING: a mask belongs to its image as a real one does: what own masks have in contrast over other samples' masks.
 
     Args:
         drawn: That, by seed and number of steps, in words.
         through_vae: That of real pairs through the VAE: a blurred lesion is bright under its neighbours' masks too.
-        real: That of real pairs.
+        real: That of real pairs. Where it is not above 0 their masks fit them no better than others', and nothing is told.
         share: Of the latter that is to be reached.
     """
+    least = share * real.estimate
     return Check(
         "P7-COUPLING",
         "Masks belong to their own image as real ones do",
         Severity.DIAGNOSTIC,
-        passed=all(value >= share * real for value in drawn.values()),
-        threshold=f"contrast of own over other masks >= {share * real:.3f} ({share:.0%} of that of real pairs)",
+        passed=real.above and all(value >= least for value in drawn.values()),
+        threshold=f"contrast of own over other masks >= {least:.3f} ({share:.0%} of that of real pairs, which is above 0)",
         measured={
             **{f"in_{which}": value for which, value in drawn.items()},
-            "real": real,
+            "real": real.estimate,
+            "real_low": real.low,
             "real_through_vae": through_vae,
         },
         advice="Masks are much alike, or lie beside the lesion. Train longer, on lesions at more places; where real pairs "
-        "through the VAE have less than is asked for, it is the VAE that blurs them.",
+        "through the VAE have less than is asked for, it is the VAE that blurs them."
+        if real.above
+        else "Real masks fit their own images no better than others', as far as so few pairs tell: give more pairs, and see "
+        "whether masks and images belong together.",
     )
 
 
@@ -183,7 +188,7 @@ def overlap(drawn: Mapping[str, float], real: float, bar: float, gap: float) -> 
         passed=least >= demand,
         threshold=f"mean Dice at least {demand:.3f}: {bar:g}, or at most {gap:g} and at most half below real with real",
         measured={**{f"dice_{name}": value for name, value in drawn.items()}, "real_with_real": real},
-        advice="Real lesions of different patients overlap little where they are small: see masks.csv for sizes and places.",
+        advice="Real lesions of different patients overlap little where they are small; samples.csv has sizes and places.",
     )
 
 

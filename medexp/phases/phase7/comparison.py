@@ -126,7 +126,7 @@ def compare(
     target = config.target
     demands = {
         "filled": target.non_empty,
-        "contrast": target.contrast * first.ceiling["contrast"].estimate,
+        "contrast": max(target.contrast * first.ceiling["contrast"].estimate, 0.0),
         "coupling_low": 0.0,
     }
     figures = {
@@ -151,7 +151,7 @@ def compare(
             checks.coupling(
                 {which: row["coupling"] for which, row in figures.items()},
                 first.ceiling["coupling"].estimate,
-                first.of("coupling").real.estimate,
+                first.of("coupling").real,
                 target.coupling,
             ),
             checks.overlap(

@@ -10,6 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from safetensors.torch import save_file
 
+from medexp.config.keys import Role, marked
 from medexp.data.manifest import seen_cases
 from medexp.data.pairs.prepared import PreparedPairs, preprocessing
 from medexp.data.pairs.written import unfit, write_pairs
@@ -18,11 +19,13 @@ from medexp.files import replacing
 from medexp.models.checkpoints import weights_digest
 from medexp.models.kinds import ONLY
 from medexp.models.meanflow.lora import Counts, save_lora
+from medexp.phases.phase7 import PHASE
 from medexp.phases.phase7.ablation import Ablated
 from medexp.phases.phase7.adapting import Trained
 from medexp.phases.phase7.comparison import FIGURES, Compared, Drawn, figures_of, in_words, median
 from medexp.phases.phase7.config import Phase7Config
 from medexp.phases.phase7.reading import BASE_MODEL, Base
+from medexp.phases.shared.again import changed, flags
 from medexp.phases.shared.context import Context
 from medexp.phases.shared.packaging import VELOCITY, contract, made_with, packaged
 from medexp.phases.shared.publishing import Summary, caveat, selection
@@ -214,10 +217,7 @@ def finish(
                 *powers.words,
                 caveat(done.fitted, ctx.resampling),
             ],
-            following=[
-                *augmented,
-                f"Next, is it of use: mlflow run . -e phase7 -P mode=utility{_same(config)}   a segmenter with and without it",
-            ],
+            following=[*augmented, *_utility(config, data)],
         )
     )
 
@@ -302,10 +302,16 @@ def _metrics(compared: Compared, held: Pairs, powers: Ablated) -> dict[str, Any]
     }
 
 
-def _same(config: Phase7Config) -> str:
-    given = {
-        "profile": "" if config.profile == "demo" else config.profile,
-        "data_dir": ",".join(config.folders),
-        "base": config.base,
-    }
-    return "".join(f" -P {key}={value}" for key, value in given.items() if value)
+def _utility(config: Phase7Config, data: PreparedPairs) -> Iterator[str]:
+    if data.ids("test"):
+        command = f"mlflow run . -e phase7 -P mode=utility {again(config)}".rstrip()
+        yield f"Next, is it of use: {command}   a segmenter with and without it"
+
+
+def again(config: Phase7Config) -> str:
+    """The pairs, the base and all else that a run was made with otherwise than its profile, as a command takes it."""
+    left_out = marked(Phase7Config, Role.WHERE)
+    given = {key: value for key, value in changed(PHASE, config).items() if key not in left_out}
+    if config.folders:
+        given["data_dir"] = ",".join(config.folders)
+    return flags({"profile": None if config.profile == "demo" else config.profile, **given})

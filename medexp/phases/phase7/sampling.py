@@ -9,10 +9,11 @@ from medexp.data.pairs.written import unfit
 from medexp.errors import ConfigError, DataError
 from medexp.evaluation.proportions import proportion
 from medexp.evaluation.synthesis import Pairs
-from medexp.phases.phase7 import checks
+from medexp.phases.phase7 import PHASE, checks
 from medexp.phases.phase7.comparison import in_words
 from medexp.phases.phase7.config import Phase7Config
 from medexp.phases.phase7.report import written
+from medexp.phases.shared.again import changed, flags
 from medexp.phases.shared.context import Context
 from medexp.phases.shared.packaging import parent_of
 from medexp.phases.shared.publishing import Summary
@@ -109,5 +110,7 @@ def write_augmented(ctx: Context[Phase7Config], generator: Generator) -> list[st
         )
     made = written(folder, Pairs(np.stack(images), np.stack(masks), names), generator, ctx.run.id, seed, steps)
     print(f"Synthetic pairs: {len(names)} in {made}")
-    real = ",".join(config.folders) or "FOLDER"
-    return [f"Next, train on them: mlflow run . -e prepare -P pairs={real},{made}   then phase7 with data_dir={real},{made}"]
+    both = ",".join([*(config.folders or ["FOLDER"]), str(made)])
+    read = {f"pair_{key}": value for key, value in changed(PHASE, config).items() if key.startswith("data.")}
+    command = flags({"pairs": both, **read})
+    return [f"Next, train on them: mlflow run . -e prepare {command}   then phase7, as it says, with data_dir={both}"]

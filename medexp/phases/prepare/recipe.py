@@ -10,7 +10,8 @@ from medexp.data.volumes.prepared import prepare_volumes
 from medexp.phases.prepare.config import PrepareConfig
 from medexp.phases.prepare.pairs import prepared_for_phase7
 from medexp.phases.prepare.scenarios import prepared_for_medgemma
-from medexp.phases.prepare.told import flags, tell
+from medexp.phases.prepare.told import tell
+from medexp.phases.shared.again import flags
 from medexp.tracking.runs import tracked_run
 
 

@@ -23,7 +23,7 @@ from medexp.errors import DataError, all_problems
 from medexp.files import replacing
 from medexp.markdown import as_markdown
 from medexp.phases.prepare.config import PrepareConfig
-from medexp.phases.prepare.told import flags
+from medexp.phases.shared.again import flags
 from medexp.phases.shared.tables import show
 from medexp.tracking.datasets import log_datasets
 from medexp.tracking.runs import TrackedRun

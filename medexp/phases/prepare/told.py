@@ -1,7 +1,6 @@
 """What a prepared data set leaves in its run and says in the terminal, of whatever kind it is."""
 
-import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 
 from medexp.data.prepared import CaseT, FactsT, Prepared
@@ -56,8 +55,3 @@ def tell(
     print(f"Splits: {file}")
     print(f"Next, browse it:  {next_line(tracked)}")
     return file
-
-
-def flags(settings: Mapping[str, object]) -> str:
-    """Settings as a shell takes them after `mlflow run . -e PHASE`; those that are None are left out."""
-    return " ".join(f"-P {key}={shlex.quote(str(value))}" for key, value in settings.items() if value is not None)

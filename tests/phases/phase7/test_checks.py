@@ -76,8 +76,14 @@ def test_each_set_of_samples_has_to_show_lesions(name, value):
 
 @pytest.mark.parametrize(("value", "passed"), [(0.1, True), (0.09, False), (float("nan"), False)])
 def test_masks_belong_to_their_images_as_far_as_real_ones_do(value, passed):
-    check = checks.coupling({"one step": value, "4 steps": 0.2}, 0.08, 0.2, 0.5)
+    check = checks.coupling({"one step": value, "4 steps": 0.2}, 0.08, Interval(0.2, 0.1, 0.3, 30), 0.5)
     assert check.passed is passed and check.severity is Severity.DIAGNOSTIC and check.measured["real_through_vae"] == 0.08
+
+
+@pytest.mark.parametrize("low", [-0.02, float("nan")])
+def test_where_real_masks_fit_no_image_nothing_is_told(low):
+    check = checks.coupling({"one step": 0.3}, 0.0, Interval(0.01, low, 0.04, 30), 0.5)
+    assert not check.passed and "whether masks and images belong together" in check.advice
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """The whole phase: what a run leaves, what its adapter draws elsewhere, a trial."""
 
 import json
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,9 @@ from mlflow.entities import Run
 from PIL import Image
 
 from medexp import phases, registry
+from medexp.config.keys import flat
 from medexp.phases import phase7
+from medexp.phases.phase7.report import again
 from medexp.registry.synthesis import load_generator
 from medexp.tracking.runs import tracked_run
 from tests.configured import configured, run_phase
@@ -81,6 +84,8 @@ def test_the_adapter_is_registered_on_its_base_and_draws_the_same_in_another_pro
     version = _latest(client, MODEL)
     parents = json.loads((registry.pull(f"models:/{MODEL}/{version}").folder / "parents.json").read_text())
     assert parents["base"]["name"] == BASE and parents["base"]["version"] == _latest(client, BASE)
+    of_base = (registry.pull(f"models:/{BASE}/{_latest(client, BASE)}").folder / "README.md").read_text()
+    assert "| 28 | Metrics | unknown |" in of_base, "which nobody judged"
     images, masks = load_generator(f"models:/{MODEL}/{version}").draw(2, 5)
     program = (
         "import numpy as np; from medexp.registry.synthesis import load_generator; "
@@ -91,6 +96,22 @@ def test_the_adapter_is_registered_on_its_base_and_draws_the_same_in_another_pro
     assert np.abs(again["i"][0] - images[1]).max() < 1e-5 and (again["m"][0] == masks[1]).mean() > 0.999
 
 
+def test_the_last_line_is_typed_as_it_stands_and_is_the_same_work(study: Study) -> None:
+    line = next(line for line in study.told.splitlines() if line.startswith("Next, is it of use: mlflow run . -e phase7 "))
+    words = shlex.split(line.partition("-e phase7 ")[2].partition("   ")[0])
+    given = dict(word.split("=", 1) for word in words[1::2])
+    layers = phases.phase("phase7").layers
+    assert given.pop("mode") == "utility" and flat(layers.configuration(given)) == flat(
+        layers.configuration({**as_text(), **given})
+    )
+    theirs = again(layers.configuration({"data_dir": "a b,c", "data.lesion": "[1,2,4]", "augment": "3", "augment_dir": "d"}))
+    assert theirs == "-P data_dir='a b,c' -P data.lesion='[1, 2, 4]'"
+
+
+def as_text() -> dict[str, str]:
+    return {key: str(value) for key, value in {**SMALL, **LOW}.items() if key != "data.jobs"}
+
+
 def _latest(client: MlflowClient, name: str) -> str:
     return str(max(int(one.version) for one in client.search_model_versions(f"name = '{name}'")))
 
@@ -98,8 +119,12 @@ def _latest(client: MlflowClient, name: str) -> str:
 def test_another_adapter_is_drawn_from_and_its_files_say_what_they_are(client: MlflowClient, capsys) -> None:
     uri = f"models:/{MODEL}/{_latest(client, MODEL)}"
     small = {"sampling.samples": 4, "sampling.steps": "[1]", "sampling.shown": 2, "target.non_empty": 0}
-    assert run_phase("phase7", small, mode="sample", adapter=uri, seed=5) == 0, capsys.readouterr().out
-    run = last_run(client, "phase7")
+    pairs = {"augment": 2, "augment_dir": "drawn", "data.lesion": "[1,2]"}
+    assert run_phase("phase7", {**small, **pairs}, mode="sample", adapter=uri, seed=5) in (0, 2), capsys.readouterr().out
+    told, run = capsys.readouterr(), last_run(client, "phase7")
+    assert (
+        "-e prepare -P pairs=FOLDER,drawn -P pair_data.lesion='[1, 2]'" in told.out or "are a head with a lesion" in told.err
+    )
     assert json.loads(artifact(run, "checks.json").read_text())[-1]["id"] == "P7-DRAWN"
     assert f"medexp.upstream.{MODEL}" in run.data.tags
 

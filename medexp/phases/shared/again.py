@@ -1,0 +1,25 @@
+"""Settings of a run as a command takes them again."""
+
+import shlex
+from collections.abc import Mapping
+from typing import Any
+
+from medexp.config.keys import flat
+from medexp.config.validate import typed
+from medexp.files import dump_yaml
+from medexp.phases import Phase
+
+
+def flags(settings: Mapping[str, object]) -> str:
+    """Settings as a shell takes them after `mlflow run . -e PHASE`; those that are None are left out."""
+    return " ".join(f"-P {key}={shlex.quote(str(value))}" for key, value in settings.items() if value is not None)
+
+
+def changed(phase: Phase, config: Any) -> dict[str, str]:
+    """What a configuration has otherwise than its profile, by key, as a flag takes it."""
+    values, _ = typed(type(config), phase.layers.of_profile(config.profile))
+    return {key: _in_a_line(value) for key, value in flat(config).items() if value != values[key]}
+
+
+def _in_a_line(value: object) -> str:
+    return value if isinstance(value, str) else dump_yaml(list(value) if isinstance(value, tuple) else value, in_a_line=True)
