@@ -69,7 +69,10 @@ REFUSED = {
         raising(KeyboardInterrupt()),
         "was interrupted, it did not fail. Go on with it: mlflow run . -e phase1 -P resume=",
     ),
-    "passed": (lambda tracked: tracked.tag({"medexp.verdict": "PASSED"}), "is FINISHED, verdict PASSED; there is nothing to"),
+    "passed": (
+        lambda tracked: tracked.tag({"medexp.verdict": "PASSED", "medexp.failed_diagnostics": "none"}),
+        "is FINISHED, verdict PASSED; there is nothing to",
+    ),
     "another check": (failing("TEST_2.1"), "TEST_2.1 failed, which no rung mends. Mend TEST_2.1. The ladder mends TEST_2.5."),
     "a check too many": (failing("TEST_2.5", "TEST_2.2"), "TEST_2.2 failed, which no rung mends"),
 }
