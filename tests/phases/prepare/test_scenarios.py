@@ -29,11 +29,12 @@ def next_command(told: str) -> dict[str, str]:
 def test_scenarios_are_split_and_the_command_that_reads_them_is_named(store, capsys, tmp_path):
     records = the_24()
     records[5]["image_file"] = records[0]["image_file"]
+    records[7]["id"] = "mri [/who] $1_$ [x]"
     file = write_project(tmp_path / "my data", records)
     picture(0, (48, 20)).save(file.parent / "images" / records[7]["image_file"])
     assert prepare(scenarios=file, scenarios_dir="my scenarios") == 0
     told = capsys.readouterr().out
-    assert "24 in 23 families" in told and "tiny" in told
+    assert "24 in 23 families" in told and "tiny" in told and records[7]["id"] in told
     given = next_command(told)
     assert given["scenarios"] == "my scenarios/train.jsonl,my scenarios/val.jsonl" and given["profile"] == "demo"
     assert Path(given["image_dir"]) == file.parent / "images"
