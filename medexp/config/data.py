@@ -240,6 +240,16 @@ class ImageDataConfig:
 
 
 @dataclass(frozen=True)
+class VolumeFilesConfig:
+    """How the files of a table's volumes are found."""
+
+    suffixes: Suffixes
+
+    def problems(self) -> Iterator[str]:
+        yield from suffix_problems(self.suffixes)
+
+
+@dataclass(frozen=True)
 class SliceConfig:
     """How volumes are cut into axial slices.
 

@@ -3,8 +3,11 @@
 import nibabel as nib
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
+from medexp.data.headers import two_affines
 from medexp.data.images.facts import describe_images
 from medexp.data.images.kaggle import find_kaggle
 from medexp.data.images.slices import find_slices
@@ -82,3 +85,26 @@ def test_volumes_keep_geometry_types_and_what_wrote_them(tmp_path, data_config):
     assert header["t2w data type"] == "int16" and header["t2w file size"] == (folder / "a-t2w.nii.gz").stat().st_size
     again = describe_cases(find_cases(tmp_path / "data", config), config, tmp_path / "cache")
     assert dict(again[0].header) == dict(header)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    edges=st.tuples(*[st.floats(0.4, 8)] * 3),
+    scale=st.sampled_from([1.0, 1.01, 1.1, 3.0]),
+    flip=st.booleans(),
+    tilt=st.floats(-0.3, 0.3),
+    codes=st.tuples(st.integers(0, 2), st.integers(0, 2)),
+)
+def test_a_header_of_two_geometries_is_told_and_no_other(tmp_path, edges, scale, flip, tilt, codes):
+    """Rounding, a tilt of a few degrees and another origin are no other geometry; a form whose code is 0 says nothing."""
+    sform, turn = np.diag([*edges, 1.0]), np.eye(4)
+    turn[:2, :2] = [[np.cos(tilt), -np.sin(tilt)], [np.sin(tilt), np.cos(tilt)]]
+    qform = turn @ sform @ np.diag([-1 if flip else 1, 1, scale, 1])
+    qform[:3, 3] = 5
+    image = nib.Nifti1Image(np.zeros((2, 2, 2), np.int16), None)
+    image.set_qform(qform, codes[0])
+    image.set_sform(sform, codes[1])
+    nib.save(image, tmp_path / "a.nii")
+    said = two_affines([tmp_path / "a.nii"])
+    assert bool(said) == (all(codes) and (flip or scale > 1.05))
+    assert not said or said.startswith("a.nii: ")

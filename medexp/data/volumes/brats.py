@@ -274,13 +274,13 @@ def _read(path: Path, dimensions: int = 3) -> tuple[NDArray[np.float32], NDArray
         if not 0 <= claimed <= len(content):
             raise ImageFileError(f"its header claims {claimed} bytes, it holds {len(content)}")
         affine = np.asarray(image.affine, np.float64)
-        if not np.isfinite(affine).all() or abs(np.linalg.det(affine)) < 1e-9:
-            raise DataError(f"{path.name}: its affine has no inverse; the header's sform or qform is damaged")
         edges = nib.affines.voxel_sizes(affine)
+        if not np.isfinite(affine).all() or abs(np.linalg.det(affine)) <= 1e-6 * edges.prod():
+            raise DataError(f"{path.name}: its affine has no inverse; the header's sform or qform is damaged")
         if edges.min() < SMALLEST_MM or edges.max() > LARGEST_MM:
             raise DataError(
                 f"{path.name}: voxels of {' x '.join(f'{edge:.3g}' for edge in edges)} mm, allowed are {SMALLEST_MM} to "
-                f"{LARGEST_MM}; its header names the unit {image.header.get_xyzt_units()[0]}, and an affine is in mm"
+                f"{LARGEST_MM}; its header names the unit {image.header.get_xyzt_units()[0]}, an affine is in mm: write it so"
             )
         return image.get_fdata(dtype=np.float32, caching="unchanged").reshape(shape), affine
     except _UNREADABLE as error:

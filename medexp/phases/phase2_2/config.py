@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from medexp.config.bounds import Positive
-from medexp.config.data import PhantomConfig
+from medexp.config.data import ImageDataConfig, PhantomConfig, Suffixes, suffix_problems
 from medexp.config.keys import Role
 from medexp.config.networks import FeatureKind, UNetConfig
 from medexp.config.training import TrainingConfig
@@ -26,6 +26,17 @@ class HeadTrainingConfig(TrainingConfig):
     lr_head: Positive
     class_weights: Literal["balanced", "none"]
     cache_features: bool
+
+
+@dataclass(frozen=True)
+class LabelledDataConfig(ImageDataConfig):
+    """How 2D images are read, split and sampled, and how the files of a table's volumes are found."""
+
+    suffixes: Suffixes
+
+    def problems(self) -> Iterator[str]:
+        yield from super().problems()
+        yield from suffix_problems(self.suffixes)
 
 
 @dataclass(frozen=True)
@@ -51,6 +62,7 @@ class Phase2_2Config(ImagePhaseConfig):
     table: Annotated[str | None, Role.CASES]
     features: FeatureKind
     min_accuracy: Annotated[float, Role.JUDGING]
+    data: LabelledDataConfig
     network: UNetConfig
     training: Annotated[HeadTrainingConfig, Role.MENDS]
     volumes: Annotated[PhantomConfig, Role.CASES]

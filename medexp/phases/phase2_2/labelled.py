@@ -4,6 +4,7 @@ import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 
 from medexp.arrays import Array
+from medexp.config.data import known_by
 from medexp.config.networks import FeatureKind
 from medexp.data.images.sampling import expected_draws
 from medexp.data.prepared import Prepared
@@ -151,10 +153,10 @@ def read_table_of_volumes(ctx: Context[Phase2_2Config], encoder: FrozenEncoder) 
     if not config.training.cache_features:
         raise ConfigError("training.cache_features=false: a volume costs seconds in every step; leave it out for volumes")
     if "test" in ctx.splits:
-        need_test_volumes(config.table, ctx.cache)
+        need_test_volumes(config.table, ctx.cache, config.data.suffixes)
     split = functools.partial(_split, config)
-    jobs, folder = config.data.jobs, ctx.run.folder
-    volumes = read_volumes(config.table, config.volumes, encoder.pulled, jobs, folder, ctx.cache, split, "val")
+    jobs, names, folder = config.data.jobs, config.data.suffixes, ctx.run.folder
+    volumes = read_volumes(config.table, config.volumes, encoder.pulled, jobs, folder, ctx.cache, split, "val", names)
     table, named = volumes.table, volumes.data.manifest
     labels = [table.classes.index(label) for label in named["label"]]
     data = replace(volumes.data, manifest=named.assign(source="volumes", label=labels))
@@ -238,13 +240,13 @@ def _claims(config: Phase2_2Config, volumes: LabelledVolumes) -> dict[str, str |
     }
 
 
-def need_test_volumes(table: str | None, cache: Path) -> None:
+def need_test_volumes(table: str | None, cache: Path, suffixes: Mapping[str, tuple[str, ...]] = MappingProxyType({})) -> None:
     """A table of volumes has a test split: none is drawn.
 
     Raises:
         DataError: It has none, or cannot be read.
     """
-    if table is None or "test" not in read_table(local(table, cache)).split_of.values():
+    if table is None or "test" not in read_table(local(table, cache), suffixes=known_by(suffixes)).split_of.values():
         raise DataError(
             f"test=true: no case of {table or 'the phantoms'} is held back. Give a table whose column split says test, "
             "or leave test out"

@@ -7,11 +7,12 @@ from pathlib import Path
 from medexp.data.images.slices import cut_slices
 from medexp.data.volumes.oddities import account
 from medexp.data.volumes.prepared import prepare_volumes
+from medexp.phases.prepare import PHASE
 from medexp.phases.prepare.config import PrepareConfig
 from medexp.phases.prepare.pairs import prepared_for_phase7
 from medexp.phases.prepare.scenarios import prepared_for_medgemma
 from medexp.phases.prepare.told import tell
-from medexp.phases.shared.again import flags
+from medexp.phases.shared.again import changed, flags
 from medexp.tracking.runs import tracked_run
 
 
@@ -36,8 +37,9 @@ def run(config: PrepareConfig) -> None:
             folder, cases = Path(config.slices_dir), tuple(data.cases.values())
             slices = cut_slices(cases, digests, config.data.classes, config.slices, folder, config.data.jobs)
         file = tell(tracked, data, account(tuple(data.cases.values()), tuple(data.facts.values()), config.data), config.splits)
-        settings = {"profile": config.profile, "data_dir": config.data_dir, "splits": file}
-        print(f"Next: mlflow run . -e phase1 {flags(settings)}, with the same data.* settings if you gave any")
+        read = {key: value for key, value in changed(PHASE, config).items() if key.startswith("data.")}
+        settings = {"profile": config.profile, "data_dir": config.data_dir, "splits": file, **read}
+        print(f"Next: mlflow run . -e phase1 {flags(settings)}")
         if config.slices_dir is not None:
             tracked.reporter.metrics({"params/slices": slices})
             print(f"Slices: {slices} in {config.slices_dir}")

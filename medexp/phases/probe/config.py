@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from medexp.config.bounds import Share
-from medexp.config.data import PhantomConfig
+from medexp.config.data import PhantomConfig, VolumeFilesConfig
 from medexp.config.keys import Called, Role
 from medexp.config.networks import FeatureKind
 from medexp.config.shared import CacheDir, Confidence, Device, Jobs, OutputDir, Profile, Resampling, Samples, Seed, Threads
@@ -27,6 +27,7 @@ class ProbeConfig:
         head: logistic (logistic regression) or mlp (one hidden layer).
         test_fraction: Share of the patients of each label that is tested on, 0 to 1, where the table has none for test.
         seed: Seed of the split, the folds, the MLP and the resamples.
+        data: How the files of the table's volumes are found.
         search: How the head's hyperparameter is chosen.
         phantoms: The embedded data, of a seed that no encoder was trained on.
     """
@@ -45,6 +46,7 @@ class ProbeConfig:
     device: Device
     threads: Threads
     jobs: Jobs
+    data: VolumeFilesConfig
     search: SearchConfig
     phantoms: Annotated[PhantomConfig, Role.CASES]
 

@@ -1,5 +1,6 @@
 """What the probe reads."""
 
+from medexp.config.data import known_by
 from medexp.config.shared import cache_root
 from medexp.data.storage import local
 from medexp.data.volumes.facts import describe_cases
@@ -16,5 +17,6 @@ def inputs(config: ProbeConfig) -> dict[str, str]:
         return digests
     cache = cache_root(config.cache_dir)
     table = local(config.table, cache)
-    facts = describe_cases(read_table(table).cases, reading(config.jobs), cache)  # read once, also for the probe
+    cases = read_table(table, suffixes=known_by(config.data.suffixes)).cases
+    facts = describe_cases(cases, reading(config.jobs), cache)  # read once, also for the probe
     return digests | {"table": digest_of_file(table)} | {f"volumes of {fact.case}": fact.sha256 for fact in facts}

@@ -85,7 +85,8 @@ def read(ctx: Context[ProbeConfig]) -> Work:
     pulled = registry.pull(config.encoder)
     kinds = kinds_of(pulled, config.features)
     split = partial(split_table, fraction=config.test_fraction, seed=config.seed)
-    volumes = read_volumes(config.table, config.phantoms, pulled, config.jobs, folder, ctx.cache, split)
+    names = config.data.suffixes
+    volumes = read_volumes(config.table, config.phantoms, pulled, config.jobs, folder, ctx.cache, split, suffixes=names)
     ctx.built_on({"encoder": parent_of(pulled)})
     ctx.given(volumes.data, {}, "cases")
     return Work(pulled, volumes, kinds)

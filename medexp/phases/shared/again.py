@@ -22,4 +22,11 @@ def changed(phase: Phase, config: Any) -> dict[str, str]:
 
 
 def _in_a_line(value: object) -> str:
-    return value if isinstance(value, str) else dump_yaml(list(value) if isinstance(value, tuple) else value, in_a_line=True)
+    return value if isinstance(value, str) else dump_yaml(_in_lists(value), in_a_line=True)
+
+
+def _in_lists(value: object) -> object:
+    """A value with lists for tuples, of which YAML has none."""
+    if isinstance(value, Mapping):
+        return {key: _in_lists(inner) for key, inner in value.items()}
+    return list(value) if isinstance(value, tuple) else value

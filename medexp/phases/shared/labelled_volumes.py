@@ -1,13 +1,14 @@
 """Labelled volumes for a registered encoder: the tables, and what the encoder's contract asks of the volumes."""
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import pandas as pd
 
-from medexp.config.data import DataConfig, PhantomConfig
+from medexp.config.data import DataConfig, PhantomConfig, known_by
 from medexp.data.prepared import Prepared
 from medexp.data.preprocessing import Preprocessing
 from medexp.data.splits import Splits
@@ -58,6 +59,7 @@ def read_volumes(
     cache: Path,
     split: Callable[[LabelledTable, Sequence[CaseFacts]], Splits],
     judged: str = "test",
+    suffixes: Mapping[str, tuple[str, ...]] = MappingProxyType({}),
 ) -> LabelledVolumes:
     """Read a table and every volume in it as an encoder wants them.
 
@@ -70,6 +72,7 @@ def read_volumes(
         cache: Root of the cache.
         split: From the table and what is known of its volumes to their splits.
         judged: The split that is judged on, test or val.
+        suffixes: How the names of the table's files end, by channel, where not as known.
 
     Raises:
         DataError: The table or volumes cannot be used; all problems of each step at once.
@@ -77,7 +80,7 @@ def read_volumes(
     """
     preprocessing = volumes_of(encoder)
     path = local(table, cache) if table else _phantom_table(phantoms, folder, cache)
-    read = read_table(path, preprocessing.get(ReadChannels).channels)
+    read = read_table(path, preprocessing.get(ReadChannels).channels, known_by(suffixes if table else {}))
     facts = describe_cases(read.cases, reading(jobs), cache)
     demand_background(str(path), facts)
     splits = split(read, facts)

@@ -176,3 +176,37 @@ def test_whatever_subjects_are_called_each_mask_is_of_its_own_flair(tmp_path_fac
     for case, (patient, image, mask) in told.items():
         assert patient == case and image.startswith(f"{case}_acq-") and image.endswith("_FLAIR.nii.gz")
         assert mask.startswith(f"{case}_") and mask.endswith(("_roi.nii.gz", "_mask.nii.gz"))
+
+
+@pytest.mark.parametrize(
+    ("files", "words"),
+    [
+        (
+            ["C-001/C-001-t2f.nii.gz", "C-001/C-009-seg.nii.gz"],
+            "C-001: C-001-t2f.nii.gz and C-009-seg.nii.gz are called as two",
+        ),
+        (
+            ["C-003/C-007-t2f.nii.gz", "C-003/C-007-seg.nii.gz"],
+            "C-003: its files are called C-007, and patients go by the folder",
+        ),
+        (
+            ["sub-04/anat/sub-05_FLAIR.nii.gz", "sub-04/anat/sub-05_roi.nii.gz"],
+            "sub-05: sub-05_FLAIR.nii.gz lies under sub-04",
+        ),
+        (
+            ["sub-1/ses-1/sub-1_ses-2_FLAIR.nii.gz", "sub-1/ses-1/sub-1_ses-2_roi.nii.gz"],
+            "sub-1_ses-1: sub-1_ses-2_FLAIR.nii.gz lies under ses-1",
+        ),
+    ],
+)
+def test_a_file_of_another_case_is_told_and_left_out_with_its_case(tmp_path, files, words):
+    touch(tmp_path, *files, "sub-99/anat/sub-99_FLAIR.nii.gz", "sub-99/anat/sub-99_roi.nii.gz")
+    with pytest.raises(DataError) as error:
+        find_pairs([tmp_path], pair_data())
+    assert words in str(error.value) and "sub-99" not in str(error.value)
+    assert list(found(tmp_path, exclude=(words.partition(":")[0],))) == ["sub-99"]
+
+
+def test_names_without_an_id_and_words_behind_one_are_of_one_case(tmp_path):
+    touch(tmp_path, "P1/brain_FLAIR.nii.gz", "P1/lesion_mask.nii.gz", "P2/P2_reg_FLAIR.nii.gz", "P2/P2_lesion_mask.nii.gz")
+    assert [mask for _, _, mask in found(tmp_path).values()] == ["lesion_mask.nii.gz", "P2_lesion_mask.nii.gz"]

@@ -3,6 +3,7 @@ import re
 import subprocess
 import sys
 
+import nibabel as nib
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -197,6 +198,13 @@ def replaced(name, array, affine=AFFINE):
     return lambda folder: save(folder / f"c-{name}.nii.gz", array, affine)
 
 
+def packed_otherwise(folder):
+    """A name that says gzip and a file that is none, and the other way round."""
+    path = folder / "c-t1c.nii.gz"
+    path.write_bytes(gzip.decompress(path.read_bytes()))
+    (folder / "c-t1n.nii.gz").rename(folder / "c-t1n.nii")
+
+
 def singular_affine(folder):
     path = folder / "c-t1c.nii.gz"
     content = bytearray(gzip.decompress(path.read_bytes()))
@@ -238,6 +246,10 @@ COLOURS = np.zeros(SHAPE, dtype=[("R", "u1"), ("G", "u1"), ("B", "u1")])
             ["c-t1c.nii.gz: its header says (32767, 32767, 32767) voxels; at most 1073741824 are read"],
         ),
         (claims(1700, 1700, 1700), ["c-t1c.nii.gz: its header says (1700, 1700, 1700) voxels; at most 1073741824 are read"]),
+        (
+            packed_otherwise,
+            ["it is no gzip; if it is", "rename it to c-t1c.nii", "it is gzip; if it is", "rename it to c-t1n.nii.gz"],
+        ),
         (without_checksum, ["c-t1c.nii.gz: unreadable or truncated"]),
         (lambda folder: (folder / "c-t1c.nii.gz").write_bytes(b""), ["c-t1c.nii.gz: unreadable or truncated"]),
         (lambda folder: (folder / "c-seg.nii.gz").write_text("no image"), ["c-seg.nii.gz: unreadable or truncated"]),
@@ -251,7 +263,7 @@ COLOURS = np.zeros(SHAPE, dtype=[("R", "u1"), ("G", "u1"), ("B", "u1")])
         (replaced("t1n", NOISE, np.diag([1e3, 1e3, 1e3, 1])), ["c-t1n.nii.gz: voxels of 1e+03 x 1e+03 x 1e+03 mm", "in mm"]),
         (replaced("t1n", COLOURS), ["c-t1n.nii.gz: voxels of type", "allowed are integers and floats"]),
         (singular_affine, ["c-t1c.nii.gz: its affine has no inverse"]),
-        (voxels(t2w=np.nan), ["c-t2w.nii.gz: 1 NaN or infinite voxels"]),
+        (voxels(t2w=np.nan), ["c-t2w.nii.gz: 1 NaN or infinite voxels; where they are the background, write 0"]),
         (voxels(t2w=np.inf), ["c-t2w.nii.gz: 1 NaN or infinite voxels"]),
         (replaced("t2f", np.full(SHAPE, 7, np.int16)), ["c-t2f.nii.gz: a constant channel", "7"]),
         (
@@ -306,6 +318,24 @@ def test_no_truncated_image_goes_unseen(tmp_path, data_config, where, name):
             read_case(only(tmp_path, config), config.classes)
     finally:
         (tmp_path / "c" / name).unlink()
+
+
+@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(edge=st.floats(0.2, 5), unit=st.sampled_from([("meter", 1e-3), ("micron", 1e3), ("mm", 1), ("unknown", 1)]))
+def test_a_header_in_another_unit_is_refused_and_one_that_only_names_another_is_read(tmp_path, data_config, edge, unit):
+    name, factor = unit
+    folder, config = write_case(tmp_path, "c"), data_config()
+    for file in folder.iterdir():
+        for scale in (factor, 1):
+            image = nib.Nifti1Image(np.asarray(nib.load(file).dataobj), np.diag([edge * scale] * 3 + [1]))
+            image.header.set_xyzt_units(name)
+            nib.save(image, file)
+            if scale != 1:
+                with pytest.raises(
+                    DataError, match=f"{file.name}: voxels of .* mm, allowed .* the unit {name}, an affine is in mm"
+                ):
+                    read_case(only(tmp_path, config), config.classes)
+    assert nib.affines.voxel_sizes(read_case(only(tmp_path, config), config.classes).affine) == pytest.approx([edge] * 3)
 
 
 def test_all_problems_of_a_case_come_at_once(tmp_path, data_config):

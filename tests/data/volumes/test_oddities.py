@@ -1,8 +1,10 @@
 """What is odd in the cases is named, all at once, and stops whoever reads them until it is meant; what is not odd never is."""
 
 import re
+import shutil
 from dataclasses import replace
 
+import nibabel as nib
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -63,7 +65,24 @@ def edition(root):
     return "1 of 5 cases has the name of BraTS-PED, of which the edition of 2023 alone has the labels of brats2023"
 
 
-ODD = {make.__name__: make for make in (lost_tumour, lost_region, no_background, outside_brain, edition)}
+def two_affines(root):
+    file = write_case(root, "BraTS-MEN-00002-000", seed=2) / "BraTS-MEN-00002-000-seg.nii.gz"
+    image = nib.load(file)
+    image.set_qform(np.diag([-1.3, -1.3, 10, 1]), 1)
+    nib.save(image, file)
+    said = "2 x 2 x 3 mm LPS by its sform, 1.3 x 1.3 x 10 mm LPS by its qform"
+    told = "1 of 4 cases has a header that says two geometries, of which the sform is read"
+    return f"{told}: BraTS-MEN-00002-000 ({file.name}: {said})"
+
+
+def same_channels(root):
+    folder = write_case(root, "BraTS-MEN-00001-000", seed=1)
+    shutil.copy(folder / "BraTS-MEN-00001-000-t1n.nii.gz", folder / "BraTS-MEN-00001-000-t1c.nii.gz")
+    return "1 of 4 cases has a channel that is a copy of another one: BraTS-MEN-00001-000 (t1c = t1n)"
+
+
+KINDS = (lost_tumour, lost_region, no_background, outside_brain, edition, two_affines, same_channels)
+ODD = {make.__name__: make for make in KINDS}
 
 
 @pytest.fixture

@@ -274,6 +274,7 @@ VOLUMES_ENCODER = {"encoder": "models:/phase1_encoder_merged@champion"}
         ({"kaggle_dir": "pictures"}, ["kaggle_dir: found pictures", "takes volumes", "table=FILE.tsv"]),
         ({"slices_dir": "slices"}, ["slices_dir: found slices", "takes volumes"]),
         ({"training.cache_features": "false"}, ["training.cache_features=false", "leave it out"]),
+        ({"data.suffixes": "{t3: [x]}"}, ["data.suffixes: found t3; known are t2f"]),
     ],
 )
 def test_what_an_encoder_of_volumes_does_not_take(

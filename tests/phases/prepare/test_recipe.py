@@ -1,12 +1,15 @@
 """`prepare -P slices_dir=…`: the folder of slices that the 2D phases read, from the command line."""
 
+import json
 import shlex
 from pathlib import Path
 
 import pytest
 
+from medexp.cli import main
 from medexp.data.images.slices import find_slices, read_slice
-from tests.configured import run_phase
+from medexp.data.volumes.brats import find_cases
+from tests.configured import configured, run_phase
 from tests.data.volumes.small_cases import write_case
 from tests.runs import last_run
 
@@ -41,6 +44,42 @@ def test_names_that_tell_no_patient_are_told_of(folder, store, capsys):
         write_case(folder.parent / "others", name, number)
     assert prepare(folder.parent / "others") == 0
     assert "finds a patient in none of 4 names, such as anna_1. Each counts as a patient" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("keys", "words"),
+    [
+        ({"data_dir": ""}, "data_dir: found no text (is a variable of the shell unset?)"),
+        ({"data_dir": " "}, "data_dir: found no text"),
+        ({"slices_dir": ""}, "slices_dir: found no text"),
+        ({"pairs": "['']"}, "pairs: found no text"),
+        ({"splits": ""}, "splits: found no text"),
+        (
+            {"data.labels": "map", "data.label_map": "{0: 1, 1: 1}"},
+            "data.label_map: maps 0 to 1; 0 is background in every file",
+        ),
+        ({"data.suffixes": "{t1c: [t1]}"}, "data.suffixes: t1 (t1c and t1n) would be two files' ending"),
+        ({"data.suffixes": "[t1]"}, "data.suffixes: found [t1]; expected a mapping {...} from text to a list"),
+    ],
+)
+def test_texts_and_maps_that_say_nothing(store, capsys, keys, words):
+    assert main("prepare", [f"--{key}={value}" for key, value in keys.items()]) == 2
+    assert words in capsys.readouterr().err
+
+
+def test_the_home_folder_is_found_and_what_is_printed_reads_the_same(folder, store, capsys, monkeypatch):
+    """Ids and endings that YAML would take for numbers or truth values, too."""
+    for case in (write_case(folder, "0012", 7), write_case(folder, "no", 8), write_case(folder, "1e3", 9)):
+        for name, ending in (("t1c", "0001"), ("seg", "off")):
+            (case / f"{case.name}-{name}.nii.gz").rename(case / f"{case.name}_{ending}.nii.gz")
+    monkeypatch.setenv("HOME", str(folder.parent))
+    keys = {"data.exclude": "[0012, no]", "data.suffixes": "{t1c: [t1c, 0001], seg: [seg, off]}"}
+    assert prepare(f"~/{folder.name}", **keys) == 0
+    words = shlex.split(capsys.readouterr().out.splitlines()[-1])[7::2]
+    config = configured("phase1", **dict(word.split("=", 1) for word in words if not word.startswith("profile")))
+    assert config.data.exclude == ("0012", "no") and config.data.suffixes == {"t1c": ("t1c", "0001"), "seg": ("seg", "off")}
+    assert "1e3" in {case for split in json.loads(Path(config.splits).read_text()).values() for case in split}
+    assert len(find_cases(Path(config.data_dir).expanduser(), config.data)) == 4
 
 
 def test_without_a_folder_none_are_cut(folder, store, capsys):

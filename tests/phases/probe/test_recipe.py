@@ -290,6 +290,10 @@ def test_a_table_with_bad_volumes_is_refused_whole(
     told = capsys.readouterr().err
     for word in ("2 of 24 cases", "p1-0-t1c.nii.gz", "p2-0-t2w.nii.gz", "leave the case out"):
         assert word in told
+    for folder in (tmp_path / "data").iterdir():
+        (folder / f"{folder.name}-t1c.nii.gz").rename(folder / f"{folder.name}-T1post.nii.gz")
+    assert probe(table) == 2 and "p1-0: no t1c; looked for" in capsys.readouterr().err
+    assert probe(table, data__suffixes="{t1c: [t1post]}") == 2 and "p1-0-T1post.nii.gz: unreadable" in capsys.readouterr().err
     assert not (tmp_path / "cache" / "embeddings").exists()
 
 
