@@ -40,10 +40,17 @@ def replacing(path: Path) -> Iterator[Path]:
     except StorageError:
         raise
     except Exception as error:
-        if not isinstance(error, OSError) and os.strerror(errno.ENOSPC) not in str(error):  # safetensors has errors of its own
+        if not isinstance(error, OSError) and not is_full_disk(error):
             raise
         told = getattr(error, "strerror", None) or error
         raise StorageError(f"{path}: cannot be written ({told}); free space or choose another folder") from error
+
+
+def is_full_disk(error: BaseException) -> bool:
+    """Whether an error says that a disk is full; safetensors, torch, shutil and SQLite do so without an errno."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return True
+    return any(words in str(error) for words in (os.strerror(errno.ENOSPC), "StorageFull", "database or disk is full"))
 
 
 @contextmanager

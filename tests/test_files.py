@@ -1,3 +1,4 @@
+import shutil
 import subprocess
 import sys
 
@@ -6,7 +7,7 @@ import yaml
 from safetensors import SafetensorError
 
 from medexp.errors import StorageError
-from medexp.files import alone, filling, parse_yaml, replacing
+from medexp.files import alone, filling, is_full_disk, parse_yaml, replacing
 
 
 def test_the_file_appears_whole(tmp_path):
@@ -42,6 +43,20 @@ def test_a_full_disk_is_named(tmp_path):
     ):
         full.write("x")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("error", "full"),
+    [
+        (OSError(28, "No space left on device"), True),
+        (OSError(13, "Permission denied"), False),
+        (shutil.Error([("a", "b", "[Errno 28] No space left on device: 'b'")]), True),
+        (RuntimeError("database or disk is full"), True),
+        (RuntimeError("database is locked"), False),
+    ],
+)
+def test_a_full_disk_is_told_from_other_failures(error, full):
+    assert is_full_disk(error) == full
 
 
 def test_a_full_disk_is_named_of_a_library_whose_errors_are_its_own(tmp_path):

@@ -253,9 +253,10 @@ def save_checkpoint(content: Mapping[str, Any], path: Path) -> None:
     """
     with replacing(path) as temporary:
         try:
-            torch.save(dict(content), temporary)
-        except RuntimeError as error:  # torch's zip writer reports a full disk so
-            raise OSError(_first_line(error)) from error
+            with temporary.open("wb") as file:
+                torch.save(dict(content), file)
+        except RuntimeError as error:  # "unexpected pos", says torch's zip writer of a full disk; the file has said what it is
+            raise error.__context__ if isinstance(error.__context__, OSError) else OSError(_first_line(error)) from error
 
 
 def load_training_state(path: Path) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from mlflow.entities.model_registry import RegisteredModel
 from mlflow.exceptions import MlflowException
 
 from medexp.errors import RegistryError, StorageError
+from medexp.files import is_full_disk
 
 MISSING = "RESOURCE_DOES_NOT_EXIST"
 
@@ -75,6 +76,8 @@ def answering() -> Iterator[None]:
         inner: BaseException = error
         while deeper := inner.__cause__ or inner.__context__:
             inner = deeper
+        if is_full_disk(error) or is_full_disk(inner):
+            raise StorageError("model registry: its disk is full. Free space there, then run the same again") from error
         raise StorageError(
             f"model registry: does not answer ({str(inner).partition(chr(10))[0][:300]}). Is MLFLOW_TRACKING_URI the store "
             "that the model was registered in, and is it up?"

@@ -31,6 +31,7 @@ CHAMPION, CANDIDATE = "champion", "candidate"
 _PREFIX = "medexp.journal"
 _TAG = "medexp.entry"
 _HEADING = "\n\n## Journal of aliases\n\n"
+_TRIES = 5  # of what the database refuses though nobody else seems to have done it
 _ROOM = 5000  # characters that every database keeps of a description
 
 
@@ -222,6 +223,7 @@ def settle(model: str) -> Journal:
     """
     client = MlflowClient()
     touched: set[str] = set()
+    refused = 0
     while True:
         journal = read(model)
         for experiment in journal.visible:
@@ -243,8 +245,11 @@ def settle(model: str) -> Journal:
             for entry in unfinished:
                 client.set_registered_model_tag(model, _tag(entry.number), entry.shown)
         except MlflowException:
-            # Of two processes that finish one entry at once a database refuses the second's row: the first did the work.
-            if read(model).finished == journal.finished and standing(model) == found:
+            # Of two processes that finish one entry at once a database refuses the second's row: the first did the work, which
+            # may be to be seen a moment later. Who wrote an entry must come to try what it made the champion.
+            nothing_changed = read(model).finished == journal.finished and standing(model) == found
+            refused = refused + 1 if nothing_changed else 0
+            if refused == _TRIES:
                 raise
         touched |= wrong
 

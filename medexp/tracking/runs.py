@@ -1,6 +1,5 @@
 """A phase's run in MLflow, from its first line to how it ended."""
 
-import errno
 import json
 import logging
 import os
@@ -26,7 +25,7 @@ from sqlalchemy.exc import OperationalError
 from medexp.config.keys import run_name
 from medexp.config.shared import Resumable
 from medexp.errors import MedexpError, Pruned, StorageError
-from medexp.files import alone
+from medexp.files import alone, is_full_disk
 from medexp.reporting import NullReporter, Reporter
 from medexp.secrets import masked
 from medexp.tracking.experiments import experiment_for, experiment_of, given_run
@@ -111,7 +110,7 @@ def store_failures(folder: Path, advice: str) -> Iterator[None]:
     except Exception as error:
         link: BaseException | None = error
         while link is not None:
-            if _is_full_disk(link):
+            if is_full_disk(link):
                 raise _ToldWhatToDo(f"{getattr(link, 'filename', None) or folder}: the disk is full. {advice}") from error
             if _is_no_answer(link):
                 store = without_secrets(mlflow.get_tracking_uri())
@@ -304,10 +303,3 @@ def _is_no_answer(error: BaseException) -> bool:
         return error.get_http_status_code() >= 500
     package = type(error).__module__.partition(".")[0]
     return package in ("requests", "urllib3", "botocore", "boto3") or isinstance(error, OperationalError)
-
-
-def _is_full_disk(error: BaseException) -> bool:
-    if isinstance(error, OSError):
-        return error.errno in (errno.ENOSPC, errno.EDQUOT)
-    # safetensors and torch write from Rust and C++, which report the same without an errno
-    return "No space left on device" in str(error) or "StorageFull" in str(error)

@@ -163,10 +163,13 @@ def retries(count: int) -> Iterator[None]:
 
 
 def reason(error: BaseException) -> str:
-    """The innermost error of a chain: the refused connection, and not all that was tried on top of it."""
-    while inner := error.__cause__ or error.__context__:
-        error = inner
-    return without_secrets(str(error) or type(error).__name__).partition("\n")[0][:300]
+    """The innermost error of a chain that says something: the refused connection, and not all that was tried on top of it."""
+    chain = [error]
+    while inner := chain[-1].__cause__ or chain[-1].__context__:
+        chain.append(inner)
+    words = (str(one) for one in reversed(chain))
+    told = next((text for text in words if any(map(str.isalpha, text))), type(chain[-1]).__name__)
+    return without_secrets(told).partition("\n")[0][:300]
 
 
 def without_secrets(text: str) -> str:

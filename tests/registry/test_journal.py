@@ -7,9 +7,12 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import BAD_REQUEST
 
 from medexp.registry import journal
 from medexp.registry.journal import Move, Outrun
@@ -113,6 +116,23 @@ def test_of_several_processes_that_decide_at_once_exactly_one_moves(
     assert outcomes == ["moved", "outrun", "outrun"]
     winner = next(path.name[-1] for path in tmp_path.glob("outcome_*") if path.read_text() == "moved")
     assert champion(store) == winner
+    whole(store)
+
+
+def test_what_the_database_refuses_once_is_tried_again_so_that_the_winner_goes_on(
+    store: MlflowClient, model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_tag, refused = MlflowClient.set_registered_model_tag, [True]
+
+    def refusing(self: MlflowClient, *given: Any) -> None:
+        if refused:
+            refused.pop()
+            raise MlflowException("UNIQUE constraint failed: registered_model_tags.key", BAD_REQUEST)
+        set_tag(self, *given)
+
+    monkeypatch.setattr(MlflowClient, "set_registered_model_tag", refusing)
+    assert journal.move(model, to("2")).to == "2"
+    assert champion(store) == "2"
     whole(store)
 
 

@@ -2,6 +2,7 @@ import contextlib
 import os
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -14,7 +15,9 @@ import mlflow
 import pytest
 import yaml
 from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
 from mlflow.tracking._tracking_service.client import TrackingServiceClient
+from sqlalchemy.exc import OperationalError
 
 from medexp.config.keys import Called
 from medexp.errors import CheckFailed, ConfigError, StorageError
@@ -283,6 +286,15 @@ def test_a_full_disk_names_the_path_and_how_to_go_on(store: MlflowClient, config
         Path("/dev/full").write_text("state")
     assert str(run.folder) in str(caught.value)
     assert store.get_run(run.id).info.status == "FAILED"
+
+
+def test_a_store_whose_disk_is_full_is_no_store_that_does_not_answer(store: MlflowClient, config: Config) -> None:
+    with pytest.raises(StorageError, match=r"the disk is full.*-P resume="), tracked_run("phase1", config) as run:
+        store.set_tag(run.id, "before", "all is well")
+        try:
+            raise OperationalError("INSERT", {}, sqlite3.OperationalError("database or disk is full"))
+        except OperationalError as error:
+            raise MlflowException(str(error)) from error
 
 
 def test_what_a_lower_floor_says_of_storage_gets_the_way_to_go_on(store: MlflowClient, config: Config) -> None:
