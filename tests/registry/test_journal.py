@@ -119,10 +119,10 @@ def test_of_several_processes_that_decide_at_once_exactly_one_moves(
     whole(store)
 
 
-def test_what_the_database_refuses_once_is_tried_again_so_that_the_winner_goes_on(
+def test_what_the_database_refuses_twice_is_tried_again_so_that_the_winner_goes_on(
     store: MlflowClient, model: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    set_tag, refused = MlflowClient.set_registered_model_tag, [True]
+    set_tag, refused = MlflowClient.set_registered_model_tag, [True, True]
 
     def refusing(self: MlflowClient, *given: Any) -> None:
         if refused:
