@@ -204,6 +204,7 @@ def test_a_run_that_ended_or_that_this_store_never_saw_is_left_alone(store: Mlfl
         ("KILLED", "FINISHED", "run .* went on from it, and is FINISHED; there is nothing to go on with"),
         ("KILLED", "RUNNING", rf"run .* went on from it, and still runs: process {os.getpid()} on"),
     ],
+    ids=["finished", "running", "gone on with, finished", "gone on with, running"],  # a process's number names no test
 )
 def test_a_run_that_ended_well_or_still_runs_is_not_gone_on_with(
     store: MlflowClient, config: Config, status: str, by: str | None, told: str
