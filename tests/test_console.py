@@ -1,8 +1,10 @@
 """The command `medexp` on a real store: what it prints, one line for what is wrong, exit codes."""
 
+import contextlib
 import json
 import platform
 import shutil
+import sqlite3
 import subprocess
 import sys
 import time
@@ -298,6 +300,16 @@ def test_doctor_names_all_that_is_wrong(capsys: pytest.CaptureFixture[str], monk
     assert "tracking store postgresql://***@127.0.0.1:1/mlflow: does not answer" in wrong[0]
     assert f"cache {tmp_path / 'cache' / 'medexp'}: cannot be written" in wrong[1]
     assert "secret" not in told
+
+
+def test_a_database_that_fails_is_told_in_a_line_and_not_in_mlflows_tracebacks(
+    store: MlflowClient, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store.create_registered_model("net")
+    with contextlib.closing(sqlite3.connect("mlflow.db")) as database:
+        database.execute("DROP TABLE registered_model_tags")
+    told = printed(capsys, "audit", code=2)
+    assert "no such table: registered_model_tags" in told and "Traceback" not in told and len(told.splitlines()) == 1
 
 
 def test_doctor_names_quarantined_packages(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

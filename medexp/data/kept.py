@@ -1,4 +1,5 @@
-"""What is found out of files once and kept, so that only what changed is read again: one JSON file a folder of them."""
+"""What is found out, or computed, once and kept: one JSON file a folder of files, so that only what changed is read again; and
+arrays, one file of safetensors an entry, with their sha256: what was damaged or altered since is computed anew."""
 
 import hashlib
 import json
@@ -7,6 +8,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from medexp.arrays import Array
 from medexp.data.parallel import described
 from medexp.files import replacing
 
@@ -63,5 +69,59 @@ def _known(entry: Path, version: int) -> dict[str, dict[str, Any]]:
         content = json.loads(entry.read_text())
         files = content["files"] if content["version"] == version else {}
         return {name: dict(record) for name, record in files.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return {}
+
+
+def kept_arrays(
+    folder: Path, key: Sequence[Any], compute: Callable[[], Mapping[str, Array]]
+) -> tuple[Mapping[str, Array], bool]:
+    """Arrays by name from the cache, and whether they were there; else, or if the file is damaged, they are made and kept.
+
+    Args:
+        folder: Of the cache; one file an entry.
+        key: All that the arrays follow from, as JSON can write it.
+        compute: Makes them.
+
+    Raises:
+        StorageError: The cache cannot be written.
+    """
+    entry = entry_of(folder, key)
+    known = known_arrays(entry)
+    return (known, True) if known is not None else (keep(entry, compute()), False)
+
+
+def entry_of(folder: Path, key: Sequence[Any]) -> Path:
+    """The file that arrays with this key are kept in."""
+    return folder / f"{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:40]}.safetensors"
+
+
+def keep(entry: Path, arrays: Mapping[str, Array]) -> Mapping[str, Array]:
+    """Write arrays, with a digest of all that they are and of the entry's name: one that was put in place of another is known.
+
+    Raises:
+        StorageError: The cache cannot be written.
+    """
+    arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    with replacing(entry) as temporary:
+        save_file(arrays, temporary, metadata={"sha256": _sha256(entry, arrays)})
+    return arrays
+
+
+def known_arrays(entry: Path) -> Mapping[str, Array] | None:
+    """The arrays; None where there are none or the file is damaged."""
+    try:
+        with safe_open(entry, framework="numpy") as file:
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
+            finite = all(np.isfinite(array).all() for array in arrays.values())
+            return arrays if finite and file.metadata()["sha256"] == _sha256(entry, arrays) else None
+    except (OSError, SafetensorError, KeyError, TypeError):
+        return None
+
+
+def _sha256(entry: Path, arrays: Mapping[str, Array]) -> str:
+    whole = hashlib.sha256(entry.name.encode())
+    for name in sorted(arrays):
+        whole.update(f"{name} {arrays[name].dtype} {arrays[name].shape}".encode())
+        whole.update(np.ascontiguousarray(arrays[name]).data)
+    return whole.hexdigest()

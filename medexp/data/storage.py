@@ -396,7 +396,7 @@ def _link(bucket: Bucket, entry: Entry, path: Path) -> None:
 def _listed(kept: Path) -> Sequence[Entry]:
     try:
         return [Entry(*row) for row in json.loads(kept.read_text(encoding="utf-8"))["entries"]]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return []
 
 

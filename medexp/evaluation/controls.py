@@ -26,9 +26,9 @@ from medexp.arrays import Array
 from medexp.config.shared import Resampling
 from medexp.config.training import SearchConfig
 from medexp.data.headers import Header
+from medexp.data.kept import kept_arrays
 from medexp.evaluation.classification import METRICS, Metric, Predictions, auroc, balanced_accuracy, groups_of, scores
 from medexp.evaluation.classifiers import Folds, Head, fit_head, folds_by_patient
-from medexp.evaluation.embeddings import kept_arrays
 from medexp.evaluation.intervals import GAIN, UNIT, Interval, by_patient
 
 VERSION = 1

@@ -1,8 +1,6 @@
 """Features of volumes, of OCT and of images, computed once for an encoder and then read from the cache."""
 
 import functools
-import hashlib
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,12 +11,11 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 from monai.transforms import DivisiblePad
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 from torch import Tensor, nn
 
 from medexp.arrays import Array
 from medexp.config.networks import FeatureKind
+from medexp.data.kept import entry_of, keep, known_arrays
 from medexp.data.oct.cases import OctVolume
 from medexp.data.oct.facts import read_volume
 from medexp.data.oct.transforms import execute as execute_oct
@@ -30,7 +27,6 @@ from medexp.data.volumes.facts import CaseFacts
 from medexp.data.volumes.transforms import execute
 from medexp.errors import StorageError
 from medexp.evaluation.batches import Batches, demand_finite, in_batches, shown
-from medexp.files import replacing
 from medexp.models.checkpoints import weights_digest
 from medexp.models.swin.attention import fast_attention
 from medexp.models.swin.features import KINDS
@@ -140,7 +136,7 @@ def read_features(file: Path) -> Array:
     Raises:
         StorageError: It is not there any more, or it is damaged.
     """
-    kept = _cached(file)
+    kept = known_arrays(file)
     if kept is None:
         raise StorageError(f"{file}: is gone or damaged since it was written; run it again, which computes it anew")
     return kept["features"]
@@ -181,7 +177,7 @@ def _computed(
                 known |= dict(zip(names, made, strict=True))
                 for name in names:
                     if name in entries:
-                        _keep(entries[name], {"features": known[name]})
+                        keep(entries[name], {"features": known[name]})
         yield index, entries, known, len(missing)
 
 
@@ -189,19 +185,19 @@ def _begin(
     part: Part, keys: Mapping[str, Sequence[Any]], cache: Path, look: Callable[[Path], Array | None]
 ) -> tuple[dict[str, Path], dict[str, Array], Any]:
     """Where the features of a part are kept, those that are there, and what the encoders of the others are given."""
-    entries = {} if part.key is None else {name: _entry(cache / "embeddings", [*of, *part.key]) for name, of in keys.items()}
+    entries = {} if part.key is None else {name: entry_of(cache / "embeddings", [*of, *part.key]) for name, of in keys.items()}
     known = {name: kept for name, entry in entries.items() if (kept := look(entry)) is not None}
     return entries, known, part.read() if len(known) < len(keys) else None
 
 
 def _cached_features(entry: Path) -> Array | None:
-    kept = _cached(entry)
+    kept = known_arrays(entry)
     return None if kept is None else kept["features"]
 
 
 def _is_kept(entry: Path) -> Array | None:
     """Nothing of features that nobody wants to hold; None where they have to be computed."""
-    return None if _cached(entry) is None else np.empty(0, np.float32)
+    return None if known_arrays(entry) is None else np.empty(0, np.float32)
 
 
 def cases_as_parts(
@@ -307,50 +303,3 @@ def images_as_part(batches: Batches, pixels: Sequence[str], settings: Sequence[A
     computing = [torch.__version__, accelerator.device.type, accelerator.mixed_precision]
     key = [list(pixels), [VERSION, *settings], computing]
     return Part(key, lambda: None, lambda encoder, kinds, _: [in_batches(encoder, batches, accelerator, "  features")])
-
-
-def kept_arrays(
-    folder: Path, key: Sequence[Any], compute: Callable[[], Mapping[str, Array]]
-) -> tuple[Mapping[str, Array], bool]:
-    """Arrays by name from the cache, and whether they were there; else, or if the file is damaged, they are made and kept.
-
-    Args:
-        folder: Of the cache; one file an entry.
-        key: All that the arrays follow from, as JSON can write it.
-        compute: Makes them.
-
-    Raises:
-        StorageError: The cache cannot be written.
-    """
-    entry = _entry(folder, key)
-    known = _cached(entry)
-    return (known, True) if known is not None else (_keep(entry, compute()), False)
-
-
-def _entry(folder: Path, key: Sequence[Any]) -> Path:
-    return folder / f"{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:40]}.safetensors"
-
-
-def _keep(entry: Path, arrays: Mapping[str, Array]) -> Mapping[str, Array]:
-    arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-    with replacing(entry) as temporary:
-        save_file(arrays, temporary, metadata={"sha256": _sha256(arrays)})
-    return arrays
-
-
-def _cached(entry: Path) -> Mapping[str, Array] | None:
-    """The arrays; None where there are none or the file is damaged."""
-    try:
-        with safe_open(entry, framework="numpy") as file:
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
-            finite = all(np.isfinite(array).all() for array in arrays.values())
-            return arrays if finite and file.metadata()["sha256"] == _sha256(arrays) else None
-    except (OSError, SafetensorError, KeyError, TypeError):
-        return None
-
-
-def _sha256(arrays: Mapping[str, Array]) -> str:
-    whole = hashlib.sha256()
-    for name in sorted(arrays):
-        whole.update(np.ascontiguousarray(arrays[name]).data)
-    return whole.hexdigest()

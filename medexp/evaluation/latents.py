@@ -12,13 +12,13 @@ from torch.utils.data import Dataset
 
 from medexp.arrays import Array
 from medexp.config.data import PairDataConfig
+from medexp.data.kept import kept_arrays
 from medexp.data.pairs.facts import PairFacts
 from medexp.data.pairs.read import Pair, load_pair, preprocessing
 from medexp.data.parallel import ahead
 from medexp.data.volumes.cases import Case
 from medexp.errors import ConfigError
 from medexp.evaluation.batches import demand_finite
-from medexp.evaluation.embeddings import kept_arrays
 from medexp.models.checkpoints import weights_digest
 from medexp.models.meanflow.joint import Joint
 from medexp.terminal import followed

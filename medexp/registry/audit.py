@@ -122,6 +122,10 @@ def _of_journal(found: Journal) -> Iterator[Drift]:
         if entry.number not in found.finished:
             what = f"entry {entry.number} of the journal was written and {entry.alias} did not follow yet"
             yield Drift(found.model, entry.to, what, "A process was killed; the next move of an alias finishes it")
+    if (made := found.untried) and made.number in found.finished:
+        what = f"entry {made.number} of the journal made it the champion, and nobody has loaded it since"
+        advice = f"Who moved it was killed, or is at it. Try it: medexp promote --model {found.model} --version {made.to}"
+        yield Drift(found.model, made.to, what, advice)
 
 
 def _of_aliases(found: Journal, model: RegisteredModel) -> Iterator[Drift]:

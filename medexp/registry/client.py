@@ -1,5 +1,6 @@
 """Asking MLflow's registry: every page of an answer, and one line when there is none."""
 
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -63,13 +64,19 @@ def registered_model(name: str, asked: str | None = None) -> RegisteredModel:
 
 @contextmanager
 def answering() -> Iterator[None]:
-    """Says in one line that the registry does not answer; the URI is left out, it may hold a password.
+    """Says in one line that the registry does not answer, or that a disk is full; the URI is left out, it may hold a password.
 
     Raises:
-        StorageError: It does not.
+        StorageError: It does not, or it is.
     """
     try:
         yield
+    except OSError as error:
+        if not is_full_disk(error):
+            raise
+        copied = isinstance(error, shutil.Error)  # of a folder: a list of from, to and why
+        place = error.args[0][0][1] if copied else error.filename or "a file that MLflow writes"
+        raise StorageError(f"{place}: its disk is full. Free space there, then run the same again") from error
     except MlflowException as error:
         if error.error_code != "TEMPORARILY_UNAVAILABLE" and not error.message.startswith("API request to"):
             raise

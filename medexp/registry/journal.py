@@ -7,7 +7,8 @@ blocks another. The experiment is deleted at once, so that no list shows it.
 
 Then the alias follows its entry, the model's description shows the journal as a table, and at last a tag of the model repeats
 the entry: that outlives `mlflow gc`, and says that the move is finished. What a killed process left unfinished is finished by
-the next that moves an alias of the model (`settle`). Each entry carries the sha256 of the one before.
+the next that moves an alias of the model (`settle`). Each entry carries the sha256 of the one before. Another tag of the model
+says of an entry that has to be tried out that it was (`note_tried`): who makes a champion may be killed before loading it.
 """
 
 import getpass
@@ -28,7 +29,9 @@ from medexp.markdown import as_markdown
 from medexp.registry.client import MISSING, answering, pages, quoted, registered_model
 
 CHAMPION, CANDIDATE = "champion", "candidate"
-_PREFIX = "medexp.journal"
+TO_BE_TRIED = "to_be_tried"
+"""Evidence of a move whose version has to be loaded and run afterwards."""
+_PREFIX, _TRIED = "medexp.journal", "medexp.tried"
 _TAG = "medexp.entry"
 _HEADING = "\n\n## Journal of aliases\n\n"
 _TRIES = 5  # of what the database refuses though nobody else seems to have done it
@@ -96,6 +99,7 @@ class Journal:
         model: Name of the model.
         entries: In order.
         finished: Numbers of the entries whose alias has followed.
+        tried: Numbers of the entries whose version was loaded and run afterwards.
         visible: Ids of the experiments that stand for an entry and that a killed process left in the list.
         damaged: What is wrong with it, in words: edited entries, gaps, a broken chain.
     """
@@ -103,6 +107,7 @@ class Journal:
     model: str
     entries: tuple[Entry, ...] = ()
     finished: frozenset[int] = frozenset()
+    tried: frozenset[int] = frozenset()
     visible: tuple[str, ...] = ()
     damaged: tuple[str, ...] = ()
 
@@ -116,6 +121,13 @@ class Journal:
         """The version that each alias should stand at."""
         last = {entry.alias: entry.to for entry in self.entries}
         return {alias: version for alias, version in last.items() if version is not None}
+
+    @property
+    def untried(self) -> Entry | None:
+        """The move that made the present champion, where nobody has loaded it since; None where it was, or had not to be."""
+        moved = next((entry for entry in reversed(self.entries) if entry.alias == CHAMPION), None)
+        waits = moved is not None and TO_BE_TRIED in moved.evidence and moved.number not in self.tried
+        return moved if waits else None
 
 
 @dataclass(frozen=True)
@@ -197,8 +209,8 @@ def move(model: str, wanted: Move, after: int | None = None) -> Entry:
             kind=wanted.kind,
             reason=wanted.reason,
             evidence=dict(wanted.evidence),
-            who=f"{getpass.getuser()}@{platform.node()}",
-            when=datetime.now(UTC).isoformat(timespec="seconds"),
+            who=_who(),
+            when=_now(),
             run=wanted.run,
             previous=present.entries[-1].digest_of_entry if present.entries else "",
         )
@@ -210,6 +222,16 @@ def move(model: str, wanted: Move, after: int | None = None) -> Entry:
             continue  # taken by another process just now
         settle(model)
         return entry
+
+
+@answering()
+def note_tried(entry: Entry) -> None:
+    """Say that the version of an entry was loaded and run after the move. Safe to be said twice, also at once."""
+    try:
+        MlflowClient().set_registered_model_tag(entry.model, _tag(entry.number, _TRIED), f"{_who()} {_now()}")
+    except MlflowException:
+        if entry.number not in read(entry.model).tried:
+            raise
 
 
 @answering()
@@ -279,8 +301,9 @@ def _search(client: MlflowClient, pattern: str) -> list[Experiment]:
     return [experiment for experiment in found if _TAG in experiment.tags]
 
 
-def _assembled(model: str, claims: Sequence[Experiment], copies: Mapping[int, str]) -> Journal:
-    """Claims tell what was written; after `mlflow gc` has removed them, the copies do."""
+def _assembled(model: str, claims: Sequence[Experiment], tags: Mapping[str, str]) -> Journal:
+    """Claims tell what was written; after `mlflow gc` has removed them, the copies in the model's tags do."""
+    copies = _numbered(tags, _PREFIX)
     written = {int(claim.name.rpartition("/")[2]): claim.tags[_TAG] for claim in claims}
     damaged: list[str] = []
     entries: list[Entry] = []
@@ -298,18 +321,22 @@ def _assembled(model: str, claims: Sequence[Experiment], copies: Mapping[int, st
             damaged.append(f"entry {number}: does not follow from the one before; one of them was edited or is lost")
         entries.append(entry)
     visible = tuple(claim.experiment_id for claim in claims if claim.lifecycle_stage == LifecycleStage.ACTIVE)
-    return Journal(model, tuple(entries), frozenset(copies), visible, tuple(damaged))
+    return Journal(model, tuple(entries), frozenset(copies), frozenset(_numbered(tags, _TRIED)), visible, tuple(damaged))
 
 
-def _tags(client: MlflowClient, model: str) -> dict[int, str]:
+def _tags(client: MlflowClient, model: str) -> dict[str, str]:
     try:
-        tags = client.get_registered_model(model).tags
+        return dict(client.get_registered_model(model).tags)
     except MlflowException as error:
         if error.error_code != MISSING:
             raise
         return {}
-    prefix = f"{_PREFIX}."
-    return {int(key.removeprefix(prefix)): value for key, value in tags.items() if key.removeprefix(prefix).isdecimal()}
+
+
+def _numbered(tags: Mapping[str, str], kind: str) -> dict[int, str]:
+    """The tags `kind.NUMBER`, by number."""
+    numbers = {key: key.removeprefix(f"{kind}.") for key in tags}
+    return {int(number): tags[key] for key, number in numbers.items() if number != key and number.isdecimal()}
 
 
 @answering()
@@ -338,5 +365,13 @@ def _owner(experiment: Experiment) -> str:
     return str(experiment.name).removeprefix(f"{_PREFIX}/").rpartition("/")[0]
 
 
-def _tag(number: int) -> str:
-    return f"{_PREFIX}.{number:06d}"
+def _tag(number: int, kind: str = _PREFIX) -> str:
+    return f"{kind}.{number:06d}"
+
+
+def _who() -> str:
+    return f"{getpass.getuser()}@{platform.node()}"
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,6 +1,7 @@
 """Which version stands behind an alias, and on what evidence."""
 
 import math
+import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from medexp.files import read_csv
 from medexp.models.kinds import kind_of, outputs_of
 from medexp.registry import journal
 from medexp.registry.definitions import Definition, PromotionPolicy, known_models, load_definition
-from medexp.registry.journal import CANDIDATE, CHAMPION, Entry, Journal, Move, Outrun
+from medexp.registry.journal import CANDIDATE, CHAMPION, TO_BE_TRIED, Entry, Journal, Move, Outrun
 from medexp.registry.loading import load_verified
 from medexp.registry.packages import network_of, read_json
 from medexp.registry.store import AROUND, Pulled, Registered, made_on_phantoms, pull, read_back, resolve
@@ -125,10 +126,12 @@ def _stands_aside(name: str, champion: str, version: str) -> bool:
 
 
 def champion_of(name: str) -> tuple[Journal, str | None]:
-    """The journal and the version that is the champion, None where there is none. Finishes what a killed process left.
+    """The journal and the version that is the champion, None where there is none. Finishes what a killed process left: a move
+    that its alias did not follow, and a champion that nobody has tried out.
 
     Raises:
-        RegistryError: The alias stands elsewhere than the journal says: somebody moved it by hand.
+        RegistryError: The alias stands elsewhere than the journal says: somebody moved it by hand. Or the champion was never
+            tried out and does not load; it is moved back.
     """
     present = journal.settle(name)
     standing, wanted = journal.standing(name).get(CHAMPION), present.aliases.get(CHAMPION)
@@ -138,6 +141,12 @@ def champion_of(name: str) -> tuple[Journal, str | None]:
             f"{name}@{CHAMPION}: stands at version {standing or 'none'}, the journal says {wanted or 'none'}: it was moved by "
             f"hand. {put_back if wanted else 'Delete the alias first, in the UI, and run the same again'}"
         )
+    if entry := present.untried:
+        told = (
+            f"{name} version {wanted} became the champion and nobody has loaded it yet (who moved it was killed, or is at it)"
+        )
+        print(f"medexp: {told}; loading it now", file=sys.stderr)
+        confirm(entry, None)
     return present, wanted
 
 
@@ -218,7 +227,7 @@ def crown(
     """
     uri = f"models:/{version.name}/{version.version}"
     found = read_back(resolve(uri))  # a whole copy in this machine's cache helps nobody else
-    evidence = {**evidence, AROUND: found.around}
+    evidence = {**evidence, AROUND: found.around, TO_BE_TRIED: True}
     entry = journal.move(version.name, Move(CHAMPION, version.version, version.digest, kind, reason, evidence, run), after)
     confirm(entry, run)
     return entry
@@ -246,6 +255,7 @@ def confirm(entry: Entry, run: str | None) -> None:
         stands = journal.standing(entry.model).get(CHAMPION)
         stays = f"version {stands}" if stands else "no version"
         raise RegistryError(f"{entry.model}: {told}. {stays} is the champion; register it anew") from error
+    journal.note_tried(entry)
 
 
 @torch.inference_mode()

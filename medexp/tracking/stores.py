@@ -2,6 +2,7 @@
 
 import getpass
 import hashlib
+import logging
 import os
 import re
 import tempfile
@@ -32,6 +33,8 @@ _RETRIES = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"
 # A tracking server that went away holds a run up for some 15 seconds: its restart is survived. What the user set stands.
 for _name, _value in {_RETRIES: "4", "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "15"}.items():
     os.environ.setdefault(_name, _value)
+# A database that went away is an error that MLflow raises, and a page of tracebacks beside it for each call.
+logging.getLogger("mlflow.store.db.utils").addFilter(lambda record: record.levelno != logging.ERROR)
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 import multiprocessing
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,3 +46,22 @@ def _run(environment: dict[str, str], folder: str, work: Callable[..., Any], arg
     os.environ.update(environment)
     os.chdir(folder)
     work(*arguments)
+
+
+def all_at_once(works: Sequence[tuple[Any, ...]]) -> list[str]:
+    """What each of `works`, a function and its arguments, came to, all begun at the same moment: its result, or its error."""
+    barrier, answers = _CONTEXT.Barrier(len(works)), _CONTEXT.SimpleQueue()
+    processes = [start(_answer, barrier, answers, *work) for work in works]
+    told = [answers.get() for _ in processes]
+    for process in processes:
+        process.join()
+    return told
+
+
+def _answer(barrier: Any, answers: Any, work: Callable[..., Any], *arguments: Any) -> None:
+    barrier.wait()
+    try:
+        told = str(work(*arguments))
+    except Exception as error:
+        told = f"{type(error).__name__}: {error}"
+    answers.put(told)

@@ -16,6 +16,7 @@ from medexp.checks import Check, Severity, verdict
 from medexp.errors import CheckpointError, RegistryError
 from medexp.models.kinds import build
 from medexp.registry import journal
+from medexp.registry.audit import audit
 from medexp.registry.definitions import Definition, load_definition
 from medexp.registry.journal import Move
 from medexp.registry.package import Learned
@@ -449,6 +450,29 @@ def test_a_promotion_that_was_killed_is_finished_when_it_is_run_again(
         promote_second()
     assert aliases(store)["champion"] == "2"
     registry.load(f"models:/{NAME}@champion")
+
+
+@pytest.mark.parametrize("loads", [True, False])
+def test_a_champion_whose_maker_was_killed_before_loading_it_is_tried_by_the_next(
+    store: MlflowClient, publish: Publish, loads: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    publish(seed=0)
+    assert audit(NAME).drifts == ()
+    publish(**({} if loads else {"weights": {name: value * torch.nan for name, value in build(ENCODER).state_dict().items()}}))
+    killed = start(at_call, "get_model_version", 3, signal.SIGKILL, promote_second)  # pulled, read back, and now tried out
+    killed.join()
+    assert (killed.exitcode, aliases(store)["champion"]) == (-signal.SIGKILL, "2")
+    (drift,) = audit(NAME).drifts
+    assert "nobody has loaded it since" in str(drift) and f"medexp promote --model {NAME} --version 2" in drift.advice
+    if loads:
+        assert champion_of(NAME)[1] == "2"
+    else:
+        with pytest.raises(RegistryError, match="version 2 does not load: .* version 1 is the champion"):
+            champion_of(NAME)
+    assert f"{NAME} version 2 became the champion and nobody has loaded it yet" in capsys.readouterr().err
+    assert (aliases(store)["champion"], audit(NAME).drifts) == ("2" if loads else "1", ())
+    champion_of(NAME)
+    assert capsys.readouterr().err == "", "once is enough"
 
 
 def promote_second() -> None:

@@ -171,6 +171,7 @@ def _cached(entry: Path, volume: OctVolume) -> OctFacts | None:
         fields: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in record.items()}
         facts = OctFacts(**fields)
         complete = len(facts.intensity) == len(INTENSITY_STATISTICS) and len(facts.layers) == len(LAYER_STATISTICS)
-    except (OSError, ValueError, TypeError, AttributeError):
+        complete = complete and facts.case == volume.id and len(facts.voxels_sha256) == 64
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError):
         return None
-    return facts if complete and facts.case == volume.id and len(facts.voxels_sha256) == 64 else None
+    return facts if complete else None

@@ -108,7 +108,7 @@ def describe_pairs(cases: Sequence[Case], data: PairDataConfig, cache: Path, blo
     """
     follows = [VERSION, preprocessing(data.spacing, data.input_size).key, data.lesion]
     entries = {case.id: cache / "pairs" / f"{_key(case, follows)}.json" for case in cases}
-    known = {case.id: fact for case in cases if (fact := _cached(entries[case.id]))}
+    known = {case.id: fact for case in cases if (fact := _cached(entries[case.id], case))}
     todo = {case.id: (case, data, entries[case.id], block) for case in cases if case.id not in known}
     found, problems = described(_describe, todo, data.jobs, "Reading pairs")
     known |= found
@@ -223,12 +223,13 @@ def _key(case: Case, follows: Sequence[Any]) -> str:
     return hashlib.sha256(json.dumps([*follows, case.id, stats]).encode()).hexdigest()[:40]
 
 
-def _cached(entry: Path) -> PairFacts | None:
+def _cached(entry: Path, case: Case) -> PairFacts | None:
     """The cached facts; None when there are none or the file is damaged."""
     try:
         record = json.loads(entry.read_text())
         fields: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in record.items()}
         facts = PairFacts(**fields)
-    except (OSError, ValueError, TypeError, AttributeError):
+        complete = facts.case == case.id and len(facts.sha256) == len(facts.voxels_sha256) == 64
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError):
         return None
-    return facts if len(facts.sha256) == len(facts.voxels_sha256) == 64 else None
+    return facts if complete else None

@@ -4,21 +4,20 @@ MONAI's PersistentDataset is not used: it moves its files from the system's temp
 another file system, so that a killed process can leave half a file, on which it then raises for ever. Training resumes here.
 """
 
-import hashlib
-import json
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from monai.data import MetaTensor
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from medexp.arrays import Array
 from medexp.config.data import DataConfig
+from medexp.data.kept import kept_arrays
 from medexp.data.volumes.brats import read_case
 from medexp.data.volumes.cases import Case
 from medexp.data.volumes.facts import CaseFacts
@@ -26,7 +25,6 @@ from medexp.data.volumes.prepared import PreparedVolumes
 from medexp.data.volumes.semantics import SEMANTIC_FEATURES
 from medexp.data.volumes.transforms import augmentation, preprocess, preprocessing
 from medexp.errors import DataError
-from medexp.files import replacing
 
 _CENTROID = slice(SEMANTIC_FEATURES.index("centroid_r"), SEMANTIC_FEATURES.index("centroid_s") + 1)
 
@@ -84,15 +82,12 @@ class _Volumes:
     def __getitem__(self, index: int) -> tuple[Case, CaseFacts, dict[str, Tensor]]:
         case, facts = self.entries[index]
         content = [facts.sha256, preprocessing(self.data.spacing, self.data.input_size).key]
-        key = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:40]
-        path = self.folder / f"{key}.safetensors"
-        try:
-            return case, facts, load_file(path)
-        except (FileNotFoundError, SafetensorError):
-            tensors = preprocess(read_case(case, self.data.classes), self.data)
-        with replacing(path) as temporary:
-            save_file(tensors, temporary)
-        return case, facts, tensors
+        arrays, _ = kept_arrays(self.folder, content, partial(_preprocessed, case, self.data))
+        return case, facts, {name: torch.from_numpy(array) for name, array in arrays.items()}
+
+
+def _preprocessed(case: Case, data: DataConfig) -> dict[str, Array]:
+    return {name: tensor.numpy() for name, tensor in preprocess(read_case(case, data.classes), data).items()}
 
 
 @dataclass

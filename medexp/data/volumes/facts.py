@@ -293,14 +293,16 @@ def _cached(entry: Path, case: Case) -> CaseFacts | None:
         record = json.loads(entry.read_text())
         fields: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in record.items()}
         facts = CaseFacts(**fields)
-    except (OSError, ValueError, TypeError, AttributeError):
+        semantic = len(SEMANTIC_FEATURES) if case.label else 0
+        complete = len(facts.semantic) == semantic and len(facts.intensity) == len(INTENSITY_STATISTICS)
+        complete = (
+            complete
+            and len(facts.form) == len(SHAPE_STATISTICS)
+            and len(facts.level) == len(CHANNELS)
+            and bool(facts.regions) == (case.label is not None)
+            and facts.case == case.id
+            and len(facts.sha256) == len(facts.voxels_sha256) == 64
+        )
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError):
         return None
-    semantic = len(SEMANTIC_FEATURES) if case.label else 0
-    complete = len(facts.semantic) == semantic and len(facts.intensity) == len(INTENSITY_STATISTICS)
-    complete = (
-        complete
-        and len(facts.form) == len(SHAPE_STATISTICS)
-        and len(facts.level) == len(CHANNELS)
-        and bool(facts.regions) == (case.label is not None)
-    )
-    return facts if complete and len(facts.sha256) == len(facts.voxels_sha256) == 64 else None
+    return facts if complete else None

@@ -1,7 +1,12 @@
+import json
+import pickle
+
 import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load
+from safetensors.torch import save as as_safetensors
 from torch.utils.data import DataLoader
 
 from medexp.config.data import PhantomConfig
@@ -157,16 +162,47 @@ def test_volumes_are_computed_once_for_a_setting(tmp_path, prepared, data_config
     assert len(list(folder.iterdir())) == 3
 
 
-@pytest.mark.parametrize("keep", [0, 5, 1000])
-def test_a_damaged_cache_is_computed_anew(tmp_path, prepared, data_config, keep):
+def _flipped(content):
+    return content[:-9] + bytes([content[-9] ^ 1]) + content[-8:]
+
+
+DAMAGES = {
+    "of no bytes": lambda content: b"",
+    "cut in its header": lambda content: content[:5],
+    "cut": lambda content: content[:-1000],
+    "one bit": _flipped,
+    "as written before, without a digest": lambda content: as_safetensors(load(content)),
+    "turned": lambda content: as_safetensors(
+        {name: tensor.mT.contiguous() for name, tensor in load(content).items()}, _digest_of(content)
+    ),
+    "a pickle": lambda content: pickle.dumps(load(content)),
+}
+
+
+def _digest_of(content):
+    return json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])["__metadata__"]
+
+
+@pytest.mark.parametrize("damaged", DAMAGES.values(), ids=DAMAGES)
+def test_a_damaged_cache_is_computed_anew(tmp_path, prepared, data_config, damaged):
     data = evaluation_dataset(prepared, "val", data_config(), tmp_path)
     first = data[0]
     (entry,) = (tmp_path / "volumes").iterdir()
     content = entry.read_bytes()
     entry.unlink()
-    entry.write_bytes(content[:keep])
+    entry.write_bytes(damaged(content))
     assert same(data[0], first)
     assert entry.read_bytes() == content
+
+
+def test_the_cached_volume_of_another_case_is_not_taken_for_this_ones(tmp_path, prepared, data_config):
+    data = evaluation_dataset(prepared, "train", data_config(), tmp_path)
+    first, second = data[0], data[1]
+    one, other = sorted((tmp_path / "volumes").iterdir())
+    content = one.read_bytes()
+    one.write_bytes(other.read_bytes())
+    assert same(data[0], first) and same(data[1], second)
+    assert one.read_bytes() == content
 
 
 def test_small_crops_meet_tumour_and_background(training):

@@ -107,12 +107,21 @@ def test_a_changed_file_label_map_or_grid_is_described_anew(tmp_path, describe):
     assert len(entries(tmp_path)) == 4
 
 
-@pytest.mark.parametrize("damage", ["", "{", "[]", "null", "{}", '{"case": "a"}', "half"])
-def test_a_damaged_cache_is_computed_anew(tmp_path, describe, damage):
+DAMAGES = {
+    **{given or "nothing": lambda _, given=given: given for given in ("", "{", "[]", "null", "{}", '{"case": "a"}')},
+    "half": lambda text: text[: len(text) // 2],
+    "a field that is none": lambda text: json.dumps(json.loads(text) | {"semantic": None}),
+    "the name of another case": lambda text: json.dumps(json.loads(text) | {"case": "b"}),
+    "a hundred thousand brackets": lambda _: 100_000 * "[",
+}
+
+
+@pytest.mark.parametrize("damaged", DAMAGES.values(), ids=DAMAGES)
+def test_a_damaged_cache_is_computed_anew(tmp_path, describe, damaged):
     write_case(tmp_path / "data", "a")
     before = describe()
     (entry,) = entries(tmp_path)
-    entry.write_text(entry.read_text()[: entry.stat().st_size // 2] if damage == "half" else damage)
+    entry.write_text(damaged(entry.read_text()))
     assert describe() == before
     assert json.loads(entry.read_text())["case"] == "a"
 
