@@ -1,7 +1,7 @@
 """Checks of a phase and the verdict that follows from them. Pure: nothing here reads, writes or logs."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -90,6 +90,11 @@ def told(outcome: str | None, failed: str | None) -> str | None:
 def as_records(checks: Sequence[Check]) -> list[dict[str, Any]]:
     """The checks as `checks.json` holds them; NaN and infinities become strings, which JSON can carry."""
     return [asdict(check) | {"measured": {k: _plain(v) for k, v in check.measured.items()}} for check in checks]
+
+
+def from_records(records: Iterable[Mapping[str, Any]]) -> list[Check]:
+    """Checks as `checks.json` holds them."""
+    return [Check(**{**record, "severity": Severity(record["severity"])}) for record in records]
 
 
 def as_markdown(checks: Sequence[Check]) -> str:

@@ -5,7 +5,18 @@ import math
 
 import pytest
 
-from medexp.checks import VERDICT, Check, Severity, as_markdown, as_records, as_tags, failed_diagnostics, told, verdict
+from medexp.checks import (
+    VERDICT,
+    Check,
+    Severity,
+    as_markdown,
+    as_records,
+    as_tags,
+    failed_diagnostics,
+    from_records,
+    told,
+    verdict,
+)
 
 
 def check(severity: Severity = Severity.BLOCKING, passed: bool = True, **rest) -> Check:
@@ -34,6 +45,10 @@ def test_the_verdict_hangs_on_blocking_checks_and_is_never_told_without_the_diag
     named = f" (diagnostics that failed: {', '.join(['TEST_2.5'] * failed)})" if failed else ""
     assert told(verdict(checks), failed_diagnostics(checks)) == expected + named
     assert f"Verdict: **{expected}{named}**" in as_markdown(checks)
+    kept = from_records(json.loads(json.dumps(as_records(checks))))
+    assert (verdict(kept), failed_diagnostics(kept)) == (verdict(checks), failed_diagnostics(checks)), (
+        "as a package keeps them"
+    )
 
 
 def test_of_a_verdict_whose_diagnostics_nobody_noted_that_is_told():

@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 import torch
 
-from medexp.checks import Check, Severity, failed_diagnostics
+from medexp.checks import Check, Severity, failed_diagnostics, from_records
 from medexp.config.shared import Resampling
 from medexp.data.folds import folds_of
 from medexp.errors import RegistryError
@@ -330,7 +330,7 @@ def _checks_check(definition: Definition, candidate: Pulled, demanded: int) -> C
     missing = sorted(set(definition.required_checks) - set(records))
     failed = sorted(check for check, record in records.items() if record["severity"] == "BLOCKING" and not record["passed"])
     stale = revision != demanded
-    diagnostics = failed_diagnostics([Check(**record) for record in records.values()])
+    diagnostics = failed_diagnostics(from_records(records.values()))
     return Check(
         "PROMOTE_CHECKS",
         "BLOCKING checks of the version",

@@ -24,7 +24,7 @@ from mlflow.utils.file_utils import local_file_uri_to_path
 from mlflow.utils.uri import is_local_uri
 
 import medexp
-from medexp.checks import DIAGNOSTICS, VERDICT, Check, failed_diagnostics
+from medexp.checks import DIAGNOSTICS, VERDICT, failed_diagnostics, from_records
 from medexp.errors import RegistryError, all_problems
 from medexp.models.kinds import ONLY, Specs, kind_of, kinds
 from medexp.registry.cache import one_at_a_time
@@ -92,6 +92,7 @@ def register(run_id: str, folder: Path, definition: Definition, verdict: str | N
         if made := _version_of(client, name, run_id, digest):
             return Registered(name, str(made.version), digest, weights_digest)
         logged, stored = _left_over(client, run_id, digest) or _log(client, run_id, folder, name, digest)
+        checks = from_records(read_json(folder, "checks.json"))
         _ensure_model(client, definition)
         made = client.create_model_version(
             name,
@@ -105,7 +106,7 @@ def register(run_id: str, folder: Path, definition: Definition, verdict: str | N
                 "medexp.weights_digest": weights_digest,
                 "medexp.run": run_id,
             }
-            | ({VERDICT: verdict, DIAGNOSTICS: _failed_diagnostics(folder)} if verdict else {})
+            | ({VERDICT: verdict, DIAGNOSTICS: failed_diagnostics(checks)} if verdict else {})
             | _tags(folder),
         )
     return Registered(name, str(made.version), digest, weights_digest)
@@ -131,11 +132,6 @@ def _unlike(found: Mapping[str, Any], wanted: Mapping[str, Any], where: str) -> 
             yield from _unlike(there, value, place)
         elif there != value:
             yield f"contract.json: {place} is {there!r}, the definition says {value!r}"
-
-
-def _failed_diagnostics(folder: Path) -> str:
-    records = [Check(**record) for record in read_json(folder, "checks.json")]
-    return failed_diagnostics(records)
 
 
 def _tags(folder: Path) -> dict[str, str]:
