@@ -1,5 +1,5 @@
 """What is found out, or computed, once and kept: one JSON file a folder of files, so that only what changed is read again; and
-arrays, one file of safetensors an entry, with their sha256: what was damaged or altered since is computed anew."""
+arrays, one file of safetensors an entry. Each carries a digest: what was damaged or altered since is computed anew."""
 
 import hashlib
 import json
@@ -17,6 +17,7 @@ from medexp.data.parallel import described
 from medexp.files import replacing
 
 _CHUNK = 32  # files a task of joblib
+_DIGEST = "digest of all else"
 
 
 def kept_records(
@@ -52,8 +53,7 @@ def kept_records(
         problems |= {name: str(error) for name, error in wrong.items()}
         known |= {path.name: {"stamp": stamps[name], **found[name]} for name, path in todo.items() if name in found}
         if todo:
-            with replacing(entry) as temporary:
-                temporary.write_text(json.dumps({"version": version, "files": known}))
+            keep_record(entry, {"version": version, "files": known})
         records |= {name: known[path.name] for name, path in members.items() if name not in problems}
     return records, problems
 
@@ -65,12 +65,32 @@ def _stamp(path: Path) -> list[int]:
 
 def _known(entry: Path, version: int) -> dict[str, dict[str, Any]]:
     """What is known of a folder's files, by name; nothing when the file is damaged or of another version."""
+    content = known_record(entry) or {}
+    return content["files"] if content.get("version") == version else {}
+
+
+def keep_record(entry: Path, record: Mapping[str, Any]) -> None:
+    """Write what JSON can hold, with a digest of it and of the entry's name.
+
+    Raises:
+        StorageError: The cache cannot be written.
+    """
+    with replacing(entry) as temporary:
+        temporary.write_text(json.dumps({**record, _DIGEST: _digest(entry, record)}))
+
+
+def known_record(entry: Path) -> dict[str, Any] | None:
+    """What `keep_record` wrote, tuples as lists; None where there is nothing or the file is damaged."""
     try:
-        content = json.loads(entry.read_text())
-        files = content["files"] if content["version"] == version else {}
-        return {name: dict(record) for name, record in files.items()}
+        record: dict[str, Any] = json.loads(entry.read_text())
+        digest = record.pop(_DIGEST)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        return {}
+        return None
+    return record if digest == _digest(entry, record) else None
+
+
+def _digest(entry: Path, record: Mapping[str, Any]) -> str:
+    return hashlib.sha256(f"{entry.name} {json.dumps(record)}".encode()).hexdigest()
 
 
 def kept_arrays(

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 
 from medexp.data.headers import Header
+from medexp.data.kept import keep_record, known_record
 from medexp.data.oct.cases import OctVolume, Scan
 from medexp.data.oct.layers import INTENSITY_STATISTICS, LAYER_STATISTICS, intensity_statistics, layer_statistics
 from medexp.data.oct.readers import contradictions, read_scan
 from medexp.data.parallel import described
 from medexp.data.seen import Field
 from medexp.errors import DataError
-from medexp.files import replacing
 
 VERSION = 1
 """Part of the cache key: raise it when what is computed here, in `layers` or in `readers` changes."""
@@ -145,7 +145,7 @@ def describe_volumes(volumes: Sequence[OctVolume], cache: Path, jobs: int) -> tu
         The facts by id, and what is wrong with the others by id.
     """
     entries = {volume.id: cache / "oct" / f"{_key(volume)}.json" for volume in volumes}
-    known = {volume.id: cached for volume in volumes if (cached := _cached(entries[volume.id], volume))}
+    known = {volume.id: cached for volume in volumes if (cached := _cached(entries[volume.id]))}
     todo = {volume.id: (volume, entries[volume.id]) for volume in volumes if volume.id not in known}
     found, problems = described(_describe, todo, jobs, "Reading volumes", together=_TOGETHER)
     return {volume.id: fact for volume in volumes if (fact := (known | found).get(volume.id))}, problems
@@ -153,8 +153,7 @@ def describe_volumes(volumes: Sequence[OctVolume], cache: Path, jobs: int) -> tu
 
 def _describe(volume: OctVolume, entry: Path) -> OctFacts:
     facts = describe_scan(volume.id, read_volume(volume), volume.known)
-    with replacing(entry) as temporary:
-        temporary.write_text(json.dumps(asdict(facts)))
+    keep_record(entry, asdict(facts))
     return facts
 
 
@@ -164,14 +163,9 @@ def _key(volume: OctVolume) -> str:
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:40]
 
 
-def _cached(entry: Path, volume: OctVolume) -> OctFacts | None:
+def _cached(entry: Path) -> OctFacts | None:
     """The cached facts; None when there are none or the file is damaged."""
-    try:
-        record = json.loads(entry.read_text())
-        fields: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in record.items()}
-        facts = OctFacts(**fields)
-        complete = len(facts.intensity) == len(INTENSITY_STATISTICS) and len(facts.layers) == len(LAYER_STATISTICS)
-        complete = complete and facts.case == volume.id and len(facts.voxels_sha256) == 64
-    except (OSError, ValueError, TypeError, AttributeError, RecursionError):
+    if (record := known_record(entry)) is None:
         return None
-    return facts if complete else None
+    fields: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in record.items()}
+    return OctFacts(**fields)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from medexp.config.data import PairDataConfig
 from medexp.data.headers import Header, of_volume, two_affines
+from medexp.data.kept import keep_record, known_record
 from medexp.data.pairs.marks import DESCRIP
 from medexp.data.pairs.read import CHANNEL, image_on_grid, mask_on_grid, preprocessing, read_pair
 from medexp.data.parallel import described
@@ -23,7 +24,6 @@ from medexp.data.volumes.brats import UnfitLabels
 from medexp.data.volumes.cases import Case
 from medexp.data.volumes.facts import along_ras, digests
 from medexp.errors import DataError, all_problems
-from medexp.files import replacing
 
 VERSION = 3
 """Raise it when what is computed here, in `read`, or in `volumes` of it changes: what is cached is then computed anew."""
@@ -108,7 +108,7 @@ def describe_pairs(cases: Sequence[Case], data: PairDataConfig, cache: Path, blo
     """
     follows = [VERSION, preprocessing(data.spacing, data.input_size).key, data.lesion]
     entries = {case.id: cache / "pairs" / f"{_key(case, follows)}.json" for case in cases}
-    known = {case.id: fact for case in cases if (fact := _cached(entries[case.id], case))}
+    known = {case.id: fact for case in cases if (fact := _cached(entries[case.id]))}
     todo = {case.id: (case, data, entries[case.id], block) for case in cases if case.id not in known}
     found, problems = described(_describe, todo, data.jobs, "Reading pairs")
     known |= found
@@ -167,8 +167,7 @@ def _describe(case: Case, data: PairDataConfig, entry: Path, block: str) -> Pair
     dark = float((volume.image[0][ground.brain] < (ground.level or 0)).mean())
     if problems := list(_problems(facts, np.ptp(at, axis=0) + 1, dark, onto.outside, share, of_grid, data, block)):
         raise DataError(all_problems(f"case {case.id}", problems, f"Or leave the case out with {block}.exclude=[{case.id}]."))
-    with replacing(entry) as temporary:
-        temporary.write_text(json.dumps(asdict(facts)))
+    keep_record(entry, asdict(facts))
     return facts
 
 
@@ -223,13 +222,9 @@ def _key(case: Case, follows: Sequence[Any]) -> str:
     return hashlib.sha256(json.dumps([*follows, case.id, stats]).encode()).hexdigest()[:40]
 
 
-def _cached(entry: Path, case: Case) -> PairFacts | None:
+def _cached(entry: Path) -> PairFacts | None:
     """The cached facts; None when there are none or the file is damaged."""
-    try:
-        record = json.loads(entry.read_text())
-        fields: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in record.items()}
-        facts = PairFacts(**fields)
-        complete = facts.case == case.id and len(facts.sha256) == len(facts.voxels_sha256) == 64
-    except (OSError, ValueError, TypeError, AttributeError, RecursionError):
+    if (record := known_record(entry)) is None:
         return None
-    return facts if complete else None
+    fields: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in record.items()}
+    return PairFacts(**fields)

@@ -18,6 +18,7 @@ from medexp.arrays import Array
 from medexp.config.data import DataConfig
 from medexp.config.editions import EDITIONS, fitting
 from medexp.data.headers import Header, of_volume, two_affines
+from medexp.data.kept import keep_record, known_record
 from medexp.data.parallel import described
 from medexp.data.seen import Field
 from medexp.data.twins import Digested, perceptual_hash
@@ -26,15 +27,12 @@ from medexp.data.volumes.brats import UnfitLabels, read_case
 from medexp.data.volumes.cases import CHANNELS, REGION_CLASSES, Case, Volume
 from medexp.data.volumes.semantics import (
     INTENSITY_STATISTICS,
-    SEMANTIC_FEATURES,
-    SHAPE_STATISTICS,
     intensity_statistics,
     largest_part,
     semantic_features,
     shape_statistics,
 )
 from medexp.errors import DataError
-from medexp.files import replacing
 
 VERSION = 11
 """Part of the cache key: raise it when what is computed here, in `background`, `semantics` or `brats` changes."""
@@ -161,7 +159,7 @@ def describe_cases(cases: Sequence[Case], data: DataConfig, cache: Path) -> tupl
         DataError: All problems of all cases at once.
     """
     entries = {case.id: cache / "cases" / f"{_key(case, data)}.json" for case in cases}
-    known = {case.id: cached for case in cases if (cached := _cached(entries[case.id], case))}
+    known = {case.id: cached for case in cases if (cached := _cached(entries[case.id]))}
     todo = {case.id: (case, data, entries[case.id]) for case in cases if case.id not in known}
     found, problems = described(_describe, todo, data.jobs, "Reading cases")
     if problems:
@@ -225,8 +223,7 @@ def _describe(case: Case, data: DataConfig, entry: Path) -> CaseFacts:
         **({"semantic": ()} | tumour),
         header=of_volume(dict(zip(CHANNELS if len(case.images) > 1 else ("images",), case.images, strict=True))),
     )
-    with replacing(entry) as temporary:
-        temporary.write_text(json.dumps(asdict(facts)))
+    keep_record(entry, asdict(facts))
     return facts
 
 
@@ -287,22 +284,9 @@ def _key(case: Case, data: DataConfig) -> str:
     return hashlib.sha256(json.dumps([VERSION, case.id, stats, *seen]).encode()).hexdigest()[:40]
 
 
-def _cached(entry: Path, case: Case) -> CaseFacts | None:
+def _cached(entry: Path) -> CaseFacts | None:
     """The cached facts; None when there are none or the file is damaged."""
-    try:
-        record = json.loads(entry.read_text())
-        fields: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in record.items()}
-        facts = CaseFacts(**fields)
-        semantic = len(SEMANTIC_FEATURES) if case.label else 0
-        complete = len(facts.semantic) == semantic and len(facts.intensity) == len(INTENSITY_STATISTICS)
-        complete = (
-            complete
-            and len(facts.form) == len(SHAPE_STATISTICS)
-            and len(facts.level) == len(CHANNELS)
-            and bool(facts.regions) == (case.label is not None)
-            and facts.case == case.id
-            and len(facts.sha256) == len(facts.voxels_sha256) == 64
-        )
-    except (OSError, ValueError, TypeError, AttributeError, RecursionError):
+    if (record := known_record(entry)) is None:
         return None
-    return facts if complete else None
+    fields: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in record.items()}
+    return CaseFacts(**fields)

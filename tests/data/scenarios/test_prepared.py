@@ -1,5 +1,6 @@
 """Families and splits: what hangs together stays together, by modality and answer; what two splits share is told."""
 
+import json
 from collections import Counter
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
+from medexp.data.kept import keep_record, known_record
 from medexp.data.prepared import Prepared
 from medexp.data.scenarios.cases import ANSWERS, MODALITIES, Scenario
 from medexp.data.scenarios.facts import ScenarioFacts
@@ -294,7 +296,8 @@ def test_images_are_read_once_and_known_again(tmp_path, monkeypatch):
     before = prepare(file)
     assert len({fact.voxels_sha256 for fact in before.facts.values()}) == 4
     (entry,) = (tmp_path / "cache" / "scenarios").iterdir()
-    entry.write_text(entry.read_text().replace(before.facts[records[2]["id"]].voxels_sha256, "f" * 64))
+    content = json.dumps(known_record(entry)).replace(before.facts[records[2]["id"]].voxels_sha256, "f" * 64)
+    keep_record(entry, json.loads(content))
     picture(99, (64, 64)).save(tmp_path / "images" / records[4]["image_file"])
     after = prepare(file)
     assert after.facts[records[2]["id"]].voxels_sha256 == "f" * 64, "not read again"

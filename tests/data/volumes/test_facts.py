@@ -6,6 +6,7 @@ import joblib
 import numpy as np
 import pytest
 
+from medexp.data.kept import keep_record, known_record
 from medexp.data.volumes.brats import find_cases
 from medexp.data.volumes.facts import describe_cases
 from medexp.errors import DataError, StorageError
@@ -84,8 +85,7 @@ def test_known_cases_come_from_the_cache(tmp_path, describe):
     write_case(tmp_path / "data", "a")
     (before,) = describe()
     (entry,) = entries(tmp_path)
-    record = json.loads(entry.read_text())
-    entry.write_text(json.dumps(record | {"sha256": "f" * 64}))
+    keep_record(entry, known_record(entry) | {"sha256": "f" * 64})
     (after,) = describe()
     assert after.sha256 == "f" * 64 and after.semantic == before.semantic
 
@@ -112,6 +112,7 @@ DAMAGES = {
     "half": lambda text: text[: len(text) // 2],
     "a field that is none": lambda text: json.dumps(json.loads(text) | {"semantic": None}),
     "the name of another case": lambda text: json.dumps(json.loads(text) | {"case": "b"}),
+    "a digit": lambda text: text.replace('"shape": [1', '"shape": [2'),
     "a hundred thousand brackets": lambda _: 100_000 * "[",
 }
 
