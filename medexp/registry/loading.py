@@ -29,6 +29,8 @@ from medexp.registry.packages import (
     weights_file,
 )
 
+_MOST = 2**19  # of any size in an architecture: twice as many words as the largest vocabulary in use
+
 
 def load_package(folder: Path, base: nn.Module | Path | str | None = None) -> nn.Module:
     """The network of a package, in eval mode, on the CPU.
@@ -78,9 +80,20 @@ def _ready(net: nn.Module) -> nn.Module:
 
 
 def _filled(architecture: Mapping[str, Any], state: Mapping[str, Tensor], source: Path) -> nn.Module:
-    """A network with weights. Its parameters are made once: initial values would be overwritten."""
-    with init_empty_weights(include_buffers=False):  # a buffer may be computed, and stand in no file
-        net = build(architecture)
+    """A network with weights. Its parameters are made once: initial values would be overwritten.
+
+    Raises:
+        RegistryError: Nobody has a network of this architecture, or it cannot be built.
+        CheckpointError: The weights are another network's.
+    """
+    if vast := [f"{key} is {value}" for key, value in architecture.items() if isinstance(value, int) and value > _MOST]:
+        raise RegistryError(f"{source}: of its architecture {', '.join(vast)}; at most {_MOST} is built")
+    try:
+        with init_empty_weights(include_buffers=False):  # a buffer may be computed, and stand in no file
+            net = build(architecture)
+    except (ValueError, ArithmeticError, RuntimeError, AssertionError) as error:
+        told = " ".join(str(error).split())[:300] or type(error).__name__
+        raise RegistryError(f"{source}: its architecture cannot be built of {dict(architecture)}: {told}") from error
     load_weights(net, state, str(source))
     return net
 

@@ -36,12 +36,13 @@ with open("told", "w") as told:
 if "--code" in sys.argv:
     sys.exit(int(sys.argv[sys.argv.index("--code") + 1]))
 if "--ends_as" in sys.argv:
+    if "--wait" in sys.argv:  # blocked before there are threads, so that none is lost
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
     from mlflow import MlflowClient
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # MLflow sends it after Ctrl-C; a tracked run ends first
     if "--wait" in sys.argv:
-        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])  # so that none is lost between the next two lines
         open("ready", "w").close()
-        signal.sigwait([signal.SIGINT])
+        signal.sigwait([signal.SIGINT])  # of the terminal; mlflow's own may come later, and a tracked run ends first
     MlflowClient().set_terminated(os.environ["MLFLOW_RUN_ID"], sys.argv[sys.argv.index("--ends_as") + 1])
     sys.exit(130)
 if "--parent" in sys.argv:
