@@ -22,9 +22,10 @@ from mlflow.utils.name_utils import _GENERATOR_NOUNS as _NOUNS
 from mlflow.utils.name_utils import _GENERATOR_PREDICATES as _PREDICATES
 from sqlalchemy.exc import OperationalError
 
+from medexp.checks import VERDICT
 from medexp.config.keys import run_name
 from medexp.config.shared import Resumable
-from medexp.errors import MedexpError, Pruned, StorageError
+from medexp.errors import CheckFailed, MedexpError, Pruned, StorageError, TrainingDiverged
 from medexp.files import alone, is_full_disk
 from medexp.reporting import NullReporter, Reporter
 from medexp.secrets import masked
@@ -126,7 +127,7 @@ def tracked_run(
     """One run of a phase: starts it, logs what it is made with, and ends it as what it came to.
 
     The run ends FINISHED; FAILED after an error, whose message becomes the tag `medexp.error` and whose class
-    `medexp.error_type`; KILLED after Ctrl-C, SIGTERM or SIGHUP.
+    `medexp.error_type`, with the verdict FAILED where a training diverged and none where it was cut short otherwise; KILLED after Ctrl-C, SIGTERM or SIGHUP.
     What the reporter still holds is written in each case. Inside `mlflow run` it is the run that MLflow created; outside, a
     new one in the experiment that the user names, else in the one named by `phase`. While another tracked run is going on, it
     is a new run nested in that one, in the same experiment; what ends it early ends the outer one as well. It is called what
@@ -193,6 +194,7 @@ def tracked_run(
                     run.reporter.flush()
                     kind = {"medexp.error_type": type(error).__name__, "medexp.error": without_secrets(told)[:5000]}
                     run.tag({} if killed else kind)
+                    _judge_unfinished(run, client, error)
                 except STORE_ERRORS as second:
                     _log.warning("What run %s measured last could not be written: %s", run.id, reason(second))
                 try:
@@ -205,6 +207,15 @@ def tracked_run(
         with store_failures(run.folder, kept):
             monitor.finish()
             mlflow.end_run("FINISHED")
+
+
+def _judge_unfinished(run: TrackedRun, client: MlflowClient, error: BaseException) -> None:
+    """The checks before a training may all have passed: one that diverged has failed, and of what else was cut short nobody
+    knows."""
+    if isinstance(error, TrainingDiverged):
+        run.tag({VERDICT: "FAILED"})
+    elif not isinstance(error, CheckFailed) and VERDICT in client.get_run(run.id).data.tags:
+        client.delete_tag(run.id, VERDICT)
 
 
 def _start(phase: str, name: str, outer_experiment: str | None, more: Mapping[str, str] = {}) -> ActiveRun:

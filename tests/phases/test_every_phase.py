@@ -145,6 +145,22 @@ def test_an_interrupted_run_goes_on_and_ends_the_same(
     assert weights[0] == weights[1]
 
 
+# --------------------------------------------------------------------------------------------------- trainings that diverge
+
+
+@pytest.mark.parametrize(("phase", "key"), [("phase2_1", "lr_network"), ("phase2_2", "lr_head"), ("phase2_3", "lr_decoder")])
+def test_a_training_that_diverged_has_failed_whatever_the_checks_before_it_said(
+    client: MlflowClient, pipeline: Pipeline, capsys: pytest.CaptureFixture[str], phase: str, key: str
+) -> None:
+    """That of medgemma, oct and phase7 is in folders of their own here."""
+    assert run(phase, pipeline.folder, **{f"training__{key}": "1e30"}) == 3
+    told = capsys.readouterr().err
+    assert "not finite in epoch 1; lower training.lr_" in told and f"training.{key}" in told
+    made = last_run(client, phase)
+    assert (made.info.status, made.data.tags["medexp.verdict"]) == ("FAILED", "FAILED")
+    assert len(client.search_model_versions(f"name = '{MODELS[phase]}'")) == 1
+
+
 # --------------------------------------------------------------------------------------------------------------- leak guard
 
 

@@ -14,7 +14,8 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
 from pydicom.pixels import get_decoder, iter_pixels
-from pydicom.uid import UID
+from pydicom.pixels.utils import get_j2k_parameters
+from pydicom.uid import UID, JPEG2000TransferSyntaxes
 
 from medexp.arrays import Array
 from medexp.data.oct.cases import Scan, device_named, eye_of
@@ -26,6 +27,7 @@ OPHTHALMIC_TOMOGRAPHY = "1.2.840.10008.5.1.4.1.1.77.1.5.4"
 _CAPTURES = ("1.2.840.10008.5.1.4.1.1.7.2", "1.2.840.10008.5.1.4.1.1.7.3")  # multi-frame grey byte and word
 _ENVELOPE = bytes.fromhex("06092a864886f70d010703")  # the object identifier of enveloped data (RFC 5652)
 _TURNED = 20.0  # degrees between B-scans of one volume, from which on they are no raster
+_J2K, _J2K_HEAD = b"\xff\x4f\xff\x51", 2**16  # begins a codestream; bytes of the pixel data in which the first one does
 _INVERTED, _GREY = "MONOCHROME1", ("MONOCHROME1", "MONOCHROME2")
 
 
@@ -69,6 +71,8 @@ def _read(path: Path, most: int) -> Scan:
         raise DataError(f"{path}: {frames} x {rows} x {columns} voxels are more than the {most} that are read")
     syntax = dataset.file_meta.TransferSyntaxUID
     _demand_decoder(path, syntax)
+    if syntax in JPEG2000TransferSyntaxes and dataset.get("PixelRepresentation"):
+        _demand_one_sign(path)
     groups = [*(dataset.get("PerFrameFunctionalGroupsSequence") or [])]
     shared = next(iter(dataset.get("SharedFunctionalGroupsSequence") or []), Dataset())
     groups = groups if len(groups) == frames else []
@@ -118,6 +122,19 @@ def _demand_decoder(path: Path, syntax: UID) -> None:
         raise DataError(f"{path}: is compressed as {syntax.name}, which nothing that is installed reads; {advice}")
 
 
+def _demand_one_sign(path: Path) -> None:
+    """A file whose header says signed values holds a JPEG 2000 stream of signed ones. Of others nobody knows what they are: where
+    the stream is right, its bright half comes out as the darkest."""
+    with path.open("rb") as file:
+        dcmread(file, stop_before_pixels=True)
+        head = file.read(_J2K_HEAD)
+    if get_j2k_parameters(head[max(head.find(_J2K), 0) :]).get("is_signed") is False:
+        raise DataError(
+            f"{path}: its header says signed values (PixelRepresentation 1), its JPEG 2000 stream unsigned ones. Look which of "
+            "both shows the retina bright, and write it anew without compression"
+        )
+
+
 def _voxels(path: Path, dataset: Dataset, shape: tuple[int, int, int], rescaling: list[tuple[float, float]]) -> NDArray[Any]:
     """(D, H, W), one frame after the other, so that beside the volume there is one frame in memory."""
     voxels: NDArray[Any] | None = None
@@ -141,8 +158,8 @@ def _voxels(path: Path, dataset: Dataset, shape: tuple[int, int, int], rescaling
     if voxels is None or done < shape[0]:
         raise DataError(f"{path}: holds {done} of {shape[0]} frames; it is cut off")
     if dataset.get("PhotometricInterpretation") == _INVERTED:
-        highest = voxels.max() if rescaled else voxels.dtype.type(2 ** int(dataset.BitsStored) - 1)
-        np.subtract(highest, voxels, out=voxels)
+        turned = -1 if voxels.dtype.kind == "i" else 2 ** int(dataset.BitsStored) - 1  # of signed pixels -1 mirrors the range
+        np.subtract(voxels.max() if rescaled else voxels.dtype.type(turned), voxels, out=voxels)
     return voxels
 
 

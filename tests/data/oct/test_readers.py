@@ -100,6 +100,8 @@ def test_sixteen_bits_signs_and_inverted_grey(tmp_path: Path) -> None:
     assert np.array_equal(read_scan(write_dicom(tmp_path / "a.dcm", signed)).voxels, signed)
     inverted = write_dicom(tmp_path / "a.dcm", 255 - VOXELS, PhotometricInterpretation="MONOCHROME1")
     assert np.array_equal(read_scan(inverted).voxels, VOXELS)
+    both = write_dicom(tmp_path / "a.dcm", -1 - signed, PhotometricInterpretation="MONOCHROME1")
+    assert np.array_equal(read_scan(both).voxels, signed), "of 16 bits with a sign none stands for 65535"
 
 
 def test_what_a_file_does_not_say_is_none(tmp_path: Path) -> None:
@@ -135,6 +137,20 @@ def test_compressed_frames_are_read(tmp_path: Path) -> None:
     dataset.compress(RLELossless)
     dataset.save_as(tmp_path / "b.dcm")
     assert np.array_equal(read_scan(tmp_path / "b.dcm").voxels, VOXELS)
+
+
+def test_a_header_with_a_sign_over_a_stream_without_one_is_refused(tmp_path: Path) -> None:
+    """pydicom 1149: one of both is wrong, and by the wrong one 128 becomes -128."""
+    frames = [jpeg2000(frame) for frame in VOXELS]
+    path = compressed(tmp_path / "a.dcm", frames, JPEG2000Lossless)
+    dataset = dcmread(path)
+    dataset.PixelRepresentation = 1
+    dataset.save_as(path)
+    with pytest.raises(DataError, match=r"a.dcm: its header says signed values .*, its JPEG 2000 stream unsigned ones"):
+        read_scan(path)
+    dataset.PixelData = encapsulate([frame[:42] + bytes([frame[42] | 0x80]) + frame[43:] for frame in frames])  # SIZ: signed
+    dataset.save_as(path)
+    assert np.array_equal(read_scan(path).voxels, VOXELS.astype(np.int16) - 128)
 
 
 def test_a_compression_that_nothing_reads_is_named_with_what_does(tmp_path: Path) -> None:
