@@ -361,10 +361,12 @@ def report(run: str, output: str) -> int:
     def work() -> None:
         from pathlib import Path
 
-        from medexp.report import report
+        from medexp.phases.shared.leaderboard import redraw
+        from medexp.tracking.past import run_in
+        from medexp.tracking.reporter import FolderReporter
 
         _find_store()
-        board = report(run, Path(output))
+        board = redraw(run_in(run).id, run, FolderReporter(Path(output).expanduser()))
         print(board.sentence)
         print(f"Written: leaderboard.html, leaderboard.csv and what belongs to them in {output}")
 

@@ -14,11 +14,12 @@ from medexp.config.shared import Configuration, Recoverable, Resumable
 from medexp.errors import CheckFailed, MedexpError, StorageError
 from medexp.markdown import as_markdown
 from medexp.phases.shared import tables
+from medexp.phases.shared.reported import reported_run
 from medexp.phases.shared.steps import Step
 from medexp.registry.versions import versions_of_run
 from medexp.terminal import terminal
 from medexp.tracking.results import log_summary
-from medexp.tracking.runs import TrackedRun, runs_tagged, tracked_run
+from medexp.tracking.runs import TrackedRun, runs_tagged
 from medexp.tracking.steps import StepRun, find_child, find_done, find_interrupted, find_run, mark_done, step_key, tags_of_step
 from medexp.tracking.ui import next_line
 
@@ -47,7 +48,7 @@ def run(config: Configuration) -> None:
     name = next(one.name for one in phases.phases().values() if isinstance(config, one.config))
     described = importlib.import_module(f"medexp.phases.{name}.steps")
     steps: Sequence[Step] = described.steps(config)
-    with tracked_run(name, config) as tracked:
+    with reported_run(name, config) as tracked:
         pipeline, made = Pipeline(tracked, name, tuple(step.phase for step in steps)), dict[str, StepRun]()
         for step in steps:
             given, holds = step.given(made), partial(step.holds, made)

@@ -28,6 +28,7 @@ from medexp.errors import CheckFailed, ConfigError, MedexpError, OutOfMemory, Tr
 from medexp.files import parse_yaml
 from medexp.phases.recover.config import RecoverConfig
 from medexp.phases.shared.launch import forget_precision
+from medexp.phases.shared.reported import reported_run
 from medexp.studies.diagnostics import Attempt, describe, diagnose, said, show
 from medexp.studies.ladder import AS_IT_WAS, Fault, Ladder, Rung, changed, differences, phase_config, read_ladder
 from medexp.studies.space import Space, suggest
@@ -35,7 +36,7 @@ from medexp.studies.study import ask, open_study, place_of, recover_dead
 from medexp.tracking.killed import end_run
 from medexp.tracking.past import PastRun, artifact, past_run, runs_like, tag_run
 from medexp.tracking.results import log_summary
-from medexp.tracking.runs import TrackedRun, runs_tagged, tracked_run
+from medexp.tracking.runs import TrackedRun, runs_tagged
 from medexp.tracking.ui import next_line
 
 _FAULTS: Mapping[type[MedexpError], Fault] = {OutOfMemory: "out_of_memory", TrainingDiverged: "diverged"}
@@ -140,7 +141,7 @@ def recover(config: RecoverConfig, run_phase: Callable[[Any], None] | None = Non
     space = _space(ladder, {"rung": {"type": "categorical", "choices": [AS_IT_WAS, *(rung.name for rung in ladder.rungs)]}})
     study = open_study(name, config.storage, config.phase, space, config.seed, _folder(config))
     _same_start(study, ladder, start)
-    with runs_tagged({"medexp.study": name, "medexp.recovers": failed.id}), tracked_run("recover", config) as tracked:
+    with runs_tagged({"medexp.study": name, "medexp.recovers": failed.id}), reported_run("recover", config) as tracked:
         attempts = [Attempt(**kept) for kept in study.user_attrs.get("attempts", [])]
         climb = Climb(config, ladder, failed, fault, start, run_phase, tracked, study, attempts)
         _clear_up(climb)

@@ -26,6 +26,7 @@ from medexp.evaluation.optimism import Optimism, optimism
 from medexp.files import dump_yaml, read_csv, replacing
 from medexp.markdown import as_markdown
 from medexp.phases.shared import tables
+from medexp.phases.shared.reported import reported_run
 from medexp.phases.sweep.config import SweepConfig
 from medexp.registry.store import resolve
 from medexp.studies.pictures import pictures
@@ -38,7 +39,7 @@ from medexp.tracking.killed import end_left, end_run
 from medexp.tracking.past import artifact
 from medexp.tracking.provenance import flat_params
 from medexp.tracking.results import log_summary
-from medexp.tracking.runs import TrackedRun, runs_tagged, tracked_run
+from medexp.tracking.runs import TrackedRun, runs_tagged
 from medexp.tracking.steps import find_interrupted, tags_of_step
 from medexp.tracking.ui import next_line
 
@@ -104,7 +105,7 @@ def search(config: SweepConfig, objective: str, warm_up: WarmUp) -> None:
     name = config.study or f"{config.phase}-{space.digest[:8]}"
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     key = f"sweep {name} {space.digest}"
-    with runs_tagged({**tags_of_step(key), "medexp.study": name}), tracked_run("sweep", config) as tracked:
+    with runs_tagged({**tags_of_step(key), "medexp.study": name}), reported_run("sweep", config) as tracked:
         output_dir = Path(config.output_dir).expanduser().absolute()
         work = Work(
             name, config.storage, config.phase, space, settings, tracked.id, objective, config.trials, config.seed, output_dir

@@ -13,7 +13,7 @@ from medexp.phases.prepare.pairs import prepared_for_phase7
 from medexp.phases.prepare.scenarios import prepared_for_medgemma
 from medexp.phases.prepare.told import tell
 from medexp.phases.shared.again import changed, flags
-from medexp.tracking.runs import tracked_run
+from medexp.phases.shared.reported import reported_run
 
 
 def run(config: PrepareConfig) -> None:
@@ -23,7 +23,7 @@ def run(config: PrepareConfig) -> None:
         DataError: The folder, a case, the split file, `slices_dir`, a scenario, `scenarios_dir` or a pair cannot be used;
             nothing is written then.
     """
-    with tracked_run("prepare", config) as tracked:
+    with reported_run("prepare", config) as tracked:
         if config.scenarios_dir is not None:
             prepared_for_medgemma(config, tracked, Path(config.scenarios_dir).expanduser())
             return

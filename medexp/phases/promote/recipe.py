@@ -7,6 +7,7 @@ from medexp.checks import as_lines, in_a_line, verdict
 from medexp.errors import CheckFailed, all_problems
 from medexp.phases.promote.config import PromoteConfig
 from medexp.phases.promote.rescore import rescore
+from medexp.phases.shared.reported import reported_run
 from medexp.registry.definitions import load_definition
 from medexp.registry.journal import CHAMPION, read
 from medexp.registry.promotion import Judgement, champion_of, confirm, crown, judge, over_phantoms, scores_of
@@ -14,7 +15,7 @@ from medexp.registry.store import Pulled, pull, resolve
 from medexp.terminal import terminal
 from medexp.tracking.figures import gains
 from medexp.tracking.results import log_checks, log_intervals, log_summary
-from medexp.tracking.runs import TrackedRun, tracked_run
+from medexp.tracking.runs import TrackedRun
 from medexp.tracking.stores import find_store
 from medexp.tracking.ui import next_line
 
@@ -31,7 +32,7 @@ def run(config: PromoteConfig) -> None:
     uri = f"models:/{config.model}" + (f"/{config.version}" if config.version else "@candidate")
     find_store()
     resolve(uri)  # looked for before there is a run, or a store, of nothing
-    with tracked_run("promote", config) as tracked:
+    with reported_run("promote", config) as tracked:
         journal, stands = champion_of(config.model)
         candidate = registry.pull(uri)
         if candidate.version == stands:

@@ -2,6 +2,7 @@
 
 import shlex
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from medexp.config.keys import flat
@@ -17,8 +18,14 @@ def flags(settings: Mapping[str, object]) -> str:
 
 def changed(phase: Phase, config: Any) -> dict[str, str]:
     """What a configuration has otherwise than its profile, by key, as a flag takes it."""
-    values, _ = typed(type(config), phase.layers.of_profile(config.profile))
-    return {key: _in_a_line(value) for key, value in flat(config).items() if value != values[key]}
+    return {key: after for key, (_, after) in differences(phase, config).items()}
+
+
+def differences(phase: Phase, config: Any) -> dict[str, tuple[str, str]]:
+    """The same with what the profile has before it."""
+    layers = replace(phase.layers, config=type(config))  # of a study: with the block of the phase that it runs
+    values, _ = typed(type(config), layers.of_profile(config.profile))
+    return {key: (_in_a_line(values[key]), _in_a_line(value)) for key, value in flat(config).items() if value != values[key]}
 
 
 def _in_a_line(value: object) -> str:

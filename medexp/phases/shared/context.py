@@ -29,6 +29,7 @@ from medexp.files import replacing
 from medexp.phases import Phase
 from medexp.phases.shared.launch import forget_precision, start_accelerator
 from medexp.phases.shared.publishing import Summary, present, publish
+from medexp.phases.shared.reported import reported_run
 from medexp.phases.shared.twins import twins_check
 from medexp.registry.package import Package, Parent
 from medexp.registry.promotion import Nominated
@@ -320,7 +321,7 @@ def context(phase: Phase, config: C, run: TrackedRun | None = None, splits: Sequ
 @contextmanager
 def _own_run(phase: Phase, config: Settings, accelerator: Accelerator, resume: str | None) -> Iterator[TrackedRun]:
     if accelerator.is_main_process:
-        with tracked_run(phase.name, config, resumed_from=resume) as run:
+        with reported_run(phase.name, config, resumed_from=resume) as run:
             broadcast_object_list([run.id])
             yield run
     else:

@@ -1,8 +1,8 @@
 """How a phase registers what it made, and what it says of that in the terminal."""
 
+import json
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from rich.text import Text
@@ -21,6 +21,7 @@ from medexp.registry.package import Package
 from medexp.registry.promotion import Nominated, nominate
 from medexp.registry.registration import register
 from medexp.registry.writing import write_package
+from medexp.report.summary import SUMMARY, Summary, as_record
 from medexp.terminal import terminal
 from medexp.tracking.results import log_summary
 from medexp.tracking.runs import TrackedRun
@@ -64,33 +65,6 @@ def publish(package: Package, outcome: str | None, run: TrackedRun) -> Nominated
     return nominate(made, definition, outcome, run.id)
 
 
-@dataclass(frozen=True)
-class Summary:
-    """What a phase comes to, for the run's page and for the terminal.
-
-    Attributes:
-        headline: The phase and its most telling settings.
-        title: What the table shows.
-        head: The table's columns.
-        rows: Its rows.
-        words: What the figures say, plainly, a sentence or two each.
-        narrow: Columns and rows for the terminal, where those are too wide for it.
-        following: What can be done next, besides what the registered versions are for.
-        first: What a reader must know before any figure, such as a control that is as good: sentences, before all else.
-        beside: A second table: title, columns, rows.
-    """
-
-    headline: str
-    title: str
-    head: Sequence[str]
-    rows: Sequence[Sequence[str]]
-    words: Sequence[str]
-    narrow: tuple[Sequence[str], Sequence[Sequence[str]]] | None = None
-    following: Sequence[str] = ()
-    first: Sequence[str] = ()
-    beside: tuple[str, Sequence[str], Sequence[Sequence[str]]] | None = None
-
-
 def present(summary: Summary, checks: Sequence[Check], published: Sequence[Nominated], run: TrackedRun, phase: Phase) -> None:
     """The run's description and the end of the terminal's output: figures, checks, versions, and what to do next.
 
@@ -117,6 +91,8 @@ def present(summary: Summary, checks: Sequence[Check], published: Sequence[Nomin
     ]
     paragraphs += [f"Registered: {'; '.join(registered)}"] if registered else []
     log_summary(run, "\n\n".join(paragraphs) + "\n")
+    following = [*_next_steps(published, phase), *summary.following]
+    run.reporter.text(json.dumps(as_record(summary, following), indent=2), SUMMARY)
 
     console = terminal()
     for line in summary.first:
@@ -127,7 +103,7 @@ def present(summary: Summary, checks: Sequence[Check], published: Sequence[Nomin
     console.print(*as_lines(checks), *summary.words, *(f"Registered: {line}" for line in registered), sep="\n")
     print(f"Run: {run.id}, files in {run.folder}")
     print(f"Next, browse it:  {next_line(run)}")
-    for line in [*_next_steps(published, phase), *summary.following]:
+    for line in following:
         print(line)
 
 
