@@ -37,6 +37,7 @@ from medexp.training.loop import FitResult, leaving_nothing
 IGNORED = -100
 """Label of a token that nothing is learned from, as transformers' losses have it."""
 _PROGRESS, _BEST, _ADAPTER = "progress.json", "best.safetensors", "adapter_model.safetensors"
+_BEGUN = 64  # training examples, at least, that the loss before the first step is of
 _NAMES = {"loss": "loss", "grad_norm": "grad_norm", "learning_rate": "lr_adapter"}
 
 
@@ -153,7 +154,7 @@ def fit_adapter(
     shown = progress_bar(shown=accelerator.is_main_process)
     with leaving_nothing(accelerator), quietly(), shown as progress:
         bar = progress.add_task(title, total=(until or training.epochs) * updates, completed=done.epoch * updates)
-        following = _Following(done, training, accelerator, reporter, folder, title, until, progress, bar, val, pad_id)
+        following = _Following(done, training, accelerator, reporter, folder, title, until, progress, bar, val, pad_id, train)
         trainer = _Trainer(
             model=peft,
             args=arguments,
@@ -219,12 +220,14 @@ def answer_loss(net: nn.Module, examples: Sequence[Example], pad_id: int, batch_
 
 @dataclass
 class _Progress:
-    """How far a training has come, as `progress.json` holds it; `checkpoint` is the folder of the last whole one."""
+    """How far a training has come, as `progress.json` holds it; `checkpoint` is the folder of the last whole one, `begun` the loss
+    on training examples before the first step."""
 
     epoch: int = 0
     best_epoch: int = -1
     best_value: float = math.nan
     checkpoint: str = ""
+    begun: float = math.nan
     history: list[dict[str, float]] = field(default_factory=list)
     reported: list[tuple[int, dict[str, float]]] = field(default_factory=list)
 
@@ -252,6 +255,7 @@ class _Following(TrainerCallback):
     bar: TaskID
     val: Sequence[Example]
     pad_id: int
+    train: Sequence[Example]
     readings: list[dict[str, float]] = field(default_factory=list)
 
     @property
@@ -264,6 +268,12 @@ class _Following(TrainerCallback):
         done, patience = self.done, self.training.patience
         judged = done.epoch % self.training.validate_every == 0 and done.best_epoch >= 0
         return done.epoch >= self.epochs or bool(patience and judged and done.epoch - done.best_epoch > patience)
+
+    def on_train_begin(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
+        """What the base knows of what it is to learn, by which one tells whether anything was learned."""
+        if not self.done.epoch:
+            some = self.train[:: max(1, len(self.train) // _BEGUN)]
+            self.done.begun = answer_loss(kwargs["model"], some, self.pad_id, self.training.batch_size, self.accelerator)
 
     def on_log(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
         """A step of the optimiser."""
@@ -287,6 +297,7 @@ class _Following(TrainerCallback):
         row: dict[str, float] = {"epoch": done.epoch, "step": step}
         row |= {f"train/{name}": float(value) for name, value in pd.DataFrame(self.readings).mean().items()}
         row["train/lr_adapter"] = self.readings[-1]["lr_adapter"]
+        row["train/begun"] = done.begun
         self.readings.clear()
         value: float | None = None
         last = done.epoch + 1 == self.epochs

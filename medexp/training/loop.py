@@ -39,6 +39,7 @@ from medexp.terminal import progress_bar
 
 Batch = Mapping[str, Any]
 _STEPS_PER_READING = 10  # reading a loss waits for the device; once in ten steps costs nothing
+_WORSE = 10.0  # times the loss before the first step, or of 1: a training that ends above that has undone what there was
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,7 @@ class Group:
         weight_decay: Of these parameters; None: that of the training.
         clipped_alone: Whether its gradients are clipped by their own norm, as those of networks that are trained side by side
             and have nothing to do with each other.
+        key: The configuration's key of its learning rate, for messages; empty: `training.lr_<name>`.
     """
 
     name: str
@@ -63,6 +65,7 @@ class Group:
     starts: int = 0
     weight_decay: float | None = None
     clipped_alone: bool = False
+    key: str = ""
 
 
 @dataclass(frozen=True)
@@ -206,12 +209,13 @@ def fit(
             are many.
 
     Raises:
-        TrainingDiverged: A loss is not finite, or the monitored value is NaN in every epoch or in the one that is kept.
+        TrainingDiverged: A loss is not finite, or what validation is told of a case; the monitored value is NaN in every epoch or
+            in the one that is kept; or that one's loss is more than _WORSE times that before the first step.
         StorageError: The state cannot be written; the state of the epoch before is kept.
     """
     sampler = EpochSampler(order or permutations(len(data), seed))  # type: ignore[arg-type]
     learner = _prepared(module, groups, data, sampler, collate, training, accelerator, ema, loading or {})
-    steps, epochs = len(learner.loader), until or training.epochs
+    steps, epochs, lower = len(learner.loader), until or training.epochs, _lower(training, groups)
     done = _go_on_from(folder / "last.pt", learner)
     for step, metrics in done.reported:
         reporter.metrics(metrics, step)
@@ -232,7 +236,7 @@ def fit(
             readings: list[dict[str, float]] = []
             with _waiting(groups, epoch):
                 for reading in _read(_steps(learner, objective, training, epoch)):
-                    _demand_finite(reading, title, epoch, training, groups)
+                    _demand_finite(reading, title, epoch, lower)
                     report({f"train/{name}": value for name, value in reading.items()}, epoch * steps + len(readings))
                     readings.append(reading)
                     progress.advance(bar)
@@ -241,7 +245,7 @@ def fit(
             row |= {f"train/lr_{name}": rate for name, rate in _rates(learner, epoch).items()}
             if until is None and ((epoch + 1) % training.validate_every == 0 or epoch + 1 == epochs):
                 module.eval()
-                with learner.average.in_place():
+                with learner.average.in_place(), _told_of(title, epoch, lower):
                     scores = objective.validate(module, epoch)
                 row |= {f"val/{name}": float(np.mean(value)) for name, value in scores.items()}
                 if isinstance(monitored := scores[objective.monitor], pd.Series):
@@ -267,13 +271,16 @@ def fit(
     if until is None and (done.best_epoch < 0 or (math.isnan(last) and not chosen)):
         where = "any epoch" if done.best_epoch < 0 else f"the last epoch, {done.epoch}, which would be kept"
         told = f"validation {objective.monitor} is not a number in {where}"
-        raise TrainingDiverged(f"{title}: {told}; validate on cases for which it is defined, or lower the learning rate")
+        raise TrainingDiverged(f"{title}: {told}; validate on cases for which it is defined, or {lower}")
+    kept = done.best_epoch if chosen else done.epoch - 1
+    begun, ended = done.reported[0][1][f"{prefix}train/loss"], done.history[kept]["train/loss"]
+    if ended > _WORSE * max(begun, 1.0):
+        raise TrainingDiverged(f"{title}: its loss went from {begun:.3g} to {ended:.3g} in epoch {kept + 1}; {lower}")
     accelerator.wait_for_everyone()
     learner.average.put()
     if chosen:
         _restore(module, load_training_state(folder / "best.pt"))
     module.eval()
-    kept = done.best_epoch if chosen else done.epoch - 1
     return FitResult(
         pd.DataFrame(done.history),
         kept,
@@ -486,16 +493,26 @@ def _read(losses: Iterator[dict[str, Tensor]]) -> Iterator[dict[str, float]]:
         yield from drain()
 
 
-def _demand_finite(
-    reading: Mapping[str, float], title: str, epoch: int, training: TrainingConfig, groups: Sequence[Group]
-) -> None:
-    bad = [name for name, value in reading.items() if not math.isfinite(value)]
-    if bad:
-        rates = [f"training.lr_{group.name}" for group in groups if hasattr(training, f"lr_{group.name}")]
-        lower = " and ".join(rates) or "the learning rate"
-        raise TrainingDiverged(
-            f"{title}: {', '.join(bad)} is not finite in epoch {epoch + 1}; lower {lower}, or set training.precision=fp32"
-        )
+def _demand_finite(reading: Mapping[str, float], title: str, epoch: int, lower: str) -> None:
+    if bad := [name for name, value in reading.items() if not math.isfinite(value)]:
+        raise TrainingDiverged(f"{title}: {', '.join(bad)} not finite in epoch {epoch + 1}; {lower}")
+
+
+@contextmanager
+def _told_of(title: str, epoch: int, lower: str) -> Iterator[None]:
+    """What validation finds not to be finite is told with the training and the keys that it hangs on."""
+    try:
+        yield
+    except TrainingDiverged as error:
+        raise TrainingDiverged(f"{title}: after epoch {epoch + 1} {error}\nIn a training: {lower}.") from error
+
+
+def _lower(training: TrainingConfig, groups: Sequence[Group]) -> str:
+    """What to do against a training that diverges."""
+    own = {group.name: f"training.lr_{group.name}" for group in groups if hasattr(training, f"lr_{group.name}")}
+    rates = dict.fromkeys(filter(None, [group.key or own.get(group.name, "") for group in groups]))
+    half = "" if training.precision == "fp32" else ", or set its precision to fp32"
+    return f"lower {' and '.join(rates) or 'the learning rate'}{half}"
 
 
 def _trained(module: nn.Module) -> dict[str, Tensor]:

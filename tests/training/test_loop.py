@@ -95,6 +95,7 @@ def train(
     direction: Literal["maximize", "minimize"] = "maximize",
     net: nn.Sequential | None = None,
     ema: float = 0.0,
+    lr: float = 1e-2,
 ) -> FitResult:
     """Trains on the points, the first layer from an epoch on; `see` gets each batch; `scores` are said of the epochs."""
     net = net or network()
@@ -111,7 +112,7 @@ def train(
 
     return fit(
         net,
-        [Group("all", 1e-2, list(net.parameters()))] if starts == 0 else two_groups(net, starts),
+        [Group("all", lr, list(net.parameters()), key="points.lr")] if starts == 0 else two_groups(net, starts),
         Points(),
         Objective(loss, validate, "score", direction),  # type: ignore[arg-type]
         training,
@@ -207,9 +208,26 @@ def test_patience_looks_again_before_it_stops(tmp_path: Path) -> None:
 
 
 def test_a_loss_that_is_not_finite_stops_training_and_keeps_the_epochs_before(tmp_path: Path) -> None:
-    with pytest.raises(TrainingDiverged, match=r"points: loss.* not finite in epoch 1; lower the learning rate"):
+    with pytest.raises(TrainingDiverged, match=r"points: loss.* not finite in epoch 1; lower points.lr$"):
         train(tmp_path, Recorder(), scale=math.nan)
     assert not (tmp_path / "last.pt").exists()
+
+
+def test_a_training_that_ends_far_above_where_it_began_has_diverged_although_all_is_finite(tmp_path: Path) -> None:
+    """At such a rate weights are numbers of thirty digits, and what they say of a case is still one class or the other."""
+    with pytest.raises(TrainingDiverged, match=r"points: its loss went from \S+ to \S+ in epoch 4; lower points.lr$"):
+        train(tmp_path, Recorder(), lr=30.0)
+    with pytest.raises(TrainingDiverged, match="to .* in epoch 2; lower points.lr$"):
+        train(tmp_path / "early", Recorder(), replace(TRAINING, patience=4), lr=30.0, scores=[1, 2, 0, 0])
+
+
+def test_what_validation_finds_not_to_be_finite_is_told_with_the_training_and_its_rate(tmp_path: Path) -> None:
+    class Diverged(list[float]):
+        def __getitem__(self, epoch: Any) -> Any:
+            raise TrainingDiverged("the network's output: case-7: 3 NaN or infinite values.")
+
+    with pytest.raises(TrainingDiverged, match=r"(?s)points: after epoch 1 the network's output: case-7: .*lower points.lr\.$"):
+        train(tmp_path, Recorder(), scores=Diverged())
 
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
@@ -234,7 +252,7 @@ def test_the_statistics_of_batch_norm_are_those_of_the_best_epoch(tmp_path: Path
     data, best = Points(), Objective(loss, validate, "score")  # type: ignore[arg-type]
     fit(
         net,
-        [Group("all", 1e-2, list(net.parameters()))],
+        [Group("all", lr, list(net.parameters()), key="points.lr")],
         data,
         best,
         replace(TRAINING, batch_size=7, patience=9),
@@ -424,7 +442,7 @@ def test_items_of_several_lengths_become_a_batch_by_the_collate_function(tmp_pat
 
     fit(
         net,
-        [Group("all", 1e-2, list(net.parameters()))],
+        [Group("all", lr, list(net.parameters()), key="points.lr")],
         Sentences(),
         Objective(loss, lambda module, epoch: {"score": 1.0}, "score"),  # type: ignore[arg-type]
         replace(TRAINING, epochs=1, warmup_epochs=0, workers=workers),

@@ -25,6 +25,7 @@ PHASE = Phase(
         "SHORTCUT",
         "CONTROLS",
     ),
+    revision=2,
     next={
         "medgemma_lora_adapter": "mlflow run . -e predict -P model=models:/medgemma_lora_adapter@champion -P input=NEW.jsonl",
     },

@@ -81,19 +81,21 @@ def frozen(changed: Sequence[str], compared: int) -> Check:
 
 
 def loss(history: pd.DataFrame) -> Check:
-    """MEDGEMMA-LOSS: the loss fell.
+    """MEDGEMMA-LOSS: the loss fell, from epoch to epoch and from what the base's was: a rate that is far too high first undoes
+    what the base knew, and the loss falls from there.
 
     Args:
-        history: One row an epoch, with `train/loss`.
+        history: One row an epoch, with `train/loss`, and `train/begun`, the loss before the first step.
     """
     first, last = float(history["train/loss"].iloc[0]), float(history["train/loss"].iloc[-1])
+    begun = float(history["train/begun"].iloc[0])
     return Check(
         "MEDGEMMA-LOSS",
         "The loss falls",
         Severity.BLOCKING,
-        passed=last < first or len(history) == 1,
-        threshold="mean loss of the last epoch below that of the first",
-        measured={"first": first, "last": last, "epochs": len(history)},
+        passed=last < begun and (last < first or len(history) == 1),
+        threshold="mean loss of the last epoch below that of the first, and below that of the base on training examples",
+        measured={"base": begun, "first": first, "last": last, "epochs": len(history)},
         advice="Lower training.lr, or raise training.epochs: a few steps at a small rate move nothing, and the first "
         "of a warm-up has the rate 0 (training.warmup_epochs=0 leaves it out).",
     )

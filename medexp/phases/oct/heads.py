@@ -128,6 +128,7 @@ def train_head(
             [*own.parameters()],
             weight_decay=one.weight_decay,
             clipped_alone=len(rates) > 1,
+            key="train.lr_head_grid" if train.lr_head_grid else "train.lr_head",
         )
         for one, own in heads
     ]
@@ -138,7 +139,8 @@ def train_head(
         net = copy.deepcopy(encoder.net).requires_grad_(True)
         net.checkpointing = train.gradient_checkpointing  # type: ignore[assignment]
         module = EncoderClassifier(net, heads, frozen=False)
-        groups.append(Group("encoder", train.lr_encoder, [*net.parameters()], starts=config.model.unfreeze_at_epoch))
+        trained, starts = [*net.parameters()], config.model.unfreeze_at_epoch
+        groups.append(Group("encoder", train.lr_encoder, trained, starts, key="train.lr_encoder"))
         scans = [data.cases[case] for case in manifest["case"][learned]]
         asked, size = config.data.augment, encoder.preprocessing.get(Resize).size
         augment = augmentation(size, flip=asked.flip, crop=asked.random_crop, jitter=asked.intensity_jitter)

@@ -208,7 +208,7 @@ def pretrain(config: Phase1Config, accelerator: Accelerator, cache: Path, file: 
 
     result = fit(
         module,
-        [Group("network", config.base.lr, list(net.parameters()))],
+        [Group("network", config.base.lr, list(net.parameters()), key="base.lr")],
         training_dataset(data, "train", settings, cache, seed),
         Objective(loss, validate, "dice_WT"),
         training,

@@ -231,7 +231,7 @@ def _groups(peft: PeftModel, config: Phase7Config) -> list[Group]:
     learns = {name: one for name, one in peft.named_parameters() if one.requires_grad}
     adapters = [one for name, one in learns.items() if "lora_" in name]
     others = [one for name, one in learns.items() if "lora_" not in name]
-    return [Group("lora", config.training.lr, adapters), Group("new", config.training.lr_new, others)]
+    return [Group("lora", config.training.lr, adapters, key="training.lr"), Group("new", config.training.lr_new, others)]
 
 
 def _velocities(net: nn.Module, given: Tensor) -> Tensor:

@@ -312,7 +312,7 @@ def train_base(
     every = np.repeat(np.arange(len(latents)), training.repeats)
     return fit(
         net,
-        [Group("network", training.lr, list(net.parameters()))],
+        [Group("network", training.lr, list(net.parameters()), key="training.lr")],
         _Latents(latents),
         objective,
         training,

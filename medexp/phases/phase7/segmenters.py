@@ -399,7 +399,7 @@ def _trained(
     )
     fit(
         net,
-        [Group("segmenter", config.lr, list(net.parameters()))],
+        [Group("segmenter", config.lr, list(net.parameters()), key="utility.lr")],
         _Augmented(pairs, seed),
         Objective(loss, lambda *_: {}, "dice"),
         training,

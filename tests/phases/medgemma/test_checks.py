@@ -16,8 +16,8 @@ PAIRS = pd.DataFrame({"case": ["a", "b"], "other": ["c", "d"], "how": ["twin", "
 ABOVE, HOLDS_0, NONE = Interval(0.2, 0.1, 0.3, 60), Interval(0.2, -0.1, 0.5, 60), Interval(0.2, np.nan, np.nan, 4)
 
 
-def losses(*values: float) -> pd.DataFrame:
-    return pd.DataFrame({"train/loss": values})
+def losses(*values: float, begun: float = 3.0) -> pd.DataFrame:
+    return pd.DataFrame({"train/loss": values, "train/begun": begun})
 
 
 GOOD: dict[str, list[Check]] = {
@@ -48,7 +48,7 @@ BAD: dict[str, list[Check]] = {
         checks.images({"adapter": (1, 1), "blind": (0, 1)}, 48),
     ],
     "frozen": [checks.frozen(["model.vision_tower.weight"], 58), checks.frozen([], 0)],
-    "loss": [checks.loss(losses(2.0, 2.0)), checks.loss(losses(2.0, 1.0, 2.1)), checks.loss(losses(2.0, np.nan))],
+    "loss": [checks.loss(losses(2.0, 2.0)), checks.loss(losses(2.0, 1.0, 2.1)), checks.loss(losses(2.0, np.nan)), checks.loss(losses(9.0, 4.0))],
     "merge": [
         checks.merge(0.1, 1e-5, ()),
         checks.merge(1e-6, 0.1, ()),
