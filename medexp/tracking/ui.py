@@ -4,6 +4,7 @@ The UI opens in the mode for generative models, in which an experiment shows no 
 """
 
 import os
+import socket
 import sys
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -14,12 +15,12 @@ from mlflow.entities import Run, ViewType
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from medexp.tracking.experiments import experiment_of
-from medexp.tracking.stores import find_store
+from medexp.tracking.stores import find_store, without_secrets
 
 if TYPE_CHECKING:
     from medexp.tracking.runs import TrackedRun  # brings torch along
 
-_HOST, _PORT = "127.0.0.1", "5000"
+_HOST, _PORT = "127.0.0.1", 5000
 _MODE = "?workflowType=machine_learning"
 
 
@@ -43,21 +44,44 @@ def page(run_id: str, artifact: str = "") -> str:
 def serve() -> int:
     """Print the address of the last run, or of all experiments where there is none, and serve the UI until it is stopped.
 
-    The runs of a tracking server are in its own UI: nothing is started for them.
+    It is on port 5000, or on another where that is taken. The runs of a tracking server are in its own UI: nothing is started
+    for them.
 
     Raises:
         StorageError: There is no store, or it does not answer.
     """
     find_store()
     last = _last_run()
-    told = f"The last run:  {address(last.info.run_id)}" if last else f"No run yet:  {_server()}/#/experiments{_MODE}"
-    print(told, flush=True)
+    port = _PORT if _is_served() else _free_port()
+    where = page(last.info.run_id) if last else f"#/experiments{_MODE}"
+    told = f"The last run, {last.info.run_name}:" if last else "No run yet:"
+    print(f"{told}  {_server(port)}/{where}", flush=True)
     if not _is_served():
+        print(f"Store: {without_secrets(mlflow.get_tracking_uri())}", flush=True)
         # Not as options: the address of a database may hold a password, and options are shown to all users of the machine.
         os.environ["MLFLOW_BACKEND_STORE_URI"] = mlflow.get_tracking_uri()
         os.environ["MLFLOW_REGISTRY_STORE_URI"] = mlflow.get_registry_uri()
-        os.execv(sys.executable, [sys.executable, "-m", "mlflow", "ui", "--host", _HOST, "--port", _PORT])  # noqa: S606
+        os.environ.setdefault(
+            "MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false"
+        )  # jobs of traces: it starts in a third of the time
+        command = ["mlflow", "ui", "--app-name", "medexp", "--host", _HOST, "--port", str(port), "--workers", "1"]
+        os.execv(sys.executable, [sys.executable, "-m", *command])  # noqa: S606
     return 0
+
+
+def _free_port() -> int:
+    """Port 5000, or one that nobody listens on."""
+    for wanted in (_PORT, 0):
+        with socket.socket() as asked:
+            asked.setsockopt(
+                socket.SOL_SOCKET, socket.SO_REUSEADDR, 1
+            )  # as the server will: one that was stopped is no reason
+            try:
+                asked.bind((_HOST, wanted))
+            except OSError:
+                continue
+            return int(asked.getsockname()[1])
+    return _PORT
 
 
 def _last_run() -> Run | None:
@@ -77,8 +101,8 @@ def _is_served() -> bool:
     return mlflow.get_tracking_uri().startswith("http")
 
 
-def _server() -> str:
+def _server(port: int = _PORT) -> str:
     if not _is_served():
-        return f"http://{_HOST}:{_PORT}"
+        return f"http://{_HOST}:{port}"
     parts = urlsplit(mlflow.get_tracking_uri())
     return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl().rstrip("/")  # without user and password

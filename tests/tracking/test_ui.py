@@ -1,8 +1,7 @@
 """The address of a run, and what `medexp ui` says and starts."""
 
 import os
-import subprocess
-import sys
+import socket
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -47,30 +46,35 @@ def test_runs_of_a_server_are_in_its_own_ui(
     assert ui.next_line(run) == f"{uri}/{page(store, run)}"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri.replace("http://", "http://me:secret@"))
     assert ui.serve() == 0  # there is nothing to start
-    assert capsys.readouterr().out == f"The last run:  {uri}/{page(store, run)}\n"
+    assert capsys.readouterr().out == f"The last run, main s0:  {uri}/{page(store, run)}\n"
 
 
 @pytest.mark.parametrize("is_empty", [True, False])
-def test_the_ui_opens_on_the_last_run_of_the_store_that_runs_are_written_to(store: MlflowClient, is_empty: bool) -> None:
-    told = (
-        f"The last run:  http://127.0.0.1:5000/{page(store, run_a_phase())}"
-        if not is_empty
-        else ("No run yet:  http://127.0.0.1:5000/#/experiments?workflowType=machine_learning")
-    )
-    program = """
-import os, sys
-from medexp.console import main
-def instead(program, arguments):
-    print(arguments[1:], os.environ["MLFLOW_BACKEND_STORE_URI"], "torch" in sys.modules)
-    sys.exit(143)
-os.execv = instead
-main(["ui"])
-"""
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
-    first, second = done.stdout.splitlines()
-    assert first == told
-    started = ["-m", "mlflow", "ui", "--host", "127.0.0.1", "--port", "5000"]
-    assert second == f"{started} {os.environ['MLFLOW_TRACKING_URI']} False"
+@pytest.mark.parametrize("is_taken", [True, False])
+def test_the_ui_opens_on_the_last_run_of_the_store_that_runs_are_written_to(
+    store: MlflowClient, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], is_empty: bool, is_taken: bool
+) -> None:
+    where = "No run yet:  http://127.0.0.1:{}/#/experiments?workflowType=machine_learning"
+    if not is_empty:
+        where = f"The last run, main s0:  http://127.0.0.1:{{}}/{page(store, run_a_phase())}"
+    started: list[list[str]] = []
+    monkeypatch.setattr(os, "execv", lambda _, arguments: started.append(arguments))
+    monkeypatch.setattr(os, "environ", os.environ.copy())
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        port = other.getsockname()[1]
+        if is_taken:
+            other.listen()
+        else:
+            other.close()
+        monkeypatch.setattr(ui, "_PORT", port)
+        assert ui.serve() == 0
+    ((_, *command, workers, one),) = started
+    assert command[:-1] == ["-m", "mlflow", "ui", "--app-name", "medexp", "--host", "127.0.0.1", "--port"]
+    assert (command[-1] == str(port)) is not is_taken
+    assert (workers, one) == ("--workers", "1")
+    assert os.environ["MLFLOW_BACKEND_STORE_URI"] == os.environ["MLFLOW_TRACKING_URI"]
+    assert capsys.readouterr().out.splitlines() == [where.format(command[-1]), f"Store: {os.environ['MLFLOW_TRACKING_URI']}"]
 
 
 def test_without_a_store_nothing_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,56 @@
+"""MLflow's UI as `medexp ui` serves it: it opens where runs are, in the mode for training models.
+
+The app of the entry point `mlflow.app`, which `mlflow ui --app-name medexp` finds. MLflow's UI keeps what a user chose in the
+browser; of what nobody chose yet the defaults are those of generative models: an experiment shows no run, and an assistant
+takes a third of the page. What the user chooses later stands.
+"""
+
+import json
+
+from mlflow.server.fastapi_app import app as mlflow_app
+from starlette.datastructures import MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+_FIRST_CHOICES = {
+    "mlflow.workflowType_v1": '"machine_learning"',
+    "mlflow.assistant.panelOpen_v1": "false",
+    "mlflow.assistant.fab.autoOpenedOnFirstLoad_v1": "true",
+    "mlflow.telemetry.info.alert.dismissed_v1": "true",  # it is off: medexp.console and the Makefile see to that
+}
+_SCRIPT = f"""<script>
+for (const [key, value] of Object.entries({json.dumps(_FIRST_CHOICES)}))
+  if (localStorage.getItem(key) === null) localStorage.setItem(key, value);
+if (!location.hash) location.replace("#/experiments");
+</script>""".encode()
+
+
+def create_app() -> ASGIApp:
+    """MLflow's own app, its first page with the script above before any other."""
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["path"] != "/":
+            await mlflow_app(scope, receive, send)
+            return
+        begun: list[Message] = []
+        body = bytearray()
+
+        async def hold(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                begun.append(message)
+                return
+            body.extend(message.get("body", b""))
+            if message.get("more_body"):
+                return
+            page = bytes(body).replace(b"<head>", b"<head>" + _SCRIPT, 1)
+            headers = MutableHeaders(raw=begun[0]["headers"])
+            headers["content-length"] = str(len(page))
+            await send({**begun[0], "headers": headers.raw})
+            await send({**message, "body": page})
+
+        # asked for whole: what the browser kept may be MLflow's page without the script
+        kept = [
+            (key, value) for key, value in scope["headers"] if key not in (b"if-none-match", b"if-modified-since", b"range")
+        ]
+        await mlflow_app({**scope, "headers": kept}, receive, hold)
+
+    return app

@@ -1,0 +1,50 @@
+"""`medexp ui` as a browser shows it: runs are found at once, and nothing of generative models stands between."""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from mlflow import MlflowClient
+
+from medexp.config.keys import Called
+from medexp.tracking.runs import tracked_run
+from tests.browser.conftest import Visit, ui_on
+
+
+@dataclass(frozen=True)
+class Config:
+    output_dir: str = "outputs"
+    profile: str = "demo"
+    seed: Annotated[int, Called("s")] = 0
+
+
+def test_runs_are_found_at_once(store: MlflowClient, tmp_path: Path, visit: Callable[..., Visit]) -> None:
+    with tracked_run("phase1", Config()) as run:
+        run.tag({"mlflow.note.content": "What the run says of itself"})
+    with ui_on(os.environ["MLFLOW_TRACKING_URI"], tmp_path) as (told, server):
+        assert told.startswith("The last run, phase1 s0:  ")
+        there = visit()
+        there.open(told.split()[-1])
+        there.shows("phase1 s0", "What the run says of itself")
+        first = visit()
+        first.open(server)  # what a user types who has not read what was printed
+        first.shows("Experiments")
+        first.page.get_by_role("link", name="phase1", exact=True).click()
+        first.shows("phase1 s0")
+        assert "/runs" in first.page.url
+        assert not first.page.get_by_text("Assistant", exact=False).count()
+        first.open(f"{server}/#/models")
+        first.shows("Registered Models")
+        assert there.errors + first.errors == []
+
+
+def test_what_a_user_chose_stands(store: MlflowClient, tmp_path: Path, visit: Callable[..., Visit]) -> None:
+    with ui_on(os.environ["MLFLOW_TRACKING_URI"], tmp_path) as (told, server):
+        assert told.startswith("No run yet:")
+        there = visit()
+        there.open(server)
+        there.page.get_by_role("button", name="GenAI").click()
+        there.page.reload()
+        there.shows("Prompts")
