@@ -29,7 +29,7 @@ def kept_records(
 ) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
     """What is found out of each file, by id, and what is wrong with the others, by id.
 
-    A file that was described before and has not changed since (path, size and mtime) is not read.
+    A file that was described before and has not changed since (path, size and times) is not read.
 
     Args:
         describe: From its arguments to what JSON can hold; raises a DataError where the file cannot be used.
@@ -46,7 +46,7 @@ def kept_records(
     for folder, members in by_folder.items():
         entry = cache / f"{hashlib.sha256(str(folder.absolute()).encode()).hexdigest()[:40]}.json"
         known = _known(entry, version)
-        stamps = {name: [*files[name][2], *_stamp(path)] for name, path in members.items()}
+        stamps = {name: [*files[name][2], *stamp(path)] for name, path in members.items()}
         todo = {name: path for name, path in members.items() if known.get(path.name, {}).get("stamp") != stamps[name]}
         calls = {name: files[name][1] for name in todo}
         found, wrong = described(describe, calls, jobs, f"Reading {folder.name}", together=_CHUNK)
@@ -58,9 +58,14 @@ def kept_records(
     return records, problems
 
 
-def _stamp(path: Path) -> list[int]:
+def stamp(path: Path) -> list[int]:
+    """What tells that a file is another one than it was, without reading it.
+
+    What is unpacked or copied with its times over a file of the same size has size and mtime of the file before; the time of
+    its last change is set by nobody. Of a bucket's copy, a second link, the path says the content, and each use changes it.
+    """
     stat = path.stat()
-    return [stat.st_size, stat.st_mtime_ns]
+    return [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns if stat.st_nlink == 1 else 0]
 
 
 def _known(entry: Path, version: int) -> dict[str, dict[str, Any]]:

@@ -320,7 +320,7 @@ def _sorted_out(content: Any, weights: Weights, path: Path, place: Path) -> tupl
         state[bare] = value
     if twice:
         advice = f"Save the encoder's weights alone, or say in {place} which of two encoders is meant (weights)."
-        raise CheckpointError(all_problems(f"checkpoint {path}", twice[:_SHOWN], advice))
+        raise CheckpointError(all_problems(f"checkpoint {path}", [_some(twice)], advice))
     return state, beside
 
 

@@ -1,6 +1,7 @@
 """The Reporters that write: to an MLflow run, and to a folder."""
 
 import io
+import math
 import re
 import shutil
 import sys
@@ -28,6 +29,9 @@ _TEXTS = (".csv", ".html", ".json", ".log", ".md", ".tsv", ".txt", ".yaml")
 class MlflowReporter:
     """Implements `medexp.reporting.Reporter`: metrics wait with the time they were measured at, the rest is written at once.
 
+    What is no number is in tables alone: to MLflow's filters NaN is 0, so that `metrics.loss < 0.1` finds the runs that
+    diverged, and its database keeps an infinity as 1.8e308.
+
     One call of MLflow for 100 steps costs a hundredth of a call a step; what waits is written at `flush`, and as soon as there
     is a full batch of it.
     """
@@ -39,7 +43,7 @@ class MlflowReporter:
 
     def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
         now = time.time_ns() // 1_000_000
-        self._waiting += [Metric(key, float(value), now, step) for key, value in values.items()]
+        self._waiting += [Metric(key, float(value), now, step) for key, value in values.items() if math.isfinite(value)]
         if len(self._waiting) >= _BATCH:
             self.flush()
 

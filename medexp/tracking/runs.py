@@ -127,7 +127,8 @@ def tracked_run(
     """One run of a phase: starts it, logs what it is made with, and ends it as what it came to.
 
     The run ends FINISHED; FAILED after an error, whose message becomes the tag `medexp.error` and whose class
-    `medexp.error_type`, with the verdict FAILED where a training diverged and none where it was cut short otherwise; KILLED after Ctrl-C, SIGTERM or SIGHUP.
+    `medexp.error_type`; KILLED after Ctrl-C, SIGTERM or SIGHUP. Its verdict is then FAILED where a training diverged, and none
+    where it was cut short otherwise.
     What the reporter still holds is written in each case. Inside `mlflow run` it is the run that MLflow created; outside, a
     new one in the experiment that the user names, else in the one named by `phase`. While another tracked run is going on, it
     is a new run nested in that one, in the same experiment; what ends it early ends the outer one as well. It is called what

@@ -220,8 +220,8 @@ def answer_loss(net: nn.Module, examples: Sequence[Example], pad_id: int, batch_
 
 @dataclass
 class _Progress:
-    """How far a training has come, as `progress.json` holds it; `checkpoint` is the folder of the last whole one, `begun` the loss
-    on training examples before the first step."""
+    """How far a training has come, as `progress.json` holds it; `checkpoint` is the folder of the last whole one, `begun` the
+    loss on training examples before the first step."""
 
     epoch: int = 0
     best_epoch: int = -1

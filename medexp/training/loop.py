@@ -209,8 +209,8 @@ def fit(
             are many.
 
     Raises:
-        TrainingDiverged: A loss is not finite, or what validation is told of a case; the monitored value is NaN in every epoch or
-            in the one that is kept; or that one's loss is more than _WORSE times that before the first step.
+        TrainingDiverged: A loss is not finite, or what validation is told of a case; the monitored value is NaN in every epoch
+            or in the one that is kept; or that one's loss is more than _WORSE times that before the first step.
         StorageError: The state cannot be written; the state of the epoch before is kept.
     """
     sampler = EpochSampler(order or permutations(len(data), seed))  # type: ignore[arg-type]
@@ -273,9 +273,7 @@ def fit(
         told = f"validation {objective.monitor} is not a number in {where}"
         raise TrainingDiverged(f"{title}: {told}; validate on cases for which it is defined, or {lower}")
     kept = done.best_epoch if chosen else done.epoch - 1
-    begun, ended = done.reported[0][1][f"{prefix}train/loss"], done.history[kept]["train/loss"]
-    if ended > _WORSE * max(begun, 1.0):
-        raise TrainingDiverged(f"{title}: its loss went from {begun:.3g} to {ended:.3g} in epoch {kept + 1}; {lower}")
+    _demand_no_worse(done.reported[0][1][f"{prefix}train/loss"], done.history[kept]["train/loss"], title, kept, lower)
     accelerator.wait_for_everyone()
     learner.average.put()
     if chosen:
@@ -496,6 +494,13 @@ def _read(losses: Iterator[dict[str, Tensor]]) -> Iterator[dict[str, float]]:
 def _demand_finite(reading: Mapping[str, float], title: str, epoch: int, lower: str) -> None:
     if bad := [name for name, value in reading.items() if not math.isfinite(value)]:
         raise TrainingDiverged(f"{title}: {', '.join(bad)} not finite in epoch {epoch + 1}; {lower}")
+
+
+def _demand_no_worse(begun: float, ended: float, title: str, kept: int, lower: str) -> None:
+    """At a rate that is far too high weights are numbers of thirty digits, and what they say of a case still one class or the
+    other."""
+    if ended > _WORSE * max(begun, 1.0):
+        raise TrainingDiverged(f"{title}: its loss went from {begun:.3g} to {ended:.3g} in epoch {kept + 1}; {lower}")
 
 
 @contextmanager

@@ -226,7 +226,9 @@ def test_what_validation_finds_not_to_be_finite_is_told_with_the_training_and_it
         def __getitem__(self, epoch: Any) -> Any:
             raise TrainingDiverged("the network's output: case-7: 3 NaN or infinite values.")
 
-    with pytest.raises(TrainingDiverged, match=r"(?s)points: after epoch 1 the network's output: case-7: .*lower points.lr\.$"):
+    with pytest.raises(
+        TrainingDiverged, match=r"(?s)points: after epoch 1 the network's output: case-7: .*lower points.lr\.$"
+    ):
         train(tmp_path, Recorder(), scores=Diverged())
 
 
@@ -252,7 +254,7 @@ def test_the_statistics_of_batch_norm_are_those_of_the_best_epoch(tmp_path: Path
     data, best = Points(), Objective(loss, validate, "score")  # type: ignore[arg-type]
     fit(
         net,
-        [Group("all", lr, list(net.parameters()), key="points.lr")],
+        [Group("all", 1e-2, list(net.parameters()))],
         data,
         best,
         replace(TRAINING, batch_size=7, patience=9),
@@ -442,7 +444,7 @@ def test_items_of_several_lengths_become_a_batch_by_the_collate_function(tmp_pat
 
     fit(
         net,
-        [Group("all", lr, list(net.parameters()), key="points.lr")],
+        [Group("all", 1e-2, list(net.parameters()))],
         Sentences(),
         Objective(loss, lambda module, epoch: {"score": 1.0}, "score"),  # type: ignore[arg-type]
         replace(TRAINING, epochs=1, warmup_epochs=0, workers=workers),

@@ -74,7 +74,7 @@ def read_image(image: LabelledImage) -> tuple[NDArray[np.float32], NDArray[np.ui
 def describe_images(images: Sequence[LabelledImage], data: ImageDataConfig, cache: Path) -> tuple[ImageFacts, ...]:
     """Reads, checks and describes every image, in the order given.
 
-    Files that were described before and have not changed since (path, size and mtime) come from the cache.
+    Files that were described before and have not changed since (path, size and times) come from the cache.
 
     Args:
         images: As `find_slices` and `find_kaggle` return them.

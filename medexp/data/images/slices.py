@@ -21,9 +21,9 @@ from medexp.config.data import SliceConfig
 from medexp.data.images.cases import LabelledImage
 from medexp.data.images.npz import Arrays, metadata_of, plane_problems, read_npz
 from medexp.data.parallel import in_parallel
-from medexp.data.splits import patient_of
+from medexp.data.splits import patient_of, some
 from medexp.data.volumes.background import ground_of
-from medexp.data.volumes.brats import read_case
+from medexp.data.volumes.brats import ROUNDING, read_case
 from medexp.data.volumes.cases import CHANNELS, Case, Volume
 from medexp.errors import DataError, all_problems
 from medexp.files import filling
@@ -144,8 +144,9 @@ def read_slice(path: Path) -> Slice:
     if image is not None and mask is not None and not problems:
         if image.shape[-2:] != mask.shape[-2:]:
             problems.append(f"image {image.shape} and mask {mask.shape} differ in shape")
+        mask = np.where(np.abs(mask - (whole := np.rint(mask))) > ROUNDING, mask, whole)
         if unknown := sorted({float(value) for value in np.unique(mask)} - {0, 1, 2, 3, 4}):
-            problems.append(f"mask holds {', '.join(f'{value:g}' for value in unknown[:5])}; allowed are 0, 1, 2, 3 and 4")
+            problems.append(f"mask holds {some([f'{value:g}' for value in unknown], 5)}; allowed are 0, 1, 2, 3 and 4")
         if {3, 4} <= set(np.unique(mask).tolist()):
             problems.append("mask holds 3 and 4, which cannot both be enhancing tumour: 4 is then a cavity or edema")
     metadata: Mapping[str, Any] = {}

@@ -123,15 +123,15 @@ def _demand_decoder(path: Path, syntax: UID) -> None:
 
 
 def _demand_one_sign(path: Path) -> None:
-    """A file whose header says signed values holds a JPEG 2000 stream of signed ones. Of others nobody knows what they are: where
-    the stream is right, its bright half comes out as the darkest."""
+    """A file whose header says signed values holds a JPEG 2000 stream of signed ones. Of others nobody knows what they are:
+    where the stream is right, its bright half comes out as the darkest."""
     with path.open("rb") as file:
         dcmread(file, stop_before_pixels=True)
         head = file.read(_J2K_HEAD)
     if get_j2k_parameters(head[max(head.find(_J2K), 0) :]).get("is_signed") is False:
         raise DataError(
-            f"{path}: its header says signed values (PixelRepresentation 1), its JPEG 2000 stream unsigned ones. Look which of "
-            "both shows the retina bright, and write it anew without compression"
+            f"{path}: its header says signed values (PixelRepresentation 1), its JPEG 2000 stream unsigned ones. Look which "
+            "of both shows the retina bright, and write it anew without compression"
         )
 
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from medexp.config.data import PairDataConfig
 from medexp.data.headers import Header, of_volume, two_affines
-from medexp.data.kept import keep_record, known_record
+from medexp.data.kept import keep_record, known_record, stamp
 from medexp.data.pairs.marks import DESCRIP
 from medexp.data.pairs.read import CHANNEL, image_on_grid, mask_on_grid, preprocessing, read_pair
 from medexp.data.parallel import described
@@ -93,7 +93,7 @@ class PairFacts:
 def describe_pairs(cases: Sequence[Case], data: PairDataConfig, cache: Path, block: str = "data") -> dict[str, PairFacts]:
     """Reads, checks and describes every pair, or every volume where there are no masks; by id, in the order given.
 
-    Pairs that were described before and whose files have not changed since (path, size and mtime) come from the cache.
+    Pairs that were described before and whose files have not changed since (path, size and times) come from the cache.
 
     Args:
         cases: As `find_pairs` gives them.
@@ -218,7 +218,7 @@ def _finer(spans: NDArray[np.float64], spacing: Sequence[float]) -> str:
 
 
 def _key(case: Case, follows: Sequence[Any]) -> str:
-    stats = [(str(path.absolute()), (stat := path.stat()).st_size, stat.st_mtime_ns) for path in case.files]
+    stats = [(str(path.absolute()), *stamp(path)) for path in case.files]
     return hashlib.sha256(json.dumps([*follows, case.id, stats]).encode()).hexdigest()[:40]
 
 

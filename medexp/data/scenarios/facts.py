@@ -66,7 +66,7 @@ class ScenarioFacts:
 def describe_scenarios(scenarios: Sequence[Scenario], cache: Path, jobs: int) -> tuple[ScenarioFacts, ...]:
     """Reads, checks and describes the image of every scenario, in the order given.
 
-    Images that were described before and have not changed since (path, size and mtime) come from the cache.
+    Images that were described before and have not changed since (path, size and times) come from the cache.
 
     Args:
         scenarios: As `read_scenarios` returns them.

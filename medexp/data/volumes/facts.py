@@ -18,7 +18,7 @@ from medexp.arrays import Array
 from medexp.config.data import DataConfig
 from medexp.config.editions import EDITIONS, fitting
 from medexp.data.headers import Header, of_volume, two_affines
-from medexp.data.kept import keep_record, known_record
+from medexp.data.kept import keep_record, known_record, stamp
 from medexp.data.parallel import described
 from medexp.data.seen import Field
 from medexp.data.twins import Digested, perceptual_hash
@@ -147,7 +147,7 @@ def _looked(header: Header, intensity: Sequence[float], brain_ml: float) -> dict
 def describe_cases(cases: Sequence[Case], data: DataConfig, cache: Path) -> tuple[CaseFacts, ...]:
     """Reads, checks and describes every case, in the order given.
 
-    Cases that were described before and whose files have not changed since (path, size and mtime) come from the cache. The
+    Cases that were described before and whose files have not changed since (path, size and times) come from the cache. The
     others are read by `data.jobs` processes, or by another backend of joblib (`in_parallel`).
 
     Args:
@@ -279,7 +279,7 @@ def digests(volume: Volume) -> tuple[str, str]:
 
 
 def _key(case: Case, data: DataConfig) -> str:
-    stats = [(str(path.absolute()), (stat := path.stat()).st_size, stat.st_mtime_ns) for path in case.files]
+    stats = [(str(path.absolute()), *stamp(path)) for path in case.files]
     seen = [sorted(data.classes.items()), list(data.spacing)] if case.label else []
     return hashlib.sha256(json.dumps([VERSION, case.id, stats, *seen]).encode()).hexdigest()[:40]
 

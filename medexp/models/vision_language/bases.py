@@ -8,7 +8,7 @@ import hashlib
 import importlib.util
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -140,7 +140,7 @@ def _demand_whole(base: Base, net: nn.Module, found: dict[str, Any]) -> None:
     """Every key has its place and every place its key, and what config.json ties is tied."""
     told = {"missing_keys": "missing keys", "unexpected_keys": "unexpected keys", "mismatched_keys": "misshapen keys"}
     problems = [
-        f"{len(keys)} {told[kind]}: {'; '.join(keys[:_SHOWN])}{'; …' if len(keys) > _SHOWN else ''}"
+        f"{len(keys)} {told[kind]}: {_some(keys)}"
         for kind in told
         if (keys := sorted(_told(key) for key in found.get(kind, ())))
     ]
@@ -251,8 +251,7 @@ def _weights(folder: Path) -> list[Path]:
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise CheckpointError(f"{index}: cannot be read ({error}); fetch it again") from error
         if absent := [name for name in names if not (folder / name).is_file()]:
-            shown = ", ".join(absent[:_SHOWN])
-            raise CheckpointError(f"{index}: names {len(absent)} files that are not there: {shown}; fetch them")
+            raise CheckpointError(f"{index}: names {len(absent)} files that are not there: {_some(absent)}; fetch them")
         return [folder / name for name in names]
     if (folder / _WHOLE).is_file():
         return [folder / _WHOLE]
@@ -260,15 +259,19 @@ def _weights(folder: Path) -> list[Path]:
         return []  # what is said of that says more
     if pickles := sorted(path.name for pattern in _PICKLES for path in folder.glob(pattern)):
         raise CheckpointError(
-            f"model={folder}: refused, its weights are pickles ({', '.join(pickles[:_SHOWN])}), which run code when loaded; "
+            f"model={folder}: refused, its weights are pickles ({_some(pickles)}), which run code when loaded; "
             f"give a folder with {_WHOLE}, as save_pretrained writes it"
         )
     raise CheckpointError(f"model={folder}: holds no weights; {_WHOLE} or {_INDEX} with its files is wanted")
 
 
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
+
+
 def _digest(files: list[Path], cache: Path | None) -> str:
     """sha256 over the content of files; computed once for files of the same paths, sizes and times of change."""
-    there = [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+    there = [(str(path.resolve()), (stat := path.stat()).st_size, stat.st_mtime_ns, stat.st_ctime_ns) for path in files]
     name = hashlib.sha256(json.dumps(there).encode()).hexdigest()
     known = (cache or cache_root(None)) / "bases" / f"{name}.txt"
     if known.is_file():

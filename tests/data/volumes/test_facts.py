@@ -154,3 +154,15 @@ def test_a_cache_that_cannot_be_written_is_named(tmp_path, describe):
     (tmp_path / "cache").write_text("a file where the folder should be")
     with pytest.raises(StorageError, match="cannot be written"):
         describe()
+
+
+def test_a_file_of_the_same_size_and_time_is_another_one(tmp_path, describe):
+    """MONAI 999: of what is unpacked or copied with its times over what was there, a cache says what was there before."""
+    folder = write_case(tmp_path / "data", "a", t1c=None)
+    image, rng = folder / "a-t1c.nii", np.random.default_rng(3)
+    save(image, (NOISE * 2).astype(np.int16))
+    (first,), before = describe(), image.stat()
+    save(image, rng.permutation(NOISE * 2).astype(np.int16))
+    os.utime(image, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert (image.stat().st_size, image.stat().st_mtime_ns) == (before.st_size, before.st_mtime_ns)
+    assert describe()[0].voxels_sha256 != first.voxels_sha256

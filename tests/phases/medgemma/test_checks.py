@@ -48,7 +48,12 @@ BAD: dict[str, list[Check]] = {
         checks.images({"adapter": (1, 1), "blind": (0, 1)}, 48),
     ],
     "frozen": [checks.frozen(["model.vision_tower.weight"], 58), checks.frozen([], 0)],
-    "loss": [checks.loss(losses(2.0, 2.0)), checks.loss(losses(2.0, 1.0, 2.1)), checks.loss(losses(2.0, np.nan)), checks.loss(losses(9.0, 4.0))],
+    "loss": [
+        checks.loss(losses(2.0, 2.0)),
+        checks.loss(losses(2.0, 1.0, 2.1)),
+        checks.loss(losses(2.0, np.nan)),
+        checks.loss(losses(9.0, 4.0)),
+    ],
     "merge": [
         checks.merge(0.1, 1e-5, ()),
         checks.merge(1e-6, 0.1, ()),
