@@ -186,14 +186,26 @@ def artifacts(run_id: str, under: Sequence[str] = ()) -> list[str]:
 
 def fetched(run_id: str, paths: Sequence[str], folder: Path) -> dict[str, Path]:
     """Files that a run logged, as `artifacts` lists them, fetched into `folder`, by their paths."""
-    found = {}
-    for path in paths:
-        (into := folder / PurePosixPath(path).parent).mkdir(parents=True, exist_ok=True)
-        try:
-            found[path] = Path(mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path=path, dst_path=str(into)))
-        except STORE_ERRORS as error:
-            raise StorageError(f"artifacts of run {run_id}: {path} cannot be fetched ({reason(error)})") from error
+    found: dict[str, Path] = {}
+    if not paths:
+        return found
+    path = ""
+    try:
+        root = MlflowClient().get_run(run_id).info.artifact_uri  # asked for once: MLflow asks for it anew for each file
+        for path in paths:
+            (into := folder / PurePosixPath(path).parent).mkdir(parents=True, exist_ok=True)
+            found[path] = Path(mlflow.artifacts.download_artifacts(artifact_uri=f"{root}/{path}", dst_path=str(into)))
+    except STORE_ERRORS as error:
+        raise StorageError(f"artifacts of run {run_id}: {path} cannot be fetched ({reason(error)})") from error
     return found
+
+
+def add_artifact(run_id: str, file: Path) -> None:
+    """Add a file, as it is, to what a run logged that has ended."""
+    try:
+        MlflowClient().log_artifact(run_id, str(file))
+    except STORE_ERRORS as error:
+        raise StorageError(f"artifacts of run {run_id}: {file.name} cannot be written ({reason(error)})") from error
 
 
 def tag_run(run_id: str, tags: Mapping[str, str]) -> None:

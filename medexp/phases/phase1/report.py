@@ -21,7 +21,7 @@ from medexp.phases.phase1.config import Phase1Config
 from medexp.phases.phase1.features import Attribution
 from medexp.phases.phase1.pretrained import BASE_MODEL, Base, architecture, as_a_whole, in_windows
 from medexp.phases.phase1.reach import Reach
-from medexp.phases.phase1.segmentation import NATIVE, native_in_words
+from medexp.phases.phase1.segmentation import DICE, NATIVE, intervals, native_in_words
 from medexp.phases.shared.context import Context
 from medexp.phases.shared.folds import Evidence
 from medexp.phases.shared.packaging import FEATURES, contract, made_with, packaged, regions
@@ -30,6 +30,7 @@ from medexp.registry import store
 from medexp.registry.package import Learned, Package, Parent
 from medexp.registry.packages import DECODER
 from medexp.registry.tags import upstream_tag
+from medexp.report.volumes import log_worst
 from medexp.tracking.figures import curves, dice_bars, reach_bars
 from medexp.training.loop import FitResult
 
@@ -91,9 +92,11 @@ def log_judged(ctx: Context[Phase1Config], judged: Judged, net: SwinSegmenter) -
     reporter.metrics({f"val/aux_{name}": value for name, value in judged.semantic["adapted"].items()})
     for arm, about in ARMS.items():
         prefix = about.metrics + ("final/" if about.training else "")
-        if arm != "lora":
-            reporter.metrics({f"{prefix}dice_{region}": judged.means[arm][f"dice_{region}"] for region in REGIONS})
+        of_arm = intervals(judged.per_case[judged.per_case["arm"] == arm], ctx.resampling)
+        of_regions = {name: interval for name, interval in of_arm.items() if name != "dice"}
+        ctx.intervals("val/final/" if arm == "lora" else prefix, of_regions)
     reporter.table(judged.per_case, "per_case.csv")
+    log_worst(ctx.run, judged.per_case[judged.per_case["arm"] == "lora"].set_index("case")[DICE].mean(axis=1))
     reporter.table(judged.added.table, "probe_r2.csv")
     reporter.table(judged.added.as_table, "effects.csv")
     reporter.table(judged.reach.table, "reach.csv")

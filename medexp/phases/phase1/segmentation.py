@@ -11,13 +11,14 @@ from medexp.arrays import Array
 from medexp.config.shared import Resampling
 from medexp.data.volumes.datasets import evaluation_dataset
 from medexp.data.volumes.prepared import PreparedVolumes
-from medexp.data.volumes.regions import REGIONS, values_in_masks
+from medexp.data.volumes.regions import REGIONS, to_regions, values_in_masks
 from medexp.evaluation.intervals import UNIT, Interval, by_patient, mean_by_patient
 from medexp.evaluation.optimism import as_one_mean
 from medexp.evaluation.segmentation import OnPrediction, evaluate_segmentation, mean_scores, on_own_grids, sliding_window
 from medexp.models.swin.network import SwinSegmenter
 from medexp.phases.phase1.config import Phase1Config
 from medexp.phases.shared.context import Context
+from medexp.report.volumes import keep
 from medexp.tracking.figures import overlay
 
 DICE = [f"dice_{region}" for region in REGIONS]
@@ -32,7 +33,20 @@ def score_arm(
     """Dice, HD95 and cross-entropy per case of a split, with the arm, patient and split in each row; with `native` also Dice
     and HD95 of the masks on the cases' own grids."""
     draw = partial(draw_overlay, ctx, data, arm, None)
-    return evaluate(ctx, data, net, split, hd95=True, on_prediction=draw, native=native).assign(arm=arm, split=split)
+
+    def look(case: str, image: Tensor, label: Tensor, predicted: Tensor) -> None:
+        draw(case, image, label, predicted)
+        if arm == "lora" and native:  # what the phase is judged by, and no trial of a study
+            keep_volumes(ctx, case, image, label, predicted)
+
+    return evaluate(ctx, data, net, split, hd95=True, on_prediction=look, native=native).assign(arm=arm, split=split)
+
+
+def keep_volumes(ctx: Context[Phase1Config], case: str, image: Tensor, label: Tensor, predicted: Tensor) -> None:
+    """A case for the report's eye: its first channel, and the regions, which lie within one another, as levels from 1 to 3."""
+    levels = {"truth": to_regions(label[None])[0], "prediction": predicted}
+    masks = {kind: np.asarray(regions.sum(dim=0)) for kind, regions in levels.items()}
+    keep(ctx.run.folder, case, {"image": np.asarray(image[0]), **masks}, ctx.config.data.spacing)
 
 
 def native_in_words(means: Mapping[str, float], spacing: tuple[float, float, float]) -> str:

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from medexp import phases
+from medexp.errors import MedexpError, StorageError
 from medexp.phases.shared.again import differences
 from medexp.report.facts import SETTINGS
 from medexp.tracking.runs import TrackedRun, tracked_run
@@ -14,6 +15,9 @@ from medexp.tracking.runs import TrackedRun, tracked_run
 @contextmanager
 def reported_run(phase: str, config: Any, *, resumed_from: str | None = None) -> Iterator[TrackedRun]:
     """`medexp.tracking.runs.tracked_run` of a first process, which keeps what was set otherwise than in the profile.
+
+    Its report is written once it has ended, so that it says how: also where a check or something else that medexp names ended
+    it, but not after a signal, or where the store went away.
 
     Args:
         phase: Name of the phase.
@@ -24,6 +28,21 @@ def reported_run(phase: str, config: Any, *, resumed_from: str | None = None) ->
         ConfigError: As of `tracked_run`.
         StorageError: Likewise.
     """
-    with tracked_run(phase, config, resumed_from=resumed_from) as run:
-        run.reporter.text(json.dumps(differences(phases.phase(phase), config), indent=2), SETTINGS)
-        yield run
+    made: TrackedRun | None = None
+    try:
+        with tracked_run(phase, config, resumed_from=resumed_from) as made:
+            made.reporter.text(json.dumps(differences(phases.phase(phase), config), indent=2), SETTINGS)
+            yield made
+    except StorageError:
+        raise
+    except MedexpError:
+        _report(made)
+        raise
+    _report(made)
+
+
+def _report(run: TrackedRun | None) -> None:
+    if run is not None:
+        from medexp.report.written import log_report  # imaging libraries, which a run that did not begin has no use for
+
+        log_report(run.id)

@@ -1,0 +1,452 @@
+"""A run as one page that needs no network: it opens in the UI's artifact pane, in a mail, on paper."""
+
+import base64
+import functools
+import json
+import math
+import re
+import tempfile
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import pandas as pd
+from markdown_it import MarkdownIt
+from markupsafe import Markup, escape
+
+import medexp
+from medexp.errors import DataError
+from medexp.evaluation.comparison import direction
+from medexp.files import dump_yaml
+from medexp.registry.lineage import Impact
+from medexp.report.facts import Facts
+from medexp.report.plots import Dots, curves, digits, dots
+from medexp.report.volumes import KINDS, WORST, Volumes, case_folder, niivue, volumes_of
+from medexp.secrets import masked
+from medexp.tracking.past import fetched
+
+REPORT = "report.html"
+_HERE = Path(__file__).parent
+_ROWS = 3000  # of a table on the page
+_ON_PAPER = 40
+_PICTURES = 3_000_000  # bytes of all pictures together
+_DRAWN = ("figures/curves", "figures/dice_by_arm")  # drawn anew here, or shown by the tables
+_MOST_ROWS = 60  # of a table that is drawn
+_OWN_PLACE = ("per_case.csv", "trials.csv", "rungs.csv")
+# Scripts and styles are the page's own; NiiVue reads its fonts and textures from data: addresses.
+POLICY = (
+    "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:; font-src data:; "
+    "connect-src data: blob:; worker-src blob:; base-uri 'none'; form-action 'none'"
+)
+
+
+Row = tuple[str, float, float, float, bool]
+"""Of a panel: label, estimate, bounds, and whether it is what the run registers."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table that a reader sorts and filters.
+
+    Attributes:
+        file: The run's file that it is.
+        head: Names of the columns.
+        rows: Numbers, words, and None for what is missing.
+        numeric: Whether each column is one of numbers.
+        decimals: Of each column of numbers.
+        left_out: Rows that are not shown.
+        title: What it shows.
+        marked: Places of the rows that are marked.
+    """
+
+    file: str
+    head: Sequence[str]
+    rows: Sequence[Sequence[Any]]
+    numeric: Sequence[bool]
+    decimals: Sequence[int]
+    left_out: int = 0
+    title: str = ""
+    marked: frozenset[int] = field(default=frozenset())
+
+
+def as_page(facts: Facts, cases: Sequence[str] = ()) -> str:
+    """The page of a run.
+
+    Args:
+        facts: What the store keeps of it.
+        cases: Cases that are shown in 3D, of those that the run kept; without them the worst.
+
+    Raises:
+        DataError: The run kept nothing of a case that is named, or a volume or picture that it kept cannot be read.
+        StorageError: The store does not answer.
+    """
+    per_case = facts.per_case
+    scores = _scores(per_case)
+    with tempfile.TemporaryDirectory() as folder:
+        shown = _shown(facts, scores, cases, Path(folder))
+        pictures = _pictures(facts, Path(folder))
+    summary = facts.summary
+    failed = sorted((check for check in facts.checks if not check.passed), key=lambda check: not check.blocks)
+    told = (*summary.first, *summary.words) if summary else (facts.texts.get("summary.md", ""),)
+    name = _main_arm(facts)
+    panels = _panels(facts)
+    drawn = curves(facts.histories, name)
+    trials = _trials(facts)
+    case_table = as_table("per_case.csv", _worst_first(per_case, scores)) if per_case is not None and len(per_case) else None
+    own = {str(one.origin.model) for one in facts.versions}
+    built, more = _built(facts, own)
+    covers = set(facts.intervals["confidence"].dropna())
+    sections = [
+        ("figures", "Figures", summary or panels or facts.texts or facts.children),
+        ("trials", trials.title if trials else "", trials),
+        ("checks", "Checks", facts.checks),
+        ("curves", "Training", drawn),
+        ("cases", "Each case", case_table),
+        ("volumes", "3D", shown),
+        ("pictures", "Pictures", pictures),
+        ("data", "Data", facts.splits or facts.data),
+        ("lineage", "Lineage", facts.upstream or facts.versions),
+        ("again", "Make it again", True),
+    ]
+    text = _template().render(
+        f=facts,
+        policy=POLICY,
+        style=Markup((_HERE / "page.css").read_text(encoding="utf-8")),  # noqa: S704  our own file
+        script=Markup((_HERE / "page.js").read_text(encoding="utf-8")),  # noqa: S704  our own file
+        title=f"{facts.run.name}: {facts.judged or facts.run.status}",
+        crumb=" / ".join(filter(None, ["medexp", facts.phase, facts.profile and f"profile {facts.profile}"])),
+        heading=facts.run.name,
+        meta=_meta(facts),
+        sections=[(anchor, title) for anchor, title, there in sections if there],
+        colour=_colour(facts),
+        outcome=facts.judged or {"FINISHED": "Finished; it has no checks"}.get(facts.run.status, facts.run.status),
+        headline=summary.headline if summary else "",
+        first=summary.first if summary else (),
+        advised=[check for check in failed if check.advice and not any(check.advice in line for line in told)],
+        following=[_command(line) for line in summary.following] if summary else [],
+        notes=[_markdown(text) for path, text in facts.texts.items() if path != "summary.md" or summary is None],
+        panels=panels,
+        covered=f"Each {covers.pop():.0%} interval holds for its figure alone, by patient." if len(covers) == 1 else "",
+        children=_children(facts),
+        trials=trials,
+        checks=[*failed, *(check for check in facts.checks if check.passed)],
+        passed=sum(check.passed for check in facts.checks),
+        curves=drawn,
+        arms=[(min(place, 5), arm or name) for place, arm in enumerate(facts.histories)],
+        case_table=case_table,
+        volumes=[{"case": one.case, "told": one.told, "still": Markup(_png(one.still))} for one in shown],  # noqa: S704  base64
+        volumes_note=_volumes_note(facts, shown),
+        outlined=_outlined(shown),
+        kinds={kind: any(kind in one.packed for one in shown) for kind in KINDS},
+        data_parts=Markup("@@volumes@@"),
+        pictures=pictures,
+        split_rows=[(one.name, f"{one.cases}", _or_empty(one.patients), one.digest or "") for one in facts.splits],
+        upstream=[one for one in facts.upstream if f"{one.name} version {one.version}" not in own],
+        built=built,
+        more=more,
+        setting_rows=[(key, before, after) for key, (before, after) in (facts.settings or {}).items()],
+        environment=[
+            (key, ", ".join(map(str, value)) if isinstance(value, list) else str(value))
+            for key, value in facts.environment.items()
+            if value not in (None, [])
+        ],
+        config=dump_yaml(dict(facts.config)) if facts.config else "",
+        others=[as_table(path, table) for path, table in facts.tables.items() if path not in _OWN_PLACE and len(table)],
+        on_paper=_ON_PAPER,
+        footer=f"Written by medexp {medexp.__version__} from what the store keeps of run {facts.run.id}. It sends nothing.",
+    )
+    return masked(text).text.replace("@@volumes@@", _data_parts(shown))  # base64 holds no secret, but may look like one
+
+
+# -------------------------------------------------------------------------------------------------------------- what it says
+
+
+def _meta(facts: Facts) -> list[str]:
+    run, seconds = facts.run, facts.seconds
+    told = [f"{run.started:%Y-%m-%d %H:%M} UTC"]
+    told += [f"took {lasting(seconds)}"] if seconds is not None else []
+    told += [f"seed {facts.seed}"] if facts.seed is not None else []
+    told += [f"commit {facts.commit[:10]}{' with changes' if facts.uncommitted else ''}"] if facts.commit else []
+    return [*told, run.status.lower(), f"run {run.id}"]
+
+
+def _environment(facts: Facts) -> list[tuple[str, str]]:
+    told = {key: ", ".join(map(str, value)) if isinstance(value, list) else value for key, value in facts.environment.items()}
+    return [(key, str(value)) for key, value in told.items() if value not in (None, "") and key != "seed"]
+
+
+def lasting(seconds: float) -> str:
+    """A time in words."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{seconds:.1f} s"
+
+
+def _colour(facts: Facts) -> str:
+    if facts.verdict == "FAILED" or facts.run.status in ("FAILED", "KILLED"):
+        return "fail"
+    return "" if facts.verdict is None else "warn" if facts.judged != "PASSED" else "pass"
+
+
+def _command(line: str) -> tuple[str, str, str]:
+    """What a last line of the terminal says: what it is for, the command, and what that does."""
+    what, _, rest = line.partition(":")
+    command, _, why = rest.strip().partition("   ")
+    return what.removeprefix("Next, ").strip() or "Next", command.strip(), why.strip()
+
+
+def _markdown(text: str) -> Markup:
+    """Markdown as HTML in which what looks like a tag is text, and pictures and links are not followed."""
+    shown = MarkdownIt("commonmark", {"html": False}).enable("table").disable(["image", "link", "autolink"]).render(text)
+    return Markup(shown)  # noqa: S704  markdown-it escapes all that is not markdown
+
+
+def _children(facts: Facts) -> list[tuple[str, str, str, str, str]]:
+    return [
+        (
+            one.run.name,
+            one.run.status.lower(),
+            one.verdict or "",
+            lasting((one.run.ended - one.run.started).total_seconds()) if one.run.ended else "",
+            one.run.id,
+        )
+        for one in facts.children
+        if facts.trials is None
+    ]
+
+
+def _built(facts: Facts, own: Collection[str]) -> tuple[list[tuple[str, str]], bool]:
+    """What was built on the versions that a run registered: versions and runs other than its own."""
+    found: dict[tuple[str, str], None] = {}
+    more = False
+
+    def walk(impact: Impact) -> None:
+        nonlocal more
+        more = more or impact.more
+        for run in impact.runs:
+            if run.id != facts.run.id:
+                found[f"run {run.name or run.id[:12]}", str(impact.model)] = None
+        for inner in impact.models:
+            if str(inner.model) not in own:
+                found[str(inner.model), str(impact.model)] = None
+            walk(inner)
+
+    for one in facts.versions:
+        walk(one.impact)
+    return list(found)[:24], more or len(found) > 24
+
+
+# ------------------------------------------------------------------------------------------------------------------ figures
+
+
+def _main_arm(facts: Facts) -> str:
+    per_case = facts.per_case
+    return str(per_case["arm"].iloc[-1]) if per_case is not None and "arm" in per_case and len(per_case) else "this run"
+
+
+def _panels(facts: Facts) -> list[Dots]:
+    """A panel a measure of `intervals.csv`, with every arm in it, and those of tables that hold estimates with bounds."""
+    main = _main_arm(facts)
+    groups: dict[str, list[Row]] = {}
+    for name, *values in facts.intervals[["metric", "estimate", "low", "high"]].itertuples(index=False, name=None):
+        prefix, _, measure = str(name).rpartition("/")
+        words = [word for word in prefix.split("/") if word not in ("val", "test", "final")]
+        split = " (test)" if prefix.split("/")[0] == "test" else ""
+        groups.setdefault(measure + split, []).append((" ".join(words) or main, *_bounds(values), not words))
+    panels = [dots(measure, rows, _is_gain(measure, rows)) for measure, rows in groups.items() if _finite(rows)]
+    for path, table in facts.tables.items():
+        if {"estimate", "low", "high"} <= set(table) and 0 < len(table) <= _MOST_ROWS:
+            panels += _of_table(path.removesuffix(".csv"), table)
+    return panels
+
+
+def _of_table(title: str, table: pd.DataFrame) -> list[Dots]:
+    """The panels of a table: one for each value of its first column of words, where it has several and they repeat."""
+    words = [str(name) for name in table if not pd.api.types.is_numeric_dtype(table[name])]
+    if len(words) > 1 and table[words[0]].nunique() < len(table):
+        groups = {str(value): rows for value, rows in table.groupby(words[0], sort=False)}
+        words = words[1:]
+    else:
+        groups = {title: table}
+    panels = []
+    for name, group in groups.items():
+        labels = group[words].astype(str).agg(" ".join, axis=1) if words else pd.Series(title, group.index)
+        figures = group[["estimate", "low", "high"]].itertuples(index=False, name=None)
+        rows = [(label, *_bounds(values), False) for label, values in zip(labels, figures, strict=True)]
+        panels += [dots(name if name == title else f"{title}: {name}", rows, True)] if _finite(rows) else []
+    return panels
+
+
+def _bounds(values: Sequence[Any]) -> tuple[float, float, float]:
+    estimate, low, high = (math.nan if value is None else float(value) for value in values)
+    return estimate, low, high
+
+
+def _finite(rows: Sequence[Row]) -> bool:
+    return all(math.isfinite(row[1]) for row in rows)
+
+
+def _is_gain(measure: str, rows: Sequence[Row]) -> bool:
+    words = " ".join([measure, *(label for label, *_ in rows)])
+    return bool(re.search(r"gain|effect|added|over|difference|interaction", words))
+
+
+def _trials(facts: Facts) -> Table | None:
+    """The trials of a sweep, the best marked and first; the runs of a recovery."""
+    if facts.rungs is not None:
+        return as_table("rungs.csv", facts.rungs, "Runs of the recovery")
+    table = facts.trials
+    if table is None or table.empty:
+        return None
+    best = {name.removeprefix("best/"): value for name, value in facts.run.metrics.items() if name.startswith("best/")}
+    goals = [name for name in best if name in table]
+    chosen = table.index[(table[goals] == pd.Series(best)[goals]).all(axis=1)] if goals else table.index[:0]
+    rest = table.drop(chosen)
+    ordered = pd.concat([table.loc[chosen], rest])
+    return as_table("trials.csv", ordered, "Trials", frozenset(range(len(chosen))))
+
+
+def as_table(file: str, table: pd.DataFrame, title: str = "", marked: frozenset[int] = frozenset()) -> Table:
+    """A data frame as the page shows it; columns without a value are left out."""
+    named = [name for name in ("case", "arm", "patient", "split") if name in table]
+    shown = table[[*named, *(name for name in table if name not in named)]]
+    shown = shown.loc[:, shown.notna().any()].head(_ROWS)
+    numeric = [pd.api.types.is_numeric_dtype(shown[name]) and not pd.api.types.is_bool_dtype(shown[name]) for name in shown]
+    rows = [
+        [_plain(value, number) for value, number in zip(row, numeric, strict=True)]
+        for row in shown.itertuples(index=False, name=None)
+    ]
+    decimals = [_decimals(shown[name]) if number else 0 for name, number in zip(shown, numeric, strict=True)]
+    return Table(file, list(map(str, shown.columns)), rows, numeric, decimals, len(table) - len(shown), title, marked)
+
+
+def _decimals(column: "pd.Series[float]") -> int:
+    values = column.dropna()
+    if (values == values.round()).all():
+        return 0
+    largest = float(values.abs().max())
+    return 5 if largest < 0.01 else 3 if largest < 10 else 1
+
+
+def _in_column(value: float, decimals: int) -> str:
+    return f"{value:.3g}" if value and (abs(value) >= 1e7 or abs(value) < 1e-7) else f"{value:.{decimals}f}"
+
+
+def _plain(value: Any, number: bool) -> float | int | str | None:
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return None
+    if number:
+        return int(value) if float(value).is_integer() else float(value)
+    return str(value)
+
+
+# -------------------------------------------------------------------------------------------------------------------- cases
+
+
+def _scores(per_case: pd.DataFrame | None) -> "pd.Series[float]":
+    """A score of each case of what is registered, more being better: by what is told worst from best."""
+    if per_case is None or "case" not in per_case or per_case.empty:
+        return pd.Series(dtype=float)
+    rows = per_case[per_case["arm"] == per_case["arm"].iloc[-1]] if "arm" in per_case else per_case
+    numeric = [str(name) for name in rows.select_dtypes("number").columns]
+    dice = [name for name in numeric if re.fullmatch(r"dice(_\w+)?", name)]
+    used = dice or [name for name in numeric if direction(name)][:1]
+    if not used:
+        return pd.Series(dtype=float)
+    return (rows.set_index(rows["case"].astype(str))[used].mean(axis=1) * direction(used[0])).groupby(level=0).mean()
+
+
+def _worst_first(per_case: pd.DataFrame, scores: "pd.Series[float]") -> pd.DataFrame:
+    """Cases by their score, the arms of a case together."""
+    if scores.empty:
+        return per_case
+    order = per_case["case"].astype(str).map(scores).fillna(math.inf)
+    return per_case.assign(_order=order).sort_values(["_order", "case"], kind="stable").drop(columns="_order")
+
+
+def _shown(facts: Facts, scores: "pd.Series[float]", cases: Sequence[str], folder: Path) -> list[Volumes]:
+    kept = facts.cases
+    if missing := [case for case in cases if case_folder(case) not in kept]:
+        there = ", ".join(kept) or "none"
+        raise DataError(
+            f"run {facts.run.id}: kept no volumes of {', '.join(missing)}; it has {there}. Give --case one of these"
+        )
+    names = {case_folder(case): case for case in map(str, scores.sort_values().index)}
+    wanted = list(cases) or [
+        *(case for place, case in names.items() if place in kept),
+        *(one for one in kept if one not in names),
+    ]
+    told = {str(case): digits(abs(value)) for case, value in scores.items() if math.isfinite(value)}
+    return volumes_of(facts.run.id, facts.files, wanted if cases else wanted[:WORST], told, folder)
+
+
+def _volumes_note(facts: Facts, shown: Sequence[Volumes]) -> str:
+    of = len(facts.per_case["case"].unique()) if facts.per_case is not None and "case" in facts.per_case else 0
+    counted = f"{len(shown)} of {of} cases, the worst first. " if of >= len(shown) else ""
+    return f"{counted}Small copies for the eye: no figure comes from them."
+
+
+def _outlined(shown: Sequence[Volumes]) -> str:
+    kinds = {kind for one in shown for kind in one.packed}
+    words = {"truth": "the truth outlined in green", "prediction": "the prediction in orange"}
+    return ", ".join(told for kind, told in words.items() if kind in kinds) or "without outlines"
+
+
+def _data_parts(shown: Sequence[Volumes]) -> str:
+    """NiiVue and the volumes: read when somebody asks for them, so that the page opens at once."""
+    if not shown:
+        return ""
+    content = [
+        {"case": one.case, "levels": one.levels} | {kind: base64.b64encode(data).decode() for kind, data in one.packed.items()}
+        for one in shown
+    ]
+    safe = json.dumps(content).replace("<", "\\u003c")
+    return (
+        f'<script type="application/json" id="volume-data">{safe}</script>\n'
+        f'<script type="application/octet-stream" id="niivue">{niivue()}</script>'
+    )
+
+
+# ----------------------------------------------------------------------------------------------------------------- pictures
+
+
+def _pictures(facts: Facts, folder: Path) -> list[tuple[str, Markup]]:
+    paths = [
+        path for path in facts.files if path.startswith("figures/") and path.endswith(".png") and not path.startswith(_DRAWN)
+    ]
+    found, size = [], 0
+    for path, file in fetched(facts.run.id, paths, folder).items():
+        content = file.read_bytes()
+        size += len(content)
+        if size <= _PICTURES:
+            found.append((path, Markup(_png(content))))  # noqa: S704  base64
+    return found
+
+
+def _png(content: bytes) -> str:
+    return "data:image/png;base64," + base64.b64encode(content).decode()
+
+
+def _or_empty(value: object) -> str:
+    return "" if value is None else str(value)
+
+
+@functools.cache
+def _template() -> jinja2.Template:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_HERE),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["soft"] = _soft
+    environment.globals |= {"digits": digits, "in_column": _in_column}
+    return environment.get_template("page.html.jinja")
+
+
+def _soft(text: object) -> Markup:
+    """A text whose long names may break at _ and /."""
+    return Markup(re.sub(r"(?<=\w)([_/])(?=\w)", r"\1<wbr>", str(escape(text))))  # noqa: S704  escaped
