@@ -4,9 +4,12 @@ import sys
 
 import pytest
 import yaml
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 from safetensors import SafetensorError
 
-from medexp.errors import StorageError
+from medexp.cli import configuration
+from medexp.errors import ConfigError, StorageError
 from medexp.files import alone, filling, is_full_disk, parse_yaml, replacing
 
 
@@ -154,3 +157,53 @@ def test_a_key_that_stands_twice_is_refused(text):
 def test_whatever_cannot_be_read_is_no_yaml(text):
     with pytest.raises(yaml.YAMLError):
         parse_yaml(text)
+
+
+MARKS = [
+    "{",
+    "}",
+    "[",
+    "]",
+    ":",
+    ": ",
+    "- ",
+    "\n",
+    "\n  ",
+    "&a",
+    "*a",
+    "!!int ",
+    "!!python/name:os.system ",
+    "<<: ",
+    "? ",
+    "| ",
+]
+MARKS += [
+    "'",
+    '"',
+    "#",
+    "%YAML 9\n",
+    "---\n",
+    "...\n",
+    "seed",
+    "lora",
+    "rank",
+    "phase",
+    "defaults",
+    "~",
+    "0x",
+    "1e999",
+    ".nan",
+]
+YAML = st.lists(st.sampled_from(MARKS) | st.text(max_size=3), max_size=20).map("".join)
+
+
+@settings(max_examples=150, deadline=4000)
+@given(content=st.binary(max_size=40) | YAML.map(lambda text: text.encode("utf-8", "surrogatepass")))
+@example(b"a: &a [x, x]\nb: &b [*a, *a]\nc: &c [*b, *b]\nd: [*c, *c]")
+def test_any_bytes_are_a_configuration_or_refused_with_the_files_name(tmp_path_factory, content):
+    path = tmp_path_factory.getbasetemp() / "any.yaml"
+    path.write_bytes(content)
+    try:
+        configuration("phase1", ["--config", str(path)])
+    except ConfigError as error:
+        assert str(path) in str(error)

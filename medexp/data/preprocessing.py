@@ -114,14 +114,19 @@ def read_preprocessing(record: Any, where: str) -> Preprocessing:
     advice = f"This is medexp {medexp.__version__}: use the version that registered the model, or a later one."
     kinds = known_steps()
     kind, listed = (record.get("data"), record.get("steps")) if isinstance(record, Mapping) else (None, None)
-    if kind not in kinds or not isinstance(listed, list) or not all(isinstance(one, Mapping) for one in listed):
+    if (
+        not isinstance(kind, str)
+        or kind not in kinds
+        or not isinstance(listed, list)
+        or not all(isinstance(one, Mapping) for one in listed)
+    ):
         told = f"preprocessing of {kind!r}; known are {', '.join(sorted(kinds))}, each with a list of steps"
         raise RegistryError(all_problems(where, [told], advice))
     steps, problems, known = [], [], kinds[kind]
     for one in listed:
         values = dict(one)
         name, version = values.pop("step", None), values.pop("version", None)
-        if (made := known.get((name, version))) is None:
+        if (made := known.get((str(name), version if isinstance(version, int) else 0))) is None:
             there = ", ".join(f"{step} {number}" for step, number in sorted(known))
             problems.append(f"step {name!r} version {version!r} is unknown; known for {kind} are {there}")
             continue

@@ -86,8 +86,8 @@ def read_json(folder: Path, name: str) -> Any:
         content = json.loads((folder / name).read_text())
         if name in _HOLDS and not isinstance(content, _HOLDS[name]):
             raise TypeError(f"it holds a {type(content).__name__}")
-        if name == CONTRACT and not isinstance(dict(content)["architecture"]["kind"], str):
-            raise TypeError("its architecture.kind is no text")
+        if name == CONTRACT:
+            _demand_contract(content)
         return content
     except (KeyError, TypeError) as error:
         told = f"it has no {error}" if isinstance(error, KeyError) else error
@@ -98,6 +98,32 @@ def read_json(folder: Path, name: str) -> Any:
         raise RegistryError(f"package {folder}: {name} is no JSON ({error}). {AGAIN}") from error
     except OSError as error:
         raise RegistryError(f"package {folder}: {name} cannot be read ({error.strerror}). {AGAIN}") from error
+
+
+def _demand_contract(content: Mapping[str, Any]) -> None:
+    """What whoever reads a contract takes for granted; steps and arguments are held against what there is where they are used.
+
+    Raises:
+        KeyError, TypeError: A part is missing or something else.
+    """
+    architecture = content["architecture"]
+    named = {"architecture": architecture}
+    if dict(architecture)["kind"] == ADAPTER_KIND:
+        named["architecture.base"] = architecture["base"]
+    for key, one in named.items():
+        if not isinstance(dict(one)["kind"], str):
+            raise TypeError(f"its {key}.kind is no text")
+    for key in ("input", "outputs"):
+        if not isinstance(content.get(key, {}), dict):
+            raise TypeError(f"its {key} holds a {type(content[key]).__name__}")
+    for output, meaning in content.get("outputs", {}).items():
+        if not isinstance(meaning, dict) or not isinstance(meaning.get("what"), str):
+            raise TypeError(f"its outputs.{output} does not say what")
+        classes = meaning["classes"] if meaning["what"] in ("classes", "answers") else []
+        if not isinstance(classes, list) or not all(isinstance(one, str) for one in classes):
+            raise TypeError(f"its outputs.{output}.classes are no list of texts")
+        if meaning["what"] == "regions" and not isinstance(meaning["painted"], dict):
+            raise TypeError(f"its outputs.{output}.painted is no mapping")
 
 
 def network_of(contract: Mapping[str, Any]) -> Mapping[str, Any]:

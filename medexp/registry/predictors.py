@@ -19,6 +19,7 @@ from medexp.arrays import Array
 from medexp.config.networks import FeatureKind
 from medexp.data.images import transforms as images
 from medexp.data.inputs import TABLES, Inputs
+from medexp.data.nifti import unit_of
 from medexp.data.preprocessing import Preprocessing
 from medexp.data.scenarios.cases import ANSWERS
 from medexp.data.scenarios.prompts import Prompt, answer_ids
@@ -270,7 +271,7 @@ def as_nifti(mask: NDArray[np.uint8], of: Any, called: str) -> Any:
     header.set_data_shape(mask.shape)
     for name in _PLACE:
         header[name] = of.header[name]
-    header.set_xyzt_units(of.header.get_xyzt_units()[0])
+    header.set_xyzt_units(unit_of(of.header))
     header["descrip"] = f"medexp {called}".encode()[:79]
     return nib.Nifti1Image(mask, header.get_best_affine(), header)
 

@@ -1,7 +1,9 @@
+import copy
 import json
 import resource
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,6 +15,7 @@ from medexp.registry.definitions import load_definition
 from medexp.registry.loading import load_package
 from medexp.registry.package import Package
 from medexp.registry.packages import digest_of, files_in, verify_package
+from medexp.registry.predictors import from_package
 from medexp.registry.writing import write_package
 
 DEFINITION = load_definition("phase1_encoder_merged")
@@ -87,6 +90,16 @@ def rewritten(folder: Path, name: str, content: str) -> None:
     (folder / "manifest.json").write_text(json.dumps({**manifest, "digest": digest_of(manifest)}))
 
 
+_TINY: list[Path] = []
+
+
+def tiny(written: Callable[..., Path]) -> Path:
+    """A package of a small network that tests write to; one for all of them, since only its contract is another."""
+    if not _TINY or not _TINY[0].is_dir():
+        _TINY[:] = [written(architecture=TINY)]
+    return _TINY[0]
+
+
 def swin(**sizes: object) -> str:
     kind = {"kind": "swin_encoder", "in_channels": 4, "feature_size": 12, "window_size": 2}
     return json.dumps({"architecture": {**kind, **sizes}})
@@ -122,6 +135,39 @@ def test_a_package_that_somebody_made_to_do_harm_is_told_in_a_line(
         load_package(folder)
     assert told in str(caught.value) and caught.value.exit_code == 2
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**20, "kB: what it claims is not taken"
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.sampled_from([0, -1, 3, 10**9, 10**30, 0.5, 1e300]) | st.floats() | st.text(max_size=4),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4) | st.just("what"), inner, max_size=3),
+    max_leaves=4,
+)
+STEPS = [{"step": "read_grey", "version": 1}, {"step": "fit", "version": 1, "size": [16, 16]}]
+TINY = {"kind": "multitask", "in_channels": 1, "base_filters": 2, "depth": 1, "classes": 2}
+OUTPUTS = {"seg": {"what": "mask"}, "cls": {"what": "classes", "classes": ["no", "yes"], "calibration": "none"}}
+SAID = {"architecture": TINY, "preprocessing": {"data": "images", "steps": STEPS}, "outputs": OUTPUTS, "name": "a"}
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(place=st.integers(0, 40), value=JSON)
+def test_any_value_in_a_contract_is_taken_or_refused(written: Callable[..., Path], place: int, value: Any) -> None:
+    """What `predict` and MLflow's loader do first with a package that somebody published."""
+    said = copy.deepcopy(SAID)
+    places: list[tuple[Any, Any]] = []
+
+    def walk(node: Any) -> None:
+        for key in list(node) if isinstance(node, dict) else range(len(node)) if isinstance(node, list) else ():
+            places.append((node, key))
+            walk(node[key])
+
+    walk(said)
+    node, key = places[place % len(places)]
+    node[key] = value
+    rewritten(folder := tiny(written), "contract.json", json.dumps(said))
+    try:
+        from_package(folder, "a version 1", "cpu")
+    except MedexpError as error:
+        assert error.exit_code == 2
 
 
 @pytest.mark.parametrize("name", ["manifest.json", "weights.safetensors"])

@@ -10,6 +10,7 @@ import numpy as np
 from nibabel.orientations import apply_orientation, axcodes2ornt, io_orientation, ornt_transform
 from numpy.typing import NDArray
 
+from medexp.data.nifti import open_nifti
 from medexp.data.oct.cases import DEVICES, ENDINGS, Scan
 from medexp.errors import DataError
 
@@ -97,7 +98,7 @@ def _npy(path: Path) -> Scan:
 
 def _nifti(path: Path) -> Scan:
     try:
-        image: Any = nib.load(path)
+        image = open_nifti(path)
         stored = _demand_volume(path, image.dataobj)
         turned = _orientation(image) if len(stored.shape) == len(image.shape) or image.shape[3] == 1 else None
         affine = np.asarray(image.affine, float)

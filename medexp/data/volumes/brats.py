@@ -4,23 +4,17 @@ A file is told by how its name ends, after `-` or `_`, as .nii.gz or .nii: `mede
 given.
 """
 
-import gzip
-import io
-import math
 import shlex
-import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import nibabel as nib
 import numpy as np
-from nibabel.arrayproxy import ArrayProxy
-from nibabel.filebasedimages import ImageFileError
-from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 
 from medexp.config.data import SUFFIXES, DataConfig, known_by
+from medexp.data.nifti import UNREADABLE, open_nifti, unit_of
 from medexp.data.splits import patient_of, some
 from medexp.data.volumes.cases import CHANNELS, Case, Volume
 from medexp.data.volumes.suffixes import case_folders, cases_below, files_of, grouped
@@ -32,15 +26,8 @@ AFFINE_TOLERANCE = 1e-3
 SMALLEST_MM, LARGEST_MM = 0.02, 50.0
 """Edges of voxels that a head can have: a header in metres or micrometres, which readers take for mm, has others."""
 
-MOST_VOXELS = 2**30
-"""Of a file, such as 1024 x 1024 x 1024: what claims more is damaged, or is to fill the memory."""
-
-_HEADER, _MORE = 1024, 2**24  # bytes: of a header with what follows it at once; what a file may hold beside its voxels
-
 ROUNDING = 1e-3
 """Largest distance of a label from an integer: a file's scale factor is rounded too."""
-
-_UNREADABLE = (OSError, EOFError, zlib.error, ImageFileError, HeaderDataError, ValueError)
 
 
 class Wording(NamedTuple):
@@ -245,34 +232,13 @@ def read_label(path: Path, classes: Mapping[int, int]) -> tuple[NDArray[np.uint8
 
 def _read(path: Path, dimensions: int = 3) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
     try:
-        content = path.read_bytes()
-        packed, named = content[:2] == b"\x1f\x8b", path.name.lower().endswith(".gz")
-        if content and packed != named:
-            what, name = ("is gzip", f"{path.name}.gz") if packed else ("is no gzip", path.name[:-3])
-            raise ImageFileError(f"it {what}; if it is a whole file otherwise, rename it to {name}")
-        start = _unpacked(content, _HEADER) if packed else content[:_HEADER]
-        kinds = [kind for kind in (nib.Nifti1Image, nib.Nifti2Image) if kind.header_class.may_contain_header(start)]
-        if not kinds:
-            raise ImageFileError("no NIfTI header")
-        header = kinds[0].header_class(start[: kinds[0].header_class.template_dtype.itemsize], check=False)
-        if math.prod(header.get_data_shape()) > MOST_VOXELS:  # memory for them would be taken first
-            raise DataError(f"{path.name}: its header says {header.get_data_shape()} voxels; at most {MOST_VOXELS} are read")
-        if packed:  # whole, so that the checksum at its end is held against it; nib.load stops before
-            most = abs(math.prod(header.get_data_shape())) * header.get_data_dtype().itemsize + _MORE
-            if len(content := _unpacked(content, most + 1)) > most:
-                raise ImageFileError(f"it unpacks to more than {most} bytes, far more than its header claims")
-        image = kinds[0].from_bytes(content)
+        image = open_nifti(path)
         if image.get_data_dtype().kind not in "iuf":
             raise DataError(f"{path.name}: voxels of type {image.get_data_dtype()}; allowed are integers and floats")
         shape = (*image.shape[:3], *(size for size in image.shape[3:] if size != 1))  # some writers add axes of one
         if len(shape) != dimensions:
             advice = "; a case that has a file a channel is named by its folder" if dimensions == 4 else ""
             raise DataError(f"{path.name}: not {dimensions}D, its shape is {image.shape}{advice}")
-        size = math.prod(image.shape) * image.get_data_dtype().itemsize
-        assert isinstance(image.dataobj, ArrayProxy)
-        claimed = image.dataobj.offset + size  # by the header; memory for it would be taken first
-        if not 0 <= claimed <= len(content):
-            raise ImageFileError(f"its header claims {claimed} bytes, it holds {len(content)}")
         affine = np.asarray(image.affine, np.float64)
         edges = nib.affines.voxel_sizes(affine)
         if not np.isfinite(affine).all() or abs(np.linalg.det(affine)) <= 1e-6 * edges.prod():
@@ -280,16 +246,11 @@ def _read(path: Path, dimensions: int = 3) -> tuple[NDArray[np.float32], NDArray
         if edges.min() < SMALLEST_MM or edges.max() > LARGEST_MM:
             raise DataError(
                 f"{path.name}: voxels of {' x '.join(f'{edge:.3g}' for edge in edges)} mm, allowed are {SMALLEST_MM} to "
-                f"{LARGEST_MM}; its header names the unit {image.header.get_xyzt_units()[0]}, an affine is in mm: write it so"
+                f"{LARGEST_MM}; its header names the unit {unit_of(image.header)}, an affine is in mm: write it so"
             )
         return image.get_fdata(dtype=np.float32, caching="unchanged").reshape(shape), affine
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         raise DataError(f"{path.name}: unreadable or truncated ({type(error).__name__}: {_one_line(error)})") from error
-
-
-def _unpacked(content: bytes, most: int) -> bytes:
-    with gzip.GzipFile(fileobj=io.BytesIO(content)) as file:
-        return file.read(most)
 
 
 def _one_line(error: BaseException) -> str:

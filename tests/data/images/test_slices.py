@@ -1,4 +1,5 @@
 import json
+import resource
 import shutil
 import subprocess
 import sys
@@ -8,10 +9,12 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, example, given
+from hypothesis import settings as examples
 from hypothesis import strategies as st
 
 from medexp.config.data import SliceConfig
+from medexp.data.images.kaggle import read_kaggle
 from medexp.data.images.slices import FORMAT, cut_slices, find_slices, read_slice
 from medexp.data.volumes.brats import find_cases
 from medexp.data.volumes.facts import describe_cases
@@ -355,3 +358,29 @@ def test_a_damaged_file_is_read_or_refused(tmp_path_factory, place, value, keep)
         read_slice(path)
     except DataError as error:
         assert path.name in str(error)
+
+
+EDITS = st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.binary(min_size=1, max_size=8)), max_size=4)
+
+
+@examples(max_examples=80, deadline=4000, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(name=st.sampled_from(["image", "mask", "metadata", "label"]), edits=EDITS, keep=st.floats(0.5, 1))
+@example("image", [(0.53, b"9999999,")], 1.0)  # in the shape
+@example("metadata", [(0.1, b"<U99999 ")], 1.0)
+def test_any_array_of_a_file_is_read_or_refused_in_a_line_and_takes_no_memory(tmp_path, name, edits, keep):
+    """Inside the archive, whose checksums would stop every change outside."""
+    whole, path = write_slice(tmp_path, "P1-000", 1, label=np.array(1)), tmp_path / "P1-000_slice_002.npz"
+    with zipfile.ZipFile(whole) as good, zipfile.ZipFile(path, "w") as made:
+        for member in good.namelist():
+            content = bytearray(good.read(member))
+            for place, put in edits if member == f"{name}.npy" else ():
+                begin = int(place * min(len(content), 256))
+                content[begin : begin + len(put)] = put
+            made.writestr(member, bytes(content[: int(keep * len(content))] if member == f"{name}.npy" else content))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for read in (read_slice, read_kaggle):
+        try:
+            read(path)
+        except DataError as error:
+            assert path.name in str(error)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**19, "kB: what it claims is not taken"

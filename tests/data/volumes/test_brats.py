@@ -1,15 +1,17 @@
 import gzip
 import re
+import resource
 import subprocess
 import sys
 
 import nibabel as nib
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from medexp.data.volumes.brats import find_cases, read_case
+from medexp.data.oct.readers import read_scan
+from medexp.data.volumes.brats import find_cases, read_case, read_label
 from medexp.errors import ConfigError, DataError
 from tests.data.volumes.small_cases import AFFINE, SHAPE, blob, save, write_case
 
@@ -336,6 +338,29 @@ def test_a_header_in_another_unit_is_refused_and_one_that_only_names_another_is_
                 ):
                     read_case(only(tmp_path, config), config.classes)
     assert nib.affines.voxel_sizes(read_case(only(tmp_path, config), config.classes).affine) == pytest.approx([edge] * 3)
+
+
+@settings(max_examples=80, deadline=4000, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    edits=st.lists(st.tuples(st.integers(0, 545), st.binary(min_size=1, max_size=8)), min_size=1, max_size=4),
+    kind=st.sampled_from([nib.Nifti1Image, nib.Nifti2Image]),
+    packed=st.booleans(),
+)
+@example([(76, bytes(32)), (500, b"\0\0\0\1")], nib.Nifti2Image, False)  # no size, and a unit that there is none of
+@example([(42, b"\xff\x1f\xff\x1f\x08\0")], nib.Nifti1Image, False)  # half a gigabyte, of a file of 600 bytes
+def test_any_header_is_read_or_refused_in_a_line_and_takes_no_memory(tmp_path, edits, kind, packed):
+    content = bytearray(kind(blob(), AFFINE).to_bytes())
+    for place, put in edits:
+        content[place : place + len(put)] = put
+    path = tmp_path / ("c.nii.gz" if packed else "c.nii")
+    path.write_bytes(gzip.compress(content, 1) if packed else content)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for read in (lambda: read_label(path, {2: 2, 3: 3}), lambda: read_scan(path)):
+        try:
+            read()
+        except DataError as error:
+            assert path.name in str(error) and "\n" not in str(error)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**18, "kB: what it claims is not taken"
 
 
 def test_all_problems_of_a_case_come_at_once(tmp_path, data_config):

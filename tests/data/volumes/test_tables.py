@@ -7,10 +7,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from medexp.data.inputs import rows_of
+from medexp.data.oct.labels import read_participants
+from medexp.data.oct.manifest import find_manifests
 from medexp.data.splits import SPLITS
+from medexp.data.storage import Folder
 from medexp.data.volumes.cases import CHANNELS, Case
 from medexp.data.volumes.facts import describe_cases
 from medexp.data.volumes.tables import LabelledTable, read_table, split_table, split_words, table_manifest, write_table
@@ -310,3 +314,73 @@ def test_the_manifest_has_a_row_a_case(folder: Path, data_config: Callable, tmp_
     assert list(manifest["case"]) == ["a", "b", "c", "d"]
     assert list(manifest["split"]) == ["train", "test", "train", "test"]
     assert manifest["sha256"].nunique() == 4
+
+
+ODD = [
+    "",
+    " ",
+    ".",
+    "..",
+    "/",
+    "~",
+    "~nobody",
+    "a",
+    "p1",
+    "train",
+    "true",
+    "\0",
+    "\ufeff",
+    "\u2028",
+    '"',
+    "NaN",
+    "1e999",
+    "ï",
+    "x" * 300,
+]
+HEADS = (
+    (*HEADER, "b", "b", "x", "p1", "train"),
+    (
+        "participant_id",
+        "study_group",
+        "recommended_split",
+        "retinal_oct",
+        "clinical_site",
+        "1",
+        "healthy",
+        "train",
+        "True",
+        "A",
+    ),
+    ("person_id", "filepath", "laterality", "height", "pixel_spacing", "1", "/retinal_oct/a.dcm", "L", "992", "0.01, 0.02"),
+)
+
+
+@st.composite
+def tables(draw: st.DrawFn) -> bytes:
+    """One that some reader takes, but for a few of its cells."""
+    cells = [list(draw(st.sampled_from(HEADS))[5 * part :][:5]) for part in (0, 1, 1)]
+    for row, column in draw(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 4)), max_size=4)):
+        cells[row][column] = draw(st.sampled_from(ODD) | st.text(max_size=4))
+    mark = draw(st.sampled_from("\t,;"))
+    return "\n".join(mark.join(row) for row in cells).encode("utf-8", "surrogatepass")
+
+
+@settings(max_examples=150, deadline=4000, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    content=st.binary(max_size=60) | tables(),
+    name=st.sampled_from(["a.tsv", "a.csv"]),
+)
+def test_any_bytes_are_a_table_or_refused_with_the_files_name(tmp_path: Path, content: bytes, name: str) -> None:
+    path = tmp_path / name
+    path.write_bytes(content)
+    readers: tuple[Callable[[], object], ...] = (
+        lambda: read_table(path),
+        lambda: rows_of(path),
+        lambda: read_participants(path, {"healthy": 0, "insulin_dependent": 1}),
+        lambda: find_manifests(Folder(tmp_path), [], [path]),
+    )
+    for read in readers:
+        try:
+            read()
+        except DataError as error:
+            assert str(path) in str(error)
