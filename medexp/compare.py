@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from rich.table import Table
 
 from medexp.config.shared import Resampling
 from medexp.data.folds import folds_of
@@ -21,7 +20,7 @@ from medexp.evaluation.comparison import Comparison, compare_tables, direction, 
 from medexp.files import NAMES, read_csv, replacing
 from medexp.registry.promotion import scores_of
 from medexp.registry.store import pull, resolve
-from medexp.terminal import terminal
+from medexp.terminal import show_table, terminal
 from medexp.tracking.figures import as_written, differences
 from medexp.tracking.past import artifact, find_run
 
@@ -173,12 +172,19 @@ def _demand_same_data(one: Source, other: Source) -> None:
 
 def show(found: Comparison, one: str, other: str, most: int = 3) -> None:
     """A table of the metrics, the sentences, and the cases in which the second gains least and most, in the terminal."""
-    table = Table("metric", "better", "cases", "A", "B", "gain of B", title=f"A: {one}   B: {other}")
-    for row in found.rows:
-        more = "more" if direction(row.metric) > 0 else "less"
-        table.add_row(row.metric, more, str(row.cases), f"{row.one:.4f}", f"{row.other:.4f}", row.gain.as_gain)
+    rows = [
+        [
+            row.metric,
+            "more" if direction(row.metric) > 0 else "less",
+            str(row.cases),
+            f"{row.one:.4f}",
+            f"{row.other:.4f}",
+            row.gain.as_gain,
+        ]
+        for row in found.rows
+    ]
+    show_table(["metric", "better", "cases", "A", "B", "gain of B"], rows, f"A: {one}   B: {other}")
     console = terminal()
-    console.print(table)
     for row in found.rows:
         console.print(row.told)
     for row in found.rows:

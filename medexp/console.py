@@ -260,10 +260,9 @@ def models(as_json: bool) -> int:
     def work() -> None:
         from dataclasses import asdict
 
-        from rich.table import Table
-
         from medexp.checks import told
         from medexp.registry.versions import list_models
+        from medexp.terminal import show_table
 
         store = _find_store()
         found = list_models()
@@ -273,17 +272,19 @@ def models(as_json: bool) -> int:
         if not found:
             print(f"No model is registered in {store}. Next: mlflow run . -e main")
             return
-        table = Table("model", "aliases", "latest", "verdict", "digest", "run", title=store)
-        for model in found:
-            aliases = ", ".join(f"{alias} {version}" for alias, version in model.aliases.items())
-            shown = (
-                model.version,
-                told(model.verdict, model.failed_diagnostics),
-                model.digest and model.digest[:12],
-                model.run,
-            )
-            table.add_row(model.name, aliases or "-", *(value or "-" for value in shown))
-        _print(table)
+        rows = [
+            [
+                model.name,
+                ", ".join(f"{alias} {version}" for alias, version in model.aliases.items()) or "-",
+                model.version or "-",
+                told(model.verdict, model.failed_diagnostics) if model.verdict else "-",
+                {True: "phantoms", False: "own", None: "-"}[model.phantoms],
+                model.digest[:12] if model.digest else "-",
+                model.run or "-",
+            ]
+            for model in found
+        ]
+        show_table(["model", "aliases", "latest", "verdict", "data", "digest", "run"], rows, store)
 
     return exit_code("models", work)
 

@@ -21,7 +21,7 @@ from medexp.errors import MedexpError, StorageError
 from medexp.registry.definitions import known_models, load_definition
 from medexp.tracking.killed import end_run, left_running
 from medexp.tracking.provenance import git_state
-from medexp.tracking.stores import find_store, find_stores
+from medexp.tracking.stores import NoStoreYet, find_store, find_stores
 
 _LIBRARIES = ("torch", "monai", "mlflow", "peft", "accelerate", "safetensors", "numpy", "optuna")
 _GIB = 2**30
@@ -88,7 +88,10 @@ def _device(wrong: _Tell) -> Mapping[str, str]:
 
 
 def _stores(wrong: _Tell) -> Mapping[str, str]:
-    stores = find_stores()
+    try:
+        stores = find_stores()
+    except NoStoreYet as none:
+        return {"tracking store": f"nothing here yet; the first run makes {none.file}: mlflow run . -e main"}
     if not stores.one:
         wrong(
             "stores: runs and models are in two; the journal of promotions, in the tracking store, must be where the models "

@@ -5,13 +5,17 @@ Names of labels, cases, files and models are whatever their owner wrote: `glioma
 """
 
 import functools
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Sequence
 from typing import Any, TypeVar
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
 
 T = TypeVar("T")
+_WHOLE = 24  # characters; a cell of so many, such as an estimate with its interval, stands in one line
 
 
 def terminal(**options: Any) -> Console:
@@ -21,6 +25,42 @@ def terminal(**options: Any) -> Console:
         options: Of `rich.console.Console`, such as `stderr`.
     """
     return Console(**{"markup": False, "emoji": False, "highlight": False, "soft_wrap": True, **options})
+
+
+def show_table(head: Sequence[str], rows: Iterable[Sequence[str]], title: str) -> None:
+    """A table in the terminal, in which no word and no figure is cut.
+
+    Where the columns do not fit beside one another, each row is a block of lines, a cell a line. What goes to a file or to
+    another program is as wide as it is, unless COLUMNS says how wide.
+    """
+    console, rows = terminal(), [*rows]
+    if not (console.is_terminal or "COLUMNS" in os.environ):
+        console.width = 10_000
+    columns = [*zip(head, *rows, strict=True)]
+    if sum(map(_narrowest, columns)) + 3 * len(head) + 1 > console.width:
+        console.print(title)
+        wide = max(map(cell_len, head))
+        for row in rows:
+            console.print()
+            for name, cell in zip(head, row, strict=True):
+                console.print(f"  {name}{' ' * (wide - cell_len(name))}  {cell}")
+        return
+    table = Table(title=title)
+    for name, *cells in columns:
+        table.add_column(
+            name, no_wrap=all(cell_len(cell) <= _WHOLE for cell in cells), overflow="fold", min_width=cell_len(name)
+        )
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
+
+
+def _narrowest(column: Sequence[str]) -> int:
+    """The least width of a column, its name first: cells that stand in one line, and the longest words of others."""
+    name, *cells = column
+    if all(cell_len(cell) <= _WHOLE for cell in cells):
+        return max(map(cell_len, column))
+    return max(map(cell_len, [name, *(word for cell in cells for word in cell.split())]))
 
 
 _shared = functools.cache(terminal)  # of all bars: one inside another knows of it

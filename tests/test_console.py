@@ -106,7 +106,7 @@ def test_bad_input_is_one_line_and_exit_code_2(argv: list[str], message: str, ca
     assert told.count("\n") == 1
 
 
-@pytest.mark.parametrize("command", [["models"], ["audit"], ["pull", "models:/x@y"], ["impact", "x", "1"], ["doctor"]])
+@pytest.mark.parametrize("command", [["models"], ["audit"], ["pull", "models:/x@y"], ["impact", "x", "1"]])
 def test_looking_makes_no_store(command: list[str], capsys: pytest.CaptureFixture[str], monkeypatch, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     monkeypatch.chdir(tmp_path / "empty")
@@ -261,6 +261,14 @@ def test_doctor_finds_nothing_wrong(capsys: pytest.CaptureFixture[str], tmp_path
     assert found["problems"] == []
     assert found["facts"]["models defined"].split(", ") == sorted(path.stem for path in (ROOT / "registry").glob("*.yaml"))
     assert not (tmp_path / "cache").exists()
+
+
+def test_doctor_before_the_first_run(capsys: pytest.CaptureFixture[str], monkeypatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/none/mlflow.db")
+    told = printed(capsys, "doctor")
+    assert f"nothing here yet; the first run makes {tmp_path}/none/mlflow.db: mlflow run . -e main" in told
+    assert "Nothing is wrong." in told
+    assert not (tmp_path / "none").exists()
 
 
 def test_doctor_ends_the_runs_whose_process_is_gone_and_no_others(

@@ -9,15 +9,14 @@ from hypothesis import strategies as st
 
 import medexp
 from medexp.checks import Check, Severity, as_lines
-from medexp.phases.shared.tables import show
-from medexp.terminal import followed, progress_bar, terminal
+from medexp.terminal import followed, progress_bar, show_table, terminal
 
 NAMES = ["glioma [idh mutant]", "glioma [/who 2]", "[red]", "grade $2_$", ":x: :smile:", r"\[a] \$ \\", "a|b <b> `c`", "[bold"]
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_name_in_a_table_a_line_and_a_bar(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    show([name, "is"], [["1", name]], f"of {name}")
+    show_table([name, "is"], [["1", name]], f"of {name}")
     check = Check("TWINS", name, Severity.DIAGNOSTIC, False, "", {name: name})
     terminal().print(*as_lines([check]))
     with progress_bar() as bar:
@@ -26,6 +25,26 @@ def test_a_name_in_a_table_a_line_and_a_bar(name: str, capsys: pytest.CaptureFix
     printed = capsys.readouterr().out
     assert printed.count(name) == 3 + 3 + 2
     assert f"FAILED TWINS {name} (diagnostic): {name} {name}" in printed
+
+
+@pytest.mark.parametrize("columns", [None, 40, 60, 80, 200])
+def test_a_table_fits_and_nothing_in_it_is_cut(
+    columns: int | None, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)
+    if columns:
+        monkeypatch.setenv("COLUMNS", str(columns))
+    interval, run, sentence = "0.841 [0.123, 0.955]", "6aff8e6c96fe4a2db444f9b67a0cc2fe", "no better than what was not trained"
+    head = ["arm", "balanced accuracy", "macro f1", "run", "of"]
+    show_table(head, [["LoRA only, frozen decoder", interval, interval, run, sentence]], "title")
+    lines = capsys.readouterr().out.splitlines()
+    assert all(len(line) <= (columns or 200) for line in lines) or columns == 40  # the sentence alone is longer
+    whole = "\n".join(lines)
+    for cell in (*head, interval, run):
+        assert cell in whole
+    assert "…" not in whole
+    if columns != 80:  # there the sentence stands in a line of its own
+        assert sentence in whole
 
 
 @given(st.text(st.characters(categories=("L", "N", "P", "S"), max_codepoint=0x2000), min_size=1, max_size=20))

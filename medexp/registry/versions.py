@@ -7,6 +7,7 @@ from mlflow.entities.model_registry import RegisteredModel
 
 from medexp.checks import DIAGNOSTICS, VERDICT
 from medexp.registry.client import answering, pages
+from medexp.registry.tags import on_phantoms
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,7 @@ class Listed:
         failed_diagnostics: Those of its checks that failed, or `none`; None where that is not known.
         digest: Digest of the package; None as above.
         run: The run that made it.
+        phantoms: Whether its weights were trained on embedded data; None for a version that another program made.
     """
 
     name: str
@@ -30,6 +32,7 @@ class Listed:
     failed_diagnostics: str | None
     digest: str | None
     run: str | None
+    phantoms: bool | None
 
 
 def list_models() -> list[Listed]:
@@ -59,14 +62,15 @@ def _listed(model: RegisteredModel) -> Listed:
     aliases = {alias: str(version) for alias, version in sorted(model.aliases.items())}
     latest = max(model.latest_versions, key=lambda version: int(version.version), default=None)  # MLflow gives one a stage
     if latest is None:
-        return Listed(model.name, aliases, None, None, None, None, None)
-    tags = latest.tags
+        return Listed(model.name, aliases, None, None, None, None, None, None)
+    tags, digest = latest.tags, latest.tags.get("medexp.digest")
     return Listed(
         model.name,
         aliases,
         str(latest.version),
         tags.get(VERDICT),
         tags.get(DIAGNOSTICS),
-        tags.get("medexp.digest"),
+        digest,
         latest.run_id or None,
+        None if digest is None else on_phantoms(tags, latest.description),
     )

@@ -37,6 +37,21 @@ for _name, _value in {_RETRIES: "4", "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1", 
 logging.getLogger("mlflow.store.db.utils").addFilter(lambda record: record.levelno != logging.ERROR)
 
 
+class NoStoreYet(StorageError):
+    """No run was ever started here: a store is made by the first.
+
+    Attributes:
+        file: The database that is not there.
+    """
+
+    def __init__(self, uri: str, file: Path) -> None:
+        super().__init__(
+            f"tracking store {uri}: there is none yet. Go to the folder where runs were started, name another store with "
+            "MLFLOW_TRACKING_URI, or start a run: mlflow run . -e main"
+        )
+        self.file = file
+
+
 @dataclass(frozen=True)
 class Stores:
     """Where runs and models are kept, without credentials.
@@ -123,15 +138,13 @@ def find_store() -> str:
     """`check_store` for those who only look: a database that is not there is not made.
 
     Raises:
-        StorageError: There is none, or it does not answer.
+        NoStoreYet: There is none.
+        StorageError: It does not answer.
     """
     uri = mlflow.get_tracking_uri()
     file = database_file(uri)
     if file is not None and not file.is_file():
-        raise StorageError(
-            f"tracking store {uri}: there is none yet. Go to the folder where runs were started, name another store with "
-            "MLFLOW_TRACKING_URI, or start a run: mlflow run . -e main"
-        )
+        raise NoStoreYet(uri, file)
     return check_store()
 
 

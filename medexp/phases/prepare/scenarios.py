@@ -24,7 +24,7 @@ from medexp.files import replacing
 from medexp.markdown import as_markdown
 from medexp.phases.prepare.config import PrepareConfig
 from medexp.phases.shared.again import flags
-from medexp.phases.shared.tables import show
+from medexp.terminal import show_table
 from medexp.tracking.datasets import log_datasets
 from medexp.tracking.runs import TrackedRun
 from medexp.tracking.ui import next_line
@@ -61,9 +61,9 @@ def prepared_for_medgemma(config: PrepareConfig, tracked: TrackedRun, folder: Pa
         tracked.reporter.metrics({f"params/{split}_cases": len(rows), f"params/{split}_families": families})
         held = ", ".join(f"{name} {count}" for name, count in sorted(rows["modality"].value_counts().items()))
         table.append([split, str(families), str(len(rows)), str(int(rows["label"].sum())), held, data.digests[split][:12]])
-    show(["split", "families", "scenarios", "of them CORRECT", "modalities", "digest"], table, data.source)
+    show_table(["split", "families", "scenarios", "of them CORRECT", "modalities", "digest"], table, data.source)
     found = list(account(data))
-    show(["", "found"], found, "what the files hold")
+    show_table(["", "found"], found, "what the files hold")
     tracked.reporter.text(as_markdown(["", "found"], found) + "\n", "account.md")
     for note in data.notes:
         print(note)

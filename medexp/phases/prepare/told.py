@@ -6,7 +6,7 @@ from pathlib import Path
 from medexp.data.prepared import CaseT, FactsT, Prepared
 from medexp.data.splits import SPLITS, save_splits
 from medexp.markdown import as_markdown
-from medexp.phases.shared.tables import show
+from medexp.terminal import show_table
 from medexp.tracking.datasets import log_datasets
 from medexp.tracking.runs import TrackedRun
 from medexp.tracking.ui import next_line
@@ -40,9 +40,9 @@ def tell(
         tracked.reporter.metrics({f"params/{split}_cases": len(rows), f"params/{split}_patients": patients})
         table.append([split, str(patients), str(len(rows)), data.digests.get(split, "")[:12]])
     tracked.reporter.metrics({"params/duplicates": duplicates})
-    show(["split", "patients", "cases", "digest"], table, data.source)
+    show_table(["split", "patients", "cases", "digest"], table, data.source)
     found = list(account)
-    show(["", "found"], found, "what the files hold")
+    show_table(["", "found"], found, "what the files hold")
     tracked.reporter.text(as_markdown(["", "found"], found) + "\n", "account.md")
     for note in data.notes:
         print(note)

@@ -14,7 +14,6 @@ from medexp.config.training import TrainingConfig
 from medexp.evaluation.optimism import optimism
 from medexp.markdown import as_it_stands, as_markdown
 from medexp.phases import Phase
-from medexp.phases.shared.tables import show
 from medexp.registry.definitions import load_definition
 from medexp.registry.journal import CANDIDATE, CHAMPION
 from medexp.registry.package import Package
@@ -22,7 +21,7 @@ from medexp.registry.promotion import Nominated, nominate
 from medexp.registry.registration import register
 from medexp.registry.writing import write_package
 from medexp.report.summary import SUMMARY, Summary, as_record
-from medexp.terminal import terminal
+from medexp.terminal import show_table, terminal
 from medexp.tracking.results import log_summary
 from medexp.tracking.runs import TrackedRun
 from medexp.tracking.ui import next_line
@@ -97,9 +96,9 @@ def present(summary: Summary, checks: Sequence[Check], published: Sequence[Nomin
     console = terminal()
     for line in summary.first:
         console.print(Text(line, "bold yellow"))
-    show(*(summary.narrow or (summary.head, summary.rows)), summary.title)
+    show_table(*(summary.narrow or (summary.head, summary.rows)), summary.title)
     if summary.beside:
-        show(*summary.beside[1:], summary.beside[0])
+        show_table(*summary.beside[1:], summary.beside[0])
     console.print(*as_lines(checks), *summary.words, *(f"Registered: {line}" for line in registered), sep="\n")
     print(f"Run: {run.id}, files in {run.folder}")
     print(f"Next, browse it:  {next_line(run)}")
