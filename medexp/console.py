@@ -351,6 +351,32 @@ def compare(one: str, other: str, output: str | None, samples: int, confidence: 
 
 
 @commands.command()
+@click.argument("given", metavar="RUN|MODEL")
+@click.option("--output", metavar="FOLDER", help="Write methods.md, results.md, results.tex and CLAIM's checklists there.")
+def methods(given: str, output: str | None) -> int:
+    """Print what a paper needs: a methods paragraph, results in Markdown and LaTeX, CLAIM's checklist.
+
+    Each figure names its run; nothing is said that the store does not hold.
+    """
+
+    def work() -> None:
+        from pathlib import Path
+
+        from medexp.report.methods import methods_of_model, methods_of_run, write
+        from medexp.tracking.past import run_in
+
+        _find_store()
+        is_model = "@" in given or "/" in given.removeprefix("models:/") or given.startswith("models:/")
+        found = methods_of_model(_uri(given)) if is_model else methods_of_run(run_in(given).id)
+        if output is None:
+            print(found.whole)
+        else:
+            print(f"Written: {', '.join(write(found, Path(output).expanduser()))} in {output}")
+
+    return exit_code("methods", work)
+
+
+@commands.command()
 @click.argument("run")
 @click.option("--output", metavar="FOLDER", default="report", show_default=True, help="Where they are written to.")
 def report(run: str, output: str) -> int:

@@ -212,6 +212,18 @@ def _claim_table(known: Mapping[int, str | None]) -> str:
     )
 
 
+def claimed(card: str) -> dict[int, str]:
+    """What a card knows of CLAIM's items, by number.
+
+    Args:
+        card: A card as `model_card` writes it.
+    """
+    section = card.partition(f"\n## {_CLAIM}\n")[2].partition("\n## ")[0]
+    cells = [re.split(r"(?<!\\)\|", line)[1:-1] for line in section.splitlines() if re.match(r"\| \d+ \| ", line)]
+    answers = {int(number): re.sub(r"\\([|\\])", r"\1", answer.strip()) for number, _, answer in cells}
+    return {number: answer for number, answer in answers.items() if answer != _UNKNOWN}
+
+
 def _without_unknown(section: str) -> str:
     end = f"| {_UNKNOWN} |"
     lines = section.splitlines()
