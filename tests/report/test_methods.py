@@ -1,0 +1,106 @@
+"""What a paper needs: all of it is in the store, and what is not in the store is not said."""
+
+import re
+import shutil
+import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import pandas as pd
+import pytest
+from mlflow import MlflowClient
+
+from medexp.checks import Check, Severity
+from medexp.config.keys import Called
+from medexp.console import main
+from medexp.evaluation.intervals import Interval
+from medexp.phases import phase
+from medexp.phases.shared.publishing import present, publish
+from medexp.registry.package import Package
+from medexp.report.summary import Summary
+from medexp.tracking.results import log_checks, log_intervals
+from medexp.tracking.runs import tracked_run
+
+ODD = "LoRA & decoder, 5 % of <n> | $x_1$ # {a} ~ ^ \\"
+
+
+@dataclass(frozen=True)
+class Config:
+    output_dir: str = "outputs"
+    profile: str = "demo"
+    seed: Annotated[int, Called("s")] = 7
+
+
+@pytest.fixture
+def made(store: MlflowClient, package: Callable[..., Package]) -> str:
+    """A run with a version, figures and a summary; its id."""
+    checks = [Check("X", "a check", Severity.BLOCKING, True, "", {"x": 1})]
+    summary = Summary("phase 1", "Dice", ["arm", "TC"], [[ODD, "0.801 [0.700, 0.900]"]], ["LoRA added nothing."])
+    with tracked_run("phase1", Config()) as run:
+        run.reporter.table(
+            pd.DataFrame({"case": ["a", "b", "c"], "patient": ["a", "b", "b"], "split": ["train", "val", "val"]}),
+            "manifest.csv",
+        )
+        log_checks(run, checks)
+        log_intervals(run, {"val/dice_TC": Interval(0.801, 0.7, 0.9, 12)}, 0.95)
+        published = publish(package(facts={"Training": "three epochs | rate 0.01", "Funding": None}), "PASSED", run)
+        present(summary, checks, [published], run, phase("phase1"))
+    return run.id
+
+
+def printed(capsys: pytest.CaptureFixture[str], *argv: str, code: int = 0) -> str:
+    capsys.readouterr()
+    assert main(["methods", *argv]) == code
+    told = capsys.readouterr()
+    return told.err or told.out
+
+
+def test_a_run_and_its_version_say_what_the_store_holds(made: str, capsys: pytest.CaptureFixture[str]) -> None:
+    told = printed(capsys, made)
+    name = re.search(r"## CLAIM: (\S+/1)", told)
+    assert name
+    for words in (
+        "Training: three epochs | rate 0.01.",
+        "Partitions: train 1 cases of 1 patients; val 2 cases of 1 patients.",
+        "Intervals cover 95% each",
+        "Seed 7.",
+        f"(run {made})",
+        "LoRA added nothing.",
+        "| val/dice_TC | 0.801 | 0.700 to 0.900 | 12 |",
+        f"| 25 | Training | three epochs \\| rate 0.01 | card of {name[1]} |",
+        "| 44 | Funding | unknown |  |",
+        "| 6 | study goal | not applicable to a registered model |  |",
+    ):
+        assert words in told
+    assert "unknown" not in told.split("## Results")[0]
+    of_version = printed(capsys, name[1])
+    assert of_version == told == printed(capsys, f"models:/{name[1]}")
+
+
+def test_the_files_and_what_latex_makes_of_them(made: str, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    printed(capsys, made, "--output", str(tmp_path / "paper"))
+    files = sorted(path.name for path in (tmp_path / "paper").iterdir())
+    assert [re.sub("claim_.*", "claim", name) for name in files] == ["claim", "methods.md", "results.md", "results.tex"]
+    table = (tmp_path / "paper" / "results.tex").read_text()
+    assert (
+        r"LoRA \& decoder, 5 \% of \textless{}n\textgreater{} \textbar{} \$x\_1\$ \# \{a\} \textasciitilde{} "
+        r"\textasciicircum{} \textbackslash{}" in table
+    )
+    assert table.count(r"\begin{tabular}") == table.count(r"\end{tabular}") == 2
+    if shutil.which("pdflatex"):
+        whole = rf"\documentclass{{article}}\usepackage{{booktabs}}\begin{{document}}{table}\end{{document}}"
+        (tmp_path / "whole.tex").write_text(whole)
+        subprocess.run(["pdflatex", "-halt-on-error", "whole.tex"], cwd=tmp_path, check=True, capture_output=True)
+
+
+def test_a_run_without_a_version_and_one_that_is_not_there(store: MlflowClient, capsys: pytest.CaptureFixture[str]) -> None:
+    with tracked_run("prepare", Config()) as run:
+        pass
+    told = printed(capsys, run.id)
+    assert "is a run of prepare, profile demo" in told
+    assert "CLAIM" not in told
+    assert "Intervals" not in told
+    assert "nobody" in printed(capsys, "nobody", code=2)
+    assert "models:/nobody@champion" in printed(capsys, "nobody@champion", code=2)
