@@ -104,6 +104,15 @@ def test_data_that_cannot_be_used(spoil, words, folder: Path, store: MlflowClien
     assert_refused(capsys, store, "prepare", words)
 
 
+def test_what_is_wrong_with_all_files_of_a_case_alike_is_said_once(folder: Path, store: MlflowClient, capsys) -> None:
+    for name in ("t1c", "t1n", "t2w"):
+        image(name, voxels(nan=True))(folder)
+    assert run("prepare", data_dir=folder) == 2
+    told = f"{CASE}-t1c.nii.gz, {CASE}-t1n.nii.gz, {CASE}-t2w.nii.gz: 1 NaN or infinite voxels"
+    said = capsys.readouterr().err
+    assert told in said.replace("\n", " ") and said.count("NaN or infinite") == 1
+
+
 def test_phase1_refuses_the_same(folder: Path, store: MlflowClient, capsys) -> None:
     truncate(folder)
     assert run("phase1", data_dir=folder) == 2

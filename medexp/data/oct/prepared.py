@@ -196,7 +196,8 @@ def _notes(place: Place, located: Located, errors: pd.DataFrame, without: pd.Dat
     if gone := [*without.loc[without["reason"].str.startswith("none"), "participant"]]:
         notes.append(f"{place.uri}: none of the volumes of {some(gone)} can be used; they are in no split.")
     if len(errors):
-        notes.append(f"{place.uri}: {len(errors)} volumes cannot be used; data_errors.csv says why.")
+        told = some([*errors["exception"]], 3)
+        notes.append(f"{place.uri}: {len(errors)} volumes cannot be used; data_errors.csv says why: {told}.")
     for reason, count in located.left_out["reason"].str.replace(r"^.*line \d+: ", "", regex=True).value_counts().items():
         notes.append(f"{place.uri}: {count} keys are left out: {reason}.")
     return tuple(notes)

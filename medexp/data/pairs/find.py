@@ -16,7 +16,7 @@ from medexp.data.inputs import TABLES, lines_of, name_of
 from medexp.data.pairs.marks import COLUMN, generated, participants, said
 from medexp.data.splits import patient_of, some
 from medexp.data.volumes.cases import Case
-from medexp.data.volumes.suffixes import called_otherwise, dead, two_cases
+from medexp.data.volumes.suffixes import OTHERS, called_otherwise, dead, no_nifti, two_cases
 from medexp.errors import DataError, all_problems
 
 FORMS = (
@@ -118,7 +118,8 @@ def find_pairs(data_dirs: Sequence[Path], data: PairDataConfig, masks: bool = Tr
         there = f"{len(cases)} volumes, " + ("none with a mask" if masks else "all of patients with a mask, or synthetic")
         problems = [f"no {'pair' if masks else 'volume without a mask'} in {', '.join(map(str, seen))}: {there}"]
     if problems:
-        raise DataError(all_problems("data_dir", problems, f"{FORMS}. {block}.exclude=[ID, ...] leaves cases out."))
+        key = "pairs" if block == "pair_data" else "data_dir"
+        raise DataError(all_problems(key, problems, f"{FORMS}. {block}.exclude=[ID, ...] leaves cases out."))
     taken = {case.id for case in wanted}
     left = tuple(sorted(case.id for case in cases if case.id not in taken))
     return Found(tuple(sorted(wanted, key=lambda case: case.id)), synthetic & taken, left)
@@ -146,14 +147,17 @@ def _of_folder(root: Path) -> _Seen:
     units: dict[tuple[str, ...], list[_File]] = defaultdict(list)
     for file in files:
         units[_unit(file.path.relative_to(root))].append(file)
+    others = [path for path in sorted(root.rglob("*")) if path.name.lower().endswith(OTHERS) and path.is_file()]
     if not any(file.kind == "image" for file in files):
         there = Counter(re.split(r"[-_]", name_of(file.path))[-1] for file in files)
         listed = some([f"*{name} ({count})" for name, count in there.most_common()])
-        raise DataError(f"no FLAIR in it; it holds {listed or 'no NIfTI file'}")
+        raise DataError(f"no FLAIR in it; it holds {listed or 'no NIfTI file'}{no_nifti(others)}")
     seen = _gathered({unit: _pair(unit, members) for unit, members in sorted(units.items())})
     marked = [file.parent for file in root.rglob("dataset_description.json") if generated(file)]
     for table in root.rglob("participants.tsv"):
         marked += [table.parent / participant for participant, drawn in participants(table).items() if drawn]
+    meant = [path for path in others if _told(path.with_suffix(".nii")).kind in ("image", "mask")]
+    seen.problems += [f"{path.name}: NIfTI alone is read; convert it to .nii.gz" for path in meant]
     seen.synthetic |= {case for case, image in seen.images.items() if any(one in image.parents for one in marked)}
     return seen
 

@@ -2,6 +2,7 @@
 
 import difflib
 import json
+import math
 import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -244,7 +245,9 @@ def _metadata(metadata: Any, modalities: Sequence[str]) -> tuple[dict[str, str],
         problems.append(f"metadata.modality: {found}; allowed are {', '.join(modalities)}{hint}")
     kept = {name: metadata[name] for name in METADATA if metadata.get(name) is not None}
     for name, value in kept.items():
-        if not isinstance(value, str | int | float):
+        if isinstance(value, float) and not math.isfinite(value):
+            problems.append(f"metadata.{name}: found {value}; a finite number is allowed, or null where there is none")
+        elif not isinstance(value, str | int | float):
             problems.append(f"metadata.{name}: found {_kind(value)}; text, a number or null is allowed")
         elif isinstance(value, str) and _broken(value):
             problems.append(f"metadata.{name}: {_HALF}")

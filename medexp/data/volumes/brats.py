@@ -211,9 +211,18 @@ def read_case(
             problems.append(str(error))
     if problems or label is None:
         left_out = f"leave the case out with data.exclude=[{case.id}]" if case.label else "leave the case out"
-        told = all_problems(f"case {case.id}", problems, advice or f"Repair the files, or {left_out}.")
+        told = all_problems(f"case {case.id}", _together(problems), advice or f"Repair the files, or {left_out}.")
         raise UnfitLabels.of(told, unfit) if unfit else DataError(told)
     return Volume(np.stack(list(found.values())), label, affines[case.label or case.images[0]], values)
+
+
+def _together(problems: Sequence[str]) -> list[str]:
+    """What is wrong with several files alike is said once."""
+    files: dict[str, list[str]] = {}
+    for problem in problems:
+        name, _, told = problem.partition(": ")
+        files.setdefault(told, []).append(name)
+    return [f"{', '.join(names)}: {told}" for told, names in files.items()]
 
 
 def read_label(path: Path, classes: Mapping[int, int]) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:

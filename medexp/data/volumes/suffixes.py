@@ -8,6 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 _NIFTI = re.compile(r"(?P<stem>.+)\.nii(\.gz)?", re.IGNORECASE)
+OTHERS = (".nrrd", ".nhdr", ".mha", ".mhd", ".mgz", ".mgh", ".mnc", ".hdr", ".dcm")
+"""Endings of volumes that are no NIfTI, and are not read: what they say of axes is read differently by different programs."""
 _BIDS = re.compile(r"(sub-[a-z0-9]+)(?:_(ses-[a-z0-9]+))?", re.IGNORECASE)
 
 Groups = Mapping[str, Mapping[str, Sequence[Path]]]
@@ -43,7 +45,7 @@ def instead(folder: Path, suffixes: Mapping[str, Sequence[str]]) -> str:
     if cases_below(folder, suffixes):
         return f"the folders in it are cases: give {folder}"
     there = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
-    return f"it holds {_listed(there) or 'nothing'}"
+    return f"it holds {_listed(there) or 'nothing'}{no_nifti(there)}"
 
 
 def cases_below(folder: Path, suffixes: Mapping[str, Sequence[str]]) -> int:
@@ -149,9 +151,15 @@ def _mixed(called: str, groups: Groups) -> Iterator[str]:
 def _beside(folder: Path, groups: Groups) -> str:
     """The NIfTI files of a folder that were not taken, in words."""
     taken = {path for of in groups.values() for paths in of.values() for path in paths}
-    others = [path for path in sorted(folder.iterdir()) if _NIFTI.fullmatch(path.name) and path not in taken]
-    told = _listed([path for path in others if not path.name.startswith(".")])
-    return f"; not taken: {told}" if told else ""
+    there = [path for path in sorted(folder.iterdir()) if path not in taken and not path.name.startswith(".")]
+    told = _listed([path for path in there if _NIFTI.fullmatch(path.name)])
+    return (f"; not taken: {told}" if told else "") + no_nifti(there)
+
+
+def no_nifti(paths: Sequence[Path]) -> str:
+    """What files of other formats there are, and what to do, for the end of a line; nothing where there are none."""
+    others = [path for path in paths if path.name.lower().endswith(OTHERS)]
+    return f"; {_listed(others)}: NIfTI alone is read, convert to .nii.gz" if others else ""
 
 
 def _listed(paths: Sequence[Path], most: int = 4) -> str:

@@ -49,7 +49,7 @@ def tell(
     print(f"Exact duplicates, each in one split with its original: {duplicates}")
     near, apart = int((~twins["exact"]).sum()), int((twins["split"] != twins["other_split"]).sum())
     listed = "; twins.csv of the run lists them"
-    print(f"Pairs of cases that are copies but not equal: {near}" + (listed if len(twins) else ""))
+    print(f"Pairs of cases that are copies but not equal: {near}" + (listed if near else ""))
     if apart:
         print(f"WARNING: pairs of copies in two splits{f' of {splits}' if splits else ''}: {apart}{listed}")
     print(f"Splits: {file}")

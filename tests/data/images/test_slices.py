@@ -273,6 +273,7 @@ def test_a_pickle_bomb_never_goes_off(tmp_path, name):
         ({"image": np.full((40, 32), np.inf)}, ["'image' has values that are NaN, infinite"]),
         ({"image": np.full((40, 32), 1e200)}, ["beyond 1e+30"]),
         ({"mask": np.zeros((9, 9), np.uint8)}, ["image (1, 40, 32) and mask (9, 9) differ in shape"]),
+        ({"mask": np.full((40, 32), 2.5)}, ["mask holds 2.5; allowed are 0, 1, 2, 3 and 4"]),
         ({"mask": np.full((40, 32), 7, np.uint8)}, ["mask holds 7; allowed are 0, 1, 2, 3 and 4"]),
         ({"mask": np.full((40, 32), -1)}, ["mask holds -1"]),
         ({"mask": np.full((40, 32), 0.5)}, ["mask holds 0.5"]),
@@ -384,3 +385,9 @@ def test_any_array_of_a_file_is_read_or_refused_in_a_line_and_takes_no_memory(tm
         except DataError as error:
             assert path.name in str(error)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**19, "kB: what it claims is not taken"
+
+
+def test_labels_that_are_integers_but_for_a_rounding_are_these(tmp_path: Path) -> None:
+    """nibabel 1344: a mask saved by its header's scale factor holds 2.9999999993."""
+    path = write_slice(tmp_path, "P1", 3, mask=mask_of(12).astype(np.float64) * 0.9999999)
+    assert np.array_equal(read_slice(path).mask, mask_of(12))

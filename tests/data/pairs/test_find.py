@@ -210,3 +210,13 @@ def test_a_file_of_another_case_is_told_and_left_out_with_its_case(tmp_path, fil
 def test_names_without_an_id_and_words_behind_one_are_of_one_case(tmp_path):
     touch(tmp_path, "P1/brain_FLAIR.nii.gz", "P1/lesion_mask.nii.gz", "P2/P2_reg_FLAIR.nii.gz", "P2/P2_lesion_mask.nii.gz")
     assert [mask for _, _, mask in found(tmp_path).values()] == ["lesion_mask.nii.gz", "P2_lesion_mask.nii.gz"]
+
+
+def test_a_volume_of_another_format_is_told_and_not_left_out_in_silence(tmp_path: Path) -> None:
+    """MONAI 7371: of the same NRRD file different readers make different axes."""
+    touch(tmp_path, "a_FLAIR.nii.gz", "a_roi.nii.gz", "b_FLAIR.nii.gz", "b_roi.nrrd")
+    with pytest.raises(DataError, match=r"b_roi.nrrd: NIfTI alone is read; convert it to .nii.gz"):
+        find_pairs([tmp_path], pair_data())
+    (tmp_path / "alone").mkdir()
+    with pytest.raises(DataError, match=r"^pairs: .*no NIfTI file; a_FLAIR.mha: NIfTI alone is read"):
+        find_pairs([touch(tmp_path / "alone", "a_FLAIR.mha")], pair_data(), block="pair_data")

@@ -100,6 +100,10 @@ def test_what_is_written_is_read_back(tmp_path, records, mark, windows, escaped)
             'found "ct"; allowed are xray, histopathology, mri, ultrasound; the key modalities',
         ),
         ({"metadata": {"modality": ["mri"]}}, 'found ["mri"]; allowed are'),
+        (
+            {"metadata": {"modality": "mri", "cost_impact": float("nan")}},
+            "metadata.cost_impact: found nan; a finite number is allowed, or null",
+        ),
         ({"metadata": {"modality": "mri", "severity": {}}}, "metadata.severity: found an object; text, a number or null"),
         ({"image_file": ""}, 'image_file: found ""; a file\'s name, relative to image_dir, is allowed'),
         ({"image_file": "a\0b"}, "image_file: found"),

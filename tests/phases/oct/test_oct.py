@@ -141,7 +141,7 @@ def test_what_was_used_counted_and_left_out_stands_in_tables(study: Study, made:
     for group in STUDY_GROUPS:
         of_group = left[left["study_group"] == group]["recommended_split"].value_counts()
         assert counts.loc[group].to_dict() == of_group.to_dict()
-    assert "FAILED OCT-DATA" in study.told and "2 volumes cannot be used; data_errors.csv says why" in study.told
+    assert "FAILED OCT-DATA" in study.told and "2 volumes cannot be used; data_errors.csv says why: " in study.told
     assert dict(made.data.metrics).items() >= {"params/embeddings_computed": 6 * len(keys)}.items()
 
 
