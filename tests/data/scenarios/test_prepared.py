@@ -278,7 +278,7 @@ def test_images_that_are_not_what_they_say_are_told(tmp_path):
         names[1]: ("blank",),
         names[2]: ("tiny",),
         names[3]: ("blank", "hidden by its alpha"),
-        names[4]: ("16 bits",),
+        names[4]: ("16 bits", "nearly black"),
     }
     assert data.facts[names[0]].perceptual_hash == data.facts[names[1]].perceptual_hash == (), "nothing is a copy of nothing"
     assert "Images that are not what they say, 1-bit mask: 3: " in " ".join(data.notes)
