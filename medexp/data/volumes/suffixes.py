@@ -45,7 +45,8 @@ def instead(folder: Path, suffixes: Mapping[str, Sequence[str]]) -> str:
     if cases_below(folder, suffixes):
         return f"the folders in it are cases: give {folder}"
     there = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
-    return f"it holds {_listed(there) or 'nothing'}{no_nifti(there)}"
+    convert = "; NIfTI alone is read, convert to .nii.gz" if no_nifti(there) else ""
+    return f"it holds {_listed(there) or 'nothing'}{convert}"
 
 
 def cases_below(folder: Path, suffixes: Mapping[str, Sequence[str]]) -> int:

@@ -283,7 +283,7 @@ def test_images_that_are_not_what_they_say_are_told(tmp_path):
     assert data.facts[names[0]].perceptual_hash == data.facts[names[1]].perceptual_hash == (), "nothing is a copy of nothing"
     assert "Images that are not what they say, 1-bit mask: 3: " in " ".join(data.notes)
     table = odd_images(data)
-    assert len(table) == 10 and set(table.loc[table["oddity"] == "1-bit mask", "modality"]) == {"ultrasound"}
+    assert len(table) == 11 and set(table.loc[table["oddity"] == "1-bit mask", "modality"]) == {"ultrasound"}
     assert statistics(data)["all"]["oddity"]["blank"] == 3
 
 
