@@ -12,6 +12,8 @@ from medexp.markdown import as_markdown as table
 
 VERDICT, DIAGNOSTICS = "medexp.verdict", "medexp.failed_diagnostics"
 """Tags of runs and versions: PASSED or FAILED, which programs read; and the diagnostics that failed, or `none`."""
+CHECKS = "medexp.checks"
+"""Tag of runs: each check by what it came to (`listed`)."""
 
 
 class Severity(StrEnum):
@@ -73,6 +75,18 @@ def failed_diagnostics(checks: Sequence[Check]) -> str:
 def as_tags(checks: Sequence[Check]) -> dict[str, str]:
     """What checks say of a run or a version."""
     return {VERDICT: verdict(checks), DIAGNOSTICS: failed_diagnostics(checks)}
+
+
+def listed(checks: Sequence[Check]) -> str:
+    """Each check by what it came to, such as `failed TEST_2.5; passed TEST_2.1, TEST_2.2`."""
+    by_outcome = {"failed": [one.id for one in checks if not one.passed], "passed": [one.id for one in checks if one.passed]}
+    return "; ".join(f"{outcome} {', '.join(ids)}" for outcome, ids in by_outcome.items() if ids)
+
+
+def from_list(text: str) -> dict[str, bool]:
+    """Whether each check passed, from what `listed` made of them."""
+    parts = [part.partition(" ") for part in text.split("; ") if part]
+    return {check: outcome == "passed" for outcome, _, ids in parts for check in ids.split(", ")}
 
 
 def told(outcome: str | None, failed: str | None) -> str | None:

@@ -1,5 +1,6 @@
 """A tracking store, and what a run left in it."""
 
+import json
 import shutil
 import sqlite3
 from contextlib import closing
@@ -39,8 +40,23 @@ def artifact(made: Run, path: str) -> Path:
 
 
 def measured(made: Run) -> dict[str, str]:
-    """All metrics but what the machine did meanwhile; as text, in which NaN equals itself."""
-    return {name: repr(value) for name, value in made.data.metrics.items() if not name.startswith("system/")}
+    """All figures but what the machine did meanwhile; as text, in which NaN equals itself."""
+    return {name: repr(value) for name, value in figures(made).items() if not name.startswith("system/")}
+
+
+def figures(made: Run) -> dict[str, float]:
+    """All that a run measured: its metrics, what stands in its `intervals.csv`, and `checks/<id>` as 1 or 0."""
+    files = {file.path for file in MlflowClient().list_artifacts(made.info.run_id)}
+    once = logged_table(made, "intervals.csv", float_precision="round_trip") if "intervals.csv" in files else pd.DataFrame()
+    checks = json.loads(artifact(made, "checks.json").read_text()) if "checks.json" in files else []
+    passed = {f"checks/{check['id']}": float(check["passed"]) for check in checks}
+    return {**made.data.metrics, **(dict(zip(once["metric"], once["estimate"], strict=True)) if len(once) else {}), **passed}
+
+
+def without_course(client: MlflowClient, made: Run) -> list[str]:
+    """The metrics of a run that have one value: MLflow makes a chart of one bar of each."""
+    names = [name for name in made.data.metrics if not name.startswith("system/")]
+    return sorted(name for name in names if len(client.get_metric_history(made.info.run_id, name)) == 1)
 
 
 def history(client: MlflowClient, made: Run, name: str) -> list[tuple[int, float]]:

@@ -53,6 +53,11 @@ class Called:
 
 
 @dataclass(frozen=True)
+class Compared:
+    """Runs are compared by the value: it is among a run's parameters, also where it is the profile's."""
+
+
+@dataclass(frozen=True)
 class Short:
     """The key has a short name too."""
 
@@ -121,6 +126,16 @@ def steps(config_class: type) -> Mapping[str, type]:
 def marked(config_class: type, *markers: Any) -> frozenset[str]:
     """The keys that have one of the markers."""
     return frozenset(name for name, key in keys(config_class).items() if set(markers) & set(key.markers))
+
+
+def compared(config: Any) -> frozenset[str]:
+    """The keys that runs are compared by: those of `Compared`, and those that stand in a run's name."""
+    inside = tuple(f"{step}." for step in steps(type(config)))  # a pipeline's steps are runs of their own
+    return frozenset(
+        name
+        for name, key in keys(type(config)).items()
+        if any(isinstance(marker, Called | Compared) for marker in key.markers) and not name.startswith(inside)
+    )
 
 
 def value_of(config: Any, name: str) -> Any:

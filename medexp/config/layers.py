@@ -91,8 +91,12 @@ class Layers:
             raise ConfigError(in_one(problems))
         return config
 
-    def of_profile(self, profile: str) -> dict[str, Given]:
-        """The values of a profile, those of the steps from their own."""
+    def of_profile(self, profile: str, *, whole: bool = True) -> dict[str, Given]:
+        """The values of a profile, those of the steps from their own; perhaps not all of what no phase has.
+
+        Raises:
+            ConfigError: There is no such profile, or it lacks keys though it has to be whole.
+        """
         if profile not in self.phase.profiles:
             raise ConfigError(f"--profile: found {profile!r}; {self.phase.name} has {', '.join(self.phase.profiles)}")
         file = self.phase.profile(profile)
@@ -101,7 +105,7 @@ class Layers:
             of_step = Layers(self.find(step), step_class, self.find).of_profile(profile)
             layer |= {f"{step}.{key}": value for key, value in of_step.items()}
         layer |= self._spread({"profile": Given(profile, is_text=True)}) | self._from_file(file)
-        return self._whole(file, layer)
+        return self._whole(file, layer) if whole else layer
 
     @property
     def names(self) -> list[str]:

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from annotated_types import Ge, Interval, MinLen
 
 from medexp.config.bounds import Count, Fraction, Natural, NotNegative, Positive, Told
-from medexp.config.keys import Role, Short
+from medexp.config.keys import Compared, Role, Short
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class TrainingConfig:
         workers: Processes that load data; 0 loads in the training process.
     """
 
-    epochs: Count
+    epochs: Annotated[Count, Compared()]
     optimizer: Literal["adamw"]
     weight_decay: NotNegative
     batch_size: Count
@@ -58,7 +58,7 @@ class AdapterTrainingConfig(TrainingConfig):
             more time.
     """
 
-    lr: Positive
+    lr: Annotated[Positive, Compared()]
     gradient_checkpointing: Annotated[bool, Role.WHERE]
 
 
@@ -74,8 +74,8 @@ class FlowTrainingConfig(TrainingConfig):
         repeats: How often an epoch takes each case, with other noise and other times.
     """
 
-    epochs: Annotated[Count, Short("training.max_epochs")]
-    lr: Positive
+    epochs: Annotated[Count, Short("training.max_epochs"), Compared()]
+    lr: Annotated[Positive, Compared()]
     lr_new: Positive
     ema: Fraction
     repeats: Count

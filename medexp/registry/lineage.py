@@ -21,7 +21,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
 from rich.text import Text
 from rich.tree import Tree
 
-from medexp.checks import DIAGNOSTICS, VERDICT, told
+from medexp.checks import CHECKS, DIAGNOSTICS, VERDICT, from_list, told
 from medexp.errors import RegistryError
 from medexp.registry.client import MISSING, answering, pages
 from medexp.registry.store import resolve
@@ -356,11 +356,7 @@ def _run(found: MlflowRun) -> Run:
         status=found.info.status,
         deleted=found.info.lifecycle_stage == LifecycleStage.DELETED,
         verdict=tags.get(VERDICT),
-        checks={
-            name.removeprefix(_CHECKS): value == 1
-            for name, value in sorted(found.data.metrics.items())
-            if name.startswith(_CHECKS)
-        },
+        checks=dict(sorted((from_list(tags.get(CHECKS, "")) or _checks_in_metrics(found)).items())),
         data=tuple(
             Data(
                 item.dataset.name,
@@ -370,6 +366,12 @@ def _run(found: MlflowRun) -> Run:
             for item in given
         ),
     )
+
+
+def _checks_in_metrics(found: MlflowRun) -> dict[str, bool]:
+    """Where runs of earlier versions have them."""
+    metrics = found.data.metrics.items()
+    return {name.removeprefix(_CHECKS): value == 1 for name, value in metrics if name.startswith(_CHECKS)}
 
 
 def _add_origin(tree: Tree, origin: Origin) -> Tree:

@@ -21,6 +21,7 @@ class Summary:
         following: What can be done next, besides what the registered versions are for.
         first: What a reader must know before any figure, such as a control that is as good: sentences, before all else.
         beside: A second table: title, columns, rows.
+        compared_by: The figure that runs of the phase are compared by, as `intervals.csv` names it, and its name for a reader.
     """
 
     headline: str
@@ -32,6 +33,7 @@ class Summary:
     following: Sequence[str] = ()
     first: Sequence[str] = ()
     beside: tuple[str, Sequence[str], Sequence[Sequence[str]]] | None = None
+    compared_by: tuple[str, str] = ("", "")
 
 
 def as_record(summary: Summary, following: Sequence[str]) -> dict[str, Any]:

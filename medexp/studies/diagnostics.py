@@ -16,7 +16,7 @@ from medexp.phases import Diagnosis
 from medexp.phases.shared import tables
 from medexp.studies.ladder import Ladder
 from medexp.tracking.figures import run_curves
-from medexp.tracking.past import PastRun, artifact, history
+from medexp.tracking.past import PastRun, artifact, figure, history
 from medexp.tracking.runs import TrackedRun
 
 _WORST = 5  # cases that are shown
@@ -59,7 +59,7 @@ class Attempt:
 
 def describe(failed: PastRun, attempts: Sequence[Attempt], goal: str) -> pd.DataFrame:
     """A row a run, the failed one first: `rung`, `changed`, `outcome`, the goal, its `gain` over the row above, `run`."""
-    rows: list[dict[str, Any]] = [{"rung": "failed run", "changed": "", "outcome": "FAILED", goal: failed.metrics.get(goal)}]
+    rows: list[dict[str, Any]] = [{"rung": "failed run", "changed": "", "outcome": "FAILED", goal: figure(failed, goal)}]
     for one in attempts:
         rows.append({"rung": one.rung, "changed": said(one.change), "outcome": one.came_to, goal: one.value})
     table = pd.DataFrame(rows)

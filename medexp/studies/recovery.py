@@ -3,7 +3,6 @@
 import hashlib
 import importlib
 import json
-import math
 import os
 import shlex
 import sys
@@ -34,7 +33,7 @@ from medexp.studies.ladder import AS_IT_WAS, Fault, Ladder, Rung, changed, diffe
 from medexp.studies.space import Space, suggest
 from medexp.studies.study import ask, open_study, place_of, recover_dead
 from medexp.tracking.killed import end_run
-from medexp.tracking.past import PastRun, artifact, past_run, runs_like, tag_run
+from medexp.tracking.past import PastRun, artifact, figure, past_run, runs_like, tag_run
 from medexp.tracking.results import log_summary
 from medexp.tracking.runs import TrackedRun, runs_tagged
 from medexp.tracking.ui import next_line
@@ -329,8 +328,7 @@ def attempt(climb: Climb, name: str, before: Recoverable, config: Recoverable) -
         outcome, told = _FAULTS.get(type(error), "FAILED"), str(error).replace("\n  - ", " ").partition(". ")[0]
     made = runs_like(climb.tracked.id, {"mlflow.parentRunId": climb.tracked.id, "medexp.rung": name})[-1]
     settings = {key: list(values) for key, values in differences(climb.start, config).items()}
-    value = made.metrics.get(climb.ladder.goal)
-    value = value if value is not None and math.isfinite(value) else None
+    value = figure(made, climb.ladder.goal)
     ended = Attempt(name, made.id, outcome, value, change, settings, told, made.tags.get(DIAGNOSTICS, ""))
     climb.attempts.append(ended)
     climb.study.set_user_attr("attempts", [vars(one) for one in climb.attempts])

@@ -38,7 +38,7 @@ from medexp.terminal import progress_bar
 from medexp.tracking.killed import end_left, end_run
 from medexp.tracking.past import artifact
 from medexp.tracking.provenance import flat_params
-from medexp.tracking.results import log_summary
+from medexp.tracking.results import log_figures, log_headline, log_intervals, log_summary
 from medexp.tracking.runs import TrackedRun, runs_tagged
 from medexp.tracking.steps import find_interrupted, tags_of_step
 from medexp.tracking.ui import next_line
@@ -59,6 +59,7 @@ class Repeated:
         values: Their values, (seeds, goals).
         test: What the test split gave, by name, with its interval by patient where it has one; empty where it was not asked
             for.
+        confidence: Of these intervals; NaN where there are none.
         tested: Numbers of the trials whose settings were scored on the test split in this study, this one last.
         failed: What did not come to an end, and why.
     """
@@ -66,6 +67,7 @@ class Repeated:
     seeds: Sequence[int]
     values: np.ndarray
     test: Mapping[str, Interval]
+    confidence: float
     tested: Sequence[int]
     failed: Sequence[str]
 
@@ -254,7 +256,17 @@ def report(study: optuna.Study, goals: Sequence[Goal], tracked: TrackedRun) -> N
         tracked.reporter.figure(figure, path)
     states = Counter(trial.state for trial in trials)
     wanted = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
-    tracked.reporter.metrics({f"trials/{state.name.lower()}": states[state] for state in wanted})
+    log_figures(tracked, {f"trials/{state.name.lower()}": states[state] for state in wanted})
+    for index, goal in enumerate(goals):
+        for number, value in so_far(trials, index, goal):
+            tracked.reporter.metrics({f"best/{goal.metric}": value}, number)
+
+
+def so_far(trials: Sequence[FrozenTrial], index: int, goal: Goal) -> list[tuple[int, float]]:
+    """The best value of a goal up to each trial that came to an end, by the number of the trial, from 1."""
+    ended = [trial for trial in trials if trial.state is TrialState.COMPLETE]
+    best = itertools.accumulate((trial.values[index] for trial in ended), max if goal.direction == "maximize" else min)
+    return [(trial.number + 1, value) for trial, value in zip(ended, best, strict=True)]
 
 
 def choose(study: optuna.Study, goals: Sequence[Goal]) -> FrozenTrial:
@@ -308,6 +320,7 @@ def repeat(config: SweepConfig, work: Work, chosen: FrozenTrial, warm_up: WarmUp
         [trial.user_attrs["seed"] for trial in again],
         np.array([trial.values for trial in again]),
         _with_intervals(tested[0]) if tested else {},
+        next((float(row["confidence"]) for one in tested for row in one.user_attrs.get("test_intervals", ())), math.nan),
         numbers,
         [f"{trial.user_attrs['name']} {outcome(work.space.goals, trial)}" for trial in lost],
     )
@@ -379,8 +392,10 @@ def conclude(
             column = again.values[:, index]
             spread = {"mean": column.mean(), "sd": _sd(column), "min": column.min(), "max": column.max()}
             figures |= {f"confirm/{goal.metric}_{name}": float(value) for name, value in spread.items()}
-        tracked.reporter.metrics(figures)
-    tracked.reporter.metrics({name: interval.estimate for name, interval in again.test.items()})
+        log_figures(tracked, figures)
+    if again.test:
+        log_intervals(tracked, again.test, again.confidence)
+    log_headline(tracked, f"best/{goals[0].metric}", f"best {goals[0].metric}", sorted_by=False)
 
     head = ["trial", *(goal.metric for goal in goals), "seconds", "settings"]
     others = [trial for trial in trials if trial.number not in {one.number for one in front}]

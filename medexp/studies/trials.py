@@ -134,11 +134,18 @@ def run_trial(
             changed = with_values(config, values if seed is None else {**values, "seed": seed})
             run.tag({"mlflow.runName": called(phase, changed, said)})
             objective(changed, replace(run, reporter=watching), **({"test": True} if test else {}))
+            figures = intervals_of(run)
+            once = {row["metric"]: row["estimate"] for row in figures}
+            passed_on = set(watching.logged)
+            watching.logged.update({name: math.nan if value is None else value for name, value in once.items()})
             if test:
                 scores = {key: value for key, value in watching.logged.items() if key.startswith("test/")}
                 trial.set_user_attr("test_scores", scores)
-                trial.set_user_attr("test_intervals", intervals_of(run))
-            return _values_of(space, watching)
+                trial.set_user_attr("test_intervals", [row for row in figures if row["low"] is not None])
+            found = _values_of(space, watching)
+            goals = [goal.metric for goal in space.goals if goal.metric not in passed_on]
+            run.reporter.metrics({name: watching.logged[name] for name in goals})  # by which the study's runs are compared
+            return found
         except Pruned:
             run.tag({"medexp.pruned_step": str(trial.user_attrs["pruned_step"])})
             raise

@@ -1,8 +1,10 @@
 """Runs that have ended: what they were made with, what they measured and what they left behind."""
 
 import json
+import math
 import os
 import re
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -16,6 +18,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT, MLFLOW_PARENT_RUN_ID
 
 from medexp.errors import ConfigError, StorageError
+from medexp.files import read_csv
 from medexp.tracking.stores import STORE_ERRORS, check_store, reason
 
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # a bar for each of many small files
@@ -154,6 +157,17 @@ def history(run_id: str, metric: str) -> pd.DataFrame:
     values: list[Metric] = MlflowClient().get_metric_history(run_id, metric)
     rows = [(point.step, point.value) for point in values]
     return pd.DataFrame(rows, columns=["step", "value"]).sort_values("step", ignore_index=True)
+
+
+def figure(run: PastRun, name: str) -> float | None:
+    """A figure that was measured once, from the run's `intervals.csv`; from its metrics, where runs of earlier versions have
+    it. None where it was not measured, or is NaN."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = artifact(run.id, "intervals.csv", Path(folder))
+        rows = read_csv(file) if file else pd.DataFrame(columns=["metric", "estimate"])
+    found = rows.loc[rows["metric"] == name, "estimate"]
+    value = float(found.iloc[0]) if len(found) else run.metrics.get(name, math.nan)
+    return value if math.isfinite(value) else None
 
 
 def artifact(run_id: str, path: str, folder: Path) -> Path | None:

@@ -5,7 +5,7 @@ import logging
 import os
 import re
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -122,7 +122,13 @@ def store_failures(folder: Path, advice: str) -> Iterator[None]:
 
 @contextmanager
 def tracked_run(
-    phase: str, config: Any, *, resumed_from: str | None = None, is_main: bool = True, run_id: str | None = None
+    phase: str,
+    config: Any,
+    *,
+    params: Collection[str] | None = None,
+    resumed_from: str | None = None,
+    is_main: bool = True,
+    run_id: str | None = None,
 ) -> Iterator[TrackedRun]:
     """One run of a phase: starts it, logs what it is made with, and ends it as what it came to.
 
@@ -137,6 +143,7 @@ def tracked_run(
     Args:
         phase: Name of the phase, such as `phase1`.
         config: Its configuration, a frozen dataclass with at least `profile`, `seed` and `output_dir`.
+        params: The keys that are logged as its parameters; None: all. All of them are in its config.yaml in any case.
         resumed_from: Id of the interrupted run that this one goes on from; that one ends KILLED if it still counts as running.
         is_main: False in the processes of a launch other than the first: nothing is written to MLflow there.
         run_id: The first process's run id, where `is_main` is False.
@@ -177,7 +184,7 @@ def tracked_run(
                 if waiting:
                     terminate(waiting[0], None)
                 monitor.start()
-                _log_provenance(run, client, config)
+                _log_provenance(run, client, config, params)
                 if resumed_from is not None:
                     end_run(resumed_from)
                 yield run
@@ -278,7 +285,7 @@ def child_run(
         client.set_terminated(run_id, status)
 
 
-def _log_provenance(run: TrackedRun, client: MlflowClient, config: Any) -> None:
+def _log_provenance(run: TrackedRun, client: MlflowClient, config: Any, shown: Collection[str] | None) -> None:
     run.folder.mkdir(exist_ok=True)
     resolved = config_yaml(config)
     (run.folder / "config.yaml").write_text(resolved)
@@ -294,7 +301,8 @@ def _log_provenance(run: TrackedRun, client: MlflowClient, config: Any) -> None:
             run.reporter.text(uncommitted, "environment/uncommitted.diff")
     # `mlflow run` has logged its -P parameters, quoted for the shell, and a param is written once.
     present = client.get_run(run.id).data.params
-    params = [Param(key, masked(value, home=False).text) for key, value in flat_params(config).items() if key not in present]
+    values = {key: value for key, value in flat_params(config).items() if shown is None or key in shown}
+    params = [Param(key, masked(value, home=False).text) for key, value in values.items() if key not in present]
     client.log_batch(run.id, params=params)
     run.tag(tags)
 

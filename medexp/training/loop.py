@@ -251,7 +251,7 @@ def fit(
                 if isinstance(monitored := scores[objective.monitor], pd.Series):
                     done.cases.append(monitored.tolist())
                     done.patients = list(map(str, monitored.index))
-            report({k: v for k, v in row.items() if k == "epoch" or k.startswith(("val/", "train/lr_"))}, (epoch + 1) * steps)
+            report({k: v for k, v in row.items() if k.startswith(("val/", "train/lr_"))}, (epoch + 1) * steps)
             value = row.get(f"val/{objective.monitor}")
             done.epoch = epoch + 1
             done.history.append(row)

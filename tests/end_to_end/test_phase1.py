@@ -28,7 +28,7 @@ from medexp.data.volumes.phantoms import PATIENT_PATTERN
 from medexp.phases import phase
 from medexp.registry.definitions import load_definition
 from tests.configured import flags
-from tests.runs import history, measured
+from tests.runs import figures, history, measured, without_course
 from tests.small import PHASE1
 
 ROOT = Path(__file__).parents[2]
@@ -111,22 +111,22 @@ def test_the_terminal_tells_the_result_and_what_to_do_next(first: tuple[Run, str
 def test_the_run_holds_all_that_it_promises(home: Home, first: tuple[Run, str]) -> None:
     run, _ = first
     assert run.info.status == "FINISHED"
-    metrics, tags = run.data.metrics, run.data.tags
+    metrics, tags = figures(run), run.data.tags
     assert metrics["params/lora_trainable"] == 96 * 4 * 12
-    for name in ("train/loss", "val/dice_WT", "val/final/dice_WT", "val/final/hd95_WT", "val/final/ce", "baseline/dice_TC"):
+    for name in ("train/loss", "val/dice_WT", "val/final/dice_WT", "val/final/hd95_WT", "val/final/ce", "val/native/dice_WT"):
         assert name in metrics
     for name in (
-        "control/train/loss",
-        "control/val/dice_ET",
-        "control/final/dice_WT",
-        "lora_alone/train/loss",
-        "lora_alone/final/dice_WT",
-        "mean_mask/dice_WT",
-        "val/native/dice_WT",
+        "versus/control/train/loss",
+        "versus/control/val/dice_ET",
+        "versus/lora_alone/train/loss",
         "checks/TEST_2.5",
     ):
         assert name in metrics
     assert not any(name.startswith("val/final/native") for name in metrics)
+    assert without_course(home.client, run) == []
+    arms = pd.read_csv(home.folder / home.client.download_artifacts(run.info.run_id, "arms.csv"), index_col="arm")
+    assert arms.loc["baseline", "dice_WT"] == pytest.approx(history(home.client, run, "val/dice_WT")[0][1]), "where it began"
+    assert tags["medexp.headline"].startswith("Dice 0.") and metrics["val/dice"] == pytest.approx(metrics["val/final/dice"])
     assert tags["medexp.phase"] == "phase1"
     assert tags["medexp.profile"] == "demo"
     assert tags["medexp.verdict"] == "PASSED"
@@ -221,7 +221,7 @@ def test_the_segmenter_is_judged_by_its_masks_and_the_encoder_as_before(home: Ho
     masks, grid = pd.read_csv(segmenter / "per_case.csv"), pd.read_csv(encoder / "per_case.csv")
     native = [name for name in masks if name.startswith("native_")]
     pd.testing.assert_frame_equal(masks.drop(columns=native), grid)
-    metrics = first[0].data.metrics
+    metrics = figures(first[0])
     assert masks["native_dice_WT"].mean() == pytest.approx(metrics["val/native/dice_WT"])
     assert masks["native_dice_WT"].between(0, 1).all() and (masks["native_dice_WT"] != masks["dice_WT"]).all()
     card = (segmenter / "README.md").read_text()
@@ -275,7 +275,7 @@ def test_a_second_run_that_is_killed_goes_on_and_is_version_2_with_identical_met
     assert run.data.tags["medexp.resumed_from"] == killed
     assert home.client.get_run(killed).info.status == "KILLED"
     assert measured(run) == measured(first[0])
-    for name in ("train/loss", "control/train/loss", "lora_alone/train/loss", "val/dice_WT"):
+    for name in ("train/loss", "versus/control/train/loss", "versus/lora_alone/train/loss", "val/dice_WT"):
         assert history(home.client, run, name) == history(home.client, first[0], name)
     assert home.version("phase1_encoder_merged", 2).tags["medexp.run"] == run.info.run_id
     for name in ("phase1_segmenter", "phase1_encoder_merged"):
@@ -310,7 +310,7 @@ def test_a_failed_blocking_check_ends_the_run_failed_with_exit_code_3_and_no_ali
     run = other.runs()[0]
     assert run.info.status == "FAILED"
     assert run.data.tags["medexp.verdict"] == "FAILED"
-    assert math.isnan(run.data.metrics["val/aux_r2_vol"])
+    assert math.isnan(figures(run)["val/aux_r2_vol"])
     assert {"checks.json", "verification_report.md", "per_case.csv", "overlays"} <= other.artifacts(run)
     models = {model.name: model.aliases for model in other.client.search_registered_models()}
     assert models == {name: {} for name in ("bsf_base", "phase1_lora_adapter", "phase1_segmenter", "phase1_encoder_merged")}

@@ -26,6 +26,7 @@ from medexp.phases import phase
 from medexp.phases.shared.context import context
 from tests import small
 from tests.configured import configured, flags, run_phase
+from tests.runs import figures
 
 ROOT = Path(__file__).parents[2]
 SMALL = small.PHASE1 | small.ONE_EPOCH | {"aux_heads.enabled": "false", "output_dir": "outputs"}
@@ -122,7 +123,7 @@ def test_a_killed_recovery_goes_on_and_passes_at_a_later_rung(store: MlflowClien
     assert interrupted.info.run_id == killed == first.data.tags["medexp.resumed_from"]
     assert [run.info.status for run in (interrupted, first, second)] == ["KILLED", "FAILED", "FINISHED"]
     assert [run.info.status for run in runs(store, phase="recover")] == ["KILLED", "FINISHED"]
-    assert 0.2 < first.data.metrics["val/final/dice_WT"] < 0.32 < second.data.metrics["val/final/dice_WT"]
+    assert 0.2 < figures(first)["val/final/dice_WT"] < 0.32 < figures(second)["val/final/dice_WT"]
     assert second.data.params["training.epochs"] == "3"  # on top of the rung before
     assert [trial.params["rung"] for trial in trials("up")] == ["longer", "longer", "longer still"]
     assert [trial.state.name for trial in trials("up")] == ["FAIL", "COMPLETE", "COMPLETE"]
@@ -152,7 +153,7 @@ def test_one_that_cannot_pass_ends_in_diagnostics(
     table = pd.read_csv(store.download_artifacts(parent.info.run_id, "rungs.csv", str(folder)))
     assert list(table["rung"]) == ["failed run", "longer", "search 1"]
     assert list(table["run"]) == [run.info.run_id for run in (failed, rung, searched)]
-    dice = [run.data.metrics["val/final/dice_WT"] for run in (failed, rung, searched)]
+    dice = [figures(run)["val/final/dice_WT"] for run in (failed, rung, searched)]
     assert list(table["val/final/dice_WT"]) == pytest.approx(dice)
     assert table["changed"][1] == "training.epochs 1 -> 2"
     report = Path(store.download_artifacts(parent.info.run_id, "diagnostics.md", str(folder))).read_text()

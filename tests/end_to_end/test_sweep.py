@@ -11,6 +11,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from tests.configured import run_phase
+from tests.runs import figures
 from tests.small import PHASE1
 
 ROOT = Path(__file__).parents[2]
@@ -47,12 +48,12 @@ def test_a_sweep_of_phase_1(swept: tuple[Path, str]) -> None:
     found = runs(folder)
     assert found.keys() == {"sweep", *(f"trial {number}" for number in range(3)), "confirm", "test"}
     assert {run.info.status for run in found.values()} == {"FINISHED"}
-    metrics = found["sweep"].data.metrics
+    metrics = figures(found["sweep"])
     best = max((run for name, run in found.items() if name.startswith("trial")), key=dice)
     assert metrics["best/val/final/dice"] == dice(best)
     assert metrics["confirm/val/final/dice_mean"] == dice(found["confirm"])
-    assert metrics["test/dice"] == found["test"].data.metrics["test/dice"]
-    assert not any("test/dice" in run.data.metrics for name, run in found.items() if name not in ("test", "sweep"))
+    assert metrics["test/dice"] == figures(found["test"])["test/dice"]
+    assert not any("test/dice" in figures(run) for name, run in found.items() if name not in ("test", "sweep"))
     assert "best of 3 trials" in printed and "Next, train it whole" in printed
     assert printed.count("epoch 1/2") == 1  # the base is trained once, by nobody but the sweep itself
 
@@ -105,4 +106,4 @@ def test_bad_input_ends_it_with_exit_code_2(
 
 
 def dice(run: Run) -> float:
-    return float(run.data.metrics["val/final/dice"])
+    return float(figures(run)["val/final/dice"])

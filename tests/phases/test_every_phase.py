@@ -24,9 +24,10 @@ from medexp.tracking.runs import tracked_run
 from tests.configured import configured, run_phase
 from tests.phases.shared.image_runs import MODELS, SIZE, Pipeline, run, settings
 from tests.phases.shared.interrupting import killed_in
-from tests.runs import history, last_run, logged_table, measured
+from tests.runs import figures, history, last_run, logged_table, measured, without_course
 
 BAD = {phase: import_module(f"tests.phases.{phase}.bad_input").BAD for phase in MODELS}
+COMPARED_BY = {"phase2_1": "dice", "phase2_2": "accuracy", "phase2_3": "balanced_accuracy"}
 CHOSEN_BY = {"phase2_1": "dice", "phase2_2": "cross_entropy", "phase2_3": "both"}
 INTERRUPTED = [  # after so many epochs, with these keys
     ("phase2_1", 2, {}, ["train/loss", "val/dice"]),
@@ -84,6 +85,22 @@ def test_a_definition_holds_for_the_version_that_its_phase_made(client: MlflowCl
     assert version.tags["medexp.run"] == last_run(client, phase).info.run_id
 
 
+# ------------------------------------------------------------------------------------------------------------------- figures
+
+
+@pytest.mark.parametrize("phase", MODELS)
+def test_what_has_no_course_is_no_metric_and_the_figure_that_runs_are_compared_by_ends_its_course(
+    client: MlflowClient, phase: str
+) -> None:
+    made, compared_by = last_run(client, phase), COMPARED_BY[phase]
+    assert without_course(client, made) == []
+    once = logged_table(made, "intervals.csv", index_col="metric", float_precision="round_trip")
+    kept = once.loc[f"val/final/{compared_by}"]
+    assert made.data.metrics[f"val/{compared_by}"] == pytest.approx(kept["estimate"], abs=1e-6)
+    name, figure = made.data.tags["medexp.headline"].split(" 0." if kept["estimate"] < 1 else " 1.", 1)
+    assert name.lower() == compared_by.replace("_", " ") and figure.endswith(f"[{kept['low']:.3f}, {kept['high']:.3f}]")
+
+
 # ------------------------------------------------------------------------------------------------------ epochs that are kept
 
 
@@ -112,7 +129,7 @@ def test_a_trial_logs_what_a_study_searches_for_and_registers_nothing(
     module.warm_up(config, tmp_path, test=True)
     with tracked_run(phase, config) as tracked:
         module.objective(config, tracked, test=True)
-    metrics = client.get_run(tracked.id).data.metrics
+    metrics = figures(client.get_run(tracked.id))
     goals = yaml.safe_load(phases.phase(phase).profile("sweep").read_text())["goals"]
     assert goals and all(goal["metric"].startswith("val/final/") for goal in goals)
     prefixes = ("val/final/", "val/", "test/")  # what is searched for, what pruning goes by, and the test split

@@ -12,7 +12,7 @@ from medexp.registry.store import Registered
 from medexp.studies.sweep import pinned
 from tests.configured import configured, run_phase
 from tests.phases.shared.image_runs import MODELS, Pipeline, settings
-from tests.runs import logged_table
+from tests.runs import figures, logged_table
 
 ENCODER = MODELS["phase2_1"]
 
@@ -32,7 +32,7 @@ def test_the_settings_of_a_head_can_be_searched(
     assert names == {"trial 0", "trial 1", "confirm", "test"}
     digest = client.get_model_version(ENCODER, "1").tags["medexp.digest"]
     assert all(run.data.tags[f"medexp.upstream.{ENCODER}"] == f"1 {digest}" for run in nested if "trial" in run.info.run_name)
-    assert {"best/val/final/cross_entropy", "test/accuracy"} <= sweep.data.metrics.keys()
+    assert {"best/val/final/cross_entropy", "test/accuracy"} <= figures(sweep).keys()
     best = yaml.safe_load(next((tmp_path / "outputs").glob("*/best.yaml")).read_text())
     assert best["encoder"] == f"models:/{ENCODER}/1" and "training.lr_head" in best
     printed = capfd.readouterr().out
@@ -40,7 +40,7 @@ def test_the_settings_of_a_head_can_be_searched(
     tested = next(run for run in nested if run.info.run_name.endswith("test"))
     rows = logged_table(tested, "intervals.csv", index_col="metric")
     low, value, high = rows.loc["test/auroc", ["low", "estimate", "high"]]
-    assert low <= value <= high and value == tested.data.metrics["test/auroc"]
+    assert low <= value <= high and value == figures(tested)["test/auroc"]
     told = next(line for line in printed.splitlines() if line.startswith("The test split, scored once after the search"))
     assert f"test/auroc {value:.4f} [{low:.4f}, {high:.4f}]" in told and "intervals by patient" in told
     assert "Chosen by validation cases, trial" in printed
@@ -66,7 +66,7 @@ def test_so_can_those_of_a_head_on_volumes(
     experiment = store.get_experiment_by_name("sweep")
     assert experiment is not None
     (trial,) = store.search_runs([experiment.experiment_id], "tags.`medexp.trial` = '0'")
-    assert trial.info.status == "FINISHED" and "val/final/cross_entropy" in trial.data.metrics
+    assert trial.info.status == "FINISHED" and "val/final/cross_entropy" in figures(trial)
 
 
 def test_an_alias_is_the_version_that_it_stands_for_when_the_sweep_begins(client: MlflowClient, pipeline: Pipeline) -> None:

@@ -17,6 +17,7 @@ from medexp.studies.space import Goal, read_space
 from medexp.studies.study import open_study
 from medexp.studies.sweep import Repeated, in_words, luck, search
 from medexp.tracking.killed import end_run
+from tests.runs import figures, history, without_course
 from tests.studies.cheap import SPACE, Cheap, sweep_config, warm_up
 from tests.studies.sweeping import OBJECTIVE, SCORE, parents, runs, statuses
 
@@ -32,15 +33,22 @@ def test_a_sweep_from_its_start_to_its_last_line(store: MlflowClient, tmp_path: 
     assert len({run.data.params["rate"] for run in trials}) == 6  # workers draw different numbers
 
     best = max(trials, key=lambda run: run.data.metrics[SCORE])
-    rate = best.data.metrics[SCORE]
+    rate, in_order = best.data.metrics[SCORE], sorted(trials, key=lambda run: int(run.data.tags["medexp.trial"]))
     assert {run.data.params["rate"] for run in [*confirmed, *tested]} == {best.data.params["rate"]}
     seeds = [int(run.data.params["seed"]) for run in [*confirmed, *tested]]
     assert len(set(seeds)) == 4 and config.seed not in seeds
-    metrics = parent.data.metrics
+    metrics = figures(parent)
     assert metrics[f"best/{SCORE}"] == rate
     again = pd.Series([run.data.metrics[SCORE] for run in confirmed])
     assert metrics[f"confirm/{SCORE}_mean"] == pytest.approx(again.mean())
     assert metrics[f"confirm/{SCORE}_sd"] == pytest.approx(again.std())
+    assert (
+        [value for _, value in history(store, parent, f"best/{SCORE}")]
+        == sorted(  # the best so far, trial by trial
+            max(one.data.metrics[SCORE] for one in in_order[:count]) for count in range(1, 7)
+        )
+    )
+    assert without_course(store, parent) == []
     assert metrics["test/score"] == tested[0].data.metrics["test/score"]
     assert not [run for run in [*trials, *confirmed] if "test/score" in run.data.metrics]
 
@@ -108,7 +116,7 @@ def test_what_choosing_the_best_trial_made_of_its_figure_is_said(
     search(sweep_config(tmp_path, how), OBJECTIVE, warm_up)
     line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("Chosen by validation cases, trial"))
     assert told in line
-    best = parents(store)[0].data.metrics[f"best/{SCORE}"]
+    best = figures(parents(store)[0])[f"best/{SCORE}"]
     assert f"has {SCORE} {best:.3f}" in line
     if how == "noise":
         assert float(line.split(" on new patients")[0].rpartition(" ")[2]) < best - 0.1
@@ -195,7 +203,7 @@ def test_a_pruned_trial_has_no_value(store: MlflowClient, tmp_path: Path, capsys
     (parent,) = parents(store)
     table = pd.read_csv(store.download_artifacts(parent.info.run_id, "trials.csv"))
     pruned = table["state"] == "PRUNED"
-    assert parent.data.metrics["trials/pruned"] == pruned.sum() > 0
+    assert figures(parent)["trials/pruned"] == pruned.sum() > 0
     assert table.loc[pruned, SCORE].isna().all() and table.loc[~pruned, SCORE].notna().all()
     assert set(table.loc[pruned, "outcome"]) == {"pruned at step 10"}
     assert "pruned at step 10; best so far" in capsys.readouterr().out

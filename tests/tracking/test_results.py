@@ -17,7 +17,7 @@ from medexp.errors import CheckFailed
 from medexp.evaluation.intervals import Interval
 from medexp.reporting import NullReporter
 from medexp.tracking.datasets import log_datasets
-from medexp.tracking.results import log_checks, log_intervals, log_summary, stop_if_blocked
+from medexp.tracking.results import log_checks, log_figures, log_headline, log_intervals, log_summary, stop_if_blocked
 from medexp.tracking.runs import TrackedRun, tracked_run
 
 
@@ -76,7 +76,7 @@ def test_runs_that_log_the_same_data_at_once_all_have_it(store: MlflowClient, ru
         assert [len(store.get_run(other.id).inputs.dataset_inputs) for other in others] == [3] * len(others)
 
 
-def test_checks_are_a_table_a_report_metrics_and_a_verdict(store: MlflowClient, run: TrackedRun) -> None:
+def test_checks_are_a_table_a_report_and_a_verdict_and_no_metrics(store: MlflowClient, run: TrackedRun) -> None:
     log_checks(
         run,
         [
@@ -88,9 +88,8 @@ def test_checks_are_a_table_a_report_metrics_and_a_verdict(store: MlflowClient, 
     )
     run.reporter.flush()
     data = store.get_run(run.id).data
-    assert data.metrics["checks/TEST_2.1"] == 1
-    assert data.metrics["checks/TEST_2.5"] == 0
-    assert data.tags["medexp.verdict"] == "FAILED"
+    assert not data.metrics
+    assert data.tags["medexp.verdict"] == "FAILED" and data.tags["medexp.checks"] == "failed TEST_2.5; passed TEST_2.1"
     assert json.loads(read(run, "checks.json"))[1]["measured"] == {"dice_WT": "nan"}
     assert "train longer" in read(run, "verification_report.md")
 
@@ -125,21 +124,52 @@ def test_files_and_folders_keep_their_names(store: MlflowClient, run: TrackedRun
     assert read(run, "adapter/weights") == read(run, "copies/weights") == "1"
 
 
-def test_intervals_are_one_table_and_their_bounds_no_metrics(store: MlflowClient, run: TrackedRun) -> None:
+def test_what_is_measured_once_is_one_table_and_no_metric(store: MlflowClient, run: TrackedRun) -> None:
     dice, nan = Interval(0.1 + 0.2, 0.25, 0.4, 7), float("nan")
     log_intervals(run, {"val/final/dice": dice, "val/final/auroc": Interval(0.5, nan, nan, 3)}, 0.95)
     log_intervals(run, {"val/gain/dice": Interval(0.0, -0.1, 0.1, 7), "val/final/auroc": Interval(nan, nan, nan, 3)}, 0.9)
+    log_figures(run, {"params/val_cases": 7})
     run.reporter.flush()
-    metrics = store.get_run(run.id).data.metrics
-    assert metrics.keys() == {"val/final/dice", "val/final/auroc", "val/gain/dice"}
-    table = pd.read_csv(io.StringIO(read(run, "intervals.csv")), index_col="metric")
-    assert list(table.index) == ["val/final/dice", "val/gain/dice", "val/final/auroc"]
-    assert list(table.loc["val/final/dice"]) == [metrics["val/final/dice"], 0.25, 0.4, 0.95, 7]
+    assert not store.get_run(run.id).data.metrics
+    table = pd.read_csv(io.StringIO(read(run, "intervals.csv")), index_col="metric", float_precision="round_trip")
+    assert list(table.index) == ["val/final/dice", "val/gain/dice", "val/final/auroc", "params/val_cases"]
+    assert list(table.loc["val/final/dice"]) == [0.1 + 0.2, 0.25, 0.4, 0.95, 7], "to the bit"
     assert table.loc["val/final/auroc", ["estimate", "low", "high"]].isna().all()
     log_summary(run, "**PASSED**")
     place = f"#/experiments/{store.get_run(run.id).info.experiment_id}/runs/{run.id}/artifacts/intervals.csv"
     assert f"[intervals.csv]({place}?" in store.get_run(run.id).data.tags["mlflow.note.content"]
     assert read(run, "summary.md") == "**PASSED**"
+
+
+@pytest.mark.parametrize(
+    ("course", "found"),
+    [
+        ([], {"val/final/dice": [(0, 0.3)]}),
+        ([0.1, 0.3], {"val/dice": [(1, 0.1), (2, 0.3)]}),
+        ([0.3, 0.1], {"val/dice": [(1, 0.3), (2, 0.1), (3, 0.3)]}),  # another epoch is kept than the last one
+    ],
+)
+def test_the_figure_that_runs_are_compared_by_is_one_metric_and_ends_its_course(
+    store: MlflowClient, run: TrackedRun, course: list[float], found: dict[str, list[tuple[int, float]]]
+) -> None:
+    for step, value in enumerate(course, 1):
+        run.reporter.metrics({"val/dice": value}, step)
+    log_intervals(run, {"val/final/dice": Interval(0.3, 0.25, 0.4, 7), "val/final/auroc": Interval(0.5, 0.4, 0.6, 7)}, 0.95)
+    log_headline(run, "val/final/dice", "Dice")
+    run.reporter.flush()
+    data = store.get_run(run.id).data
+    histories = {name: store.get_metric_history(run.id, name) for name in data.metrics}
+    assert {name: sorted((one.step, one.value) for one in points) for name, points in histories.items()} == found
+    assert data.tags["medexp.headline"] == "Dice 0.300 [0.250, 0.400]"
+
+
+def test_a_figure_that_is_not_there_is_no_headline(store: MlflowClient, run: TrackedRun) -> None:
+    log_figures(run, {"val/final/dice": float("nan")})
+    log_headline(run, "val/final/dice", "Dice")
+    log_headline(run, "val/final/auroc", "AUROC")
+    run.reporter.flush()
+    data = store.get_run(run.id).data
+    assert "medexp.headline" not in data.tags and not data.metrics
 
 
 def test_a_process_that_writes_nothing_makes_no_table(run: TrackedRun) -> None:

@@ -128,6 +128,7 @@ def benchmark(ctx: Context[MedgemmaConfig]) -> None:
     ctx.finish(
         Summary(
             headline=f"benchmark of {pulled.name} version {pulled.version}, on {data.source}",
+            compared_by=("benchmark/adapter/accuracy", "accuracy"),
             title=f"{pulled.name} version {pulled.version}: {len(owners)} scenarios that it was not trained on, of "
             f"{len(set(owners))} families",
             head=head,

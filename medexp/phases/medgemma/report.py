@@ -245,6 +245,7 @@ def finish(
     ctx.finish(
         Summary(
             headline=f"medgemma, profile {config.profile}, rank {config.lora.rank}, on {data.source}",
+            compared_by=("val/final/accuracy", "accuracy"),
             title=f"{judged.on}: {len(answered.rows)} scenarios of {answered.rows['patient'].nunique()} families",
             head=head,
             rows=rows,

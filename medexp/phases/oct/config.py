@@ -8,7 +8,7 @@ from annotated_types import Ge, Le, Predicate
 
 from medexp.config.bounds import Count, Fraction, Natural, NotNegative, Positive, Told
 from medexp.config.data import class_names
-from medexp.config.keys import Called, Role, Short
+from medexp.config.keys import Called, Compared, Role, Short
 from medexp.config.shared import (
     CacheDir,
     Confidence,
@@ -214,10 +214,10 @@ class TrainConfig:
         deterministic: Whether operations that differ from run to run are refused (torch.use_deterministic_algorithms).
     """
 
-    epochs: Count
+    epochs: Annotated[Count, Compared()]
     optim: Literal["AdamW"]
     sched: Literal["cosine"]
-    lr_head: Positive
+    lr_head: Annotated[Positive, Compared()]
     lr_encoder: Positive
     weight_decay: NotNegative
     lr_head_grid: tuple[Positive, ...]

@@ -70,7 +70,7 @@ def embed(ctx: Context[OctConfig], encoders: list[Encoder], data: Prepared[Any, 
             for name, one in alike.items():
                 files = embed_to_files(one, parts, cache, ctx.accelerator, f"  tokens of {name}", jobs)
                 tokens[name] = lambda row, files=files: read_features(files[row])  # type: ignore[misc]
-    ctx.run.reporter.metrics({"params/embeddings_computed": computed})
+    ctx.figures({"params/embeddings_computed": computed})
     return Features(pooled, tokens)
 
 

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 
 from medexp.data.prepared import Prepared
 from medexp.errors import StorageError
-from medexp.evaluation.leaderboard import Entry, predictions_table
+from medexp.evaluation.leaderboard import PRIMARY, Entry, predictions_table
 from medexp.files import replacing
 from medexp.models.kinds import ONLY
 from medexp.phases.oct.comparison import Compared
@@ -106,6 +106,8 @@ def finish(
     for row in board.rows:
         prefix = f"{judged}/{row.entry.name}/"
         ctx.intervals(prefix, row.scores)
+        if row.entry.name == compared.chosen:
+            ctx.intervals(f"{judged}/", {PRIMARY: row.scores[PRIMARY]})
     for encoder in encoders:
         if not encoder.is_random:
             _own_files(ctx, encoder, heads[encoder.name], data, compared)
@@ -118,7 +120,7 @@ def finish(
         *compared.beside.words,
         "Of several volumes of a participant logits are averaged.",
     ]
-    ctx.finish(replace(told, words=words))
+    ctx.finish(replace(told, words=words, compared_by=(f"{judged}/{PRIMARY}", PRIMARY.replace("_", " "))))
 
 
 def _again(config: OctConfig) -> str:

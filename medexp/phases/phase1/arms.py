@@ -32,7 +32,7 @@ from medexp.models.lora import MergeCertificate, merge_lora
 from medexp.models.swin.network import SwinSegmenter
 from medexp.phases.phase1.config import Phase1Config
 from medexp.phases.phase1.pretrained import Base
-from medexp.phases.phase1.segmentation import dice_by_patient, draw_overlay, evaluate
+from medexp.phases.phase1.segmentation import DICE, dice_by_patient, draw_overlay, evaluate, with_mean_dice
 from medexp.phases.shared.context import Context
 from medexp.tracking.steps import code_digest
 from medexp.training.loop import Batch, FitResult, Group, Objective
@@ -45,12 +45,12 @@ class Arm:
 
     Attributes:
         label: What it is.
-        metrics: Prefix of its metrics, which those of the arm that is registered have none of.
+        metrics: Prefix of its metrics: none of the arm that is registered; others stand behind `train` and `val` in the UI.
         training: What trains, for the progress bar; empty where nothing does.
     """
 
     label: str
-    metrics: str
+    metrics: str = ""
     training: str = ""
 
 
@@ -79,10 +79,10 @@ class Trained:
 
 
 ARMS: Mapping[str, Arm] = {
-    "mean_mask": Arm("mean mask of the training cases", "mean_mask/"),
-    "baseline": Arm("frozen baseline", "baseline/"),
-    "control": Arm("decoder only (control)", "control/", "training the decoder alone"),
-    "lora_alone": Arm("LoRA only, frozen decoder", "lora_alone/", "training LoRA alone"),
+    "mean_mask": Arm("mean mask of the training cases"),
+    "baseline": Arm("frozen baseline"),
+    "control": Arm("decoder only (control)", "versus/control/", "training the decoder alone"),
+    "lora_alone": Arm("LoRA only, frozen decoder", "versus/lora_alone/", "training LoRA alone"),
     "lora": Arm("LoRA + decoder", "", "training LoRA and the decoder"),
 }
 FACTORIAL = ("baseline", "control", "lora_alone", "lora")
@@ -143,6 +143,20 @@ def fit_arm(
 
     goal, about = Objective(loss, validate, "dice"), ARMS[arm]
     return ctx.fit(module, groups, crops(ctx, data, "train"), goal, title=about.training, arm=arm, prefix=about.metrics)
+
+
+def begin(ctx: Context[Phase1Config], frozen: pd.DataFrame) -> None:
+    """Begin each arm's course of validation, step 0, at what all of them start from: the base as it is.
+
+    Args:
+        ctx: Where it is logged.
+        frozen: The base's scores of the validation cases.
+    """
+    validated = ("ce", "dice", *DICE)
+    scores = {f"val/{name}": value for name, value in with_mean_dice(frozen).items() if name in validated}
+    for about in ARMS.values():
+        if about.training:
+            ctx.run.reporter.metrics({f"{about.metrics}{name}": value for name, value in scores.items()})
 
 
 @contextmanager

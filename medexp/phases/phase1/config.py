@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from medexp.config.bounds import Count, Fraction, Natural, Positive, Share
 from medexp.config.data import DataConfig, PhantomConfig
-from medexp.config.keys import Role
+from medexp.config.keys import Compared, Role
 from medexp.config.networks import FeatureKind, LoraConfig, NetworkConfig
 from medexp.config.shared import (
     CacheDir,
@@ -39,8 +39,8 @@ class LoraTrainingConfig(TrainingConfig):
         loss: dice_bce, or dice_ce for MONAI's DiceCELoss as it stands (a softmax over overlapping regions).
     """
 
-    lr_lora: Positive
-    lr_decoder: Positive
+    lr_lora: Annotated[Positive, Compared()]
+    lr_decoder: Annotated[Positive, Compared()]
     lr_aux: Positive
     loss: Literal["dice_bce", "dice_ce"]
 

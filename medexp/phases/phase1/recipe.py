@@ -23,7 +23,7 @@ from medexp.models.lora import add_lora, decoder_parameters, freeze_decoder, fre
 from medexp.models.swin.features import KINDS
 from medexp.models.swin.network import SwinSegmenter
 from medexp.phases.phase1 import PHASE, checks
-from medexp.phases.phase1.arms import Trained, crops, fit_arm, trained_once
+from medexp.phases.phase1.arms import Trained, begin, crops, fit_arm, trained_once
 from medexp.phases.phase1.config import Phase1Config
 from medexp.phases.phase1.features import attribute, embed, embed_crops, over_controls, read_off, semantic_r2, semantics
 from medexp.phases.phase1.mean_mask import score_mean_mask
@@ -60,6 +60,8 @@ def run(config: Phase1Config) -> None:
             print(checks.out_of_reach(reach))  # now, while stopping it costs nothing
         ctx.demand(checks.reach(reach), *check_adapters(ctx, work))
         frozen = score_arm(ctx, data, fresh(ctx, work), "baseline", native=True)
+        if not data.folds:  # where a fold's run has its own course
+            begin(ctx, frozen)
         foresee(
             ctx,
             "Dice",
@@ -189,7 +191,7 @@ def train(ctx: Context[Phase1Config], work: Work, arm: str = "lora") -> Trained:
         groups.append(Group("aux", rates.lr_aux, list(heads.parameters())))
     if arm == "lora":
         sizes = {f"params/{group.name}_trainable": sum(p.numel() for p in group.parameters) for group in groups}
-        ctx.run.reporter.metrics(sizes)
+        ctx.figures(sizes)
     return Trained(net, fit_arm(ctx, work.data, SegmenterWithHeads(net, heads), groups, arm), adapter, heads)
 
 

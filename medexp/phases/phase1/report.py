@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import pandas as pd
@@ -84,17 +84,14 @@ def log_judged(ctx: Context[Phase1Config], judged: Judged, net: SwinSegmenter) -
         arm: {**means, **{f"aux_{name}": r2 for name, r2 in heads.get(arm, {}).items()}} for arm, means in judged.means.items()
     }
     reporter.table(pd.DataFrame.from_dict(arms, orient="index").rename_axis("arm").reset_index(), "arms.csv")
-    # of the other arms Dice alone: a figure without a course is a chart of one bar, and many of them bury the curves
-    for name, value in judged.means["lora"].items():
-        reporter.metrics(
-            {f"val/native/{name.removeprefix(NATIVE)}" if name.startswith(NATIVE) else f"val/final/{name}": value}
-        )
-    reporter.metrics({f"val/aux_{name}": value for name, value in judged.semantic["adapted"].items()})
     for arm, about in ARMS.items():
-        prefix = about.metrics + ("final/" if about.training else "")
-        of_arm = intervals(judged.per_case[judged.per_case["arm"] == arm], ctx.resampling)
-        of_regions = {name: interval for name, interval in of_arm.items() if name != "dice"}
-        ctx.intervals("val/final/" if arm == "lora" else prefix, of_regions)
+        means, of_arm = judged.means[arm], intervals(judged.per_case[judged.per_case["arm"] == arm], ctx.resampling)
+        prefix = "val/final/" if arm == "lora" else f"{arm}/final/" if about.training else f"{arm}/"
+        ctx.intervals(prefix, {name: replace(one, estimate=means.get(name, one.estimate)) for name, one in of_arm.items()})
+    own = {name: value for name, value in judged.means["lora"].items() if name not in of_arm}
+    native = {f"val/native/{name.removeprefix(NATIVE)}": value for name, value in own.items() if name.startswith(NATIVE)}
+    rest = {f"val/final/{name}": value for name, value in own.items() if not name.startswith(NATIVE)}
+    ctx.figures(native | rest | {f"val/aux_{name}": value for name, value in judged.semantic["adapted"].items()})
     reporter.table(judged.per_case, "per_case.csv")
     log_worst(ctx.run, judged.per_case[judged.per_case["arm"] == "lora"].set_index("case")[DICE].mean(axis=1))
     reporter.table(judged.added.table, "probe_r2.csv")
@@ -256,4 +253,5 @@ def summary(ctx: Context[Phase1Config], judged: Judged) -> Summary:
             evidence.caveat("dice_WT", judged.fits["lora"], ctx.resampling),
         ],
         first=first + ([checks.controls_in_words(as_good)] if as_good else []),
+        compared_by=("val/final/dice", "Dice"),
     )

@@ -51,7 +51,7 @@ def run(config: Phase2_1Config) -> None:
         interval = intervals(scans, ctx.resampling)["dice"]
         whole_brain = float(dice(images, all_of_the_brain)["dice"].mean())
         ctx.intervals("val/final/", {"dice": interval})
-        ctx.run.reporter.metrics({"baseline/dice": whole_brain})
+        ctx.figures({"baseline/dice": whole_brain})
         ctx.run.reporter.table(scans, "per_case.csv")
         log_training(ctx, images, trained)
         ctx.check(checks.parameters(trained.net, config.network), checks.segmentation(interval, whole_brain, config.min_dice))
@@ -140,6 +140,7 @@ def summary(ctx: Context[Phase2_1Config], images: Images, trained: Trained, evid
     row = [str(trained.fitted.epoch + 1), str(interval), str(scans["dice"].count()), str(interval.patients)]
     return Summary(
         headline=f"phase 2.1, profile {ctx.config.profile}, on {images.data.source}",
+        compared_by=("val/final/dice", "Dice"),
         title=f"{evidence.on} Dice of a scan's slices together",
         head=["epoch", "Dice", "scans", "patients"],
         rows=[row],

@@ -98,7 +98,7 @@ def run(config: Phase2_2Config) -> None:
         classifier = EncoderClassifier(encoder.net, trained.head).cpu().eval()
         files = write_checkpoints(ctx, encoder)
         found, by_chance = judged.scores["all"]["accuracy"].estimate, float((truth == most).mean())
-        ctx.run.reporter.metrics({"majority/accuracy": by_chance, "params/head_trainable": trained.parameters})
+        ctx.figures({"majority/accuracy": by_chance, "params/head_trainable": trained.parameters})
         log_judged(ctx, judged, cases.picture, shown=config.shown)
         ctx.run.reporter.figure(curves(trained.fitted.history), "figures/curves.png")
         ctx.run.reporter.table(trained.fitted.history, "training_log.csv")

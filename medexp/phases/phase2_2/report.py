@@ -82,6 +82,7 @@ def summary(
     counts = judged.rows["source"].value_counts()
     return Summary(
         headline=f"phase 2.2, profile {ctx.config.profile}: a head on {encoder.called}, on {cases.data.source}",
+        compared_by=("val/final/accuracy", "accuracy"),
         title=f"{evidence.on}: {' or '.join(cases.classes)}, epoch {fitted.epoch + 1}",
         head=["", *(f"{name} ({counts.get(name, len(judged.rows))})" for name in judged.scores)],
         rows=rows_of(list(judged.scores.values())),

@@ -104,6 +104,7 @@ def summary(
     dice_row = [f"Dice ({scans['dice'].count()} scans)", *in_cells]
     return Summary(
         headline=f"phase 2.3, profile {ctx.config.profile}, on {images.data.source}",
+        compared_by=("val/final/balanced_accuracy", "balanced accuracy"),
         title=f"{evidence.on}, {number} images, epoch {fitted.epoch + 1}",
         head=["", "phases 2.1 and 2.2", "joint training"],
         rows=[dice_row, *rows_of([compared.judged_before.scores["all"], compared.judged.scores["all"]])],

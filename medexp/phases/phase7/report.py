@@ -207,6 +207,7 @@ def finish(
         Summary(
             headline=f"phase7, profile {config.profile}, rank {config.lora.rank}, masks by {done.generator.joint.strategy}, "
             f"on {data.source}",
+            compared_by=("val/final/contrast", "lesion contrast"),
             title=f"samples beside {len(held.images)} held-out real pairs",
             head=head,
             rows=rows,

@@ -82,7 +82,7 @@ def log_predicted(
     reporter = ctx.run.reporter
     reporter.table(rows, "predictions.csv")
     outside = int((rows["outside"] != "").sum())
-    reporter.metrics({"predict/cases": len(rows), "predict/outside": outside})
+    ctx.figures({"predict/cases": len(rows), "predict/outside": outside})
     for name in ("errors.csv", "predictions.json"):
         if (work.folder / name).is_file():
             reporter.file(work.folder / name)

@@ -6,6 +6,7 @@ from medexp.phases.prepare import PHASE
 from medexp.phases.prepare.config import PrepareConfig
 from medexp.phases.prepare.told import tell
 from medexp.phases.shared.again import changed, flags
+from medexp.tracking.results import log_figures
 from medexp.tracking.runs import TrackedRun
 
 _BLOCK = "pair_data"
@@ -24,7 +25,7 @@ def prepared_for_phase7(config: PrepareConfig, tracked: TrackedRun) -> None:
     data = pairs_in(config.folders, config.pair_data, config.splits, config.seed, cache_root(config.cache_dir), block=_BLOCK)
     synthetic = int(data.manifest["synthetic"].sum())
     file = tell(tracked, data, account(data, config.pair_data), config.splits)
-    tracked.reporter.metrics({"params/synthetic": synthetic})
+    log_figures(tracked, {"params/synthetic": synthetic})
     read = {key.removeprefix("pair_"): value for key, value in changed(PHASE, config).items() if key.startswith(f"{_BLOCK}.")}
     settings = {"profile": config.profile, "data_dir": ",".join(config.folders), "splits": file, **read}
     print(f"Next: mlflow run . -e phase7 {flags(settings)}")

@@ -14,6 +14,7 @@ from medexp.phases.prepare.scenarios import prepared_for_medgemma
 from medexp.phases.prepare.told import tell
 from medexp.phases.shared.again import changed, flags
 from medexp.phases.shared.reported import reported_run
+from medexp.tracking.results import log_figures
 
 
 def run(config: PrepareConfig) -> None:
@@ -41,6 +42,6 @@ def run(config: PrepareConfig) -> None:
         settings = {"profile": config.profile, "data_dir": config.data_dir, "splits": file, **read}
         print(f"Next: mlflow run . -e phase1 {flags(settings)}")
         if config.slices_dir is not None:
-            tracked.reporter.metrics({"params/slices": slices})
+            log_figures(tracked, {"params/slices": slices})
             print(f"Slices: {slices} in {config.slices_dir}")
             print(f"Next: mlflow run . -e phase2_1 {flags({'profile': config.profile, 'slices_dir': config.slices_dir})}")

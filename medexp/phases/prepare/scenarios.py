@@ -26,6 +26,7 @@ from medexp.phases.prepare.config import PrepareConfig
 from medexp.phases.shared.again import flags
 from medexp.terminal import show_table
 from medexp.tracking.datasets import log_datasets
+from medexp.tracking.results import log_figures
 from medexp.tracking.runs import TrackedRun
 from medexp.tracking.ui import next_line
 
@@ -58,7 +59,7 @@ def prepared_for_medgemma(config: PrepareConfig, tracked: TrackedRun, folder: Pa
     for split in filter(data.ids, SPLITS):
         rows = data.rows(split)
         families = rows["patient"].nunique()
-        tracked.reporter.metrics({f"params/{split}_cases": len(rows), f"params/{split}_families": families})
+        log_figures(tracked, {f"params/{split}_cases": len(rows), f"params/{split}_families": families})
         held = ", ".join(f"{name} {count}" for name, count in sorted(rows["modality"].value_counts().items()))
         table.append([split, str(families), str(len(rows)), str(int(rows["label"].sum())), held, data.digests[split][:12]])
     show_table(["split", "families", "scenarios", "of them CORRECT", "modalities", "digest"], table, data.source)

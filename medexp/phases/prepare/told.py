@@ -8,6 +8,7 @@ from medexp.data.splits import SPLITS, save_splits
 from medexp.markdown import as_markdown
 from medexp.terminal import show_table
 from medexp.tracking.datasets import log_datasets
+from medexp.tracking.results import log_figures
 from medexp.tracking.runs import TrackedRun
 from medexp.tracking.ui import next_line
 
@@ -37,9 +38,9 @@ def tell(
     for split in SPLITS:
         rows = data.rows(split)
         patients = rows["patient"].nunique()
-        tracked.reporter.metrics({f"params/{split}_cases": len(rows), f"params/{split}_patients": patients})
+        log_figures(tracked, {f"params/{split}_cases": len(rows), f"params/{split}_patients": patients})
         table.append([split, str(patients), str(len(rows)), data.digests.get(split, "")[:12]])
-    tracked.reporter.metrics({"params/duplicates": duplicates})
+    log_figures(tracked, {"params/duplicates": duplicates})
     show_table(["split", "patients", "cases", "digest"], table, data.source)
     found = list(account)
     show_table(["", "found"], found, "what the files hold")

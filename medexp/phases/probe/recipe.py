@@ -153,7 +153,7 @@ def judge(ctx: Context[ProbeConfig], work: Work, encoders: Mapping[str, Encoder]
     more: dict[str, Embedder] = {kind: Embedder(encoders["encoder"], kind) for kind in work.kinds[1:]}
     every = {**own, **more, **untrained(architecture, ctx.device, asked)}  # at once: each volume is read once for all
     embedded = embed_all(every, parts, ctx.cache, ctx.accelerator)
-    ctx.run.reporter.metrics({"params/embeddings_computed": embedded.computed})
+    ctx.figures({"params/embeddings_computed": embedded.computed})
     known = of_volumes(volumes, rows, architecture, asked, ctx)
     task = known.task("test")
 

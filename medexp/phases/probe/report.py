@@ -49,7 +49,7 @@ def log_judged(ctx: Context[ProbeConfig], volumes: LabelledVolumes, judged: Judg
     reporter, classes, tested = ctx.run.reporter, volumes.table.classes, volumes.data.rows("test")
     ctx.intervals("test/", judged.beside.scores["model"])
     log_beside(ctx, judged.beside)
-    reporter.metrics({f"params/hyperparameter_{arm}": value for arm, value in judged.chosen.items()})
+    ctx.figures({f"params/hyperparameter_{arm}": value for arm, value in judged.chosen.items()})
     cases, patients = list(tested["case"]), list(tested["patient"])
     reporter.table(per_case_and_arm(judged.arms, cases, patients, classes), "per_case.csv")
     called = CALLED | {name: one.called for name, one in judged.beside.controls.items()}
@@ -85,6 +85,7 @@ def summary(ctx: Context[ProbeConfig], encoder: str, volumes: LabelledVolumes, j
     again = f"-P table={config.table} -P head={other}" if config.table else "-P table=FILE.tsv"
     return Summary(
         headline=f"probe of {encoder} on {volumes.data.source}",
+        compared_by=("test/auroc", "AUROC"),
         title=f"{' or '.join(volumes.table.classes)}, {config.features}, {config.head} head: fitted on {len(fitted)} cases of "
         f"{fitted['patient'].nunique()} patients, tested on {len(tested)} of {tested['patient'].nunique()}",
         head=[*head, "C" if config.head == "logistic" else "hidden size"],

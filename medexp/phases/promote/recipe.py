@@ -14,7 +14,7 @@ from medexp.registry.promotion import Judgement, champion_of, confirm, crown, ju
 from medexp.registry.store import Pulled, pull, resolve
 from medexp.terminal import terminal
 from medexp.tracking.figures import gains
-from medexp.tracking.results import log_checks, log_intervals, log_summary
+from medexp.tracking.results import log_checks, log_headline, log_intervals, log_summary
 from medexp.tracking.runs import TrackedRun
 from medexp.tracking.stores import find_store
 from medexp.tracking.ui import next_line
@@ -88,6 +88,7 @@ def report(tracked: TrackedRun, judgement: Judgement, confidence: float) -> None
         tracked.reporter.figure(gains(judgement.gains), "figures/gains.png")
     if judgement.interval:
         log_intervals(tracked, {"gain": judgement.interval}, confidence)
+        log_headline(tracked, "gain", "gain over the champion", sorted_by=False)
     console = terminal()
     for line in as_lines(judgement.checks):
         console.print(line)

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from medexp.config.keys import flat
+from medexp.config.keys import compared, flat
 from medexp.config.validate import typed
 from medexp.files import dump_yaml
 from medexp.phases import Phase
@@ -24,8 +24,14 @@ def changed(phase: Phase, config: Any) -> dict[str, str]:
 def differences(phase: Phase, config: Any) -> dict[str, tuple[str, str]]:
     """The same with what the profile has before it."""
     layers = replace(phase.layers, config=type(config))  # of a study: with the block of the phase that it runs
-    values, _ = typed(type(config), layers.of_profile(config.profile))
-    return {key: (_in_a_line(values[key]), _in_a_line(value)) for key, value in flat(config).items() if value != values[key]}
+    values, _ = typed(type(config), layers.of_profile(config.profile, whole=False))
+    told = {key: value for key, value in flat(config).items() if key in values and value != values[key]}
+    return {key: (_in_a_line(values[key]), _in_a_line(value)) for key, value in told.items()}
+
+
+def params(phase: Phase, config: Any) -> set[str]:
+    """The keys that stand among a run's parameters: what it has otherwise than its profile, and what runs are compared by."""
+    return {"profile", *changed(phase, config), *compared(config)}
 
 
 def _in_a_line(value: object) -> str:

@@ -36,7 +36,7 @@ from medexp.registry.promotion import Nominated
 from medexp.registry.store import made_on_phantoms
 from medexp.registry.tags import upstream_tag
 from medexp.tracking.datasets import log_datasets
-from medexp.tracking.results import log_checks, log_intervals, stop_if_blocked
+from medexp.tracking.results import log_checks, log_figures, log_headline, log_intervals, stop_if_blocked
 from medexp.tracking.runs import TrackedRun, tracked_run
 from medexp.training.loop import FitResult, Group, Objective, Order, fit
 
@@ -162,7 +162,7 @@ class Context(Generic[C_co]):
         Args:
             data: The cases.
             begun: Digests of them, by the words that name them.
-            counted: What they are called in the metrics `params/<split>_<counted>`; empty: they are not counted.
+            counted: What they are called in the figures `params/<split>_<counted>`; empty: they are not counted.
 
         Raises:
             ConfigError: The run that is resumed was begun with other networks or cases.
@@ -183,8 +183,7 @@ class Context(Generic[C_co]):
             self.meet_real_cases()
         for split in SPLITS if counted else ():
             rows = data.rows(split)
-            counts = {f"params/{split}_{counted}": len(rows), f"params/{split}_patients": rows["patient"].nunique()}
-            self.run.reporter.metrics(counts)
+            self.figures({f"params/{split}_{counted}": len(rows), f"params/{split}_patients": rows["patient"].nunique()})
 
     def _take_over(self, begun: Mapping[str, str]) -> None:
         """Compare with `begun.json` of the run that is resumed, write this run's own, and copy the state of its trainings."""
@@ -261,9 +260,13 @@ class Context(Generic[C_co]):
         )
 
     def intervals(self: "Context[JudgedSettings]", prefix: str, scores: Mapping[str, Interval]) -> None:
-        """Log estimates as the metrics `<prefix><name>`, and with their bounds in the run's `intervals.csv`."""
+        """Log figures with their bounds in the run's `intervals.csv`, as `<prefix><name>`."""
         named = {f"{prefix}{name}": interval for name, interval in scores.items()}
         log_intervals(self.run, named, self.resampling.confidence)
+
+    def figures(self, values: Mapping[str, float]) -> None:
+        """Log figures that were measured once and have no interval, such as counts, in the same table."""
+        log_figures(self.run, values)
 
     def publish(self, package: Package, *, judged: bool = True) -> Parent:
         """Register a version, with the verdict of the checks unless nobody judged it; what is made from it names it so."""
@@ -282,6 +285,7 @@ class Context(Generic[C_co]):
             notes = dict.fromkeys(note for data in self._data for note in data.notes)
             told = replace(summary, first=(*summary.first, *twins, *self.built_on_phantoms), words=(*summary.words, *notes))
             present(told, self.checks, self.published, self.run, self.phase)
+            log_headline(self.run, *summary.compared_by)
         stop_if_blocked(self.run, self.checks)
 
 

@@ -224,8 +224,8 @@ def _out_of_fold(
         told = answer(replace(inner, run=ctx.run), part, train(inner, part), "val")  # its pictures are the phase's
         scored = score(inner, part, told, "val")
         reporter.table(scored.per_case, "per_case.csv")
-        reporter.metrics({f"val/final/{name}": value for name, value in scored.means.items()})
-        reporter.flush()
+        means = [(f"val/final/{name}", value) for name, value in scored.means.items()]
+        reporter.table(pd.DataFrame(means, columns=["metric", "estimate"]), "intervals.csv")
         tables.append([table.assign(fold=number) for table in told])
         held = part.data.rows("val")
         sizes = {"fold": number, "cases": len(held), "patients": held["patient"].nunique(), "epochs": own}

@@ -187,7 +187,7 @@ def read_images(
             "Raise data.test_fraction, add patients, or leave test out"
         )
     ctx.given(data, {"images": data.digest}, "images")
-    ctx.run.reporter.metrics({"params/dropped_images": len(data.dropped)})
+    ctx.figures({"params/dropped_images": len(data.dropped)})
     for split in ("train", "test") if data.folds else SPLITS:
         rows = data.rows(split)
         shares = rows.groupby("source")["label"].agg(["size", "sum"])

@@ -7,7 +7,7 @@ from typing import Any
 
 from medexp import phases
 from medexp.errors import MedexpError, StorageError
-from medexp.phases.shared.again import differences
+from medexp.phases.shared.again import differences, params
 from medexp.report.facts import SETTINGS
 from medexp.tracking.runs import TrackedRun, tracked_run
 
@@ -29,9 +29,10 @@ def reported_run(phase: str, config: Any, *, resumed_from: str | None = None) ->
         StorageError: Likewise.
     """
     made: TrackedRun | None = None
+    record = phases.phase(phase)
     try:
-        with tracked_run(phase, config, resumed_from=resumed_from) as made:
-            made.reporter.text(json.dumps(differences(phases.phase(phase), config), indent=2), SETTINGS)
+        with tracked_run(phase, config, params=params(record, config), resumed_from=resumed_from) as made:
+            made.reporter.text(json.dumps(differences(record, config), indent=2), SETTINGS)
             yield made
     except StorageError:
         raise

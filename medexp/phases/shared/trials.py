@@ -16,7 +16,7 @@ from medexp.tracking.runs import TrackedRun
 C = TypeVar("C", bound=JudgedSettings)
 W = TypeVar("W", bound=Work)
 T = TypeVar("T", bound=Trained)
-_PREFIXES = {"val": "val/final/", "test": "test/"}  # of the metrics of a trial, by split
+_PREFIXES = {"val": "val/final/", "test": "test/"}  # of the figures of a trial, by split
 
 
 def studied(
@@ -30,7 +30,7 @@ def studied(
 ) -> tuple[Callable[..., None], Callable[..., C]]:
     """`objective` and `warm_up` of a phase, as studies call them; with folds a trial is scored out of fold.
 
-    `objective(config, run, test=False)` is a trial, whose scores become the metrics `val/final/…` and, with `test`, `test/…`,
+    `objective(config, run, test=False)` is a trial, whose scores become the figures `val/final/…` and, with `test`, `test/…`,
     which have intervals; `warm_up(config, folder, test=False)` does once what trials share, and gives a configuration with
     which another seed is another training alone.
 
@@ -61,7 +61,7 @@ def studied(
                 told = evidence.tables if split == "val" else answer(ctx, work, trained, split)
                 scored = score(ctx, work, told, split)
                 run.reporter.table(scored.per_case, f"per_case_{split}.csv")
-                run.reporter.metrics({f"{_PREFIXES[split]}{name}": value for name, value in scored.means.items()})
+                ctx.figures({f"{_PREFIXES[split]}{name}": value for name, value in scored.means.items()})
                 if split == "test":
                     ctx.intervals(_PREFIXES[split], scored.intervals(replace(ctx.resampling, folds=0)))
 

@@ -18,7 +18,7 @@ from medexp.tracking.reporter import MlflowReporter
 from tests.configured import run_phase
 from tests.evaluation.boards import CLASSES, board_entries, entry, people, truth_of
 from tests.evaluation.test_collapse import NOISE
-from tests.runs import artifact, last_run, logged_table
+from tests.runs import artifact, figures, last_run, logged_table
 
 PEOPLE = 60
 MANIFEST = pd.DataFrame({"case": people(PEOPLE), "patient": people(PEOPLE), "split": "test"})
@@ -81,7 +81,7 @@ def test_runs_are_one_leaderboard_in_which_each_name_is_told_apart(store: Mlflow
     pairs = logged_table(run, "differences.csv")
     copies = pairs[pairs["relation"] == "copy"][["one", "other"]].to_numpy().tolist()
     assert len(copies) == 2 and any("layers_supervised (oct again" in " ".join(couple) for couple in copies)
-    assert "judged/majority/balanced_accuracy" in run.data.metrics
+    assert "judged/majority/balanced_accuracy" in figures(run)
     text = artifact(run, "leaderboard.html").read_text()
     assert "Leaderboard of 3 runs" in text and f"From run oct, {ones[:8]}" in text
     saved, judging, _ = read_run(run.info.run_id, "itself")

@@ -25,7 +25,7 @@ from tests.configured import configured, run_phase
 from tests.data.scenarios.small_scenarios import write_images, write_lines
 from tests.phases.medgemma.conftest import Study
 from tests.phases.medgemma.small import SIZES, SMALL, scenarios
-from tests.runs import artifact, history, last_run, logged_table
+from tests.runs import artifact, figures, history, last_run, logged_table
 
 MODEL = "medgemma_lora_adapter"
 ARMS = {"adapter", "base", "blind", "other_image", "error_first", "paraphrase_1"}
@@ -103,7 +103,7 @@ def test_each_step_has_its_loss_and_figures_have_intervals(client: MlflowClient,
     bounds = logged_table(made, "intervals.csv")
     names = set(bounds["metric"])
     assert {"val/final/true_positive", "base/accuracy", "blind/accuracy", "controls/words/auroc"} <= names
-    assert {"val/final/accuracy", "val/final/true_negative"} <= names & set(made.data.metrics)
+    assert {"val/final/accuracy", "val/final/true_negative"} <= names & set(figures(made))
 
 
 def test_the_adapter_is_registered_on_its_base_as_peft_saves_it(study: Study, client: MlflowClient, made: Run) -> None:
@@ -160,10 +160,10 @@ def test_a_run_that_was_stopped_goes_on_and_a_trial_that_was_not_ends_the_same_a
     trial = client.get_run(tracked.id)
     assert history(client, trial, "train/loss") == history(client, made, "train/loss")
     goals = yaml.safe_load(phases.phase("medgemma").profile("sweep").read_text())["goals"]
-    assert {goal["metric"] for goal in goals} <= trial.data.metrics.keys()
-    assert not any(name.startswith("test/") for name in trial.data.metrics)
+    assert {goal["metric"] for goal in goals} <= figures(trial).keys()
+    assert not any(name.startswith("test/") for name in figures(trial))
     for name in ("accuracy", "auroc", "balanced_accuracy"):
-        assert trial.data.metrics[f"val/final/{name}"] == made.data.metrics[f"val/final/{name}"], name
+        assert figures(trial)[f"val/final/{name}"] == figures(made)[f"val/final/{name}"], name
     assert len(client.search_model_versions(f"name = '{MODEL}'")) == 1
 
 
@@ -174,7 +174,7 @@ def test_a_dry_run_says_what_a_training_takes_trains_nothing_and_registers_nothi
     told, run = capsys.readouterr().out, last_run(client, "medgemma")
     for words in ("Gemma3ForConditionalGeneration", "16 train, 16 val, 8 test", "with batches of 3", "Nothing was trained"):
         assert words in told
-    assert not any(name.startswith(("train/", "val/")) for name in run.data.metrics)
+    assert not any(name.startswith(("train/", "val/")) for name in figures(run))
     assert len(client.search_model_versions(f"name = '{MODEL}'")) == 1
 
 
@@ -202,7 +202,7 @@ def test_the_benchmark_tells_what_the_adapter_was_trained_on_apart(
     models = logged_table(run, "models.csv").query("modality == 'all' and metric == 'accuracy'").set_index("model")
     assert list(models.index) == ["adapter", "base", "rule", "majority"] and set(models["of"]) == {SIZES["val"] + 4}
     assert artifact(run, "figures/heat_maps.png").is_file() and len(logged_table(run, "wrong.csv"))
-    assert run.data.metrics["benchmark/adapter/accuracy"] == pytest.approx(models.loc["adapter", "estimate"])
+    assert figures(run)["benchmark/adapter/accuracy"] == pytest.approx(models.loc["adapter", "estimate"])
     assert len(client.search_model_versions(f"name = '{MODEL}'")) == 1
     assert run_phase("medgemma", SMALL, mode="benchmark", scenarios="train.jsonl") == 2
     assert f"{MODEL} version 1 was trained on all {SIZES['train']} of them" in capsys.readouterr().err

@@ -27,7 +27,7 @@ from medexp.tracking.runs import tracked_run
 from tests.configured import configured, run_phase
 from tests.phases.oct.conftest import CHECKPOINTS, Study
 from tests.phases.oct.small import SHAPE, SMALL, participants, write_encoder, write_study
-from tests.runs import artifact, last_run, logged_table
+from tests.runs import artifact, figures, last_run, logged_table
 from tests.s3 import KEY, SECRET, Prefix
 
 CHAMPION = "models:/oct_classifier@champion"
@@ -142,7 +142,7 @@ def test_what_was_used_counted_and_left_out_stands_in_tables(study: Study, made:
         of_group = left[left["study_group"] == group]["recommended_split"].value_counts()
         assert counts.loc[group].to_dict() == of_group.to_dict()
     assert "FAILED OCT-DATA" in study.told and "2 volumes cannot be used; data_errors.csv says why: " in study.told
-    assert dict(made.data.metrics).items() >= {"params/embeddings_computed": 6 * len(keys)}.items()
+    assert dict(figures(made)).items() >= {"params/embeddings_computed": 6 * len(keys)}.items()
 
 
 # ----------------------------------------------------------------------------------------------------------- from a bucket
@@ -162,7 +162,7 @@ def test_a_bucket_gives_the_same_table_byte_for_byte_and_no_file_holds_a_credent
     assert again.info.run_id != made.info.run_id
     for name in ("leaderboard.csv", "differences.csv", "predictions.parquet"):
         assert artifact(again, name).read_bytes() == artifact(made, name).read_bytes()
-    assert again.data.metrics["params/embeddings_computed"] == 0
+    assert figures(again)["params/embeddings_computed"] == 0
     unread, here = (logged_table(one, "data_errors.csv", dtype=str) for one in (again, made))
     assert [f"retinal_oct/{key}" for key in unread["key"]] == list(here["key"])
     assert {file.name for file in (tmp_path / "kept" / "a").iterdir()} >= {"best.ckpt", "config.yaml", "test_preds.parquet"}
@@ -315,7 +315,7 @@ def test_a_trial_logs_what_a_study_searches_for_and_reads_no_test_split(
     oct.warm_up(config, tmp_path)
     with tracked_run("oct", config) as tracked:
         oct.objective(config, tracked)
-    metrics = client.get_run(tracked.id).data.metrics
+    metrics = figures(client.get_run(tracked.id))
     assert metrics["params/embeddings_computed"] == 0 and not any(name.startswith("test/") for name in metrics)
     goals = yaml.safe_load(phases.phase("oct").profile("sweep").read_text())["goals"]
     assert {goal["metric"] for goal in goals} <= metrics.keys()

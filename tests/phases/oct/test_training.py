@@ -17,7 +17,7 @@ from medexp.models.encoders import load_oct_encoder
 from medexp.tracking.reporter import MlflowReporter
 from tests.configured import run_phase
 from tests.phases.oct.small import SMALL, participants
-from tests.runs import artifact, history, last_run, logged_table, measured
+from tests.runs import artifact, figures, history, last_run, logged_table, measured
 
 KEYS = SMALL | {"paths.data": "data", "paths.checkpoint_path": "a.pt", "seeds": "1", "bootstrap_samples": "100"}
 TUNED = KEYS | {
@@ -75,7 +75,7 @@ def test_heads_of_all_rates_see_one_pass_of_tokens_and_the_chosen_one_is_what_th
     made = last_run(store, "oct")
     package = registry.pull("models:/oct_classifier@champion").folder
     assert re.search(r"rate 0\.02, decay 0(\.01)?, ", (package / "README.md").read_text())
-    rates = [name for name in made.data.metrics if name.startswith("a/train/lr_head_")]
+    rates = [name for name in figures(made) if name.startswith("a/train/lr_head_")]
     assert sorted(rates) == [f"a/train/lr_head_lr{rate}_wd{decay}" for rate in ("0.02", "1e-07") for decay in ("0", "0.01")]
     said = pd.read_parquet(Path("outputs") / made.info.run_id / "encoders" / "a" / "test_preds.parquet").iloc[0]
     voxels = np.load(next((little / "data").rglob(f"{said['pid']}_R.npy"))).astype(np.float64)
@@ -99,5 +99,5 @@ def test_folds_judge_training_and_validation_people_once_and_do_not_read_the_tes
     assert len(of_arm) == len(judged), "each by one training"
     folds = logged_table(made, "folds.csv")
     assert len(folds) == 3 and folds["patients"].sum() == len(judged)
-    assert not any("test" in name.split("/") for name in made.data.metrics if not name.startswith(("params/", "system/")))
+    assert not any("test" in name.split("/") for name in figures(made) if not name.startswith(("params/", "system/")))
     assert not (Path("outputs") / made.info.run_id / "encoders" / "a" / "test_preds.parquet").exists()

@@ -33,7 +33,7 @@ from medexp.tracking.reporter import MlflowReporter
 from medexp.tracking.runs import TrackedRun
 from tests.configured import configured, run_phase
 from tests.data.volumes.small_cases import SHAPE, write_case
-from tests.runs import logged_table, store_in
+from tests.runs import figures, logged_table, store_in
 from tests.small import ONE_EPOCH, PHASE1
 
 SMALL = PHASE1 | ONE_EPOCH
@@ -128,7 +128,7 @@ def test_each_case_is_judged_once_by_every_arm_and_no_patient_by_two_folds(home:
     patients = home.tables["effects"].query("measure in ['dice', 'probe_r2']")["patients"]
     assert set(patients) == {judged["patient"].nunique()}, "one interval over all of them"
     own = rows[rows["arm"] == "lora"]
-    assert home.run.data.metrics["val/final/dice_WT"] == pytest.approx(own["dice_WT"].mean())
+    assert figures(home.run)["val/final/dice_WT"] == pytest.approx(own["dice_WT"].mean())
     assert sorted(run.info.run_name or "" for run in home.folds) == ["phase1 / fold 1 of 2", "phase1 / fold 2 of 2"]
 
 

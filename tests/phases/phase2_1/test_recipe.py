@@ -15,7 +15,7 @@ from medexp.phases.shared.images import one_process
 from tests.configured import run_phase
 from tests.phases.shared.image_runs import MODELS, Pipeline, run, write_slices
 from tests.phases.shared.interrupting import killed_in
-from tests.runs import artifact, last_run, logged_table
+from tests.runs import artifact, figures, last_run, logged_table
 
 NAME = MODELS["phase2_1"]
 
@@ -23,7 +23,7 @@ NAME = MODELS["phase2_1"]
 def test_the_run_holds_all_that_it_promises(client: MlflowClient, pipeline: Pipeline) -> None:
     made = last_run(client, "phase2_1")
     assert made.info.status == "FINISHED"
-    tags, metrics = made.data.tags, made.data.metrics
+    tags, metrics = made.data.tags, figures(made)
     assert (tags["medexp.phase"], tags["medexp.profile"], tags["medexp.verdict"]) == ("phase2_1", "demo", "PASSED")
     for name in ("train/loss", "train/dice_loss", "train/ce", "train/lr_network", "val/dice", "params/train_patients"):
         assert name in metrics

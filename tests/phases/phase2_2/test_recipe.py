@@ -33,7 +33,7 @@ from tests.phases.shared.image_runs import (
     write_pictures,
 )
 from tests.phases.shared.interrupting import killed_in
-from tests.runs import artifact, last_run, logged_table, measured
+from tests.runs import artifact, figures, last_run, logged_table, measured
 
 NAME, VOLUMES = MODELS["phase2_2"], "phase2_2_volume_classifier"
 ENCODER = MODELS["phase2_1"]
@@ -42,7 +42,7 @@ ENCODER = MODELS["phase2_1"]
 def test_the_run_holds_all_that_it_promises(client: MlflowClient, pipeline: Pipeline) -> None:
     made = last_run(client, "phase2_2")
     assert made.info.status == "FINISHED"
-    tags, metrics = made.data.tags, made.data.metrics
+    tags, metrics = made.data.tags, figures(made)
     version = client.get_model_version(ENCODER, "1")
     assert tags[f"medexp.upstream.{ENCODER}"] == f"1 {version.tags['medexp.digest']}"
     assert tags["medexp.verdict"] == "PASSED"
@@ -76,7 +76,7 @@ def test_the_run_holds_all_that_it_promises(client: MlflowClient, pipeline: Pipe
 def test_duplicates_are_dropped_and_told(client: MlflowClient, pipeline: Pipeline) -> None:
     dropped = logged_table(last_run(client, "phase2_2"), "dropped.csv")
     assert len(dropped) == 2 and dropped["reason"].str.contains("duplicate").all()
-    assert last_run(client, "phase2_2").data.metrics["params/dropped_images"] == 2
+    assert figures(last_run(client, "phase2_2"))["params/dropped_images"] == 2
     assert "Left out: 2 exact duplicate" in pipeline.told["phase2_2"]
 
 
@@ -116,7 +116,7 @@ def test_the_majority_is_that_of_the_cases_judged_on_whatever_was_trained_on(cli
     )
     made = last_run(client, "phase2_2")
     labels = logged_table(made, "manifest.csv").query("split == 'val'")["label"]
-    assert made.data.metrics["majority/accuracy"] == pytest.approx(max(labels.mean(), 1 - labels.mean()))
+    assert figures(made)["majority/accuracy"] == pytest.approx(max(labels.mean(), 1 - labels.mean()))
 
 
 def test_nothing_of_the_network_that_the_encoder_is_of_gets_gradients(client: MlflowClient, pipeline: Pipeline) -> None:
@@ -187,7 +187,7 @@ def test_a_folder_of_jpegs_works_with_nothing_else_set(
     assert "Reading [yes] $1_$ " in capsys.readouterr().err
     made = last_run(client, "phase2_2")
     assert set(logged_table(made, "manifest.csv")["source"]) == {"kaggle"}
-    assert "val/final/kaggle/accuracy" not in made.data.metrics, "all cases are of that source"
+    assert "val/final/kaggle/accuracy" not in figures(made), "all cases are of that source"
     card = (registry.pull(f"models:/{NAME}/2").folder / "README.md").read_text()
     assert str(folder) in card and "Made on phantoms" not in card
 
@@ -255,12 +255,12 @@ def test_a_head_tells_as_many_labels_apart_as_the_table_has(
     done, printed = last_run(store, "phase2_2"), capsys.readouterr().out
     assert f"validation: {' or '.join(sorted(names))}" in printed and "read as train" in printed
     assert "no case has the split val; 3 patients of train are drawn for it" in printed
-    passed = {name for name, value in done.data.metrics.items() if name.startswith("checks/") and value == 1}
+    passed = {name for name, value in figures(done).items() if name.startswith("checks/") and value == 1}
     assert {"checks/LEAK", "checks/P2_2-FROZEN", "checks/P2_2-CHECKPOINTS"} <= passed
     told = read_csv(artifact(done, "per_case.csv"))
     chances = told[[f"probability_{name}" for name in names]]
     assert np.allclose(chances.sum(axis=1), 1) and set(told["label"]) == set(names)
-    assert {"val/final/auroc", "val/final/specificity", "val/final/ece"} <= done.data.metrics.keys()
+    assert {"val/final/auroc", "val/final/specificity", "val/final/ece"} <= figures(done).keys()
     net, example = registry.load(f"models:/{VOLUMES}/1"), registry.pull(f"models:/{VOLUMES}/1").folder / "contract.json"
     assert net(torch.zeros(json.loads(example.read_text())["input"]["example_shape"])).shape == (1, 3)
 
@@ -327,7 +327,7 @@ def test_patients_that_the_encoder_was_only_selected_on_do_not_stop_it(client: M
         for phase in ("phase2_1", "phase2_2")
     }
     assert set(rows["phase2_1"]["patient"]) <= set(rows["phase2_2"]["patient"])
-    assert last_run(client, "phase2_2").data.metrics["checks/LEAK"] == 1
+    assert figures(last_run(client, "phase2_2"))["checks/LEAK"] == 1
 
 
 # ------------------------------------------------------------------------------------------------------------------ bad input

@@ -22,7 +22,7 @@ from medexp.registry.leaks import split_check
 from medexp.registry.packages import SPLIT_CASES, SPLIT_HEAD
 from tests.configured import configured
 from tests.phases.shared.image_runs import MODELS, Pipeline, run, settings
-from tests.runs import artifact, last_run, logged_table
+from tests.runs import artifact, figures, last_run, logged_table
 
 NAME = MODELS["phase2_3"]
 
@@ -30,7 +30,7 @@ NAME = MODELS["phase2_3"]
 def test_the_run_holds_all_that_it_promises(client: MlflowClient, pipeline: Pipeline) -> None:
     made = last_run(client, "phase2_3")
     assert made.info.status == "FINISHED"
-    tags, metrics = made.data.tags, made.data.metrics
+    tags, metrics = made.data.tags, figures(made)
     assert tags["medexp.verdict"] == "PASSED"
     for phase in ("phase2_1", "phase2_2"):
         digest = client.get_model_version(MODELS[phase], "1").tags["medexp.digest"]
@@ -62,10 +62,10 @@ def test_the_run_holds_all_that_it_promises(client: MlflowClient, pipeline: Pipe
 def test_the_earlier_phases_are_judged_on_the_same_cases_and_come_out_as_they_did(client: MlflowClient) -> None:
     """Slices and pictures are split as in phases 2.1 and 2.2, so what these phases measured must come back."""
     made, first, second = (last_run(client, phase) for phase in ("phase2_3", "phase2_1", "phase2_2"))
-    metrics = made.data.metrics
-    assert metrics["phase2_1/dice"] == pytest.approx(first.data.metrics["val/final/dice"])
+    metrics = figures(made)
+    assert metrics["phase2_1/dice"] == pytest.approx(figures(first)["val/final/dice"])
     for metric in ("accuracy", "balanced_accuracy", "auroc", "macro_f1"):
-        assert metrics[f"phase2_2/{metric}"] == pytest.approx(second.data.metrics[f"val/final/{metric}"])
+        assert metrics[f"phase2_2/{metric}"] == pytest.approx(figures(second)[f"val/final/{metric}"])
     scans = logged_table(made, "dice_per_scan.csv")
     before = logged_table(first, "per_case.csv").set_index("case")["dice"]
     assert scans.set_index("case")["dice_before"].to_dict() == pytest.approx(before.to_dict())
@@ -106,7 +106,7 @@ def test_it_begins_with_the_networks_of_the_earlier_phases(client: MlflowClient,
     """Rates of almost nothing: what comes out is what went in, and P2_3-GAIN says that nothing was gained."""
     rates = {"training__lr_encoder": "1e-12", "training__lr_decoder": "1e-11", "training__lr_head": "1e-11"}
     assert run("phase2_3", pipeline.folder, training__epochs="1", training__warmup_epochs="0", shown="0", **rates) == 0
-    assert last_run(client, "phase2_3").data.metrics["checks/P2_3-GAIN"] == 0
+    assert figures(last_run(client, "phase2_3"))["checks/P2_3-GAIN"] == 0
     state = registry.load(f"models:/{NAME}/2").state_dict()
     wanted = dict(registry.load(f"models:/{MODELS['phase2_1']}/1").state_dict())
     head = registry.load(f"models:/{MODELS['phase2_2']}/1").head.state_dict()
@@ -126,7 +126,7 @@ def test_what_joint_training_gains_is_found(client: MlflowClient, pipeline: Pipe
     rates = {"training__lr_encoder": "0.001", "training__lr_decoder": "0.002", "training__lr_head": "0.02"}
     head = f"models:/{MODELS['phase2_2']}/2"
     assert run("phase2_3", pipeline.folder, classifier=head, training__epochs="4", shown="0", **rates) == 0
-    measured = last_run(client, "phase2_3").data.metrics
+    measured = figures(last_run(client, "phase2_3"))
     assert measured["checks/P2_3-GAIN"] == 1 and measured["val/gain/balanced_accuracy"] > 0.1
 
 
@@ -194,8 +194,8 @@ def test_after_folds_it_goes_on_from_a_head_that_has_not_seen_the_validation_cas
     given = {"classifier": f"models:/{MODELS['phase2_2']}/2", "training__epochs": "1", "training__warmup_epochs": "0"}
     assert run("phase2_3", pipeline.folder, **given, **rates, shown="0") == 0
     made, before = last_run(client, "phase2_3"), client.get_run(client.get_model_version(MODELS["phase2_2"], "1").run_id)
-    assert made.data.metrics["checks/LEAK"] == 1
-    assert made.data.metrics["phase2_2/auroc"] == pytest.approx(before.data.metrics["val/final/auroc"])
+    assert figures(made)["checks/LEAK"] == 1
+    assert figures(made)["phase2_2/auroc"] == pytest.approx(figures(before)["val/final/auroc"])
     joint = registry.load(f"models:/{NAME}/2").cls_head.state_dict()
     assert all(torch.allclose(joint[key], value, atol=1e-8) for key, value in single.items())
 

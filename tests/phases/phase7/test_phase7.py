@@ -22,7 +22,7 @@ from medexp.tracking.runs import tracked_run
 from tests.configured import configured, run_phase
 from tests.phases.phase7.conftest import Study
 from tests.phases.phase7.small import LOW, SMALL
-from tests.runs import artifact, history, last_run, logged_table
+from tests.runs import artifact, figures, history, last_run, logged_table
 
 MODEL, BASE = "phase7_fcd_adapter", "meanflow_base"
 OF_OTHER_MODES = {"P7-DRAWN", "P7-BASE", "P7-HALF", "P7-LEARNED"}
@@ -135,7 +135,7 @@ def test_a_trial_logs_what_a_study_searches_for_and_registers_nothing(client: Ml
     before = len(client.search_model_versions(f"name = '{MODEL}'"))
     with tracked_run("phase7", config) as tracked:
         phase7.objective(config, tracked)
-    metrics = client.get_run(tracked.id).data.metrics
+    metrics = figures(client.get_run(tracked.id))
     goals = yaml.safe_load(phases.phase("phase7").profile("sweep").read_text())["goals"]
     assert goals and {goal["metric"] for goal in goals} <= metrics.keys()
     assert len(client.search_model_versions(f"name = '{MODEL}'")) == before

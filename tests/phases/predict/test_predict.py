@@ -37,7 +37,7 @@ from medexp.models.kinds import ONLY
 from medexp.phases.shared.packaging import FEATURES, MASK, classes, contract, regions
 from tests.configured import run_phase
 from tests.packages import ENCODER, SEGMENTER
-from tests.runs import last_run
+from tests.runs import figures, last_run
 from tests.small import data_config
 
 SPACING, SIZE = (6.0, 6.0, 9.0), (32, 32, 64)
@@ -123,7 +123,7 @@ def test_masks_lie_where_the_case_lies_and_score_as_a_plain_computation_says(
     assert handed == {-1, 1}, "left-handed and right-handed"
 
     run = last_run(store, "predict")
-    assert {f"external/native_dice_{region}" for region in REGIONS} <= set(run.data.metrics)
+    assert {f"external/native_dice_{region}" for region in REGIONS} <= set(figures(run))
     assert run.data.tags["medexp.upstream.bsf_base"].startswith("1 ")
     tags = store.get_model_version("bsf_base", "1").tags
     told = json.loads(tags[f"medexp.external.{run.info.run_id}"])

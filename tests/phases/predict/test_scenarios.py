@@ -21,7 +21,7 @@ from medexp.registry.package import Parent
 from tests.configured import run_phase
 from tests.gemma import tiny_gemma
 from tests.medgemma import ADAPTER, adapted, publish_adapter, scenario, write_scenarios
-from tests.runs import last_run, store_in
+from tests.runs import figures, last_run, store_in
 
 MODEL = f"models:/{ADAPTER}@champion"
 
@@ -64,7 +64,7 @@ def test_new_scenarios_are_answered_and_scored_where_the_answer_is_known(home: P
     told = mlflow.artifacts.load_text(f"runs:/{run.info.run_id}/verification_report.md")
     assert "LEAK" in told
     right = (rows.loc[scores.index, "predicted"] == ["CORRECT", "ERROR"] * 3).mean()
-    assert run.data.metrics["external/accuracy"] == pytest.approx(right)
+    assert figures(run)["external/accuracy"] == pytest.approx(right)
     pictures = [item.path for item in MlflowClient().list_artifacts(run.info.run_id, "predictions")]
     assert len(pictures) == 1
 

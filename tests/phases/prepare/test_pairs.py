@@ -13,7 +13,7 @@ from medexp.phases.prepare import PHASE
 from tests.configured import configured, run_phase
 from tests.data.pairs.small_pairs import flair, lesion, write_bids, write_subject
 from tests.data.pairs.test_written import DRAWN, drawn
-from tests.runs import last_run
+from tests.runs import figures, last_run
 
 
 def prepare(*folders: Path, **keys: object) -> int:
@@ -28,7 +28,7 @@ def test_pairs_are_split_and_the_command_that_reads_them_is_named(store, capsys,
     told = capsys.readouterr().out
     assert f"{real}, {extra}: 1 volumes without a mask, left out; mode=base takes those of healthy people: sub-hc" in told
     run = last_run(store, "prepare")
-    assert run.info.status == "FINISHED" and run.data.metrics["params/synthetic"] == 2
+    assert run.info.status == "FINISHED" and figures(run)["params/synthetic"] == 2
     listed = {item.path for item in MlflowClient().list_artifacts(run.info.run_id)}
     assert {"account.md", "manifest.csv", "data_splits.json"} <= listed
     last = told.splitlines()[-1]

@@ -11,7 +11,7 @@ from medexp.data.images.slices import find_slices, read_slice
 from medexp.data.volumes.brats import find_cases
 from tests.configured import configured, run_phase
 from tests.data.volumes.small_cases import write_case
-from tests.runs import last_run
+from tests.runs import figures, last_run
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def test_slices_are_cut_and_the_next_command_named(folder, store, capsys):
     assert len(found) == 12 and {image.patient for image in found} == {f"BraTS-MEN-0000{n}" for n in (1, 2, 3)}
     assert {read_slice(image.path).metadata["channel"] for image in found} == {"t1c"}
     run = last_run(store, "prepare")
-    assert run.info.status == "FINISHED" and run.data.metrics["params/slices"] == 12
+    assert run.info.status == "FINISHED" and figures(run)["params/slices"] == 12
     assert prepare(folder, slices_dir="my slices", slices__channel="t1c", slices__every=2) == 0
     assert "Slices: 12 in my slices" in capsys.readouterr().out
 
@@ -87,7 +87,7 @@ def test_without_a_folder_none_are_cut(folder, store, capsys):
     told = capsys.readouterr().out
     assert "finds a patient in none" not in told
     assert "Slices" not in told and told.splitlines()[-1].startswith("Next: mlflow run . -e phase1 ")
-    assert "params/slices" not in last_run(store, "prepare").data.metrics
+    assert "params/slices" not in figures(last_run(store, "prepare"))
 
 
 def test_a_folder_of_other_slices_is_left_and_the_run_fails(folder, store, capsys):

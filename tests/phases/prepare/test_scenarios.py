@@ -12,7 +12,7 @@ from medexp.data.scenarios.prepared import prepare_scenarios
 from medexp.data.scenarios.read import read_scenarios
 from tests.configured import run_phase
 from tests.data.scenarios.small_scenarios import picture, scenario, the_24, write_images, write_lines, write_project
-from tests.runs import last_run
+from tests.runs import figures, last_run
 
 
 def prepare(**keys: object) -> int:
@@ -48,7 +48,7 @@ def test_scenarios_are_split_and_the_command_that_reads_them_is_named(store, cap
     assert stats["splits"]["val"]["modality"] == dict.fromkeys(("histopathology", "mri", "ultrasound", "xray"), 2)
     assert stats["all"]["families"] == 23 and stats["all"]["oddity"] == {"tiny": 1} and stats["digest"] == again.digest
     run = last_run(store, "prepare")
-    assert run.info.status == "FINISHED" and run.data.metrics["params/val_families"] == again.rows("val")["patient"].nunique()
+    assert run.info.status == "FINISHED" and figures(run)["params/val_families"] == again.rows("val")["patient"].nunique()
     odd = pd.read_csv(download_artifacts(run_id=run.info.run_id, artifact_path="oddities.csv"))
     assert list(odd["case"]) == [records[7]["id"]] and list(odd["oddity"]) == ["tiny"]
     assert prepare(scenarios=file, scenarios_dir="my scenarios") == 0, "the same again"

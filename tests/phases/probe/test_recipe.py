@@ -26,7 +26,7 @@ from medexp.registry.store import Registered
 from tests.configured import run_phase
 from tests.data.volumes.small_cases import SHAPE, write_case
 from tests.packages import SEGMENTER
-from tests.runs import artifact, last_run, logged_table
+from tests.runs import artifact, figures, last_run, logged_table
 
 ARMS = ("unadapted", "untrained", "classical", "shape", "headers", "majority")
 
@@ -81,7 +81,7 @@ def test_the_run_holds_all_that_it_promises(
     assert probe(table) == 0
     run = last_run(store, "probe")
     assert run.info.status == "FINISHED"
-    tags, measured = run.data.tags, run.data.metrics
+    tags, measured = run.data.tags, figures(run)
     assert tags["medexp.upstream.phase1_encoder_merged"] == f"1 {made.digest}"
     assert tags["medexp.upstream.bsf_base"].startswith("1 ")
     assert tags["medexp.verdict"] == "PASSED"
@@ -148,7 +148,7 @@ def test_other_features_are_asked_for_where_the_package_gives_them(
     kinds = logged_table(run, "features.csv")
     assert list(kinds["features"].unique()) == ["tumour_weighted", "gap10", "multiscale"]
     own = kinds.query("features == 'tumour_weighted' and metric == 'auroc'")
-    assert own["asked"].all() and own["estimate"].item() == run.data.metrics["test/auroc"]
+    assert own["asked"].all() and own["estimate"].item() == figures(run)["test/auroc"]
     for kind in ("gap10", "multiscale"):
         assert f"The encoder's {kind} features: AUROC" in run.data.tags["mlflow.note.content"]
 
@@ -163,11 +163,11 @@ def test_labels_that_mean_nothing_are_not_read_from_the_features(
     rows["split"] = ["test" if number % 3 else "train" for number in numbers]  # five of each class are judged
     rows.to_csv(table, sep="\t", index=False)
     assert probe(table) == 0
-    own = last_run(store, "probe").data.metrics
+    own = figures(last_run(store, "probe"))
     assert own["checks/PROBE_MAJORITY"] == 1 and own["test/auroc"] > 0.9
     rows.assign(label=[("glioma", "meningioma")[number // 2 % 2] for number in numbers]).to_csv(table, sep="\t", index=False)
     assert probe(table) == 0
-    mixed = last_run(store, "probe").data.metrics
+    mixed = figures(last_run(store, "probe"))
     assert mixed["checks/PROBE_MAJORITY"] == 0 and mixed["checks/CONTROLS"] == 0
     told = last_run(store, "probe").data.tags["mlflow.note.content"]
     assert "No better than an untrained network in AUROC" in told.partition("PASSED")[0], "before the verdict"
@@ -180,17 +180,17 @@ def test_a_second_probe_reads_the_embeddings_and_says_the_same(
 ) -> None:
     registered(base=True)
     assert probe(table) == 0
-    first = last_run(store, "probe").data.metrics
+    first = figures(last_run(store, "probe"))
     cases = len(pd.read_csv(table, sep="\t"))
     assert first["params/embeddings_computed"] == 6 * cases, "two kinds of the encoder, its base, and three untrained ones"
     assert probe(table) == 0
-    again = last_run(store, "probe").data.metrics
+    again = figures(last_run(store, "probe"))
     assert again["params/embeddings_computed"] == 0
     for name, value in first.items():
         if not name.startswith(("system/", "params/embeddings")):
             assert again[name] == value or (np.isnan(again[name]) and np.isnan(value)), name
     assert probe(table, head="mlp", encoder="models:/phase1_encoder_merged/1") == 0
-    assert last_run(store, "probe").data.metrics["params/embeddings_computed"] == 0
+    assert figures(last_run(store, "probe"))["params/embeddings_computed"] == 0
 
 
 def test_without_a_base_its_row_is_left_out_and_that_is_said(
@@ -202,7 +202,7 @@ def test_without_a_base_its_row_is_left_out_and_that_is_said(
     registered()
     assert probe(table) == 0
     run = last_run(store, "probe")
-    assert "controls/unadapted/accuracy" not in run.data.metrics
+    assert "controls/unadapted/accuracy" not in figures(run)
     said = "No row for an unadapted encoder"
     assert said in capsys.readouterr().out and said in run.data.tags["mlflow.note.content"]
     (check,) = (one for one in json.loads(artifact(run, "checks.json").read_text()) if one["id"] == "PROBE_ATTRIBUTION")
@@ -327,7 +327,7 @@ def test_an_adapter_is_an_encoder_too(
     run = store.create_run(store.create_experiment("adapter"))
     register(run.info.run_id, folder, load_definition("phase1_lora_adapter"), "PASSED")
     assert probe(table, encoder="models:/phase1_lora_adapter/1") == 0
-    metrics = last_run(store, "probe").data.metrics
+    metrics = figures(last_run(store, "probe"))
     assert "controls/unadapted/accuracy" in metrics
     assert metrics["params/embeddings_computed"] == 7 * len(pd.read_csv(table, sep="\t")), "three kinds, base, three untrained"
 

@@ -27,7 +27,7 @@ from medexp.registry.promotion import Nominated
 from tests.configured import run_phase
 from tests.data.volumes.small_cases import write_case
 from tests.packages import ENCODER, EVALUATION, SEGMENTER, scores
-from tests.runs import last_run
+from tests.runs import figures, last_run
 from tests.small import data_config
 
 NAME = "phase1_encoder_merged"
@@ -69,7 +69,7 @@ def test_a_better_candidate_is_promoted_and_the_run_is_the_record(
     assert champion(store) == "2"
     run = last_run(store, "promote")
     assert (run.info.status, run.data.tags["medexp.verdict"]) == ("FINISHED", "PASSED")
-    assert run.data.metrics["gain"] == pytest.approx(0.1)
+    assert figures(run)["gain"] == pytest.approx(0.1)
     assert run.data.tags[f"medexp.upstream.{NAME}"].startswith("2 ")
     assert "**Promoted**" in run.data.tags["mlflow.note.content"]
     logged = {item.path for item in store.list_artifacts(run.info.run_id)}
@@ -164,7 +164,7 @@ def test_a_champion_judged_on_other_cases_is_scored_on_the_candidates(
     assert list(anew["patient"]) == list(validation["patient"])
     assert anew["dice_WT"].between(0, 1).all()
     gain = 0.9 - anew[["dice_TC", "dice_WT", "dice_ET"]].mean(axis=1).mean()
-    assert run.data.metrics["gain"] == pytest.approx(gain)
+    assert figures(run)["gain"] == pytest.approx(gain)
 
 
 @pytest.mark.parametrize("labels", ["brats2023", "brats2021"])
@@ -188,7 +188,7 @@ def test_a_segmenter_is_scored_anew_by_its_masks_in_the_values_that_it_learned(
     anew = pd.read_csv(store.download_artifacts(run.info.run_id, "champion_on_the_candidates_cases.csv"))
     native = anew[[f"native_dice_{region}" for region in REGIONS]]
     assert native.notna().all(axis=None) and (native > 0).any().all(), "initial weights, so low, and of every region"
-    assert run.data.metrics["gain"] == pytest.approx(0.9 - native.mean(axis=1).mean())
+    assert figures(run)["gain"] == pytest.approx(0.9 - native.mean(axis=1).mean())
 
 
 @pytest.mark.usefixtures("judged_elsewhere")

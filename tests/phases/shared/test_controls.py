@@ -16,7 +16,7 @@ from medexp.evaluation.controls import Control
 from medexp.phases import phase
 from medexp.phases.shared.controls import Beside, compared
 from tests.phases.shared.image_runs import MODELS, Pipeline, brain, run
-from tests.runs import artifact, last_run, logged_table
+from tests.runs import artifact, figures, last_run, logged_table
 
 RESAMPLING = Resampling(samples=400, confidence=0.95, seed=0)
 
@@ -147,7 +147,7 @@ def test_a_label_that_the_pictures_size_gives_away_is_told_in_the_first_line_and
     assert rows["estimate"]["headers", "auroc"] == 1
     assert set(rows.index.get_level_values(0)) == {"model", "untrained", "classical", "headers", "majority"}
     assert "figures/controls.png" in {item.path for item in client.list_artifacts(made.info.run_id, "figures")}
-    assert made.data.metrics["controls/headers/auroc"] == 1
+    assert figures(made)["controls/headers/auroc"] == 1
 
 
 def test_a_label_that_the_picture_shows_and_its_size_does_not_passes(
@@ -156,5 +156,5 @@ def test_a_label_that_the_picture_shows_and_its_size_does_not_passes(
     folder = write(tmp_path / "k", 30, size_tells=False, picture_tells=True)
     assert run("phase2_2", None, kaggle_dir=str(folder), **SETTINGS) == 0
     made = last_run(client, "phase2_2")
-    assert made.data.metrics["checks/SHORTCUT"] == 1 and made.data.metrics["checks/P2_2-MAJORITY"] == 1
+    assert figures(made)["checks/SHORTCUT"] == 1 and figures(made)["checks/P2_2-MAJORITY"] == 1
     assert "headers" not in made.data.tags["mlflow.note.content"].splitlines()[0]

@@ -25,7 +25,7 @@ from medexp.tracking.reporter import MlflowReporter
 from medexp.tracking.runs import tracked_run
 from tests.configured import configured
 from tests.phases.shared.image_runs import MODELS, SIZE, Pipeline, brain, run, settings
-from tests.runs import artifact, history, last_run, logged_table, measured
+from tests.runs import artifact, figures, history, last_run, logged_table, measured
 
 NAME = MODELS["phase2_2"]
 
@@ -63,8 +63,8 @@ def test_each_case_is_judged_once_and_what_is_registered_was_trained_on_all_of_t
         assert np.allclose(own["probability"], rows.loc[rows["fold"] == number, "probability"])
     intervals = logged_table(whole, "intervals.csv", index_col="metric")
     assert intervals.loc["val/final/auroc", "patients"] == rows["patient"].nunique()
-    assert whole.data.metrics["val/final/accuracy"] == pytest.approx(rows["correct"].mean())
-    assert whole.data.metrics["checks/LEAK"] == 1
+    assert figures(whole)["val/final/accuracy"] == pytest.approx(rows["correct"].mean())
+    assert figures(whole)["checks/LEAK"] == 1
 
     table, log = logged_table(whole, "folds.csv"), logged_table(whole, "training_log.csv")
     best = [int(pd.Series(dict(history(client, one, "val/cross_entropy"))).argmin()) + 1 for one in folds]
@@ -188,7 +188,7 @@ def judged_out_of_fold(client: MlflowClient, phase: str, *tables: str) -> None:
         assert rows["case"].is_unique and set(rows["fold"]) == {1, 2}
         assert set(rows["patient"]) <= judged
     scans = logged_table(whole, tables[-1])
-    assert whole.data.metrics["val/final/dice"] == pytest.approx(scans["dice"].mean())
+    assert figures(whole)["val/final/dice"] == pytest.approx(scans["dice"].mean())
     told = artifact(whole, "power.txt").read_text()
     assert f"{scans.dropna(subset='dice')['patient'].nunique()} out-of-fold patients" in told and "in Dice" in told
 
@@ -226,6 +226,6 @@ def test_a_trial_is_scored_out_of_fold_and_its_curve_is_the_first_folds(
     made = client.get_run(tracked.id)
     rows = logged_table(made, "per_case_val.csv")
     assert set(rows["fold"]) == {1, 2, 3} and len(history(client, made, "val/cross_entropy")) == 6
-    assert made.data.metrics["val/final/accuracy"] == pytest.approx(rows["correct"].mean())
-    assert made.data.metrics["val/final/cross_entropy"] == pytest.approx(rows["cross_entropy"].mean())
-    assert "test/accuracy" in made.data.metrics and whole_and_folds(client, "phase2_2")[1] == []
+    assert figures(made)["val/final/accuracy"] == pytest.approx(rows["correct"].mean())
+    assert figures(made)["val/final/cross_entropy"] == pytest.approx(rows["cross_entropy"].mean())
+    assert "test/accuracy" in figures(made) and whole_and_folds(client, "phase2_2")[1] == []
