@@ -13,8 +13,8 @@ from medexp.checks import told as told_of
 from medexp.files import read_csv
 from medexp.markdown import as_markdown
 from medexp.phases import Diagnosis
-from medexp.phases.shared import tables
 from medexp.studies.ladder import Ladder
+from medexp.terminal import show_table
 from medexp.tracking.figures import run_curves
 from medexp.tracking.past import PastRun, artifact, figure, history
 from medexp.tracking.runs import TrackedRun
@@ -76,7 +76,7 @@ def said(change: Mapping[str, Sequence[Any]]) -> str:
 def show(failed: PastRun, attempts: Sequence[Attempt], goal: str) -> None:
     """The runs as a table in the terminal."""
     rows = describe(failed, attempts, goal).itertuples(index=False)
-    tables.show(["rung", "changed", "outcome", goal], [[*map(str, row[:3]), _number(row[3])] for row in rows], "recovery")
+    show_table(["rung", "changed", "outcome", goal], [[*map(str, row[:3]), _number(row[3])] for row in rows], "recovery")
 
 
 def diagnose(

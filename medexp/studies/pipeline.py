@@ -13,11 +13,10 @@ from medexp.checks import DIAGNOSTICS, VERDICT, told
 from medexp.config.shared import Configuration, Recoverable, Resumable
 from medexp.errors import CheckFailed, MedexpError, StorageError
 from medexp.markdown import as_markdown
-from medexp.phases.shared import tables
 from medexp.phases.shared.reported import reported_run
 from medexp.phases.shared.steps import Step
 from medexp.registry.versions import versions_of_run
-from medexp.terminal import terminal
+from medexp.terminal import show_table, terminal
 from medexp.tracking.results import log_summary
 from medexp.tracking.runs import TrackedRun, runs_tagged
 from medexp.tracking.steps import StepRun, find_child, find_done, find_interrupted, find_run, mark_done, step_key, tags_of_step
@@ -147,7 +146,7 @@ def _run(step: str, config: Configuration, key: str | None) -> str | None:
 
 def show(pipeline: Pipeline) -> None:
     """The steps as a table in the terminal."""
-    tables.show(COLUMNS, pipeline.rows, pipeline.name)
+    show_table(COLUMNS, pipeline.rows, pipeline.name)
 
 
 def _with_state(pipeline: Pipeline, key: str, config: Configuration) -> str | None:

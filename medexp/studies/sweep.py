@@ -25,7 +25,6 @@ from medexp.evaluation.intervals import Interval
 from medexp.evaluation.optimism import Optimism, optimism
 from medexp.files import dump_yaml, read_csv, replacing
 from medexp.markdown import as_markdown
-from medexp.phases.shared import tables
 from medexp.phases.shared.reported import reported_run
 from medexp.phases.sweep.config import SweepConfig
 from medexp.registry.store import resolve
@@ -34,7 +33,7 @@ from medexp.studies.space import Goal, Space, read_space, suggest
 from medexp.studies.study import recover_dead
 from medexp.studies.trials import ask_for, commonest_reason, counted, with_values
 from medexp.studies.workers import Work, prepare_workers, run_workers
-from medexp.terminal import progress_bar
+from medexp.terminal import progress_bar, show_table
 from medexp.tracking.killed import end_left, end_run
 from medexp.tracking.past import artifact
 from medexp.tracking.provenance import flat_params
@@ -410,7 +409,7 @@ def conclude(
     ]
     title = f"{len(rows)} of {len(trials)} trials of {config.phase}, those that ended best"
     log_summary(tracked, "\n\n".join([*words, title + ":", as_markdown(head, rows)]) + "\n")
-    tables.show(head, rows, title)
+    show_table(head, rows, title)
     for line in words:
         print(line)
     print(f"Run: {tracked.id}, files in {tracked.folder}")
