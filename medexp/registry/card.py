@@ -25,9 +25,11 @@ _SAMPLES = 2000  # resamples of an interval
 _LONGEST = 5000  # description of a version in MLflow's databases, in characters
 _CLAIM = "CLAIM"
 _REPORT = "Verification report"
-_FIRST_TO_GO = (_REPORT, "Made from", "Made with", "Input and output", "Latents", "Measured", "Architecture", "Used by")
+# What a description has, a user's questions first; CLAIM's table and the whole report are in the file alone.
+_SHOWN = ("Measured", "Limitations", "Intended use", _REPORT, "Input and output", "Made with", "Latents", "Architecture")
+_MADE_FROM = "Made from"
 _PATH = re.compile(r"(?<![\w:/.~])(?:file://)?~?/(?:[^/\s|`]+/)*([^/\s|`]+)")
-_TRUNCATED = "The whole card is README.md in the package."
+_TRUNCATED = "The whole card, with CLAIM's checklist, is README.md in the package."
 
 ITEMS: Mapping[int, str] = {
     1: "Kind of AI",
@@ -116,9 +118,9 @@ def model_card(definition: Definition, package: Package) -> str:
         "Input and output": f"{_table(package.contract.get('input', {}))}\n\n{definition.output.strip()}",
         "Architecture": _table(package.architecture),
         **({"Latents": _table(_latents(package.contract))} if "latents" in package.contract else {}),
-        "Made from": parents or _UNKNOWN,
+        _MADE_FROM: parents or _UNKNOWN,
         "Made with": _table(made_with),
-        "Measured": _table(package.figures),
+        "Measured": _measured(definition, package),
         "Used by": ", ".join(definition.consumers) or "no phase yet",
         _CLAIM: _claim_table(_claim(definition, package)),
     }
@@ -134,24 +136,27 @@ def without_paths(card: str) -> str:
     return _PATH.sub(r"\1", card)
 
 
-def as_description(card: str) -> str:
-    """A card that is no longer than the description of a version may be in MLflow's databases, 5000 characters.
+def as_description(card: str, made: str = "") -> str:
+    """What a user needs of a card first, no longer than the description of a version may be in MLflow's databases.
 
-    A longer one has the unknown items of CLAIM in one line, and leaves out sections, CLAIM last.
+    What it is, the run and the versions that it was made from, what was measured, its limits, what it is for, its verdict, its
+    input; of these as many as fit into 5000 characters.
+
+    Args:
+        card: As of `model_card`.
+        made: By which run and from what it was made, with links; empty: the card's own words.
     """
-    if len(card) <= _LONGEST:
-        return card
     head, *rest = card.rstrip().split("\n## ")
     sections = {text.partition("\n")[0]: text for text in rest}
-    if _CLAIM in sections:
-        sections[_CLAIM] = _without_unknown(sections[_CLAIM])
-    for title in (*_FIRST_TO_GO, ""):
-        whole = "\n## ".join([head, *sections.values()]) + f"\n\n{_TRUNCATED}\n"
-        if len(whole) <= _LONGEST:
-            return whole
-        sections.pop(title, None)
-    kept = whole[: _LONGEST - len(_TRUNCATED) - 3].rpartition("\n")[0]
-    return f"{kept}\n\n{_TRUNCATED}\n"
+    if _REPORT in sections:
+        sections[_REPORT] = "\n\n".join(sections[_REPORT].split("\n\n")[:2])  # its title and the verdict
+    given = [f"## {sections[_MADE_FROM]}"] if _MADE_FROM in sections and not made else [made] if made else []
+    parts = [head.rstrip(), *given, *(f"## {sections[title]}".rstrip() for title in _SHOWN if title in sections)]
+    while len(whole := "\n\n".join([*parts, _TRUNCATED]) + "\n") > _LONGEST and len(parts) > 1:
+        parts.pop()
+    if len(whole) > _LONGEST:
+        whole = f"{head[: _LONGEST - len(_TRUNCATED) - 3].rpartition(chr(10))[0]}\n\n{_TRUNCATED}\n"
+    return whole
 
 
 # -------------------------------------------------------------------------------------------------------------------- CLAIM
@@ -224,11 +229,11 @@ def claimed(card: str) -> dict[int, str]:
     return {number: answer for number, answer in answers.items() if answer != _UNKNOWN}
 
 
-def _without_unknown(section: str) -> str:
-    end = f"| {_UNKNOWN} |"
-    lines = section.splitlines()
-    unknown = [line.split("|")[1].strip() + line.split("|")[2].rstrip() for line in lines if line.endswith(end)]
-    return "\n".join(line for line in lines if not line.endswith(end)) + f"\n\nUnknown: {', '.join(unknown)}."
+def _measured(definition: Definition, package: Package) -> str:
+    """The figures, with the intervals of what it is promoted by."""
+    claimed = _claim(definition, package)
+    told = [f"{text[:1].upper()}{text[1:]}." for text in (claimed[38], claimed[39]) if text]
+    return "\n\n".join([_table(package.figures), *told])
 
 
 def _joined(*parts: str | None, between: str) -> str | None:

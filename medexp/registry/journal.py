@@ -27,6 +27,7 @@ from mlflow.exceptions import MlflowException
 from medexp.errors import RegistryError
 from medexp.markdown import as_markdown
 from medexp.registry.client import MISSING, answering, pages, quoted, registered_model
+from medexp.registry.links import to_run
 
 CHAMPION, CANDIDATE = "champion", "candidate"
 TO_BE_TRIED = "to_be_tried"
@@ -282,7 +283,7 @@ def _described(description: str, entries: Sequence[Entry]) -> str:
     rows = [
         [
             str(cell or "")
-            for cell in (one.number, one.when, one.alias, one.start, one.to, one.kind, one.reason, one.who, one.run)
+            for cell in (one.number, one.when, one.alias, one.start, one.to, one.kind, one.reason, one.who, _run_of(one.run))
         ]
         for one in reversed(entries)
     ]
@@ -292,6 +293,16 @@ def _described(description: str, entries: Sequence[Entry]) -> str:
             break
         text += line
     return text.rstrip("\n") + "\n"
+
+
+def _run_of(run_id: str | None) -> str | None:
+    """A link to a run; the id of one that is in another store, or that was removed since."""
+    if run_id is None:
+        return None
+    try:
+        return to_run(MlflowClient(), run_id)
+    except MlflowException:
+        return run_id
 
 
 def _search(client: MlflowClient, pattern: str) -> list[Experiment]:

@@ -32,7 +32,8 @@ from medexp.registry.card import as_description
 from medexp.registry.client import answering, pages, quoted
 from medexp.registry.contracts import PATH, parameters_of, takes_paths
 from medexp.registry.definitions import Definition
-from medexp.registry.package import Learned
+from medexp.registry.links import to_run, to_version
+from medexp.registry.package import Learned, Parent
 from medexp.registry.packages import LEARNED, MANIFEST, network_of, read_json
 from medexp.registry.store import AROUND, PACKAGE, Registered, Stored, held, location_of, stored_at
 from medexp.registry.tags import PHANTOMS, TRAINED_ON, upstream_tag
@@ -99,7 +100,7 @@ def register(run_id: str, folder: Path, definition: Definition, verdict: str | N
             source=logged.model_uri,
             run_id=run_id,
             model_id=logged.model_id,
-            description=as_description((folder / "README.md").read_text()),
+            description=as_description((folder / "README.md").read_text(), _made(client, run_id, folder)),
             tags={
                 "medexp.digest": digest,
                 AROUND: stored.around,
@@ -147,6 +148,13 @@ def _tags(folder: Path) -> dict[str, str]:
         if parent["version"]:  # the name of a file may be no tag's
             tags |= upstream_tag(parent["name"], parent["version"], parent["digest"])
     return tags
+
+
+def _made(client: MlflowClient, run_id: str, folder: Path) -> str:
+    """By which run and from which versions it was made, with links."""
+    parents = {role: Parent(**parent) for role, parent in read_json(folder, "parents.json").items()}
+    told = [f"{role} {to_version(one.name, one.version) if one.version else one.name}" for role, one in parents.items()]
+    return f"Made by run {to_run(client, run_id)}{', from ' if told else ''}{', '.join(told)}."
 
 
 def _version_of(client: MlflowClient, name: str, run_id: str, digest: str) -> ModelVersion | None:

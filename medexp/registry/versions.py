@@ -7,6 +7,7 @@ from mlflow.entities.model_registry import RegisteredModel
 
 from medexp.checks import DIAGNOSTICS, VERDICT
 from medexp.registry.client import answering, pages
+from medexp.registry.links import to_version
 from medexp.registry.tags import on_phantoms
 
 
@@ -74,3 +75,11 @@ def _listed(model: RegisteredModel) -> Listed:
         latest.run_id or None,
         None if digest is None else on_phantoms(tags, latest.description),
     )
+
+
+def linked_version(named: str) -> str:
+    """A version, NAME/VERSION, as a link within the UI, with its aliases."""
+    name, _, version = named.rpartition("/")
+    with answering():
+        aliases = sorted(MlflowClient().get_model_version(name, version).aliases)
+    return to_version(name, version) + (f" ({', '.join(aliases)})" if aliases else "")

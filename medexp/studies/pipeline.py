@@ -15,26 +15,29 @@ from medexp.errors import CheckFailed, MedexpError, StorageError
 from medexp.markdown import as_markdown
 from medexp.phases.shared.reported import reported_run
 from medexp.phases.shared.steps import Step
-from medexp.registry.versions import versions_of_run
+from medexp.registry.versions import linked_version, versions_of_run
 from medexp.terminal import show_table, terminal
-from medexp.tracking.results import log_summary
+from medexp.tracking.results import HEADLINE, log_summary
 from medexp.tracking.runs import TrackedRun, runs_tagged
 from medexp.tracking.steps import StepRun, find_child, find_done, find_interrupted, find_run, mark_done, step_key, tags_of_step
-from medexp.tracking.ui import next_line
+from medexp.tracking.ui import next_line, page
 
 COLUMNS = ("step", "outcome", "verdict", "seconds", "run")
+SHOWN = ("step", "outcome", "verdict", "figure", "registered", "seconds")
 
 Inputs = Callable[[], Mapping[str, str]]
 
 
 @dataclass(frozen=True)
 class Pipeline:
-    """A run of a pipeline, its name, those of its steps, and what they came to so far, a row a step, as COLUMNS has it."""
+    """A run of a pipeline, its name, those of its steps, and what they came to so far, a row a step: as COLUMNS has it for
+    the terminal, and as SHOWN has it for the run's page, with links."""
 
     tracked: TrackedRun
     name: str
     steps: tuple[str, ...]
     rows: list[tuple[str, ...]] = field(default_factory=list)
+    shown: list[tuple[str, ...]] = field(default_factory=list)
 
 
 def run(config: Configuration) -> None:
@@ -125,8 +128,9 @@ def take(
         show(pipeline)
         print(f"Stopped at {step}. Run it again when the cause is gone: the steps before it are not run again.")
         raise
+    made = replace(made, registered=registered)
     _add(pipeline, step, outcome, made, started)
-    return replace(made, registered=registered)
+    return made
 
 
 def _run(step: str, config: Configuration, key: str | None) -> str | None:
@@ -160,5 +164,12 @@ def _with_state(pipeline: Pipeline, key: str, config: Configuration) -> str | No
 def _add(pipeline: Pipeline, step: str, outcome: str, child: StepRun | None, started: float) -> None:
     """A row for a step, in the terminal's table and in the run's summary."""
     judged, run_id = (told(child.tags.get(VERDICT), child.tags.get(DIAGNOSTICS)) or "-", child.id) if child else ("-", "-")
-    pipeline.rows.append((step, outcome, judged, f"{time.monotonic() - started:.1f}", run_id))
-    log_summary(pipeline.tracked, as_markdown(COLUMNS, pipeline.rows) + "\n")
+    seconds = f"{time.monotonic() - started:.1f}"
+    pipeline.rows.append((step, outcome, judged, seconds, run_id))
+    headline = child.tags.get(HEADLINE, "-") if child else "-"
+    linked = f"[{step}]({page(child.id)})" if child else step
+    registered = [linked_version(name) for name in (child.registered or ())] if child else []
+    pipeline.shown.append((linked, outcome, judged, headline, ", ".join(registered) or "-", seconds))
+    if headline != "-":
+        pipeline.tracked.tag({HEADLINE: headline})
+    log_summary(pipeline.tracked, as_markdown(SHOWN, pipeline.shown) + "\n")

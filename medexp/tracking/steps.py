@@ -19,6 +19,7 @@ from medexp.tracking.processes import PROCESS, is_gone
 from medexp.tracking.runs import TrackedRun
 
 _KEY, _MADE = "medexp.step_key", "medexp.registered"
+_NOTHING = "nothing"
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ def tags_of_step(key: str) -> dict[str, str]:
 
 def mark_done(run_id: str, registered: tuple[str, ...], key: str | None = None) -> None:
     """Say of a run that it came to its end and which versions it registered; and of which step, where it has no key yet."""
-    for tag, value in {_MADE: json.dumps(registered), _KEY: key}.items():
+    for tag, value in {_MADE: ", ".join(registered) or _NOTHING, _KEY: key}.items():
         if value is not None:
             MlflowClient().set_tag(run_id, tag, value)
 
@@ -109,5 +110,11 @@ def _search(parent: TrackedRun, wanted: str) -> list[Run]:
 
 def _step_run(run: Run) -> StepRun:
     tags = run.data.tags
-    registered = tuple(json.loads(tags[_MADE])) if _MADE in tags else None
-    return StepRun(run.info.run_id, run.info.status, tags, registered)
+    return StepRun(run.info.run_id, run.info.status, tags, _listed(tags[_MADE]) if _MADE in tags else None)
+
+
+def _listed(registered: str) -> tuple[str, ...]:
+    """What `mark_done` wrote; runs of earlier versions have it as JSON."""
+    if registered.startswith("["):
+        return tuple(json.loads(registered))
+    return () if registered == _NOTHING else tuple(registered.split(", "))

@@ -46,7 +46,7 @@ def test_an_unchanged_step_is_found_and_shown_as_such(config: MainConfig, store:
     assert (outcome, found) == ("reused", first)
     assert f"reused: its inputs are those of run {first}" in capsys.readouterr().out
     assert parent.data.tags["medexp.reused.prepare"] == first
-    assert "| prepare | reused | - | " in parent.data.tags["mlflow.note.content"]
+    assert "runs/" in parent.data.tags["mlflow.note.content"] and "| reused | - | " in parent.data.tags["mlflow.note.content"]
     experiment = store.get_experiment_by_name("main").experiment_id
     assert len(store.search_runs([experiment], "tags.`medexp.phase` = 'prepare'")) == 1
 
@@ -190,7 +190,7 @@ def test_a_step_that_fails_stops_the_pipeline_in_its_own_run(
     (parent,) = runs.values()
     assert {child.info.status, parent.info.status} == {"FAILED"}
     assert child.data.tags["medexp.error"] == parent.data.tags["medexp.error"]
-    assert "| prepare | FAILED | - |" in parent.data.tags["mlflow.note.content"]
+    assert "| FAILED | - |" in parent.data.tags["mlflow.note.content"]
 
 
 def test_a_mended_step_goes_on(config: MainConfig) -> None:
