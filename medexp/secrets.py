@@ -5,6 +5,7 @@ Secrets are known by their form, by what they are assigned to, or by the variabl
 The tools that look for secrets in code say where one begins; here all of it has to go, so the forms are our own.
 """
 
+import functools
 import os
 import re
 from collections.abc import Mapping
@@ -56,7 +57,7 @@ def masked(text: str, *, home: bool = True) -> Masked:
         home: Whether the home folder is masked too; not in what is read back, such as a configuration.
     """
     found = []
-    for name, value in _of_environment(os.environ).items():
+    for name, value in _of_environment(tuple(os.environ.items())).items():
         if value in text:
             found.append(f"the value of {name}")
             text = text.replace(value, _HIDDEN)
@@ -70,10 +71,11 @@ def masked(text: str, *, home: bool = True) -> Masked:
     return Masked(text, tuple(found))
 
 
-def _of_environment(variables: Mapping[str, str]) -> dict[str, str]:
+@functools.lru_cache(1)  # every key and every line that is logged asks
+def _of_environment(variables: tuple[tuple[str, str], ...]) -> Mapping[str, str]:
     """What variables of the environment keep secret, by their names: their values, and passwords of URLs in them."""
     values = {}
-    for name, value in variables.items():
+    for name, value in variables:
         if _OF_ENVIRONMENT.search(name) and len(value) >= 8 and not Path(value).is_absolute():
             values[name] = value
         elif password := re.search(r"://[^\s/:@]*:(?!\d+/)(\S+)@", value):

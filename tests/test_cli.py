@@ -352,6 +352,9 @@ def test_resume_does_not_leave_the_output_folder(saved, capsys):
 def test_resume_with_a_damaged_configuration_names_the_file(saved, capsys):
     file = Path(saved.output_dir) / "r1" / "config.yaml"
     content = yaml.safe_load(file.read_text())
+    del content["data"]["suffixes"], content["recover"]  # which older versions had not, and which ask for nothing
+    file.write_text(yaml.safe_dump(content))
+    assert resolved("--resume", "r1", "--output_dir", saved.output_dir).data.suffixes == saved.data.suffixes == {}
     del content["seed"]
     file.write_text(yaml.safe_dump(content))
     assert call("--resume", "r1", "--output_dir", saved.output_dir) == 2

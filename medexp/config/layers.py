@@ -135,13 +135,19 @@ class Layers:
         }
 
     def _of_run(self, run_id: str, output_dir: Path) -> dict[str, Given]:
-        """The configuration that a run was started with."""
+        """The configuration that a run was started with. A key that did not exist then, and by which the profile asks for
+        nothing (an empty list or mapping, false), says what was done then."""
         runs = sorted(path.parent.name for path in output_dir.glob("*/config.yaml"))
         if run_id not in runs:
             there = f"it has {', '.join(runs)}" if runs else "it has none"
             raise ConfigError(f"--resume: no run {run_id!r} in output_dir {output_dir}; {there}")
         file = output_dir / run_id / "config.yaml"
-        return self._whole(file, self._from_file(file))
+        values = self._from_file(file)
+        profile = values.get("profile", Given("demo")).value
+        usual = self.of_profile(str(profile)) if profile in self.phase.profiles else {}
+        return self._whole(
+            file, {key: one for key, one in usual.items() if one.value is False or one.value in ([], {})} | values
+        )
 
     def _whole(self, file: Path, values: dict[str, Given]) -> dict[str, Given]:
         if missing := sorted(keys(self.config).keys() - values.keys()):

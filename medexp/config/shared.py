@@ -11,6 +11,7 @@ from annotated_types import Ge, MinLen, Predicate, doc
 
 from medexp.config.bounds import Count, Natural, Share, Told
 from medexp.config.keys import Called, Role
+from medexp.errors import StorageError
 
 Profile = Annotated[
     str, Role.CASES, doc("demo (embedded phantoms, minutes on two cores) or full (the numbers of docs/requirements/).")
@@ -131,10 +132,17 @@ def excess_of(folds: int) -> float:
 
 
 def cache_root(cache_dir: str | None) -> Path:
-    """The folder for what is computed once: `cache_dir`, else $XDG_CACHE_HOME/medexp, else ~/.cache/medexp."""
-    if cache_dir is not None:
-        return Path(cache_dir).expanduser().absolute()  # the processes that read cases may have another working directory
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").absolute() / "medexp"
+    """The folder for what is computed once: `cache_dir`, else $XDG_CACHE_HOME/medexp, else ~/.cache/medexp.
+
+    Raises:
+        StorageError: It is there and this user may not look into it.
+    """
+    usual = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "medexp"
+    root = (usual if cache_dir is None else Path(cache_dir).expanduser()).absolute()  # processes may have another directory
+    if os.path.isdir(root) and not os.access(root, os.R_OK | os.X_OK, effective_ids=True):  # noqa: PTH112  says no where it may not look
+        key = "XDG_CACHE_HOME" if cache_dir is None else "cache_dir"
+        raise StorageError(f"cache {root}: cannot be read, it is another user's; choose another folder with {key}")
+    return root
 
 
 def takes_memory(batch: int, size: Sequence[object], blocks: tuple[str, str] = ("training", "training")) -> str:

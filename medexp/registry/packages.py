@@ -122,7 +122,7 @@ def _demand_contract(content: Mapping[str, Any]) -> None:
         classes = meaning["classes"] if meaning["what"] in ("classes", "answers") else []
         if not isinstance(classes, list) or not all(isinstance(one, str) for one in classes):
             raise TypeError(f"its outputs.{output}.classes are no list of texts")
-        if meaning["what"] == "regions" and not isinstance(meaning["painted"], dict):
+        if not isinstance(meaning.get("painted", {}), dict):
             raise TypeError(f"its outputs.{output}.painted is no mapping")
 
 

@@ -1,13 +1,17 @@
-"""A disk that fills up while a model is registered: what the packages or the database are on."""
+"""A disk that fills up while a model is registered, under the packages or the database; a cache that is another user's."""
 
+import os
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
 
+from medexp.config.shared import cache_root
+from medexp.data.volumes.phantoms.write import ensure_phantoms
 from medexp.errors import StorageError
 from medexp.registry.definitions import load_definition
 from medexp.registry.promotion import Nominated
@@ -43,3 +47,20 @@ def test_a_database_that_cannot_grow_is_named_so(
         register(run, tmp_path / "package_0", load_definition(NAME), "PASSED")
         register(run, tmp_path / "package_0", load_definition(NAME), "FAILED")
     assert "is it up" not in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="files of another user take root to make")
+@pytest.mark.parametrize("mode", [0o700, 0o755], ids=["unreadable", "unwritable"])
+@pytest.mark.parametrize("inside", [False, True])
+def test_a_cache_of_another_user_is_told_with_its_folder(mode: int, inside: bool) -> None:
+    with tempfile.TemporaryDirectory() as made:  # pytest's own folders are closed to other users
+        Path(made).chmod(0o755)
+        cache = Path(made, "cache")
+        (cache / "phantoms").mkdir(parents=True)
+        (cache / "phantoms" if inside else cache).chmod(mode)
+        os.seteuid(65534)
+        try:
+            with pytest.raises(StorageError, match=f"{cache}.*: cannot be (read|written)"):
+                ensure_phantoms("meningioma", 1, 0, cache_root(str(cache)))
+        finally:
+            os.seteuid(0)

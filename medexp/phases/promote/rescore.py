@@ -37,7 +37,8 @@ def rescore(champion: Pulled, candidate: Pulled, config: PromoteConfig) -> Score
     if kind not in SCORERS:
         raise RegistryError(
             f"reevaluate=true: {champion.name} cannot be scored anew, only {', '.join(SCORERS)} can; train the version on the "
-            "champion's data instead"
+            f"champion's data instead. What the champion says of other cases: mlflow run . -e predict -P "
+            f"model=models:/{champion.name}@champion -P input=PATH"
         )
     for version in (candidate, champion):
         if (split := read_json(version.folder, "evaluation.json")["split"]) not in SPLITS:
