@@ -184,6 +184,7 @@ def test_further_columns_are_not_read_and_absolute_paths_are_taken(folder: Path)
         ([ROWS[0][:4], *ROWS[1:]], HEADER, ["line 2: 4 values, the header has 5 columns"]),
         ([[*ROWS[0], "x"], *ROWS[1:]], HEADER, ["line 2: 6 values"]),
         ([ROWS[0], ROWS[1]], HEADER, ["one label only (glioma)"]),
+        (changed(1, "split", "train"), HEADER, ["split test has one label only (meningioma)", "leave the column split out"]),
         (changed(2, "split", "test"), HEADER, ["labels without a case in train or val: meningioma"]),
         (changed(1, "label", "Glioma"), HEADER, ["labels 'Glioma' and 'glioma' differ in capitals or blanks alone"]),
         (changed(1, "patient", "P 1"), HEADER, ["patients 'P 1' and 'p1' differ in capitals or blanks alone"]),
