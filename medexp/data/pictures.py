@@ -26,6 +26,8 @@ _OTHERS: Mapping[str, tuple[int, tuple[bytes, ...]]] = {  # where they say what 
     "DICOM": (128, (b"DICM",)),
     "ZIP": (0, (b"PK",)),
     "PDF": (0, (b"%PDF",)),
+    "NRRD": (0, (b"NRRD",)),
+    "gzip, as .nii.gz is": (0, (b"\x1f\x8b",)),
 }
 GREY16 = 257
 """From 16 bits to the range of 8: 65535 / 257 = 255."""

@@ -52,6 +52,7 @@ def saved(kind: str) -> bytes:
         (saved("BMP"), "it is BMP"),
         (b"\0\0\0\x18ftypheic", "it is HEIC or AVIF"),
         (bytes(128) + b"DICM", "it is DICOM"),
+        (b"NRRD0004\n", "it is NRRD, whatever its ending"),
         (b"this is no picture", "its first bytes tell of no kind of file"),
     ],
 )

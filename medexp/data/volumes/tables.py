@@ -217,8 +217,8 @@ def _class_problems(table: LabelledTable) -> list[str]:
     problems += [] if of["train"] else ["split train has no case"]
     if len(of["test"]) == 1:
         problems.append(
-            f"split test has one label only ({', '.join(of['test'])}), so that saying it of all is right: give the labels that "
-            "belong to these cases, or leave the column split out"
+            f"split test has one label only ({', '.join(of['test'])}), so that saying it of all is right: give the labels "
+            "that belong to these cases, or leave the column split out"
         )
     if trained and (missing := sorted(labels - trained)):
         problems.append(f"labels without a case in train or val: {', '.join(missing)}; a head cannot learn what it never sees")
