@@ -277,7 +277,7 @@ def models(as_json: bool) -> int:
                 model.name,
                 ", ".join(f"{alias} {version}" for alias, version in model.aliases.items()) or "-",
                 model.version or "-",
-                told(model.verdict, model.failed_diagnostics) if model.verdict else "-",
+                told(model.verdict, model.failed_diagnostics) or "-",
                 {True: "phantoms", False: "own", None: "-"}[model.phantoms],
                 model.digest[:12] if model.digest else "-",
                 model.run or "-",

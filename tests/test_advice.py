@@ -17,7 +17,7 @@ PHASES = {name: Layers(record := phases.phase(name), record.config, phases.phase
 NO_KEYS = {"bytes", "boundary", "n"}
 """A header of HTTP, the last word of `lora.boundary` in a check's words, the number of cases."""
 OTHERS = {  # of git, MLflow, the hub, MONAI's bundles
-    *("env-manager", "error-unmatch", "short", "run-id", "local-dir", "host", "port"),
+    *("env-manager", "error-unmatch", "short", "run-id", "local-dir", "host", "port", "app-name", "workers"),
     *("bundle_root", "config_file", "meta_file", "dataset_dir", "filepath", "num_workers"),
 }
 

@@ -3,10 +3,12 @@
 All of it is what the store holds, in the words of the version's card and of the run; what it does not hold is not said.
 """
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -188,17 +190,16 @@ def _tables(found: Facts) -> list[tuple[str, Sequence[str], Sequence[Sequence[st
         tables.append((summary.title, summary.head, summary.rows))
         tables += [summary.beside] if summary.beside else []
     if len(found.intervals):
-        rows = [
-            [
-                str(row.metric),
-                f"{row.estimate:.3f}",
-                f"{row.low:.3f} to {row.high:.3f}" if row.low == row.low else "none",
-                f"{row.patients:.0f}" if row.patients == row.patients else "",
-            ]
-            for row in found.intervals.itertuples()
-        ]
+        rows = [[str(row["metric"]), *_figure(row)] for _, row in found.intervals.iterrows()]
         tables.append(("All figures with their intervals", ["metric", "estimate", "interval", "patients"], rows))
     return tables
+
+
+def _figure(row: "pd.Series[Any]") -> tuple[str, str, str]:
+    """Estimate, interval and patients of a row of `intervals.csv`."""
+    estimate, low, high, patients = (float(row[key]) for key in ("estimate", "low", "high", "patients"))
+    interval = "none" if math.isnan(low) else f"{low:.3f} to {high:.3f}"
+    return f"{estimate:.3f}", interval, "" if math.isnan(patients) else f"{patients:.0f}"
 
 
 _LATEX: Mapping[str, str] = {

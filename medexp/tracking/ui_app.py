@@ -6,10 +6,15 @@ takes a third of the page. What the user chooses later stands.
 """
 
 import json
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
 
 from mlflow.server.fastapi_app import app as mlflow_app
-from starlette.datastructures import MutableHeaders
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+Message = MutableMapping[str, Any]  # of ASGI, as are those below
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[Message, Receive, Send], Awaitable[None]]
 
 _FIRST_CHOICES = {
     "mlflow.workflowType_v1": '"machine_learning"',
@@ -24,10 +29,10 @@ if (!location.hash) location.replace("#/experiments");
 </script>""".encode()
 
 
-def create_app() -> ASGIApp:
+def create_app() -> App:
     """MLflow's own app, its first page with the script above before any other."""
 
-    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+    async def app(scope: Message, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["path"] != "/":
             await mlflow_app(scope, receive, send)
             return
@@ -42,9 +47,8 @@ def create_app() -> ASGIApp:
             if message.get("more_body"):
                 return
             page = bytes(body).replace(b"<head>", b"<head>" + _SCRIPT, 1)
-            headers = MutableHeaders(raw=begun[0]["headers"])
-            headers["content-length"] = str(len(page))
-            await send({**begun[0], "headers": headers.raw})
+            others = [pair for pair in begun[0]["headers"] if pair[0].lower() != b"content-length"]
+            await send({**begun[0], "headers": [*others, (b"content-length", str(len(page)).encode())]})
             await send({**message, "body": page})
 
         # asked for whole: what the browser kept may be MLflow's page without the script
