@@ -125,6 +125,7 @@ def methods_of_model(uri: str) -> Methods:
         StorageError: The store does not answer.
     """
     version = resolve(uri)
+    assert version.run_id is not None  # a package has the run that made it
     return _methods(facts(version.run_id), [f"{version.name}/{version.version}"])
 
 
