@@ -1,5 +1,6 @@
 """The Reporters that write: to an MLflow run, and to a folder."""
 
+import hashlib
 import io
 import math
 import re
@@ -54,8 +55,8 @@ class MlflowReporter:
     def image(self, figure: "Figure", key: str, step: int) -> None:
         drawn = io.BytesIO()
         _as_written(figure).savefig(drawn)
-        with Image.open(drawn) as picture:  # MLflow refuses other characters in a key; a case may be called as it likes
-            self._client.log_image(self._run_id, picture, key=re.sub(r"[^\w\-./ ]", "_", key, flags=re.ASCII), step=step)
+        with Image.open(drawn) as picture:
+            self._client.log_image(self._run_id, picture, key=_as_key(key), step=step)
         _close(figure)
 
     def table(self, table: "pd.DataFrame", path: str) -> None:
@@ -101,6 +102,12 @@ class FolderReporter(NullReporter):
     def file(self, file: Path, folder: str = "") -> None:
         with replacing(self._folder / folder / file.name) as temporary:
             shutil.copyfile(file, temporary)
+
+
+def _as_key(key: str) -> str:
+    """A key that MLflow takes; a case may be called as it likes, and two that differ in what it refuses stay two series."""
+    taken = re.sub(r"[^\w\-./ ]", "_", key, flags=re.ASCII)
+    return taken if taken == key else f"{taken} {hashlib.sha256(key.encode()).hexdigest()[:6]}"
 
 
 def _may_be_read(text: str, path: str) -> str:

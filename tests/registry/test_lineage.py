@@ -69,6 +69,14 @@ def shown(found: Lineage | Impact) -> str:
     return console.export_text()
 
 
+def test_checks_are_read_from_the_tag_of_a_run_and_from_the_metrics_of_an_earlier_one(store: MlflowClient) -> None:
+    of_now = run(store, "base", {"medexp.checks": "failed TEST_2.5; passed TEST_2.1"})
+    earlier = run(store, "base", **{"checks_TEST_2.1": 1, "checks_TEST_2.5": 0})
+    for made_by in (of_now, earlier):
+        found = lineage(f"models:/{BASE}/{version(store, BASE, made_by)}").origin.run
+        assert found is not None and found.checks == {"TEST_2.1": True, "TEST_2.5": False}
+
+
 def test_lineage_goes_up_to_the_data_and_down_to_the_last_model(phases: dict[str, str]) -> None:
     found = lineage(f"models:/{ENCODER}@champion")
     origin = found.origin

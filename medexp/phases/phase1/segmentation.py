@@ -147,4 +147,5 @@ def draw_overlay(
             ctx.run.reporter.figure(figure, f"overlays/{arm}/{case}/final.png")
         else:
             # Counted from 0, where the slider starts; and under val, or the pictures stand above the curves of train.
-            ctx.run.reporter.image(figure, f"val/overlays/{arm}/{case}", epoch - 1)
+            # One section, in which the arms of a case stand beside one another.
+            ctx.run.reporter.image(figure, f"val/overlays/{case} {arm}", epoch - 1)
