@@ -377,25 +377,47 @@ def methods(given: str, output: str | None) -> int:
 
 
 @commands.command()
-@click.argument("run")
-@click.option("--output", metavar="FOLDER", default="report", show_default=True, help="Where they are written to.")
-def report(run: str, output: str) -> int:
-    """Draw a run's leaderboard anew: all tables, pictures and the page, from what the run kept.
+@click.argument("what", metavar="RUN|MODEL")
+@click.argument("other", metavar="[RUN|MODEL]", required=False)
+@click.option("--output", metavar="PLACE", default="report", show_default=True, help="A folder, or a file that ends in .html.")
+@click.option("--case", "cases", metavar="ID", multiple=True, help="Show this case in 3D; several times for several.")
+def report(what: str, other: str | None, output: str, cases: tuple[str, ...]) -> int:
+    """Write what a run, a sweep or a model comes to as one page, which needs no network; of two, what B gains over A.
 
-    RUN is a run of oct or of leaderboard, by id or name, or a best.ckpt in its folder.
+    RUN is one by id or name, or a file in its folder. Of a run of oct or of leaderboard all tables and pictures are drawn anew
+    beside the page, where PLACE is a folder.
     """
 
     def work() -> None:
         from pathlib import Path
 
-        from medexp.phases.shared.leaderboard import redraw
-        from medexp.tracking.past import run_in
-        from medexp.tracking.reporter import FolderReporter
+        from medexp.report import written
 
         _find_store()
-        board = redraw(run_in(run).id, run, FolderReporter(Path(output).expanduser()))
-        print(board.sentence)
-        print(f"Written: leaderboard.html, leaderboard.csv and what belongs to them in {output}")
+        place = Path(output).expanduser()
+        file = place if place.suffix == ".html" else place / "report.html"
+        if other is not None:
+            from medexp.compare import compare
+            from medexp.report.comparison import as_comparison
+
+            names = (what, other)
+            runs = (written.run_with_volumes(what), written.run_with_volumes(other))
+            again = f"medexp report {shlex.quote(what)} {shlex.quote(other)}"
+            page = as_comparison(compare(what, other), names, runs, again)
+        elif written.is_version(what):
+            page = written.page_of_version(written.as_uri(what), cases)
+        else:
+            from medexp.phases.shared.leaderboard import has_leaderboard, redraw
+            from medexp.tracking.past import run_in
+            from medexp.tracking.reporter import FolderReporter
+
+            run = run_in(what).id
+            page = written.page_of(run, cases)
+            if file != place and has_leaderboard(run):
+                print(redraw(run, what, FolderReporter(place)).sentence)
+                print(f"Written: leaderboard.html, leaderboard.csv and what belongs to them in {output}")
+        written.write_page(page, file)
+        print(f"Written: {file}, {len(page.encode()) / 1e6:.1f} MB")
 
     return exit_code("report", work)
 

@@ -59,11 +59,11 @@
     const one = cases[Number(select.value)], { nv, NVImage } = shown;
     status.textContent = "Opening…";
     for (const volume of [...nv.volumes]) nv.removeVolume(volume);
-    const given = { image: "gray", truth: "green", prediction: "red" };
+    const given = { image: "gray", truth: "truth", prediction: "prediction" };
     for (const [kind, colormap] of Object.entries(given)) {
       if (!one[kind]) continue;
       const opacity = kind === "image" ? 1 : Number(sliders[kind].value);
-      const limits = kind === "image" ? {} : { cal_min: 0.5, cal_max: one.levels };
+      const limits = kind === "image" ? {} : { cal_min: 0, cal_max: one.levels };
       const volume = await NVImage.loadFromBase64({ base64: one[kind], name: `${kind}.nii.gz`, colormap, opacity, ...limits });
       nv.addVolume(volume);
       shown.at[kind] = nv.volumes.length - 1;
@@ -88,6 +88,8 @@
       viewer.querySelectorAll("[hidden]").forEach((one) => { one.hidden = false; });
       const nv = new Niivue({ backColor: [0, 0, 0, 1], show3Dcrosshair: true, loadingText: "", isColorbar: false, dragAndDropEnabled: false, logLevel: "error" });
       await nv.attachToCanvas(canvas);
+      nv.addColormap("truth", { R: [0, 150, 10], G: [0, 235, 150], B: [0, 180, 80], A: [0, 255, 255], I: [0, 1, 255] });
+      nv.addColormap("prediction", { R: [0, 255, 215], G: [0, 200, 60], B: [0, 120, 20], A: [0, 255, 255], I: [0, 1, 255] });
       nv.opts.multiplanarShowRender = 1;
       shown = { nv, NVImage, at: {} };
       await show();

@@ -31,6 +31,7 @@ REPORT = "report.html"
 _HERE = Path(__file__).parent
 _ROWS = 3000  # of a table on the page
 _ON_PAPER = 40
+_PARTS = "<!-- volumes -->"
 _PICTURES = 3_000_000  # bytes of all pictures together
 _DRAWN = ("figures/curves", "figures/dice_by_arm")  # drawn anew here, or shown by the tables
 _MOST_ROWS = 60  # of a table that is drawn
@@ -71,22 +72,46 @@ class Table:
     marked: frozenset[int] = field(default=frozenset())
 
 
-def as_page(facts: Facts, cases: Sequence[str] = ()) -> str:
+@dataclass(frozen=True)
+class Version:
+    """A registered version, of which the page of its run is to be.
+
+    Attributes:
+        name: Name of the model.
+        version: Its version.
+        aliases: Its aliases.
+        judged: Its verdict with the diagnostics that failed; None: nobody judged it.
+        card: Its model card, in Markdown.
+        per_case: What it scored on each case; empty where it was not judged.
+    """
+
+    name: str
+    version: str
+    aliases: Sequence[str]
+    judged: str | None
+    card: str
+    per_case: pd.DataFrame
+
+
+def as_page(facts: Facts, cases: Sequence[str] = (), of: Version | None = None) -> str:
     """The page of a run.
 
     Args:
         facts: What the store keeps of it.
         cases: Cases that are shown in 3D, of those that the run kept; without them the worst.
+        of: A version that it registered: the page is of that one, with its card and its own scores.
 
     Raises:
         DataError: The run kept nothing of a case that is named, or a volume or picture that it kept cannot be read.
         StorageError: The store does not answer.
     """
-    per_case = facts.per_case
+    per_case = facts.per_case if of is None else of.per_case
     scores = _scores(per_case)
     with tempfile.TemporaryDirectory() as folder:
         shown = _shown(facts, scores, cases, Path(folder))
         pictures = _pictures(facts, Path(folder))
+    called = f"{of.name} version {of.version}" if of else facts.run.name
+    judged = of.judged if of else facts.judged
     summary = facts.summary
     failed = sorted((check for check in facts.checks if not check.passed), key=lambda check: not check.blocks)
     told = (*summary.first, *summary.words) if summary else (facts.texts.get("summary.md", ""),)
@@ -105,23 +130,23 @@ def as_page(facts: Facts, cases: Sequence[str] = ()) -> str:
         ("curves", "Training", drawn),
         ("cases", "Each case", case_table),
         ("volumes", "3D", shown),
+        ("card", "Card", of),
         ("pictures", "Pictures", pictures),
         ("data", "Data", facts.splits or facts.data),
         ("lineage", "Lineage", facts.upstream or facts.versions),
         ("again", "Make it again", True),
     ]
-    text = _template().render(
+    text = drawn_page(
+        "page.html.jinja",
         f=facts,
-        policy=POLICY,
-        style=Markup((_HERE / "page.css").read_text(encoding="utf-8")),  # noqa: S704  our own file
-        script=Markup((_HERE / "page.js").read_text(encoding="utf-8")),  # noqa: S704  our own file
-        title=f"{facts.run.name}: {facts.judged or facts.run.status}",
+        title=f"{called}: {judged or facts.run.status}",
         crumb=" / ".join(filter(None, ["medexp", facts.phase, facts.profile and f"profile {facts.profile}"])),
-        heading=facts.run.name,
-        meta=_meta(facts),
+        heading=called,
+        card=_markdown(of.card) if of else "",
+        meta=[*([f"of run {facts.run.name}", *of.aliases] if of else []), *_meta(facts)],
         sections=[(anchor, title) for anchor, title, there in sections if there],
-        colour=_colour(facts),
-        outcome=facts.judged or {"FINISHED": "Finished; it has no checks"}.get(facts.run.status, facts.run.status),
+        colour=_colour(facts, judged),
+        outcome=judged or {"FINISHED": "Finished; it has no checks"}.get(facts.run.status, facts.run.status),
         headline=summary.headline if summary else "",
         first=summary.first if summary else (),
         advised=[check for check in failed if check.advice and not any(check.advice in line for line in told)],
@@ -136,11 +161,11 @@ def as_page(facts: Facts, cases: Sequence[str] = ()) -> str:
         curves=drawn,
         arms=[(min(place, 5), arm or name) for place, arm in enumerate(facts.histories)],
         case_table=case_table,
-        volumes=[{"case": one.case, "told": one.told, "still": Markup(_png(one.still))} for one in shown],  # noqa: S704  base64
+        volumes=[{"case": one.case, "told": one.told, "still": Markup(png(one.still))} for one in shown],  # noqa: S704  base64
         volumes_note=_volumes_note(facts, shown),
         outlined=_outlined(shown),
         kinds={kind: any(kind in one.packed for one in shown) for kind in KINDS},
-        data_parts=Markup("@@volumes@@"),
+        data_parts=Markup(_PARTS),  # noqa: S704  our own word
         pictures=pictures,
         split_rows=[(one.name, f"{one.cases}", _or_empty(one.patients), one.digest or "") for one in facts.splits],
         upstream=[one for one in facts.upstream if f"{one.name} version {one.version}" not in own],
@@ -154,10 +179,9 @@ def as_page(facts: Facts, cases: Sequence[str] = ()) -> str:
         ],
         config=dump_yaml(dict(facts.config)) if facts.config else "",
         others=[as_table(path, table) for path, table in facts.tables.items() if path not in _OWN_PLACE and len(table)],
-        on_paper=_ON_PAPER,
         footer=f"Written by medexp {medexp.__version__} from what the store keeps of run {facts.run.id}. It sends nothing.",
     )
-    return masked(text).text.replace("@@volumes@@", _data_parts(shown))  # base64 holds no secret, but may look like one
+    return text.replace(_PARTS, _data_parts(shown))
 
 
 # -------------------------------------------------------------------------------------------------------------- what it says
@@ -184,10 +208,10 @@ def lasting(seconds: float) -> str:
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{seconds:.1f} s"
 
 
-def _colour(facts: Facts) -> str:
-    if facts.verdict == "FAILED" or facts.run.status in ("FAILED", "KILLED"):
+def _colour(facts: Facts, judged: str | None) -> str:
+    if (judged or "").startswith("FAILED") or facts.run.status in ("FAILED", "KILLED"):
         return "fail"
-    return "" if facts.verdict is None else "warn" if facts.judged != "PASSED" else "pass"
+    return "" if judged is None else "warn" if judged != "PASSED" else "pass"
 
 
 def _command(line: str) -> tuple[str, str, str]:
@@ -308,8 +332,10 @@ def _trials(facts: Facts) -> Table | None:
     return as_table("trials.csv", ordered, "Trials", frozenset(range(len(chosen))))
 
 
-def as_table(file: str, table: pd.DataFrame, title: str = "", marked: frozenset[int] = frozenset()) -> Table:
-    """A data frame as the page shows it; columns without a value are left out."""
+def as_table(
+    file: str, table: pd.DataFrame, title: str = "", marked: frozenset[int] = frozenset(), decimals: int | None = None
+) -> Table:
+    """A data frame as the page shows it, without columns that hold nothing; `decimals` of every column, else by its size."""
     named = [name for name in ("case", "arm", "patient", "split") if name in table]
     shown = table[[*named, *(name for name in table if name not in named)]]
     shown = shown.loc[:, shown.notna().any()].head(_ROWS)
@@ -318,8 +344,8 @@ def as_table(file: str, table: pd.DataFrame, title: str = "", marked: frozenset[
         [_plain(value, number) for value, number in zip(row, numeric, strict=True)]
         for row in shown.itertuples(index=False, name=None)
     ]
-    decimals = [_decimals(shown[name]) if number else 0 for name, number in zip(shown, numeric, strict=True)]
-    return Table(file, list(map(str, shown.columns)), rows, numeric, decimals, len(table) - len(shown), title, marked)
+    digits_of = [(decimals or _decimals(shown[name])) if number else 0 for name, number in zip(shown, numeric, strict=True)]
+    return Table(file, list(map(str, shown.columns)), rows, numeric, digits_of, len(table) - len(shown), title, marked)
 
 
 def _decimals(column: "pd.Series[float]") -> int:
@@ -421,11 +447,12 @@ def _pictures(facts: Facts, folder: Path) -> list[tuple[str, Markup]]:
         content = file.read_bytes()
         size += len(content)
         if size <= _PICTURES:
-            found.append((path, Markup(_png(content))))  # noqa: S704  base64
+            found.append((path, Markup(png(content))))  # noqa: S704  base64
     return found
 
 
-def _png(content: bytes) -> str:
+def png(content: bytes) -> str:
+    """A picture within the page."""
     return "data:image/png;base64," + base64.b64encode(content).decode()
 
 
@@ -433,8 +460,23 @@ def _or_empty(value: object) -> str:
     return "" if value is None else str(value)
 
 
+def drawn_page(template: str, **values: Any) -> str:
+    """A page of a template, without secrets; what is put in afterwards, such as base64, may look like one and is none."""
+    text = (
+        _environment_of_pages()
+        .get_template(template)
+        .render(
+            policy=POLICY,
+            style=Markup((_HERE / "page.css").read_text(encoding="utf-8")),  # noqa: S704  our own file
+            script=Markup((_HERE / "page.js").read_text(encoding="utf-8")),  # noqa: S704  our own file
+            **values,
+        )
+    )
+    return masked(text).text
+
+
 @functools.cache
-def _template() -> jinja2.Template:
+def _environment_of_pages() -> jinja2.Environment:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_HERE),
         autoescape=True,
@@ -442,9 +484,14 @@ def _template() -> jinja2.Template:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["soft"] = _soft
-    environment.globals |= {"digits": digits, "in_column": _in_column}
-    return environment.get_template("page.html.jinja")
+    environment.filters |= {"soft": _soft, "parts": _parts}
+    environment.globals |= {"digits": digits, "in_column": _in_column, "on_paper": _ON_PAPER}
+    return environment
+
+
+def _parts(found: str) -> list[str]:
+    """What a check measured, figure by figure."""
+    return re.split(r", (?=\w+ = )", found)
 
 
 def _soft(text: object) -> Markup:

@@ -107,10 +107,12 @@ def digits(value: float, signed: bool = False) -> str:
     """A figure as a table shows it: of the size of 1 with three decimals."""
     if not math.isfinite(value):
         return ""
+    if signed:
+        return f"{value:+.3f}" if abs(value) < 100 else f"{value:+.3g}"
     if value and not 1e-3 <= abs(value) < 1e4:
-        return f"{value:+.2g}" if signed else f"{value:.3g}"
+        return f"{value:.3g}"
     decimals = 3 if abs(value) < 10 else 1
-    return f"{value:+.{decimals}f}" if signed else f"{value:.{decimals}f}"
+    return f"{value:.{decimals}f}"
 
 
 def dots(title: str, rows: Sequence[tuple[str, float, float, float, bool]], signed: bool = False) -> Dots:

@@ -151,10 +151,15 @@ def _thinned(volume: Array, steps: Sequence[int], *, labels: bool) -> Array:
 
 
 def _grey(volume: Array) -> Array:
-    """As 256 grey values, from the lowest to the 99.5th percentile: a few bright voxels would leave the rest black."""
+    """As 256 grey values: 0 is background and stays black, the rest goes from the lowest to the 99.5th percentile, for a few
+    bright voxels would leave the others black."""
     finite = np.nan_to_num(volume.astype(np.float32), nan=0.0, posinf=0.0, neginf=0.0)
-    low, high = float(finite.min()), float(np.percentile(finite, 99.5))
-    return (np.clip((finite - low) / (high - low if high > low else 1.0), 0, 1) * 255).round().astype(np.uint8)
+    there = finite != 0
+    if not there.any():
+        return np.zeros(volume.shape, np.uint8)
+    low, high = (float(np.percentile(finite[there], share)) for share in (0.5, 99.5))
+    grey = 1 + np.clip((finite - low) / (high - low if high > low else 1.0), 0, 1) * 254
+    return np.where(there, grey, 0).round().astype(np.uint8)
 
 
 def _read(content: bytes) -> Array:

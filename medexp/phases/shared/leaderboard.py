@@ -32,7 +32,7 @@ from medexp.markdown import as_markdown
 from medexp.phases.shared.publishing import Summary
 from medexp.reporting import Reporter
 from medexp.tracking.figures import as_written, bars, confusion_matrix, roc
-from medexp.tracking.past import artifact
+from medexp.tracking.past import artifact, artifacts
 
 CALLED = {"balanced_accuracy": "balanced accuracy", "accuracy": "accuracy", "macro_f1": "macro-F1", "auroc": "AUROC"}
 """Metrics in the order of the tables, and their names there."""
@@ -104,6 +104,11 @@ def log_leaderboard(reporter: Reporter, board: Leaderboard, judging: Judging, pr
         reporter.text(as_page(board, judging, {path: _embedded(file) for path, file in drawn.items()}), PAGE)
         for file in drawn.values():
             reporter.file(file, "figures")
+
+
+def has_leaderboard(run_id: str) -> bool:
+    """Whether a run kept one."""
+    return set(_FILES) <= set(artifacts(run_id))
 
 
 def read_run(run_id: str, called: str) -> tuple[Saved, Judging, pd.DataFrame]:
