@@ -31,7 +31,7 @@ REPORT = "report.html"
 _HERE = Path(__file__).parent
 _ROWS = 3000  # of a table on the page
 _ON_PAPER = 40
-_PARTS = "<!-- volumes -->"
+_VOLUMES, _NIIVUE = "<volumes>", "<niivue>"  # no text of a run holds a tag
 _PICTURES = 3_000_000  # bytes of all pictures together
 _DRAWN = ("figures/curves", "figures/dice_by_arm")  # drawn anew here, or shown by the tables
 _MOST_ROWS = 60  # of a table that is drawn
@@ -165,7 +165,9 @@ def as_page(facts: Facts, cases: Sequence[str] = (), of: Version | None = None) 
         volumes_note=_volumes_note(facts, shown),
         outlined=_outlined(shown),
         kinds={kind: any(kind in one.packed for one in shown) for kind in KINDS},
-        data_parts=Markup(_PARTS),  # noqa: S704  our own word
+        volume_data=Markup(_VOLUMES),  # noqa: S704  our own word
+        niivue=Markup(_NIIVUE),  # noqa: S704  our own word
+        licence=Markup((_HERE / "NIIVUE.md").read_text(encoding="utf-8")),  # noqa: S704  our own file
         pictures=pictures,
         split_rows=[(one.name, f"{one.cases}", _or_empty(one.patients), one.digest or "") for one in facts.splits],
         upstream=[one for one in facts.upstream if f"{one.name} version {one.version}" not in own],
@@ -181,7 +183,7 @@ def as_page(facts: Facts, cases: Sequence[str] = (), of: Version | None = None) 
         others=[as_table(path, table) for path, table in facts.tables.items() if path not in _OWN_PLACE and len(table)],
         footer=f"Written by medexp {medexp.__version__} from what the store keeps of run {facts.run.id}. It sends nothing.",
     )
-    return text.replace(_PARTS, _data_parts(shown))
+    return text.replace(_VOLUMES, _data_of(shown)).replace(_NIIVUE, niivue()) if shown else text
 
 
 # -------------------------------------------------------------------------------------------------------------- what it says
@@ -420,19 +422,13 @@ def _outlined(shown: Sequence[Volumes]) -> str:
     return ", ".join(told for kind, told in words.items() if kind in kinds) or "without outlines"
 
 
-def _data_parts(shown: Sequence[Volumes]) -> str:
-    """NiiVue and the volumes: read when somebody asks for them, so that the page opens at once."""
-    if not shown:
-        return ""
+def _data_of(shown: Sequence[Volumes]) -> str:
+    """The volumes as JSON, which the page reads when somebody asks for them, so that it opens at once."""
     content = [
         {"case": one.case, "levels": one.levels} | {kind: base64.b64encode(data).decode() for kind, data in one.packed.items()}
         for one in shown
     ]
-    safe = json.dumps(content).replace("<", "\\u003c")
-    return (
-        f'<script type="application/json" id="volume-data">{safe}</script>\n'
-        f'<script type="application/octet-stream" id="niivue">{niivue()}</script>'
-    )
+    return json.dumps(content).replace("<", "\\u003c")
 
 
 # ----------------------------------------------------------------------------------------------------------------- pictures

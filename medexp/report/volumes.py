@@ -32,9 +32,6 @@ _LARGEST = 9_000_000  # bytes of all volumes of a page; in base64 they are a thi
 _COLOURS: Mapping[str, tuple[int, int, int]] = {"truth": (47, 182, 106), "prediction": (232, 96, 60)}
 _HEIGHT = 220  # pixels of a still
 
-NIIVUE = "0.69.0"
-"""The version of NiiVue in niivue.umd.js.gz, which is `dist/niivue.umd.js` of npm's @niivue/niivue, packed; see NIIVUE.md."""
-
 
 @dataclass(frozen=True)
 class Volumes:
@@ -135,7 +132,7 @@ def volumes_of(
 
 
 def niivue() -> str:
-    """NiiVue, packed, in base64."""
+    """NiiVue, packed, in base64; NIIVUE.md says which version, and holds its licence."""
     return base64.b64encode(Path(__file__).with_name("niivue.umd.js.gz").read_bytes()).decode()
 
 

@@ -133,8 +133,8 @@ def test_a_run_that_judged_nothing(store: MlflowClient, capsys: pytest.CaptureFi
     run = store.create_run("0", run_name="empty").info.run_id
     compared(run, code=2)
     assert f"run empty, {run[:8]}: logged neither predictions.parquet nor per_case.csv" in capsys.readouterr().err
-    assert main(["report", run]) == 2
-    assert f"run {run}: logged no predictions.parquet, " in capsys.readouterr().err
+    assert main(["report", run]) == 0
+    assert "Written: report/report.html" in capsys.readouterr().out and not Path("report/leaderboard.html").exists()
 
 
 def test_a_report_is_the_run_s_own_byte_for_byte(
@@ -148,6 +148,7 @@ def test_a_report_is_the_run_s_own_byte_for_byte(
     folder = tmp_path / "drawn"
     assert main(["report", str(file), "--output", str(folder)]) == 0
     assert (folder / "leaderboard.csv").read_bytes() == kept
+    assert "<title>" in (folder / "report.html").read_text()
     for name in ("leaderboard.html", "leaderboard.md", "differences.csv", "spread.csv", "class_to_idx.json"):
         assert (folder / name).read_bytes() == artifact(store.get_run(run), name).read_bytes()
     assert "The data support: layers_supervised above again; " in capsys.readouterr().out
