@@ -1,17 +1,30 @@
 """Pictures of a study, drawn by Optuna, for the UI of its run."""
 
+import html
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 import matplotlib as mpl
 import optuna
+from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
-from optuna.visualization import matplotlib as draw
+
+_COLOURS = "viridis"  # Optuna's own end in white, on white
+
+
+@dataclass(frozen=True)
+class _Plot:
+    """A plot that Optuna draws in two ways: by matplotlib and, to be played with, by Plotly."""
+
+    name: str
+    function: str
+    options: Mapping[str, Any] = field(default_factory=dict)
 
 
 def pictures(study: optuna.Study, goals: Sequence[str]) -> dict[str, Figure]:
@@ -24,32 +37,59 @@ def pictures(study: optuna.Study, goals: Sequence[str]) -> dict[str, Figure]:
         study: The study.
         goals: Names of its goals, in the study's order.
     """
-    finished = [trial for trial in study.get_trials(deepcopy=False) if trial.state is TrialState.COMPLETE]
-    several = len(goals) > 1
     drawn: dict[str, Figure] = {}
-
-    def add(name: str, plot: Callable[..., Any], **options: Any) -> None:
+    for plot in _plots(study, goals):
         with _optunas_own_look():
-            axes = plot(study, **options)
+            axes = getattr(optuna.visualization.matplotlib, plot.function)(study, **plot.options)
             figure = (axes.flat[0] if hasattr(axes, "flat") else axes).figure
+            for lines in (one for part in figure.axes for one in part.collections if isinstance(one, LineCollection)):
+                lines.set_cmap(_COLOURS)
+            for axis in (part.xaxis for part in figure.axes if "parallel" in plot.name):
+                axis.set_ticks(axis.get_ticklocs(), [_whole(study, label.get_text()) for label in axis.get_ticklabels()])
             figure.set_size_inches(9, 5)
             figure.tight_layout()  # or long names are cut off
-            drawn[f"figures/{name}.png"] = figure
+            drawn[f"figures/{plot.name}.png"] = figure
+    return drawn
 
+
+def page(study: optuna.Study, goals: Sequence[str]) -> str:
+    """The same plots as one page of HTML that needs no network, with what each point is under the pointer; empty: no plot."""
+    with _optunas_own_look():
+        drawn = [getattr(optuna.visualization, plot.function)(study, **plot.options) for plot in _plots(study, goals)]
+    for figure in drawn:
+        figure.update_traces(line_colorscale=_COLOURS, selector={"type": "parcoords"})
+        for part in figure.data:
+            for dimension in getattr(part, "dimensions", None) or ():
+                dimension.label = _whole(study, dimension.label)
+    parts = [figure.to_html(full_html=False, include_plotlyjs=number == 0) for number, figure in enumerate(drawn)]
+    head = f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{html.escape(study.study_name)}</title><body>'
+    return f"{head}{''.join(parts)}</body></html>" if parts else ""
+
+
+def _plots(study: optuna.Study, goals: Sequence[str]) -> Iterator[_Plot]:
+    trials = study.get_trials(deepcopy=False)
+    finished = [trial for trial in trials if trial.state is TrialState.COMPLETE]
+    several = len(goals) > 1
     for index, (goal, direction) in enumerate(zip(goals, study.directions, strict=True)):
         target, ending = (partial(_value, index, 1), f"_{goal.replace('/', '_')}") if several else (None, "")
+        named = {"target_name": goal, "target": target}
         if finished:
-            add(f"history{ending}", draw.plot_optimization_history, target_name=goal, target=target)
+            yield _Plot(f"history{ending}", "plot_optimization_history", named)
         if len(finished) > 1:
-            add(f"parallel_coordinates{ending}", draw.plot_parallel_coordinate, target_name=goal, target=target)
+            yield _Plot(f"parallel_coordinates{ending}", "plot_parallel_coordinate", named)
             sign = -1 if direction is StudyDirection.MAXIMIZE else 1  # a target of one's own is taken as one to be lowered
             ranked = partial(_value, index, sign) if several else None
-            add(f"importance{ending}", draw.plot_param_importances, target_name=goal, target=ranked)
+            yield _Plot(f"importance{ending}", "plot_param_importances", named | {"target": ranked})
     if several and finished:
-        add("pareto_front", draw.plot_pareto_front, target_names=list(goals))
-    if any(trial.intermediate_values for trial in study.get_trials(deepcopy=False)):
-        add("intermediate_values", draw.plot_intermediate_values)
-    return drawn
+        yield _Plot("pareto_front", "plot_pareto_front", {"target_names": list(goals)})
+    if any(trial.intermediate_values for trial in trials):
+        yield _Plot("intermediate_values", "plot_intermediate_values")
+
+
+def _whole(study: optuna.Study, label: str) -> str:
+    """The name of a parameter of which Optuna shows the first letters."""
+    names = {name for trial in study.get_trials(deepcopy=False) for name in trial.params}
+    return next((name for name in sorted(names) if label.endswith("...") and name.startswith(label[:-3])), label)
 
 
 def _value(index: int, sign: int, trial: FrozenTrial) -> float:

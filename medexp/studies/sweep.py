@@ -28,14 +28,14 @@ from medexp.markdown import as_markdown
 from medexp.phases.shared.reported import reported_run
 from medexp.phases.sweep.config import SweepConfig
 from medexp.registry.store import resolve
-from medexp.studies.pictures import pictures
+from medexp.studies.pictures import page, pictures
 from medexp.studies.space import Goal, Space, read_space, suggest
 from medexp.studies.study import recover_dead
 from medexp.studies.trials import ask_for, commonest_reason, counted, with_values
 from medexp.studies.workers import Work, prepare_workers, run_workers
 from medexp.terminal import progress_bar, show_table
 from medexp.tracking.killed import end_left, end_run
-from medexp.tracking.past import artifact
+from medexp.tracking.past import artifact, tag_run
 from medexp.tracking.provenance import flat_params
 from medexp.tracking.results import log_figures, log_headline, log_intervals, log_summary
 from medexp.tracking.runs import TrackedRun, runs_tagged
@@ -43,6 +43,8 @@ from medexp.tracking.steps import find_interrupted, tags_of_step
 from medexp.tracking.ui import next_line
 
 _SHOWN = 10  # trials in the table at the end
+BEST = "medexp.best"
+"""Tag of the run of a sweep's best trial, or of those on its Pareto front."""
 
 WarmUp = Callable[..., Any]
 """Does once what trials share and gives the configuration with it fixed: `medexp.phases.<phase>.warm_up`, called with the
@@ -253,6 +255,8 @@ def report(study: optuna.Study, goals: Sequence[Goal], tracked: TrackedRun) -> N
     tracked.reporter.table(pd.DataFrame(rows), "trials.csv")
     for path, figure in pictures(study, [goal.metric for goal in goals]).items():
         tracked.reporter.figure(figure, path)
+    if drawn := page(study, [goal.metric for goal in goals]):
+        tracked.reporter.text(drawn, "figures/study.html")
     states = Counter(trial.state for trial in trials)
     wanted = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
     log_figures(tracked, {f"trials/{state.name.lower()}": states[state] for state in wanted})
@@ -395,6 +399,8 @@ def conclude(
     if again.test:
         log_intervals(tracked, again.test, again.confidence)
     log_headline(tracked, f"best/{goals[0].metric}", f"best {goals[0].metric}", sorted_by=False)
+    for trial in front:
+        tag_run(trial.user_attrs["run"], {BEST: f"best of {len(trials)} trials" if len(front) == 1 else "on the Pareto front"})
 
     head = ["trial", *(goal.metric for goal in goals), "seconds", "settings"]
     others = [trial for trial in trials if trial.number not in {one.number for one in front}]
