@@ -180,7 +180,11 @@ def as_page(facts: Facts, cases: Sequence[str] = (), of: Version | None = None) 
             if value not in (None, [])
         ],
         config=dump_yaml(dict(facts.config)) if facts.config else "",
-        others=[as_table(path, table) for path, table in facts.tables.items() if path not in _OWN_PLACE and len(table)],
+        others=[
+            as_table(path, table)
+            for path, table in {"intervals.csv": facts.intervals, **facts.tables}.items()
+            if path not in _OWN_PLACE and len(table)
+        ],
         footer=f"Written by medexp {medexp.__version__} from what the store keeps of run {facts.run.id}. It sends nothing.",
     )
     return text.replace(_VOLUMES, _data_of(shown)).replace(_NIIVUE, niivue()) if shown else text
@@ -273,7 +277,7 @@ def _main_arm(facts: Facts) -> str:
 
 
 def _panels(facts: Facts) -> list[Dots]:
-    """A panel a measure of `intervals.csv`, with every arm in it, and those of tables that hold estimates with bounds."""
+    """A panel a measure of `intervals.csv` that has an interval, with every arm in it, and those of tables that hold such."""
     main = _main_arm(facts)
     groups: dict[str, list[Row]] = {}
     for name, *values in facts.intervals[["metric", "estimate", "low", "high"]].itertuples(index=False, name=None):
@@ -281,7 +285,9 @@ def _panels(facts: Facts) -> list[Dots]:
         words = [word for word in prefix.split("/") if word not in ("val", "test", "final")]
         split = " (test)" if prefix.split("/")[0] == "test" else ""
         groups.setdefault(measure + split, []).append((" ".join(words) or main, *_bounds(values), not words))
-    panels = [dots(measure, rows, _is_gain(measure, rows)) for measure, rows in groups.items() if _finite(rows)]
+    panels = [
+        dots(measure, rows, _is_gain(measure, rows)) for measure, rows in groups.items() if _finite(rows) and _bounded(rows)
+    ]
     for path, table in facts.tables.items():
         if {"estimate", "low", "high"} <= set(table) and 0 < len(table) <= _MOST_ROWS:
             panels += _of_table(path.removesuffix(".csv"), table)
@@ -312,6 +318,11 @@ def _bounds(values: Sequence[Any]) -> tuple[float, float, float]:
 
 def _finite(rows: Sequence[Row]) -> bool:
     return all(math.isfinite(row[1]) for row in rows)
+
+
+def _bounded(rows: Sequence[Row]) -> bool:
+    """Whether it is more than counts."""
+    return any(math.isfinite(row[2]) for row in rows)
 
 
 def _is_gain(measure: str, rows: Sequence[Row]) -> bool:
