@@ -17,7 +17,8 @@ from playwright.sync_api import Browser, ConsoleMessage, Page, sync_playwright
 _NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 _ARGUMENTS = ("--enable-unsafe-swiftshader", "--use-gl=angle", "--use-angle=swiftshader")  # WebGL without a graphics card
 _READY_MS = 60_000  # on a busy machine
-_OF_MLFLOW = "users/current"  # its UI asks for the user that is logged in, where nobody logs in
+# Of MLflow's UI: it asks for the user that is logged in, where nobody logs in, and its charts are measured as they grow.
+_OF_MLFLOW = ("users/current", "ResizeObserver loop")
 
 
 @pytest.fixture(scope="session")
@@ -46,9 +47,9 @@ class Visit:
 
     def note(self, said: ConsoleMessage) -> None:
         """Keep an error of the console, with the address that it is about."""
-        where = said.location["url"]
-        if said.type == "error" and not where.endswith(_OF_MLFLOW):
-            self.errors.append(f"{said.text} ({where})")
+        told = f"{said.text} ({said.location['url']})"
+        if said.type == "error" and not any(words in told for words in _OF_MLFLOW):
+            self.errors.append(told)
 
     def open(self, address: str) -> None:
         """Load an address anew: MLflow's UI takes a change behind `#` for a click."""
@@ -59,6 +60,19 @@ class Visit:
         """Wait until each of the texts is to be seen."""
         for text in texts:
             self.page.get_by_text(text).locator("visible=true").first.wait_for(timeout=_READY_MS)
+
+    def charts(self) -> tuple[int, int]:
+        """Lines and bars of the charts that are to be seen, once there is one."""
+        self.page.locator(".js-plotly-plot .scatterlayer .trace, .js-plotly-plot .barlayer .point").first.wait_for()
+        kinds = (".scatterlayer .trace", ".barlayer .point")
+        lines, bars = (self.page.locator(f".js-plotly-plot {kind}").count() for kind in kinds)
+        return lines, bars
+
+    def missing(self) -> list[str]:
+        """Pictures that did not come."""
+        script = "[...document.images].filter(one => one.complete && !one.naturalWidth).map(one => one.src)"
+        found: list[str] = self.page.evaluate(script)
+        return found
 
 
 @pytest.fixture
