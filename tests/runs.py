@@ -39,16 +39,21 @@ def artifact(made: Run, path: str) -> Path:
     return Path(mlflow.artifacts.download_artifacts(run_id=made.info.run_id, artifact_path=path))
 
 
-def measured(made: Run) -> dict[str, str]:
+def measured(made: Run, client: MlflowClient | None = None) -> dict[str, str]:
     """All figures but what the machine did meanwhile; as text, in which NaN equals itself."""
-    return {name: repr(value) for name, value in figures(made).items() if not name.startswith("system/")}
+    return {name: repr(value) for name, value in figures(made, client).items() if not name.startswith("system/")}
 
 
-def figures(made: Run) -> dict[str, float]:
+def figures(made: Run, client: MlflowClient | None = None) -> dict[str, float]:
     """All that a run measured: its metrics, what stands in its `intervals.csv`, and `checks/<id>` as 1 or 0."""
-    files = {file.path for file in MlflowClient().list_artifacts(made.info.run_id)}
-    once = logged_table(made, "intervals.csv", float_precision="round_trip") if "intervals.csv" in files else pd.DataFrame()
-    checks = json.loads(artifact(made, "checks.json").read_text()) if "checks.json" in files else []
+    store = client or MlflowClient()
+    files = {file.path for file in store.list_artifacts(made.info.run_id)}
+
+    def kept(path: str) -> Path:
+        return Path(store.download_artifacts(made.info.run_id, path))
+
+    once = pd.read_csv(kept("intervals.csv"), float_precision="round_trip") if "intervals.csv" in files else pd.DataFrame()
+    checks = json.loads(kept("checks.json").read_text()) if "checks.json" in files else []
     passed = {f"checks/{check['id']}": float(check["passed"]) for check in checks}
     return {**made.data.metrics, **(dict(zip(once["metric"], once["estimate"], strict=True)) if len(once) else {}), **passed}
 

@@ -16,7 +16,8 @@ SOURCES = sorted(Path(medexp.__file__).parent.rglob("*.py"))
 PHASES = {name: Layers(record := phases.phase(name), record.config, phases.phase) for name in phases.phases()}
 NO_KEYS = {"bytes", "boundary", "n"}
 """A header of HTTP, the last word of `lora.boundary` in a check's words, the number of cases."""
-OTHERS = {  # of git, MLflow, the hub, MONAI's bundles
+OTHERS = {  # of git, MLflow, the hub, MONAI's bundles, HTML
+    *("lang", "charset"),
     *("env-manager", "error-unmatch", "short", "run-id", "local-dir", "host", "port", "app-name", "workers"),
     *("bundle_root", "config_file", "meta_file", "dataset_dir", "filepath", "num_workers"),
 }

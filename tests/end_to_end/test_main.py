@@ -131,7 +131,7 @@ def test_another_head_is_probed_on_the_same_encoder(home: Path) -> None:
     ended(mlflow_run(home, **{"probe.head": "mlp"}), 0)
     _, children = last(home)
     assert list(children) == ["probe"]
-    assert figures(children["probe"])["params/embeddings_computed"] == 0
+    assert figures(children["probe"], client(home))["params/embeddings_computed"] == 0
 
 
 def test_a_browser_finds_each_page(home: Path, visit: Callable[..., Visit]) -> None:

@@ -111,7 +111,7 @@ def test_the_terminal_tells_the_result_and_what_to_do_next(first: tuple[Run, str
 def test_the_run_holds_all_that_it_promises(home: Home, first: tuple[Run, str]) -> None:
     run, _ = first
     assert run.info.status == "FINISHED"
-    metrics, tags = figures(run), run.data.tags
+    metrics, tags = figures(run, home.client), run.data.tags
     assert metrics["params/lora_trainable"] == 96 * 4 * 12
     for name in ("train/loss", "val/dice_WT", "val/final/dice_WT", "val/final/hd95_WT", "val/final/ce", "val/native/dice_WT"):
         assert name in metrics
@@ -221,7 +221,7 @@ def test_the_segmenter_is_judged_by_its_masks_and_the_encoder_as_before(home: Ho
     masks, grid = pd.read_csv(segmenter / "per_case.csv"), pd.read_csv(encoder / "per_case.csv")
     native = [name for name in masks if name.startswith("native_")]
     pd.testing.assert_frame_equal(masks.drop(columns=native), grid)
-    metrics = figures(first[0])
+    metrics = figures(first[0], home.client)
     assert masks["native_dice_WT"].mean() == pytest.approx(metrics["val/native/dice_WT"])
     assert masks["native_dice_WT"].between(0, 1).all() and (masks["native_dice_WT"] != masks["dice_WT"]).all()
     card = (segmenter / "README.md").read_text()
@@ -274,7 +274,7 @@ def test_a_second_run_that_is_killed_goes_on_and_is_version_2_with_identical_met
     run = home.runs()[0]
     assert run.data.tags["medexp.resumed_from"] == killed
     assert home.client.get_run(killed).info.status == "KILLED"
-    assert measured(run) == measured(first[0])
+    assert measured(run, home.client) == measured(first[0], home.client)
     for name in ("train/loss", "versus/control/train/loss", "versus/lora_alone/train/loss", "val/dice_WT"):
         assert history(home.client, run, name) == history(home.client, first[0], name)
     assert home.version("phase1_encoder_merged", 2).tags["medexp.run"] == run.info.run_id
@@ -310,7 +310,7 @@ def test_a_failed_blocking_check_ends_the_run_failed_with_exit_code_3_and_no_ali
     run = other.runs()[0]
     assert run.info.status == "FAILED"
     assert run.data.tags["medexp.verdict"] == "FAILED"
-    assert math.isnan(figures(run)["val/aux_r2_vol"])
+    assert math.isnan(figures(run, other.client)["val/aux_r2_vol"])
     assert {"checks.json", "verification_report.md", "per_case.csv", "overlays"} <= other.artifacts(run)
     models = {model.name: model.aliases for model in other.client.search_registered_models()}
     assert models == {name: {} for name in ("bsf_base", "phase1_lora_adapter", "phase1_segmenter", "phase1_encoder_merged")}

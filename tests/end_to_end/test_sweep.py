@@ -37,8 +37,12 @@ def swept(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     return folder, done.stdout
 
 
+def store_of(folder: Path) -> MlflowClient:
+    return MlflowClient(f"sqlite:///{folder / 'mlflow.db'}")
+
+
 def runs(folder: Path) -> dict[str, Run]:
-    client = MlflowClient(f"sqlite:///{folder / 'mlflow.db'}")
+    client = store_of(folder)
     found = client.search_runs([experiment.experiment_id for experiment in client.search_experiments()])
     return {run.info.run_name.partition(", ")[2] if "mlflow.parentRunId" in run.data.tags else "sweep": run for run in found}
 
@@ -48,12 +52,17 @@ def test_a_sweep_of_phase_1(swept: tuple[Path, str]) -> None:
     found = runs(folder)
     assert found.keys() == {"sweep", *(f"trial {number}" for number in range(3)), "confirm", "test"}
     assert {run.info.status for run in found.values()} == {"FINISHED"}
-    metrics = figures(found["sweep"])
-    best = max((run for name, run in found.items() if name.startswith("trial")), key=dice)
-    assert metrics["best/val/final/dice"] == dice(best)
-    assert metrics["confirm/val/final/dice_mean"] == dice(found["confirm"])
-    assert metrics["test/dice"] == figures(found["test"])["test/dice"]
-    assert not any("test/dice" in figures(run) for name, run in found.items() if name not in ("test", "sweep"))
+    measured = {name: figures(run, store_of(folder)) for name, run in found.items()}
+    metrics = measured["sweep"]
+    dice = {name: each["val/final/dice"] for name, each in measured.items() if name.startswith(("trial", "confirm"))}
+    best = max((name for name in dice if name.startswith("trial")), key=lambda name: dice[name])
+    assert metrics["best/val/final/dice"] == dice[best]
+    assert [name for name, run in found.items() if "medexp.best" in run.data.tags] == [best]
+    assert metrics["confirm/val/final/dice_mean"] == dice["confirm"]
+    assert metrics["test/dice"] == measured["test"]["test/dice"]
+    assert not any("test/dice" in each for name, each in measured.items() if name not in ("test", "sweep"))
+    drawn = {item.path for item in store_of(folder).list_artifacts(found["sweep"].info.run_id, "figures")}
+    assert {"figures/history.png", "figures/study.html"} <= drawn
     assert "best of 3 trials" in printed and "Next, train it whole" in printed
     assert printed.count("epoch 1/2") == 1  # the base is trained once, by nobody but the sweep itself
 
@@ -103,7 +112,3 @@ def test_bad_input_ends_it_with_exit_code_2(
     assert run_phase("sweep", SMALL | changed) == 2
     error = capsys.readouterr().err
     assert told in error and "Traceback" not in error
-
-
-def dice(run: Run) -> float:
-    return float(figures(run)["val/final/dice"])
