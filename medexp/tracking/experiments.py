@@ -8,11 +8,18 @@ import mlflow
 from mlflow import MlflowClient
 from mlflow.entities import Experiment, LifecycleStage, Run
 from mlflow.exceptions import MlflowException
+from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
 
 from medexp.errors import ConfigError
 from medexp.tracking.processes import PROCESS, in_words, is_above, is_gone
 from medexp.tracking.stores import database_file, without_secrets
 
+_ABOUT = """Runs of `mlflow run . -e {phase}`; trials of a sweep, rungs of a recovery and steps of a pipeline stand under the run that began them.
+
+Columns to compare by: the tags `medexp.headline` (the figure, with its interval), `medexp.verdict` and `medexp.failed_diagnostics` (what its checks said), `medexp.best`, and the parameters, which are what was set and what runs are compared by.
+
+A run's page says what it came to; `report.html` among its artifacts is all of it on one page.
+"""  # noqa: E501  a line of Markdown is a paragraph
 _NAME, _ID, _RUN = "MLFLOW_EXPERIMENT_NAME", "MLFLOW_EXPERIMENT_ID", "MLFLOW_RUN_ID"
 
 
@@ -41,10 +48,11 @@ def experiment_for(phase: str, name: str | None = None, given: str | None = None
                 raise
             raise ConfigError(f"{_ID}: there is no experiment {given!r}; give another, or {_NAME}=NAME makes one") from error
     else:
+        about = {} if name else {MLFLOW_RUN_NOTE: _ABOUT.format(phase=phase)}
         name = name or phase
         if (found := client.get_experiment_by_name(name)) is None:
             try:
-                return str(client.create_experiment(name, _beside_the_database(name)))
+                return str(client.create_experiment(name, _beside_the_database(name), about))
             except MlflowException as error:
                 if error.error_code != "RESOURCE_ALREADY_EXISTS":
                     raise

@@ -30,11 +30,15 @@ def test_an_experiment_is_named_by_the_phase_unless_the_user_names_one(
 ) -> None:
     assert named(store, experiment_for("phase1")) == "phase1"
     assert experiment_for("phase1") == experiment_for("phase1")
+    about = store.get_experiment(experiment_for("phase1")).tags["mlflow.note.content"]
+    assert "mlflow run . -e phase1" in about and "medexp.headline" in about
     other = store.create_experiment("other")
     monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", other)
     assert experiment_for("phase1") == other
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "mine")
-    assert named(store, experiment_for("phase1")) == "mine"
+    mine = experiment_for("phase1")
+    assert named(store, mine) == "mine"
+    assert "mlflow.note.content" not in store.get_experiment(mine).tags, "it is the user's to describe"
 
 
 def test_an_experiment_that_cannot_be_used_is_named_with_a_way_out(
