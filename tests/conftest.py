@@ -30,6 +30,7 @@ from medexp.registry.registration import register
 from medexp.registry.writing import write_package
 from medexp.tracking.signals import ENDING
 from tests import s3, small
+from tests.browsing import browser, visit  # noqa: F401  fixtures
 from tests.packages import ENCODER, EVALUATION, scores
 from tests.runs import store_in
 

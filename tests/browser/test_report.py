@@ -9,7 +9,7 @@ from mlflow import MlflowClient
 from PIL import Image
 
 from medexp.console import main
-from tests.browser.conftest import Visit
+from tests.browsing import Visit
 from tests.report.made import CASES, ODD, made_run
 
 

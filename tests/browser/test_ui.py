@@ -10,7 +10,7 @@ from mlflow import MlflowClient
 
 from medexp.config.keys import Called
 from medexp.tracking.runs import tracked_run
-from tests.browser.conftest import Visit, ui_on
+from tests.browsing import Visit, ui_on
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,6 @@ import pytest
 
 from medexp.phases.phase1.pretrained import pretrained
 from medexp.phases.shared.launch import start_accelerator
-from tests.browser.conftest import browser, visit  # noqa: F401  fixtures
 from tests.configured import configured
 from tests.small import PHASE1
 

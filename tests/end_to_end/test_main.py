@@ -13,7 +13,7 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from tests.browser.conftest import Visit, ui_on
+from tests.browsing import Visit, ui_on
 from tests.runs import figures
 from tests.small import ONE_EPOCH, PHASE1
 

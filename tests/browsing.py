@@ -21,9 +21,9 @@ _READY_MS = 60_000  # on a busy machine
 _OF_MLFLOW = ("users/current", "ResizeObserver loop")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """Chromium, as it is installed on this machine."""
+    """Chromium, as it is installed on this machine; ended with the module, for its event loop is in the way of others."""
     found = next(filter(None, map(shutil.which, _NAMES)), None)
     if found is None:
         pytest.skip(f"no Chromium is installed; looked for {', '.join(_NAMES)}: apt install chromium")
