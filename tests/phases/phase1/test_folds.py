@@ -33,7 +33,7 @@ from medexp.tracking.reporter import MlflowReporter
 from medexp.tracking.runs import TrackedRun
 from tests.configured import configured, run_phase
 from tests.data.volumes.small_cases import SHAPE, write_case
-from tests.runs import figures, logged_table, store_in
+from tests.runs import logged_table, store_in
 from tests.small import ONE_EPOCH, PHASE1
 
 SMALL = PHASE1 | ONE_EPOCH
@@ -104,7 +104,10 @@ def home(folder: Path, empty_database: Path) -> Folded:
         made = whole(client)
         inside = client.search_runs([made.info.experiment_id], f"tags.mlflow.parentRunId = '{made.info.run_id}'")
         package = registry.pull("models:/phase1_encoder_merged/1").folder.absolute()
-        tables = {name: logged_table(made, f"{name}.csv") for name in ("per_case", "manifest", "folds", "probe_r2", "effects")}
+        tables = {
+            name: logged_table(made, f"{name}.csv")
+            for name in ("per_case", "manifest", "folds", "probe_r2", "effects", "intervals")
+        }
     return Folded(settings, made, inside, printed.getvalue(), package, tables)
 
 
@@ -128,7 +131,8 @@ def test_each_case_is_judged_once_by_every_arm_and_no_patient_by_two_folds(home:
     patients = home.tables["effects"].query("measure in ['dice', 'probe_r2']")["patients"]
     assert set(patients) == {judged["patient"].nunique()}, "one interval over all of them"
     own = rows[rows["arm"] == "lora"]
-    assert figures(home.run)["val/final/dice_WT"] == pytest.approx(own["dice_WT"].mean())
+    said = home.tables["intervals"].set_index("metric")["estimate"]
+    assert said["val/final/dice_WT"] == pytest.approx(own["dice_WT"].mean())
     assert sorted(run.info.run_name or "" for run in home.folds) == ["phase1 / fold 1 of 2", "phase1 / fold 2 of 2"]
 
 

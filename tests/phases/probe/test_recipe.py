@@ -51,11 +51,12 @@ def test_what_the_shape_of_a_head_gives_away_is_told(
         rows.append([f"p{number}", f"data/p{number}", ("round", "flat")[number % 2], f"q{number}"])
     write_table(pd.DataFrame(rows, columns=list(COLUMNS)), tmp_path / "shapes.tsv")
     assert probe(tmp_path / "shapes.tsv") in (0, 3)
-    made = last_run(store, "probe").data
-    auroc = made.metrics["controls/shape/auroc"]
+    made = last_run(store, "probe")
+    found = figures(made)
+    auroc = found["controls/shape/auroc"]
     assert auroc == 1 if shape_tells else auroc < 0.9
-    assert made.metrics["controls/classical/auroc"] < 0.9, "tissue tells nothing"
-    assert "the shape of the head in AUROC" in made.tags["mlflow.note.content"]
+    assert found["controls/classical/auroc"] < 0.9, "tissue tells nothing"
+    assert "the shape of the head in AUROC" in made.data.tags["mlflow.note.content"]
 
 
 def test_a_table_that_names_no_patients_is_told_of(
