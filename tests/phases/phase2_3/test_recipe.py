@@ -156,7 +156,7 @@ def test_a_loss_beyond_the_margin_ends_with_exit_code_3_and_no_alias(
     rates = {"training__lr_encoder": "0.01", "training__lr_decoder": "0.02", "training__lr_head": "0.02"}
     assert run("phase2_3", pipeline.folder, margin="0.02", training__epochs="1", training__warmup_epochs="0", **rates) == 3
     told = capsys.readouterr().err
-    assert "BLOCKING check failed" in told and "P2_3-DICE" in told and "training.lr_encoder" in told
+    assert "BLOCKING check failed: P2_3-ACCURACY" in told and "training.lr_encoder" in told
     assert client.get_model_version(NAME, "2").tags["medexp.verdict"] == "FAILED"
     assert client.get_registered_model(NAME).aliases == {"champion": 1, "candidate": 1}
 
