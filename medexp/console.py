@@ -363,11 +363,11 @@ def methods(given: str, output: str | None) -> int:
         from pathlib import Path
 
         from medexp.report.methods import methods_of_model, methods_of_run, write
+        from medexp.report.written import as_uri, is_version
         from medexp.tracking.past import run_in
 
         _find_store()
-        is_model = "@" in given or "/" in given.removeprefix("models:/") or given.startswith("models:/")
-        found = methods_of_model(_uri(given)) if is_model else methods_of_run(run_in(given).id)
+        found = methods_of_model(as_uri(given)) if is_version(given) else methods_of_run(run_in(given).id)
         if output is None:
             print(found.whole)
         else:

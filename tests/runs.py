@@ -4,14 +4,26 @@ import json
 import shutil
 import sqlite3
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import mlflow
 import pandas as pd
 import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
+
+from medexp.config.keys import Called
+
+
+@dataclass(frozen=True)
+class Config:
+    """As little as a run is made with."""
+
+    output_dir: str = "outputs"
+    profile: str = "demo"
+    seed: Annotated[int, Called("s")] = 0
 
 
 def store_in(folder: Path, database: Path, patch: pytest.MonkeyPatch) -> MlflowClient:

@@ -17,6 +17,7 @@ from medexp.markdown import as_markdown
 from medexp.registry.card import ITEMS, NOT_APPLICABLE, claimed
 from medexp.registry.store import pull, resolve
 from medexp.report.facts import Facts, facts
+from medexp.report.written import run_of_version
 
 # What CLAIM's items are called in running text, in the order of a methods section. What refers to another part is left out.
 _SAID: Mapping[int, str] = {
@@ -125,8 +126,7 @@ def methods_of_model(uri: str) -> Methods:
         StorageError: The store does not answer.
     """
     version = resolve(uri)
-    assert version.run_id is not None  # a package has the run that made it
-    return _methods(facts(version.run_id), [f"{version.name}/{version.version}"])
+    return _methods(facts(run_of_version(uri)), [f"{version.name}/{version.version}"])
 
 
 def write(methods: Methods, folder: Path) -> list[str]:

@@ -202,11 +202,6 @@ def _meta(facts: Facts) -> list[str]:
     return [*told, run.status.lower(), f"run {run.id}"]
 
 
-def _environment(facts: Facts) -> list[tuple[str, str]]:
-    told = {key: ", ".join(map(str, value)) if isinstance(value, list) else value for key, value in facts.environment.items()}
-    return [(key, str(value)) for key, value in told.items() if value not in (None, "") and key != "seed"]
-
-
 def lasting(seconds: float) -> str:
     """A time in words."""
     minutes, rest = divmod(round(seconds), 60)

@@ -2,22 +2,13 @@
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
 
 from mlflow import MlflowClient
 
-from medexp.config.keys import Called
 from medexp.tracking.runs import tracked_run
 from tests.browsing import Visit, ui_on
-
-
-@dataclass(frozen=True)
-class Config:
-    output_dir: str = "outputs"
-    profile: str = "demo"
-    seed: Annotated[int, Called("s")] = 0
+from tests.runs import Config
 
 
 def test_runs_are_found_at_once(store: MlflowClient, tmp_path: Path, visit: Callable[..., Visit]) -> None:

@@ -2,30 +2,21 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Annotated
 
 import numpy as np
 import pandas as pd
 
 from medexp.checks import Check, Severity
-from medexp.config.keys import Called
 from medexp.evaluation.intervals import Interval
 from medexp.report.summary import SUMMARY, Summary, as_record
 from medexp.report.volumes import keep, log_worst
 from medexp.tracking.results import log_checks, log_intervals, log_summary
 from medexp.tracking.runs import TrackedRun, tracked_run
+from tests.runs import Config
 
 ODD = "a<b>&c $x|y é"
 """A name with all that a page could take for something else."""
 CASES = [f"case-{number}" for number in range(12)]
-
-
-@dataclass(frozen=True)
-class Config:
-    output_dir: str = "outputs"
-    profile: str = "demo"
-    seed: Annotated[int, Called("s")] = 0
 
 
 SUMMARY_OF = Summary(

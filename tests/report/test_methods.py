@@ -4,16 +4,13 @@ import re
 import shutil
 import subprocess
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
 
 import pandas as pd
 import pytest
 from mlflow import MlflowClient
 
 from medexp.checks import Check, Severity
-from medexp.config.keys import Called
 from medexp.console import main
 from medexp.evaluation.intervals import Interval
 from medexp.phases import phase
@@ -22,15 +19,9 @@ from medexp.registry.package import Package
 from medexp.report.summary import Summary
 from medexp.tracking.results import log_checks, log_intervals
 from medexp.tracking.runs import tracked_run
+from tests.runs import Config
 
 ODD = "LoRA & decoder, 5 % of <n> | $x_1$ # {a} ~ ^ \\"
-
-
-@dataclass(frozen=True)
-class Config:
-    output_dir: str = "outputs"
-    profile: str = "demo"
-    seed: Annotated[int, Called("s")] = 7
 
 
 @pytest.fixture
@@ -38,7 +29,7 @@ def made(store: MlflowClient, package: Callable[..., Package]) -> str:
     """A run with a version, figures and a summary; its id."""
     checks = [Check("X", "a check", Severity.BLOCKING, True, "", {"x": 1})]
     summary = Summary("phase 1", "Dice", ["arm", "TC"], [[ODD, "0.801 [0.700, 0.900]"]], ["LoRA added nothing."])
-    with tracked_run("phase1", Config()) as run:
+    with tracked_run("phase1", Config(seed=7)) as run:
         run.reporter.table(
             pd.DataFrame({"case": ["a", "b", "c"], "patient": ["a", "b", "b"], "split": ["train", "val", "val"]}),
             "manifest.csv",
@@ -96,7 +87,7 @@ def test_the_files_and_what_latex_makes_of_them(made: str, capsys: pytest.Captur
 
 
 def test_a_run_without_a_version_and_one_that_is_not_there(store: MlflowClient, capsys: pytest.CaptureFixture[str]) -> None:
-    with tracked_run("prepare", Config()) as run:
+    with tracked_run("prepare", Config(seed=7)) as run:
         pass
     told = printed(capsys, run.id)
     assert "is a run of prepare, profile demo" in told

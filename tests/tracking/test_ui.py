@@ -2,26 +2,17 @@
 
 import os
 import socket
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
 
 import pytest
 from mlflow import MlflowClient
 
-from medexp.config.keys import Called
 from medexp.errors import StorageError
 from medexp.tracking import ui
 from medexp.tracking.runs import TrackedRun, tracked_run
+from tests.runs import Config
 
 PAGE = "#/experiments/{}/runs/{}?workflowType=machine_learning"
-
-
-@dataclass(frozen=True)
-class Config:
-    output_dir: str = "outputs"
-    profile: str = "demo"
-    seed: Annotated[int, Called("s")] = 0
 
 
 def run_a_phase() -> TrackedRun:
