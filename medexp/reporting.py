@@ -13,7 +13,7 @@ class Reporter(Protocol):
     """Takes what a run produces. Metrics are `train/…`, `val/…`, `params/…`, and of other arms `baseline/…`, `control/…`."""
 
     def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
-        """Take scalars of one step; they may wait in a buffer until `flush`. NaN is kept as NaN."""
+        """Take scalars of one step; they may wait in a buffer until `flush`. What is no finite number is none."""
 
     def figure(self, figure: "Figure", path: str) -> None:
         """Take a matplotlib figure as the picture `path` (ends in .png); the figure is closed."""
