@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 import mlflow
 import pandas as pd
 from mlflow import MlflowClient
-from mlflow.entities import Metric, Run
+from mlflow.entities import LifecycleStage, Metric, Run
 from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT, MLFLOW_PARENT_RUN_ID
 
@@ -223,9 +223,17 @@ def add_artifact(run_id: str, file: Path) -> None:
 
 
 def tag_run(run_id: str, tags: Mapping[str, str]) -> None:
-    """Set tags of a run that has ended."""
+    """Set tags of a run that has ended; one that was deleted meanwhile gets none."""
+    client = MlflowClient()
+    try:
+        if client.get_run(run_id).info.lifecycle_stage != LifecycleStage.ACTIVE:
+            return
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":  # and removed for good
+            raise
+        return
     for key, value in tags.items():
-        MlflowClient().set_tag(run_id, key, value)
+        client.set_tag(run_id, key, value)
 
 
 def _past(run: Run) -> PastRun:

@@ -1,5 +1,6 @@
 """Sweeps with real worker processes and a phase that trains nothing: what is kept, what is said, and what a kill leaves."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -55,7 +56,7 @@ def test_a_sweep_from_its_start_to_its_last_line(store: MlflowClient, tmp_path: 
     names = {item.path for item in store.list_artifacts(parent.info.run_id)}
     assert {"config.yaml", "trials.csv", "best.yaml", "summary.md", "figures"} <= names
     drawn = {Path(item.path).stem for item in store.list_artifacts(parent.info.run_id, "figures")}
-    assert drawn == {"history", "importance", "parallel_coordinates", "intermediate_values"}
+    assert drawn == {"history", "importance", "parallel_coordinates", "intermediate_values", "study"}
     table = pd.read_csv(store.download_artifacts(parent.info.run_id, "trials.csv"))
     assert list(table["trial"]) == list(range(6)) and table[SCORE].max() == rate
     folder = Path(config.output_dir) / parent.info.run_id
@@ -81,7 +82,7 @@ def test_a_sweep_from_its_start_to_its_last_line(store: MlflowClient, tmp_path: 
 def said(value: float, fresh: Sequence[float], direction: Literal["maximize", "minimize"] = "maximize") -> list[str]:
     """What is said of a winner with this value, its settings having these values with fresh seeds."""
     chosen = create_trial(params={}, distributions={}, value=value)
-    again = Repeated(list(range(len(fresh))), np.array(fresh)[:, None], {}, [], [])
+    again = Repeated(list(range(len(fresh))), np.array(fresh)[:, None], {}, math.nan, [], [])
     return in_words([Goal("val/final/x", direction)], 9, chosen, again)
 
 

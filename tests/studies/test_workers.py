@@ -20,6 +20,7 @@ from medexp.errors import MedexpError, StorageError
 from medexp.studies.study import recover_dead
 from medexp.studies.sweep import search
 from medexp.studies.trials import counted
+from tests.runs import figures
 from tests.studies.cheap import sweep_config, warm_up
 from tests.studies.postgres import closed
 from tests.studies.sweeping import (
@@ -114,7 +115,7 @@ def test_a_second_sweep_joins_in_and_both_report_the_same_study(
     one, other = parents(store)
     assert {run.info.status for run in (one, other)} == {"FINISHED"}
     assert {run.data.tags["mlflow.parentRunId"] for run in runs(store, "trial")} == {one.info.run_id, other.info.run_id}
-    kept = [{key: value for key, value in run.data.metrics.items() if not key.startswith("system/")} for run in (one, other)]
+    kept = [{key: value for key, value in figures(run).items() if not key.startswith("system/")} for run in (one, other)]
     assert kept[0] == kept[1]
     assert kept[0].items() >= {"trials/complete": 6, "trials/fail": 0, "trials/pruned": 0}.items()
     assert f"confirm/{SCORE}_sd" in kept[0]
