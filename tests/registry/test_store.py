@@ -21,6 +21,7 @@ from medexp.models.checkpoints import weights_digest
 from medexp.models.kinds import build
 from medexp.models.lora import add_lora
 from medexp.models.swin.network import SwinSegmenter
+from medexp.registry.card import as_description
 from medexp.registry.definitions import load_definition
 from medexp.registry.package import Parent
 from medexp.registry.registration import register
@@ -52,7 +53,8 @@ def test_a_version_says_where_it_comes_from(store: MlflowClient, run_id: str, re
     version = store.get_model_version(NAME, registered.version)
     assert (str(version.version), version.aliases) == ("1", [])  # aliases are earned, and given by nominate
     assert version.run_id == run_id
-    assert version.description == (stored(registered) / "README.md").read_text()
+    made = f"Made by run [{store.get_run(run_id).info.run_name}](#/experiments/0/runs/{run_id}?workflowType=machine_learning)."
+    assert version.description == as_description((stored(registered) / "README.md").read_text(), made)
     expected = {
         "medexp.digest": registered.digest,
         "medexp.weights_digest": registered.weights_digest,
