@@ -77,6 +77,7 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(checkout: Path, *words: str) -> subprocess.CompletedProcess[str]:
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("MLFLOW_RUN", "XDG_"))}
     environment |= VARIABLES | {"PYTHONPATH": str(checkout), "HOME": str(checkout.parent)}
+    environment["PYTHONDONTWRITEBYTECODE"] = "1"  # of the source that secrets are planted in Python would write a copy
     environment["MLFLOW_TRACKING_URI"] = f"sqlite:///{checkout}/mlflow.db"
     environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
     command = ["mlflow", "run", ".", "-e", "prepare", "--env-manager", "local"]
