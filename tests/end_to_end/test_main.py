@@ -137,16 +137,17 @@ def test_another_head_is_probed_on_the_same_encoder(home: Path) -> None:
 def test_a_browser_finds_each_page(home: Path, visit: Callable[..., Visit]) -> None:
     runs = [run for run in all_runs(home) if run.info.status == "FINISHED"]
     phase1 = next(run for run in runs if run.data.tags["medexp.phase"] == "phase1")
+    version = str(client(home).get_model_version_by_alias("phase1_segmenter", "champion").version)
     with ui_on(f"sqlite:///{home / 'mlflow.db'}", home) as (told, server):
         for width in (1400, 900):
             there = visit(width)
             there.open(told.split()[-1])
             there.shows("main s0", "reused", "probe multiscale mlp s0")
-            check_pages(there, server, phase1)
+            check_pages(there, server, phase1, version)
             assert there.errors == []
 
 
-def check_pages(there: Visit, server: str, phase1: Run) -> None:
+def check_pages(there: Visit, server: str, phase1: Run, version: str) -> None:
     """The pages of a run of phase 1 and of what it registered: names, figures and pictures, and no chart of one bar."""
     page = f"{server}/#/experiments/{phase1.info.experiment_id}/runs/{phase1.info.run_id}{{}}?workflowType=machine_learning"
     there.open(page.format(""))
@@ -158,6 +159,6 @@ def check_pages(there: Visit, server: str, phase1: Run) -> None:
     report = there.page.frame_locator("iframe")
     report.get_by_role("heading", name="Make it again").wait_for()
     assert report.get_by_text("NaN", exact=True).count() == 0
-    there.open(f"{server}/#/models/phase1_segmenter/versions/1")
+    there.open(f"{server}/#/models/phase1_segmenter/versions/{version}")
     there.shows("phase1_segmenter", "Made by run", "champion")
     assert there.missing() == []
