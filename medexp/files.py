@@ -188,7 +188,8 @@ def parse_yaml(text: str, *, only_text: bool = False) -> Any:
     except yaml.YAMLError:
         raise
     except Exception as error:  # the library's own, of `!!int x`, a number of 5,000 digits, a thousand brackets
-        raise yaml.YAMLError(f"{type(error).__name__}: {error}") from error
+        deep = isinstance(error, RecursionError)
+        raise yaml.YAMLError("it is nested too deeply" if deep else f"{type(error).__name__}: {error}") from error
 
 
 def dump_yaml(content: Any, *, in_a_line: bool = False) -> str:

@@ -159,6 +159,10 @@ BAD_FLAGS = {
     "a fraction for a count": (["--rank", "1.5"], "lora.rank: found 1.5; expected a whole number"),
     "null where there must be a value": (["--seed", "null"], "seed: found null; expected a whole number"),
     "not a number": (["--training.weight_decay", ".nan"], "training.weight_decay: found .nan; expected a number"),
+    "brackets without an end": (
+        ["--data.spacing", "[" * 90_000],
+        f"data.spacing: found {'[' * 500}... (90000 characters); expected a list [...] of 3 values",
+    ),
     "infinite": (["--data.spacing", "[1, 1, .inf]"], "data.spacing: found [1, 1, .inf]; expected a list [...] of 3 values"),
     "two of three": (
         ["--data.spacing", "[1,1]"],

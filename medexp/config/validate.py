@@ -24,6 +24,7 @@ from medexp.secrets import masked
 C = TypeVar("C")
 _RANGE = {"greater_than", "greater_than_equal", "less_than", "less_than_equal", "multiple_of"}
 _RANGE |= {"too_short", "predicate_failed", "finite_number"}
+_LONG = 500  # characters: what a user can read of a value that was found
 _KEYS_IN_URI = re.compile(r"(?i)\bs3[an]?://[^/\s'\",]*[@:]")
 _IN_URI = "holds credentials; give s3://bucket/prefix, and keys as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
 _OF_DATABASE = re.compile(r"(?i)\b(postgres|mysql|mssql|oracle|mariadb|sqlite)")
@@ -113,7 +114,7 @@ def read(key: Key, given: Given) -> Any:
     except (ValidationError, TypeError, ValueError, yaml.YAMLError):
         pass  # told below
     # of a file, text that looks like a number is shown in the quotes that make it text
-    found = shown(given.value) if given.is_text else dump_yaml(given.value, in_a_line=True)
+    found = shown(given.value) if given.is_text else _cut(dump_yaml(given.value, in_a_line=True))
     raise ValueError(f"{key.name}: found {found}; expected {described(kind)}{given.where}")
 
 
@@ -159,8 +160,12 @@ def made(
 
 
 def shown(value: Any) -> str:
-    """A value as YAML writes it in one line."""
-    return value if isinstance(value, str) else dump_yaml(value, in_a_line=True)
+    """A value as YAML writes it in one line, for a message: a long one is cut."""
+    return _cut(value if isinstance(value, str) else dump_yaml(value, in_a_line=True))
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _LONG else f"{text[:_LONG]}... ({len(text)} characters)"
 
 
 def described(kind: Any) -> str:

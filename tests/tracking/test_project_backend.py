@@ -175,6 +175,20 @@ def test_a_store_that_was_left_half_made_is_told_in_a_line(bare_path, store, tmp
     assert "is half made, and holds nothing yet" in result.output
 
 
+def test_two_that_are_the_first_in_an_empty_folder_both_work(bare_path, tmp_path):
+    folders, empty = [project(tmp_path / name) for name in ("a", "b")], tmp_path / "empty"
+    empty.mkdir()
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("MLFLOW_")}
+    commands = [[sys.executable, "-m", "mlflow", "run", str(folder), "-e", "job"] for folder in folders]
+    started = [subprocess.Popen(one, cwd=empty, env=kept, stderr=subprocess.PIPE, text=True) for one in commands]
+    errors = [process.communicate(timeout=600)[1] for process in started]
+    assert [process.returncode for process in started] == [0, 0], errors
+    assert not any("Traceback" in one or "already exists" in one for one in errors)
+    client = MlflowClient(f"sqlite:///{empty / 'mlflow.db'}")
+    runs = [client.get_run(told(folder)[3]).info for folder in folders]
+    assert {(run.status, client.get_experiment(run.experiment_id).name) for run in runs} == {("FINISHED", "job")}
+
+
 def test_a_run_that_has_ended_is_not_written_to(bare_path, store, tmp_path):
     ended = store.create_run("0").info.run_id
     store.set_terminated(ended, "FINISHED")
