@@ -55,6 +55,14 @@ Suffixes = Annotated[
         "t2w and seg, such as {t1c: [T1post], seg: [lesion_mask]}, in place of the known endings of that file; any case."
     ),
 ]
+PairSuffixes = Annotated[
+    dict[str, tuple[str, ...]],
+    Role.CASES,
+    doc(
+        "How the names of pairs' files end, before .nii or .nii.gz and after - or _, where not as known: of t2f (the FLAIR) "
+        "and seg (its mask), such as {t2f: [T2_prep], seg: [outline]}, in place of the known endings of that file; any case."
+    ),
+]
 Labels = Literal["brats2021", "brats2023", "brats-gli-2024", "brats-ped", "map"]
 Oddity = Literal["lost_tumour", "lost_region", "no_background", "outside_brain", "edition", "two_affines", "same_channels"]
 
@@ -174,10 +182,15 @@ def known_by(suffixes: Mapping[str, tuple[str, ...]]) -> Mapping[str, tuple[str,
     return {**SUFFIXES, **suffixes}
 
 
-def suffix_problems(suffixes: Mapping[str, tuple[str, ...]]) -> Iterator[str]:
-    """What contradicts in `suffixes` of a block."""
-    if unknown := [name for name in suffixes if name not in SUFFIXES]:
-        yield f"suffixes: found {', '.join(unknown)}; known are {', '.join(SUFFIXES)}"
+def suffix_problems(suffixes: Mapping[str, tuple[str, ...]], read: Sequence[str] = tuple(SUFFIXES)) -> Iterator[str]:
+    """What contradicts in `suffixes` of a block.
+
+    Args:
+        suffixes: As they were given.
+        read: The files of a case that are read.
+    """
+    if unknown := [name for name in suffixes if name not in read]:
+        yield f"suffixes: found {', '.join(unknown)}; known are {', '.join(read)}"
     for name, endings in suffixes.items():
         if not endings:
             yield f"suffixes: {name} has no ending; give one or more, or leave {name} out"
@@ -186,7 +199,7 @@ def suffix_problems(suffixes: Mapping[str, tuple[str, ...]]) -> Iterator[str]:
             yield f"suffixes: found {found} for {name}; give what stands between the last - or _ and .nii, such as t1c"
     owners: dict[str, list[str]] = {}
     for name, endings in known_by(suffixes).items():
-        for one in dict.fromkeys(ending.lower() for ending in endings):
+        for one in dict.fromkeys(ending.lower() for ending in endings if name in {*read, *suffixes}):
             owners.setdefault(one, []).append(name)
     if twice := [f"{one} ({' and '.join(names)})" for one, names in owners.items() if len(names) > 1]:
         yield f"suffixes: {', '.join(twice)} would be two files' ending; give the other one's too"
@@ -286,6 +299,7 @@ class PairDataConfig:
     pooling: Literal["average", "nearest"]
     lesion: Annotated[tuple[Count, ...], MinLen(1), Told("one or more values above 0", list), Role.CASES]
     patient_pattern: Annotated[str, Role.CASES]
+    suffixes: PairSuffixes
     exclude: Annotated[tuple[str, ...], Role.CASES]
     spacing: Spacing
     input_size: LatentSize
@@ -294,6 +308,7 @@ class PairDataConfig:
     jobs: Jobs
 
     def problems(self) -> Iterator[str]:
+        yield from suffix_problems(self.suffixes, ("t2f", "seg"))
         yield from _fractions(self.val_fraction, self.test_fraction)
 
     @property

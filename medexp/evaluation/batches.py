@@ -17,6 +17,7 @@ from medexp.terminal import followed
 T = TypeVar("T")
 
 _MOST_BYTES = 2**29  # of kept batches
+_FINITE = "Lower the learning rate, set training.precision=fp32, or give weights that are finite."
 
 
 class Batches:
@@ -85,12 +86,14 @@ def map_batches(work: Callable[[Any], T], batches: Batches, accelerator: Acceler
     return results
 
 
-def demand_finite(output: Tensor, cases: Sequence[str]) -> None:
+def demand_finite(output: Tensor, cases: Sequence[str], of: str = "the network's output", advice: str = _FINITE) -> None:
     """Whatever is said of a case was computed: NaN would pass for class 0, or for a mask without a voxel.
 
     Args:
         output: What a network made of the cases (B, ...).
         cases: Their ids.
+        of: What it is, and of which network.
+        advice: What to do next.
 
     Raises:
         TrainingDiverged: NaN or infinity; every case of these is named.
@@ -98,8 +101,7 @@ def demand_finite(output: Tensor, cases: Sequence[str]) -> None:
     counts = (~output.isfinite()).flatten(1).sum(1).tolist()
     if any(counts):
         told = [f"{case}: {count:,} NaN or infinite values" for case, count in zip(cases, counts, strict=True) if count]
-        advice = "Lower the learning rate, set training.precision=fp32, or give weights that are finite."
-        raise TrainingDiverged(all_problems("the network's output", told, advice))
+        raise TrainingDiverged(all_problems(of, told, advice))
 
 
 def in_batches(work: Callable[[Tensor], Tensor], batches: Batches, accelerator: Accelerator, title: str) -> Array:

@@ -25,7 +25,7 @@ from medexp.data.volumes.brats import read_case
 from medexp.data.volumes.cases import Case
 from medexp.data.volumes.facts import CaseFacts
 from medexp.data.volumes.transforms import execute
-from medexp.errors import StorageError
+from medexp.errors import StorageError, TrainingDiverged
 from medexp.evaluation.batches import Batches, demand_finite, in_batches, shown
 from medexp.models.checkpoints import weights_digest
 from medexp.models.swin.attention import fast_attention
@@ -35,6 +35,11 @@ from medexp.models.swin.network import DIVISOR, SwinEncoder, SwinSegmenter, enco
 VERSION = 1
 """Part of the cache's key: raise it when what is computed here changes."""
 
+_TOO_LARGE = (
+    "Weights and voxels are finite, and what comes of them overflows: leave the encoder out if other cases fail too, "
+    "else the case."
+)
+
 
 class Embedder(NamedTuple):
     """What gives features.
@@ -43,11 +48,13 @@ class Embedder(NamedTuple):
         net: In eval mode.
         kind: Of features, where volumes are embedded; None: what the network gives when it is called.
         made_of: What features follow from beside the weights, such as the number of attention heads.
+        called: What messages call it; without it the name that its features are asked for by.
     """
 
     net: nn.Module
     kind: FeatureKind | None = None
     made_of: str = ""
+    called: str = ""
 
 
 @dataclass(frozen=True)
@@ -104,7 +111,7 @@ def embed_all(
 
     Raises:
         DataError: A case cannot be read.
-        TrainingDiverged: An encoder gives NaN or infinity; the case is named.
+        TrainingDiverged: An encoder gives NaN or infinity; the encoder and the case are named.
         StorageError: The cache cannot be written.
         RegistryError: Features are asked for that take a decoder, of a network without one.
     """
@@ -160,7 +167,7 @@ def _computed(
     for group in by_net.values():
         net = next(iter(group.values())).net.to(accelerator.device)
         attention = "flash" if fast_attention(net) else "plain"
-        for name, (_, kind, made_of) in group.items():
+        for name, (_, kind, made_of, _) in group.items():
             follows = encoder_state(net) if kind and not KINDS[kind].decoder else net.state_dict()
             keys[name] = [weights_digest(follows), *([kind, attention] if kind else []), *([made_of] if made_of else [])]
 
@@ -173,7 +180,11 @@ def _computed(
         for group in by_net.values():
             if names := [name for name in group if name in missing]:
                 kinds = [group[name].kind for name in names]
-                made = parts[index].features(group[names[0]].net, kinds, given)
+                try:
+                    made = parts[index].features(group[names[0]].net, kinds, given)
+                except TrainingDiverged as error:
+                    told = dict.fromkeys(group[name].called or name for name in names)
+                    raise TrainingDiverged(f"{' and '.join(filter(None, told))}: {error}") from error
                 known |= dict(zip(names, made, strict=True))
                 for name in names:
                     if name in entries:
@@ -247,7 +258,7 @@ def volumes_as_parts(
     def of(index: int, encoder: SwinEncoder | SwinSegmenter, kinds: Sequence[FeatureKind], image: Tensor) -> list[Array]:
         found = features(encoder, torch.as_tensor(pad(image))[None], kinds)
         for pooled in found.values():
-            demand_finite(pooled, [cases[index]])
+            demand_finite(pooled, [cases[index]], advice=_TOO_LARGE)
         return [np.asarray(found[kind].float().cpu()[0]) for kind in kinds]
 
     keys = [None if digest is None else [digest, made] for digest in digests]
@@ -283,7 +294,7 @@ def scans_as_parts(
 
     def of(volume: OctVolume, encoder: Any, kinds: Sequence[None], image: Tensor) -> list[Array]:
         found = encoder.tokens(image).half() if tokens else encoder(image).float()
-        demand_finite(found, [volume.id])
+        demand_finite(found, [volume.id], advice=_TOO_LARGE)
         return [np.asarray(found[0].cpu())]
 
     pairs = zip(volumes, digests, strict=True)

@@ -30,6 +30,9 @@ VERSION = 1
 """Part of the cache's key: raise it when what is computed here changes."""
 
 
+_ADVICE = "Give a VAE (vae) whose weights fit it, and leave the case out (data.exclude) if others are encoded."
+
+
 class FCDDataset(Dataset[dict[str, Tensor]]):
     """Standardised latents of pairs, by index, or by (epoch, index, repeat) as the fit loop asks: `z` (C, x, y, z), float32.
 
@@ -105,7 +108,7 @@ def _encoded(joint: Joint, case: Case, read: Any) -> Mapping[str, Array]:
     pair = read()
     image, mask = (torch.from_numpy(part[None]).to(joint.mean) for part in (pair.image, pair.mask))
     z = joint.encode(image, mask)
-    demand_finite(z.flatten(1), [case.id])
+    demand_finite(z.flatten(1), [case.id], "the latents of the VAE", _ADVICE)
     return {"z": np.asarray(z[0].float().cpu())}
 
 

@@ -30,6 +30,8 @@ from medexp.registry.store import Pulled, pull
 LATENTS, GRID = "latents", "grid"
 """In a contract: what turns volumes into latents and back, and where in the world volumes lie."""
 
+_DIVERGED = "Lower training.lr and training.lr_new of the training that made it, or draw from another version (adapter)."
+
 _SMALL = 2**20
 """Voxels of a volume up to which two are drawn at a time."""
 
@@ -84,7 +86,8 @@ class Generator:
             z = sample(self.net, noise(together, shape, seed, start).to(self.joint.mean.device), steps, together)
             image, soft = self.joint.decode(z)
             flat = torch.cat([z.flatten(1), image.flatten(1), soft.flatten(1)], dim=1)
-            demand_finite(flat, [called(seed, start + place) for place in range(together)])
+            samples = [called(seed, start + place) for place in range(together)]
+            demand_finite(flat, samples, f"what {self.called} draws in {steps} step{'s' * (steps > 1)}", _DIVERGED)
             drawn, lesions = image[:, 0].cpu().numpy(), self.joint.masks(soft)[:, 0].cpu().numpy()
             for place in range(together):
                 if 0 <= (number := start + place - first) < count:

@@ -209,7 +209,7 @@ def test_a_volume_whose_features_are_not_finite_is_named_and_not_kept(
 ) -> None:
     broken = copy.deepcopy(nets["first"])
     next(broken.parameters()).data.fill_(math.nan)
-    with pytest.raises(TrainingDiverged, match=f"the network's output: {cases[0].id}: 192 NaN or infinite values"):
+    with pytest.raises(TrainingDiverged, match=f"broken: the network's output: {cases[0].id}: 192 NaN or infinite values"):
         embed(nets={"broken": broken})
     assert not list((tmp_path / "cache").glob("embeddings/*.safetensors"))
 
@@ -273,7 +273,7 @@ def embed_pictures(tmp_path: Path) -> Callable[..., tuple[np.ndarray, bool]]:
 def test_images_whose_features_are_not_finite_are_named(embed_pictures: Callable[..., tuple[np.ndarray, bool]]) -> None:
     broken = unet(0)
     next(broken.parameters()).data.fill_(math.inf)
-    with pytest.raises(TrainingDiverged, match=r"(?s)the network's output: 2 problems.*picture 0: .*picture 1: "):
+    with pytest.raises(TrainingDiverged, match=r"(?s)unet: the network's output: 2 problems.*picture 0: .*picture 1: "):
         embed_pictures(encoder=broken)
 
 

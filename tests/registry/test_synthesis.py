@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 
 from medexp import console, registry
-from medexp.errors import CheckpointError, MedexpError, RegistryError
+from medexp.errors import CheckpointError, MedexpError, RegistryError, TrainingDiverged
 from medexp.models.kinds import build
 from medexp.phases import phase
 from medexp.registry.definitions import load_definition
@@ -108,6 +108,16 @@ def test_a_fresh_process_draws_the_same_volumes_by_alias(home: Path) -> None:
     images, masks = generator.draw(3, 5, steps=2)
     with np.load(home / "drawn.npz") as drawn:
         assert_alike((drawn["images"], drawn["masks"]), (images[1:], masks[1:]))
+
+
+def test_samples_that_are_not_finite_name_the_model_and_what_to_do(home: Path) -> None:
+    generator = load_generator(ENCODED)
+    with torch.no_grad():
+        for parameter in generator.net.parameters():
+            parameter.mul_(1e30)
+    told = rf"(?s)what {ADAPTER} version 1 draws in 3 steps: 2 problems.*seed5-sample000: .*training\.lr .*\(adapter\)"
+    with pytest.raises(TrainingDiverged, match=told):
+        generator.draw(2, 5, 3)
 
 
 def test_a_base_draws_images_without_a_lesion(home: Path) -> None:

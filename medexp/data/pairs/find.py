@@ -1,7 +1,7 @@
 """Finds pairs of a FLAIR volume and its lesion mask: in BIDS data sets, in a folder a case, in flat folders, in tables.
 
 A file is told by how its name ends, after - or _: an image *_FLAIR or *-t2f, a mask *_roi, *_mask, *_lesion, *_seg. Nothing
-else is taken: a T1 beside a FLAIR never is.
+else is taken: a T1 beside a FLAIR never is. `data.suffixes` names other endings.
 """
 
 import os
@@ -16,7 +16,7 @@ from medexp.data.inputs import TABLES, lines_of, name_of
 from medexp.data.pairs.marks import COLUMN, generated, participants, said
 from medexp.data.splits import patient_of, some
 from medexp.data.volumes.cases import Case
-from medexp.data.volumes.suffixes import OTHERS, called_otherwise, dead, no_nifti, two_cases
+from medexp.data.volumes.suffixes import OTHERS, called_otherwise, dead, modality_of, no_nifti, two_cases
 from medexp.errors import DataError, all_problems
 
 FORMS = (
@@ -34,6 +34,7 @@ _OTHER = _TISSUE | {"t1w", "t1", "t1c", "t1ce", "t1n", "t2w", "t2"}
 _SUBJECT = re.compile(r"sub-[A-Za-z0-9]+")
 _SESSION = re.compile(r"ses-[A-Za-z0-9]+")
 _NAMED = re.compile(r"(sub|ses)-[A-Za-z0-9]+")
+Suffixes = Mapping[str, Sequence[str]]
 _COLUMNS = ("image", "mask")
 _OPTIONAL = ("case", "patient", COLUMN)
 
@@ -85,7 +86,8 @@ def find_pairs(data_dirs: Sequence[Path], data: PairDataConfig, masks: bool = Tr
     Args:
         data_dirs: Folders, and tables (TSV, CSV) whose columns image and mask are relative to the table's folder or absolute;
             case, patient and synthetic may stand beside them.
-        data: `patient_pattern` gives a case its patient where no table does, `exclude` leaves cases out.
+        data: `suffixes` says how names end where not as known, `patient_pattern` gives a case its patient where no
+            table does, `exclude` leaves cases out.
         masks: Whether pairs are wanted, or real volumes of patients of whom no mask is there.
         block: Where `data` stands in the configuration, for messages.
 
@@ -96,7 +98,7 @@ def find_pairs(data_dirs: Sequence[Path], data: PairDataConfig, masks: bool = Tr
         ConfigError: `patient_pattern` is no regular expression with a group.
     """
     named = patient_of(data.patient_pattern)
-    seen = {place: _seen(place) for place in dict.fromkeys(path.absolute() for path in data_dirs)}
+    seen = {place: _seen(place, data.suffixes) for place in dict.fromkeys(path.absolute() for path in data_dirs)}
     out = tuple(f"{case}: " for case in data.exclude)  # of a case that is left out nothing is wrong
     problems = [f"{place}: {told}" for place, one in seen.items() for told in one.problems if not told.startswith(out)]
     counts = Counter(case for one in seen.values() for case in one.images)
@@ -119,7 +121,9 @@ def find_pairs(data_dirs: Sequence[Path], data: PairDataConfig, masks: bool = Tr
         problems = [f"no {'pair' if masks else 'volume without a mask'} in {', '.join(map(str, seen))}: {there}"]
     if problems:
         key = "pairs" if block == "pair_data" else "data_dir"
-        raise DataError(all_problems(key, problems, f"{FORMS}. {block}.exclude=[ID, ...] leaves cases out."))
+        other = f"say how other names end with -P '{block}.suffixes={{t2f: [ENDING], seg: [ENDING]}}'"
+        advice = f"{FORMS}. Or {other}, or leave cases out with -P '{block}.exclude=[ID, ...]'."
+        raise DataError(all_problems(key, problems, advice))
     taken = {case.id for case in wanted}
     left = tuple(sorted(case.id for case in cases if case.id not in taken))
     return Found(tuple(sorted(wanted, key=lambda case: case.id)), synthetic & taken, left)
@@ -131,19 +135,19 @@ def _patient(case: str, by_pattern: str) -> str:
     return subject[0] if by_pattern == case and subject else by_pattern
 
 
-def _seen(place: Path) -> _Seen:
+def _seen(place: Path, suffixes: Suffixes) -> _Seen:
     try:
         if place.suffix.lower() in TABLES and not place.is_dir():
-            return _of_table(place)
-        return _of_folder(place)
+            return _of_table(place, suffixes)
+        return _of_folder(place, suffixes)
     except DataError as error:
         return _Seen(problems=[str(error).removeprefix(f"{place}: ")])
 
 
-def _of_folder(root: Path) -> _Seen:
+def _of_folder(root: Path, suffixes: Suffixes) -> _Seen:
     if not root.is_dir():
         raise DataError("no such folder or table")
-    files = list(_files(root))
+    files = list(_files(root, suffixes))
     units: dict[tuple[str, ...], list[_File]] = defaultdict(list)
     for file in files:
         units[_unit(file.path.relative_to(root))].append(file)
@@ -156,7 +160,7 @@ def _of_folder(root: Path) -> _Seen:
     marked = [file.parent for file in root.rglob("dataset_description.json") if generated(file)]
     for table in root.rglob("participants.tsv"):
         marked += [table.parent / participant for participant, drawn in participants(table).items() if drawn]
-    meant = [path for path in others if _told(path.with_suffix(".nii")).kind in ("image", "mask")]
+    meant = [path for path in others if _told(path.with_suffix(".nii"), suffixes).kind in ("image", "mask")]
     seen.problems += [f"{path.name}: NIfTI alone is read; convert it to .nii.gz" for path in meant]
     seen.synthetic |= {case for case, image in seen.images.items() if any(one in image.parents for one in marked)}
     return seen
@@ -178,7 +182,7 @@ def _gathered(units: Mapping[tuple[str, ...], _Seen]) -> _Seen:
     return whole
 
 
-def _files(root: Path) -> Iterator[_File]:
+def _files(root: Path, suffixes: Suffixes) -> Iterator[_File]:
     """The NIfTI files under a folder, through links too and each folder once, but for hidden ones, sorted."""
     been = set()
     for folder, inner, names in os.walk(root, followlinks=True):
@@ -189,16 +193,19 @@ def _files(root: Path) -> Iterator[_File]:
         inner[:] = sorted(name for name in inner if not name.startswith("."))
         for name in sorted(names):
             if not name.startswith(".") and name.lower().endswith((".nii", ".nii.gz")):
-                yield _told(Path(folder, name))
+                yield _told(Path(folder, name), suffixes)
 
 
-def _told(path: Path) -> _File:
+def _told(path: Path, suffixes: Suffixes) -> _File:
     whole = name_of(path)
+    if named := modality_of(f"x-{path.name}", suffixes):  # the name may be the ending alone
+        case, modality = named
+        return _File(path, case[2:], "image") if modality == "t2f" else _File(path, whole, "mask")
     stem, _, last = whole.replace("-", "_").lower().rpartition("_")
     words = set(_NAMED.sub("", whole).replace("-", "_").lower().split("_")[:-1])
-    if last in _IMAGES:
+    if last in _IMAGES and "t2f" not in suffixes:
         return _File(path, whole[: len(stem)], "image")
-    if not _MASK.fullmatch(last):
+    if not _MASK.fullmatch(last) or "seg" in suffixes:
         return _File(path, whole, "other")
     outlined = last == "roi" or "lesion" in f"{words} {last}"
     if not words & _OTHER or (words & _IMAGES and (outlined or not words & _TISSUE)):
@@ -270,7 +277,7 @@ def _misplaced(case: str, unit: Sequence[str], members: Sequence[_File]) -> Iter
     yield from called_otherwise(unit[-1], {name: {"t2f": files} for name, files in names.items()})
 
 
-def _of_table(table: Path) -> _Seen:
+def _of_table(table: Path, suffixes: Suffixes) -> _Seen:
     (_, header), *rows = lines_of(table, "\t" if table.suffix.lower() == ".tsv" else ",") or [(1, [])]
     names = [name.strip() for name in header]
     seen = _Seen()
@@ -282,13 +289,13 @@ def _of_table(table: Path) -> _Seen:
         raise DataError("holds no rows")
     for number, row in rows:
         try:
-            _row(table, names, row, seen)
+            _row(table, names, row, seen, suffixes)
         except DataError as error:
             seen.problems.append(f"line {number}: {error}")
     return seen
 
 
-def _row(table: Path, names: Sequence[str], row: Sequence[str], seen: _Seen) -> None:
+def _row(table: Path, names: Sequence[str], row: Sequence[str], seen: _Seen, suffixes: Suffixes) -> None:
     if len(row) != len(names):
         raise DataError(f"{len(row)} values, the header has {len(names)} columns")
     cells = {name: value.strip() for name, value in zip(names, row, strict=True) if name in (*_COLUMNS, *_OPTIONAL)}
@@ -297,7 +304,7 @@ def _row(table: Path, names: Sequence[str], row: Sequence[str], seen: _Seen) -> 
     paths = {name: table.parent / Path(cells[name]).expanduser() for name in _COLUMNS if cells[name]}
     if absent := [f"{name} {path}: no such file" for name, path in paths.items() if not path.is_file()]:
         raise DataError("; ".join(absent))
-    file = _told(paths["image"])
+    file = _told(paths["image"], suffixes)
     case = cells.get("case") or (file.stem if file.kind == "image" and file.stem else name_of(file.path))
     if case in seen.images:
         raise DataError(f"case {case} stands twice; an id names one row. Give a column case")

@@ -63,6 +63,7 @@ class Encoder:
         seen: Whom it was pretrained on, with the column `patient_sha256`; None where that is not known.
         pulled: Its package, where it came from the registry.
         notes: What is not known of it, and was supposed.
+        place: The file, folder or version that it was read from, as it was given; none of initial weights.
     """
 
     name: str
@@ -75,6 +76,7 @@ class Encoder:
     seen: pd.DataFrame | None = None
     pulled: Pulled | None = None
     notes: tuple[str, ...] = ()
+    place: str = ""
 
     @property
     def is_random(self) -> bool:
@@ -137,7 +139,9 @@ def with_initial_weights(encoders: list[Encoder]) -> list[Encoder]:
             parent = Parent(name, None, None, weights_digest(net.state_dict()))
             called = f"initial weights, seed {seed}"
             found.append(
-                replace(encoder, name=name, entry=RANDOM, called=called, net=net, parent=parent, seen=None, pulled=None)
+                replace(
+                    encoder, name=name, entry=RANDOM, called=called, net=net, parent=parent, seen=None, pulled=None, place=""
+                )
             )
     return found
 
@@ -180,6 +184,7 @@ def _from_file(ctx: Context[OctConfig], name: str, where: str) -> Encoder:
         _seen(card),
         None,
         tuple(notes),
+        place=where,
     )
 
 
@@ -209,7 +214,9 @@ def _registered(name: str, where: str) -> Encoder:
             f"checkpoints: {where} is a {architecture['kind']} of {steps.data}; give an encoder of OCT volumes"
         )
     called = f"{pulled.name} version {pulled.version}"
-    return Encoder(name, name, called, net.eval().requires_grad_(False), architecture, steps, parent_of(pulled), None, pulled)
+    return Encoder(
+        name, name, called, net.eval().requires_grad_(False), architecture, steps, parent_of(pulled), None, pulled, place=where
+    )
 
 
 def _contradictions(encoder: Encoder, config: OctConfig) -> list[str]:

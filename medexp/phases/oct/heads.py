@@ -1,8 +1,8 @@
 """Heads on encoders: one training for each encoder and seed, all under one protocol, and what they say of participants."""
 
 import copy
-from collections.abc import Callable, Collection, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,6 +17,7 @@ from medexp.arrays import Array
 from medexp.data.oct.datasets import AugmentedScans, augmentation, prepared_scan
 from medexp.data.oct.steps import Resize
 from medexp.data.prepared import Prepared
+from medexp.errors import CheckpointError, TrainingDiverged
 from medexp.evaluation.classification import Predictions, balanced_accuracy
 from medexp.evaluation.embeddings import Embedder, embed_all, embed_to_files, read_features, scans_as_parts
 from medexp.models.classifier.network import EncoderClassifier
@@ -52,6 +53,9 @@ def embed(ctx: Context[OctConfig], encoders: list[Encoder], data: Prepared[Any, 
     """The features of all volumes from each encoder, from the cache where they are there.
 
     Volumes are read once for all encoders that are given the same, while earlier ones are embedded.
+
+    Raises:
+        CheckpointError: What an encoder makes of a volume is not finite; the file and the volume are named.
     """
     cases = [data.cases[case] for case in data.manifest["case"]]
     digests = [data.facts[case.id].voxels_sha256 for case in cases]
@@ -62,21 +66,33 @@ def embed(ctx: Context[OctConfig], encoders: list[Encoder], data: Prepared[Any, 
     for steps in {encoder.preprocessing.key: encoder.preprocessing for encoder in encoders}.values():
         alike = {one.name: embedder(one) for one in encoders if one.preprocessing == steps}
         parts = scans_as_parts(cases, digests, steps, ctx.accelerator)
-        found = embed_all(alike, parts, cache, ctx.accelerator, jobs=jobs)
+        with _as_they_came():
+            found = embed_all(alike, parts, cache, ctx.accelerator, jobs=jobs)
         pooled |= found.features
         computed += found.computed
         if ctx.config.model.head.pooling == "attentive":
             parts = scans_as_parts(cases, digests, steps, ctx.accelerator, tokens=True)
             for name, one in alike.items():
-                files = embed_to_files(one, parts, cache, ctx.accelerator, f"  tokens of {name}", jobs)
+                with _as_they_came():
+                    files = embed_to_files(one, parts, cache, ctx.accelerator, f"  tokens of {name}", jobs)
                 tokens[name] = lambda row, files=files: read_features(files[row])  # type: ignore[misc]
     ctx.figures({"params/embeddings_computed": computed})
     return Features(pooled, tokens)
 
 
+@contextmanager
+def _as_they_came() -> Iterator[None]:
+    """Encoders that nothing was trained of are input: what of them is not finite no learning rate has done."""
+    try:
+        yield
+    except TrainingDiverged as error:
+        raise CheckpointError(f"checkpoints: {error}") from error
+
+
 def embedder(encoder: Encoder) -> Embedder:
     """An encoder as embeddings are computed and kept by."""
-    return Embedder(encoder.net, None, repr(sorted(encoder.architecture.items(), key=str)))
+    told = f"{encoder.name} ({encoder.place})" if encoder.place else encoder.called
+    return Embedder(encoder.net, None, repr(sorted(encoder.architecture.items(), key=str)), told)
 
 
 @dataclass(frozen=True)

@@ -205,7 +205,7 @@ def _objective(
 
     def validate(module: nn.Module, epoch: int) -> Mapping[str, Any]:
         if ctx.accelerator.is_main_process:
-            generator = Generator(module, joint, config.data.input_size, affine, "")
+            generator = Generator(module, joint, config.data.input_size, affine, "the adapter")
             drawn = generator.draw(config.sampling.shown, 0, config.sampling.steps[0])
             title = f"the same samples after epoch {epoch + 1}"
             ctx.run.reporter.image(pairs({"drawn": drawn}, title, config.data.spacing), "samples", epoch + 1)

@@ -9,6 +9,7 @@ import torch
 
 from medexp.arrays import Array
 from medexp.checks import Check
+from medexp.evaluation.batches import demand_finite
 from medexp.evaluation.synthesis import Judgement, Pairs, contrast, judge
 from medexp.models.meanflow.joint import Joint
 from medexp.models.meanflow.network import MeanFlowUNet
@@ -198,6 +199,7 @@ def _under(base: MeanFlowUNet, healthy: Joint, joint: Joint, drawn: Sequence[Dra
         shape = joint.latent_shape(one.pairs.images.shape[1:])
         given = noise(len(one.pairs.images), shape, one.seed)[:, : healthy.channels]
         latents = sample(base, given.to(healthy.mean.device), one.steps, _AT_ONCE)
+        demand_finite(latents, one.pairs.patients, "what the base draws of the samples' noise", "Give another base.")
         images = [healthy.decode(part)[0][:, 0].cpu().numpy() for part in latents.split(_AT_ONCE)]
         found.append(contrast(np.concatenate(images), one.pairs.masks, ring))
     return np.concatenate(found)

@@ -97,6 +97,7 @@ GRID = PairDataConfig(
     pooling="average",
     lesion=(1,),
     patient_pattern="^(sub-[A-Za-z0-9]+)",
+    suffixes={},
     exclude=(),
     spacing=(5.0, 5.0, 5.0),
     input_size=(32, 40, 24),

@@ -21,6 +21,7 @@ def pair_data(**changed: Any) -> PairDataConfig:
         "pooling": "average",
         "lesion": (1,),
         "patient_pattern": r"^(sub-[A-Za-z0-9]+)",
+        "suffixes": {},
         "exclude": (),
         "spacing": (6.0, 6.0, 6.0),
         "input_size": (32, 32, 32),

@@ -79,6 +79,21 @@ def test_folders_of_cases_flat_files_and_tables(tmp_path):
     assert [case.id for case in both.cases] == ["TCGA-01", "p10", "p1_late", "p7"] and both.left == ("p2",)
 
 
+def test_pairs_of_other_names_are_named_by_their_endings(tmp_path):
+    touch(tmp_path, *(f"p1/p1_{name}.nii.gz" for name in ("FLAIR", "FLAIR_roi", "T2_prep", "OUTLINE")), "p2/t2_prep.nii")
+    own = {"t2f": ("t2_prep",), "seg": ("outline",)}
+    assert found(tmp_path, suffixes=own) == {"p1": ("p1", "p1_T2_prep.nii.gz", "p1_OUTLINE.nii.gz")}
+    assert list(found(tmp_path, masks=False, suffixes=own)) == ["p2"]
+    assert found(tmp_path, suffixes={"seg": ("outline",)}) == {"p1": ("p1", "p1_FLAIR.nii.gz", "p1_OUTLINE.nii.gz")}
+    (tmp_path / "pairs.csv").write_text("image,mask\np1/p1_T2_prep.nii.gz,p1/p1_OUTLINE.nii.gz\n")
+    assert list(found(tmp_path / "pairs.csv", suffixes=own)) == ["p1"]
+    with pytest.raises(DataError, match=r"no FLAIR in it.*-P 'data\.suffixes=\{t2f: \[ENDING\], seg: \[ENDING\]\}'"):
+        find_pairs([tmp_path / "p2"], pair_data())
+    assert list(pair_data(suffixes={"t1c": ("t1c",)}).problems()) == ["suffixes: found t1c; known are t2f, seg"]
+    (told,) = pair_data(suffixes={"t2f": ("seg",)}).problems()
+    assert told.startswith("suffixes: seg (t2f and seg) would be two files' ending")
+
+
 def test_folders_that_are_called_alike_are_cases_of_their_own(tmp_path):
     """A patient's folder with one `anat` in each; and two visits in each patient's folder."""
     touch(tmp_path / "anat", *(f"p{number}/anat/{name}.nii.gz" for number in (1, 2, 3) for name in ("flair", "roi")))
@@ -151,7 +166,7 @@ def test_all_that_is_wrong_is_told_at_once(tmp_path):
         "rows.tsv: line 6: 1 values, the header has 3 columns",
         f"{tmp_path / 'no'}: no such folder or table",
         "data.exclude: no case nobody in it",
-        "TSV or CSV with the columns image and mask. data.exclude=[ID, ...]",
+        "or leave cases out with -P 'data.exclude=[ID, ...]'",
     ):
         assert words in told
     with pytest.raises(DataError, match="no pair in .*: 1 volumes, none with a mask"):

@@ -42,6 +42,12 @@ def target_encoder(folder: Path) -> None:
     torch.save({"model_state_dict": weights}, folder / "a.pt")
 
 
+def overflowing(folder: Path) -> None:
+    content = torch.load(write_encoder(folder / "big.pt"), weights_only=True)
+    content["model_state_dict"]["context_encoder.patch_embed.proj.weight"].fill_(3e38)
+    torch.save(content, folder / "big.pt")
+
+
 def nothing(folder: Path) -> None:
     pass
 
@@ -106,6 +112,11 @@ BAD: dict[str, tuple[Spoil, dict[str, str], list[str]]] = {
         ["random is the row of initial weights"],
     ),
     "only the target encoder": (target_encoder, {}, ["holds the target_encoder", "weights: target_encoder", "a.card.yaml"]),
+    "an encoder that overflows": (
+        overflowing,
+        {"paths.checkpoint_path": "big.pt"},
+        ["checkpoints: big (big.pt): the network's output: ", " NaN or infinite values", "leave the encoder out"],
+    ),
     "a registered model that there is not": (
         nothing,
         {"paths.checkpoint_path": "models:/oct_classifier@champion"},
