@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from medexp.addresses import model_uri
 from medexp.cli import exit_code
 from medexp.cli import main as phase_main
 from medexp.cli import schema as phase_schema
@@ -60,7 +61,7 @@ def pull(uri: str) -> int:
         from medexp import registry
 
         _find_store()
-        pulled = registry.pull(_uri(uri))
+        pulled = registry.pull(model_uri(uri))
         for key, value in (
             ("folder", pulled.folder),
             ("model", pulled.name),
@@ -84,7 +85,7 @@ def export_bundle(uri: str, folder: str) -> int:
         from medexp.registry.bundle import export_bundle
 
         _find_store()
-        made = export_bundle(_uri(uri), Path(folder).expanduser())
+        made = export_bundle(model_uri(uri), Path(folder).expanduser())
         print(f"{folder}: {made.pulled.name} version {made.pulled.version}, digest {made.pulled.digest}")
         print(f"It needs: {made.install}")
         print(f"Run it:   {made.command}")
@@ -105,7 +106,7 @@ def export_hf(uri: str, folder: str) -> int:
         from medexp.registry.huggingface import export_huggingface
 
         _find_store()
-        made = export_huggingface(_uri(uri), Path(folder).expanduser())
+        made = export_huggingface(model_uri(uri), Path(folder).expanduser())
         print(f"{folder}: {made.pulled.name} version {made.pulled.version}, digest {made.pulled.digest}")
         print(f"Its base: {made.base}")
         print("README.md, the model card, says how to load both, and how to ask.")
@@ -139,7 +140,7 @@ def predict(words: tuple[str, ...]) -> int:
         (flags if word.startswith("-") or is_value else named).append(word)
     if named:
         model, *paths = named
-        flags += ["--model", _uri(model), *(["--input", json.dumps(paths)] if paths else [])]
+        flags += ["--model", model_uri(model), *(["--input", json.dumps(paths)] if paths else [])]
     return phase_main("predict", flags, called="medexp predict MODEL PATH... [--output FOLDER] [--KEY VALUE ...]")
 
 
@@ -209,7 +210,7 @@ def lineage(uri: str, as_json: bool) -> int:
     def work() -> None:
         from medexp.registry.lineage import SHOWN, as_records, as_tree, lineage
 
-        _show(lambda: lineage(_uri(uri), None if as_json else SHOWN), as_tree, as_records, as_json)
+        _show(lambda: lineage(model_uri(uri), None if as_json else SHOWN), as_tree, as_records, as_json)
 
     return exit_code("lineage", work)
 
@@ -243,7 +244,7 @@ def power(uri: str, gain: float, metric: str | None, as_json: bool) -> int:
         from medexp.registry.planning import plan
 
         _find_store()
-        found = plan(_uri(uri), gain, metric)
+        found = plan(model_uri(uri), gain, metric)
         if as_json:
             _print_json(asdict(found))
         else:
@@ -363,11 +364,11 @@ def methods(given: str, output: str | None) -> int:
         from pathlib import Path
 
         from medexp.report.methods import methods_of_model, methods_of_run, write
-        from medexp.report.written import as_uri, is_version
+        from medexp.report.written import is_version
         from medexp.tracking.past import run_in
 
         _find_store()
-        found = methods_of_model(as_uri(given)) if is_version(given) else methods_of_run(run_in(given).id)
+        found = methods_of_model(model_uri(given)) if is_version(given) else methods_of_run(run_in(given).id)
         if output is None:
             print(found.whole)
         else:
@@ -405,7 +406,7 @@ def report(what: str, other: str | None, output: str, cases: tuple[str, ...]) ->
             again = f"medexp report {shlex.quote(what)} {shlex.quote(other)}"
             page = as_comparison(compare(what, other), names, runs, again)
         elif written.is_version(what):
-            page = written.page_of_version(written.as_uri(what), cases)
+            page = written.page_of_version(model_uri(what), cases)
         else:
             from medexp.phases.shared.leaderboard import has_leaderboard, redraw
             from medexp.tracking.past import run_in
@@ -432,11 +433,6 @@ def ui() -> int:
         return serve()
 
     return exit_code("ui", work)
-
-
-def _uri(model: str) -> str:
-    """A model as MLflow refers to it; in a terminal its name and alias will do."""
-    return model if model.startswith("models:/") else f"models:/{model}"
 
 
 def _find_store() -> str:

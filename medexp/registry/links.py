@@ -1,16 +1,16 @@
-"""Links within MLflow's UI, for what is read there; they mean its mode for training models, which it does not open in."""
+"""Links in markdown to pages of MLflow's UI, for what is read there."""
 
 from mlflow import MlflowClient
 
-_MODE = "?workflowType=machine_learning"
+from medexp.addresses import run_page, version_page
 
 
 def to_version(name: str, version: str) -> str:
-    """A link to a registered version, in markdown."""
-    return f"[{name} version {version}](#/models/{name}/versions/{version}{_MODE})"
+    """A link to a registered version."""
+    return f"[{name} version {version}]({version_page(name, version)})"
 
 
 def to_run(client: MlflowClient, run_id: str) -> str:
-    """A link to a run, in markdown, called as it is."""
+    """A link to a run, called as it is."""
     info = client.get_run(run_id).info
-    return f"[{info.run_name}](#/experiments/{info.experiment_id}/runs/{run_id}{_MODE})"
+    return f"[{info.run_name}]({run_page(info.experiment_id, run_id)})"

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import jinja2
 
+from medexp.addresses import model_uri
 from medexp.checks import DIAGNOSTICS, VERDICT, told
 from medexp.errors import MedexpError
 from medexp.files import replacing
@@ -97,7 +98,7 @@ def run_with_volumes(given: str) -> str | None:
     if Path(given).suffix.lower() in (".csv", ".tsv"):
         return None
     if is_version(given):
-        return run_of_version(as_uri(given))
+        return run_of_version(model_uri(given))
     name, _, arm = given.partition(":")
     run = find_run(name).id
     per_case = facts(run).per_case
@@ -108,8 +109,3 @@ def run_with_volumes(given: str) -> str | None:
 def is_version(given: str) -> bool:
     """Whether a registered version is named, and no run."""
     return re.fullmatch(r"(models:/)?[\w.-]+(@[\w.-]+|/\d+)", given) is not None
-
-
-def as_uri(given: str) -> str:
-    """A version as MLflow refers to it."""
-    return given if given.startswith("models:/") else f"models:/{given}"

@@ -1,7 +1,4 @@
-"""Where a run is to be seen: its address in MLflow's UI, and the UI on the store that runs are written to.
-
-The UI opens in the mode for generative models, in which an experiment shows no run; an address says which mode it means.
-"""
+"""Where a run is to be seen: its address in MLflow's UI, and the UI on the store that runs are written to."""
 
 import os
 import socket
@@ -14,6 +11,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run, ViewType
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
+from medexp.addresses import EXPERIMENTS, run_page
 from medexp.tracking.experiments import experiment_of
 from medexp.tracking.stores import find_store, without_secrets
 
@@ -21,7 +19,6 @@ if TYPE_CHECKING:
     from medexp.tracking.runs import TrackedRun  # brings torch along
 
 _HOST, _PORT = "127.0.0.1", 5000
-_MODE = "?workflowType=machine_learning"
 
 
 def next_line(run: "TrackedRun") -> str:
@@ -37,8 +34,7 @@ def address(run_id: str) -> str:
 
 def page(run_id: str, artifact: str = "") -> str:
     """The same for links within the UI, also to one of the run's artifacts."""
-    experiment = experiment_of(run_id, mlflow.get_tracking_uri())
-    return f"#/experiments/{experiment}/runs/{run_id}{artifact and f'/artifacts/{artifact}'}{_MODE}"
+    return run_page(experiment_of(run_id, mlflow.get_tracking_uri()), run_id, artifact)
 
 
 def serve() -> int:
@@ -53,7 +49,7 @@ def serve() -> int:
     find_store()
     last = _last_run()
     port = _PORT if _is_served() else _free_port()
-    where = page(last.info.run_id) if last else f"#/experiments{_MODE}"
+    where = page(last.info.run_id) if last else EXPERIMENTS
     told = f"The last run, {last.info.run_name}:" if last else "No run yet:"
     print(f"{told}  {_server(port)}/{where}", flush=True)
     if not _is_served():

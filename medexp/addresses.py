@@ -1,0 +1,23 @@
+"""Where things are: versions as MLflow refers to them, and pages of its UI.
+
+Addresses of pages mean the UI's mode for training models. It opens in the one for generative models, in which an experiment
+shows no run.
+"""
+
+_MODE = "?workflowType=machine_learning"
+EXPERIMENTS = f"#/experiments{_MODE}"  # the page of all of them
+
+
+def model_uri(given: str) -> str:
+    """A version as MLflow refers to it: `name@champion` and `name/3` may do without `models:/`."""
+    return given if given.startswith("models:/") else f"models:/{given}"
+
+
+def version_page(name: str, version: str) -> str:
+    """The page of a registered version."""
+    return f"#/models/{name}/versions/{version}{_MODE}"
+
+
+def run_page(experiment: str, run_id: str, artifact: str = "") -> str:
+    """The page of a run, or of one of its artifacts; the experiment by its id."""
+    return f"#/experiments/{experiment}/runs/{run_id}{artifact and f'/artifacts/{artifact}'}{_MODE}"
