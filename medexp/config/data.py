@@ -81,8 +81,8 @@ ClassFolders = Annotated[
         "{no: [no_tumor], yes: [glioma_tumor, meningioma_tumor]}; there are these two classes: tumours of all kinds are yes"
     ),
     doc(
-        "Folders of kaggle_dir by class, in any case: no (without a tumour) and yes (with one), such as "
-        "{no: [no_tumor], yes: [glioma_tumor, meningioma_tumor]}. What lies in others is left out."
+        "Folders of pictures by class, in any case: no (without a tumour) and yes (with one), such as "
+        "{no: [no_tumor], yes: [glioma_tumor, meningioma_tumor]}. What lies in others is of none."
     ),
 ]
 SourceWeights = Annotated[

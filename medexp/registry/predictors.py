@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from medexp.arrays import Array
 from medexp.config.networks import FeatureKind
 from medexp.data.images import transforms as images
+from medexp.data.images.kaggle import FOLDERS
 from medexp.data.inputs import TABLES, Inputs
 from medexp.data.nifti import unit_of
 from medexp.data.preprocessing import Preprocessing
@@ -136,6 +137,7 @@ class Predictor:
         patient: Callable[[str], str] = str,
         image_dir: Path | None = None,
         suffixes: Mapping[str, tuple[str, ...]] = MappingProxyType({}),
+        classes: Mapping[str, tuple[str, ...]] = FOLDERS,
     ) -> Inputs:
         """The cases that a path names, of the kind that the model takes.
 
@@ -144,6 +146,7 @@ class Predictor:
             patient: From a case's id to its patient.
             image_dir: Folder of the images that scenarios name; None: beside their file.
             suffixes: How the names of volumes' files end, by channel, where not as the contract has it.
+            classes: Names of the folders of pictures, by class, where not no and yes.
 
         Raises:
             DataError: There is nothing at the path, or what there is is of another kind.
@@ -153,7 +156,7 @@ class Predictor:
         given = None if place.suffix.lower() in TABLES else next(_ending_in(place, others), None)
         if given and not any(_ending_in(place, reader.endings)):
             raise DataError(f"{path}: {self.called} takes {self.takes}; {given.name} is none")
-        return reader.find(place, Looked(self.preprocessing, patient, image_dir, suffixes))
+        return reader.find(place, Looked(self.preprocessing, patient, image_dir, suffixes, classes))
 
     def content(self, case: Any) -> str:
         """A digest of what the answer to a case follows from, its files and what is asked of them.

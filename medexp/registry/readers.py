@@ -19,7 +19,7 @@ from medexp.data.headers import of_volume, two_affines
 from medexp.data.images import facts as of_image
 from medexp.data.images import inputs as pictures
 from medexp.data.images import transforms as images
-from medexp.data.images.kaggle import read_kaggle
+from medexp.data.images.kaggle import FOLDERS, read_kaggle
 from medexp.data.inputs import Inputs, fingerprint
 from medexp.data.oct import facts as of_scan
 from medexp.data.oct import inputs as scans
@@ -110,12 +110,14 @@ class Looked:
         patient: From a case's id to its patient, where no table says it.
         image_dir: Folder of the images that scenarios name; None: beside the file.
         suffixes: How the names of volumes' files end, by channel, where not as the contract has it.
+        classes: Names of the folders of pictures, by class.
     """
 
     preprocessing: Preprocessing
     patient: Callable[[str], str] = str
     image_dir: Path | None = None
     suffixes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    classes: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: FOLDERS)
 
 
 @dataclass(frozen=True)
@@ -228,7 +230,7 @@ READERS: Mapping[str, Reader] = {
     "images": Reader(
         pictures.SUFFIXES,
         "pictures (volumes are cut by: mlflow run . -e prepare -P data_dir=FOLDER -P slices_dir=SLICES)",
-        lambda path, looked: pictures.find_inputs(path, looked.patient),
+        lambda path, looked: pictures.find_inputs(path, looked.patient, looked.classes),
         _picture,
     ),
     "volumes": Reader(

@@ -1,26 +1,29 @@
 """Pictures that somebody wants predicted: a file, a folder of files, or a table."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from medexp.data.images.cases import LabelledImage
-from medexp.data.images.kaggle import CLASSES, SUFFIXES
+from medexp.data.images.kaggle import FOLDERS, SUFFIXES, flag, listed
 from medexp.data.images.slices import scan_of
 from medexp.data.inputs import TABLES, Inputs, rows_of
 from medexp.errors import DataError
 
 
-def find_inputs(path: Path, patient: Callable[[str], str] = str) -> Inputs:
+def find_inputs(path: Path, patient: Callable[[str], str] = str, classes: Mapping[str, Sequence[str]] = FOLDERS) -> Inputs:
     """The pictures that a path names. Reads names only.
 
     Args:
         path: A JPEG, PNG or npz file; a folder with any number of them, in folders below it too, whose names are labels where
-            they are yes or no; a table with a column `path` to a file each.
-        patient: From the name of the scan that a picture comes from to its patient.
+            `classes` has them; a table with a column `path` to a file each.
+        patient: From the name of the scan that a picture comes from to its patient. In a folder a picture
+            of no patient is one of its own.
+        classes: Names of the folders of no and of yes, in any case; those that are given are to be there.
 
     Raises:
-        DataError: There is nothing at `path`, no picture is in the folder, or a table cannot be used.
+        DataError: There is nothing at `path`, no picture is in the folder, a folder that `classes` names is
+            missing, or a table cannot be used.
     """
     if path.suffix.lower() in TABLES and path.is_file():
         rows = rows_of(path)
@@ -36,8 +39,17 @@ def find_inputs(path: Path, patient: Callable[[str], str] = str) -> Inputs:
         if not files:
             raise DataError(f"{path}: no picture in it; read are {', '.join(SUFFIXES)}")
         names = {one.relative_to(path).as_posix(): one for one in files}
-        images = [_image(name, one, patient(scan_of(one.stem))) for name, one in names.items()]
-        labels = {name: str(one.parent.name.lower()) for name, one in names.items() if one.parent.name.lower() in CLASSES}
+        owners = {name: patient(scan_of(one.stem)) for name, one in names.items()}
+        images = [_image(name, one, name if owners[name] == one.stem else owners[name]) for name, one in names.items()]
+        of = {folder.casefold(): label for label, folders in classes.items() for folder in folders}
+        labels = {name: of[called] for name, one in names.items() if (called := one.parent.name.casefold()) in of}
+        there = sorted({one.parent for one in files})
+        lacking = sorted({*of} - {one.name.casefold() for one in there}) if classes != FOLDERS else []
+        if lacking:
+            meant = f". Did you mean {said}?" if (said := flag(there)) else ""
+            raise DataError(
+                f"{path}: no folder {', '.join(lacking)} of data.classes with pictures in it{listed(there)}{meant}"
+            )
     else:
         images, labels = [_image(path.name, path, patient(scan_of(path.stem)))], {}
     problems = {

@@ -57,13 +57,13 @@ def find_kaggle(folder: Path, pattern: str, classes: Mapping[str, Sequence[str]]
     found = {(label, name): _called(name, there) for label, names in classes.items() for name in names}
     if not any(found.values()):
         wanted = " nor ".join(f"{name}/" for names in reversed([*classes.values()]) for name in names)
-        said = f"neither {wanted} in it{_listed(there)}"
+        said = f"neither {wanted} in it{listed(there)}"
         raise DataError(f"No Kaggle data found in kaggle_dir {folder}: {said}. {_hint(folder, there, classes) or advice}")
     images, problems = [], []
     for (label, name), folders in found.items():
         if len(folders) != 1:
             told = f"{len(folders)} folders ({', '.join(path.name for path in folders)}); keep one"
-            missing = f"no folder {name}/{_listed(there)}; telling apart takes both classes"
+            missing = f"no folder {name}/{listed(there)}; telling apart takes both classes"
             problems.append(f"class {label}: {told if folders else missing}")
             continue
         files = _pictures(folders[0])
@@ -225,7 +225,7 @@ def _pictures(folder: Path) -> list[Path]:
     return sorted(filter(_is_read, folder.iterdir()))
 
 
-def _listed(folders: Sequence[Path]) -> str:
+def listed(folders: Sequence[Path]) -> str:
     """Which folders there are, for a message."""
     listed = [f"{path.name}/ ({len(_pictures(path))} pictures)" for path in folders]
     return f"; found {some(listed, 12)}" if listed else ""
@@ -233,7 +233,7 @@ def _listed(folders: Sequence[Path]) -> str:
 
 def _hint(folder: Path, there: Sequence[Path], classes: Mapping[str, Sequence[str]]) -> str:
     """What to give for the folders that there are; nothing where they tell nothing."""
-    if said := _flag(there):
+    if said := flag(there):
         return f"Say which of them show no tumour and which one: {said}"
     nested = {path: inner for path in there if (inner := _folders(path)) and any(map(_pictures, inner))}
     if not nested:
@@ -241,14 +241,15 @@ def _hint(folder: Path, there: Sequence[Path], classes: Mapping[str, Sequence[st
     first, *others = sorted(nested, key=lambda path: -sum(len(_pictures(one)) for one in nested[path]))
     told = f"did you mean kaggle_dir={first}?"
     if not all(_called(name, nested[first]) for names in classes.values() for name in names):
-        told += f" Its folders are others{_listed(nested[first])}: {_flag(nested[first])}"
+        told += f" Its folders are others{listed(nested[first])}: {flag(nested[first])}"
     if others:  # as Training/ and Testing/
         rest = ", ".join(f"{path.name}/" for path in others)
-        told += f". Keep {rest} back, where what comes of it can be tried: mlflow run . -e predict -P input={others[0]}"
+        command = " ".join(["mlflow run . -e predict -P", f"input={others[0]}", flag(_folders(others[0]))]).strip()
+        told += f". Keep {rest} back, where what comes of it can be tried: {command}"
     return told
 
 
-def _flag(folders: Sequence[Path]) -> str:
+def flag(folders: Sequence[Path]) -> str:
     """What may be meant by the names of folders that hold pictures, as it can be typed; nothing of fewer than two."""
     full = [path.name for path in folders if _pictures(path)]
     guess = {

@@ -7,7 +7,7 @@ from typing import Annotated
 from annotated_types import Ge, doc
 
 from medexp.config.bounds import Natural, Told
-from medexp.config.data import Labels, Suffixes, label_problems, suffix_problems
+from medexp.config.data import ClassFolders, Labels, Suffixes, label_problems, suffix_problems
 from medexp.config.keys import Called, Role
 from medexp.config.networks import FeatureKind
 from medexp.config.shared import (
@@ -42,6 +42,7 @@ class PredictDataConfig:
     labels: Annotated[Labels | None, Role.CASES]
     label_map: Annotated[dict[int, int] | None, Role.CASES]
     suffixes: Suffixes
+    classes: ClassFolders
     patient_pattern: Annotated[str, Role.CASES]
     jobs: Jobs
 

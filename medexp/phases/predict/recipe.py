@@ -15,6 +15,8 @@ import pandas as pd
 
 import medexp
 from medexp import registry
+from medexp.data.images.cases import LabelledImage
+from medexp.data.images.kaggle import flag
 from medexp.data.inputs import Inputs
 from medexp.data.manifest import data_digest
 from medexp.data.parallel import ahead
@@ -87,15 +89,19 @@ def read(ctx: Context[PredictConfig]) -> Work:
     embedded = [] if paths else [ensure_phantoms("meningioma", config.phantoms, _SEED, ctx.cache)]
     patient = patient_of(config.data.patient_pattern)
     images = local_folder(config.image_dir, ctx.cache) if config.image_dir else None
-    inputs = together([predictor.find(path, patient, images, config.data.suffixes) for path in paths or embedded])
+    inputs = together(
+        [predictor.find(path, patient, images, config.data.suffixes, config.data.classes) for path in paths or embedded]
+    )
     if not inputs.cases:
         told = list(inputs.problems.values()) or ["no case in it"]
         raise DataError(all_problems(f"input for {predictor.called}", told))
     truth = truth_of(predictor, inputs, config)
     if config.evaluate and not any(map(truth.of, inputs.cases)):
+        folders = sorted({case.path.parent for case in inputs.cases if isinstance(case, LabelledImage)})
+        meant = f". Say which of their folders show no tumour and which one: {said}" if (said := flag(folders)) else ""
         raise ConfigError(
-            "evaluate=true: no truth that the model can be held against lies beside the cases: a segmentation, "
-            "a column label of a table, or the output of a scenario"
+            "evaluate=true: no truth that the model can be held against lies beside the cases: a segmentation, folders no/ "
+            f"and yes/ of pictures, a column label of a table, or the output of a scenario{meant}"
         )
     made_with: dict[str, Any] = {"model": predictor.called, "digest": predictor.digest, "kind_of_features": predictor.features}
     made_with |= {"values": dict(truth.painted), "preprocessing": predictor.preprocessing.in_words}

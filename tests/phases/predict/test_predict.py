@@ -371,7 +371,7 @@ def test_pictures_are_classified_with_what_their_folders_say_beside(
     said = contract("phase2_1_multitask", "seg, cls", of_images((32, 48)), outputs)
     publish(name="phase2_1_multitask", architecture=network, contract=said)
     rng = np.random.default_rng(0)
-    for name in ("yes/a", "yes/b", "no/c", "no/copy_of_c"):
+    for name in ("yes/a", "yes/b", "no/c", "no/copy_of_c", "no/b"):
         file = tmp_path / "pictures" / f"{name}.png"
         file.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(rng.integers(0, 255, (40, 90), np.uint8)).save(file)
@@ -394,10 +394,24 @@ def test_pictures_are_classified_with_what_their_folders_say_beside(
     assert "Calibration of the probabilities: none: never trained" in told and "voxels of another one" in told
     assert list(pd.read_csv(tmp_path / "out" / "errors.csv")["case"]) == ["no/broken.jpg"]
     assert pd.read_csv(tmp_path / "out" / "scores.csv").set_index("case")["label"].to_dict()["yes/b.png"] == 1
+    owners = rows["patient"].to_dict()
+    assert owners["yes/b.png"] != owners["no/b.png"], "a name that two folders have is no patient's"
+
+    (tmp_path / "pictures" / "no").rename(tmp_path / "pictures" / "Healthy")
+    (tmp_path / "pictures" / "yes").rename(tmp_path / "pictures" / "glioma")
+    assert predict("models:/phase2_1_multitask/1", tmp_path / "pictures", "third", evaluate=True) == 2
+    assert "one: -P 'data.classes={no: [Healthy], yes: [glioma]}'" in capsys.readouterr().err
+    keys = {"data__classes": "{no: [healthy], yes: [glioma, menin]}"}
+    assert predict("models:/phase2_1_multitask/1", tmp_path / "pictures", "third", **keys) == 2
+    assert "no folder menin of data.classes with pictures in it; found Healthy/ (4 pictures)" in capsys.readouterr().err
+    keys = {"data__classes": "{no: [healthy], yes: [glioma]}"}
+    assert predict("models:/phase2_1_multitask/1", tmp_path / "pictures", "third", **keys) == 3
+    labels = pd.read_csv(tmp_path / "third" / "scores.csv").set_index("case")["label"].to_dict()
+    assert labels["glioma/a.png"] == 1 and labels["Healthy/c.png"] == 0
 
     said["outputs"]["cls"] = classes(("glioma", "meningioma"), "none: never trained")
     publish(name="phase2_1_multitask", architecture=network, contract=said)
-    assert predict("models:/phase2_1_multitask/2", tmp_path / "pictures", "other") == 2
+    assert predict("models:/phase2_1_multitask/2", tmp_path / "pictures", "other", **keys) == 2
     assert "label: 'no', 'yes' is no class of the model, which tells glioma or meningioma apart" in capsys.readouterr().err
 
 
