@@ -232,7 +232,7 @@ def test_a_loss_beyond_the_margin_fails(check_id: str, gain: float, passed: bool
         (-0.3, -0.1, "does worse than phase 2.1"),
         (-0.1, 0.1, "no difference from phase 2.1 that could be measured"),
         (0.0, 0.1, "no difference from phase 2.1 that could be measured"),
-        (NAN, NAN, "too few validation patients"),
+        (NAN, NAN, "too few patients"),
     ],
 )
 def test_what_joint_training_added_is_said_plainly(low: float, high: float, words: str) -> None:

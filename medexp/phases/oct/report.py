@@ -91,7 +91,7 @@ def finish(
         ranked = [row.entry for row in board.rows] if split == judged else entries
         tables.append(predictions_table(ranked, list(people["case"]), list(people["patient"]), names, split))
     caveats = []
-    if not config.folds and config.judged == "val":
+    if config.train.patience and not config.folds and config.judged == "val":
         caveats.append("Epochs were chosen on these same validation participants: the figures are too good.")
     counts = count_classes(data.manifest, names)
     if data.folds:

@@ -51,7 +51,7 @@ def joint(dice: Interval, balanced: Interval) -> Check:
 def gained(metric: str, phase: str, gain: Interval) -> str:
     """What a paired difference says, plainly."""
     return gain.told(
-        few=f"{metric}: too few validation patients to tell joint training from {phase}",
+        few=f"{metric}: too few patients to tell joint training from {phase}",
         better=f"{metric}: joint training does better than {phase}",
         worse=f"{metric}: joint training does worse than {phase}",
         same=f"{metric}: no difference from {phase} that could be measured",

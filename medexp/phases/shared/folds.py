@@ -21,7 +21,7 @@ from medexp.data.splits import patient_groups
 from medexp.errors import DataError
 from medexp.evaluation.intervals import Interval
 from medexp.phases.shared.context import Context, Settings
-from medexp.phases.shared.publishing import caveat
+from medexp.phases.shared.publishing import SEED, caveat
 from medexp.registry.leaks import learned_cases
 from medexp.registry.store import Pulled
 from medexp.reporting import NullReporter, Reporter
@@ -110,7 +110,7 @@ class Evidence:
             f"Each case is judged by one of {len(self.folds)} trainings that had not seen its patient; the registered version "
             f"was trained on all of them, for {self.epochs} epochs. From fold to fold {figure.replace('_', ' ')} went from "
             f"{self.folds[figure].min():.3f} to {self.folds[figure].max():.3f}, which is no interval: folds share their "
-            "training cases. The intervals are wider for that (Nadeau and Bengio, 2003)."
+            f"training cases. The intervals are wider for that (Nadeau and Bengio, 2003). {SEED}"
             + ("" if test else " The test split was not read.")
         )
 

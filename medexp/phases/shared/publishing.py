@@ -27,6 +27,8 @@ from medexp.tracking.runs import TrackedRun
 from medexp.tracking.ui import next_line
 from medexp.training.loop import FitResult
 
+SEED = "What another seed of the training would change is in no interval."
+
 
 def caveat(fitted: FitResult, resampling: Resampling, *, test: bool = False) -> str:
     """What to know of a training's validation figures: by what its epoch was kept, and what that made of them.
@@ -38,8 +40,8 @@ def caveat(fitted: FitResult, resampling: Resampling, *, test: bool = False) -> 
     """
     unread = "" if test else "; the test split was not read"
     if not fitted.chosen:
-        return f"No epoch was chosen, the last one is kept{unread}."
-    said = f"The best epoch was chosen on these same validation cases{unread}."
+        return f"No epoch was chosen, the last one is kept{unread}. {SEED}"
+    said = f"The best epoch was chosen on these same validation cases{unread}. {SEED}"
     found = optimism(fitted.cases, fitted.patients, fitted.direction, resampling)
     return f"{said} {found.told(f'The chosen epoch has a validation {fitted.monitor} of')}"
 

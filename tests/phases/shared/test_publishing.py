@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from medexp.config.shared import Resampling
-from medexp.phases.shared.publishing import caveat
+from medexp.phases.shared.publishing import SEED, caveat
 from medexp.training.loop import FitResult
 
 DRAWS = Resampling(200, 0.95, 0)
@@ -26,7 +26,7 @@ def noise(patients: int = 30) -> tuple[np.ndarray, list[str]]:
 def test_of_the_last_epoch_nothing_is_said_to_be_lost() -> None:
     cases, patients = noise()
     said = caveat(trained(cases, patients, chosen=False), DRAWS)
-    assert said == "No epoch was chosen, the last one is kept; the test split was not read."
+    assert said == f"No epoch was chosen, the last one is kept; the test split was not read. {SEED}"
 
 
 def test_an_epoch_that_is_the_best_by_chance_is_said_to_fall_to_what_all_of_them_are() -> None:
