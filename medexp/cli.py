@@ -137,7 +137,11 @@ def exit_code(command: str, work: Callable[[], int | None], go_on: str = "") -> 
         code = 130 if isinstance(stop, KeyboardInterrupt) else stop.code
         if not (isinstance(code, int) and code - 128 in ENDING):
             raise
-        print(f"medexp {command}: interrupted{go_on}", file=sys.stderr)
+        try:
+            print(f"medexp {command}: interrupted{go_on}", file=sys.stderr)
+        except OSError:  # the terminal was closed: what Python still writes at its end would make another code of it
+            for stream in (1, 2):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
         return code
 
 

@@ -40,7 +40,7 @@ def replacing(path: Path) -> Iterator[Path]:
     except StorageError:
         raise
     except Exception as error:
-        if not isinstance(error, OSError) and not is_full_disk(error):
+        if not isinstance(error, OSError) and not is_full_disk(error) and not is_denied(error):
             raise
         told = getattr(error, "strerror", None) or error
         raise StorageError(f"{path}: cannot be written ({told}); free space or choose another folder") from error
@@ -51,6 +51,13 @@ def is_full_disk(error: BaseException) -> bool:
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return True
     return any(words in str(error) for words in (os.strerror(errno.ENOSPC), "StorageFull", "database or disk is full"))
+
+
+def is_denied(error: BaseException) -> bool:
+    """Whether an error says that a file is another user's, or its disk read-only; safetensors does so without an errno."""
+    if isinstance(error, OSError):
+        return error.errno in (errno.EACCES, errno.EPERM, errno.EROFS)
+    return any(f"I/O error: {os.strerror(code)}" in str(error) for code in (errno.EACCES, errno.EPERM, errno.EROFS))
 
 
 @contextmanager

@@ -142,11 +142,12 @@ def run_workers(work: Work, count: int, logs: Path, look: Callable[[optuna.Study
                 look(study)
             look(study)
     finally:
+        ended_by = sys.exception()
         _end_all()
         try:
             _clear_up(study, work)
         except STORAGE_ERRORS as error:
-            _log.warning("study %s may still have trials that count as running: %s", work.study, reason(error))
+            _log.warning("study %s may still have trials that count as running: %s", work.study, reason(error, ended_by))
     return study
 
 

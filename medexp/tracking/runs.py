@@ -5,7 +5,7 @@ import logging
 import os
 import re
 import tempfile
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -20,13 +20,13 @@ from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME
 from mlflow.utils.name_utils import _GENERATOR_NOUNS as _NOUNS
 from mlflow.utils.name_utils import _GENERATOR_PREDICATES as _PREDICATES
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
 from medexp.checks import VERDICT
 from medexp.config.keys import run_name
 from medexp.config.shared import Resumable
 from medexp.errors import CheckFailed, MedexpError, Pruned, StorageError, TrainingDiverged
-from medexp.files import alone, is_full_disk
+from medexp.files import alone, is_denied, is_full_disk
 from medexp.reporting import NullReporter, Reporter
 from medexp.secrets import masked
 from medexp.tracking.experiments import experiment_for, experiment_of, given_run
@@ -35,7 +35,7 @@ from medexp.tracking.processes import PROCESS, this_process
 from medexp.tracking.provenance import config_yaml, environment, flat_params, git_state, installed_packages
 from medexp.tracking.reporter import MlflowReporter
 from medexp.tracking.signals import Terminated, on_signals, signals_wait, terminate, was_terminated
-from medexp.tracking.stores import STORE_ERRORS, check_store, reason, retries, without_secrets
+from medexp.tracking.stores import STORE_ERRORS, chain, check_store, reason, retries, without_secrets
 
 _log = logging.getLogger(__name__)
 os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # of a server; it opens the UI in the wrong mode
@@ -94,7 +94,8 @@ def called(phase: str, config: Any, *words: str) -> str:
 
 @contextmanager
 def store_failures(folder: Path, advice: str) -> Iterator[None]:
-    """Makes a StorageError of a full disk and of a tracking store that went away; every other error passes as it is.
+    """Makes a StorageError of a full disk, of a file that is another user's, and of a tracking store that went away; every
+    other error passes as it is.
 
     Args:
         folder: What is written to, where the error does not say.
@@ -109,14 +110,14 @@ def store_failures(folder: Path, advice: str) -> Iterator[None]:
     except MedexpError:
         raise
     except Exception as error:
-        link: BaseException | None = error
-        while link is not None:
-            if is_full_disk(link):
-                raise _ToldWhatToDo(f"{getattr(link, 'filename', None) or folder}: the disk is full. {advice}") from error
-            if _is_no_answer(link):
-                store = without_secrets(mlflow.get_tracking_uri())
-                raise _ToldWhatToDo(f"tracking store {store}: does not answer ({reason(error)}). {advice}") from error
-            link = link.__cause__ or link.__context__
+        links = list(chain(error))
+        if any(map(is_full_disk, links)):
+            raise _ToldWhatToDo(f"{_place(links) or folder}: the disk is full. {advice}") from error
+        if denied := [link for link in links if is_denied(link)]:
+            told = getattr(denied[-1], "strerror", None) or reason(error)
+            raise _ToldWhatToDo(f"{_place(denied) or folder}: cannot be read or written ({told}). {advice}") from error
+        if any(map(_is_no_answer, links)):
+            raise _ToldWhatToDo(f"{_store()}: does not answer ({reason(error)}). {advice}") from error
         raise
 
 
@@ -204,11 +205,11 @@ def tracked_run(
                     run.tag({} if killed else kind)
                     _judge_unfinished(run, client, error)
                 except STORE_ERRORS as second:
-                    _log.warning("What run %s measured last could not be written: %s", run.id, reason(second))
+                    _log.warning("What run %s measured last could not be written: %s", run.id, reason(second, beside=error))
                 try:
                     mlflow.end_run("KILLED" if killed else "FAILED")
                 except STORE_ERRORS as second:
-                    _log.warning("Run %s still counts as running: %s", run.id, reason(second))
+                    _log.warning("Run %s still counts as running: %s", run.id, reason(second, beside=error))
             if stopped is not None and stopped is not error:
                 raise stopped from None
             raise
@@ -316,6 +317,19 @@ def _check_writable(folder: Path) -> None:
         raise StorageError(
             f"output_dir {folder}: cannot be written ({error.strerror}). Give a folder that can: -P output_dir=FOLDER"
         ) from error
+
+
+def _place(links: Sequence[BaseException]) -> str | None:
+    """What an error with its causes is about: a file, or the tracking store."""
+    for link in links:
+        if isinstance(link, OSError) and (file := link.filename2 or link.filename):  # of a copy the second is what was written
+            return str(file)
+    of_store = any(isinstance(link, SQLAlchemyError | RestException) for link in links)
+    return _store() if of_store else None
+
+
+def _store() -> str:
+    return f"tracking store {without_secrets(mlflow.get_tracking_uri())}"
 
 
 def _is_no_answer(error: BaseException) -> bool:

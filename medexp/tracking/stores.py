@@ -178,13 +178,28 @@ def retries(count: int) -> Iterator[None]:
         os.environ[_RETRIES] = before
 
 
-def reason(error: BaseException) -> str:
-    """The innermost error of a chain that says something: the refused connection, and not all that was tried on top of it."""
-    chain = [error]
-    while inner := chain[-1].__cause__ or chain[-1].__context__:
-        chain.append(inner)
-    words = (str(one) for one in reversed(chain))
-    told = next((text for text in words if any(map(str.isalpha, text))), type(chain[-1]).__name__)
+def chain(error: BaseException, beside: BaseException | None = None) -> Iterator[BaseException]:
+    """An error, and what it came of, the innermost last.
+
+    Args:
+        error: The error.
+        beside: One that was being handled when it came, and is no cause of it: there the chain ends.
+    """
+    link: BaseException | None = error
+    while link is not None and link is not beside:
+        yield link
+        link = link.__cause__ or link.__context__
+
+
+def reason(error: BaseException, beside: BaseException | None = None) -> str:
+    """The innermost error of a chain that says something: the refused connection, and not all that was tried on top of it.
+
+    Args:
+        error: The error.
+        beside: As of `chain`.
+    """
+    *_, innermost = links = list(chain(error, beside))
+    told = next((text for text in map(str, reversed(links)) if any(map(str.isalpha, text))), type(innermost).__name__)
     return without_secrets(told).partition("\n")[0][:300]
 
 

@@ -7,10 +7,12 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from mlflow import MlflowClient
 
 from medexp.config.shared import cache_root
+from medexp.data.kept import keep
 from medexp.data.volumes.phantoms.write import ensure_phantoms
 from medexp.errors import StorageError
 from medexp.registry.definitions import load_definition
@@ -62,5 +64,18 @@ def test_a_cache_of_another_user_is_told_with_its_folder(mode: int, inside: bool
         try:
             with pytest.raises(StorageError, match=f"{cache}.*: cannot be (read|written)"):
                 ensure_phantoms("meningioma", 1, 0, cache_root(str(cache)))
+        finally:
+            os.seteuid(0)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="files of another user take root to make")
+def test_arrays_that_another_users_folder_does_not_take_are_told_with_their_file() -> None:
+    with tempfile.TemporaryDirectory() as made:  # safetensors gives no errno
+        Path(made).chmod(0o755)
+        entry = Path(made, "a.safetensors")
+        os.seteuid(65534)
+        try:
+            with pytest.raises(StorageError, match=f"^{entry}: cannot be written .*Permission denied"):
+                keep(entry, {"a": np.zeros(3)})
         finally:
             os.seteuid(0)

@@ -1,4 +1,5 @@
 import contextlib
+import errno
 import os
 import signal
 import socket
@@ -7,6 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -290,12 +292,30 @@ def test_a_full_disk_names_the_path_and_how_to_go_on(store: MlflowClient, config
 
 
 def test_a_store_whose_disk_is_full_is_no_store_that_does_not_answer(store: MlflowClient, config: Config) -> None:
-    with pytest.raises(StorageError, match=r"the disk is full.*-P resume="), tracked_run("phase1", config) as run:
+    told = r"^tracking store sqlite:///\S+/mlflow.db: the disk is full.*-P resume="
+    with pytest.raises(StorageError, match=told), tracked_run("phase1", config) as run:
         store.set_tag(run.id, "before", "all is well")
         try:
             raise OperationalError("INSERT", {}, sqlite3.OperationalError("database or disk is full"))
         except OperationalError as error:
             raise MlflowException(str(error)) from error
+
+
+def test_a_file_of_another_user_is_named(store: MlflowClient, config: Config) -> None:
+    told = r"^/theirs/mlruns: cannot be read or written \(Permission denied\)\. .*-P resume="
+    with pytest.raises(StorageError, match=told), tracked_run("phase1", config):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), "/theirs/mlruns")
+
+
+def test_of_a_store_that_fails_at_the_end_its_own_cause_is_told(
+    store: MlflowClient, config: Config, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(ValueError, match="what ended it"), tracked_run("phase1", config):
+        with closing(sqlite3.connect(tmp_path / "mlflow.db")) as database, database:
+            database.execute("DROP TABLE runs")
+        raise ValueError("what ended it")
+    told = [record.getMessage() for record in caplog.records if record.name == "medexp.tracking.runs"]
+    assert told and all("no such table: runs" in one and "what ended it" not in one for one in told)
 
 
 def test_what_a_lower_floor_says_of_storage_gets_the_way_to_go_on(store: MlflowClient, config: Config) -> None:
