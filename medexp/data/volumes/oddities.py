@@ -130,7 +130,8 @@ def recognised(cases: Sequence[Case], pattern: str, by: str) -> str:
     patients = Counter(case.patient for case in cases)
     alone = [case.id for case in cases if case.patient == case.id and not re.search(pattern, case.id)]
     named = f" ({_list(alone)})" if 0 < len(alone) < len(cases) else ""
-    told = f"{len(cases) - len(alone)} by {by}, {len(alone)} each a patient of its own{named}"
+    known = [f"{len(cases) - len(alone)} by {by}"] if len(alone) < len(cases) else []
+    told = ", ".join([*known, *([f"{len(alone)} each a patient of its own{named}"] if alone else [])])
     several = sum(count > 1 for count in patients.values())
     return f"{len(cases)} of {len(patients)} patients: {told}; {several} patients with several"
 

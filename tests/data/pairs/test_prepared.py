@@ -56,7 +56,7 @@ def test_patients_are_split_and_the_manifest_says_what_they_are(bids, cache, tmp
     file.write_text(json.dumps({"train": ids[:5], "val": ids[5:7], "test": ids[7:]}))
     assert prepare_pairs(reads(cache, bids, splits=file)).ids("test") == ("sub-008",)
     told = dict(account(prepared, pair_data()))
-    named = "8 by a table, pair_data.patient_pattern or BIDS, 0 each a patient of its own"
+    named = "8 by a table, pair_data.patient_pattern or BIDS"
     assert told["pairs"] == f"8 of 8 patients: {named}; 0 patients with several; 0 synthetic"
     assert told["values of masks"] == "1 (8)" and told["voxels of no tissue"] == "none"
 
