@@ -3,7 +3,7 @@
 import contextlib
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -62,37 +62,51 @@ def client(pipeline: Pipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.fixture
-def table(tmp_path: Path) -> Path:
-    """Volumes of 16 patients, two scans of every other; in one class one half of the brain is darker."""
-    rows = []
-    for number in range(16):
-        for scan in range(1 + number % 2):
-            case, rng = f"p{number}-{scan}", np.random.default_rng((number, scan))
-            brain = np.zeros(SHAPE)
-            brain[1:-1, 1:-1, 1:-1] = 1
-            if number < 8:
-                brain[SHAPE[0] // 2 :] *= 0.3
-            channels = {name: (rng.integers(200, 900, SHAPE) * brain).astype(np.int16) for name in CHANNELS}
-            write_case(tmp_path / "data", case, seg=None, **channels)
-            split = ("train", "train", "val", "test", "test")[number % 5]
-            rows.append([case, f"data/{case}", ("glioma", "meningioma")[number >= 8], f"p{number}", split])
-    write_table(pd.DataFrame(rows, columns=[*COLUMNS, "split"]), tmp_path / "table.tsv")
-    return tmp_path / "table.tsv"
+def make_table(tmp_path: Path) -> Callable[..., Path]:
+    """A table of volumes of so many patients, two scans of every other; in one class one half of the brain is darker, but for
+    those who have the other's label."""
+
+    def make(patients: int, mislabelled: Collection[int] = ()) -> Path:
+        rows = []
+        for number in range(patients):
+            for scan in range(1 + number % 2):
+                case, rng = f"p{number}-{scan}", np.random.default_rng((number, scan))
+                brain = np.zeros(SHAPE)
+                brain[1:-1, 1:-1, 1:-1] = 1
+                darker = number < patients / 2
+                if darker:
+                    brain[SHAPE[0] // 2 :] *= 0.3
+                channels = {name: (rng.integers(200, 900, SHAPE) * brain).astype(np.int16) for name in CHANNELS}
+                write_case(tmp_path / "data", case, seg=None, **channels)
+                split = ("train", "train", "val", "test", "test")[number % 5]
+                label = "glioma" if darker ^ (number in mislabelled) else "meningioma"
+                rows.append([case, f"data/{case}", label, f"p{number}", split])
+        write_table(pd.DataFrame(rows, columns=[*COLUMNS, "split"]), tmp_path / "table.tsv")
+        return tmp_path / "table.tsv"
+
+    return make
+
+
+@pytest.fixture
+def table(make_table: Callable[..., Path]) -> Path:
+    """The same of 16 patients, all with their own label."""
+    return make_table(16)
 
 
 @pytest.fixture
 def registered(store: MlflowClient, written: Callable[..., Path]) -> Callable[..., Registered]:
-    """A version of `phase1_encoder_merged` with the alias champion; with `base`, made from a registered one; with `decoder`, a
-    folder, a decoder for its judge."""
+    """A version of `phase1_encoder_merged` with the alias champion; with `base`, made from a registered one, which may be of given
+    weights; with `decoder`, a folder, a decoder for its judge."""
 
-    def make(*, base: bool = False, decoder: Path | None = None, **given: Any) -> Registered:
+    def make(*, base: bool | Mapping[str, torch.Tensor] = False, decoder: Path | None = None, **given: Any) -> Registered:
         parents: dict[str, Any] = {}
         if decoder:
             torch.manual_seed(13)
             save_file(decoder_state(build(SEGMENTER)), decoder / "decoder.safetensors")
             given |= {"extra": {DECODER: decoder / "decoder.safetensors"}}
         if base:
-            made = register_package("bsf_base", architecture=SEGMENTER, seed=11, checks=[])
+            own = {} if base is True else {"weights": base}
+            made = register_package("bsf_base", architecture=SEGMENTER, seed=11, checks=[], **own)
             parents = {"base": Parent(**asdict(made))}
         made = register_package("phase1_encoder_merged", **{"parents": parents, "seed": 12, **given})
         store.set_registered_model_alias(made.name, "champion", made.version)

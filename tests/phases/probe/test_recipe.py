@@ -25,7 +25,7 @@ from medexp.registry.registration import register
 from medexp.registry.store import Registered
 from tests.configured import run_phase
 from tests.data.volumes.small_cases import SHAPE, write_case
-from tests.packages import SEGMENTER
+from tests.packages import ENCODER, SEGMENTER
 from tests.runs import artifact, figures, last_run, logged_table
 
 ARMS = ("unadapted", "untrained", "classical", "shape", "headers", "majority")
@@ -128,6 +128,24 @@ def test_the_run_holds_all_that_it_promises(
     assert kinds[DEFAULT, "auroc"] == measured["test/auroc"], "the same head on the same features"
     assert f"The encoder's gap10 features: AUROC {kinds['gap10', 'auroc']:.3f}" in tags["mlflow.note.content"]
     assert f"{DEFAULT}, asked for" in printed and "tumour_weighted" not in printed, "its package holds no decoder"
+
+
+@pytest.mark.parametrize("blind", [True, False])
+def test_what_adaptation_added_is_found_and_nothing_where_nothing_was_added(
+    store: MlflowClient, registered: Callable[..., Registered], make_table: Callable[..., Path], blind: bool
+) -> None:
+    """Of a base that cannot see the image, and of one that has the very weights of the encoder; two of 16 test patients are
+    mislabelled, without whom there would be no spread to judge by."""
+    base = build(SEGMENTER).state_dict()
+    encoder = {key: base[key].clone() for key in build(ENCODER).state_dict()}
+    if blind:
+        base = {key: torch.zeros_like(value) for key, value in base.items()}
+    registered(base=base, weights=encoder)
+    assert probe(make_table(40, mislabelled=(3, 39))) == 0
+    measured = figures(last_run(store, "probe"))
+    gain = measured["controls/gain_over_unadapted/balanced_accuracy"]
+    assert gain > 0.3 if blind else gain == 0
+    assert measured["checks/PROBE_ATTRIBUTION"] == blind
 
 
 def test_other_features_are_asked_for_where_the_package_gives_them(
