@@ -5,17 +5,18 @@ every store, also by one that was deleted, and an experiment is created with its
 that write entry N exactly one does, and an entry is there whole or not at all. Nobody holds a lock, so nobody who is killed
 blocks another. The experiment is deleted at once, so that no list shows it.
 
-Then the alias follows its entry, the model's description shows the journal as a table, and at last a tag of the model repeats
-the entry: that outlives `mlflow gc`, and says that the move is finished. What a killed process left unfinished is finished by
-the next that moves an alias of the model (`settle`). Each entry carries the sha256 of the one before. Another tag of the model
-says of an entry that has to be tried out that it was (`note_tried`): who makes a champion may be killed before loading it.
+Then the alias follows its entry, the model's description shows the journal as a table, the run that made the champion is
+marked (`CHAMPION_OF`), the former one no longer, and at last a tag of the model repeats the entry: that outlives `mlflow gc`,
+and says that the move is finished. What a killed process left unfinished is finished by the next that moves an alias of the
+model (`settle`). Each entry carries the sha256 of the one before. Another tag of the model says of an entry that has to be
+tried out that it was (`note_tried`): who makes a champion may be killed before loading it.
 """
 
 import getpass
 import hashlib
 import json
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -28,6 +29,7 @@ from medexp.errors import RegistryError
 from medexp.markdown import as_markdown
 from medexp.registry.client import MISSING, answering, pages, quoted, registered_model
 from medexp.registry.links import to_run
+from medexp.registry.tags import CHAMPION_OF
 
 CHAMPION, CANDIDATE = "champion", "candidate"
 TO_BE_TRIED = "to_be_tried"
@@ -263,6 +265,9 @@ def settle(model: str) -> Journal:
                     client.set_registered_model_alias(model, alias, wanted[alias])
                 elif alias in found:
                     client.delete_registered_model_alias(model, alias)
+            if CHAMPION in wrong:
+                before = {entry.start for entry in unfinished if entry.alias == CHAMPION}
+                _mark_runs(client, model, {*before, found.get(CHAMPION), wanted.get(CHAMPION)})
             if unfinished:
                 client.update_registered_model(model, _described(registered_model(model).description or "", journal.entries))
             for entry in unfinished:
@@ -275,6 +280,25 @@ def settle(model: str) -> Journal:
             if refused == _TRIES:
                 raise
         touched |= wrong
+
+
+def _mark_runs(client: MlflowClient, model: str, versions: Iterable[str | None]) -> None:
+    """Say of the runs that made these versions whose champions they made, where runs are listed; of others nothing."""
+    for version in sorted(filter(None, versions)):
+        try:
+            run = client.get_run(client.get_model_version(model, version).run_id or "")
+        except MlflowException as error:
+            if error.error_code not in (MISSING, "INVALID_PARAMETER_VALUE"):
+                raise
+            continue  # version or run was removed for good, or there never was a run
+        if run.info.lifecycle_stage != LifecycleStage.ACTIVE:
+            continue
+        made = pages(client.search_model_versions, filter_string=f"run_id = '{run.info.run_id}'", max_results=200)
+        names = sorted(one.name for one in made if standing(one.name).get(CHAMPION) == str(one.version))
+        if names:
+            client.set_tag(run.info.run_id, CHAMPION_OF, ", ".join(names))
+        elif CHAMPION_OF in run.data.tags:
+            client.delete_tag(run.info.run_id, CHAMPION_OF)
 
 
 def _described(description: str, entries: Sequence[Entry]) -> str:

@@ -6,6 +6,8 @@ from typing import NamedTuple
 UPSTREAM = "medexp.upstream."
 TRAINED_ON, PHANTOMS = "medexp.trained_on", "medexp.phantoms"
 """Tags of a version: the data that its weights were trained on, and whether these are embedded ones, yes or no."""
+CHAMPION_OF = "medexp.champion"
+"""Tag of a run: the models whose champion is a version that it made."""
 MADE_ON_PHANTOMS = "Made on phantoms: it says nothing about patients."
 """What the card of a model says whose weights were trained on embedded data."""
 

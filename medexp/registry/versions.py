@@ -77,9 +77,10 @@ def _listed(model: RegisteredModel) -> Listed:
     )
 
 
-def linked_version(named: str) -> str:
-    """A version, NAME/VERSION, as a link within the UI, with its aliases."""
+def told_version(named: str, *, linked: bool = False) -> str:
+    """A version, NAME/VERSION, with its aliases; as a link within the UI, in markdown, where it is to be one."""
     name, _, version = named.rpartition("/")
     with answering():
         aliases = sorted(MlflowClient().get_model_version(name, version).aliases)
-    return to_version(name, version) + (f" ({', '.join(aliases)})" if aliases else "")
+    called = to_version(name, version) if linked else f"{name} version {version}"
+    return called + (f" ({', '.join(aliases)})" if aliases else "")

@@ -22,13 +22,14 @@ from medexp.registry.tags import Upstream, upstream
 from medexp.registry.versions import versions_of_run
 from medexp.report.summary import SUMMARY, Summary, from_record
 from medexp.tracking.past import Given, PastRun, artifacts, children, fetched, history, past_run
+from medexp.tracking.results import HEADLINE
 
 VIEWER = "viewer"
 """The folder of a run in which volumes lie for the eye alone: `viewer/<case>/{image,truth,prediction}.nii.gz`."""
 SETTINGS = "settings.json"
 """What was set otherwise than in the profile: from dotted key to the profile's value and the run's."""
 _LOG = "training_log.csv"
-_HERE = ("output_dir", "cache_dir", "device", "threads", "resume", "recover")  # keys of this machine and this attempt
+HERE = ("output_dir", "cache_dir", "device", "threads", "resume", "recover")  # keys of this machine and this attempt
 _FLAGS = 12  # more of them are a file
 _INTERVALS = ("metric", "estimate", "low", "high", "confidence", "patients")
 _READ = (".csv", ".json", ".md", ".yaml")
@@ -140,9 +141,23 @@ class Facts:
         return self.tables.get("per_case.csv")
 
     @property
+    def arm(self) -> str | None:
+        """The arm of `per_case.csv` that the run is about: figures of the others bear their names; None: it has no arms."""
+        if self.per_case is None or "arm" not in self.per_case or self.per_case.empty:
+            return None
+        named = {word for name in self.intervals["metric"] for word in str(name).split("/")[:-1]}
+        arms = [str(arm) for arm in self.per_case["arm"].unique()]
+        return next((arm for arm in reversed(arms) if arm not in named), arms[-1])
+
+    @property
     def trials(self) -> pd.DataFrame | None:
         """The trials of a sweep, a row each: trial, state, outcome, values, parameters, seconds, run; None for other runs."""
         return self.tables.get("trials.csv")
+
+    @property
+    def headline(self) -> str:
+        """The figure that runs of its phase are compared by, with its bounds; empty where it came to none."""
+        return self.run.tags.get(HEADLINE, "")
 
     @property
     def rungs(self) -> pd.DataFrame | None:
@@ -166,7 +181,7 @@ class Facts:
         told = f"mlflow run . -e {self.phase} -P profile={self.profile}"
         if self.settings is None or len(self.settings) > _FLAGS:
             return f"{told} -P config=config.yaml"
-        given = {key: mine for key, (_, mine) in self.settings.items() if key.rpartition(".")[2] not in _HERE}
+        given = {key: mine for key, (_, mine) in self.settings.items() if key.rpartition(".")[2] not in HERE}
         return told + "".join(f" -P {key}={shlex.quote(mine)}" for key, mine in given.items())
 
     @property

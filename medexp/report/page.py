@@ -15,14 +15,16 @@ import jinja2
 import pandas as pd
 from markdown_it import MarkdownIt
 from markupsafe import Markup, escape
+from PIL import Image
 
 import medexp
 from medexp.errors import DataError
 from medexp.evaluation.comparison import direction
 from medexp.files import dump_yaml
 from medexp.registry.lineage import Impact
-from medexp.report.facts import Facts
-from medexp.report.plots import Dots, curves, digits, dots
+from medexp.report.facts import HERE, Facts
+from medexp.report.panels import in_words, panels
+from medexp.report.plots import curves, digits
 from medexp.report.volumes import KINDS, WORST, Volumes, case_folder, niivue, volumes_of
 from medexp.secrets import masked
 from medexp.tracking.past import fetched
@@ -34,17 +36,13 @@ _ON_PAPER = 40
 _VOLUMES, _NIIVUE = "<volumes>", "<niivue>"  # no text of a run holds a tag
 _PICTURES = 3_000_000  # bytes of all pictures together
 _DRAWN = ("figures/curves", "figures/dice_by_arm")  # drawn anew here, or shown by the tables
-_MOST_ROWS = 60  # of a table that is drawn
+_WIDE = 1.5  # a picture of at least so many times its height takes two places
 _OWN_PLACE = ("per_case.csv", "trials.csv", "rungs.csv")
 # Scripts and styles are the page's own; NiiVue reads its fonts and textures from data: addresses.
 POLICY = (
     "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:; font-src data:; "
     "connect-src data: blob:; worker-src blob:; base-uri 'none'; form-action 'none'"
 )
-
-
-Row = tuple[str, float, float, float, bool]
-"""Of a panel: label, estimate, bounds, and whether it is what the run registers."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +104,7 @@ def as_page(facts: Facts, cases: Sequence[str] = (), of: Version | None = None) 
         StorageError: The store does not answer.
     """
     per_case = facts.per_case if of is None else of.per_case
-    scores = _scores(per_case)
+    scores = _scores(per_case, facts.arm)
     with tempfile.TemporaryDirectory() as folder:
         shown = _shown(facts, scores, cases, Path(folder))
         pictures = _pictures(facts, Path(folder))
@@ -115,16 +113,19 @@ def as_page(facts: Facts, cases: Sequence[str] = (), of: Version | None = None) 
     summary = facts.summary
     failed = sorted((check for check in facts.checks if not check.passed), key=lambda check: not check.blocks)
     told = (*summary.first, *summary.words) if summary else (facts.texts.get("summary.md", ""),)
-    name = _main_arm(facts)
-    panels = _panels(facts)
+    name = facts.arm or "this run"
+    estimates = panels(facts)
     drawn = curves(facts.histories, name)
     trials = _trials(facts)
     case_table = as_table("per_case.csv", _worst_first(per_case, scores)) if per_case is not None and len(per_case) else None
     own = {str(one.origin.model) for one in facts.versions}
     built, more = _built(facts, own)
     covers = set(facts.intervals["confidence"].dropna())
+    notes = [_markdown(text) for path, text in facts.texts.items() if path != "summary.md" or summary is None]
+    children = _children(facts)
+    figures = bool((summary and (summary.rows or summary.words)) or estimates or notes or children)
     sections = [
-        ("figures", "Figures", summary or panels or facts.texts or facts.children),
+        ("figures", "Figures", figures),
         ("trials", trials.title if trials else "", trials),
         ("checks", "Checks", facts.checks),
         ("curves", "Training", drawn),
@@ -147,14 +148,16 @@ def as_page(facts: Facts, cases: Sequence[str] = (), of: Version | None = None) 
         sections=[(anchor, title) for anchor, title, there in sections if there],
         colour=_colour(facts, judged),
         outcome=judged or {"FINISHED": "Finished; it has no checks"}.get(facts.run.status, facts.run.status),
-        headline=summary.headline if summary else "",
+        headline="" if of else facts.headline,
+        about=summary.headline if summary else "",
         first=summary.first if summary else (),
         advised=[check for check in failed if check.advice and not any(check.advice in line for line in told)],
         following=[_command(line) for line in summary.following] if summary else [],
-        notes=[_markdown(text) for path, text in facts.texts.items() if path != "summary.md" or summary is None],
-        panels=panels,
+        notes=notes,
+        figures=figures,
+        panels=estimates,
         covered=f"Each {covers.pop():.0%} interval holds for its figure alone, by patient." if len(covers) == 1 else "",
-        children=_children(facts),
+        children=children,
         trials=trials,
         checks=[*failed, *(check for check in facts.checks if check.passed)],
         passed=sum(check.passed for check in facts.checks),
@@ -173,7 +176,11 @@ def as_page(facts: Facts, cases: Sequence[str] = (), of: Version | None = None) 
         upstream=[one for one in facts.upstream if f"{one.name} version {one.version}" not in own],
         built=built,
         more=more,
-        setting_rows=[(key, before, after) for key, (before, after) in (facts.settings or {}).items()],
+        setting_rows=[
+            (key, before, after)
+            for key, (before, after) in (facts.settings or {}).items()
+            if key.rpartition(".")[2] not in HERE
+        ],
         environment=[
             (key, ", ".join(map(str, value)) if isinstance(value, list) else str(value))
             for key, value in facts.environment.items()
@@ -224,8 +231,10 @@ def _command(line: str) -> tuple[str, str, str]:
 
 def _markdown(text: str) -> Markup:
     """Markdown as HTML in which what looks like a tag is text, and pictures and links are not followed."""
-    shown = MarkdownIt("commonmark", {"html": False}).enable("table").disable(["image", "link", "autolink"]).render(text)
-    return Markup(shown)  # noqa: S704  markdown-it escapes all that is not markdown
+    made = MarkdownIt("commonmark", {"html": False}).enable("table").disable(["image", "autolink"])
+    for rule in ("link_open", "link_close"):  # links of MLflow's UI lead nowhere from here
+        made.add_render_rule(rule, lambda *_: "")
+    return Markup(made.render(text))  # noqa: S704  markdown-it escapes all that is not markdown
 
 
 def _children(facts: Facts) -> list[tuple[str, str, str, str, str]]:
@@ -238,7 +247,7 @@ def _children(facts: Facts) -> list[tuple[str, str, str, str, str]]:
             one.run.id,
         )
         for one in facts.children
-        if facts.trials is None
+        if facts.trials is None and facts.rungs is None and facts.summary is None
     ]
 
 
@@ -263,66 +272,7 @@ def _built(facts: Facts, own: Collection[str]) -> tuple[list[tuple[str, str]], b
     return list(found)[:24], more or len(found) > 24
 
 
-# ------------------------------------------------------------------------------------------------------------------ figures
-
-
-def _main_arm(facts: Facts) -> str:
-    per_case = facts.per_case
-    return str(per_case["arm"].iloc[-1]) if per_case is not None and "arm" in per_case and len(per_case) else "this run"
-
-
-def _panels(facts: Facts) -> list[Dots]:
-    """A panel a measure of `intervals.csv` that has an interval, with every arm in it, and those of tables that hold such."""
-    main = _main_arm(facts)
-    groups: dict[str, list[Row]] = {}
-    for name, *values in facts.intervals[["metric", "estimate", "low", "high"]].itertuples(index=False, name=None):
-        prefix, _, measure = str(name).rpartition("/")
-        words = [word for word in prefix.split("/") if word not in ("val", "test", "final")]
-        split = " (test)" if prefix.split("/")[0] == "test" else ""
-        groups.setdefault(measure + split, []).append((" ".join(words) or main, *_bounds(values), not words))
-    panels = [
-        dots(measure, rows, _is_gain(measure, rows)) for measure, rows in groups.items() if _finite(rows) and _bounded(rows)
-    ]
-    for path, table in facts.tables.items():
-        if {"estimate", "low", "high"} <= set(table) and 0 < len(table) <= _MOST_ROWS:
-            panels += _of_table(path.removesuffix(".csv"), table)
-    return panels
-
-
-def _of_table(title: str, table: pd.DataFrame) -> list[Dots]:
-    """The panels of a table: one for each value of its first column of words, where it has several and they repeat."""
-    words = [str(name) for name in table if not pd.api.types.is_numeric_dtype(table[name])]
-    if len(words) > 1 and table[words[0]].nunique() < len(table):
-        groups = {str(value): rows for value, rows in table.groupby(words[0], sort=False)}
-        words = words[1:]
-    else:
-        groups = {title: table}
-    panels = []
-    for name, group in groups.items():
-        labels = group[words].astype(str).agg(" ".join, axis=1) if words else pd.Series(title, group.index)
-        figures = group[["estimate", "low", "high"]].itertuples(index=False, name=None)
-        rows = [(label, *_bounds(values), False) for label, values in zip(labels, figures, strict=True)]
-        panels += [dots(name if name == title else f"{title}: {name}", rows, True)] if _finite(rows) else []
-    return panels
-
-
-def _bounds(values: Sequence[Any]) -> tuple[float, float, float]:
-    estimate, low, high = (math.nan if value is None else float(value) for value in values)
-    return estimate, low, high
-
-
-def _finite(rows: Sequence[Row]) -> bool:
-    return all(math.isfinite(row[1]) for row in rows)
-
-
-def _bounded(rows: Sequence[Row]) -> bool:
-    """Whether it is more than counts."""
-    return any(math.isfinite(row[2]) for row in rows)
-
-
-def _is_gain(measure: str, rows: Sequence[Row]) -> bool:
-    words = " ".join([measure, *(label for label, *_ in rows)])
-    return bool(re.search(r"gain|effect|added|over|difference|interaction", words))
+# ------------------------------------------------------------------------------------------------------------------- tables
 
 
 def _trials(facts: Facts) -> Table | None:
@@ -379,11 +329,11 @@ def _plain(value: Any, number: bool) -> float | int | str | None:
 # -------------------------------------------------------------------------------------------------------------------- cases
 
 
-def _scores(per_case: pd.DataFrame | None) -> "pd.Series[float]":
+def _scores(per_case: pd.DataFrame | None, arm: str | None) -> "pd.Series[float]":
     """A score of each case of what is registered, more being better: by what is told worst from best."""
     if per_case is None or "case" not in per_case or per_case.empty:
         return pd.Series(dtype=float)
-    rows = per_case[per_case["arm"] == per_case["arm"].iloc[-1]] if "arm" in per_case else per_case
+    rows = per_case[per_case["arm"] == arm] if arm in set(per_case.get("arm", ())) else per_case
     numeric = [str(name) for name in rows.select_dtypes("number").columns]
     dice = [name for name in numeric if re.fullmatch(r"dice(_\w+)?", name)]
     used = dice or [name for name in numeric if direction(name)][:1]
@@ -440,7 +390,8 @@ def _data_of(shown: Sequence[Volumes]) -> str:
 # ----------------------------------------------------------------------------------------------------------------- pictures
 
 
-def _pictures(facts: Facts, folder: Path) -> list[tuple[str, Markup]]:
+def _pictures(facts: Facts, folder: Path) -> list[tuple[str, Markup, bool]]:
+    """The pictures with their paths, and whether each is much wider than high."""
     paths = [
         path for path in facts.files if path.startswith("figures/") and path.endswith(".png") and not path.startswith(_DRAWN)
     ]
@@ -449,7 +400,9 @@ def _pictures(facts: Facts, folder: Path) -> list[tuple[str, Markup]]:
         content = file.read_bytes()
         size += len(content)
         if size <= _PICTURES:
-            found.append((path, Markup(png(content))))  # noqa: S704  base64
+            with Image.open(file) as picture:
+                wide = picture.width > _WIDE * picture.height
+            found.append((path, Markup(png(content)), wide))  # noqa: S704  base64
     return found
 
 
@@ -486,9 +439,18 @@ def _environment_of_pages() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"soft": _soft, "parts": _parts}
+    environment.filters |= {"soft": _soft, "parts": _parts, "words": in_words, "called": _called, "counted": _counted}
     environment.globals |= {"digits": digits, "in_column": _in_column, "on_paper": _ON_PAPER}
     return environment
+
+
+def _called(path: str) -> str:
+    """What a picture shows, by its path."""
+    return in_words(Path(path).with_suffix("").relative_to("figures").as_posix())
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}" + ("" if count == 1 else "s")
 
 
 def _parts(found: str) -> list[str]:

@@ -1,8 +1,11 @@
 """What a phase comes to, in words and figures: as a recipe says it, and as `summary.json` of a run keeps it."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
+
+from medexp.reporting import Reporter
 
 SUMMARY = "summary.json"
 
@@ -45,6 +48,11 @@ def as_record(summary: Summary, following: Sequence[str]) -> dict[str, Any]:
     """
     kept = {key: value for key, value in asdict(summary).items() if key != "narrow"}
     return kept | {"following": list(following)}
+
+
+def log_record(reporter: Reporter, summary: Summary, following: Sequence[str]) -> None:
+    """Keep the summary in a run, as `summary.json`; arguments as of `as_record`."""
+    reporter.text(json.dumps(as_record(summary, following), indent=2), SUMMARY)
 
 
 def from_record(record: Mapping[str, Any]) -> Summary:

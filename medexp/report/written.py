@@ -101,9 +101,7 @@ def run_with_volumes(given: str) -> str | None:
         return run_of_version(model_uri(given))
     name, _, arm = given.partition(":")
     run = find_run(name).id
-    per_case = facts(run).per_case
-    registered = per_case is None or "arm" not in per_case or per_case["arm"].iloc[-1] == arm
-    return run if registered else None
+    return run if facts(run).arm in (None, arm) else None
 
 
 def is_version(given: str) -> bool:

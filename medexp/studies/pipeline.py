@@ -15,7 +15,8 @@ from medexp.errors import CheckFailed, MedexpError, StorageError
 from medexp.markdown import as_markdown
 from medexp.phases.shared.reported import reported_run
 from medexp.phases.shared.steps import Step
-from medexp.registry.versions import linked_version, versions_of_run
+from medexp.registry.versions import told_version, versions_of_run
+from medexp.report.summary import Summary, log_record
 from medexp.terminal import show_table, terminal
 from medexp.tracking.results import HEADLINE, log_summary
 from medexp.tracking.runs import TrackedRun, runs_tagged
@@ -31,13 +32,15 @@ Inputs = Callable[[], Mapping[str, str]]
 @dataclass(frozen=True)
 class Pipeline:
     """A run of a pipeline, its name, those of its steps, and what they came to so far, a row a step: as COLUMNS has it for
-    the terminal, and as SHOWN has it for the run's page, with links."""
+    the terminal, and as SHOWN has it for the run's report and, with links, for its page; and the figures they came to."""
 
     tracked: TrackedRun
     name: str
     steps: tuple[str, ...]
     rows: list[tuple[str, ...]] = field(default_factory=list)
     shown: list[tuple[str, ...]] = field(default_factory=list)
+    linked: list[tuple[str, ...]] = field(default_factory=list)
+    headlines: list[str] = field(default_factory=list)
 
 
 def run(config: Configuration) -> None:
@@ -57,7 +60,13 @@ def run(config: Configuration) -> None:
             made[step.phase] = take(pipeline, step.phase, given, partial(inputs_of, step.phase, given), holds)
         tracked.tag({VERDICT: "PASSED", DIAGNOSTICS: failed_diagnostics(made)})
         show(pipeline)
-        for line in described.last_lines(made):
+        lines = described.last_lines(made)
+        _report(
+            pipeline,
+            [line for line in lines if not line.startswith("Next")],
+            [line for line in lines if line.startswith("Next")],
+        )
+        for line in lines:
             print(line)
         print(f"Next, browse it:             {next_line(tracked)}")
 
@@ -167,9 +176,24 @@ def _add(pipeline: Pipeline, step: str, outcome: str, child: StepRun | None, sta
     seconds = f"{time.monotonic() - started:.1f}"
     pipeline.rows.append((step, outcome, judged, seconds, run_id))
     headline = child.tags.get(HEADLINE, "-") if child else "-"
-    linked = f"[{step}]({page(child.id)})" if child else step
-    registered = [linked_version(name) for name in (child.registered or ())] if child else []
-    pipeline.shown.append((linked, outcome, judged, headline, ", ".join(registered) or "-", seconds))
+    registered = (child.registered or ()) if child else ()
+
+    def row(named: str, versions: Sequence[str]) -> tuple[str, ...]:
+        return named, outcome, judged, headline, ", ".join(versions) or "-", seconds
+
+    pipeline.shown.append(row(step, [told_version(name) for name in registered]))
+    pipeline.linked.append(
+        row(f"[{step}]({page(child.id)})" if child else step, [told_version(name, linked=True) for name in registered])
+    )
     if headline != "-":
-        pipeline.tracked.tag({HEADLINE: headline})
-    log_summary(pipeline.tracked, as_markdown(SHOWN, pipeline.shown) + "\n")
+        pipeline.headlines.append(f"{step} {headline}")
+        pipeline.tracked.tag({HEADLINE: "; ".join(pipeline.headlines)})
+    log_summary(pipeline.tracked, as_markdown(SHOWN, pipeline.linked) + "\n")
+    _report(pipeline)
+
+
+def _report(pipeline: Pipeline, words: Sequence[str] = (), following: Sequence[str] = ()) -> None:
+    """What the run's report shows of the steps so far, and at the end of what came out."""
+    done = f"{len(pipeline.shown)} of {len(pipeline.steps)} steps"
+    summary = Summary(f"{pipeline.name}, {done}", "Steps", SHOWN, pipeline.shown, words)
+    log_record(pipeline.tracked.reporter, summary, following)

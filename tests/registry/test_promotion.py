@@ -499,13 +499,26 @@ def test_a_champion_moved_by_hand_is_put_back_before_anything_is_promoted(store:
     assert champion_of(NAME)[1] == "1"
 
 
-def test_a_rollback_goes_to_the_champion_before_and_once_more_to_the_one_before_that(publish: Publish) -> None:
+def marked(store: MlflowClient) -> list[str]:
+    """The versions whose runs are marked as those of the champion."""
+    versions = sorted(store.search_model_versions(f"name = '{NAME}'"), key=lambda version: version.version)
+    return [str(one.version) for one in versions if store.get_run(one.run_id).data.tags.get("medexp.champion") == NAME]
+
+
+def test_a_rollback_goes_to_the_champion_before_and_once_more_to_the_one_before_that(
+    store: MlflowClient, publish: Publish
+) -> None:
     for seed in range(3):
         publish(seed=seed)
+    assert marked(store) == ["1"]
     for version in ("2", "3"):
         crown(pulled(version), "better", {}, None, champion_of(NAME)[0].head)
+        assert marked(store) == [version]
     assert rollback(NAME, "disappoints").to == "2"
+    assert marked(store) == ["2"]
+    store.delete_run(store.get_model_version(NAME, "1").run_id)
     assert rollback(NAME, "this one too").to == "1"
+    assert marked(store) == []
     with pytest.raises(RegistryError, match="has no champion before this one"):
         rollback(NAME, "and this")
     assert rollback(NAME, "on second thought", to="3").to == "3"

@@ -12,10 +12,15 @@ import pytest
 from mlflow import MlflowClient
 
 from medexp.console import main
+from medexp.evaluation.intervals import Interval
 from medexp.report.facts import facts
+from medexp.report.panels import panels
 from medexp.report.volumes import WORST
 from medexp.report.written import log_report
+from medexp.tracking.results import log_headline, log_intervals
+from medexp.tracking.runs import tracked_run
 from tests.report.made import CASES, ODD, made_run, per_case
+from tests.runs import Config
 
 
 class Read(HTMLParser):
@@ -154,3 +159,46 @@ def test_trials_of_a_sweep_with_the_best_first_and_marked(store: MlflowClient) -
     marked = re.search(r'<tr class="marked">(.*?)</tr>', page)
     assert marked and ">1<" in marked[1]
     assert [row[0] for row in read.rows if "COMPLETE" in row] == ["1", "0", "2"]
+
+
+def test_a_panel_says_of_which_arm_a_figure_is(store: MlflowClient) -> None:
+    """The arm that the run is about is the one whose name no other figure bears, wherever it stands in the table; gains stand
+    apart from scores, and a table that repeats figures draws none twice."""
+    table = pd.DataFrame(
+        [
+            {"case": f"case-{number}", "patient": number, "arm": arm, "dice": 0.5 + shift * (-1) ** number}
+            for arm, shift in (("encoder", 0.2), ("majority", -0.2))
+            for number in range(4)
+        ]
+    )
+    scores = {
+        "test/auroc": Interval(0.9, 0.8, 0.95, 9),
+        "controls/majority/auroc": Interval(0.5, float("nan"), float("nan"), 9),
+        "controls/gain_over_majority/auroc": Interval(0.4, 0.3, 0.45, 9),
+    }
+    controls = [("model", "auroc", 0.9, 0.8, 0.95), ("majority", "auroc", 0.5, None, None), ("other", "auroc", 0.6, 0.4, 0.7)]
+    with tracked_run("probe", Config()) as run:
+        run.reporter.table(table, "per_case.csv")
+        run.reporter.table(pd.DataFrame(controls, columns=["control", "metric", "estimate", "low", "high"]), "controls.csv")
+        log_intervals(run, scores, 0.95)
+        log_headline(run, "test/auroc", "AUROC")
+    found = facts(run.id)
+    drawn = {panel.title: [(dot.label, dot.estimate, dot.main) for dot in panel.dots] for panel in panels(found)}
+    assert drawn == {
+        "AUROC": [("encoder", 0.9, True), ("majority", 0.5, False)],
+        "gain in AUROC over": [("majority", 0.4, False)],
+        "controls: AUROC": [("other", 0.6, False)],
+    }
+    _, read = page_of(store, run.id)
+    assert "AUROC 0.900 [0.800, 0.950]" in read.text, "the first screen has the headline"
+    worst = next(row for row in read.rows if row[:1] and row[0].startswith("case-"))
+    assert worst[0] == "case-1", "by the encoder's score"
+
+
+def test_links_of_the_ui_are_words_in_a_file(store: MlflowClient) -> None:
+    with tracked_run("main", Config()) as run:
+        run.reporter.text(
+            "| step |\n| --- |\n| [phase1](#/experiments/1/runs/2?workflowType=machine_learning) |\n", "summary.md"
+        )
+    page, read = page_of(store, run.id)
+    assert ["phase1"] in read.rows and "workflowType" not in page

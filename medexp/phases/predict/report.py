@@ -96,6 +96,12 @@ def _figure(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
+def _headline(found: Mapping[str, Interval]) -> tuple[str, str]:
+    """The figure that runs with a truth are compared by: of a segmentation the whole tumour's, else the first."""
+    name = next((name for name in found if name.endswith("dice_WT")), next(iter(found), ""))
+    return (f"external/{name}", _NAMES.get(name, name).replace("_", " ")) if name else ("", "")
+
+
 def summary(
     ctx: Context[PredictConfig],
     work: Work,
@@ -159,4 +165,5 @@ def summary(
         words=[word for word in words if word],
         first=first,
         following=[f"Predictions: {work.folder}"],
+        compared_by=_headline(found),
     )

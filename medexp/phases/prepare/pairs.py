@@ -4,7 +4,7 @@ from medexp.config.shared import cache_root
 from medexp.data.pairs.prepared import account, pairs_in
 from medexp.phases.prepare import PHASE
 from medexp.phases.prepare.config import PrepareConfig
-from medexp.phases.prepare.told import tell
+from medexp.phases.prepare.told import lead_on, tell
 from medexp.phases.shared.again import changed, flags
 from medexp.tracking.results import log_figures
 from medexp.tracking.runs import TrackedRun
@@ -28,4 +28,4 @@ def prepared_for_phase7(config: PrepareConfig, tracked: TrackedRun) -> None:
     log_figures(tracked, {"params/synthetic": synthetic})
     read = {key.removeprefix("pair_"): value for key, value in changed(PHASE, config).items() if key.startswith(f"{_BLOCK}.")}
     settings = {"profile": config.profile, "data_dir": ",".join(config.folders), "splits": file, **read}
-    print(f"Next: mlflow run . -e phase7 {flags(settings)}")
+    lead_on(tracked, data, f"mlflow run . -e phase7 {flags(settings)}")

@@ -11,7 +11,7 @@ from medexp.phases.prepare import PHASE
 from medexp.phases.prepare.config import PrepareConfig
 from medexp.phases.prepare.pairs import prepared_for_phase7
 from medexp.phases.prepare.scenarios import prepared_for_medgemma
-from medexp.phases.prepare.told import tell
+from medexp.phases.prepare.told import lead_on, tell
 from medexp.phases.shared.again import changed, flags
 from medexp.phases.shared.reported import reported_run
 from medexp.tracking.results import log_figures
@@ -40,8 +40,10 @@ def run(config: PrepareConfig) -> None:
         file = tell(tracked, data, account(tuple(data.cases.values()), tuple(data.facts.values()), config.data), config.splits)
         read = {key: value for key, value in changed(PHASE, config).items() if key.startswith("data.")}
         settings = {"profile": config.profile, "data_dir": config.data_dir, "splits": file, **read}
-        print(f"Next: mlflow run . -e phase1 {flags(settings)}")
+        following = [f"mlflow run . -e phase1 {flags(settings)}"]
         if config.slices_dir is not None:
             log_figures(tracked, {"params/slices": slices})
             print(f"Slices: {slices} in {config.slices_dir}")
-            print(f"Next: mlflow run . -e phase2_1 {flags({'profile': config.profile, 'slices_dir': config.slices_dir})}")
+            given = {"profile": config.profile, "slices_dir": config.slices_dir}
+            following.append(f"mlflow run . -e phase2_1 {flags(given)}")
+        lead_on(tracked, data, *following)

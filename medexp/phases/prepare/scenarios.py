@@ -23,6 +23,7 @@ from medexp.errors import DataError, all_problems
 from medexp.files import replacing
 from medexp.markdown import as_markdown
 from medexp.phases.prepare.config import PrepareConfig
+from medexp.phases.prepare.told import lead_on
 from medexp.phases.shared.again import flags
 from medexp.terminal import show_table
 from medexp.tracking.datasets import log_datasets
@@ -78,7 +79,7 @@ def prepared_for_medgemma(config: PrepareConfig, tracked: TrackedRun, folder: Pa
         "modalities": None if config.modalities == MODALITIES else f"[{','.join(config.modalities)}]",
     }
     print(f"Next, browse it:  {next_line(tracked)}")
-    print(f"Next: mlflow run . -e medgemma {flags(settings)}")
+    lead_on(tracked, data, f"mlflow run . -e medgemma {flags(settings)}", of="families")
 
 
 def _prepared(config: PrepareConfig) -> tuple[PreparedScenarios, str | None]:

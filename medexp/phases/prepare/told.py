@@ -2,10 +2,12 @@
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from medexp.data.prepared import CaseT, FactsT, Prepared
 from medexp.data.splits import SPLITS, save_splits
 from medexp.markdown import as_markdown
+from medexp.report.summary import Summary, log_record
 from medexp.terminal import show_table
 from medexp.tracking.datasets import log_datasets
 from medexp.tracking.results import log_figures
@@ -56,3 +58,21 @@ def tell(
     print(f"Splits: {file}")
     print(f"Next, browse it:  {next_line(tracked)}")
     return file
+
+
+def lead_on(tracked: TrackedRun, data: Prepared[Any, Any], *commands: str, of: str = "patients") -> None:
+    """Say, in the terminal and in the run's report, what to do with what was prepared: a command each.
+
+    Args:
+        tracked: The run.
+        data: The data set.
+        commands: The commands.
+        of: What its cases belong to, and are split by.
+    """
+    rows = [(split, str(len(data.rows(split))), str(data.rows(split)["patient"].nunique())) for split in SPLITS]
+    counted = f"{len(data.manifest)} cases of {data.manifest['patient'].nunique()} {of}"
+    following = [f"Next: {command}" for command in commands]
+    about = f"{counted}, checked and split"
+    log_record(tracked.reporter, Summary(about, data.source, ("split", "cases", of), rows, data.notes), following)
+    for line in following:
+        print(line)

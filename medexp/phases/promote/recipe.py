@@ -12,6 +12,7 @@ from medexp.registry.definitions import load_definition
 from medexp.registry.journal import CHAMPION, read
 from medexp.registry.promotion import Judgement, champion_of, confirm, crown, judge, over_phantoms, scores_of
 from medexp.registry.store import Pulled, pull, resolve
+from medexp.report.summary import Summary, log_record
 from medexp.terminal import terminal
 from medexp.tracking.figures import gains
 from medexp.tracking.results import log_checks, log_headline, log_intervals, log_summary
@@ -39,8 +40,7 @@ def run(config: PromoteConfig) -> None:
             moved = next(entry for entry in reversed(journal.entries) if entry.alias == CHAMPION)
             confirm(moved, tracked.id)  # who moved it may have been killed before loading it
             log_summary(tracked, f"Version {stands} of {config.model} is the champion already; nothing was moved.\n")
-            print(f"{config.model} version {stands} is the champion already")
-            print(f"Next, what it is made of:  medexp lineage models:/{config.model}@champion")
+            lead_on(tracked, f"{config.model} version {stands} is the champion already", config.model)
             return
         champion = pull(f"models:/{config.model}/{stands}") if stands else None
         scores = scores_of(champion) if champion else None
@@ -72,12 +72,16 @@ def run(config: PromoteConfig) -> None:
         failed = judgement.checks[0].measured["diagnostics_failed"]
         told = f"; diagnostics that it failed: {failed}" if failed != "none" else ""
         log_summary(tracked, f"**Promoted**: {entry}{told}\n")
-        print(
-            f"Promoted: {config.model} version {candidate.version} is the champion; before it: {entry.start or 'none'}{told}"
-        )
-        print(f"Next, browse it:           {next_line(tracked)}")
-        print(f"Next, what it is made of:  medexp lineage models:/{config.model}@champion")
-        print(f"Next, should it disappoint: medexp rollback {config.model} --reason TEXT")
+        before = f"{config.model} version {candidate.version} is the champion; before it: {entry.start or 'none'}"
+        lead_on(tracked, f"Promoted: {before}{told}", config.model, undo=True)
+
+
+def lead_on(tracked: TrackedRun, told: str, model: str, *, undo: bool = False) -> None:
+    """Say, in the terminal and in the run's report, what came of it, and what can be done next."""
+    following = [f"Next, what it is made of:  medexp lineage models:/{model}@champion"]
+    following += [f"Next, should it disappoint: medexp rollback {model} --reason TEXT"] if undo else []
+    log_record(tracked.reporter, Summary(told, "", (), (), ()), following)
+    print(told, f"Next, browse it:           {next_line(tracked)}", *following, sep="\n")
 
 
 def report(tracked: TrackedRun, judgement: Judgement, confidence: float) -> None:

@@ -1,6 +1,5 @@
 """How a phase registers what it made, and what it says of that in the terminal."""
 
-import json
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,7 +19,7 @@ from medexp.registry.package import Package
 from medexp.registry.promotion import Nominated, nominate
 from medexp.registry.registration import register
 from medexp.registry.writing import write_package
-from medexp.report.summary import SUMMARY, Summary, as_record
+from medexp.report.summary import Summary, log_record
 from medexp.terminal import show_table, terminal
 from medexp.tracking.results import log_summary
 from medexp.tracking.runs import TrackedRun
@@ -93,7 +92,7 @@ def present(summary: Summary, checks: Sequence[Check], published: Sequence[Nomin
     paragraphs += [f"Registered: {'; '.join(registered)}"] if registered else []
     log_summary(run, "\n\n".join(paragraphs) + "\n")
     following = [*_next_steps(published, phase), *summary.following]
-    run.reporter.text(json.dumps(as_record(summary, following), indent=2), SUMMARY)
+    log_record(run.reporter, summary, following)
 
     console = terminal()
     for line in summary.first:
