@@ -95,8 +95,8 @@ def table(make_table: Callable[..., Path]) -> Path:
 
 @pytest.fixture
 def registered(store: MlflowClient, written: Callable[..., Path]) -> Callable[..., Registered]:
-    """A version of `phase1_encoder_merged` with the alias champion; with `base`, made from a registered one, which may be of given
-    weights; with `decoder`, a folder, a decoder for its judge."""
+    """A version of `phase1_encoder_merged` with the alias champion; with `base`, made from a registered one, of the weights
+    that are given in its place; with `decoder`, a folder, a decoder for its judge."""
 
     def make(*, base: bool | Mapping[str, torch.Tensor] = False, decoder: Path | None = None, **given: Any) -> Registered:
         parents: dict[str, Any] = {}
