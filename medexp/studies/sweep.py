@@ -28,6 +28,7 @@ from medexp.markdown import as_markdown
 from medexp.phases.shared.reported import reported_run
 from medexp.phases.sweep.config import SweepConfig
 from medexp.registry.store import resolve
+from medexp.report import panels
 from medexp.studies.pictures import page, pictures
 from medexp.studies.space import Goal, Space, read_space, suggest
 from medexp.studies.study import recover_dead
@@ -398,7 +399,8 @@ def conclude(
         log_figures(tracked, figures)
     if again.test:
         log_intervals(tracked, again.test, again.confidence)
-    log_headline(tracked, f"best/{goals[0].metric}", f"best {goals[0].metric}", sorted_by=False)
+    best_of = panels.in_words(goals[0].metric.rpartition("/")[2])
+    log_headline(tracked, f"best/{goals[0].metric}", f"best {best_of}", sorted_by=False)
     for trial in front:
         tag_run(trial.user_attrs["run"], {BEST: f"best of {len(trials)} trials" if len(front) == 1 else "on the Pareto front"})
 

@@ -140,7 +140,7 @@ def _title(config: OctConfig) -> str:
     model = config.model
     mode = f"encoders trained from epoch {model.unfreeze_at_epoch}" if model.trains_encoder else "frozen encoders"
     head = "attentive head" if model.head.pooling == "attentive" else "MLP head" if model.head.hidden else "linear head"
-    return f"oct: {mode}, {head}, {config.seeds} seeds"
+    return f"oct: {mode}, {head}, {config.seeds} seed{'s' if config.seeds > 1 else ''}"
 
 
 def _own_files(
