@@ -2,6 +2,8 @@
 
 import ast
 import difflib
+import gzip
+import hashlib
 import importlib.metadata
 import itertools
 import re
@@ -180,6 +182,12 @@ def test_a_registered_model_takes_what_is_made_of_images_of_volumes_of_oct_or_of
     made = one[contract.channels[0]] if contract.shape[1] == 1 else {**transforms.INPUT, "channels": list(CHANNELS)}
     given = {**asdict(contract), "channels": list(contract.channels)}
     assert {key: given[key] for key in made} == made
+
+
+def test_the_viewer_that_is_shipped_is_the_file_that_its_note_names():
+    report = ROOT / "medexp/report"
+    digest = hashlib.sha256(gzip.decompress((report / "niivue.umd.js.gz").read_bytes())).hexdigest()
+    assert f"sha256 of the unpacked file: {digest}." in (report / "NIIVUE.md").read_text()
 
 
 def test_versions_agree():

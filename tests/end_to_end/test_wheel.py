@@ -45,10 +45,10 @@ def test_every_phase_tells_its_keys_with_the_values_of_its_profile(installed: Pa
     assert "--output_dir" in help_text and "default: outputs" in help_text
 
 
-@pytest.mark.parametrize("phase", ["phase1", "medgemma"])
-def test_the_demos_base_comes_along(installed: Path, phase: str) -> None:
-    shipped = ROOT / "medexp/phases" / phase / "bases"
-    files = {path.relative_to(ROOT): path.read_bytes() for path in shipped.rglob("*") if path.is_file()}
+@pytest.mark.parametrize("folder", ["phases/phase1/bases", "phases/medgemma/bases", "report"])
+def test_the_demos_bases_and_what_reports_are_made_of_come_along(installed: Path, folder: str) -> None:
+    shipped = [path for path in (ROOT / "medexp" / folder).rglob("*") if path.is_file() and path.suffix != ".pyc"]
+    files = {path.relative_to(ROOT): path.read_bytes() for path in shipped}
     assert files and {name: (installed / name).read_bytes() for name in files} == files
 
 
