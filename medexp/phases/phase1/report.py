@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 from safetensors.torch import save_file
 
+from medexp.config.shared import Resampling
 from medexp.data.volumes.prepared import PreparedVolumes
 from medexp.data.volumes.regions import REGIONS
 from medexp.evaluation.intervals import Interval
@@ -64,6 +65,11 @@ class Judged:
         rows = self.per_case[self.per_case["arm"] == "lora"]
         return int(rows[f"dice_{region}"].count()), len(rows)
 
+    def scored(self, arm: str, resampling: Resampling) -> dict[str, Interval]:
+        """An arm's means with their intervals, by metric."""
+        means, found = self.means[arm], intervals(self.per_case[self.per_case["arm"] == arm], resampling)
+        return {name: replace(one, estimate=means.get(name, one.estimate)) for name, one in found.items()}
+
     @property
     def apart(self) -> list[str]:
         """What is in no mean: what the adapted network predicts where a case lacks a region."""
@@ -85,10 +91,10 @@ def log_judged(ctx: Context[Phase1Config], judged: Judged, net: SwinSegmenter) -
     }
     reporter.table(pd.DataFrame.from_dict(arms, orient="index").rename_axis("arm").reset_index(), "arms.csv")
     for arm, about in ARMS.items():
-        means, of_arm = judged.means[arm], intervals(judged.per_case[judged.per_case["arm"] == arm], ctx.resampling)
         prefix = "val/final/" if arm == "lora" else f"{arm}/final/" if about.training else f"{arm}/"
-        ctx.intervals(prefix, {name: replace(one, estimate=means.get(name, one.estimate)) for name, one in of_arm.items()})
-    own = {name: value for name, value in judged.means["lora"].items() if name not in of_arm}
+        scored = judged.scored(arm, ctx.resampling)
+        ctx.intervals(prefix, scored)
+    own = {name: value for name, value in judged.means["lora"].items() if name not in scored}
     native = {f"val/native/{name.removeprefix(NATIVE)}": value for name, value in own.items() if name.startswith(NATIVE)}
     rest = {f"val/final/{name}": value for name, value in own.items() if not name.startswith(NATIVE)}
     ctx.figures(native | rest | {f"val/aux_{name}": value for name, value in judged.semantic["adapted"].items()})
@@ -130,7 +136,7 @@ def publish_all(ctx: Context[Phase1Config], data: PreparedVolumes, base: Base, j
         "facts": _how(config, data, judged.evidence),
         "evaluation": {"window": list(config.data.input_size), "overlap": config.validation.overlap},
         "per_case": per_case.drop(columns=[name for name in per_case if str(name).startswith(NATIVE)]),
-        "figures": _figures(judged),
+        "figures": _figures(judged, ctx.resampling),
     }
     whole: dict[str, Any] = {"output": logits, "preprocessing": windows, "outputs": outputs}
     adapter = packaged(
@@ -199,21 +205,19 @@ def _how(config: Phase1Config, data: PreparedVolumes, evidence: Evidence) -> dic
     }
 
 
-def _figures(judged: Judged) -> dict[str, float | str]:
-    """What the card shows."""
+def _figures(judged: Judged, resampling: Resampling) -> dict[str, str]:
+    """What the card shows: the network's own Dice, what to think of it, and that of the other arms."""
+
+    def dice(arm: str) -> dict[str, str]:
+        scored = judged.scored(arm, resampling)
+        return {f"{judged.evidence.on} Dice {region}, {ARMS[arm].label}": str(scored[f"dice_{region}"]) for region in REGIONS}
+
     said = {"what LoRA added": judged.in_words, "controls": checks.controls_in_words(judged.gains)}
     if not judged.reach.any:
         said = {"reach": checks.out_of_reach(judged.reach)} | said
     apart = {"cases in no mean": " ".join(judged.apart)} if judged.apart else {}
-    return (
-        said
-        | apart
-        | {
-            f"{judged.evidence.on} Dice {region}, {about.label}": judged.means[arm][f"dice_{region}"]
-            for arm, about in ARMS.items()
-            for region in REGIONS
-        }
-    )
+    own, *others = [dice(arm) for arm in reversed([*ARMS])]
+    return own | said | apart | {name: value for other in others for name, value in other.items()}
 
 
 def _native_figures(judged: Judged) -> dict[str, float]:
