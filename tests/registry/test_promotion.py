@@ -459,7 +459,7 @@ def test_a_champion_whose_maker_was_killed_before_loading_it_is_tried_by_the_nex
     publish(seed=0)
     assert audit(NAME).drifts == ()
     publish(**({} if loads else {"weights": {name: value * torch.nan for name, value in build(ENCODER).state_dict().items()}}))
-    killed = start(at_call, "get_model_version", 3, signal.SIGKILL, promote_second)  # pulled, read back, and now tried out
+    killed = start(at_call, "get_model_version", 5, signal.SIGKILL, promote_second)  # both runs are marked: now tried out
     killed.join()
     assert (killed.exitcode, aliases(store)["champion"]) == (-signal.SIGKILL, "2")
     (drift,) = audit(NAME).drifts
