@@ -30,7 +30,7 @@ from medexp.phases.phase1.mean_mask import score_mean_mask
 from medexp.phases.phase1.pretrained import Base, initial, load_base, network, pretrained
 from medexp.phases.phase1.reach import measure
 from medexp.phases.phase1.report import Judged, log_judged, publish_all, summary
-from medexp.phases.phase1.segmentation import DICE, intervals, score_arm, with_mean_dice
+from medexp.phases.phase1.segmentation import DICE, intervals, score_arm, with_intervals, with_mean_dice
 from medexp.phases.shared.context import Context, context
 from medexp.phases.shared.folds import Scored, Tables, in_folds, trained_and_judged
 from medexp.phases.shared.foresight import foresee
@@ -74,9 +74,12 @@ def run(config: Phase1Config) -> None:
         trained, evidence = trained_and_judged(ctx, work, train_arms, partial(answer_of_arms, frozen), score)
         per_case, read_from = evidence.tables
         net, merge_check = merge(ctx, work, trained)
+        by_arm = {str(arm): rows for arm, rows in per_case.groupby("arm", sort=False)}
+        means = {arm: mean_scores(rows) for arm, rows in by_arm.items()}
         judged = Judged(
             per_case=per_case,
-            means={str(arm): mean_scores(scores) for arm, scores in per_case.groupby("arm", sort=False)},
+            means=means,
+            scores={arm: with_intervals(means[arm], rows, ctx.resampling) for arm, rows in by_arm.items()},
             semantic=semantic_r2(data, read_from),
             added=attribute(ctx, data, per_case, read_from),
             gains=over_controls(ctx, per_case),

@@ -2,13 +2,12 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import pandas as pd
 from safetensors.torch import save_file
 
-from medexp.config.shared import Resampling
 from medexp.data.volumes.prepared import PreparedVolumes
 from medexp.data.volumes.regions import REGIONS
 from medexp.evaluation.intervals import Interval
@@ -22,7 +21,7 @@ from medexp.phases.phase1.config import Phase1Config
 from medexp.phases.phase1.features import Attribution
 from medexp.phases.phase1.pretrained import BASE_MODEL, Base, architecture, as_a_whole, in_windows
 from medexp.phases.phase1.reach import Reach
-from medexp.phases.phase1.segmentation import DICE, NATIVE, intervals, native_in_words
+from medexp.phases.phase1.segmentation import DICE, NATIVE, native_in_words
 from medexp.phases.shared.context import Context
 from medexp.phases.shared.folds import Evidence
 from medexp.phases.shared.packaging import FEATURES, contract, made_with, packaged, regions
@@ -43,6 +42,7 @@ class Judged:
     Attributes:
         per_case: One row a case and arm.
         means: Mean scores by arm.
+        scores: The same of Dice with their intervals, by arm; none of a region that no case holds.
         semantic: R2 of the semantic heads, by encoder.
         added: What LoRA and the decoder added.
         gains: In Dice over the controls that were not trained, by arm.
@@ -53,6 +53,7 @@ class Judged:
 
     per_case: pd.DataFrame
     means: Mapping[str, Mapping[str, float]]
+    scores: Mapping[str, Mapping[str, Interval]]
     semantic: Mapping[str, Mapping[str, float]]
     added: Attribution
     gains: Mapping[str, Interval]
@@ -64,11 +65,6 @@ class Judged:
         """Validation cases that hold a region, and all of them."""
         rows = self.per_case[self.per_case["arm"] == "lora"]
         return int(rows[f"dice_{region}"].count()), len(rows)
-
-    def scored(self, arm: str, resampling: Resampling) -> dict[str, Interval]:
-        """An arm's means with their intervals, by metric."""
-        means, found = self.means[arm], intervals(self.per_case[self.per_case["arm"] == arm], resampling)
-        return {name: replace(one, estimate=means.get(name, one.estimate)) for name, one in found.items()}
 
     @property
     def apart(self) -> list[str]:
@@ -92,9 +88,8 @@ def log_judged(ctx: Context[Phase1Config], judged: Judged, net: SwinSegmenter) -
     reporter.table(pd.DataFrame.from_dict(arms, orient="index").rename_axis("arm").reset_index(), "arms.csv")
     for arm, about in ARMS.items():
         prefix = "val/final/" if arm == "lora" else f"{arm}/final/" if about.training else f"{arm}/"
-        scored = judged.scored(arm, ctx.resampling)
-        ctx.intervals(prefix, scored)
-    own = {name: value for name, value in judged.means["lora"].items() if name not in scored}
+        ctx.intervals(prefix, judged.scores[arm])
+    own = {name: value for name, value in judged.means["lora"].items() if name not in judged.scores["lora"]}
     native = {f"val/native/{name.removeprefix(NATIVE)}": value for name, value in own.items() if name.startswith(NATIVE)}
     rest = {f"val/final/{name}": value for name, value in own.items() if not name.startswith(NATIVE)}
     ctx.figures(native | rest | {f"val/aux_{name}": value for name, value in judged.semantic["adapted"].items()})
@@ -136,7 +131,7 @@ def publish_all(ctx: Context[Phase1Config], data: PreparedVolumes, base: Base, j
         "facts": _how(config, data, judged.evidence),
         "evaluation": {"window": list(config.data.input_size), "overlap": config.validation.overlap},
         "per_case": per_case.drop(columns=[name for name in per_case if str(name).startswith(NATIVE)]),
-        "figures": _figures(judged, ctx.resampling),
+        "figures": figures_of(judged),
     }
     whole: dict[str, Any] = {"output": logits, "preprocessing": windows, "outputs": outputs}
     adapter = packaged(
@@ -205,12 +200,12 @@ def _how(config: Phase1Config, data: PreparedVolumes, evidence: Evidence) -> dic
     }
 
 
-def _figures(judged: Judged, resampling: Resampling) -> dict[str, str]:
+def figures_of(judged: Judged) -> dict[str, str]:
     """What the card shows: the network's own Dice, what to think of it, and that of the other arms."""
 
     def dice(arm: str) -> dict[str, str]:
-        scored = judged.scored(arm, resampling)
-        return {f"{judged.evidence.on} Dice {region}, {ARMS[arm].label}": str(scored[f"dice_{region}"]) for region in REGIONS}
+        scores, called = judged.scores[arm], f"{judged.evidence.on} Dice {{}}, {ARMS[arm].label}"
+        return {called.format(region): str(scores.get(f"dice_{region}", "no case holds it")) for region in REGIONS}
 
     said = {"what LoRA added": judged.in_words, "controls": checks.controls_in_words(judged.gains)}
     if not judged.reach.any:

@@ -1,6 +1,7 @@
 """How well a network of phase 1 outlines tumours in whole volumes, with pictures of it."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -102,6 +103,12 @@ def intervals(per_case: pd.DataFrame, resampling: Resampling) -> dict[str, Inter
         if of_region:
             found[f"dice_{region}"] = mean_by_patient(values[rows, index], of_region, resampling, UNIT)
     return found | {"dice": by_patient(mean, patients, resampling, within=UNIT)}
+
+
+def with_intervals(means: Mapping[str, float], per_case: pd.DataFrame, resampling: Resampling) -> dict[str, Interval]:
+    """An arm's means with their intervals, by metric; arguments as of `intervals`."""
+    found = intervals(per_case, resampling)
+    return {name: replace(one, estimate=means.get(name, one.estimate)) for name, one in found.items()}
 
 
 def evaluate(

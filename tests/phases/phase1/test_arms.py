@@ -18,7 +18,7 @@ from medexp.phases.phase1.config import Phase1Config
 from medexp.phases.phase1.features import Attribution
 from medexp.phases.phase1.pretrained import Base
 from medexp.phases.phase1.reach import Reach
-from medexp.phases.phase1.report import Judged, summary
+from medexp.phases.phase1.report import Judged, figures_of, summary
 from medexp.phases.shared.context import Context, context
 from medexp.phases.shared.folds import Evidence
 from medexp.reporting import NullReporter
@@ -85,7 +85,8 @@ def judged(reach: Reach, over_mean_mask: Interval) -> Judged:
     means = {arm: {f"{grid}dice_{region}": 0.5 for grid in ("", "native_") for region in REGIONS} for arm in ARMS}
     gains = {"mean_mask": over_mean_mask, "baseline": BETTER}
     added = Attribution(effects, {}, {}, {}, pd.DataFrame())
-    return Judged(pd.DataFrame(rows), means, {}, added, gains, reach, {"lora": fitted}, Evidence(()))
+    scores = {arm: {"dice_TC": BETTER, "dice_WT": BETTER} for arm in ARMS}  # no case holds ET
+    return Judged(pd.DataFrame(rows), means, scores, {}, added, gains, reach, {"lora": fitted}, Evidence(()))
 
 
 def carried(logits: float) -> Reach:
@@ -101,6 +102,14 @@ def test_what_keeps_the_figures_from_meaning_anything_is_said_first_and_nothing_
         (first,) = summary(ctx, judged(carried(0.5), SAME)).first
         assert first.startswith("The trained network is no better in Dice than the mean mask") and "frozen base" not in first
         assert len(summary(ctx, judged(carried(0.0), SAME)).first) == 2
+
+
+def test_a_card_has_the_own_dice_first_and_says_which_region_no_case_holds() -> None:
+    figures = figures_of(judged(carried(0.5), BETTER))
+    own = [f"validation Dice {region}, LoRA + decoder" for region in REGIONS]
+    assert [*figures][: len(own) + 1] == [*own, "what LoRA added"]
+    assert [figures[name] for name in own] == ["no case holds it" if region == "ET" else str(BETTER) for region in REGIONS]
+    assert [*figures][-1].endswith("mean mask of the training cases")
 
 
 def test_a_picture_of_the_reach_shows_every_set_of_stages() -> None:
