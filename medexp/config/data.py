@@ -47,17 +47,16 @@ SUFFIXES: Mapping[str, tuple[str, ...]] = {
 """How the names of a case's files end, by channel, and the segmentation's: those of BraTS 2023, the older ones (flair t1ce t1
 t2), and those of UPENN-GBM (T1GD, segm) and UCSF-PDGM (tumor_segmentation)."""
 
+_Endings = Annotated[dict[str, tuple[str, ...]], Role.CASES]
 Suffixes = Annotated[
-    dict[str, tuple[str, ...]],
-    Role.CASES,
+    _Endings,
     doc(
         "How the names of volumes' files end, before .nii or .nii.gz and after - or _, where not as known: of t2f, t1c, t1n, "
         "t2w and seg, such as {t1c: [T1post], seg: [lesion_mask]}, in place of the known endings of that file; any case."
     ),
 ]
 PairSuffixes = Annotated[
-    dict[str, tuple[str, ...]],
-    Role.CASES,
+    _Endings,
     doc(
         "How the names of pairs' files end, before .nii or .nii.gz and after - or _, where not as known: of t2f (the FLAIR) "
         "and seg (its mask), such as {t2f: [T2_prep], seg: [outline]}, in place of the known endings of that file; any case."

@@ -32,7 +32,7 @@ Inputs = Callable[[], Mapping[str, str]]
 @dataclass(frozen=True)
 class Pipeline:
     """A run of a pipeline, its name, those of its steps, and what they came to so far, a row a step: as COLUMNS has it for
-    the terminal, and as SHOWN has it for the run's report and, with links, for its page; and the figures they came to."""
+    the terminal, and as SHOWN has it for the run's report and, with links, for its page."""
 
     tracked: TrackedRun
     name: str
@@ -40,7 +40,6 @@ class Pipeline:
     rows: list[tuple[str, ...]] = field(default_factory=list)
     shown: list[tuple[str, ...]] = field(default_factory=list)
     linked: list[tuple[str, ...]] = field(default_factory=list)
-    headlines: list[str] = field(default_factory=list)
 
 
 def run(config: Configuration) -> None:
@@ -186,8 +185,8 @@ def _add(pipeline: Pipeline, step: str, outcome: str, child: StepRun | None, sta
         row(f"[{step}]({page(child.id)})" if child else step, [told_version(name, linked=True) for name in registered])
     )
     if headline != "-":
-        pipeline.headlines.append(f"{step} {headline}")
-        pipeline.tracked.tag({HEADLINE: "; ".join(pipeline.headlines)})
+        figures = [f"{named} {figure}" for named, _, _, figure, *_ in pipeline.shown if figure != "-"]
+        pipeline.tracked.tag({HEADLINE: "; ".join(figures)})
     log_summary(pipeline.tracked, as_markdown(SHOWN, pipeline.linked) + "\n")
     _report(pipeline)
 

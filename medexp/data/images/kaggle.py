@@ -227,8 +227,8 @@ def _pictures(folder: Path) -> list[Path]:
 
 def listed(folders: Sequence[Path]) -> str:
     """Which folders there are, for a message."""
-    listed = [f"{path.name}/ ({len(_pictures(path))} pictures)" for path in folders]
-    return f"; found {some(listed, 12)}" if listed else ""
+    told = [f"{path.name}/ ({len(_pictures(path))} pictures)" for path in folders]
+    return f"; found {some(told, 12)}" if told else ""
 
 
 def _hint(folder: Path, there: Sequence[Path], classes: Mapping[str, Sequence[str]]) -> str:
