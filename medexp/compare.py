@@ -14,7 +14,6 @@ import pandas as pd
 from medexp.config.shared import Resampling
 from medexp.data.folds import folds_of
 from medexp.data.inputs import lines_of
-from medexp.data.splits import some
 from medexp.errors import DataError, StorageError, all_problems
 from medexp.evaluation.comparison import Comparison, compare_tables, direction, read_per_case
 from medexp.files import NAMES, read_csv, replacing
@@ -23,6 +22,7 @@ from medexp.registry.store import pull, resolve
 from medexp.terminal import show_table, terminal
 from medexp.tracking.figures import as_written, differences
 from medexp.tracking.past import artifact, find_run
+from medexp.words import some
 
 _EMPTY = ["", "nan", "NaN", "NA"]
 _TOLD = 20  # problems that a message names

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from medexp import phases
 from medexp.cli import configuration, main, schema
-from medexp.config.keys import Role, built, flat, keys, marked, nested, run_name
+from medexp.config.keys import Role, built, flat, keys, marked, nested, protocol, run_name
 from medexp.config.validate import problems_of
 from medexp.errors import ConfigError, UnfitValues
 from medexp.files import dump_yaml, parse_yaml
@@ -66,6 +66,14 @@ def test_what_is_written_reads_back(config: Any) -> None:
 
 def _whole_keys(block: dict[str, Any]) -> dict[Any, Any]:
     return {int(key) if key.isdigit() else key: value for key, value in block.items()}
+
+
+def test_a_protocol_is_how_and_not_what_is_compared_nor_where_nor_on_which_cases() -> None:
+    asked = {phase: protocol(phases.phase(phase).config) for phase in ("oct", "probe", "phase2_2")}
+    assert {"model.head.pooling", "train.lr_head", "train.patience", "data.normalisation", "data.augment.flip"} <= asked["oct"]
+    assert asked["oct"].isdisjoint({"paths.checkpoint_path", "paths.data", "seed", "seeds", "data.num_workers", "judged"})
+    assert {"features", "head"} <= asked["probe"] and {"features", "training.epochs"} <= asked["phase2_2"]
+    assert all({"encoder", "table", "bootstrap_samples", "device"}.isdisjoint(names) for names in asked.values())
 
 
 @pytest.mark.parametrize(

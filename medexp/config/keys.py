@@ -58,6 +58,11 @@ class Compared:
 
 
 @dataclass(frozen=True)
+class Subject:
+    """The value names what is put to the test; the other keys are the test's."""
+
+
+@dataclass(frozen=True)
 class Short:
     """The key has a short name too."""
 
@@ -136,6 +141,14 @@ def compared(config: Any) -> frozenset[str]:
         for name, key in keys(type(config)).items()
         if any(isinstance(marker, Called | Compared) for marker in key.markers) and not name.startswith(inside)
     )
+
+
+def protocol(config_class: type) -> frozenset[str]:
+    """The keys that say what is done to the subject of a test, and how: all but the subject, the seed, where it runs, which
+    cases judge it and how they do."""
+    apart = marked(config_class, Role.WHERE, Subject())
+    judges = marked(config_class, Role.CASES, Role.JUDGING) - marked(config_class, Role.MENDS)
+    return frozenset(keys(config_class)) - apart - judges - {"seed"}
 
 
 def value_of(config: Any, name: str) -> Any:

@@ -15,6 +15,7 @@ from medexp.config.data import DataConfig, ImageDataConfig, PairDataConfig
 from medexp.data.twins import Digested, Owned, find_twins
 from medexp.errors import ConfigError, DataError, all_problems
 from medexp.files import replacing
+from medexp.words import some
 
 SPLITS = ("train", "val", "test")
 
@@ -268,8 +269,3 @@ def straddling(splits_of: dict[str, list[str]], cases: Sequence[Owned], facts: I
             )
             problems.append(f"{what} in two splits: {where}")
     return problems
-
-
-def some(names: Sequence[str], most: int = 8) -> str:
-    """The first names and how many more there are."""
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

@@ -8,11 +8,11 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from medexp.config.shared import Resampling
-from medexp.data.splits import some
 from medexp.data.volumes.cases import REGION_CLASSES
 from medexp.errors import DataError, all_problems
 from medexp.evaluation.classification import METRICS, Predictions, cross_entropy, gain, scores
 from medexp.evaluation.intervals import GAIN, NOISE, UNBOUNDED, Interval, mean_by_patient
+from medexp.words import some
 
 DIRECTIONS: Mapping[str, int] = {
     "dice": 1,

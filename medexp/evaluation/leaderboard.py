@@ -19,12 +19,12 @@ from numpy.typing import NDArray
 
 from medexp.arrays import Array
 from medexp.config.shared import Resampling
-from medexp.data.splits import some
 from medexp.errors import DataError, all_problems
 from medexp.evaluation.classification import METRICS, Predictions, class_f1, groups_of
 from medexp.evaluation.collapse import Spread
 from medexp.evaluation.controls import Control, gain_over
 from medexp.evaluation.intervals import GAIN, MIN_OF_A_CLASS, MIN_PATIENTS, NOISE, Interval, Scatter, band_by_patient
+from medexp.words import listed, some
 
 Kind = Literal["checkpoint", "random", "control"]
 KINDS: tuple[Kind, ...] = ("checkpoint", "random", "control")
@@ -194,7 +194,7 @@ class Leaderboard:
         else:
             some_order = any(self._is_above(*couple) for couple in itertools.combinations(groups, 2))
             told = [f"The data support no {'full ' if some_order else ''}order: {self._within(groups)}"]
-        ties = [f"{_listed([one.label for one in group])} are the same weights" for group in groups if len(group) > 1]
+        ties = [f"{listed([one.label for one in group])} are the same weights" for group in groups if len(group) > 1]
         return "; ".join(told + ties) + "."
 
     @property
@@ -221,7 +221,7 @@ class Leaderboard:
         told = []
         absent = [name for index, name in enumerate(self.classes) if not (self.truth == index).any()]
         if absent:
-            told.append(f"No judged participant is of {_listed(absent)}: the figures rest on the other classes.")
+            told.append(f"No judged participant is of {listed(absent)}: the figures rest on the other classes.")
         count = len(set(self.patients))
         if count < MIN_PATIENTS:
             told.append(f"{count} judged participant{'s' if count > 1 else ''}: too few for any interval.")
@@ -231,7 +231,7 @@ class Leaderboard:
             share = f"{len(small)} of {len(self.order)} differences in the order are less than what another seed changes"
             told.append(f"{share}; the largest of these: {largest.told}")
         if single := [row.entry.label for row in self.rows if len(row.entry.predictions) == 1 and row.entry.kind != "control"]:
-            told.append(f"Of {_listed(single)} there is one seed: what another would change is in no interval.")
+            told.append(f"Of {listed(single)} there is one seed: what another would change is in no interval.")
         seen = [pair.seen for pair in self.order if pair.relation == "open" and not math.isnan(pair.seen)]
         if seen:
             between = f"{min(seen):.2g}" if f"{min(seen):.2g}" == f"{max(seen):.2g}" else f"{min(seen):.2g} to {max(seen):.2g}"
@@ -309,7 +309,7 @@ class Leaderboard:
             return f"{_named(block)} {'have the same figures' if alike else apart}"
         above = {_named([one]): [other for other in block if self._is_above(one, other)] for one in block}
         supported = [f"{name} above {_named(others)}" for name, others in above.items() if others]
-        return f"among {_named(block)} only {_listed(supported)}"
+        return f"among {_named(block)} only {listed(supported)}"
 
 
 def leaderboard(
@@ -579,8 +579,4 @@ def _as_short(pair: Pair) -> str:
 
 
 def _named(groups: Sequence[Group]) -> str:
-    return _listed([group[0].label for group in groups])
-
-
-def _listed(names: Sequence[str]) -> str:
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+    return listed([group[0].label for group in groups])

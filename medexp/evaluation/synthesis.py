@@ -31,9 +31,9 @@ from torch.nn.functional import adaptive_avg_pool2d, adaptive_avg_pool3d
 
 from medexp.arrays import Array
 from medexp.config.shared import Resampling
-from medexp.data.splits import some
 from medexp.evaluation.intervals import GAIN, MIN_OF_A_CLASS, NOISE, UNBOUNDED, Interval, Range, by_patient
 from medexp.evaluation.proportions import proportion
+from medexp.words import some
 
 Masks = NDArray[np.bool_]
 Encode = Callable[[Array], Array]

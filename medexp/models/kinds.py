@@ -63,6 +63,8 @@ class Kind:
         monai: The same network, with the same keys, in MONAI's config language, but for the arguments. None: MONAI has none.
         recognise: Its architecture by its weights; None of weights that are another kind's. An encoder of OCT volumes has it:
             its network gives `tokens` of (B, 1, D, H, W), has a `width`, a `size` and a switch `checkpointing`.
+        pooled: Whether it gives features of several kinds, chosen by name (`medexp.models.swin.features.KINDS`), each pooled
+            from other of its maps.
     """
 
     network: str
@@ -72,6 +74,7 @@ class Kind:
     requirements: tuple[str, ...] = ()
     monai: Mapping[str, Any] | None = None
     recognise: Callable[[Tensors], Recognised | None] | None = None
+    pooled: bool = False
 
 
 def kinds() -> dict[str, Kind]:

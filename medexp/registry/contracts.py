@@ -44,7 +44,7 @@ def preprocessing_of(folder: Path, called: str) -> Preprocessing:
     done = _from_words(contract.get("input", {}), where)
     if done.data == "images":
         return done
-    if network_of(contract)["kind"] != "swin_unetr":
+    if not any(meaning["what"] == "regions" for meaning in outputs_said(contract).values()):
         return done.then(PadToMultiple(DIVISOR))
     overlap = read_json(folder, "evaluation.json").get("overlap", _OVERLAP)
     return done.then(SlidingWindow(done.get(PadTo).size, overlap, "gaussian"))
@@ -78,23 +78,24 @@ def outputs_said(contract: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     """By name of a network's outputs, what they mean: `what` is regions, mask, classes, answers,
     features or velocity.
 
-    Of a package that was written before contracts said it, it follows from the kind of network and from the words for what
-    comes out.
+    Of a package that was written before contracts said it, it follows from the shapes that its kind declares and from the
+    words for what comes out.
     """
     if "outputs" in contract:
         return dict(contract["outputs"])
-    kind, words = network_of(contract)["kind"], str(contract.get("output", ""))
+    architecture, words = network_of(contract), str(contract.get("output", ""))
     names = [name.strip() for name in words.rpartition("): ")[2].split(",")]
-    classes = {"what": "classes", "classes": names, "calibration": "none that the package tells of"}
-    match kind:
-        case "swin_unetr":
-            return {ONLY: {"what": "regions", "regions": list(REGIONS), "painted": _PAINTED}}
-        case "multitask":
-            return {"seg": {"what": "mask"}, "cls": classes}
-        case "classifier":
-            return {ONLY: classes}
-        case _:
-            return {ONLY: {"what": "features"}}
+    vector = (
+        {"what": "classes", "classes": names, "calibration": "none that the package tells of"}
+        if "classes" in architecture
+        else {"what": "features"}
+    )
+    by_axes: dict[int, Mapping[str, Any]] = {
+        2: vector,
+        4: {"what": "mask"},
+        5: {"what": "regions", "regions": list(REGIONS), "painted": _PAINTED},
+    }
+    return {name: by_axes[len(spec.shape)] for name, spec in kind_of(architecture).outputs(architecture).items()}
 
 
 def draws(contract: Mapping[str, Any]) -> bool:
@@ -114,5 +115,5 @@ def takes_paths(contract: Mapping[str, Any]) -> bool:
 def parameters_of(contract: Mapping[str, Any]) -> tuple[str, ...]:
     """The parameters that a served model takes beside its input."""
     masks = any(one["what"] in ("regions", "mask") for one in outputs_said(contract).values())
-    features = network_of(contract)["kind"] in ("swin_encoder", "swin_unetr")
-    return (*((OUTPUT,) if masks else ()), *((FEATURES,) if features else ()))
+    pooled = kind_of(network_of(contract)).pooled
+    return (*((OUTPUT,) if masks else ()), *((FEATURES,) if pooled else ()))

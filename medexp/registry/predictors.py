@@ -31,7 +31,7 @@ from medexp.evaluation.answers import score_answers
 from medexp.evaluation.batches import demand_finite
 from medexp.evaluation.segmentation import mask_on_own_grid, sliding_window
 from medexp.files import replacing
-from medexp.models.kinds import ONLY, Tensors, outputs_of
+from medexp.models.kinds import ONLY, Tensors, kind_of, outputs_of
 from medexp.models.swin.features import KINDS
 from medexp.models.swin.network import DIVISOR, SwinEncoder, SwinSegmenter, features
 from medexp.registry.contracts import draws, outputs_said, preprocessing_of
@@ -346,7 +346,7 @@ def from_package(
     preprocessing, outputs = preprocessing_of(folder, called), outputs_said(contract)  # before the weights are read
     architecture, digest = network_of(contract), read_json(folder, MANIFEST)["digest"]
     encodes = any(meaning["what"] == "features" for meaning in outputs.values())
-    if kind and architecture["kind"] not in ("swin_encoder", "swin_unetr"):
+    if kind and not kind_of(architecture).pooled:
         raise RegistryError(f"features={kind}: {called} is a {architecture['kind']}; encoders and segmenters give features")
     net = whole_network(folder) if encodes and kind and KINDS[kind].decoder else load_verified(folder, base)
     chosen = device_of(device)

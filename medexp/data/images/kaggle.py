@@ -18,8 +18,9 @@ from medexp.data.images.cases import LabelledImage
 from medexp.data.images.npz import metadata_of, plane_problems, read_npz
 from medexp.data.images.slices import scan_of
 from medexp.data.pictures import GREY16, in_colours, open_picture
-from medexp.data.splits import Digested, Splits, by_label, draw_by_label, patient_groups, patient_of, some
+from medexp.data.splits import Digested, Splits, by_label, draw_by_label, patient_groups, patient_of
 from medexp.errors import DataError, all_problems
+from medexp.words import some
 
 CLASSES = {"no": 0, "yes": 1}
 """The classes, and the labels that they stand for."""

@@ -15,9 +15,10 @@ from medexp.data.images.kaggle import find_kaggle, left_aside, split_kaggle
 from medexp.data.images.phantoms import ensure_kaggle, ensure_slices
 from medexp.data.images.slices import find_slices, scan_of
 from medexp.data.prepared import Prepared
-from medexp.data.splits import SPLITS, Splits, make_splits, some, unnamed
+from medexp.data.splits import SPLITS, Splits, make_splits, unnamed
 from medexp.data.storage import local_folder
 from medexp.errors import ConfigError, DataError, all_problems
+from medexp.words import some
 
 SOURCES = ("brats", "kaggle")
 """Slices of volumes, and pictures in folders of their class."""

@@ -21,12 +21,13 @@ from medexp.config.data import SliceConfig
 from medexp.data.images.cases import LabelledImage
 from medexp.data.images.npz import Arrays, metadata_of, plane_problems, read_npz
 from medexp.data.parallel import in_parallel
-from medexp.data.splits import patient_of, some
+from medexp.data.splits import patient_of
 from medexp.data.volumes.background import ground_of
 from medexp.data.volumes.brats import ROUNDING, read_case
 from medexp.data.volumes.cases import CHANNELS, Case, Volume
 from medexp.errors import DataError, all_problems
 from medexp.files import filling
+from medexp.words import some
 
 FORMAT = "medexp-slice-1"
 """In every file's metadata: raise it when a slice comes to hold something else."""

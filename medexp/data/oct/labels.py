@@ -9,8 +9,9 @@ import pandas as pd
 
 from medexp.config.data import class_names
 from medexp.data.inputs import lines_of
-from medexp.data.splits import SPLITS, some, split_called, written_otherwise
+from medexp.data.splits import SPLITS, split_called, written_otherwise
 from medexp.errors import DataError, all_problems
+from medexp.words import some
 
 STUDY_GROUPS = (
     "healthy",

@@ -14,9 +14,10 @@ from medexp.data.oct.labels import Participants, class_counts, lacking, read_par
 from medexp.data.oct.locator import REGIONS, Located, locate
 from medexp.data.oct.manifest import find_manifests
 from medexp.data.prepared import Prepared
-from medexp.data.splits import SPLITS, Splits, some
+from medexp.data.splits import SPLITS, Splits
 from medexp.data.storage import Entry, Place
 from medexp.errors import DataError, all_problems
+from medexp.words import some
 
 LABELS = "participants.tsv"
 """The table, where none is given: the one of that name that lies highest among the data."""

@@ -14,10 +14,11 @@ from pathlib import Path
 from medexp.config.data import PairDataConfig
 from medexp.data.inputs import TABLES, lines_of, name_of
 from medexp.data.pairs.marks import COLUMN, generated, participants, said
-from medexp.data.splits import patient_of, some
+from medexp.data.splits import patient_of
 from medexp.data.volumes.cases import Case
 from medexp.data.volumes.suffixes import OTHERS, called_otherwise, dead, modality_of, no_nifti, two_cases
 from medexp.errors import DataError, all_problems
+from medexp.words import some
 
 FORMS = (
     "Taken are a BIDS data set (sub-ID/anat/sub-ID_FLAIR.nii.gz, its mask *_roi.nii.gz or *_mask.nii.gz beside it or under "

@@ -15,12 +15,13 @@ from medexp.data.pairs.find import Found, find_pairs
 from medexp.data.pairs.phantoms import ensure_pairs
 from medexp.data.pairs.read import Pair, load_pair, preprocessing
 from medexp.data.prepared import Prepared
-from medexp.data.splits import Splits, load_splits, make_splits, patient_groups, some, unnamed
+from medexp.data.splits import Splits, load_splits, make_splits, patient_groups, unnamed
 from medexp.data.storage import local, local_file
 from medexp.data.volumes.cases import Case
 from medexp.data.volumes.oddities import geometry, recognised
 from medexp.data.volumes.prepared import manifest
 from medexp.errors import DataError, all_problems
+from medexp.words import some
 
 __all__ = ["Pair", "PreparedPairs", "ReadsPairs", "account", "load_pair", "pairs_in", "prepare_pairs", "preprocessing"]
 

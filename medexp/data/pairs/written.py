@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 import medexp
 from medexp.data.pairs.facts import BESIDE, LARGEST, SMALLEST
 from medexp.data.pairs.marks import COLUMN, DESCRIP, GENERATED_BY
-from medexp.data.splits import some
 from medexp.data.volumes.background import ground_of
 from medexp.errors import DataError, all_problems
 from medexp.files import filling
+from medexp.words import some
 
 LESIONS = "derivatives/lesion_masks"
 _DESCRIP_BYTES = 79  # of the header's 80 the last is 0

@@ -15,9 +15,10 @@ from medexp.data.scenarios.families import in_families, members_of, questions, t
 from medexp.data.scenarios.oddities import MEANING
 from medexp.data.scenarios.read import find_scenarios, refuse
 from medexp.data.scenarios.splits import draw_splits, lacking, named, named_splits
-from medexp.data.splits import SPLITS, Splits, some
+from medexp.data.splits import SPLITS, Splits
 from medexp.data.twins import find_twins
 from medexp.errors import DataError, all_problems
+from medexp.words import some
 
 PreparedScenarios = Prepared[Scenario, ScenarioFacts]
 """Of scenarios; all that are read are in a split."""

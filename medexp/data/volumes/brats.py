@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 
 from medexp.config.data import SUFFIXES, DataConfig, known_by
 from medexp.data.nifti import UNREADABLE, open_nifti, unit_of
-from medexp.data.splits import patient_of, some
+from medexp.data.splits import patient_of
 from medexp.data.volumes.cases import CHANNELS, Case, Volume
 from medexp.data.volumes.suffixes import case_folders, cases_below, files_of, grouped
 from medexp.errors import DataError, all_problems
+from medexp.words import some
 
 AFFINE_TOLERANCE = 1e-3
 """Largest difference, in mm, between affines of one case: writers round sforms and quaternions differently."""

@@ -140,7 +140,7 @@ class Joint(nn.Module):
         return x, interpolate(mask, scale_factor=float(FACTOR), mode="trilinear").clamp(0, 1)
 
     def masks(self, soft: Tensor) -> Tensor:
-        """Masks, bool, of soft ones."""
+        """Masks (B, 1, X, Y, Z), bool, of soft ones of that shape, 0 to 1."""
         return soft > self.threshold
 
     def record(self) -> dict[str, Any]:

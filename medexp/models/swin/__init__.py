@@ -23,6 +23,7 @@ KINDS = {
         inputs=_volumes,
         outputs=_features,
         example=noise,
+        pooled=True,
     ),
     "swin_unetr": Kind(
         network="medexp.models.swin.network:SwinSegmenter",
@@ -30,5 +31,6 @@ KINDS = {
         outputs=lambda architecture: (_features if architecture.get("features") else _logits)(architecture),
         example=noise,
         monai={"_target_": "SwinUNETR", "use_flash_attention": True},  # as `fast_attention` has it
+        pooled=True,
     ),
 }

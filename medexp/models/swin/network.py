@@ -120,11 +120,12 @@ class SwinEncoder(nn.Module):
 
 
 def feature_maps(net: SwinSegmenter | SwinEncoder, shallow: Tensor, hidden: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    """The five maps that a decoder takes, encoder1 to encoder4 and encoder10, from full resolution to 1/32.
+    """The five maps that a decoder takes, encoder1 to encoder4 and encoder10: F channels of (D, H, W), F of half of each edge,
+    2 F of a quarter, 4 F of an eighth and 16 F of 1/32, where F is `feature_size`.
 
     Args:
         net: The network.
-        shallow: The finest map, which `encoder1` made of volumes.
+        shallow: The finest map (B, F, D, H, W), which `encoder1` made of volumes.
         hidden: As of `SwinSegmenter.decode`.
     """
     blocks = zip((net.encoder2, net.encoder3, net.encoder4, net.encoder10), (0, 1, 2, 4), strict=True)

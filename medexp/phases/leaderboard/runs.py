@@ -8,18 +8,19 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import yaml
 
+from medexp.config.keys import protocol
 from medexp.data.folds import folds_of
 from medexp.data.manifest import data_digest
-from medexp.data.splits import some
 from medexp.errors import ConfigError, DataError, all_problems
 from medexp.evaluation.comparison import read_per_case
 from medexp.evaluation.intervals import NOISE
 from medexp.evaluation.leaderboard import Kind, spread_table
-from medexp.files import read_csv
+from medexp.files import parse_yaml, read_csv
+from medexp.phases import phase
 from medexp.phases.shared.leaderboard import PREDICTIONS, Judging, read_run
 from medexp.tracking.past import PastRun, artifact, find_run, finished
+from medexp.words import some
 
 _RANDOM = ("random", "untrained")
 _CONTROLS = ("majority", "headers", "classical", "shape", "intensity", "layers", "thickness")
@@ -128,25 +129,23 @@ def _read(run: PastRun) -> Given:
                 f"run {called}: logged neither {PREDICTIONS} nor per_case.csv. Give a run of a phase that judges cases"
             )
         manifest = read_csv(listed, only_text=True) if listed else None
-        protocol = _protocol(settings.read_text()) if settings else ""
         if kept is not None:
             saved, judging, table = read_run(run.id, called)
             rows, spread, folds = table[table["split"] == judging.split], spread_table(saved.entries), judging.resampling.folds
         else:
             judging, table = None, read_csv(scored or Path())
             rows, spread, folds = _of_per_case(table, run, called), spread_table([]), folds_of(table)
+        how = _protocol(run.tags["medexp.phase"], settings, folds) if settings else ""
     digest = ""
     if manifest is not None and {"case", "patient", "sha256"} <= {*manifest}:
         digest = data_digest(manifest[manifest["patient"].isin(set(rows["patient"]))])
-    return Given(run, called, rows, spread, folds, judging, digest, protocol)
+    return Given(run, called, rows, spread, folds, judging, digest, how)
 
 
-def _protocol(settings: str) -> str:
+def _protocol(ran: str, settings: Path, folds: int) -> str:
     """Digest of the part of a run's configuration that says what was trained on an encoder, and how."""
-    config = yaml.safe_load(settings)
-    data = {key: value for key, value in config.get("data", {}).items() if key in ("augment", "normalisation", "batch_size")}
-    said = yaml.safe_dump([config.get("model"), config.get("train"), data, config.get("folds")])
-    return hashlib.sha256(said.encode()).hexdigest()[:8]
+    said = pd.json_normalize(parse_yaml(settings.read_text())).filter(items=sorted(protocol(phase(ran).config)))
+    return hashlib.sha256(f"{ran} {said.to_json(orient='records')} {folds}".encode()).hexdigest()[:8]
 
 
 def _of_per_case(table: pd.DataFrame, run: PastRun, called: str) -> pd.DataFrame:

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from annotated_types import Ge, Predicate
 
 from medexp.config.bounds import Count, Natural, Share, Told
-from medexp.config.keys import Called, Role
+from medexp.config.keys import Called, Role, Subject
 from medexp.config.networks import DecoderLoraConfig
 from medexp.config.shared import (
     CacheDir,
@@ -136,8 +136,8 @@ class MedgemmaConfig:
     confidence: Confidence
     folds: Folds
     judged: Annotated[Literal["test", "val"], Role.JUDGING]
-    model: Annotated[str | None, Called("")]
-    revision: str | None
+    model: Annotated[str | None, Called(""), Subject()]
+    revision: Annotated[str | None, Subject()]
     quantize: Literal["none", "8bit", "4bit"]
     adapter: Annotated[str, Role.WHERE]
     scenarios: Scenarios

@@ -8,7 +8,7 @@ from annotated_types import Ge, Le, Predicate
 
 from medexp.config.bounds import Count, Fraction, Natural, NotNegative, Positive, Told
 from medexp.config.data import class_names
-from medexp.config.keys import Called, Compared, Role, Short
+from medexp.config.keys import Called, Compared, Role, Short, Subject
 from medexp.config.shared import (
     CacheDir,
     Confidence,
@@ -47,7 +47,7 @@ class PathsConfig:
     """
 
     labels_tsv: Annotated[str | None, Role.CASES, Short("labels")]
-    checkpoint_path: Annotated[tuple[str, ...], Short("checkpoints")]
+    checkpoint_path: Annotated[tuple[str, ...], Short("checkpoints"), Subject()]
     data: Annotated[str | None, Role.CASES, Short("data")]
     s3_bucket: Annotated[str | None, Role.CASES]
     s3_prefix: Annotated[str, Role.CASES]

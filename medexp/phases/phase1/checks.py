@@ -64,7 +64,13 @@ def injection(base: SwinSegmenter, lora: LoraConfig, feature_size: int, image: T
 
 @torch.no_grad()
 def initialisation(base: SwinSegmenter, lora: LoraConfig, image: Tensor) -> Check:
-    """TEST_2.2: with B = 0 the adapted network gives the base's output."""
+    """TEST_2.2: with B = 0 the adapted network gives the base's output.
+
+    Args:
+        base: The network without adapters.
+        lora: Where they go.
+        image: One volume (1, C, D, H, W), float.
+    """
     net = copy.deepcopy(base).eval()
     before = net(image)
     add_lora(net, lora)
@@ -125,7 +131,13 @@ def training_step(base: SwinSegmenter, lora: LoraConfig, lr: float, image: Tenso
 
 
 def merge(certificate: MergeCertificate, lora_logits: Tensor, merged_logits: Tensor) -> Check:
-    """TEST_2.4: the merged network is the adapted one, weight by weight and in its output."""
+    """TEST_2.4: the merged network is the adapted one, weight by weight and in its output.
+
+    Args:
+        certificate: What merging did to each weight.
+        lora_logits: Of the adapted network, (B, R, D, H, W).
+        merged_logits: Of the merged one for the same volumes, likewise.
+    """
     difference = float((merged_logits - lora_logits).abs().max())
     worst = max(certificate.tensors.values(), default=math.nan)
     return Check(

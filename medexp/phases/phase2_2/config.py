@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from medexp.config.bounds import Positive
 from medexp.config.data import ImageDataConfig, PhantomConfig, Suffixes, suffix_problems
-from medexp.config.keys import Role
+from medexp.config.keys import Role, Subject
 from medexp.config.networks import FeatureKind, UNetConfig
 from medexp.config.training import TrainingConfig
 from medexp.phases.shared.config import ImagePhaseConfig, fits_depth
@@ -57,7 +57,7 @@ class Phase2_2Config(ImagePhaseConfig):
         volumes: Phantoms that an encoder of volumes is given, of a seed that no encoder was trained on.
     """
 
-    encoder: str
+    encoder: Annotated[str, Subject()]
     kaggle_dir: Annotated[str | None, Role.CASES]
     table: Annotated[str | None, Role.CASES]
     features: FeatureKind

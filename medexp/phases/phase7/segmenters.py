@@ -27,7 +27,6 @@ from torch.utils.data import Dataset
 from medexp.arrays import Array
 from medexp.config.shared import Resampling
 from medexp.config.training import TrainingConfig
-from medexp.data.splits import some
 from medexp.errors import DataError
 from medexp.evaluation.batches import demand_finite
 from medexp.evaluation.intervals import GAIN, NOISE, UNIT, Interval, Scatter, band_by_patient
@@ -37,6 +36,7 @@ from medexp.phases.phase7.config import UtilityConfig
 from medexp.reporting import Reporter
 from medexp.training.loop import Group, Objective, Order, fit
 from medexp.training.losses import segmentation_loss
+from medexp.words import some
 
 Draw = Callable[[Sequence[str], int, int], tuple[Array, Masks]]
 """From the cases that a generator may be trained on, a number of pairs and a seed to that many images, in [0, 1], and masks

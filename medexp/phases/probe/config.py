@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from medexp.config.bounds import Share
 from medexp.config.data import PhantomConfig, VolumeFilesConfig
-from medexp.config.keys import Called, Role
+from medexp.config.keys import Called, Role, Subject
 from medexp.config.networks import FeatureKind
 from medexp.config.shared import CacheDir, Confidence, Device, Jobs, OutputDir, Profile, Resampling, Samples, Seed, Threads
 from medexp.config.training import SearchConfig
@@ -33,7 +33,7 @@ class ProbeConfig:
     """
 
     profile: Profile
-    encoder: str
+    encoder: Annotated[str, Subject()]
     table: Annotated[str | None, Role.CASES]
     features: Annotated[FeatureKind, Called("")]
     head: Annotated[Literal["logistic", "mlp"], Called("")]

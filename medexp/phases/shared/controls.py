@@ -33,6 +33,7 @@ from medexp.phases.shared.context import Context, JudgedSettings, Settings
 from medexp.phases.shared.images import Images
 from medexp.phases.shared.labelled_volumes import LabelledVolumes
 from medexp.tracking.figures import bars
+from medexp.words import listed
 
 METRICS = {"balanced_accuracy": balanced_accuracy, "auroc": auroc}
 """What is compared. AUROC decides: of two classifiers of which one is better it sees the difference more often, from as few
@@ -100,7 +101,7 @@ class Beside:
         beaten = {name: self.gains[name]["auroc"] for name in self._rivals()}
         controls = Check(
             "CONTROLS",
-            f"Better than {_listed([self.controls[name].called for name in beaten])}",
+            f"Better than {listed([self.controls[name].called for name in beaten])}",
             Severity.DIAGNOSTIC,
             passed=all(gain.above for gain in beaten.values()),
             threshold="interval above 0 for AUROC minus that of each",
@@ -381,10 +382,6 @@ def hog_of(image: torch.Tensor) -> Array:
     """HOG of an image (1, H, W), at 64 x 64 pixels."""
     small = functional.interpolate(image[None], (_SIDE, _SIDE), mode="bilinear", antialias=True)[0, 0]
     return np.asarray(hog(small.numpy(), orientations=9, pixels_per_cell=(_CELL, _CELL), cells_per_block=(2, 2)))
-
-
-def _listed(names: Sequence[str]) -> str:
-    return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
 
 
 def _sentence(text: str) -> str:

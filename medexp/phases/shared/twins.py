@@ -4,8 +4,8 @@ from typing import Any
 
 from medexp.checks import Check, Severity
 from medexp.data.prepared import Prepared
-from medexp.data.splits import some
 from medexp.data.twins import LEAST
+from medexp.words import some
 
 
 def twins_check(data: Prepared[Any, Any]) -> Check:

@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-Array = NDArray[np.float32]
+from medexp.arrays import Array
+
 Eye = Literal["R", "L"]
 
 FIELD = 6000.0
@@ -186,7 +187,7 @@ def scan(retina: Retina, device: Device, entropy: tuple[int, ...]) -> tuple[NDAr
     signal = np.where(inner, signal * _capillaries(retina, x, y, texture)[:, None, :], signal)
     labels = (depth > edges).sum(axis=0, dtype=np.uint8)
     _findings(signal, labels, retina, x, y, edges, depth, texture)
-    signal = signal * _shadows(retina, nasal, y, edges[1], depth, texture)
+    signal *= _shadows(retina, nasal, y, edges[1], depth, texture)
     return _acquired(signal, device, rng), labels
 
 

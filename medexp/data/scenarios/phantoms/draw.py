@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-Array = NDArray[np.float64]
+from medexp.arrays import Array
 
 VERSION = 1
 """Raise it when what is drawn changes."""

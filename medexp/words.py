@@ -1,0 +1,13 @@
+"""Names in a sentence."""
+
+from collections.abc import Sequence
+
+
+def some(names: Sequence[str], most: int = 8) -> str:
+    """The first names and how many more there are."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def listed(names: Sequence[str]) -> str:
+    """All names: `a`, `a and b`, `a, b and c`."""
+    return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
