@@ -21,3 +21,8 @@ def version_page(name: str, version: str) -> str:
 def run_page(experiment: str, run_id: str, artifact: str = "") -> str:
     """The page of a run, or of one of its artifacts; the experiment by its id."""
     return f"#/experiments/{experiment}/runs/{run_id}{artifact and f'/artifacts/{artifact}'}{_MODE}"
+
+
+def runs_page(experiment: str, view: str) -> str:
+    """The page of an experiment's runs, in a view that a tag of the experiment keeps."""
+    return f"#/experiments/{experiment}/runs{_MODE}&viewStateShareKey={view.rpartition('.')[2]}"

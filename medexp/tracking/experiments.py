@@ -1,6 +1,7 @@
 """Which experiment a run belongs to: the one that the user names, else its phase's own."""
 
 import functools
+import json
 import os
 import re
 
@@ -10,13 +11,27 @@ from mlflow.entities import Experiment, LifecycleStage, Run
 from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
 
+from medexp.addresses import runs_page
 from medexp.errors import ConfigError
 from medexp.tracking.processes import PROCESS, in_words, is_above, is_gone
 from medexp.tracking.stores import database_file, without_secrets
 
+_COLUMNS = {
+    "tags.`medexp.headline`": 230,
+    "tags.`medexp.verdict`": 115,
+    "tags.`medexp.failed_diagnostics`": 180,
+    "tags.`medexp.best`": 120,
+    "tags.`medexp.champion`": 150,
+    "params.`lora.rank`": 80,
+    "attributes.`Models`": 200,
+    "attributes.`Dataset`": 300,
+}
+TABLE = {"selectedColumns": list(_COLUMNS), "columnOrder": list(_COLUMNS), "columnWidths": _COLUMNS}
+"""How MLflow's UI begins to show a table of runs: which columns stand beside the runs' names, and how wide, in pixels."""
+_VIEW = "mlflow.sharedViewState.medexp"  # by which a UI that is not medexp's own shows it too, for who asks for it
 _ABOUT = """Runs of `mlflow run . -e {phase}`; trials of a sweep, rungs of a recovery and steps of a pipeline stand under the run that began them.
 
-Columns to compare by: the tags `medexp.headline` (the figure, with its interval), `medexp.verdict` and `medexp.failed_diagnostics` (what its checks said), `medexp.best`, and the parameters, which are what was set and what runs are compared by.
+[Columns to compare by]({table}): the tags `medexp.headline` (the figure, with its interval), `medexp.verdict` and `medexp.failed_diagnostics` (what its checks said), `medexp.best`, and the parameters, which are what was set and what runs are compared by.
 
 A run's page says what it came to; `report.html` among its artifacts is all of it on one page.
 """  # noqa: E501  a line of Markdown is a paragraph
@@ -48,15 +63,18 @@ def experiment_for(phase: str, name: str | None = None, given: str | None = None
                 raise
             raise ConfigError(f"{_ID}: there is no experiment {given!r}; give another, or {_NAME}=NAME makes one") from error
     else:
-        about = {} if name else {MLFLOW_RUN_NOTE: _ABOUT.format(phase=phase)}
-        name = name or phase
-        if (found := client.get_experiment_by_name(name)) is None:
+        called = name or phase
+        if (found := client.get_experiment_by_name(called)) is None:
             try:
-                return str(client.create_experiment(name, _beside_the_database(name), about))
+                made = str(client.create_experiment(called, _beside_the_database(called), {_VIEW: json.dumps(TABLE)}))
+                if not name:
+                    about = _ABOUT.format(phase=phase, table=runs_page(made, _VIEW))
+                    client.set_experiment_tag(made, MLFLOW_RUN_NOTE, about)
+                return made
             except MlflowException as error:
                 if error.error_code != "RESOURCE_ALREADY_EXISTS":
                     raise
-            found = client.get_experiment_by_name(name)
+            found = client.get_experiment_by_name(called)
     assert found is not None
     _check_active(found)
     return str(found.experiment_id)

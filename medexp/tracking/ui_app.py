@@ -2,7 +2,7 @@
 
 The app of the entry point `mlflow.app`, which `mlflow ui --app-name medexp` finds. MLflow's UI keeps what a user chose in the
 browser; of what nobody chose yet the defaults are those of generative models: an experiment shows no run, and an assistant
-takes a third of the page. What the user chooses later stands.
+takes a third of the page. Tables of runs begin with the columns that runs are compared by. What the user chooses later stands.
 """
 
 import json
@@ -10,6 +10,8 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
 from mlflow.server.fastapi_app import app as mlflow_app
+
+from medexp.tracking.experiments import TABLE
 
 Message = MutableMapping[str, Any]  # of ASGI, as are those below
 Receive = Callable[[], Awaitable[Message]]
@@ -25,6 +27,12 @@ _FIRST_CHOICES = {
 _SCRIPT = f"""<script>
 for (const [key, value] of Object.entries({json.dumps(_FIRST_CHOICES)}))
   if (localStorage.getItem(key) === null) localStorage.setItem(key, value);
+const kept = Storage.prototype.getItem;
+Storage.prototype.getItem = function (key) {{
+  const value = kept.call(this, key);
+  const table = /^MLflowLocalStorage-[.0-9]+-ExperimentPage-.*-ReactComponentState$/.test(key);
+  return value === null && table ? {json.dumps(json.dumps(TABLE))} : value;
+}};
 if (!location.hash) location.replace("#/experiments");
 </script>""".encode()
 

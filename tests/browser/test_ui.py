@@ -6,6 +6,8 @@ from pathlib import Path
 
 from mlflow import MlflowClient
 
+from medexp.checks import VERDICT
+from medexp.tracking.results import HEADLINE
 from medexp.tracking.runs import tracked_run
 from tests.browsing import Visit, ui_on
 from tests.runs import Config
@@ -14,6 +16,7 @@ from tests.runs import Config
 def test_runs_are_found_at_once(store: MlflowClient, tmp_path: Path, visit: Callable[..., Visit]) -> None:
     with tracked_run("phase1", Config()) as run:
         run.tag({"mlflow.note.content": "What the run says of itself"})
+        run.tag({HEADLINE: "Dice 0.831 [0.778, 0.873]", VERDICT: "PASSED", "medexp.git_dirty": "false"})
     with ui_on(os.environ["MLFLOW_TRACKING_URI"], tmp_path) as (told, server):
         assert told.startswith("The last run, phase1 s0:  ")
         there = visit()
@@ -25,6 +28,9 @@ def test_runs_are_found_at_once(store: MlflowClient, tmp_path: Path, visit: Call
         first.page.get_by_role("link", name="phase1", exact=True).click()
         first.shows("phase1 s0")
         assert "/runs" in first.page.url
+        first.shows("Dice 0.831 [0.778, 0.873]")
+        columns = first.page.locator(".ag-header-cell").all_inner_texts()
+        assert any(VERDICT in name for name in columns) and not any("git_dirty" in name for name in columns), columns
         assert not first.page.get_by_text("Ask a question").count()
         first.open(f"{server}/#/models")
         first.shows("Registered Models")

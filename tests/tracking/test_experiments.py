@@ -1,5 +1,6 @@
 """Where a new run belongs, in a real store; and the store that several processes are the first to use."""
 
+import json
 import os
 import platform
 import sqlite3
@@ -32,6 +33,9 @@ def test_an_experiment_is_named_by_the_phase_unless_the_user_names_one(
     assert experiment_for("phase1") == experiment_for("phase1")
     about = store.get_experiment(experiment_for("phase1")).tags["mlflow.note.content"]
     assert "mlflow run . -e phase1" in about and "medexp.headline" in about
+    link = f"#/experiments/{experiment_for('phase1')}/runs?workflowType=machine_learning&viewStateShareKey=medexp"
+    view = json.loads(store.get_experiment(experiment_for("phase1")).tags["mlflow.sharedViewState.medexp"])
+    assert f"({link})" in about and "tags.`medexp.verdict`" in view["selectedColumns"]
     other = store.create_experiment("other")
     monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", other)
     assert experiment_for("phase1") == other
