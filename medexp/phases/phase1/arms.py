@@ -137,7 +137,7 @@ def fit_arm(
         return {"loss": total} | parts
 
     def validate(_: nn.Module, epoch: int) -> dict[str, float | pd.Series]:
-        draw = partial(draw_overlay, ctx, data, arm, epoch + 1)
+        draw = partial(draw_overlay, ctx, data, arm, epoch)
         scores = evaluate(ctx, data, module.net, "val", hd95=False, on_prediction=draw)
         return {**mean_scores(scores), "dice": dice_by_patient(scores)}
 

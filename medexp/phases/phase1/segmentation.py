@@ -145,14 +145,13 @@ def draw_overlay(
     label: Tensor,
     predicted: Tensor,
 ) -> None:
-    """A case as a picture of an epoch, or, without one, of the network that is kept; the first validation cases alone."""
+    """One of the first validation cases as a picture of an epoch, from 0, or, without one, of the network that is kept."""
     first_process_has = data.splits.val[:: ctx.accelerator.num_processes]  # the others have no reporter
     if case in first_process_has[: ctx.config.validation.overlays]:
-        title, spacing = f"{case}, {arm}, {'final' if epoch is None else f'epoch {epoch}'}", ctx.config.data.spacing
-        figure = overlay(np.asarray(image), np.asarray(label), np.asarray(predicted), title, spacing)
+        title = f"{case}, {arm}, {'final' if epoch is None else f'epoch {epoch + 1}'}"
+        seen, truth, said = (np.asarray(one) for one in (image, label, predicted))
+        draw = partial(overlay, seen, truth, said, title, ctx.config.data.spacing)
         if epoch is None:
-            ctx.run.reporter.figure(figure, f"overlays/{arm}/{case}/final.png")
-        else:
-            # Counted from 0, where the slider starts; and under val, or the pictures stand above the curves of train.
-            # One section, in which the arms of a case stand beside one another.
-            ctx.run.reporter.image(figure, f"val/overlays/{case} {arm}", epoch - 1)
+            ctx.run.reporter.figure(draw(), f"overlays/{arm}/{case}/final.png")
+        else:  # one section, in which the arms of a case stand beside one another
+            ctx.picture(f"overlays/{case} {arm}", epoch, draw)

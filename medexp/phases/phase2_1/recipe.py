@@ -30,6 +30,7 @@ from medexp.phases.shared.images import (
     outlined_patients,
     read_images,
     segment,
+    segmentations,
 )
 from medexp.phases.shared.packaging import MASK, classes, packaged
 from medexp.phases.shared.publishing import Summary, selection
@@ -78,6 +79,7 @@ def train(ctx: Context[Phase2_1Config], images: Images) -> Trained:
         return {"loss": parts.pop("segmentation")} | parts
 
     def validate(_: nn.Module, epoch: int) -> dict[str, pd.Series]:
+        ctx.picture("segmentations", epoch, partial(segmentations, images, net, epoch))
         return {"dice": dice(images, partial(segment, net)).set_index("patient")["dice"].dropna()}
 
     groups = [Group("network", config.training.lr_network, [one for one in net.parameters() if one.requires_grad])]

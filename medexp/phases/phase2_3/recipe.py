@@ -51,6 +51,7 @@ from medexp.phases.shared.images import (
     predict,
     read_images,
     segment,
+    segmentations,
 )
 from medexp.phases.shared.packaging import parent_of
 from medexp.phases.shared.split_head import of_the_split
@@ -180,6 +181,7 @@ def train(ctx: Context[Phase2_3Config], work: Work) -> Trained:
         return {"loss": entropy, "classification": entropy}
 
     def validate(_: nn.Module, epoch: int) -> dict[str, float | pd.Series]:
+        ctx.picture("segmentations", epoch, partial(segmentations, images, net, epoch))
         tables = told(images, net, "val")
         return {**both_tasks(images, tables, "val"), "both": both_by_patient(images, tables, "val")}
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from peft import PeftModel
 from peft.tuners.lora import LoraLayer
@@ -204,11 +205,12 @@ def _objective(
     )
 
     def validate(module: nn.Module, epoch: int) -> Mapping[str, Any]:
-        if ctx.accelerator.is_main_process:
+        def drawn() -> Figure:
             generator = Generator(module, joint, config.data.input_size, affine, "the adapter")
-            drawn = generator.draw(config.sampling.shown, 0, config.sampling.steps[0])
-            title = f"the same samples after epoch {epoch + 1}"
-            ctx.run.reporter.image(pairs({"drawn": drawn}, title, config.data.spacing), "samples", epoch + 1)
+            samples = generator.draw(config.sampling.shown, 0, config.sampling.steps[0])
+            return pairs({"drawn": samples}, f"the same samples after epoch {epoch + 1}", config.data.spacing)
+
+        ctx.picture("samples", epoch, drawn)
         return objective.validate(module, epoch)
 
     return replace(objective, validate=validate)

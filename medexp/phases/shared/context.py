@@ -5,8 +5,9 @@ with context(PHASE, config, run) as ctx:    the same in a run that is given: a t
 """
 
 import json
+import math
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
+from matplotlib.figure import Figure
 from torch import nn
 from torch.utils.data import Dataset
 
@@ -35,10 +37,14 @@ from medexp.registry.package import Package, Parent
 from medexp.registry.promotion import Nominated
 from medexp.registry.store import made_on_phantoms
 from medexp.registry.tags import upstream_tag
+from medexp.reporting import NullReporter
 from medexp.tracking.datasets import log_datasets
 from medexp.tracking.results import log_checks, log_figures, log_headline, log_intervals, stop_if_blocked
 from medexp.tracking.runs import TrackedRun, tracked_run
 from medexp.training.loop import FitResult, Group, Objective, Order, fit
+
+PICTURES = 8
+"""Pictures of a training's epochs at most, of each series."""
 
 _BEGUN = "begun.json"
 # What RuntimeErrors say of memory: torch's allocators of GPUs and of main memory, and cuBLAS. Others have other causes.
@@ -258,6 +264,24 @@ class Context(Generic[C_co]):
             ema=ema,
             quiet=quiet,
         )
+
+    def picture(self: "Context[TrainingSettings]", key: str, epoch: int, draw: Callable[[], Figure | None]) -> None:
+        """Log a picture of a validated epoch in the series `val/<key>`, which MLflow's grid of images shows with a slider.
+
+        Of a training's epochs at most PICTURES are drawn, evenly, the last among them. They are counted from 0, where the
+        slider starts: at an epoch's own number it would start at none. Folds are not drawn, nor is what nobody keeps.
+
+        Args:
+            key: Of the series; under `val`, or its pictures stood above the curves of `train`.
+            epoch: From 0.
+            draw: Draws it, the number of the epoch in its title; None: there is nothing to be seen.
+        """
+        training, done = self.config.training, epoch + 1
+        every = training.validate_every * math.ceil(training.epochs / (training.validate_every * PICTURES))
+        if self.fold or isinstance(self.run.reporter, NullReporter) or (done % every and done != training.epochs):
+            return
+        if (figure := draw()) is not None:
+            self.run.reporter.image(figure, f"val/{key}", math.ceil(done / every) - 1)
 
     def intervals(self: "Context[JudgedSettings]", prefix: str, scores: Mapping[str, Interval]) -> None:
         """Log figures with their bounds in the run's `intervals.csv`, as `<prefix><name>`."""

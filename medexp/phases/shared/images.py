@@ -287,8 +287,17 @@ def log_training(ctx: Context[ImagePhaseConfig], images: Images, trained: Traine
 
 
 @torch.inference_mode()
-def segmentations(images: Images, net: MultiTaskModel) -> Figure | None:
-    """A picture of validation slices, truth and prediction outlined: those with most tumour, one a scan."""
+def segmentations(images: Images, net: MultiTaskModel, epoch: int | None = None) -> Figure | None:
+    """A picture of validation slices, truth and prediction outlined: those with most tumour, one a scan.
+
+    Args:
+        images: The images.
+        net: The network.
+        epoch: The epoch, from 0, after which it is; None: the one that is kept.
+
+    Returns:
+        None where no slice has a mask.
+    """
     masked = images.of("val", masked=True)
     rows = images.data.manifest.set_index("case").loc[masked.cases].reset_index()
     order = rows.sort_values("tumour_pixels", ascending=False).drop_duplicates("scan").index
@@ -300,7 +309,7 @@ def segmentations(images: Images, net: MultiTaskModel) -> Figure | None:
     return gallery(
         [np.asarray(item["image"][0]) for item in items],
         [item["case"] for item in items],
-        "Largest cut of each scan, truth solid, prediction dashed",
+        f"Largest cut of each scan, {'truth solid, prediction dashed' if epoch is None else f'epoch {epoch + 1}'}",
         [np.asarray(item["mask"][0]) for item in items],
         list(predicted),
         len(order),

@@ -25,7 +25,7 @@ def test_the_run_holds_all_that_it_promises(client: MlflowClient, pipeline: Pipe
     assert made.info.status == "FINISHED"
     tags, metrics = made.data.tags, figures(made)
     assert (tags["medexp.phase"], tags["medexp.profile"], tags["medexp.verdict"]) == ("phase2_1", "demo", "PASSED")
-    for name in ("train/loss", "train/dice_loss", "train/ce", "train/lr_network", "val/dice", "params/train_patients"):
+    for name in ("train/loss", "train/loss_dice", "train/loss_ce", "train/lr_network", "val/dice", "params/train_patients"):
         assert name in metrics
     assert not [name for name in metrics if name.endswith(("_low", "_high"))]
     interval = logged_table(made, "intervals.csv", index_col="metric").loc["val/final/dice"]
@@ -41,6 +41,9 @@ def test_the_run_holds_all_that_it_promises(client: MlflowClient, pipeline: Pipe
     assert {"config.yaml", "manifest.csv", "per_case.csv", "training_log.csv", "final_model.pt", "checks.json"} <= logged
     pictures = {item.path for item in client.list_artifacts(made.info.run_id, "figures")}
     assert {"figures/curves.png", "figures/segmentations.png"} <= pictures
+    drawn = [item.path for item in client.list_artifacts(made.info.run_id, "images") if item.path.endswith(".png")]
+    steps = sorted(path.split("+step+")[1].partition("+")[0] for path in drawn if "val~segmentations+" in path)
+    assert steps == ["0", "1", "2", "3"], "after each of four epochs, from 0 on: the slider starts there"
     assert artifact(made, "power.txt").read_text().strip() in pipeline.told["phase2_1"], "what can be seen is said first"
     assert {item.dataset.name for item in made.inputs.dataset_inputs} == {"phase2_1_train", "phase2_1_val", "phase2_1_test"}
     for words in (f"{NAME} version 1 (candidate, champion)", "mlflow run . -e phase2_2", "P2_1-DICE", "P2_1-PARAMETERS"):
