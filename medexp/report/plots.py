@@ -148,6 +148,7 @@ def curves(histories: Mapping[str, pd.DataFrame], name: str) -> list[Curves]:
                 continue
             split, _, measure = column.rpartition("/")
             split, measure = ("train", column) if not split else (split.rpartition("/")[2], measure)
+            measure = measure.removeprefix("loss_")  # a part of the loss, which validation calls by its name alone
             found.setdefault(measure, []).append((arm or name, min(shade, _SHADES - 1), split == "train", x, values))
     order = sorted(found, key=lambda measure: (FIRST.index(measure) if measure in FIRST else len(FIRST), measure))
     return [_panel(measure, found[measure], axis) for measure in order[:_PANELS]]

@@ -104,9 +104,7 @@ def curves(history: pd.DataFrame, columns: Sequence[str] | None = None) -> Figur
         columns = [
             name for name in map(str, history.select_dtypes("number")) if name not in ("epoch", "step") and "/lr_" not in name
         ]
-    panels = {
-        "loss": [name for name in columns if "loss" in name or name.rsplit("/")[-1] in ("ce", "segmentation", "semantic")],
-    }
+    panels = {"loss": [name for name in columns if "loss" in name or name.endswith("/ce")]}
     scores = ("dice", "accuracy", "both")  # `both` is the mean of these two
     panels["score"] = [name for name in columns if name not in panels["loss"] and any(word in name for word in scores)]
     panels["other"] = [name for name in columns if name not in panels["loss"] + panels["score"]]

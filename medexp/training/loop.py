@@ -73,7 +73,8 @@ class Objective:
     """What a training minimises and how it is judged.
 
     Attributes:
-        loss: From (module, batch, epoch) to scalars; `loss` is minimised, all are reported under `train/`.
+        loss: From (module, batch, epoch) to scalars; `loss` is minimised, and reported as `train/loss`. The others are its
+            parts, reported as `train/loss_<part>`: pages sort by name, and the loss comes before what it is made of.
         validate: From (module in eval mode, epoch) to scores, reported under `val/`: numbers, or values of cases by patient,
             of which the mean is reported; of the criterion such values, in the same order each time, or nobody can tell what
             its choice made of it. Called in every process.
@@ -402,7 +403,10 @@ def _steps(learner: _Learner, objective: Objective, training: TrainingConfig, ep
     learner.module.train()
     for batch in learner.loader:
         with accelerator.accumulate(learner.wrapped):
-            parts = objective.loss(learner.wrapped, batch, epoch)
+            parts = {
+                name if name == "loss" else f"loss_{name}": one
+                for name, one in objective.loss(learner.wrapped, batch, epoch).items()
+            }
             accelerator.backward(parts["loss"])
             if accelerator.sync_gradients:
                 norms = [accelerator.clip_grad_norm_(parameters, training.grad_clip) for parameters in clipped]

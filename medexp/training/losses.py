@@ -31,14 +31,14 @@ def segmentation_loss(
             although they overlap.
 
     Returns:
-        `segmentation`, the sum, and for the others its parts `dice_loss` and `ce`.
+        `segmentation`, the sum, and for the others its parts `dice` and `ce`.
     """
     logits = logits.float()
     if kind == "dice_ce":
         return {"segmentation": _DICE_CE(logits, regions)}
     overlap = _BATCH_DICE if kind == "batch_dice_bce" else _DICE
     dice, ce = overlap(logits, regions), binary_cross_entropy_with_logits(logits, regions)
-    return {"segmentation": dice + ce, "dice_loss": dice.detach(), "ce": ce.detach()}
+    return {"segmentation": dice + ce, "dice": dice.detach(), "ce": ce.detach()}
 
 
 def aux_weight(epoch: int, aux: AuxHeadsConfig) -> float:

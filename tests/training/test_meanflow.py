@@ -276,7 +276,7 @@ def test_a_training_gets_better_on_cases_that_are_judged_alike_each_time(tmp_pat
         ema=0.5,
     )
     history = result.history
-    assert {"train/loss", "train/image", "train/mask", "val/loss", "val/image", "val/mask"} <= set(history)
+    assert {"train/loss", "train/loss_image", "train/loss_mask", "val/loss", "val/image", "val/mask"} <= set(history)
     assert history["val/loss"].iloc[-1] < float(np.mean(first["loss"]))
     assert np.allclose(history["val/loss"], history["val/image"] + history["val/mask"])
     assert result.patients == patients and result.cases.shape == (6, 4)

@@ -35,7 +35,13 @@ def test_the_run_holds_all_that_it_promises(client: MlflowClient, pipeline: Pipe
     for phase in ("phase2_1", "phase2_2"):
         digest = client.get_model_version(MODELS[phase], "1").tags["medexp.digest"]
         assert tags[f"medexp.upstream.{MODELS[phase]}"] == f"1 {digest}"
-    for name in ("train/segmentation", "train/dice_loss", "train/classification", "train/lr_encoder", "train/lr_head"):
+    for name in (
+        "train/loss_segmentation",
+        "train/loss_dice",
+        "train/loss_classification",
+        "train/lr_encoder",
+        "train/lr_head",
+    ):
         assert name in metrics
     for source in ("", "brats/", "kaggle/"):
         for metric in ("accuracy", "balanced_accuracy", "auroc", "macro_f1"):
