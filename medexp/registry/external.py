@@ -1,7 +1,5 @@
 """External validation: what a version came to on cases that it has not seen, told on the page of the version."""
 
-import json
-import math
 import time
 from collections.abc import Mapping
 
@@ -13,7 +11,7 @@ from medexp.registry.client import answering
 from medexp.registry.predictors import Predictor
 
 EXTERNAL = "medexp.external."
-"""Tags of a version; the rest is the run's id."""
+"""Tags of a version; the rest is the run's id. Words: the figures are the run's, and metrics of the model."""
 
 
 def log_external(predictor: Predictor, run_id: str, source: str, digest: str, scores: Mapping[str, Interval]) -> str:
@@ -34,19 +32,14 @@ def log_external(predictor: Predictor, run_id: str, source: str, digest: str, sc
     """
     client, pulled = MlflowClient(), predictor.pulled
     assert pulled is not None
-    figures = {name: [interval.estimate, interval.low, interval.high, interval.patients] for name, interval in scores.items()}
-    told = {"cases": source, "data_digest": digest, "estimate_low_high_patients": _finite(figures)}
+    figures = "; ".join(f"{name} {interval}" for name, interval in scores.items())
+    told = f"{figures}. Cases: {source}, digest {digest}"
     with answering():
         version = client.get_model_version(pulled.name, pulled.version)
-        client.set_model_version_tag(pulled.name, pulled.version, f"{EXTERNAL}{run_id}", json.dumps(told))
+        client.set_model_version_tag(pulled.name, pulled.version, f"{EXTERNAL}{run_id}", told)
         if version.model_id:
             now = int(time.time() * 1000)
             place = {"model_id": version.model_id, "dataset_name": source[:250], "dataset_digest": digest, "run_id": run_id}
             metrics = [Metric(f"external/{name}", one.estimate, now, 0, **place) for name, one in scores.items()]
             client.log_batch(run_id, metrics=metrics)
     return f"External validation: written to {predictor.called}, as its tag {EXTERNAL}{run_id}"
-
-
-def _finite(figures: Mapping[str, list[float]]) -> dict[str, list[float | None]]:
-    """What JSON can carry: bounds that there are not become null."""
-    return {name: [None if math.isnan(value) else round(value, 6) for value in values] for name, values in figures.items()}

@@ -166,7 +166,8 @@ def _sentences(found: Facts, lists: Sequence[Mapping[int, str]]) -> list[str]:
             ]
             said.append(f"Partitions: {'; '.join(counts)}.")
     covers = set(found.intervals["confidence"].dropna()) if len(found.intervals) else set()
-    said += [f"Intervals cover {share:.0%} each, for a figure alone, by patient." for share in sorted(covers)]
+    by = found.summary.units[0] if found.summary else "patient"
+    said += [f"Intervals cover {share:.0%} each, for a figure alone, by {by}." for share in sorted(covers)]
     if not lists and found.sources:
         said.insert(1, f"Data: {'; '.join(found.sources)}.")
     return [*filter(None, said), *_software(found)]

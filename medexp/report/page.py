@@ -18,6 +18,7 @@ from markupsafe import Markup, escape
 from PIL import Image
 
 import medexp
+from medexp.checks import Check
 from medexp.errors import DataError
 from medexp.evaluation.comparison import direction
 from medexp.files import dump_yaml
@@ -25,6 +26,7 @@ from medexp.registry.lineage import Impact
 from medexp.report.facts import HERE, Facts
 from medexp.report.panels import in_words, panels
 from medexp.report.plots import curves, digits
+from medexp.report.summary import Summary
 from medexp.report.volumes import KINDS, WORST, Volumes, case_folder, niivue, volumes_of
 from medexp.secrets import masked
 from medexp.tracking.past import fetched
@@ -113,6 +115,7 @@ def as_page(facts: Facts, cases: Sequence[str] = (), of: Version | None = None) 
     summary = facts.summary
     failed = sorted((check for check in facts.checks if not check.passed), key=lambda check: not check.blocks)
     told = (*summary.first, *summary.words) if summary else (facts.texts.get("summary.md", ""),)
+    units = summary.units if summary else Summary.units
     name = facts.arm or "this run"
     estimates = panels(facts)
     drawn = curves(facts.histories, name)
@@ -151,12 +154,13 @@ def as_page(facts: Facts, cases: Sequence[str] = (), of: Version | None = None) 
         headline="" if of else facts.headline,
         about=summary.headline if summary else "",
         first=summary.first if summary else (),
-        advised=[check for check in failed if check.advice and not any(check.advice in line for line in told)],
+        advised=_advised(failed, told),
         following=[_command(line) for line in summary.following] if summary else [],
         notes=notes,
         figures=figures,
         panels=estimates,
-        covered=f"Each {covers.pop():.0%} interval holds for its figure alone, by patient." if len(covers) == 1 else "",
+        covered=f"Each {covers.pop():.0%} interval holds for its figure alone, by {units[0]}." if len(covers) == 1 else "",
+        units=units[1],
         children=children,
         trials=trials,
         checks=[*failed, *(check for check in facts.checks if check.passed)],
@@ -220,6 +224,18 @@ def _colour(facts: Facts, judged: str | None) -> str:
     if (judged or "").startswith("FAILED") or facts.run.status in ("FAILED", "KILLED"):
         return "fail"
     return "" if judged is None else "warn" if judged != "PASSED" else "pass"
+
+
+def _advised(failed: Sequence[Check], told: Sequence[str]) -> dict[str, list[str]]:
+    """What to do, and the checks that ask for it, without what the page tells anyhow."""
+    found: dict[str, list[str]] = {}
+    for check in failed:
+        advice = check.advice
+        for line in told:
+            advice = advice.replace(line, "")
+        if (advice := " ".join(advice.split())) and not any(advice in line for line in told):
+            found.setdefault(advice, []).append(check.id)
+    return found
 
 
 def _command(line: str) -> tuple[str, str, str]:

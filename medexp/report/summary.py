@@ -25,6 +25,7 @@ class Summary:
         first: What a reader must know before any figure, such as a control that is as good: sentences, before all else.
         beside: A second table: title, columns, rows.
         compared_by: The figure that runs of the phase are compared by, as `intervals.csv` names it, and its name for a reader.
+        units: What intervals draw, one and several of them; what the tables call a patient.
     """
 
     headline: str
@@ -37,6 +38,7 @@ class Summary:
     first: Sequence[str] = ()
     beside: tuple[str, Sequence[str], Sequence[Sequence[str]]] | None = None
     compared_by: tuple[str, str] = ("", "")
+    units: tuple[str, str] = ("patient", "patients")
 
 
 def as_record(summary: Summary, following: Sequence[str]) -> dict[str, Any]:
@@ -62,7 +64,7 @@ def from_record(record: Mapping[str, Any]) -> Summary:
         KeyError: It lacks a part that each has.
         TypeError: A part is of another kind.
     """
-    beside = record.get("beside")
+    beside, units = record.get("beside"), record.get("units", Summary.units)
     return Summary(
         headline=str(record["headline"]),
         title=str(record["title"]),
@@ -72,6 +74,7 @@ def from_record(record: Mapping[str, Any]) -> Summary:
         following=_words(record.get("following", ())),
         first=_words(record.get("first", ())),
         beside=(str(beside[0]), _words(beside[1]), [_words(row) for row in beside[2]]) if beside else None,
+        units=(str(units[0]), str(units[1])),
     )
 
 

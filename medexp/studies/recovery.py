@@ -7,7 +7,7 @@ import os
 import shlex
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -28,13 +28,14 @@ from medexp.files import parse_yaml
 from medexp.phases.recover.config import RecoverConfig
 from medexp.phases.shared.launch import forget_precision
 from medexp.phases.shared.reported import reported_run
+from medexp.report.summary import SUMMARY, Summary, from_record, log_record
 from medexp.studies.diagnostics import Attempt, describe, diagnose, said, show
 from medexp.studies.ladder import AS_IT_WAS, Fault, Ladder, Rung, changed, differences, phase_config, read_ladder
 from medexp.studies.space import Space, suggest
 from medexp.studies.study import ask, open_study, place_of, recover_dead
 from medexp.tracking.killed import end_run
 from medexp.tracking.past import PastRun, artifact, figure, past_run, runs_like, tag_run
-from medexp.tracking.results import log_summary
+from medexp.tracking.results import HEADLINE, log_summary
 from medexp.tracking.runs import TrackedRun, runs_tagged
 from medexp.tracking.ui import next_line
 
@@ -351,17 +352,34 @@ def conclude(climb: Climb) -> str:
     shown = phases.phase(climb.config.phase).diagnosis
     report = diagnose(tracked, climb.failed, climb.attempts, climb.ladder, shown, passed.run if passed else None)
     log_summary(tracked, report)
+    about = f"recovery of run {climb.failed.name} of {climb.config.phase}"
+    lines = following(climb)
+    log_record(tracked.reporter, Summary(about, "", (), (), ()), lines)
     show(climb.failed, climb.attempts, climb.ladder.goal)
     print(f"Run: {tracked.id}, files in {tracked.folder}")
     print(f"Next, browse it:  {next_line(tracked)}")
     if passed:
         tag_run(climb.failed.id, {"medexp.recovered_by": passed.run})
+        headline = past_run(passed.run).tags.get(HEADLINE)
+        tracked.tag({HEADLINE: headline} if headline else {})
         print(f"Recovered: run {passed.run} ({passed.rung}) passes all BLOCKING checks")
         return passed.run
+    print(*lines, sep="\n")
     raise CheckFailed(
         f"recovery of run {climb.failed.id}: none of {len(climb.attempts)} runs passed all BLOCKING checks. What each of them "
         f"changed and what that did is in diagnostics.md of run {tracked.id}; nothing was promoted"
     )
+
+
+def following(climb: Climb) -> Sequence[str]:
+    """What can be done next: what the run that passed says, or a search around the best rung, where there was none."""
+    if climb.passed:
+        with tempfile.TemporaryDirectory() as folder:
+            kept = artifact(climb.passed.run, SUMMARY, Path(folder))
+            return from_record(json.loads(kept.read_text(encoding="utf-8"))).following if kept else ()
+    if climb.config.search or climb.stopped_by or all(one.value is None for one in climb.attempts):
+        return ()
+    return [f"Next, search around the best rung: {_command(replace(climb.config, search=12))}"]
 
 
 def _in_one_process() -> None:

@@ -29,6 +29,7 @@ from medexp.phases.shared.reported import reported_run
 from medexp.phases.sweep.config import SweepConfig
 from medexp.registry.store import resolve
 from medexp.report import panels
+from medexp.report.summary import Summary, log_record
 from medexp.studies.pictures import page, pictures
 from medexp.studies.space import Goal, Space, read_space, suggest
 from medexp.studies.study import recover_dead
@@ -417,12 +418,15 @@ def conclude(
     ]
     title = f"{len(rows)} of {len(trials)} trials of {config.phase}, those that ended best"
     log_summary(tracked, "\n\n".join([*words, title + ":", as_markdown(head, rows)]) + "\n")
+    following = [f"Next, train it whole:   mlflow run . -e {config.phase} -P profile={config.profile} -P config={best}"]
+    about = f"study {study.study_name} of {config.phase}"
+    log_record(tracked.reporter, Summary(about, title, head, rows, words), following)
     show_table(head, rows, title)
     for line in words:
         print(line)
     print(f"Run: {tracked.id}, files in {tracked.folder}")
     print(f"Next, browse it:        {next_line(tracked)}")
-    print(f"Next, train it whole:   mlflow run . -e {config.phase} -P profile={config.profile} -P config={best}")
+    print(*following, sep="\n")
 
 
 def luck(goal: Goal, value: float, fresh: np.ndarray) -> str | None:

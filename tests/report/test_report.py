@@ -11,13 +11,15 @@ import pandas as pd
 import pytest
 from mlflow import MlflowClient
 
+from medexp.checks import Check, Severity
 from medexp.console import main
 from medexp.evaluation.intervals import Interval
 from medexp.report.facts import facts
 from medexp.report.panels import panels
+from medexp.report.summary import Summary, log_record
 from medexp.report.volumes import WORST
 from medexp.report.written import log_report
-from medexp.tracking.results import log_headline, log_intervals
+from medexp.tracking.results import log_checks, log_headline, log_intervals
 from medexp.tracking.runs import tracked_run
 from tests.report.made import CASES, ODD, made_run, per_case
 from tests.runs import Config
@@ -193,6 +195,20 @@ def test_a_panel_says_of_which_arm_a_figure_is(store: MlflowClient) -> None:
     assert "AUROC 0.900 [0.800, 0.950]" in read.text, "the first screen has the headline"
     worst = next(row for row in read.rows if row[:1] and row[0].startswith("case-"))
     assert worst[0] == "case-1", "by the encoder's score"
+
+
+def test_what_to_do_is_said_once_and_units_by_their_name(store: MlflowClient) -> None:
+    """Advice that two checks give stands once, without the sentences that the page has anyway."""
+    lines, advice = ["The control is as good."], "Take more cases."
+    with tracked_run("medgemma", Config()) as run:
+        given = {"ONE": advice, "TWO": advice, "THREE": f"{lines[0]} Look at them."}
+        checks = [Check(name, "title", Severity.DIAGNOSTIC, False, "above 0", {}, text) for name, text in given.items()]
+        log_checks(run, checks)
+        log_intervals(run, {"val/accuracy": Interval(0.6, 0.5, 0.7, 9)}, 0.95)
+        log_record(run.reporter, Summary("", "", (), (), (), first=lines, units=("family", "families")), ())
+    _, read = page_of(store, run.id)
+    assert "ONE, TWO Take more cases." in read.text and "THREE Look at them." in read.text
+    assert read.text.count(lines[0]) == 1 and "for its figure alone, by family." in read.text
 
 
 def test_links_of_the_ui_are_words_in_a_file(store: MlflowClient) -> None:

@@ -22,6 +22,7 @@ from medexp.studies import recovery
 from medexp.tracking.results import log_checks, stop_if_blocked
 from medexp.tracking.runs import TrackedRun, tracked_run
 from tests.configured import configured, run_phase
+from tests.runs import artifact, last_run
 
 
 def ended(how: Callable[[TrackedRun], object], phase: str = "phase1", **changed: object) -> str:
@@ -280,6 +281,20 @@ def test_a_value_that_is_no_number_is_none(store: MlflowClient) -> None:
 
     with pytest.raises(CheckFailed, match="none of 1 runs passed"):
         recovery.recover(config, Trainings(failing("TEST_2.5"), value=float("nan")))
+
+
+def test_a_recovery_says_what_can_be_done_next(store: MlflowClient, capsys: pytest.CaptureFixture[str]) -> None:
+    """A search where no rung passed, by a command that its own report has too; nothing where one was made already."""
+    config = recovery_of(ended(failing("TEST_2.5")), HALVED)
+    with pytest.raises(CheckFailed):
+        recovery.recover(config, Trainings(failing("TEST_2.5")))
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("Next, search around the best rung:")]
+    assert f"-P run={config.run}" in line and "-P search=12" in line
+    (kept,) = store.search_runs([last_run(store, "recover").info.experiment_id], "tags.`medexp.phase` = 'recover'")
+    assert json.loads(artifact(kept, "summary.json").read_text())["following"] == [line]
+    with pytest.raises(CheckFailed):
+        recovery.recover(replace(config, search=1), Trainings(failing("TEST_2.5")))
+    assert "Next, search" not in capsys.readouterr().out
 
 
 def test_a_cache_that_is_given_is_the_one_that_is_used(store: MlflowClient) -> None:

@@ -1,5 +1,6 @@
 """Sweeps with real worker processes and a phase that trains nothing: what is kept, what is said, and what a kill leaves."""
 
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import replace
@@ -71,6 +72,8 @@ def test_a_sweep_from_its_start_to_its_last_line(store: MlflowClient, tmp_path: 
     ):
         assert words in printed
     assert "best of 6 trials" in parent.data.tags["mlflow.note.content"]
+    kept = json.loads(Path(store.download_artifacts(parent.info.run_id, "summary.json")).read_text())
+    assert kept["following"] == [line for line in printed.splitlines() if line.startswith("Next, train it whole:")]
 
     search(config, OBJECTIVE, warm_up)  # nothing is left to do
     assert [len(runs(store, name)) for name in ("trial", "confirm", "test")] == [6, 3, 1]

@@ -2,13 +2,14 @@
 
 from dataclasses import replace
 
-from medexp.evaluation.leaderboard import leaderboard, read_predictions
+from medexp.evaluation.leaderboard import PRIMARY, leaderboard, read_predictions
 from medexp.phases.leaderboard import PHASE
 from medexp.phases.leaderboard.checks import same_data
 from medexp.phases.leaderboard.config import LeaderboardConfig
 from medexp.phases.leaderboard.runs import JUDGED, put_together, read_runs
 from medexp.phases.shared.context import context
-from medexp.phases.shared.leaderboard import Judging, count_classes, figures_of, log_leaderboard, summary_of
+from medexp.phases.shared.leaderboard import CALLED, Judging, count_classes, figures_of, log_leaderboard, summary_of
+from medexp.tracking.results import log_headline
 
 
 def run(config: LeaderboardConfig) -> None:
@@ -34,6 +35,9 @@ def run(config: LeaderboardConfig) -> None:
         title = f"Leaderboard of {len(given)} run{'s' if len(given) > 1 else ''}"
         judging = Judging(title, source, JUDGED, counts, resampling, notes)
         log_leaderboard(ctx.run.reporter, board, judging, rows)
-        ctx.intervals("judged/", figures_of(board))
+        ctx.intervals("judged/", figures := figures_of(board))
+        best = next((row for row in board.rows if row.entry.kind == "checkpoint"), board.rows[0])
+        name = next(name for name, one in figures.items() if one is best.scores[PRIMARY])
+        log_headline(ctx.run, f"judged/{name}", f"the largest {CALLED[PRIMARY]}, {best.entry.label}:", sorted_by=False)
         again = f"medexp report {ctx.run.id} --output FOLDER"
         ctx.finish(summary_of(board, title, judging, [f"Next, redraw it:  {again}"]))

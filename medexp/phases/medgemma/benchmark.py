@@ -18,16 +18,17 @@ from medexp.data.scenarios.cases import Scenario
 from medexp.data.scenarios.steps import Ask
 from medexp.errors import DataError, RegistryError
 from medexp.evaluation.classification import Predictions, accuracy, gain
+from medexp.evaluation.intervals import Interval
 from medexp.evaluation.proportions import mcnemar
 from medexp.evaluation.rules import keyword_rule
 from medexp.models.kinds import Architecture
 from medexp.phases.medgemma import checks
 from medexp.phases.medgemma.arms import ADAPTER, BASE, JUDGED, UNADAPTED, Arm
 from medexp.phases.medgemma.asking import Asking, answers
-from medexp.phases.medgemma.comparison import Answered, answered
+from medexp.phases.medgemma.comparison import UNITS, Answered, answered
 from medexp.phases.medgemma.config import MedgemmaConfig
 from medexp.phases.medgemma.reading import asking_of, read_data
-from medexp.phases.medgemma.report import log_answered, rows_of
+from medexp.phases.medgemma.report import as_given, log_answered, rows_of
 from medexp.phases.shared.context import Context
 from medexp.phases.shared.packaging import parent_of
 from medexp.phases.shared.publishing import Summary
@@ -129,6 +130,7 @@ def benchmark(ctx: Context[MedgemmaConfig]) -> None:
         Summary(
             headline=f"benchmark of {pulled.name} version {pulled.version}, on {data.source}",
             compared_by=("benchmark/adapter/accuracy", "accuracy"),
+            units=UNITS,
             title=f"{pulled.name} version {pulled.version}: {len(owners)} scenarios that it was not trained on, of "
             f"{len(set(owners))} families",
             head=head,
@@ -140,6 +142,7 @@ def benchmark(ctx: Context[MedgemmaConfig]) -> None:
             beside=(f"{int(seen.sum())} scenarios that it was trained on, which say nothing of it", *beside)
             if beside
             else None,
+            following=_following(ctx, pulled, over_base),
         )
     )
 
@@ -160,6 +163,16 @@ def registered(config: MedgemmaConfig, ctx: Context[MedgemmaConfig]) -> tuple[Pu
     asked = replace(config, data=replace(config.data, question=steps.get(Ask).question))
     net = net if getattr(net.get_base_model(), "is_quantized", False) else net.to(ctx.device)
     return pulled, net, asking_of(pulled.folder / PROCESSOR, architecture["config"], asked, ctx.cache)
+
+
+def _following(ctx: Context[MedgemmaConfig], pulled: Pulled, over_base: Interval) -> list[str]:
+    """One that is better than its base is used; in the place of another one the next is trained, on the same scenarios."""
+    if over_base.above:
+        return [
+            f"Next, use it:     mlflow run . -e predict -P model=models:/{pulled.name}/{pulled.version} -P input=NEW.jsonl"
+        ]
+    given = as_given(replace(ctx.config, folds=0))
+    return [f"Next, train more: mlflow run . -e medgemma -P lora.rank={2 * ctx.config.lora.rank}{given}"]
 
 
 def _part(

@@ -30,6 +30,8 @@ from medexp.phases.shared.controls import Beside, Known, compared, hog_of, log_b
 SHARES = {"accuracy": "accuracy", "true_positive": "CORRECT said CORRECT", "true_negative": "ERROR said ERROR"}
 """What is told of each model, and what it is."""
 OVERALL = "all"
+UNITS = ("family", "families")
+"""What intervals draw: a family's scenarios together."""
 
 Shares = Mapping[str, Interval]
 

@@ -23,7 +23,7 @@ from medexp.models.vision_language.bases import Base, load_base
 from medexp.phases.medgemma.adapter import Trained, dtype_of
 from medexp.phases.medgemma.arms import ADAPTER, BASE, BLIND, JUDGED, OTHER, PARAPHRASE, SWAPPED
 from medexp.phases.medgemma.asking import Asking
-from medexp.phases.medgemma.comparison import OVERALL, SHARES, Answered, Compared
+from medexp.phases.medgemma.comparison import OVERALL, SHARES, UNITS, Answered, Compared
 from medexp.phases.medgemma.config import MedgemmaConfig
 from medexp.phases.shared.classification import calibration_of, log_judged, per_case
 from medexp.phases.shared.context import Context
@@ -246,6 +246,7 @@ def finish(
         Summary(
             headline=f"medgemma, profile {config.profile}, rank {config.lora.rank}, on {data.source}",
             compared_by=("val/final/accuracy", "accuracy"),
+            units=UNITS,
             title=f"{judged.on}: {len(answered.rows)} scenarios of {answered.rows['patient'].nunique()} families",
             head=head,
             rows=rows,
@@ -258,7 +259,7 @@ def finish(
             first=compared.beside.first,
             narrow=_narrow(answered, few),
             beside=("the adapter by modality", ["", *SHARES.values()], by_modality),
-            following=[f"Next, benchmark:  mlflow run . -e medgemma -P mode=benchmark -P adapter={made}{_same(config)}"],
+            following=[f"Next, benchmark:  mlflow run . -e medgemma -P mode=benchmark -P adapter={made}{as_given(config)}"],
         )
     )
 
@@ -351,7 +352,7 @@ def _few_words(compared: Compared) -> list[str]:
     return [f"The {len(few.rows)} scenarios of the test split: {right} right, {share}{enough}."]
 
 
-def _same(config: MedgemmaConfig) -> str:
+def as_given(config: MedgemmaConfig) -> str:
     """What a command says to take the same scenarios and settings; after folds, which trained on all of these, others."""
     given: dict[str, str | None] = {
         "profile": "" if config.profile == "demo" else config.profile,

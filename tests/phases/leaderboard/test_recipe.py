@@ -82,6 +82,9 @@ def test_runs_are_one_leaderboard_in_which_each_name_is_told_apart(store: Mlflow
     copies = pairs[pairs["relation"] == "copy"][["one", "other"]].to_numpy().tolist()
     assert len(copies) == 2 and any("layers_supervised (oct again" in " ".join(couple) for couple in copies)
     assert "judged/majority/balanced_accuracy" in figures(run)
+    best = next(name for name in table.index if table.loc[name, "kind"] == "checkpoint")
+    told = f"the largest balanced accuracy, {best}: {table.loc[best, 'balanced_accuracy']:.3f} ["
+    assert run.data.tags["medexp.headline"].startswith(told)
     text = artifact(run, "leaderboard.html").read_text()
     assert "Leaderboard of 3 runs" in text and f"From run oct, {ones[:8]}" in text
     saved, judging, _ = read_run(run.info.run_id, "itself")

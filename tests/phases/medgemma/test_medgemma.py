@@ -192,6 +192,7 @@ def test_the_benchmark_tells_what_the_adapter_was_trained_on_apart(
     told, run = capsys.readouterr().out, last_run(client, "medgemma")
     assert f"{SIZES['val'] + 4} scenarios that it was not trained on" in told
     assert f"{SIZES['train']} scenarios that it was trained on" in told
+    assert "\nNext, " in told.partition("Next, browse it:")[2], "what to do with such an adapter"
     answers = logged_table(run, "answers.csv").set_index("case")
     before = logged_table(made, "answers.csv").query("arm == 'adapter' and split == 'val'").set_index("case")
     seen = logged_table(made, "manifest.csv").query("split == 'train'")["case"]
