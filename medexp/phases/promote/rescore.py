@@ -1,6 +1,5 @@
 """Scoring a registered version on other cases than it was judged on, so that it can be compared there."""
 
-from collections.abc import Callable
 from dataclasses import replace
 
 import pandas as pd
@@ -15,8 +14,9 @@ from medexp.evaluation.segmentation import evaluate_segmentation, on_own_grids, 
 from medexp.models.kinds import ONLY
 from medexp.phases.promote.config import PromoteConfig
 from medexp.phases.shared.launch import start_accelerator
+from medexp.registry.contracts import outputs_said
 from medexp.registry.loading import whole_network
-from medexp.registry.packages import read_json
+from medexp.registry.packages import DECODER, read_json
 from medexp.registry.promotion import Scores, scores_of
 from medexp.registry.store import Pulled
 
@@ -33,11 +33,11 @@ def rescore(champion: Pulled, candidate: Pulled, config: PromoteConfig) -> Score
         RegistryError: The model cannot be scored anew.
         DataError: The cases are not those that the candidate was judged on.
     """
-    kind = read_json(champion.folder, "contract.json")["architecture"]["kind"]
-    if kind not in SCORERS:
+    contract = read_json(champion.folder, "contract.json")
+    if not ((champion.folder / DECODER).is_file() or "regions" in (said["what"] for said in outputs_said(contract).values())):
         raise RegistryError(
-            f"reevaluate=true: {champion.name} cannot be scored anew, only {', '.join(SCORERS)} can; train the version on the "
-            f"champion's data instead. What the champion says of other cases: mlflow run . -e predict -P "
+            f"reevaluate=true: {champion.name} cannot be scored anew, only what segments volumes can; train the version on "
+            f"the champion's data instead. What the champion says of other cases: mlflow run . -e predict -P "
             f"model=models:/{champion.name}@champion -P input=PATH"
         )
     for version in (candidate, champion):
@@ -56,7 +56,7 @@ def rescore(champion: Pulled, candidate: Pulled, config: PromoteConfig) -> Score
             "Give data_dir, splits, seed, data.* and phantoms.* as in the run that made it (its config.yaml has them)"
         )
     accelerator = start_accelerator(config.device, config.threads)
-    return Scores(SCORERS[kind](champion, data, split, config, accelerator), wanted)
+    return Scores(_segmentation(champion, data, split, config, accelerator), wanted)
 
 
 def _segmentation(
@@ -80,10 +80,3 @@ def _segmentation(
         native=native,
     )
     return scores.assign(patient=[data.cases[case].patient for case in scores["case"]])
-
-
-SCORERS: dict[str, Callable[[Pulled, PreparedVolumes, str, PromoteConfig, Accelerator], pd.DataFrame]] = {
-    "swin_encoder": _segmentation,
-    "swin_unetr": _segmentation,
-}
-"""What scores a network, by its kind; the others have no way to be scored anew."""
