@@ -150,6 +150,12 @@ class _Dumper(yaml.SafeDumper):
     """Quotes what YAML 1.1 or 1.2 would read as something else than text."""
 
 
+class _TextDumper(_Dumper):
+    """Quotes nothing for what it looks like: to its reader every scalar is text."""
+
+    yaml_implicit_resolvers = {}  # noqa: RUF012  as the library declares it
+
+
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?$|[-+]?\.(inf|Inf|INF)$|\.(nan|NaN|NAN)$")
 for _tag, _pattern, _first in (  # of two that match the first counts
     ("merge", re.compile(r"<<$"), ["<"]),  # as YAML 1.1 has it: 1.2 says nothing of it, and files use it
@@ -164,7 +170,7 @@ _Dumper.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(r"0o[0-7]+$"),
 
 
 def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
-    style = '"' if re.search("[\x85\u2028\u2029]", text) else None  # in other quotes a line's end is read as a space
+    style = '"' if re.search("[\n\x85\u2028\u2029]", text) else None  # in other quotes a line's end is read as a space
     return dumper.represent_scalar("tag:yaml.org,2002:str", text, style)
 
 
@@ -199,11 +205,18 @@ def parse_yaml(text: str, *, only_text: bool = False) -> Any:
         raise yaml.YAMLError("it is nested too deeply" if deep else f"{type(error).__name__}: {error}") from error
 
 
-def dump_yaml(content: Any, *, in_a_line: bool = False) -> str:
-    """Content as YAML that `parse_yaml` reads back, keys in their order; `in_a_line` without the line's end."""
+def dump_yaml(content: Any, *, in_a_line: bool = False, only_text: bool = False) -> str:
+    """Content as YAML that `parse_yaml` reads back, keys in their order.
+
+    Args:
+        content: Mappings, lists and scalars.
+        in_a_line: Whether it is one line, without its end.
+        only_text: Whether all is for `parse_yaml(only_text=True)`, to which 0012 is text.
+    """
+    style: dict[str, Any] = {"Dumper": _TextDumper if only_text else _Dumper, "allow_unicode": True}
     if in_a_line:
-        return yaml.dump(content, Dumper=_Dumper, default_flow_style=True, width=math.inf).split("\n")[0]
-    return yaml.dump(content, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+        return yaml.dump(content, default_flow_style=True, width=math.inf, **style).split("\n")[0]
+    return yaml.dump(content, sort_keys=False, **style)
 
 
 NAMES = ("case", "patient", "scan", "source", "label", "predicted", "arm", "class", "digest", "sha256", "split")

@@ -1,6 +1,8 @@
 """Configurations as dotted keys, what each key is for, and the one validator that all who set keys ask."""
 
 import json
+import shlex
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,8 +15,9 @@ from hypothesis import strategies as st
 
 from medexp import phases
 from medexp.cli import configuration, main, schema
+from medexp.config.flags import flag
 from medexp.config.keys import Role, built, flat, keys, marked, nested, protocol, run_name
-from medexp.config.validate import problems_of
+from medexp.config.validate import Given, problems_of, read
 from medexp.errors import ConfigError, UnfitValues
 from medexp.files import dump_yaml, parse_yaml
 from medexp.phases.phase1.config import Phase1Config
@@ -239,7 +242,34 @@ def test_a_schema_of_what_there_is_not_is_refused() -> None:
 @example("\x85")
 @example({"a": ["\u2028b", "c\u2029"]})
 def test_yaml_that_is_written_reads_back_as_it_was(content: Any) -> None:
-    assert parse_yaml(dump_yaml(content)) == content
+    assert parse_yaml(dump_yaml(content)) == parse_yaml(dump_yaml(content, in_a_line=True)) == content
+
+
+@given(st.lists(st.text(min_size=1), min_size=1, max_size=3))
+@example(["0012"])
+@example(["it's", "a, b"])
+@example(["$HOME", "no", "1e3", "[x]", 'say "x"', "a\nb", "!"])
+def test_a_flag_that_is_advised_gives_the_names_when_it_is_typed(names: list[str]) -> None:
+    first, word = shlex.split(flag("data.exclude", names))
+    key, _, text = word.partition("=")
+    assert (first, key) == ("-P", "data.exclude")
+    assert read(keys(Phase1Config)[key], Given(text, is_text=True)) == tuple(names)
+
+
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [
+        (8, "-P rank=8"),
+        (["0012"], "-P 'rank=[0012]'"),
+        ("['0012']", "-P \"rank=['0012']\""),
+        ("my folder", "-P 'rank=my folder'"),
+        ("Anna's", '-P "rank=Anna\'s"'),
+    ],
+)
+def test_a_flag_has_no_more_quotes_than_bash_needs(value: object, told: str) -> None:
+    assert flag("rank", value) == told
+    done = subprocess.run(["bash", "-c", f"printf '%s\\n' {told}"], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == ["-P", f"rank={'[0012]' if isinstance(value, list) else value}"]
 
 
 @given(

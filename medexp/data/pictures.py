@@ -29,6 +29,7 @@ _OTHERS: Mapping[str, tuple[int, tuple[bytes, ...]]] = {  # where they say what 
     "NRRD": (0, (b"NRRD",)),
     "gzip, as .nii.gz is": (0, (b"\x1f\x8b",)),
 }
+_FAINT = 25.5  # of 255: a tenth of white
 GREY16 = 257
 """From 16 bits to the range of 8: 65535 / 257 = 255."""
 
@@ -48,6 +49,7 @@ def open_picture(path: Path) -> tuple[Image.Image, Header]:
                 if picture.format == "PNG" and (frames := getattr(picture, "n_frames", 1)) > 1:
                     raise DataError(f"{path.name}: is animated, of {frames} frames; save the one that is meant as a picture")
                 picture.load()
+                _demand_depth(picture, path)
                 wrong = "its EXIF data is damaged, so that nobody knows which side is up; save it turned right and without"
                 Image.Exif().load(picture.info.get("exif", b""))  # Pillow's reader of JPEG keeps a bad header to itself
                 return ImageOps.exif_transpose(picture), of_picture(picture, path)
@@ -56,6 +58,19 @@ def open_picture(path: Path) -> tuple[Image.Image, Header]:
     except _UNREADABLE as error:
         reason = " ".join(str(error).split())[:160]
         raise DataError(f"{path.name}: {wrong} ({type(error).__name__}: {reason})") from error
+
+
+def _demand_depth(picture: Image.Image, path: Path) -> None:
+    """Of a PNG's colours of 16 bits Pillow keeps the upper 8: of 12 bits in 16 a dozen grey levels would be left."""
+    if picture.format != "PNG" or picture.mode not in ("RGB", "RGBA"):
+        return
+    with path.open("rb") as file:
+        bits = file.read(25)[24]  # of the first block, which is IHDR
+    if bits == 16 and np.asarray(picture)[..., :3].max() < _FAINT:
+        raise DataError(
+            f"{path.name}: colours of 16 bits, of which the upper 8 are read, and nothing in them reaches a tenth of white; "
+            "save it in grey or with its values stretched, or nearly all of it is lost"
+        )
 
 
 def _what(path: Path) -> str:

@@ -4,7 +4,6 @@ What the store does not hold is absent here: None, or empty. Nothing is worked o
 """
 
 import json
-import shlex
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from typing import Any, TypeVar
 import pandas as pd
 
 from medexp.checks import DIAGNOSTICS, VERDICT, Check, from_records, told
+from medexp.config.flags import flags
 from medexp.errors import DataError, RegistryError
 from medexp.files import parse_yaml, read_csv
 from medexp.registry.lineage import SHOWN, Lineage, lineage
@@ -182,7 +182,7 @@ class Facts:
         if self.settings is None or len(self.settings) > _FLAGS:
             return f"{told} -P config=config.yaml"
         given = {key: mine for key, (_, mine) in self.settings.items() if key.rpartition(".")[2] not in HERE}
-        return told + "".join(f" -P {key}={shlex.quote(mine)}" for key, mine in given.items())
+        return f"{told} {flags(given)}".rstrip()
 
     @property
     def cases(self) -> tuple[str, ...]:

@@ -4,7 +4,6 @@ import hashlib
 import importlib
 import json
 import os
-import shlex
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,6 +20,7 @@ from pydantic import TypeAdapter
 from medexp import phases
 from medexp.checks import DIAGNOSTICS, VERDICT, Severity
 from medexp.checks import told as verdict_of
+from medexp.config.flags import flags
 from medexp.config.keys import Role, flat, marked, value_of
 from medexp.config.shared import Recoverable
 from medexp.errors import CheckFailed, ConfigError, MedexpError, OutOfMemory, TrainingDiverged, all_problems
@@ -516,5 +516,4 @@ def _command(config: RecoverConfig) -> str:
         "phase": None,
     }
     given = {key: str(value) for key, value in asdict(config).items() if value != usual[key]}
-    words = [f"-P {key}={'URL' if '://' in value else shlex.quote(value)}" for key, value in given.items()]
-    return " ".join(["mlflow run . -e recover", *words])
+    return f"mlflow run . -e recover {flags({key: 'URL' if '://' in value else value for key, value in given.items()})}"

@@ -1,10 +1,13 @@
 """Pictures as they are meant to be seen."""
 
+import struct
+import zlib
 from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from PIL import Image
 
 from medexp.data.pictures import read_rgb
@@ -29,6 +32,24 @@ def test_pictures_are_upright_and_whole_whatever_their_mode(tmp_path: Path) -> N
     for name in ("broken.png", "missing.png"):
         with pytest.raises(DataError, match=f"{name}: unreadable"):
             read_rgb(tmp_path / name)
+
+
+def colours16(path: Path, grey: NDArray[np.uint16]) -> Path:
+    """A PNG of 16 bits a colour, which Pillow does not write."""
+    rows = b"".join(b"\0" + np.repeat(row.astype(">u2"), 3).tobytes() for row in grey)
+    header = struct.pack(">IIBBBBB", *grey.shape[::-1], 16, 2, 0, 0, 0)
+    blocks = ((b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b""))
+    told = (struct.pack(">I", len(held)) + kind + held + struct.pack(">I", zlib.crc32(kind + held)) for kind, held in blocks)
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(told))
+    return path
+
+
+def test_colours_of_16_bits_whose_upper_8_hold_nothing_are_refused(tmp_path: Path) -> None:
+    grey = np.linspace(0, 255, 600).reshape(20, 30).astype(np.uint16)
+    read = np.asarray(read_rgb(colours16(tmp_path / "a.png", grey * 257)))
+    np.testing.assert_array_equal(read, np.repeat(grey[..., None], 3, 2))
+    with pytest.raises(DataError, match=r"^a.png: colours of 16 bits, of which the upper 8 are read, and nothing in them"):
+        read_rgb(colours16(tmp_path / "a.png", grey * 16))
 
 
 def saved(kind: str) -> bytes:

@@ -312,4 +312,4 @@ def test_it_says_how_it_goes_on(store: MlflowClient, capsys: pytest.CaptureFixtu
     Path("outputs").rename("out puts")
     recovery.recover(recovery_of(run_id, HALVED, **given), Trainings(failing()))
     command = f"mlflow run . -e recover -P phase=phase1 -P run={run_id} -P ladder=ladder.yaml -P study=mine -P storage=URL"
-    assert f"Interrupted, it goes on with: {command} -P output_dir='out puts'\n" in capsys.readouterr().out
+    assert f"Interrupted, it goes on with: {command} -P 'output_dir=out puts'\n" in capsys.readouterr().out

@@ -19,7 +19,7 @@ from medexp.data.seen import Field
 from medexp.data.twins import perceptual_hash
 from medexp.errors import DataError, all_problems
 
-VERSION = 4
+VERSION = 5
 """Part of the cache: raise it when what is computed here, in `slices` or in `kaggle` changes."""
 
 _TOLD = 20  # bad images that a message names

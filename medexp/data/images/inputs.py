@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from medexp.data.images.cases import LabelledImage
-from medexp.data.images.kaggle import FOLDERS, SUFFIXES, flag, listed
+from medexp.data.images.kaggle import FOLDERS, SUFFIXES, listed, meant_by
 from medexp.data.images.slices import scan_of
 from medexp.data.inputs import TABLES, Inputs, rows_of
 from medexp.errors import DataError
@@ -46,7 +46,7 @@ def find_inputs(path: Path, patient: Callable[[str], str] = str, classes: Mappin
         there = sorted({one.parent for one in files})
         lacking = sorted({*of} - {one.name.casefold() for one in there}) if classes != FOLDERS else []
         if lacking:
-            meant = f". Did you mean {said}?" if (said := flag(there)) else ""
+            meant = f". Did you mean {said}?" if (said := meant_by(there)) else ""
             raise DataError(
                 f"{path}: no folder {', '.join(lacking)} of data.classes with pictures in it{listed(there)}{meant}"
             )

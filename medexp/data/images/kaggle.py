@@ -1,8 +1,6 @@
 """Pictures in folders of their class, such as yes/ and no/ of the Kaggle brain tumour set: found, read, split."""
 
-import json
 import re
-import shlex
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from fractions import Fraction
@@ -13,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from medexp.config.flags import flag
 from medexp.data.headers import Header, of_npz
 from medexp.data.images.cases import LabelledImage
 from medexp.data.images.npz import metadata_of, plane_problems, read_npz
@@ -20,6 +19,7 @@ from medexp.data.images.slices import scan_of
 from medexp.data.pictures import GREY16, in_colours, open_picture
 from medexp.data.splits import Digested, Splits, by_label, draw_by_label, patient_groups, patient_of
 from medexp.errors import DataError, all_problems
+from medexp.files import dump_yaml
 from medexp.words import some
 
 CLASSES = {"no": 0, "yes": 1}
@@ -234,7 +234,7 @@ def listed(folders: Sequence[Path]) -> str:
 
 def _hint(folder: Path, there: Sequence[Path], classes: Mapping[str, Sequence[str]]) -> str:
     """What to give for the folders that there are; nothing where they tell nothing."""
-    if said := flag(there):
+    if said := meant_by(there):
         return f"Say which of them show no tumour and which one: {said}"
     nested = {path: inner for path in there if (inner := _folders(path)) and any(map(_pictures, inner))}
     if not nested:
@@ -242,27 +242,23 @@ def _hint(folder: Path, there: Sequence[Path], classes: Mapping[str, Sequence[st
     first, *others = sorted(nested, key=lambda path: -sum(len(_pictures(one)) for one in nested[path]))
     told = f"did you mean kaggle_dir={first}?"
     if not all(_called(name, nested[first]) for names in classes.values() for name in names):
-        told += f" Its folders are others{listed(nested[first])}: {flag(nested[first])}"
+        told += f" Its folders are others{listed(nested[first])}: {meant_by(nested[first])}"
     if others:  # as Training/ and Testing/
         rest = ", ".join(f"{path.name}/" for path in others)
-        command = " ".join(["mlflow run . -e predict -P", f"input={others[0]}", flag(_folders(others[0]))]).strip()
+        command = " ".join(["mlflow run . -e predict -P", f"input={others[0]}", meant_by(_folders(others[0]))]).strip()
         told += f". Keep {rest} back, where what comes of it can be tried: {command}"
     return told
 
 
-def flag(folders: Sequence[Path]) -> str:
+def meant_by(folders: Sequence[Path]) -> str:
     """What may be meant by the names of folders that hold pictures, as it can be typed; nothing of fewer than two."""
     full = [path.name for path in folders if _pictures(path)]
     guess = {
         "no": [name for name in full if _WITHOUT.search(name)],
         "yes": [name for name in full if not _WITHOUT.search(name)],
     }
-    no, yes = (", ".join(map(_as_yaml, guess[label])) or "FOLDER" for label in CLASSES)
-    return f"-P {shlex.quote(f'data.classes={{no: [{no}], yes: [{yes}]}}')}" if len(full) > 1 else ""
-
-
-def _as_yaml(name: str) -> str:
-    return name if re.fullmatch(r"\w[\w .-]*", name) else json.dumps(name, ensure_ascii=False)
+    named = {label: guess[label] or ["FOLDER"] for label in CLASSES}
+    return flag("data.classes", dump_yaml(named, in_a_line=True, only_text=True)) if len(full) > 1 else ""
 
 
 def _is_read(path: Path) -> bool:

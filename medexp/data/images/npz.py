@@ -14,6 +14,7 @@ import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
+from medexp.arrays import MAX_VALUE
 from medexp.errors import DataError
 
 Arrays = dict[str, NDArray[Any] | None]
@@ -21,9 +22,6 @@ Arrays = dict[str, NDArray[Any] | None]
 
 MAX_BYTES = 2**28
 """Largest array that is read: 256 MiB, a float32 image of 8192 x 8192 pixels. A few kilobytes can claim to hold terabytes."""
-
-MAX_VALUE = 1e30
-"""Largest absolute value of a pixel: squares and sums of more leave float32's range."""
 
 # What damaged files make zipfile and numpy's reader of headers raise; the last two come from Python's own parser.
 _UNREADABLE = (

@@ -22,7 +22,7 @@ from medexp.data.images.cases import LabelledImage
 from medexp.data.images.npz import Arrays, metadata_of, plane_problems, read_npz
 from medexp.data.parallel import in_parallel
 from medexp.data.splits import patient_of
-from medexp.data.volumes.background import ground_of
+from medexp.data.volumes.background import ground_of, origin_of
 from medexp.data.volumes.brats import ROUNDING, read_case
 from medexp.data.volumes.cases import CHANNELS, Case, Volume
 from medexp.errors import DataError, all_problems
@@ -34,6 +34,7 @@ FORMAT = "medexp-slice-1"
 
 _NAME = re.compile(r"(?P<scan>.+)_slice_(?P<index>\d+)")
 _SUMMARY = "slices.json"
+_LEANING = 3.0  # degrees that the axes of a volume may be from right angles
 _SQUARE = 0.01  # sides of a pixel that differ by less, relatively, are taken for equal
 
 
@@ -42,8 +43,8 @@ class Slice:
     """What a file holds.
 
     Attributes:
-        image: float32 (1, H, W), raw intensities of one channel; rows from anterior to posterior, columns from the patient's
-            right to the left, as radiologists see it.
+        image: float32 (1, H, W), raw intensities of one channel, whose background has one value where medexp cut it; rows from
+            anterior to posterior, columns from the patient's right to the left, as radiologists see it.
         mask: uint8 (H, W): 0 background, 1 necrotic or non-enhancing core, 2 edema, 3 enhancing tumour.
         metadata: format, case, patient, slice (its index from inferior to superior), channel, spacing (edge of a pixel in mm)
             and volume_sha256; of an older file case and slice alone.
@@ -64,7 +65,9 @@ def cut_slices(
 ) -> int:
     """Cut every case into axial slices. The folder appears when all are written; one that holds these very slices is left.
 
-    Volumes are turned to the nearest RAS axes and, where pixels are not square, resampled in the plane to the finer edge.
+    The background, and voxels of a value that no tissue has, get the value that the brain is counted from
+    (`medexp.data.volumes.background`); volumes are turned to the nearest RAS axes and, where pixels are not square, resampled
+    in the plane to the finer edge.
 
     Args:
         cases: Cases with a segmentation.
@@ -83,7 +86,8 @@ def cut_slices(
         StorageError: The folder cannot be written.
     """
     folder = folder.expanduser().absolute()
-    summary = {"format": FORMAT, **asdict(slices), "cases": {case.id: [case.patient, digests[case.id]] for case in cases}}
+    known = {case.id: [case.patient, digests[case.id]] for case in cases}
+    summary = {"format": FORMAT, "background": "of one value", **asdict(slices), "cases": known}
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         return _same_slices(folder, summary)
     with filling(folder, "slices_dir") as partial:
@@ -207,7 +211,7 @@ def _same_slices(folder: Path, summary: Mapping[str, Any]) -> int:
 
 def _cut(case: Case, digest: str, classes: Mapping[int, int], slices: SliceConfig, folder: Path) -> int:
     """Write a case's slices and count them."""
-    voxels, label, edge = _in_plane(read_case(case, classes), CHANNELS.index(slices.channel))
+    voxels, label, edge = _in_plane(case.id, read_case(case, classes), CHANNELS.index(slices.channel))
     brain = ground_of(voxels).brain
     count = 0
     for index in range(0, voxels.shape[2], slices.every):
@@ -233,10 +237,20 @@ def _cut(case: Case, digest: str, classes: Mapping[int, int], slices: SliceConfi
     return count
 
 
-def _in_plane(volume: Volume, channel: int) -> tuple[NDArray[np.float32], NDArray[np.uint8], float]:
+def _in_plane(case: str, volume: Volume, channel: int) -> tuple[NDArray[np.float32], NDArray[np.uint8], float]:
     """One channel and the label along the nearest RAS axes, and the edge of their square pixels in mm."""
     orientation = io_orientation(volume.affine)
-    voxels, label = (apply_orientation(array, orientation) for array in (volume.image[channel], volume.label))
+    unit = volume.affine[:3, :3] / nib.affines.voxel_sizes(volume.affine)
+    leaning = float(np.degrees(np.arcsin(np.abs(unit.T @ unit - np.eye(3)).clip(0, 1).max())))
+    if leaning > _LEANING:
+        raise DataError(
+            f"case {case}: its axes lean by {leaning:.0f} degrees, and slices along them would be sheared; give it one "
+            "of axes at right angles"
+        )
+    raw = volume.image[channel]
+    ground = ground_of(raw)
+    filled = raw if ground.level is None else np.where(ground.brain, raw, np.float32(origin_of(raw, ground)))
+    voxels, label = (apply_orientation(array, orientation) for array in (filled, volume.label))
     edges = nib.affines.voxel_sizes(volume.affine)[np.argsort(orientation[:, 0])]
     edge = float(edges[:2].min())
     if edges[:2].max() > edge * (1 + _SQUARE):

@@ -4,6 +4,7 @@ Ophthalmic Tomography Image Storage (PS3.3, A.52), and multi-frame grey secondar
 no raster of B-scans is refused: radial scans, single B-scans, colour, other kinds of images.
 """
 
+import struct
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -62,15 +63,23 @@ def _read(path: Path, most: int) -> Scan:
         )
         raise DataError(f"{path}: {what}; structural OCT is wanted")
     frames, rows, columns = (int(dataset.get(name) or 0) for name in ("NumberOfFrames", "Rows", "Columns"))
+    syntax = dataset.file_meta.TransferSyntaxUID
     samples, grey = int(dataset.get("SamplesPerPixel") or 1), str(dataset.get("PhotometricInterpretation", _GREY[1]))
     if samples != 1 or grey not in _GREY:
         raise DataError(f"{path}: is in colour ({grey}, {samples} samples a pixel); OCT is grey")
-    if frames < 2:
-        raise DataError(f"{path}: holds a single B-scan of {rows} x {columns}; a volume has several frames")
     if frames * rows * columns > most:
         raise DataError(f"{path}: {frames} x {rows} x {columns} voxels are more than the {most} that are read")
-    syntax = dataset.file_meta.TransferSyntaxUID
     _demand_decoder(path, syntax)
+    if not syntax.is_compressed:
+        _demand_frames(path, dataset, frames)
+    if frames < 2:
+        raise DataError(f"{path}: holds a single B-scan of {rows} x {columns}; a volume has several frames")
+    bits, highest = dataset.get("BitsStored"), dataset.get("HighBit")
+    if None not in (bits, highest) and highest != bits - 1:
+        raise DataError(
+            f"{path}: its header says {bits} bits, the highest of them bit {highest} (HighBit), not {bits - 1}: values lie "
+            "shifted, and read as they are they would wrap around; write it anew with its values in the lowest bits"
+        )
     if syntax in JPEG2000TransferSyntaxes and dataset.get("PixelRepresentation"):
         _demand_one_sign(path)
     groups = [*(dataset.get("PerFrameFunctionalGroupsSequence") or [])]
@@ -110,6 +119,8 @@ def _header(path: Path) -> Dataset:
 
 
 def _demand_decoder(path: Path, syntax: UID) -> None:
+    if syntax.is_deflated:
+        raise DataError(f"{path}: is compressed as a whole ({syntax.name}), which is not read; write it uncompressed")
     try:
         decoder = get_decoder(syntax)
         ways, there = decoder.missing_dependencies, decoder.is_available
@@ -120,6 +131,23 @@ def _demand_decoder(path: Path, syntax: UID) -> None:
         packages = " ".join(f"'{package}'" for package in first)
         advice = f"pip install {packages}" if packages else "convert it to an uncompressed one"
         raise DataError(f"{path}: is compressed as {syntax.name}, which nothing that is installed reads; {advice}")
+
+
+def _demand_frames(path: Path, dataset: Dataset, frames: int) -> None:
+    """As many frames as the header says: pixels of more would be left out without a word."""
+    syntax = dataset.file_meta.TransferSyntaxUID
+    with path.open("rb") as file:
+        dcmread(file, stop_before_pixels=True)
+        element = file.read(12)  # tag, then type and two empty bytes where types are explicit, then length
+    order = "<L" if syntax.is_little_endian else ">L"
+    length = struct.unpack(order, element[4:8] if syntax.is_implicit_VR else element[8:])[0] if len(element) == 12 else 0
+    bits = int(dataset.Rows) * int(dataset.Columns) * int(dataset.get("SamplesPerPixel") or 1) * int(dataset.BitsAllocated)
+    there = 8 * length // bits if bits else 0
+    if there > max(frames, 1):
+        told = f"says {frames} frames" if "NumberOfFrames" in dataset else "says no number of frames (NumberOfFrames)"
+        raise DataError(
+            f"{path}: its header {told}, its pixels are of {there}; which is right? Write it anew with that number"
+        )
 
 
 def _demand_one_sign(path: Path) -> None:

@@ -4,10 +4,12 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from math import prod
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from medexp.data.headers import Header
 from medexp.data.kept import keep_record, known_record
@@ -18,7 +20,7 @@ from medexp.data.parallel import described
 from medexp.data.seen import Field
 from medexp.errors import DataError
 
-VERSION = 1
+VERSION = 2
 """Part of the cache key: raise it when what is computed here, in `layers` or in `readers` changes."""
 
 _TOGETHER = 4  # volumes that a process is sent at a time
@@ -39,6 +41,8 @@ class OctFacts:
         device: As `medexp.data.oct.cases.DEVICES` has it; None likewise.
         intensity: As named by INTENSITY_STATISTICS.
         layers: As named by LAYER_STATISTICS.
+        stray: A value farther from all others than these lie apart, as padding has; None where there is none.
+        strays: How many voxels have it.
     """
 
     case: str
@@ -51,6 +55,15 @@ class OctFacts:
     device: str | None
     intensity: tuple[float, ...]
     layers: tuple[float, ...]
+    stray: float | None = None
+    strays: int = 0
+
+    @property
+    def odd(self) -> str:
+        """What is odd in it and changes what an encoder sees, in words; empty where nothing is."""
+        if self.stray is None:
+            return ""
+        return f"{self.strays} of {prod(self.shape)} voxels are {self.stray:.6g}, far from all others, as padding is"
 
     @property
     def fields(self) -> dict[str, Field]:
@@ -115,6 +128,7 @@ def describe_scan(case: str, scan: Scan, known: Mapping[str, Any]) -> OctFacts:
     spacing = known.get("spacing_mm") or (None, None, None)
     edges = [mine or theirs for mine, theirs in zip(scan.spacing_mm, spacing, strict=True)]
     device = scan.device or known.get("device")
+    stray, strays = _stray(scan.voxels)
     names = ("spacing frames", "spacing rows", "spacing columns")
     return OctFacts(
         case=case,
@@ -127,6 +141,8 @@ def describe_scan(case: str, scan: Scan, known: Mapping[str, Any]) -> OctFacts:
         device=device,
         intensity=tuple(intensity_statistics(scan.voxels).tolist()),
         layers=tuple(layer_statistics(scan.voxels, edges[1]).tolist()),
+        stray=stray,
+        strays=strays,
     )
 
 
@@ -149,6 +165,17 @@ def describe_volumes(volumes: Sequence[OctVolume], cache: Path, jobs: int) -> tu
     todo = {volume.id: (volume, entries[volume.id]) for volume in volumes if volume.id not in known}
     found, problems = described(_describe, todo, jobs, "Reading volumes", together=_TOGETHER)
     return {volume.id: fact for volume in volumes if (fact := (known | found).get(volume.id))}, problems
+
+
+def _stray(voxels: NDArray[Any]) -> tuple[float | None, int]:
+    """The largest or smallest value where it is farther from all others than these lie apart, and how many voxels have it."""
+    low, high = voxels.min(), voxels.max()
+    below = max(float(np.max(frame, where=frame < high, initial=low)) for frame in voxels)
+    above = min(float(np.min(frame, where=frame > low, initial=high)) for frame in voxels)
+    for value, gap, others in ((high, high - below, below - low), (low, above - low, high - above)):
+        if gap > others > 0:
+            return float(value), sum(int(np.count_nonzero(frame == value)) for frame in voxels)
+    return None, 0
 
 
 def _describe(volume: OctVolume, entry: Path) -> OctFacts:

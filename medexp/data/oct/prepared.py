@@ -107,7 +107,7 @@ def prepare_oct(
             manifest=manifest(volumes, facts, splits, left),
             source=place.uri,
             dropped=_dropped(located, errors),
-            notes=_notes(place, located, errors, without),
+            notes=_notes(place, located, errors, without, facts),
         ),
         errors=errors,
         counts=class_counts(left),
@@ -190,8 +190,13 @@ def _without(participants: Participants, located: Located, left: pd.DataFrame) -
     return pd.concat([participants.left_out, pd.DataFrame(told, columns=["participant", "reason"])], ignore_index=True)
 
 
-def _notes(place: Place, located: Located, errors: pd.DataFrame, without: pd.DataFrame) -> tuple[str, ...]:
+def _notes(
+    place: Place, located: Located, errors: pd.DataFrame, without: pd.DataFrame, facts: Mapping[str, OctFacts]
+) -> tuple[str, ...]:
     notes = []
+    if odd := [f"{case} ({fact.odd})" for case, fact in facts.items() if fact.odd]:
+        advice = "They shift and squeeze what an encoder sees of the scan; write its dark in their place, or leave it out"
+        notes.append(f"{place.uri}: {some(odd, 3)}. {advice}.")
     if len(located.missing):
         notes.append(f"{place.uri}: {len(located.missing)} participants have no volume: {some(located.missing)}.")
     if gone := [*without.loc[without["reason"].str.startswith("none"), "participant"]]:

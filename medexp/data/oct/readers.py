@@ -10,6 +10,7 @@ import numpy as np
 from nibabel.orientations import apply_orientation, axcodes2ornt, io_orientation, ornt_transform
 from numpy.typing import NDArray
 
+from medexp.arrays import MAX_VALUE
 from medexp.data.nifti import open_nifti
 from medexp.data.oct.cases import DEVICES, ENDINGS, Scan
 from medexp.errors import DataError
@@ -164,10 +165,12 @@ def _kept(dtype: np.dtype[Any]) -> np.dtype[Any]:
 
 def _demand_finite(path: Path, voxels: NDArray[Any]) -> None:
     if voxels.dtype.kind == "f":
-        bad = sum(int(frame.size - np.count_nonzero(np.isfinite(frame))) for frame in voxels)
+        bad = sum(int(frame.size - np.count_nonzero(np.abs(frame) < MAX_VALUE)) for frame in voxels)
         if bad:
             told = "none of its values is finite" if bad == voxels.size else f"{bad} of {voxels.size} values are not finite"
-            raise DataError(f"{path}: {told}")
+            raise DataError(
+                f"{path}: {told}, or beyond {MAX_VALUE:g}, as what lies outside a scan is marked; write its dark there"
+            )
     if voxels.min() == voxels.max():
         raise DataError(f"{path}: all values are {voxels.min()}; it shows nothing")
 

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medexp.config.data import PairDataConfig
+from medexp.config.flags import flag
 from medexp.data.headers import Header, of_volume, two_affines
 from medexp.data.kept import keep_record, known_record, stamp
 from medexp.data.pairs.marks import DESCRIP
@@ -25,7 +26,7 @@ from medexp.data.volumes.cases import Case
 from medexp.data.volumes.facts import along_ras, digests
 from medexp.errors import DataError, all_problems
 
-VERSION = 3
+VERSION = 4
 """Raise it when what is computed here, in `read`, or in `volumes` of it changes: what is cached is then computed anew."""
 
 SMALLEST = 16
@@ -166,7 +167,8 @@ def _describe(case: Case, data: PairDataConfig, entry: Path, block: str) -> Pair
     share = float((volume.label[ground.brain] > 0).mean()) if ground.brain.any() else 0.0
     dark = float((volume.image[0][ground.brain] < (ground.level or 0)).mean())
     if problems := list(_problems(facts, np.ptp(at, axis=0) + 1, dark, onto.outside, share, of_grid, data, block)):
-        raise DataError(all_problems(f"case {case.id}", problems, f"Or leave the case out with {block}.exclude=[{case.id}]."))
+        left_out = flag(f"{block}.exclude", [case.id])
+        raise DataError(all_problems(f"case {case.id}", problems, f"Or leave the case out with {left_out}."))
     keep_record(entry, asdict(facts))
     return facts
 

@@ -9,6 +9,7 @@ from typing import Literal, Protocol
 import pandas as pd
 
 from medexp.config.data import PairDataConfig, PairPhantomConfig
+from medexp.config.flags import flag
 from medexp.config.shared import cache_root
 from medexp.data.pairs.facts import PairFacts, describe_pairs
 from medexp.data.pairs.find import Found, find_pairs
@@ -18,7 +19,7 @@ from medexp.data.prepared import Prepared
 from medexp.data.splits import Splits, load_splits, make_splits, patient_groups, unnamed
 from medexp.data.storage import local, local_file
 from medexp.data.volumes.cases import Case
-from medexp.data.volumes.oddities import geometry, recognised
+from medexp.data.volumes.oddities import cases_of, geometry, recognised
 from medexp.data.volumes.prepared import manifest
 from medexp.errors import DataError, all_problems
 from medexp.words import some
@@ -113,7 +114,8 @@ def pairs_in(
     drawn = [fact for fact in facts.values() if fact.synthetic]
     same = [(fact.case, judged[fact.voxels_sha256]) for fact in drawn if fact.voxels_sha256 in judged]
     if copies := [f"{case} has the voxels of {other}" for case, other in same]:
-        advice = f"Leave them out with {block}.exclude=[ID, ...]: a training that has seen a case cannot be judged on it."
+        left = flag(f"{block}.exclude", [case for case, _ in same])
+        advice = f"Leave them out with {left}: a training that has seen a case cannot be judged on it."
         raise DataError(all_problems(f"{source}: synthetic pairs that are copies of validation or test cases", copies, advice))
     return Prepared(
         cases={case.id: case for case in found.cases},
@@ -193,4 +195,4 @@ def _notes(
 
 
 def _counted(values: Iterator[str]) -> str:
-    return some([f"{what} ({count})" for what, count in Counter(values).most_common()])
+    return some([f"{what} ({cases_of(count)})" for what, count in Counter(values).most_common()])

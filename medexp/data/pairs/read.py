@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from medexp.config.data import SUFFIXES, PairDataConfig
+from medexp.config.flags import flag
 from medexp.data.preprocessing import Preprocessing
 from medexp.data.volumes.brats import Wording, read_case
 from medexp.data.volumes.cases import FOREGROUND, Case, Volume
@@ -44,7 +45,7 @@ def read_pair(case: Case, data: PairDataConfig, block: str = "data") -> Volume:
         DataError: As of `read_case`; all problems of the pair at once.
     """
     binary = f"it was resampled with interpolation: threshold it, as by fslmaths {case.label} -thr 0.5 -bin NEW_MASK"
-    advice = f"Repair the files, or leave the case out with {block}.exclude=[{case.id}]."
+    advice = f"Repair the files, or leave the case out with {flag(f'{block}.exclude', [case.id])}."
     return read_case(case, data.classes, advice, (CHANNEL,), Wording(f"{block}.lesion", "lesion", binary))
 
 

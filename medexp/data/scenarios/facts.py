@@ -21,7 +21,7 @@ from medexp.data.scenarios.read import refuse
 from medexp.data.seen import Field
 from medexp.data.twins import perceptual_hash
 
-VERSION = 2
+VERSION = 3
 """Part of the cache: raise it when what is computed here, in `oddities` or in `medexp.data.pictures` changes."""
 
 MOST = 200

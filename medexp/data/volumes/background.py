@@ -1,8 +1,9 @@
 """What surrounds the brain in a channel, and which voxels are no signal: told from the voxels, whatever value they have.
 
-A file's background may be 0, a constant such as -2000 or the lowest z-score, or small values of either sign from
-interpolation. All come to 0 here, and so does a voxel of a value that no tissue has, such as a marker that was burnt in: 0 is
-the mean after normalisation, so that such a voxel says nothing, neither in the statistics nor to a network.
+A file's background may be 0, a constant such as -2000, 999 or the lowest z-score, small values of either sign from
+interpolation, or several of these, as where a turned volume was filled up. All come to 0 here, and so does a voxel of a value
+that no tissue has, such as a marker that was burnt in: 0 is the mean after normalisation, so that such a voxel says nothing,
+neither in the statistics nor to a network.
 """
 
 from collections.abc import Sequence
@@ -19,6 +20,8 @@ _T = TypeVar("_T", bound=np.generic)
 _CONSTANT = 0.05  # of the faces' voxels that have one value: no value of a tissue is so frequent
 _FILLED = 0.4  # of the faces' voxels: more is no brain that touches them; noise that was cut off below 0 fills one half
 _NOISE = 0.01  # of the voxels of other values: around a resampled brain lie a few (0.1 %) small ones, which stay what they are
+_PATCHES = 0.5  # of the faces' voxels of a value
+_FAR = 2.0  # ranges of the brain's values, from which on they are not counted from the background: air lies below 1
 _HOT = 20.0  # times as far from the median as the 99th percentile is; the brightest vessels lie at 5
 
 
@@ -29,14 +32,16 @@ class Ground:
     Attributes:
         brain: bool (X, Y, Z): neither background nor hot.
         level: Value of the background, or the middle of its values; None where nothing can be told from the brain.
-        spread: Largest less smallest value of the background; 0 of a constant one.
+        lowest: The smallest value of the background; 0 where nothing can be told.
+        highest: The largest one.
         hot: How many voxels are hot.
         hottest: The value of these that lies farthest off; 0 where there is none.
     """
 
     brain: NDArray[np.bool_]
     level: float | None
-    spread: float
+    lowest: float
+    highest: float
     hot: int
     hottest: float
 
@@ -46,26 +51,31 @@ def ground_of(channel: NDArray[np.float32]) -> Ground:
 
     The background's value is the one that the faces of the volume share, or else the median of theirs. Where more than a few
     voxels lie within 1 % of the brain's brightness of it and hang together with the faces, they are background too. A margin
-    of one value around noisy air is no background: there it is the faces of what lies inside the margin that tell.
+    of one value around noisy air is no background: there it is the faces of what lies inside the margin that tell. Any other
+    value that the faces share in patches is background where it hangs together with them, if a body is left without it.
 
     Args:
         channel: Raw intensities (X, Y, Z), not constant.
     """
-    level, constant = _shared(channel)
+    level, constant, fillings = _shared(channel)
     inside = ndimage.find_objects((channel != level).astype(np.uint8))[0] if constant else (slice(None),) * channel.ndim
     noisy = constant and _noisy(channel[inside], level)
     if noisy:
-        margin, level = level, float(np.median(_faces(channel[inside])))
+        margin, level = level, float(np.median(_other(_faces(channel[inside]), level)))
     else:
         margin, inside = 0.0, (slice(None),) * channel.ndim
     inner = channel[inside]
-    parted = differs = inner != level
-    near = np.abs(inner - level) <= FOREGROUND * abs(float(np.quantile(inner[differs], 0.99)) - level)
-    few = _NOISE * np.count_nonzero(differs)
-    if np.count_nonzero(near & differs) > few:
+    parted = inner != level
+    for value in fillings:
+        rest = parted & ~_from_the_faces(channel == value)[inside]
+        if value != level and ndimage.binary_erosion(rest).any():  # a rim of interpolation is no body
+            parted = rest
+    near = np.abs(inner - level) <= FOREGROUND * abs(float(np.quantile(inner[parted], 0.99)) - level)
+    few = _NOISE * np.count_nonzero(parted)
+    if np.count_nonzero(near & parted) > few:
         outside = _from_the_faces(near)
-        if np.count_nonzero(outside & differs) > few:
-            parted = differs & ~outside
+        if np.count_nonzero(outside & parted) > few:
+            parted = parted & ~outside
     told = parted.any() and ((constant and not noisy) or _faces(parted).mean() <= _FILLED)
     brain = channel != margin
     if told:
@@ -77,7 +87,8 @@ def ground_of(channel: NDArray[np.float32]) -> Ground:
     return Ground(
         brain=brain & ~beyond,
         level=level if told else None,
-        spread=float(background.max() - background.min()),
+        lowest=float(background.min()),
+        highest=float(background.max()),
         hot=int(np.count_nonzero(beyond)),
         hottest=float(farthest),
     )
@@ -98,14 +109,31 @@ def from_zero(image: NDArray[np.float32]) -> tuple[NDArray[np.float32], list[Gro
     """An image (C, X, Y, Z) in which background and hot voxels are 0 and a brain's values are counted from its background,
     and how each channel was taken apart.
 
-    One whose background is 0 already, and that has no hot voxel, comes back as it is.
+    A background above the brain or far below it, such as padding, is no air: the brain is counted from its own lowest value,
+    or else a voxel between both, as resampling makes them, would outweigh all tissue. One whose background is 0 already, and
+    that has no hot voxel, comes back as it is.
     """
-    done, grounds = np.empty_like(image), []
+    done, grounds = np.zeros_like(image), []
     for index, channel in enumerate(image):
         ground = ground_of(channel)
-        done[index] = np.where(ground.brain, channel - np.float32(ground.level or 0), 0)
+        done[index][ground.brain] = channel[ground.brain] - np.float32(origin_of(channel, ground))
         grounds.append(ground)
     return done, grounds
+
+
+def origin_of(channel: NDArray[np.float32], ground: Ground) -> float:
+    """What the values of a brain are counted from: its background, or where that is no air their own lowest one.
+
+    Args:
+        channel: Raw intensities (X, Y, Z).
+        ground: `ground_of` it.
+    """
+    brain = channel[ground.brain]
+    if not (level := ground.level or 0.0) or not brain.size:
+        return level
+    low, middle, high = np.quantile(brain, (0.01, 0.5, 0.99))
+    padding = high > low and (level > middle or low - level > _FAR * (high - low))
+    return float(brain.min()) if padding else level
 
 
 def brighter_than(image: Any, share: float) -> Any:
@@ -127,12 +155,21 @@ def beyond_tissue(image: NDArray[np.float32], brain: NDArray[np.bool_]) -> NDArr
     return beyond
 
 
-def _shared(channel: NDArray[np.float32]) -> tuple[float, bool]:
-    """The value that the faces share, or else the median of theirs; and whether they share one."""
+def _shared(channel: NDArray[np.float32]) -> tuple[float, bool, list[float]]:
+    """The value that most of the faces share, or else the median of theirs; whether they share one; all that they share in
+    patches, as tissue and noise do not."""
     faces = _faces(channel)
     values, counts = np.unique(faces, return_counts=True)
-    constant = bool(counts.max() >= _CONSTANT * faces.size)
-    return float(values[counts.argmax()] if constant else np.median(faces)), constant
+    shared = values[counts >= _CONSTANT * faces.size].tolist()
+    patches = [value for value in shared if _in_patches(channel, value)]
+    return float(values[counts.argmax()] if shared else np.median(faces)), bool(shared), patches
+
+
+def _in_patches(channel: NDArray[np.float32], value: float) -> bool:
+    """Whether half of the faces' voxels of a value have neighbours of it on all sides, within their face."""
+    planes = [plane == value for plane in _planes(channel)]
+    inner = sum(int(ndimage.binary_erosion(plane, border_value=1).sum()) for plane in planes)
+    return inner >= _PATCHES * sum(map(np.count_nonzero, planes))
 
 
 def _noisy(inner: NDArray[np.float32], margin: float) -> bool:
@@ -141,17 +178,27 @@ def _noisy(inner: NDArray[np.float32], margin: float) -> bool:
     A brain that was cropped before the margin was put around it fills them too, with tissue.
     """
     faces = _faces(inner)
-    others = faces[faces != margin]
+    others = _other(faces, margin)
     if len(others) <= _FILLED * len(faces):
         return False
     low, high = np.quantile(inner[tuple(slice(size // 3, size - size // 3) for size in inner.shape)], (0.25, 0.75))
     return not low <= np.median(others) <= high
 
 
+def _other(faces: NDArray[np.float32], margin: float) -> NDArray[np.float64]:
+    """The values that are not the margin's, in double: two of the largest float32 have no mean."""
+    return faces[faces != margin].astype(float)
+
+
 def _faces(array: NDArray[_T]) -> NDArray[_T]:
-    """The voxels of all six faces; those of edges several times. By slices: `np.take` copies all that is not contiguous."""
+    """The voxels of all six faces; those of edges several times."""
+    return np.concatenate([plane.ravel() for plane in _planes(array)])
+
+
+def _planes(array: NDArray[_T]) -> list[NDArray[_T]]:
+    """The six faces. By slices: `np.take` copies all that is not contiguous."""
     turned = (np.moveaxis(array, axis, 0) for axis in range(array.ndim))
-    return np.concatenate([one[side].ravel() for one in turned for side in (0, -1)])
+    return [one[side] for one in turned for side in (0, -1)]
 
 
 def _from_the_faces(near: NDArray[np.bool_]) -> NDArray[np.bool_]:

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medexp.config.data import SUFFIXES, DataConfig, known_by
+from medexp.config.flags import flag
 from medexp.data.nifti import UNREADABLE, open_nifti, unit_of
 from medexp.data.splits import patient_of
 from medexp.data.volumes.cases import CHANNELS, Case, Volume
@@ -211,7 +212,7 @@ def read_case(
         except DataError as error:
             problems.append(str(error))
     if problems or label is None:
-        left_out = f"leave the case out with data.exclude=[{case.id}]" if case.label else "leave the case out"
+        left_out = f"leave the case out with {flag('data.exclude', [case.id])}" if case.label else "leave the case out"
         told = all_problems(f"case {case.id}", _together(problems), advice or f"Repair the files, or {left_out}.")
         raise UnfitLabels.of(told, unfit) if unfit else DataError(told)
     return Volume(np.stack(list(found.values())), label, affines[case.label or case.images[0]], values)

@@ -34,7 +34,7 @@ from medexp.data.volumes.semantics import (
 )
 from medexp.errors import DataError
 
-VERSION = 11
+VERSION = 12
 """Part of the cache key: raise it when what is computed here, in `background`, `semantics` or `brats` changes."""
 
 _AXES = ("RL", "AP", "SI")
@@ -75,7 +75,8 @@ class CaseFacts:
         lost: Of these, those that no voxel of the network's grid holds.
         outside: Share of the tumour, 0 to 1, where all channels are background.
         level: Value of the background, by channel; None where nothing can be told from the brain.
-        spread: Largest less smallest value of the background, by channel.
+        lowest: The smallest value of the background, by channel; 0 where nothing can be told.
+        highest: The largest one.
         hot: Voxels of a value that no tissue has, by channel.
         hottest: The farthest of these values, by channel; 0 where there is none.
         affines: `medexp.data.headers.two_affines` of its files.
@@ -97,7 +98,8 @@ class CaseFacts:
     lost: tuple[str, ...] = ()
     outside: float = 0.0
     level: tuple[float | None, ...] = ()
-    spread: tuple[float, ...] = ()
+    lowest: tuple[float, ...] = ()
+    highest: tuple[float, ...] = ()
     hot: tuple[int, ...] = ()
     hottest: tuple[float, ...] = ()
     affines: str = ""
@@ -215,7 +217,8 @@ def _describe(case: Case, data: DataConfig, entry: Path) -> CaseFacts:
         intensity=tuple(intensity_statistics(volume.image, grounds).tolist()),
         form=tuple(shape_statistics(brain, volume.affine).tolist()),
         level=tuple(ground.level for ground in grounds),
-        spread=tuple(ground.spread for ground in grounds),
+        lowest=tuple(ground.lowest for ground in grounds),
+        highest=tuple(ground.highest for ground in grounds),
         hot=tuple(ground.hot for ground in grounds),
         hottest=tuple(ground.hottest for ground in grounds),
         affines=two_affines(case.files),

@@ -5,7 +5,7 @@ And the account that a person reads before anything is trained: what was found i
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import get_args
 
 from medexp.config.data import DataConfig, Oddity
@@ -16,6 +16,7 @@ from medexp.errors import DataError, all_problems
 
 _OUTSIDE = 0.05  # of a tumour: a rim of it may lie where the skull stripping cut
 _UNITS = {1: "metre", 2: "mm", 3: "micrometre"}  # of the header's lowest three bits
+_REGIONS = {"TC": "tumour core", "WT": "whole tumour", "ET": "enhancing tumour"}
 _NAMED = 8  # cases that a line names
 _PAEDIATRIC = re.compile(r"BraTS-PED-")
 
@@ -98,14 +99,13 @@ def account(cases: Sequence[Case], facts: Sequence[CaseFacts], data: DataConfig)
     if outlined:
         held = Counter(value for fact in outlined for value in fact.values)
         tissues = EDITIONS[data.labels].tissues if data.labels != "map" else {v: f"class {c}" for v, c in data.classes.items()}
-        named = [f"{value} {tissues[value]}: {held[value]}" for value in sorted(tissues)]
-        yield f"labels, {data.labels}", "cases that hold " + ", ".join(named)
+        yield f"labels, {data.labels}", _held({f"{value} {tissues[value]}": held[value] for value in sorted(tissues)})
         grid = " x ".join(f"{edge:g}" for edge in data.spacing)
         held_in = Counter(region for fact in outlined for region in fact.regions)
-        yield "regions", "cases that hold " + ", ".join(f"{region}: {held_in[region]}" for region in REGION_CLASSES)
+        yield "regions", _held({f"{_REGIONS[region]} ({region})": held_in[region] for region in REGION_CLASSES})
         lost = {region: [fact.case for fact in outlined if region in fact.lost] for region in REGION_CLASSES}
-        told = [f"{region} of {len(there)} ({_list(there)})" for region, there in lost.items() if there]
-        yield f"lost at {grid} mm", "; ".join(told) or "none"
+        told = [f"{region} in {cases_of(len(there))} ({_list(there)})" for region, there in lost.items() if there]
+        yield f"regions lost on the grid of {grid} mm", "; ".join(told) or "none"
     yield from geometry(facts)
     yield "background", _counted(Counter(map(_background, facts)))
     hot = [
@@ -129,11 +129,14 @@ def recognised(cases: Sequence[Case], pattern: str, by: str) -> str:
     """
     patients = Counter(case.patient for case in cases)
     alone = [case.id for case in cases if case.patient == case.id and not re.search(pattern, case.id)]
-    named = f" ({_list(alone)})" if 0 < len(alone) < len(cases) else ""
-    known = [f"{len(cases) - len(alone)} by {by}"] if len(alone) < len(cases) else []
-    told = ", ".join([*known, *([f"{len(alone)} each a patient of its own{named}"] if alone else [])])
-    several = sum(count > 1 for count in patients.values())
-    return f"{len(cases)} of {len(patients)} patients: {told}; {several} patients with several"
+    named = f" ({_list(alone)})" if len(alone) < len(cases) else ""
+    told = [f"{by} names the patient of {cases_of(len(cases) - len(alone))}"] if len(alone) < len(cases) else []
+    counts = "counts as a patient" if len(alone) == 1 else "count as a patient each"
+    told += [f"{cases_of(len(alone))} {counts}{named}"] if alone else []
+    several = [name for name, count in sorted(patients.items()) if count > 1]
+    often = f"{len(several)} with several, such as {several[0]}" if several else "none with several"
+    people = f"{len(patients)} patient{'' if len(patients) == 1 else 's'}"
+    return f"{cases_of(len(cases))} of {people}, {often}; {', '.join(told)}"
 
 
 def geometry(facts: Sequence[Measured]) -> Iterator[tuple[str, str]]:
@@ -146,23 +149,35 @@ def geometry(facts: Sequence[Measured]) -> Iterator[tuple[str, str]]:
     yield "unit in headers", _counted(Counter({_unit(unit): count for unit, count in units.items()}))
 
 
+def _held(counts: Mapping[str, int]) -> str:
+    """In how many cases each is found."""
+    (first, count), *others = counts.items()
+    return ", ".join([f"{first} in {cases_of(count)}", *(f"{what} in {count}" for what, count in others)])
+
+
 def _unit(unit: str) -> str:
     return unit if unit == "mm" else f"{unit}; by their size the voxels are in mm"
 
 
 def _background(fact: CaseFacts) -> str:
-    """What lies in the background of a case, in words."""
-    channels = list(zip(fact.level, fact.spread, strict=True))
-    told = {"not told from the brain" if level is None else f"{level + 0.0:.6g}" for level, spread in channels if spread == 0}
-    if noise := [(spread, level) for level, spread in channels if level is not None and spread > 0]:
-        widest, level = max(noise)
-        told.add(f"values that lie {widest:.2g} apart" + (f" around {level:.6g}" if abs(level) > widest else ""))
-    return " and ".join(sorted(told))
+    """What lies in the background of a case, in words, and what becomes of it."""
+    told = [(low, high) for level, low, high in zip(fact.level, fact.lowest, fact.highest, strict=True) if level is not None]
+    words = sorted({f"{low + 0.0:.6g}" for low, high in told if low == high})
+    if noise := [(low, high) for low, high in told if low != high]:
+        words.append(f"values from {min(noise)[0]:.2g} to {max(high for _, high in noise):.2g}")
+    set_to_0 = ", set to 0" if any(ends != (0, 0) for ends in told) else ""
+    unknown = ["not told from the brain"] if None in fact.level else []
+    return " and ".join([*([" and ".join(words) + set_to_0] if words else []), *unknown])
 
 
 def _counted(counts: Counter[str]) -> str:
-    first = [f"{what} ({count})" for what, count in counts.most_common(_NAMED)]
+    first = [f"{what} ({cases_of(count)})" for what, count in counts.most_common(_NAMED)]
     return ", ".join(first) + (f" and {len(counts) - _NAMED} others" if len(counts) > _NAMED else "")
+
+
+def cases_of(count: int) -> str:
+    """A number of cases in words."""
+    return f"{count} case{'' if count == 1 else 's'}"
 
 
 def _of(cases: Sequence[str], facts: Sequence[CaseFacts]) -> str:

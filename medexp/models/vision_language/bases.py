@@ -205,6 +205,11 @@ def _of_hub(name: str, revision: str | None) -> Path:
     try:
         return Path(snapshot_download(name, revision=revision, allow_patterns=_FETCHED))
     except Exception as error:  # no network, no such name, no such revision, no licence accepted: errors of three libraries
+        if denied := _denied(error):
+            raise ConfigError(
+                f"model={name}: Hugging Face's cache cannot be used ({denied}); it may be another user's. Set HF_HOME to a "
+                "folder of your own, or give model=FOLDER"
+            ) from error
         told = " ".join(str(error).split())[:200] or type(error).__name__
         wanted = "" if revision is None else f" --revision {revision}"
         raise ConfigError(
@@ -212,6 +217,15 @@ def _of_hub(name: str, revision: str | None) -> Path:
             f"its licence on its page at the Hub, set HF_TOKEN to a token that may read it, and run: hf download {name}"
             f"{wanted} --local-dir FOLDER. Then give model=FOLDER"
         ) from error
+
+
+def _denied(error: BaseException | None) -> PermissionError | None:
+    """What an error, or one that it came from, says of a file that may not be read or written."""
+    while error:
+        if isinstance(error, PermissionError):
+            return error
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def _architecture(folder: Path) -> dict[str, Any]:
@@ -278,9 +292,12 @@ def _digest(files: list[Path], cache: Path | None) -> str:
         return known.read_text()
     digest = hashlib.sha256()
     for path in files:
-        with path.open("rb") as content:
-            while part := content.read(_CHUNK):
-                digest.update(part)
+        try:
+            with path.open("rb") as content:
+                while part := content.read(_CHUNK):
+                    digest.update(part)
+        except OSError as error:
+            raise CheckpointError(f"{path}: cannot be read ({error.strerror or error})") from error
     with replacing(known) as temporary:
         temporary.write_text(digest.hexdigest())
     return digest.hexdigest()

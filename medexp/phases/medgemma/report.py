@@ -1,7 +1,6 @@
 """What medgemma leaves behind: tables and pictures of who said what, a registered adapter, and the last lines."""
 
 import json
-import shlex
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -11,6 +10,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from medexp.config.flags import flag
 from medexp.data.manifest import seen_cases
 from medexp.data.pictures import read_rgb
 from medexp.data.preprocessing import Preprocessing
@@ -360,4 +360,4 @@ def as_given(config: MedgemmaConfig) -> str:
         "image_dir": config.image_dir,
         "model": config.model,
     }
-    return "".join(f" -P {key}={shlex.quote(value)}" for key, value in given.items() if value)
+    return "".join(f" {flag(key, value)}" for key, value in given.items() if value)

@@ -1,7 +1,6 @@
 """What the comparison leaves behind: the leaderboard, each encoder's files, a registered classifier, and the last lines."""
 
 import json
-import shlex
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -12,6 +11,7 @@ import numpy as np
 import pandas as pd
 from safetensors.torch import save_file
 
+from medexp.config.flags import flags
 from medexp.data.prepared import Prepared
 from medexp.errors import StorageError
 from medexp.evaluation.leaderboard import PRIMARY, Entry, predictions_table
@@ -131,8 +131,7 @@ def _again(config: OctConfig) -> str:
     given = {"data": volumes, "labels": paths.labels_tsv, "checkpoints": ",".join(paths.checkpoints)}
     given |= {"profile": "" if config.profile == "demo" else config.profile}
     pooling = "mean" if config.model.head.pooling == "attentive" else "attentive"
-    words = [f"{key}={value}" for key, value in {**given, "model.head.pooling": pooling}.items() if value]
-    return " ".join(f"-P {shlex.quote(word)}" for word in words)
+    return flags({key: value or None for key, value in {**given, "model.head.pooling": pooling}.items()})
 
 
 def _title(config: OctConfig) -> str:

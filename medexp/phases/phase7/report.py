@@ -10,6 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from safetensors.torch import save_file
 
+from medexp.config.flags import flags
 from medexp.config.keys import Role, marked
 from medexp.data.manifest import seen_cases
 from medexp.data.pairs.prepared import PreparedPairs, preprocessing
@@ -25,7 +26,7 @@ from medexp.phases.phase7.adapting import Trained
 from medexp.phases.phase7.comparison import FIGURES, Compared, Drawn, figures_of, in_words, median
 from medexp.phases.phase7.config import Phase7Config
 from medexp.phases.phase7.reading import BASE_MODEL, Base
-from medexp.phases.shared.again import changed, flags
+from medexp.phases.shared.again import changed
 from medexp.phases.shared.context import Context
 from medexp.phases.shared.packaging import VELOCITY, contract, made_with, packaged
 from medexp.phases.shared.publishing import Summary, caveat, selection

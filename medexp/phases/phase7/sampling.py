@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from medexp.checks import verdict
+from medexp.config.flags import flags
 from medexp.data.pairs.written import unfit
 from medexp.errors import ConfigError, DataError
 from medexp.evaluation.proportions import proportion
@@ -13,7 +14,7 @@ from medexp.phases.phase7 import PHASE, checks
 from medexp.phases.phase7.comparison import in_words
 from medexp.phases.phase7.config import Phase7Config
 from medexp.phases.phase7.report import written
-from medexp.phases.shared.again import changed, flags
+from medexp.phases.shared.again import changed
 from medexp.phases.shared.context import Context
 from medexp.phases.shared.packaging import parent_of
 from medexp.phases.shared.publishing import Summary

@@ -16,7 +16,7 @@ import pandas as pd
 import medexp
 from medexp import registry
 from medexp.data.images.cases import LabelledImage
-from medexp.data.images.kaggle import flag
+from medexp.data.images.kaggle import meant_by
 from medexp.data.inputs import Inputs
 from medexp.data.manifest import data_digest
 from medexp.data.parallel import ahead
@@ -98,7 +98,7 @@ def read(ctx: Context[PredictConfig]) -> Work:
     truth = truth_of(predictor, inputs, config)
     if config.evaluate and not any(map(truth.of, inputs.cases)):
         folders = sorted({case.path.parent for case in inputs.cases if isinstance(case, LabelledImage)})
-        meant = f". Say which of their folders show no tumour and which one: {said}" if (said := flag(folders)) else ""
+        meant = f". Say which of their folders show no tumour and which one: {said}" if (said := meant_by(folders)) else ""
         raise ConfigError(
             "evaluate=true: no truth that the model can be held against lies beside the cases: a segmentation, folders no/ "
             f"and yes/ of pictures, a column label of a table, or the output of a scenario{meant}"

@@ -1,11 +1,12 @@
 """Pairs for phase7: checked, split by patient, and the command that reads them."""
 
+from medexp.config.flags import flags
 from medexp.config.shared import cache_root
 from medexp.data.pairs.prepared import account, pairs_in
 from medexp.phases.prepare import PHASE
 from medexp.phases.prepare.config import PrepareConfig
 from medexp.phases.prepare.told import lead_on, tell
-from medexp.phases.shared.again import changed, flags
+from medexp.phases.shared.again import changed
 from medexp.tracking.results import log_figures
 from medexp.tracking.runs import TrackedRun
 

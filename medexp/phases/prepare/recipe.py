@@ -4,6 +4,7 @@ pairs (`medexp.phases.prepare.pairs`)."""
 
 from pathlib import Path
 
+from medexp.config.flags import flags
 from medexp.data.images.slices import cut_slices
 from medexp.data.volumes.oddities import account
 from medexp.data.volumes.prepared import prepare_volumes
@@ -12,7 +13,7 @@ from medexp.phases.prepare.config import PrepareConfig
 from medexp.phases.prepare.pairs import prepared_for_phase7
 from medexp.phases.prepare.scenarios import prepared_for_medgemma
 from medexp.phases.prepare.told import lead_on, tell
-from medexp.phases.shared.again import changed, flags
+from medexp.phases.shared.again import changed
 from medexp.phases.shared.reported import reported_run
 from medexp.tracking.results import log_figures
 

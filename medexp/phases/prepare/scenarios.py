@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from functools import partial
 from pathlib import Path, PureWindowsPath
 
+from medexp.config.flags import flags
 from medexp.config.shared import cache_root
 from medexp.data.scenarios.cases import MODALITIES
 from medexp.data.scenarios.phantoms import ensure_scenarios
@@ -24,7 +25,6 @@ from medexp.files import replacing
 from medexp.markdown import as_markdown
 from medexp.phases.prepare.config import PrepareConfig
 from medexp.phases.prepare.told import lead_on
-from medexp.phases.shared.again import flags
 from medexp.terminal import show_table
 from medexp.tracking.datasets import log_datasets
 from medexp.tracking.results import log_figures

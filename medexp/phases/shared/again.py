@@ -1,6 +1,5 @@
 """Settings of a run as a command takes them again."""
 
-import shlex
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -9,11 +8,6 @@ from medexp.config.keys import compared, flat
 from medexp.config.validate import typed
 from medexp.files import dump_yaml
 from medexp.phases import Phase
-
-
-def flags(settings: Mapping[str, object]) -> str:
-    """Settings as a shell takes them after `mlflow run . -e PHASE`; those that are None are left out."""
-    return " ".join(f"-P {key}={shlex.quote(str(value))}" for key, value in settings.items() if value is not None)
 
 
 def changed(phase: Phase, config: Any) -> dict[str, str]:

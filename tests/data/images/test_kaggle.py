@@ -1,5 +1,5 @@
 import json
-import re
+import shlex
 import zlib
 from collections import Counter
 from io import BytesIO
@@ -92,7 +92,7 @@ def test_folders_of_other_names_are_listed_and_can_be_named(tmp_path):
         find_kaggle(kinds_folder(tmp_path), PATTERN)
     said = str(error.value)
     assert "neither yes/ nor no/ in it; found No_Tumor/ (1 pictures), glioma_tumor/ (1 pictures), " in said
-    (typed,) = re.findall(r"-P '(data\.classes=.*)'", said)
+    typed = shlex.split(said[said.index("-P ") :])[1]
     given = configured("phase2_2", dict([typed.split("=", 1)])).data.classes
     assert given == {"no": ("No_Tumor",), "yes": ("glioma_tumor", "meningioma_tumor", "pituitary [3]")}
     found = find_kaggle(tmp_path, PATTERN, given)
@@ -122,7 +122,7 @@ def test_folders_one_level_below(tmp_path):
     with pytest.raises(DataError) as error:
         find_kaggle(tmp_path, PATTERN)
     assert f"did you mean kaggle_dir={tmp_path / 'Training'}?" in str(error.value)
-    assert "-P 'data.classes={no: [No_Tumor], yes: [glioma_tumor, " in str(error.value)
+    assert '-P "data.classes={no: [No_Tumor], yes: [glioma_tumor, ' in str(error.value)
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from medexp.data.volumes.brats import find_cases
 from medexp.data.volumes.facts import describe_cases
 from medexp.errors import ConfigError, DataError, StorageError
 from tests.data.images.small_images import LEGACY, Bomb, mask_of, pixels, write_slice
-from tests.data.volumes.small_cases import SHAPE, blob, save, write_case
+from tests.data.volumes.small_cases import AFFINE, SHAPE, blob, save, write_case
 
 PATTERN = r"^(P\d+)-\d+$"
 
@@ -105,6 +105,51 @@ def test_pixels_that_are_not_square_are_resampled(tmp_path, cut):
     assert np.ptp(rows) == pytest.approx(np.ptp(columns), abs=2)
     assert (rows.mean(), columns.mean()) == (pytest.approx(19.5 - 6, abs=1), pytest.approx(19.5 - 4, abs=1))
     assert set(np.unique(content.mask)) == {0, 3}
+
+
+@examples(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    padding=st.sampled_from([999, 32767]) | st.integers(-32768, -2000),
+    order=st.permutations(range(3)),
+    flips=st.tuples(*[st.sampled_from([-1, 1])] * 3),
+    corner=st.booleans(),
+)
+def test_padding_and_the_order_of_axes_change_no_pixel(tmp_path_factory, data_config, padding, order, flips, corner):
+    """A volume that lies along any axes of its file, around the brain any value, or air and in two corners any value."""
+    voxels = np.random.default_rng(0).integers(100, 900, SHAPE).astype(np.int16)
+    brain = np.zeros(SHAPE, bool)
+    brain[2:-2, 2:-2, 2:-2] = True
+    filled = ~brain
+    if corner:
+        filled = np.indices(SHAPE).sum(0) < 6
+        filled |= filled[::-1, ::-1]
+    cut = {}
+    for name, value in (("plain", 0), ("padded", padding)):
+        root = tmp_path_factory.mktemp("slices")
+        stored = np.where(filled, value, np.where(brain, voxels, 0)).astype(np.int16)
+        turn = np.array([*zip(order, flips, strict=True)] if name == "padded" else [(axis, 1) for axis in range(3)], float)
+        for channel in ("t2f", "t1c", "t1n", "t2w", "seg"):
+            content = blob() if channel == "seg" else stored
+            turned = nib.Nifti1Image(content, AFFINE).as_reoriented(turn)
+            save(root / "data" / "P1-000" / f"P1-000-{channel}.nii.gz", np.asanyarray(turned.dataobj), turned.affine)
+        config = data_config(patient_pattern=PATTERN)
+        cases = find_cases(root / "data", config)
+        assert cut_slices(cases, {"P1-000": "x"}, config.classes, settings(), root / "slices", 1) == 6
+        cut[name] = [read_slice(path) for path in sorted((root / "slices").glob("*.npz"))]
+    for plain, padded in zip(cut["plain"], cut["padded"], strict=True):
+        tissue = plain.image != 0
+        np.testing.assert_array_equal(padded.image[tissue], plain.image[tissue])
+        np.testing.assert_array_equal(padded.mask, plain.mask)
+        assert len(np.unique(padded.image[~tissue])) == 1 and padded.image[~tissue].max() <= plain.image[tissue].min()
+
+
+def test_a_volume_whose_axes_lean_is_not_sheared(tmp_path, cut):
+    leaning = AFFINE @ np.array([[1, 0.3, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
+    folder = write_case(tmp_path / "data", "P1-000")
+    for path in folder.iterdir():
+        save(path, np.asanyarray(nib.load(path).dataobj), leaning)
+    with pytest.raises(DataError, match="case P1-000: its axes lean by 17 degrees, and slices along them would be sheared"):
+        cut()
 
 
 def test_which_slices_are_kept(tmp_path, cut):

@@ -63,6 +63,15 @@ def test_every_volume_is_in_the_split_of_its_person(written: Path) -> None:
     assert set(prepared.judged("test")) >= {"case", "patient", "scan", "voxels_sha256", "perceptual_hash"}
 
 
+def test_padding_far_from_all_other_values_is_told(folder: Path) -> None:
+    """Not refused: an encoder may have been pretrained on such volumes."""
+    path = folder / key(person(0), "l").replace(".dcm", ".npy")
+    (folder / key(person(0), "l")).unlink()
+    np.save(path, np.where(np.arange(24)[:, None] < 2, 999, retina().astype(np.float32)).astype(np.float32))
+    (note,) = prepare(folder).prepared.notes
+    assert "320 of 3840 voxels are 999, far from all others, as padding is" in note and "write its dark in their place" in note
+
+
 def test_a_second_run_reads_nothing_again_but_what_was_replaced(folder: Path) -> None:
     """What is replaced keeps its size and its time of change where it is copied with them."""
     first = prepare(folder)

@@ -8,15 +8,23 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate
+from pydicom.filewriter import dcmwrite
 from pydicom.sequence import Sequence as Items
-from pydicom.uid import MPEG4HP41, JPEG2000Lossless, JPEGLosslessSV1, RLELossless
+from pydicom.uid import (
+    MPEG4HP41,
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    JPEG2000Lossless,
+    JPEGLosslessSV1,
+    RLELossless,
+)
 
 from medexp.data.oct.readers import contradictions, read_scan
 from medexp.errors import DataError
@@ -104,6 +112,30 @@ def test_sixteen_bits_signs_and_inverted_grey(tmp_path: Path) -> None:
     assert np.array_equal(read_scan(both).voxels, signed), "of 16 bits with a sign none stands for 65535"
 
 
+@settings(max_examples=40, deadline=None)
+@given(bits=st.integers(8, 16), signed=st.booleans(), inverted=st.booleans(), big=st.booleans(), others=st.booleans())
+def test_values_are_the_same_however_they_are_stored(tmp_path_factory, bits, signed, inverted, big, others):
+    """12 bits in 16, in either order of bytes, with or without a sign, with something else in the bits above."""
+    lowest = -(2 ** (bits - 1)) if signed else 0
+    values = (VOXELS.astype(np.int64) << (bits - 8)) + lowest
+    stored = (2 * lowest + 2**bits - 1 - values if inverted else values) & (2**bits - 1)
+    stored |= 1 << 15 if others and bits < 16 else 0
+    path = write_dicom(
+        tmp_path_factory.getbasetemp() / "stored.dcm",
+        stored.astype(np.uint16),
+        BitsStored=bits,
+        HighBit=bits - 1,
+        PixelRepresentation=int(signed),
+        PhotometricInterpretation="MONOCHROME1" if inverted else "MONOCHROME2",
+    )
+    if big:
+        dataset = dcmread(path)
+        dataset.file_meta.TransferSyntaxUID = ExplicitVRBigEndian
+        dataset.PixelData = stored.astype(">u2").tobytes()
+        dcmwrite(path, dataset, implicit_vr=False, little_endian=False, force_encoding=True)
+    assert np.array_equal(read_scan(path).voxels, values)
+
+
 def test_what_a_file_does_not_say_is_none(tmp_path: Path) -> None:
     bare = write_dicom(
         tmp_path / "a.dcm", VOXELS, SharedFunctionalGroupsSequence=None, ImageLaterality="B", ManufacturerModelName=""
@@ -179,6 +211,13 @@ def written(path: Path, content: bytes) -> Path:
     return path
 
 
+def deflated(path: Path) -> Path:
+    dataset = dcmread(write_dicom(path, VOXELS))
+    dataset.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+    dataset.save_as(path)
+    return path
+
+
 def saved(path: Path, values: Any, **how: Any) -> Path:
     np.save(path, values, **how)
     return path
@@ -205,6 +244,20 @@ BAD = {
     "colour.dcm": (
         lambda path: write_dicom(path, VOXELS, SamplesPerPixel=3, PhotometricInterpretation="RGB", PlanarConfiguration=0),
         "is in colour (RGB, 3 samples a pixel)",
+    ),
+    "shifted.dcm": (
+        lambda path: write_dicom(path, VOXELS.astype(np.uint16) << 8, BitsStored=12, HighBit=15),
+        "its header says 12 bits, the highest of them bit 15 (HighBit), not 11: values lie shifted",
+    ),
+    "fewer.dcm": (lambda path: write_dicom(path, VOXELS, NumberOfFrames=6), "its header says 6 frames, its pixels are of 8"),
+    "unnumbered.dcm": (
+        lambda path: write_dicom(path, VOXELS, NumberOfFrames=None),
+        "its header says no number of frames (NumberOfFrames), its pixels are of 8",
+    ),
+    "deflated.dcm": (deflated, "is compressed as a whole (Deflated Explicit VR Little Endian), which is not read"),
+    "marked.npy": (
+        lambda path: saved(path, np.where(VOXELS < 20, np.finfo(np.float32).max, VOXELS).astype(np.float32)),
+        "values are not finite, or beyond 1e+30",
     ),
     "flat.dcm": (lambda path: write_dicom(path, np.full(SHAPE, 7, np.uint8)), "all values are 7"),
     "huge.dcm": (lambda path: write_dicom(path, VOXELS, NumberOfFrames=2_000_000_000), "voxels are more than the 1073741824"),

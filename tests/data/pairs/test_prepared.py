@@ -56,9 +56,9 @@ def test_patients_are_split_and_the_manifest_says_what_they_are(bids, cache, tmp
     file.write_text(json.dumps({"train": ids[:5], "val": ids[5:7], "test": ids[7:]}))
     assert prepare_pairs(reads(cache, bids, splits=file)).ids("test") == ("sub-008",)
     told = dict(account(prepared, pair_data()))
-    named = "8 by a table, pair_data.patient_pattern or BIDS"
-    assert told["pairs"] == f"8 of 8 patients: {named}; 0 patients with several; 0 synthetic"
-    assert told["values of masks"] == "1 (8)" and told["voxels of no tissue"] == "none"
+    named = "a table, pair_data.patient_pattern or BIDS names the patient of 8 cases"
+    assert told["pairs"] == f"8 cases of 8 patients, none with several; {named}; 0 synthetic"
+    assert told["values of masks"] == "1 (8 cases)" and told["voxels of no tissue"] == "none"
 
 
 def test_without_a_folder_the_phantoms_are_prepared(cache):
@@ -192,7 +192,7 @@ def test_what_cannot_be_used_is_refused_by_name_and_all_at_once(cache, tmp_path)
         "case sub-brain: its lesion fills 100% of the head: it is a mask of the brain",
         "sub-cut_FLAIR.nii.gz: unreadable or truncated",
         "sub-text_FLAIR.nii.gz: unreadable or truncated",
-        "leave the case out with data.exclude=[sub-empty].",
+        "leave the case out with -P 'data.exclude=[sub-empty]'.",
         "The masks hold 1,2,255. If all of that is lesion: -P 'data.lesion=[1,2,255]'; else write masks of 0 and 1",
     ):
         assert words in told

@@ -5,6 +5,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from scipy import ndimage
 
 from medexp.data.volumes.background import from_zero, ground_of
 from medexp.data.volumes.cases import Volume
@@ -42,17 +43,37 @@ def image() -> np.ndarray:
 def test_an_image_on_zero_comes_back_as_it_is(image):
     assert np.array_equal(from_zero(image)[0], image)
     (ground, *_) = map(ground_of, image)
-    assert (ground.level, ground.spread, ground.hot) == (0, 0, 0)
+    assert (ground.level, ground.lowest, ground.highest, ground.hot) == (0, 0, 0, 0)
     np.testing.assert_array_equal(ground.brain, image[0] != 0)
 
 
-@pytest.mark.parametrize("level", [-2000, -1, 37])
-def test_padding_of_another_value_changes_nothing(image, data_config, level):
-    """-2000 outside the field of view; the lowest z-score; a positive constant."""
+@pytest.mark.parametrize("level", [-1, 37])
+def test_a_background_of_another_value_changes_nothing(image, data_config, level):
+    """The lowest z-score; a positive constant."""
     padded = np.where(image == 0, level, image).astype(np.float32)
     expected = prepared(np.where(image == 0, 0, image - level).astype(np.float32), data_config)
     torch.testing.assert_close(prepared(padded, data_config), expected, atol=1e-4, rtol=1e-4)
     assert ground_of(padded[0]).level == level
+
+
+PADDING = st.sampled_from([999.0, 65535.0, -32768.0, 1e9, -1e30, float(np.finfo(np.float32).max)]) | st.floats(-3e4, -2e3)
+
+
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(padding=PADDING, degrees=st.sampled_from([0, 20, 45]), edges=st.sampled_from([(2, 2, 3), (3, 3, 4)]))
+def test_padding_of_any_value_says_nothing_on_any_grid(image, data_config, padding, degrees, edges):
+    """Padding above the brain left nothing of it, and a voxel between a far one and the brain outweighed all tissue."""
+    image = np.pad(image, ((0, 0), (4, 4), (4, 4), (4, 4)))
+    filled = image == 0  # a volume that ends where the brain does, or one with air around it that was turned
+    if degrees:
+        filled = ndimage.rotate(np.ones(image.shape[1:]), degrees, reshape=False, order=0, cval=0)[None] < 0.5
+    padded = np.where(filled, np.float32(padding), image).astype(np.float32)
+    data = data_config(spacing=edges, input_size=(32, 32, 32))
+    label = np.zeros(image.shape[1:], np.uint8)
+    label[13:18, 12:17, 12:16] = 3
+    found, expected = (preprocess(Volume(one, label, AFFINE), data)["image"] for one in (padded, np.where(filled, 0, image)))
+    assert found.shape == expected.shape
+    assert float((found - expected).abs().mean()) < 0.02 and float((found - expected).abs().max()) < 0.5
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -67,7 +88,7 @@ def test_noise_around_the_brain_is_background(image, data_config):
     noise = np.random.default_rng(9).normal(0, 0.02, image.shape)
     noisy = np.where(image == 0, noise, image).astype(np.float32)
     ground = ground_of(noisy[0])
-    assert 0 < ground.spread < 1 and abs(ground.level) < 0.01
+    assert -1 < ground.lowest < 0 < ground.highest < 1 and abs(ground.level) < 0.01
     assert np.count_nonzero(ground.brain != (np.abs(image[0]) > 1)) == 0
     clean = prepared(image * (np.abs(image) > 1), data_config)
     torch.testing.assert_close(prepared(noisy, data_config), clean, atol=1e-3, rtol=1e-3)

@@ -124,8 +124,8 @@ def test_a_region_that_no_case_holds_is_not_lost(tmp_path, config):
     write_case(tmp_path / "data", "BraTS-MEN-00001-000", seed=1, seg=blob(2))
     prepared = prepare_volumes(config)
     told = dict(account(tuple(prepared.cases.values()), tuple(prepared.facts.values()), config.data))
-    assert told["regions"] == "cases that hold TC: 3, WT: 4, ET: 3"
-    assert told["lost at 6 x 6 x 9 mm"] == "none"
+    assert told["regions"] == "tumour core (TC) in 3 cases, whole tumour (WT) in 4, enhancing tumour (ET) in 3"
+    assert told["regions lost on the grid of 6 x 6 x 9 mm"] == "none"
 
 
 def test_the_account_says_what_the_files_hold(tmp_path, config):
@@ -138,15 +138,16 @@ def test_the_account_says_what_the_files_hold(tmp_path, config):
     write_case(tmp_path / "data", "BraTS-MEN-00001-001", seed=8)
     prepared = prepare_volumes(config)
     assert dict(account(tuple(prepared.cases.values()), tuple(prepared.facts.values()), config.data)) == {
-        "cases": "6 of 5 patients: 5 by data.patient_pattern, 1 each a patient of its own (other); 1 patients with several",
-        "labels, brats2023": "cases that hold 1 necrotic or non-enhancing core: 0, 2 edema: 6, 3 enhancing tumour: 6",
-        "regions": "cases that hold TC: 6, WT: 6, ET: 6",
-        "lost at 6 x 6 x 9 mm": "none",
-        "spacing in mm": "2 x 2 x 3 (6)",
-        "orientation": "LPS (6)",
+        "cases": "6 cases of 5 patients, 1 with several, such as BraTS-MEN-00001; "
+        "data.patient_pattern names the patient of 5 cases, 1 case counts as a patient (other)",
+        "labels, brats2023": "1 necrotic or non-enhancing core in 0 cases, 2 edema in 6, 3 enhancing tumour in 6",
+        "regions": "tumour core (TC) in 6 cases, whole tumour (WT) in 6, enhancing tumour (ET) in 6",
+        "regions lost on the grid of 6 x 6 x 9 mm": "none",
+        "spacing in mm": "2 x 2 x 3 (6 cases)",
+        "orientation": "LPS (6 cases)",
         "headers of two geometries": "none",
-        "unit in headers": "none named; by their size the voxels are in mm (6)",
-        "background": "0 (5), -2000 and 0 (1)",
+        "unit in headers": "none named; by their size the voxels are in mm (6 cases)",
+        "background": "0 (5 cases), -2000 and 0, set to 0 (1 case)",
         "voxels of no tissue": "other t2w: 1 (up to 30000); taken for background",
     }
 

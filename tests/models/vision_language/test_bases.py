@@ -2,7 +2,9 @@
 
 import hashlib
 import json
+import os
 import shutil
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -37,6 +39,22 @@ def offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     return tmp_path / "hub"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="files of another user take root to make")
+def test_a_cache_of_another_user_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    with tempfile.TemporaryDirectory() as made:  # pytest's own folders are closed to other users
+        Path(made).chmod(0o755)
+        (hub := Path(made, "hub")).mkdir(mode=0o700)
+        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(hub))
+        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+        monkeypatch.setattr(huggingface_hub.constants, "HF_TOKEN_PATH", str(hub / "token"))
+        os.seteuid(65534)
+        try:
+            with pytest.raises(ConfigError, match="Face's cache cannot be used .*Permission denied.*HF_HOME"):
+                find_base("a/b")
+        finally:
+            os.seteuid(0)
 
 
 def loaded(found: Base, quantize: Any = "none", device: str = "cpu", dtype: torch.dtype = torch.float32) -> torch.nn.Module:

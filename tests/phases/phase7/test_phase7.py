@@ -105,7 +105,7 @@ def test_the_last_line_is_typed_as_it_stands_and_is_the_same_work(study: Study) 
         layers.configuration({**as_text(), **given})
     )
     theirs = again(layers.configuration({"data_dir": "a b,c", "data.lesion": "[1,2,4]", "augment": "3", "augment_dir": "d"}))
-    assert theirs == "-P data_dir='a b,c' -P data.lesion='[1, 2, 4]'"
+    assert theirs == "-P 'data_dir=a b,c' -P 'data.lesion=[1, 2, 4]'"
 
 
 def as_text() -> dict[str, str]:
@@ -123,7 +123,7 @@ def test_another_adapter_is_drawn_from_and_its_files_say_what_they_are(client: M
     assert run_phase("phase7", {**small, **pairs}, mode="sample", adapter=uri, seed=5) in (0, 2), capsys.readouterr().out
     told, run = capsys.readouterr(), last_run(client, "phase7")
     assert (
-        "-e prepare -P pairs=FOLDER,drawn -P pair_data.lesion='[1, 2]'" in told.out or "are a head with a lesion" in told.err
+        "-e prepare -P pairs=FOLDER,drawn -P 'pair_data.lesion=[1, 2]'" in told.out or "are a head with a lesion" in told.err
     )
     assert json.loads(artifact(run, "checks.json").read_text())[-1]["id"] == "P7-DRAWN"
     assert f"medexp.upstream.{MODEL}" in run.data.tags

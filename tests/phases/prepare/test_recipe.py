@@ -29,7 +29,7 @@ def test_slices_are_cut_and_the_next_command_named(folder, store, capsys):
     assert prepare(folder, slices_dir="my slices", slices__channel="t1c", slices__every=2) == 0
     told = capsys.readouterr().out.splitlines()
     assert "Slices: 12 in my slices" in told and told[-2].startswith("Next: mlflow run . -e phase1 ")
-    assert told[-1] == "Next: mlflow run . -e phase2_1 -P profile=demo -P slices_dir='my slices'"
+    assert told[-1] == "Next: mlflow run . -e phase2_1 -P profile=demo -P 'slices_dir=my slices'"
     assert shlex.split(told[-1])[-1] == "slices_dir=my slices"
     found = find_slices(Path("my slices"), r"^(BraTS-[A-Za-z]+-\d+)-\d+$")
     assert len(found) == 12 and {image.patient for image in found} == {f"BraTS-MEN-0000{n}" for n in (1, 2, 3)}
