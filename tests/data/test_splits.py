@@ -1,10 +1,11 @@
 import json
+import re
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medexp.data.splits import Splits, load_splits, make_splits, save_splits
+from medexp.data.splits import Splits, load_splits, make_splits, patient_of, save_splits, unnamed
 from medexp.errors import DataError
 from tests.data.volumes.small_cases import a_case, a_fact
 from tests.small import data_config
@@ -156,6 +157,24 @@ def test_what_was_drawn_can_be_saved_and_loaded(tmp_path_factory, seed):
     save_splits(drawn, path)
     assert load_splits(path, CASES, FACTS) == drawn
     assert [p.name for p in path.parent.iterdir()] == ["data_splits.json"]
+
+
+NAME = st.text("abcXYZ019", min_size=1, max_size=5)
+
+
+@given(
+    st.lists(NAME, min_size=3, max_size=8, unique=True),
+    st.sampled_from("_-"),
+    st.sampled_from(["ses1", "T1", "3", "followup"]),
+)
+def test_what_is_advised_for_names_of_another_scheme_finds_the_patients(patients, mark, visit):
+    """Time points in a naming scheme that nobody foresaw, two a patient: the advice says how many patients it makes."""
+    scans = [f"{patient}{mark}{which}" for patient in patients for which in ("base", visit)]
+    told = unnamed("data", scans, r"^(BraTS-[A-Za-z]+-\d+)-\d+$")
+    assert f"finds a patient in none of {len(scans)} names" in told
+    advised = dict(re.findall(r"-P 'data\.patient_pattern=(.*?)' makes (\d+)", told))
+    assert advised and all(len({*map(patient_of(pattern), scans)}) == int(count) for pattern, count in advised.items())
+    assert str(len(patients)) in advised.values()
 
 
 def test_a_case_of_no_split():

@@ -100,6 +100,21 @@ def test_dark_tissue_inside_the_brain_is_no_background(image):
     assert ground_of(noisy[0]).brain[11:13, 10:12, 9:11].all()
 
 
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    places=st.lists(st.tuples(*(st.integers(0, size - 1) for size in SHAPE)), min_size=1, max_size=6, unique=True),
+    value=st.floats(5e3, 1e9) | st.floats(-1e9, -5e3),
+)
+def test_hot_voxels_anywhere_say_nothing(image, data_config, places, value):
+    hot = image.copy()
+    for place in places:
+        hot[(slice(None), *place)] = value
+    clean, found = prepared(image, data_config), prepared(hot, data_config)
+    assert clean.shape == found.shape and float((clean - found).abs().mean()) < 0.01
+    told = {place for place in places if image[(0, *place)] > 1}
+    assert len(told) <= ground_of(hot[0]).hot <= len(places)
+
+
 @pytest.mark.parametrize("value", [60000, -60000])
 @pytest.mark.parametrize("where", [(0, 0, 0), (12, 11, 10)], ids=["in a corner", "in the brain"])
 def test_one_hot_voxel_changes_nothing_but_itself(image, data_config, value, where):

@@ -207,6 +207,30 @@ def test_the_editions_that_fit_are_told(values, editions):
     assert [re.findall("data.labels=(.*?) ", told)[0] for told in fitting(values)] == editions
 
 
+@settings(max_examples=30, deadline=None)
+@given(values=st.sets(st.integers(1, 6), min_size=1, max_size=5), labels=st.sampled_from(sorted(EDITIONS)))
+def test_no_value_is_taken_for_what_its_edition_does_not_say(tmp_path_factory, data_config, values, labels):
+    """Any values in a mask: read as their edition says, or refused with each edition that has them all, and with no other."""
+    voxels = np.zeros(SHAPE, np.uint8)
+    for place, value in enumerate(sorted(values)):
+        voxels[4:8, 4:8, 2 + place] = value
+    root = tmp_path_factory.mktemp("edition")
+    write_case(root / "data", "a", seg=voxels)
+    config, edition = data_config(labels=labels), EDITIONS[labels]
+    cases = find_cases(root / "data", config)
+    if values <= edition.classes.keys() and any(edition.classes[value] for value in values):
+        (fact,) = describe_cases(cases, config, root / "cache")
+        classes = {edition.classes[value] for value in values}
+        assert set(fact.values) == values
+        assert set(fact.regions) == {region for region, of in REGION_CLASSES.items() if classes & {*of}}
+        return
+    with pytest.raises(DataError) as error:
+        describe_cases(cases, config, root / "cache")
+    if not values <= edition.classes.keys():
+        advised = re.findall(r"-P data\.labels=(brats\S*) ", str(error.value))
+        assert advised == [name for name, other in EDITIONS.items() if values <= other.tissues.keys()]
+
+
 def test_a_folder_of_another_edition_is_refused_with_the_flags_that_all_of_it_fits(tmp_path, config):
     """One case alone might be of BraTS 2021; both together hold 3 and 4."""
     write_case(tmp_path / "data", "BraTS-MEN-00001-000", seed=1, seg=blob(4))

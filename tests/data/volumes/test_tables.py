@@ -118,6 +118,27 @@ def test_names_are_text_whatever_they_look_like(names: list[str], labels: list[s
         assert list(again["case"]) == sorted(names) and set(again["label"]) == set(labels)
 
 
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.lists(st.tuples(st.integers(0, 3), st.sampled_from(["label", "patient"]), st.integers(0, 8)), min_size=1, max_size=4)
+)
+def test_no_quote_eats_a_row(folder: Path, quotes: list[tuple[int, str, int]]) -> None:
+    """Quotation marks at any places of any values: each row is read, with as many values as it has, or the table is refused."""
+    rows = [list(row) for row in ROWS]
+    for row, column, place in quotes:
+        value = rows[row][HEADER.index(column)]
+        rows[row][HEADER.index(column)] = f'{value[:place]}"{value[place:]}'
+    try:
+        table = read_table(tsv(folder, rows))
+    except DataError as error:
+        assert "line" in str(error) or "quot" in str(error) or "labels" in str(error)
+    else:
+        assert [case.id for case in table.cases] == ["a", "b", "c", "d"]
+        written = [[row[HEADER.index(name)].replace('"', "") for row in rows] for name in ("label", "patient")]
+        read = [[table.labels[case.id] for case in table.cases], [case.patient for case in table.cases]]
+        assert [[value.replace('"', "") for value in values] for values in read] == written
+
+
 @pytest.mark.parametrize("judged", ["val", "test"])
 @pytest.mark.parametrize(
     "there", [("train",), ("train", "val"), ("train", "test"), ("train", "val", "test"), ("val", "test"), ("test",)]
