@@ -207,7 +207,7 @@ def test_the_editions_that_fit_are_told(values, editions):
     assert [re.findall("data.labels=(.*?) ", told)[0] for told in fitting(values)] == editions
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(values=st.sets(st.integers(1, 6), min_size=1, max_size=5), labels=st.sampled_from(sorted(EDITIONS)))
 def test_no_value_is_taken_for_what_its_edition_does_not_say(tmp_path_factory, data_config, values, labels):
     """Any values in a mask: read as their edition says, or refused with each edition that has them all, and with no other."""

@@ -123,7 +123,7 @@ def test_names_are_text_whatever_they_look_like(names: list[str], labels: list[s
     st.lists(st.tuples(st.integers(0, 3), st.sampled_from(["label", "patient"]), st.integers(0, 8)), min_size=1, max_size=4)
 )
 def test_no_quote_eats_a_row(folder: Path, quotes: list[tuple[int, str, int]]) -> None:
-    """Quotation marks at any places of any values: each row is read, with as many values as it has, or the table is refused."""
+    """Quotation marks anywhere in values: each row is read, with as many values as it has, or the table is refused."""
     rows = [list(row) for row in ROWS]
     for row, column, place in quotes:
         value = rows[row][HEADER.index(column)]
