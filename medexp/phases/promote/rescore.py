@@ -33,13 +33,6 @@ def rescore(champion: Pulled, candidate: Pulled, config: PromoteConfig) -> Score
         RegistryError: The model cannot be scored anew.
         DataError: The cases are not those that the candidate was judged on.
     """
-    contract = read_json(champion.folder, "contract.json")
-    if not ((champion.folder / DECODER).is_file() or "regions" in (said["what"] for said in outputs_said(contract).values())):
-        raise RegistryError(
-            f"reevaluate=true: {champion.name} cannot be scored anew, only what segments volumes can; train the version on "
-            f"the champion's data instead. What the champion says of other cases: mlflow run . -e predict -P "
-            f"model=models:/{champion.name}@champion -P input=PATH"
-        )
     for version in (candidate, champion):
         if (split := read_json(version.folder, "evaluation.json")["split"]) not in SPLITS:
             raise RegistryError(
@@ -47,6 +40,13 @@ def rescore(champion: Pulled, candidate: Pulled, config: PromoteConfig) -> Score
                 "that had not seen it: no one network can be scored on them; train the version on the champion's data and "
                 "with the champion's `folds` instead, and promote it without reevaluate"
             )
+    contract = read_json(champion.folder, "contract.json")
+    if not ((champion.folder / DECODER).is_file() or "regions" in (said["what"] for said in outputs_said(contract).values())):
+        raise RegistryError(
+            f"reevaluate=true: {champion.name} cannot be scored anew, only what segments volumes can; train the version on "
+            f"the champion's data instead. What the champion says of other cases: mlflow run . -e predict -P "
+            f"model=models:/{champion.name}@champion -P input=PATH"
+        )
     wanted = scores_of(candidate).data_digest
     data = prepare_volumes(config)
     found = data.digests.get(split)
