@@ -1,10 +1,12 @@
 """The command line: layers, one clear line for bad input, exit codes."""
 
+import fcntl
 import os
 import platform
 import signal
 import subprocess
 import sys
+import termios
 from pathlib import Path
 
 import psutil
@@ -425,6 +427,28 @@ def test_a_signal_ends_a_process_of_its_own(tmp_path, sent, code):
         assert process.wait(30) == code
         parent.kill()
         assert process.stderr.read() == "medexp phase1: interrupted; go on with -P resume=RUN_ID (--resume RUN_ID)\n"
+
+
+def test_a_closed_terminal_ends_a_process_with_the_code_of_its_signal(tmp_path):
+    """Its own last words have nowhere to go then, and change nothing."""
+    (tmp_path / "phase.py").write_text("import time\ndef run(config):\n    print('waiting', flush=True)\n    time.sleep(60)\n")
+    program = "from medexp.cli import main; import phase; raise SystemExit(main('phase1', [], run=phase.run))"
+    ours, theirs = os.openpty()
+    with subprocess.Popen(
+        [sys.executable, "-c", program],
+        env=os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path}"},
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        start_new_session=True,
+        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # noqa: PLW1509  no thread is there yet
+    ) as process:
+        os.close(theirs)
+        said = b""
+        while b"waiting" not in said:
+            said += os.read(ours, 1024)
+        os.close(ours)
+        assert process.wait(30) == 129
 
 
 STEPS = {"prepare": PrepareConfig, "phase1": Phase1Config, "promote": PromoteConfig, "probe": ProbeConfig}
