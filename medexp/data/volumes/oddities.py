@@ -165,7 +165,7 @@ def _background(fact: CaseFacts) -> str:
     words = sorted({f"{low + 0.0:.6g}" for low, high in told if low == high})
     if noise := [(low, high) for low, high in told if low != high]:
         words.append(f"values from {min(noise)[0]:.2g} to {max(high for _, high in noise):.2g}")
-    set_to_0 = ", set to 0" if any(ends != (0, 0) for ends in told) else ""
+    set_to_0 = " set to 0" if any(ends != (0, 0) for ends in told) else ""
     unknown = ["not told from the brain"] if None in fact.level else []
     return " and ".join([*([" and ".join(words) + set_to_0] if words else []), *unknown])
 

@@ -147,7 +147,7 @@ def test_the_account_says_what_the_files_hold(tmp_path, config):
         "orientation": "LPS (6 cases)",
         "headers of two geometries": "none",
         "unit in headers": "none named; by their size the voxels are in mm (6 cases)",
-        "background": "0 (5 cases), -2000 and 0, set to 0 (1 case)",
+        "background": "0 (5 cases), -2000 and 0 set to 0 (1 case)",
         "voxels of no tissue": "other t2w: 1 (up to 30000); taken for background",
     }
 
