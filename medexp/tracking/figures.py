@@ -407,6 +407,7 @@ def gallery(
     truths: Sequence[np.ndarray | None] = (),
     predictions: Sequence[np.ndarray | None] = (),
     of: int = 0,
+    across: int = 6,
 ) -> Figure:
     """Images in a grid, such as those that were misclassified: the first GALLERY of them; the title says of how many.
 
@@ -417,9 +418,10 @@ def gallery(
         truths: A mask (H, W) for each, outlined; None for an image without one. Nothing at all where no image has one.
         predictions: Likewise, outlined with dashes.
         of: How many there are, where these are but some.
+        across: Images in a row at most.
     """
     shown = min(len(images), GALLERY)
-    rows = max(1, math.ceil(shown / 6))
+    rows = max(1, math.ceil(shown / across))
     columns = max(1, math.ceil(shown / rows))
     wrapped = [
         "\n".join(textwrap.fill(line, 30, break_on_hyphens=False) for line in caption.split("\n"))

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from medexp.config.keys import compared, flat
+from medexp.config.keys import Role, compared, flat, marked
 from medexp.config.validate import typed
 from medexp.files import dump_yaml
 from medexp.phases import Phase
@@ -24,8 +24,9 @@ def differences(phase: Phase, config: Any) -> dict[str, tuple[str, str]]:
 
 
 def params(phase: Phase, config: Any) -> set[str]:
-    """The keys that stand among a run's parameters: what it has otherwise than its profile, and what runs are compared by."""
-    return {"profile", *changed(phase, config), *compared(config)}
+    """The keys that stand among a run's parameters: what it has otherwise than its profile, but for where things lie, and what
+    runs are compared by."""
+    return {"profile", *(changed(phase, config).keys() - marked(type(config), Role.WHERE)), *compared(config)}
 
 
 def _in_a_line(value: object) -> str:

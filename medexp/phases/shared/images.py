@@ -34,6 +34,7 @@ from medexp.tracking.figures import curves, gallery
 from medexp.training.loop import FitResult
 
 CLASSES = ("no tumour", "tumour")
+_ACROSS = 2  # and down: the frame of a picture in MLflow's grid is a square
 
 
 @dataclass(frozen=True)
@@ -301,7 +302,8 @@ def segmentations(images: Images, net: MultiTaskModel, epoch: int | None = None)
     masked = images.of("val", masked=True)
     rows = images.data.manifest.set_index("case").loc[masked.cases].reset_index()
     order = rows.sort_values("tumour_pixels", ascending=False).drop_duplicates("scan").index
-    items = [masked[int(index)] for index in order[: images.config.shown]]
+    wanted = images.config.shown if epoch is None else min(images.config.shown, _ACROSS**2)
+    items = [masked[int(index)] for index in order[:wanted]]
     if not items:
         return None
     stacked = torch.stack([item["image"] for item in items]).to(images.accelerator.device)
@@ -313,6 +315,7 @@ def segmentations(images: Images, net: MultiTaskModel, epoch: int | None = None)
         [np.asarray(item["mask"][0]) for item in items],
         list(predicted),
         len(order),
+        across=6 if epoch is None else _ACROSS,
     )
 
 

@@ -28,6 +28,8 @@ def test_the_run_holds_all_that_it_promises(client: MlflowClient, pipeline: Pipe
     for name in ("train/loss", "train/loss_dice", "train/loss_ce", "train/lr_network", "val/dice", "params/train_patients"):
         assert name in metrics
     assert not [name for name in metrics if name.endswith(("_low", "_high"))]
+    params = made.data.params
+    assert params["training.epochs"] == "4" and "output_dir" not in params, "where things lie is nothing to compare by"
     interval = logged_table(made, "intervals.csv", index_col="metric").loc["val/final/dice"]
     assert interval["low"] <= interval["estimate"] == metrics["val/final/dice"] <= interval["high"]
     scans = logged_table(made, "per_case.csv")
