@@ -154,7 +154,7 @@ def as_page(facts: Facts, cases: Sequence[str] = (), of: Version | None = None) 
         headline="" if of else facts.headline,
         about=summary.headline if summary else "",
         first=summary.first if summary else (),
-        advised=_advised(failed, told),
+        advised=_advised(failed, [*told, facts.error or ""]),
         following=[_command(line) for line in summary.following] if summary else [],
         notes=notes,
         figures=figures,

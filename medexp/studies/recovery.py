@@ -348,6 +348,8 @@ def conclude(climb: Climb) -> str:
     """
     tracked, passed = climb.tracked, climb.passed
     tracked.tag(passed.tags if passed else {VERDICT: "FAILED"})
+    if not passed and climb.attempts and climb.attempts[-1].diagnostics:
+        tracked.tag({DIAGNOSTICS: climb.attempts[-1].diagnostics})
     tracked.reporter.table(describe(climb.failed, climb.attempts, climb.ladder.goal), "rungs.csv")
     shown = phases.phase(climb.config.phase).diagnosis
     report = diagnose(tracked, climb.failed, climb.attempts, climb.ladder, shown, passed.run if passed else None)

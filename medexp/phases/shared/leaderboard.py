@@ -197,8 +197,7 @@ def in_markdown(board: Leaderboard, judging: Judging) -> str:
 
 def draw(board: Leaderboard) -> dict[str, Figure]:
     """The pictures by name: intervals, confusion matrices and ROC curves of the first seed, the spread of the features."""
-    short = [textwrap.shorten(name.replace("_", " "), 24, placeholder="…") for name in board.classes]
-    classes = short if len({*short}) == len(short) else [f"{index} {name}" for index, name in enumerate(short)]
+    classes = _short(board.classes)
     every = np.ones((1, len(board.patients)))
     metrics = {CALLED[name]: {row.entry.label: row.scores[name] for row in board.rows} for name in (PRIMARY, "auroc")}
     figures = {"leaderboard": bars(metrics, "with intervals by participant")}
@@ -212,7 +211,7 @@ def draw(board: Leaderboard) -> dict[str, Figure]:
     for label in roc_labels(next(iter(board.rows[0].entry.predictions.values()))):
         curves = {one.label: roc_points(next(iter(one.predictions.values())), label) for one in encoders}
         if curves:
-            figures[f"roc_{label}_{_safe(board.classes[label])}"] = roc({classes[label]: curves}, part)
+            figures[f"roc_{label}_{_safe(classes[label].rstrip('…'))}"] = roc({classes[label]: curves}, part)
     spreads = {row.entry.label: row.entry.spread for row in board.rows if row.entry.spread}
     if spreads:
         panels = {
@@ -269,7 +268,7 @@ def as_page(board: Leaderboard, judging: Judging, pictures: Mapping[str, str]) -
 
 def _cells(board: Leaderboard, digits: int) -> tuple[list[str], list[list[str]]]:
     """Columns and rows of the table in Markdown."""
-    head = ["", "kind", *CALLED.values(), "SD over seeds", *(f"F1 {name}" for name in board.classes), "effective rank"]
+    head = ["", "kind", *CALLED.values(), "SD over seeds", *(f"F1 {name}" for name in _short(board.classes)), "effective rank"]
     rows = []
     for row in board.rows:
         shown = [row.scores[name].in_a_cell(digits, bounds=name in (PRIMARY, "auroc")) for name in CALLED]
@@ -278,6 +277,12 @@ def _cells(board: Leaderboard, digits: int) -> tuple[list[str], list[list[str]]]
         rank = f"{spread.effective_rank:.1f}" if spread else "-"
         rows.append([row.entry.label, row.entry.kind, *shown, *own, rank])
     return head, rows
+
+
+def _short(classes: Sequence[str]) -> list[str]:
+    """Names of classes for a table's head and a picture's axes, told apart."""
+    short = [textwrap.shorten(name.replace("_", " "), 24, placeholder="…") for name in classes]
+    return short if len({*short}) == len(short) else [f"{index} {name}" for index, name in enumerate(short)]
 
 
 def _on(board: Leaderboard, judging: Judging) -> str:
