@@ -79,13 +79,22 @@ def test_a_network_of_another_size_fails(change: Callable[[MultiTaskModel], None
 
 
 @pytest.mark.parametrize(
-    ("mean", "brain", "passed"),
-    [(0.51, 0.1, True), (0.5, 0.1, False), (0.2, 0.1, False), (NAN, 0.1, False), (0.6, 0.7, False)],
+    ("mean", "brain", "mask", "passed"),
+    [
+        (0.51, 0.1, 0.2, True),
+        (0.5, 0.1, 0.2, False),
+        (0.2, 0.1, 0.1, False),
+        (NAN, 0.1, 0.2, False),
+        (0.6, 0.7, 0.2, False),
+        (0.6, 0.1, 0.6, False),
+    ],
 )
-def test_dice_must_exceed_the_bar_and_what_takes_no_learning(mean: float, brain: float, passed: bool) -> None:
-    check = of_warm_up.segmentation(Interval(mean, 0.1, 0.9, 8), brain, 0.5)
+def test_dice_must_exceed_the_bar_and_what_looks_at_no_image(mean: float, brain: float, mask: float, passed: bool) -> None:
+    controls = {name: Interval(value, 0.0, 0.9, 8) for name, value in (("baseline", brain), ("mean_mask", mask))}
+    check = of_warm_up.segmentation(Interval(mean, 0.1, 0.9, 8), controls, 0.5)
     assert check.passed is passed and check.blocks is not passed
     assert check.id in phase("phase2_1").checks and "> 0.5" in check.threshold
+    assert "mean mask of the training slices" in check.threshold and check.measured["mean_mask"] == mask
 
 
 # --------------------------------------------------------------------------------------------------------------- phase 2.2

@@ -8,7 +8,7 @@ PHASE = Phase(
     Phase2_1Config,
     "medexp.phases.phase2_1.recipe",
     checks=("TWINS", "P2_1-PARAMETERS", "P2_1-DICE"),
-    revision=3,
+    revision=4,
     next={"phase2_1_multitask": "mlflow run . -e phase2_2   trains a classification head on it"},
 )
 __getattr__ = from_recipe(PHASE)

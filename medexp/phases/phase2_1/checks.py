@@ -1,6 +1,7 @@
 """The checks of phase 2.1: the success criteria of docs/requirements/phase2.md."""
 
 import itertools
+from collections.abc import Mapping
 
 from medexp.checks import Check, Severity
 from medexp.config.networks import UNetConfig
@@ -41,21 +42,26 @@ def parameters(net: MultiTaskModel, network: UNetConfig) -> Check:
     )
 
 
-def segmentation(interval: Interval, whole_brain: float, bar: float) -> Check:
+CONTROLS = {"baseline": "all of the brain", "mean_mask": "the mean mask of the training slices"}
+"""What looks at no image, or takes no learning, in words."""
+
+
+def segmentation(interval: Interval, controls: Mapping[str, Interval], bar: float) -> Check:
     """P2_1-DICE: the warm-up learned to segment. The bar is the configuration's.
 
     Args:
         interval: Mean validation Dice over scans.
-        whole_brain: The same of calling all of the brain a tumour, which takes no learning.
+        controls: The same of each of CONTROLS.
         bar: What the mean must exceed.
     """
+    others = {name: found.estimate for name, found in controls.items()}
     return Check(
         "P2_1-DICE",
         "Validation Dice",
         Severity.BLOCKING,
-        passed=interval.estimate > max(bar, whole_brain),
-        threshold=f"mean Dice over scans > {bar:g}, and above that of calling all of the brain a tumour",
+        passed=interval.estimate > max(bar, *others.values()),
+        threshold=f"mean Dice over scans > {bar:g}, and above that of {' and of '.join(CONTROLS[name] for name in others)}",
         measured={"dice": interval.estimate, "low": interval.low, "high": interval.high, "patients": interval.patients}
-        | {"whole_brain": whole_brain},
+        | others,
         advice="More epochs (training.epochs), a lower rate (training.lr_network), or look at figures/segmentations.png.",
     )

@@ -3,6 +3,7 @@
 The classification head keeps its initial weights; phase 2.2 trains it.
 """
 
+from collections.abc import Callable, Mapping
 from functools import partial
 
 import pandas as pd
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from medexp.config.shared import Resampling
 from medexp.evaluation.intervals import UNIT, Interval, mean_by_patient
+from medexp.evaluation.mean_mask import mean_mask
 from medexp.evaluation.segmentation import left_apart
 from medexp.models.unet.network import MultiTaskModel
 from medexp.phases.phase2_1 import PHASE, checks
@@ -50,14 +52,15 @@ def run(config: Phase2_1Config) -> None:
         trained, evidence = trained_and_judged(ctx, images, train, answer, score)
         scans = evidence.tables[0]
         interval = intervals(scans, ctx.resampling)["dice"]
-        whole_brain = float(dice(images, all_of_the_brain)["dice"].mean())
+        blind = {"baseline": dice(images, all_of_the_brain), "mean_mask": by_mean_mask(images)}
+        controls = {name: intervals(table, ctx.resampling)["dice"] for name, table in blind.items()}
         ctx.intervals("val/final/", {"dice": interval})
-        ctx.figures({"baseline/dice": whole_brain})
+        ctx.intervals("", {f"{name}/dice": found for name, found in controls.items()})
         ctx.run.reporter.table(scans, "per_case.csv")
         log_training(ctx, images, trained)
-        ctx.check(checks.parameters(trained.net, config.network), checks.segmentation(interval, whole_brain, config.min_dice))
-        ctx.publish(package(ctx, images, trained, evidence, interval))
-        ctx.finish(summary(ctx, images, trained, evidence, interval))
+        ctx.check(checks.parameters(trained.net, config.network), checks.segmentation(interval, controls, config.min_dice))
+        ctx.publish(package(ctx, images, trained, evidence, interval, controls))
+        ctx.finish(summary(ctx, images, trained, evidence, interval, controls))
 
 
 def read(ctx: Context[Phase2_1Config]) -> Images:
@@ -111,7 +114,36 @@ def all_of_the_brain(images: Tensor) -> Tensor:
     return (images != 0).float() - 0.5
 
 
-def package(ctx: Context[Phase2_1Config], images: Images, trained: Trained, evidence: Evidence, interval: Interval) -> Package:
+def by_mean_mask(images: Images) -> pd.DataFrame:
+    """`dice` of one mask for every slice: where the training scans, or those of the other folds, have their tumours."""
+    parts = [images.under(images.data.fold(number)) for number in range(1, images.data.folds + 1)] or [images]
+    return pd.concat([dice(part, partial(everywhere, mean_mask(outlines(part)))) for part in parts], ignore_index=True)
+
+
+def outlines(images: Images) -> list[Callable[[], Tensor]]:
+    """Reads the masks (slices, 1, H, W) of each training scan, as the network sees them."""
+    masked = images.of("train", masked=True)
+    scans = list(images.data.manifest.set_index("case").loc[masked.cases, "scan"])
+
+    def read(scan: str) -> Tensor:
+        return torch.stack([masked[index]["mask"] for index, of in enumerate(scans) if of == scan])
+
+    return [partial(read, scan) for scan in dict.fromkeys(scans)]
+
+
+def everywhere(logits: Tensor, images: Tensor) -> Tensor:
+    """The same logits (1, 1, H, W) for each image (B, 1, H, W)."""
+    return logits.to(images.device).expand(len(images), -1, -1, -1)
+
+
+def package(
+    ctx: Context[Phase2_1Config],
+    images: Images,
+    trained: Trained,
+    evidence: Evidence,
+    interval: Interval,
+    controls: Mapping[str, Interval],
+) -> Package:
     """The network with all that it was judged by."""
     network, training = ctx.config.network, ctx.config.training
     how = {
@@ -132,20 +164,30 @@ def package(ctx: Context[Phase2_1Config], images: Images, trained: Trained, evid
         | {"depth": network.depth, "classes": 2},
         weights=trained.net.state_dict(),
         per_case=evidence.tables[0],
-        figures={f"{evidence.on} Dice": str(interval)},
+        figures={f"{evidence.on} Dice": str(interval)}
+        | {f"{evidence.on} Dice of {checks.CONTROLS[name]}": str(found) for name, found in controls.items()},
     )
 
 
-def summary(ctx: Context[Phase2_1Config], images: Images, trained: Trained, evidence: Evidence, interval: Interval) -> Summary:
-    """Dice over the scans that it was judged by."""
+def summary(
+    ctx: Context[Phase2_1Config],
+    images: Images,
+    trained: Trained,
+    evidence: Evidence,
+    interval: Interval,
+    controls: Mapping[str, Interval],
+) -> Summary:
+    """Dice over the scans that it was judged by, beside what looks at no image."""
     scans = evidence.tables[0]
-    row = [str(trained.fitted.epoch + 1), str(interval), str(scans["dice"].count()), str(interval.patients)]
+    sizes = [str(scans["dice"].count()), str(interval.patients)]
+    rows = [["the network", str(interval), *sizes, str(trained.fitted.epoch + 1)]]
+    rows += [[checks.CONTROLS[name], str(found), *sizes, "-"] for name, found in controls.items()]
     return Summary(
         headline=f"phase 2.1, profile {ctx.config.profile}, on {images.data.source}",
         compared_by=("val/final/dice", "Dice"),
         title=f"{evidence.on} Dice of a scan's slices together",
-        head=["epoch", "Dice", "scans", "patients"],
-        rows=[row],
+        head=["", "Dice", "scans", "patients", "epoch"],
+        rows=rows,
         words=[
             *left_apart(scans),
             f"Intervals of {ctx.config.confidence:.0%}, by patient.",

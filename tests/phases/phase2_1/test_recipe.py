@@ -3,6 +3,7 @@
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from mlflow import MlflowClient
@@ -13,7 +14,8 @@ from medexp.models.checkpoints import load_state
 from medexp.models.unet.network import MultiTaskModel
 from medexp.phases.shared.images import one_process
 from tests.configured import run_phase
-from tests.phases.shared.image_runs import MODELS, Pipeline, run, write_slices
+from tests.data.images.small_images import write_slice
+from tests.phases.shared.image_runs import MODELS, SIZE, Pipeline, run, scan_name, write_slices
 from tests.phases.shared.interrupting import killed_in
 from tests.runs import artifact, figures, last_run, logged_table
 
@@ -34,6 +36,9 @@ def test_the_run_holds_all_that_it_promises(client: MlflowClient, pipeline: Pipe
     assert interval["low"] <= interval["estimate"] == metrics["val/final/dice"] <= interval["high"]
     scans = logged_table(made, "per_case.csv")
     assert metrics["val/final/dice"] == pytest.approx(scans["dice"].mean())
+    assert 0 < metrics["baseline/dice"] < metrics["mean_mask/dice"] < metrics["val/final/dice"]
+    card = (registry.pull(f"models:/{NAME}@champion").folder / "README.md").read_text()
+    assert "validation Dice of the mean mask of the training slices" in card
     manifest = logged_table(made, "manifest.csv")
     assert set(manifest["source"]) == {"brats"}
     validated = manifest[manifest["split"] == "val"]
@@ -104,6 +109,24 @@ def test_a_bar_that_is_not_reached_ends_with_exit_code_3_and_no_alias(
     assert (made.info.status, made.data.tags["medexp.verdict"]) == ("FAILED", "FAILED")
     assert client.get_model_version(NAME, "2").tags["medexp.verdict"] == "FAILED"
     assert client.get_registered_model(NAME).aliases == {"champion": 1, "candidate": 1}
+
+
+def test_where_tumours_lie_in_one_place_a_network_is_no_better_than_the_mean_mask(
+    client: MlflowClient, pipeline: Pipeline, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The same square in all slices; in folds each case is held against the mask of the others."""
+    for patient in range(16):
+        rng = np.random.default_rng(patient)
+        image, mask = rng.integers(70, 110, (SIZE, SIZE)).astype(np.float32), np.zeros((SIZE, SIZE), np.uint8)
+        mask[9:16, 12:19] = 3
+        write_slice(tmp_path / "same", scan_name(patient), 0, image=image[None], mask=mask)
+    given = {"slices_dir": str(tmp_path / "same"), "training.epochs": "1", "training.warmup_epochs": "0"}
+    given |= {"min_dice": "-1", "folds": "2", "shown": "0"}
+    assert run("phase2_1", pipeline.folder, **given) == 3
+    assert "the mean mask of the training slices" in capsys.readouterr().err
+    whole = last_run(client, "phase2_1").data.tags["mlflow.parentRunId"]
+    found = figures(client.get_run(whole))
+    assert found["mean_mask/dice"] == 1 > found["val/final/dice"] and found["baseline/dice"] < 0.2
 
 
 def test_an_interrupted_run_does_not_go_on_with_other_slices(
