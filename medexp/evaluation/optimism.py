@@ -14,6 +14,7 @@ import pandas as pd
 
 from medexp.arrays import Array
 from medexp.config.shared import Resampling
+from medexp.evaluation.classification import Predictions
 from medexp.evaluation.intervals import MIN_PATIENTS
 
 
@@ -63,6 +64,12 @@ def as_one_mean(*groups: pd.Series) -> pd.Series:
     there = [group for group in groups if len(group)]
     count, whole = sum(map(len, there)), float(np.mean([group.mean() for group in there]))
     return pd.concat([whole + (group - group.mean()) * count / (len(there) * len(group)) for group in there])
+
+
+def balanced_by_case(predictions: Predictions, patients: Sequence[str]) -> pd.Series:
+    """Values of cases whose mean is the balanced accuracy, the mean over classes of a share of cases, as of `as_one_mean`."""
+    right = pd.Series((predictions.predicted == predictions.truth).astype(float), pd.Index(patients))
+    return as_one_mean(*(right[predictions.truth == label] for label in np.unique(predictions.truth)))
 
 
 def optimism(

@@ -92,6 +92,8 @@ class Objective:
         """Whether a monitored value is better than the best so far, which is NaN where there is none."""
         if math.isnan(value) or math.isnan(best):
             return not math.isnan(value)
+        if math.isclose(value, best, rel_tol=1e-12):  # the same cases right in another order add up otherwise
+            return False
         return value > best if self.direction == "maximize" else value < best
 
 

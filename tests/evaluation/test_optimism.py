@@ -6,9 +6,11 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn.metrics import balanced_accuracy_score
 
 from medexp.config.shared import Resampling
-from medexp.evaluation.optimism import as_one_mean, optimism
+from medexp.evaluation.classification import Predictions
+from medexp.evaluation.optimism import as_one_mean, balanced_by_case, optimism
 
 DRAWS = Resampling(200, 0.95, 0)
 
@@ -74,6 +76,15 @@ def test_a_choice_by_the_mean_of_two_tasks_is_judged_too() -> None:
         real.append(0.725 - found.score)
     assert np.mean(real) < -0.04, "the simulation has no optimism to find"
     assert np.mean(told) == pytest.approx(np.mean(real), rel=0.2)
+
+
+def test_the_values_of_a_balanced_accuracy_have_it_as_their_mean() -> None:
+    rng = np.random.default_rng(0)
+    truth = np.repeat([0, 1, 2], [20, 5, 9])
+    found = Predictions(truth, rng.dirichlet(np.ones(3), len(truth)))
+    values = balanced_by_case(found, [f"p{index // 2}" for index in range(len(truth))])
+    assert values.mean() == pytest.approx(balanced_accuracy_score(truth, found.predicted), abs=1e-12)
+    assert len(values) == len(truth) and values.index.value_counts().max() == 2
 
 
 def test_groups_of_one_kind_are_the_values_themselves() -> None:

@@ -356,6 +356,7 @@ def test_the_best_epoch_may_be_one_in_which_a_group_waited(tmp_path: Path) -> No
         ("minimize", [math.nan, 2, math.nan, 1], 3),
         ("maximize", [math.nan, 2, math.nan, 1], 1),
         ("maximize", [-math.inf, -math.inf, math.nan, -math.inf], 0),
+        ("maximize", [0.1, 0.7, math.nextafter(0.7, 1), 0.2], 1),  # the same, added up in another order
     ],
 )
 def test_the_best_epoch_follows_the_direction_and_is_never_one_of_nan(

@@ -12,9 +12,11 @@ import pandas as pd
 from safetensors.torch import save_file
 
 from medexp.config.flags import flags
+from medexp.config.shared import Resampling
 from medexp.data.prepared import Prepared
 from medexp.errors import StorageError
 from medexp.evaluation.leaderboard import PRIMARY, Entry, predictions_table
+from medexp.evaluation.optimism import optimism
 from medexp.files import replacing
 from medexp.models.kinds import ONLY
 from medexp.phases.oct.comparison import Compared
@@ -29,6 +31,7 @@ from medexp.phases.shared.packaging import classes, packaged
 from medexp.phases.shared.publishing import selection
 from medexp.registry.package import Package
 from medexp.tracking.figures import curves
+from medexp.training.loop import FitResult
 
 MODEL = "oct_classifier"
 """Name of the model that is registered."""
@@ -117,10 +120,21 @@ def finish(
     words = [
         *told.words,
         f"Registered is {compared.chosen}, the best on the validation participants (balanced accuracy {validated}).",
+        *_of_the_choice(heads[compared.chosen][config.seed].fitted, ctx.resampling),
         *compared.beside.words,
         "Of several volumes of a participant logits are averaged.",
     ]
-    ctx.finish(replace(told, words=words, compared_by=(f"{judged}/{PRIMARY}", PRIMARY.replace("_", " "))))
+    first = [*compared.beside.shortcuts, *told.first]  # the leaderboard names what is no better, and no field of it
+    ctx.finish(replace(told, first=first, words=words, compared_by=(f"{judged}/{PRIMARY}", PRIMARY.replace("_", " "))))
+
+
+def _of_the_choice(fitted: FitResult, resampling: Resampling) -> list[str]:
+    """What choosing the registered epoch made of its validation score; nothing where none was chosen, or where several heads
+    were trained side by side, of which the best was chosen too."""
+    if not fitted.chosen or not fitted.cases.size:
+        return []
+    found = optimism(fitted.cases, fitted.patients, fitted.direction, resampling)
+    return [found.told("Its first seed's epoch was chosen by a validation balanced accuracy of")]
 
 
 def _again(config: OctConfig) -> str:

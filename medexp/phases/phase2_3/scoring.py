@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 
 from medexp.evaluation.classification import balanced_accuracy
-from medexp.evaluation.optimism import as_one_mean
+from medexp.evaluation.optimism import as_one_mean, balanced_by_case
 from medexp.models.unet.network import MultiTaskModel
 from medexp.phases.shared.classification import as_table, predictions_in
 from medexp.phases.shared.folds import Tables
@@ -26,9 +26,7 @@ def both_tasks(images: Images, tables: Tables, split: str) -> dict[str, float]:
 
 
 def both_by_patient(images: Images, tables: Tables, split: str) -> pd.Series:
-    """Values whose mean is `both`, for who chooses by it; balanced accuracy is the mean over classes of a share of cases."""
+    """Values whose mean is `both`, for who chooses by it."""
     rows = images.data.rows(split)
-    found = predictions_in(tables[0], rows)
-    right = pd.Series((found.predicted == found.truth).astype(float), rows["patient"])
-    balanced = as_one_mean(*(right[found.truth == label] for label in np.unique(found.truth)))
+    balanced = balanced_by_case(predictions_in(tables[0], rows), list(rows["patient"]))
     return as_one_mean(tables[1].set_index("patient")["dice"].dropna(), balanced)

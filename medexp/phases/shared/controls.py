@@ -119,9 +119,13 @@ class Beside:
     def first(self) -> list[str]:
         """What a reader must know before any figure: each control that the classifier is not better than; else nothing."""
         _, controls = self.checks
-        told = [self._told_of_shortcut(name) for name in self._shortcuts() if self._shortcut(name) not in _HARMLESS]
         rivals = [self._told(name) for name in self._rivals() if not self.gains[name]["auroc"].above]
-        return told + ([] if controls.passed else rivals)
+        return self.shortcuts + ([] if controls.passed else rivals)
+
+    @property
+    def shortcuts(self) -> list[str]:
+        """What tells the classes as well without what is meant to tell them; nothing where nothing does."""
+        return [self._told_of_shortcut(name) for name in self._shortcuts() if self._shortcut(name) not in _HARMLESS]
 
     @property
     def words(self) -> list[str]:

@@ -145,6 +145,23 @@ def test_what_was_used_counted_and_left_out_stands_in_tables(study: Study, made:
     assert dict(figures(made)).items() >= {"params/embeddings_computed": 6 * len(keys)}.items()
 
 
+def test_a_site_that_gives_the_group_away_is_told_of_first_and_so_is_what_choosing_an_epoch_made_of_its_score(
+    study: Study, made: Run, client: MlflowClient, tmp_path: Path
+) -> None:
+    """The same volumes and groups, with a site for each group in place of sites that have all of them."""
+    assert figures(made)["checks/SHORTCUT"] == 1 and "headers" not in made.data.tags["mlflow.note.content"].partition("\n")[0]
+    people = participants()
+    people.assign(clinical_site="site " + people["study_group"]).to_csv(tmp_path / "sites.tsv", sep="\t", index=False)
+    keys = {"paths.data": str(study.folder / "data"), "paths.labels_tsv": "sites.tsv", "seeds": "1", "train.patience": "3"}
+    assert run_phase("oct", SMALL | keys, paths__checkpoint_path=str(study.folder / "c.pt")) == 0
+    again = last_run(client, "oct")
+    told = again.data.tags["mlflow.note.content"]
+    assert figures(again)["checks/SHORTCUT"] == 0 and figures(again)["controls/headers/auroc"] == 1
+    assert re.match(r"\*\*The files' headers alone \(site\) are (better|as good): AUROC 1.00 against ", told)
+    assert re.search(r"Its first seed.s epoch was chosen by a validation balanced accuracy of [01]\.\d{3}", told)
+    assert "epoch was chosen" not in made.data.tags["mlflow.note.content"]
+
+
 # ----------------------------------------------------------------------------------------------------------- from a bucket
 
 
