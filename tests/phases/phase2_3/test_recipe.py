@@ -136,6 +136,30 @@ def test_what_joint_training_gains_is_found(client: MlflowClient, pipeline: Pipe
     assert measured["checks/P2_3-GAIN"] == 1 and measured["val/gain/balanced_accuracy"] > 0.1
 
 
+def test_what_joint_training_gains_in_dice_is_found_and_nothing_where_nothing_is_trained(
+    client: MlflowClient, pipeline: Pipeline
+) -> None:
+    """Begun with a network that was stopped after two epochs, which joint training goes on to train; and the same at rates of
+    almost nothing. The head can learn nothing more: all its answers are right."""
+    once = {"shown": "0", "training__warmup_epochs": "0"}
+    assert run("phase2_1", pipeline.folder, training__epochs="2", **once) == 0
+    network = f"models:/{MODELS['phase2_1']}/2"
+    assert run("phase2_2", pipeline.folder, encoder=network, training__epochs="2", **once) == 0
+    once |= {"multitask": network, "classifier": f"models:/{MODELS['phase2_2']}/2"}
+
+    rates = {"training__lr_encoder": "0.001", "training__lr_decoder": "0.01", "training__lr_head": "0.006"}
+    assert run("phase2_3", pipeline.folder, training__epochs="4", **once, **rates) == 0
+    made = last_run(client, "phase2_3")
+    gain = logged_table(made, "intervals.csv", index_col="metric").loc["val/gain/dice"]
+    assert gain["low"] > 0 and figures(made)["val/gain/balanced_accuracy"] == 0 and figures(made)["checks/P2_3-GAIN"] == 1
+    assert "Dice: joint training does better than phase 2.1" in made.data.tags["mlflow.note.content"]
+
+    rates = {"training__lr_encoder": "1e-12", "training__lr_decoder": "1e-11", "training__lr_head": "1e-11"}
+    assert run("phase2_3", pipeline.folder, training__epochs="1", **once, **rates) == 0
+    made = last_run(client, "phase2_3")
+    assert figures(made)["checks/P2_3-GAIN"] == 0 and "does better than phase 2.1" not in made.data.tags["mlflow.note.content"]
+
+
 @given(count=st.integers(1, 30), classified=st.integers(1, 40), batch_size=st.integers(1, 9), epoch=st.integers(0, 3))
 def test_batches_alternate_and_hold_items_of_one_task_each(count: int, classified: int, batch_size: int, epoch: int) -> None:
     def shuffled(size: int) -> Callable[[int], np.ndarray]:
