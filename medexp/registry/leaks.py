@@ -104,14 +104,15 @@ def unknown_check(called: str, cases: pd.DataFrame) -> Check:
     return _check(cases, _Seen(unknown=[called]), {}, 0, LEARNED)
 
 
-def learned_cases(models: Sequence[Pulled], cases: pd.DataFrame) -> frozenset[str]:
-    """The cases whose patient, or whose voxels, a model or one of its ancestors was trained on, copies included.
+def learned_cases(models: Sequence[Pulled], cases: pd.DataFrame, learned: Sequence[str] = ("train",)) -> frozenset[str]:
+    """The cases whose patient, or whose voxels, a model or one of its ancestors learned from, copies included.
 
     Args:
         models: Registered models.
         cases: As of `leak_check`.
+        learned: Likewise.
     """
-    seen = _seen_by(models, ("train",))
+    seen = _seen_by(models, learned)
     found = set(_copied(cases, seen))
     for row in cases.itertuples():
         if patient_sha256(str(row.patient)) in seen.patients or str(row.voxels_sha256) in seen.voxels:

@@ -123,7 +123,9 @@ def read_table(
     return table
 
 
-def split_table(table: LabelledTable, facts: Iterable[CaseFacts], fraction: float, seed: int, judged: str = "test") -> Splits:
+def split_table(
+    table: LabelledTable, facts: Iterable[CaseFacts], fraction: float, seed: int, judged: str | None = "test"
+) -> Splits:
     """The splits that the table gives; where no case is to be judged on, patients of train, or of the whole table where it has
     no splits, are drawn for that by `seed`, label by label.
 
@@ -135,7 +137,7 @@ def split_table(table: LabelledTable, facts: Iterable[CaseFacts], fraction: floa
         facts: `medexp.data.volumes.facts.describe_cases` of its cases.
         fraction: Share of the patients that is drawn, above 0 and below 1.
         seed: Seed of the draw.
-        judged: The split that is judged on, test or val.
+        judged: The split that is judged on, test or val; None: nobody is drawn, and folds judge.
 
     Raises:
         DataError: All problems at once: exact duplicates in two splits or under two labels, a label with too few patients.
@@ -145,7 +147,7 @@ def split_table(table: LabelledTable, facts: Iterable[CaseFacts], fraction: floa
     problems += straddling({case: [split] for case, split in table.split_of.items()}, [], facts)
     given = {split: [case for case, part in table.split_of.items() if part == split] for split in SPLITS}
     free = [case for case in table.cases if table.split_of.get(case.id, "train") == "train"]
-    groups = {} if given[judged] else by_label(patient_groups(free, facts), table.labels)
+    groups = {} if judged is None or given[judged] else by_label(patient_groups(free, facts), table.labels)
     where = " in train" if table.split_of else ""
     problems += [
         f"label {label}: {len(groups[label])} patients{where}; train and {judged} take one each. Add patients, or "
@@ -155,16 +157,18 @@ def split_table(table: LabelledTable, facts: Iterable[CaseFacts], fraction: floa
     ]
     if problems:
         raise DataError(all_problems(f"table {table.path}", problems, "Correct the table."))
-    if groups:
+    if not table.split_of:
+        given["train"] = [case.id for case in free]
+    if groups and judged:
         drawn = draw_by_label(groups, lambda size: (min(max(1, round(size * fraction)), size - 1), 0), seed)
         given |= {"train": [*drawn.train], judged: [*drawn.test]}
     return Splits(**{split: tuple(sorted(cases)) for split, cases in given.items()})
 
 
-def split_words(table: LabelledTable, splits: Splits, judged: str) -> list[str]:
+def split_words(table: LabelledTable, splits: Splits, judged: str | None) -> list[str]:
     """What a reader must know of the splits of a table that has some: which words were read as which, and what was drawn."""
     words = [f"{table.path}: split {' and '.join(map(repr, called))} read as {split}" for split, called in table.words.items()]
-    if table.split_of and judged not in table.split_of.values():
+    if table.split_of and judged and judged not in table.split_of.values():
         drawn = {case.patient for case in table.cases if case.id in getattr(splits, judged)}
         words.append(f"{table.path}: no case has the split {judged}; {len(drawn)} patients of train are drawn for it.")
     return words

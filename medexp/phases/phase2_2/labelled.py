@@ -24,7 +24,7 @@ from medexp.data.volumes.brats import read_case
 from medexp.data.volumes.facts import CaseFacts
 from medexp.data.volumes.tables import LabelledTable, read_table, split_table
 from medexp.data.volumes.transforms import execute
-from medexp.errors import ConfigError, DataError, all_problems
+from medexp.errors import ConfigError, DataError
 from medexp.evaluation.batches import Batches, in_batches
 from medexp.evaluation.embeddings import Embedder, cases_as_parts, embed_all, images_as_part
 from medexp.models.swin.features import KINDS
@@ -37,7 +37,7 @@ from medexp.phases.shared.features import kinds_of, side_by_side
 from medexp.phases.shared.folds import in_folds
 from medexp.phases.shared.images import CLASSES, Images, both_classes, claims, one_process
 from medexp.phases.shared.images import read_images as images_of
-from medexp.phases.shared.labelled_volumes import LabelledVolumes, read_volumes
+from medexp.phases.shared.labelled_volumes import LabelledVolumes, demand_every_label, read_volumes
 from medexp.registry.loading import whole_network
 
 _AT_ONCE = 8  # images in a batch of cached features, whatever the batches of training: trials share them
@@ -160,7 +160,7 @@ def read_table_of_volumes(ctx: Context[Phase2_2Config], encoder: FrozenEncoder) 
     table, named = volumes.table, volumes.data.manifest
     labels = [table.classes.index(label) for label in named["label"]]
     data = replace(volumes.data, manifest=named.assign(source="volumes", label=labels))
-    strata, every_label = dict(zip(named["case"], named["label"], strict=True)), functools.partial(_demand, volumes)
+    strata, every_label = dict(zip(named["case"], named["label"], strict=True)), functools.partial(demand_every_label, volumes)
     seed, built_on = config.data.split_seed, [encoder.pulled]
     data = in_folds(data, config.folds, seed, strata, built_on=built_on, demands=[every_label])
     ctx.given(data, {"table": data.digest})
@@ -205,24 +205,6 @@ def read_table_of_volumes(ctx: Context[Phase2_2Config], encoder: FrozenEncoder) 
 def _split(config: Phase2_2Config, table: LabelledTable, facts: Sequence[CaseFacts]) -> Splits:
     """The splits that the table gives, validation being drawn where it gives none."""
     return split_table(table, facts, config.data.val_fraction, config.data.split_seed, "val")
-
-
-def _demand(volumes: LabelledVolumes, data: Prepared[Any, Any]) -> None:
-    """Training and validation have every label.
-
-    Raises:
-        DataError: One of them has not.
-    """
-    table = volumes.table
-    missing = [
-        f"split {split}: no case of {label}"
-        for split in ("train", "val")
-        for label in sorted(set(table.classes) - {table.labels[case] for case in data.ids(split)})
-    ]
-    if missing:
-        every = "both labels" if len(table.classes) == 2 else "every label"
-        advice = f"Telling apart takes {every} in both; give some, or leave the column split out."
-        raise DataError(all_problems(f"table {table.path}", missing, advice))
 
 
 def _claims(config: Phase2_2Config, volumes: LabelledVolumes) -> dict[str, str | None]:

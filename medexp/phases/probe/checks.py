@@ -10,7 +10,7 @@ def better_than_majority(gain: Interval) -> Check:
     """PROBE_MAJORITY: the encoder tells the classes apart better than always saying the most frequent one.
 
     Args:
-        gain: Balanced accuracy on the test cases, minus the majority class's.
+        gain: Balanced accuracy on the judged cases, minus the majority class's.
     """
     return Check(
         "PROBE_MAJORITY",
@@ -27,7 +27,7 @@ def attribution(gain: Interval | None, missing: str) -> Check:
     """PROBE_ATTRIBUTION: what adapting the encoder added.
 
     Args:
-        gain: Balanced accuracy on the test cases, minus the unadapted encoder's, paired; None where that one is missing.
+        gain: Balanced accuracy on the judged cases, minus the unadapted encoder's, paired; None where that one is missing.
         missing: Why it is missing.
     """
     return Check(
@@ -49,7 +49,7 @@ def in_words(gain: Interval, reference: str) -> str:
         reference: What it is compared with, in words.
     """
     return gain.told(
-        few=f"Too few test patients to tell what the encoder adds over {reference} in balanced accuracy",
+        few=f"Too few patients to tell what the encoder adds over {reference} in balanced accuracy",
         better=f"The encoder does better than {reference} in balanced accuracy",
         worse=f"The encoder does worse than {reference} in balanced accuracy",
         same=f"The encoder adds nothing that could be measured in balanced accuracy over {reference}",

@@ -28,10 +28,11 @@ from medexp.phases.probe.report import CALLED, Judged, log_judged, summary
 from medexp.phases.shared.context import Context, context
 from medexp.phases.shared.controls import compared, of_volumes, untrained
 from medexp.phases.shared.features import kinds_of, side_by_side
+from medexp.phases.shared.folds import in_folds
 from medexp.phases.shared.foresight import foresee
-from medexp.phases.shared.labelled_volumes import LabelledVolumes, read_volumes
+from medexp.phases.shared.labelled_volumes import LabelledVolumes, demand_every_label, read_volumes
 from medexp.phases.shared.packaging import parent_of
-from medexp.registry.leaks import fetch_parent, leak_check
+from medexp.registry.leaks import LEARNED, fetch_parent, leak_check
 from medexp.registry.loading import load_verified, whole_network
 from medexp.registry.package import Parent
 from medexp.registry.packages import DECODER, read_json
@@ -49,20 +50,25 @@ class Work:
     volumes: LabelledVolumes
     kinds: list[FeatureKind]
 
+    @property
+    def judged(self) -> str:
+        """The split that is judged: test, or, where cases are judged out of fold, val."""
+        return "val" if self.volumes.data.folds else "test"
+
 
 def run(config: ProbeConfig) -> None:
     """The whole phase; `ProbeConfig` says what can be set.
 
     Raises:
-        CheckFailed: The encoder has seen patients of the test split; nothing was embedded.
+        CheckFailed: The encoder has seen patients who are judged; nothing was embedded.
         DataError: The table or a volume in it cannot be used.
         RegistryError: There is no such encoder, or what there is is none.
     """
     with context(PHASE, config) as ctx:
         work = read(ctx)
         volumes = work.volumes
-        ctx.demand(*guard(work, "test"))
-        foresee(ctx, "balanced accuracy", ["correct"], volumes.data.rows("test")["patient"], split="test")
+        ctx.demand(*guard(work, work.judged))
+        foresee(ctx, "balanced accuracy", ["correct"], volumes.data.rows(work.judged)["patient"], split="test")
         judged = judge(ctx, work, *load_encoders(ctx, work.pulled))
         log_judged(ctx, volumes, judged)
         gains = {arm: gain["balanced_accuracy"] for arm, gain in judged.beside.gains.items()}
@@ -75,7 +81,8 @@ def run(config: ProbeConfig) -> None:
 
 
 def read(ctx: Context[ProbeConfig]) -> Work:
-    """The encoder's package; the table and every volume in it as the encoder wants them, split where it is not split.
+    """The encoder's package; the table and every volume in it as the encoder wants them, split, or in folds, where it has no
+    test cases.
 
     Raises:
         DataError: The table or volumes cannot be used; all problems of each step at once.
@@ -84,9 +91,14 @@ def read(ctx: Context[ProbeConfig]) -> Work:
     config, folder = ctx.config, ctx.run.folder
     pulled = registry.pull(config.encoder)
     kinds = kinds_of(pulled, config.features)
-    split = partial(split_table, fraction=config.test_fraction, seed=config.seed)
-    names = config.data.suffixes
-    volumes = read_volumes(config.table, config.phantoms, pulled, config.jobs, folder, ctx.cache, split, suffixes=names)
+    judged, names = None if config.folds else "test", config.data.suffixes
+    split = partial(split_table, fraction=config.test_fraction, seed=config.seed, judged=judged)
+    volumes = read_volumes(config.table, config.phantoms, pulled, config.jobs, folder, ctx.cache, split, judged, names)
+    if not volumes.data.ids("test"):
+        strata, demands = volumes.table.labels, [partial(demand_every_label, volumes)]
+        known = [pulled]  # of whom nobody can be judged
+        data = in_folds(volumes.data, config.folds, config.seed, strata, built_on=known, learned=LEARNED, demands=demands)
+        volumes = replace(volumes, data=data)
     ctx.built_on({"encoder": parent_of(pulled)})
     ctx.given(volumes.data, {}, "cases")
     return Work(pulled, volumes, kinds)
@@ -136,7 +148,7 @@ def _as_encoder(net: nn.Module, called: str) -> Encoder:
 
 
 def judge(ctx: Context[ProbeConfig], work: Work, encoders: Mapping[str, Encoder], left_out: str) -> Judged:
-    """Every arm on the test cases: heads that are fitted on the splits train and val, beside what needs no encoder.
+    """Every arm on the judged cases: heads that are fitted on all others, or fold by fold, beside what needs no encoder.
 
     Args:
         ctx: The phase's context.
@@ -155,7 +167,7 @@ def judge(ctx: Context[ProbeConfig], work: Work, encoders: Mapping[str, Encoder]
     embedded = embed_all(every, parts, ctx.cache, ctx.accelerator)
     ctx.figures({"params/embeddings_computed": embedded.computed})
     known = of_volumes(volumes, rows, architecture, asked, ctx)
-    task = known.task("test")
+    task = known.task(work.judged)
 
     def features(name: str) -> list[Array]:
         return [embedded.features[name]]
@@ -165,7 +177,7 @@ def judge(ctx: Context[ProbeConfig], work: Work, encoders: Mapping[str, Encoder]
     encoder, *others = [control(source, task, ctx.cache, config.search, config.seed) for source in sources]
     others += [of_headers(known.headers, task, ctx.cache), majority(task)]
     beside = compared(CALLED["encoder"], encoder.predictions[0], others, task.owners, ctx.resampling, METRICS)
-    chosen = {one.name: one.chosen[0] for one in (encoder, *others) if one.chosen}
+    chosen = {one.name: one.chosen[: len(task.pairs)] for one in (encoder, *others) if one.chosen}
     by_kind = {kind: embedded.features["encoder" if kind == asked else kind] for kind in work.kinds}
     told = side_by_side(ctx, by_kind, task, config.head, config.search, config.seed)
-    return Judged(encoder.predictions[0], beside, told, chosen, left_out)
+    return Judged(work.judged, encoder.predictions[0], beside, told, chosen, left_out)

@@ -122,11 +122,12 @@ def in_folds(
     strata: Mapping[str, str],
     *,
     built_on: Sequence[Pulled] = (),
+    learned: Sequence[str] = ("train",),
     demands: Sequence[Callable[[Prepared[Any, Any]], None]] = (),
 ) -> Prepared[Any, Any]:
     """Cases whose training and validation together are in folds, or as they are where no folds are asked for.
 
-    Cases that a model was trained on, on which the phase builds, are trained on in every fold and judged in none.
+    Cases that a model learned from, on which the phase builds, are trained on in every fold and judged in none.
 
     Args:
         data: The cases.
@@ -134,6 +135,7 @@ def in_folds(
         seed: Seed of the folds.
         strata: By case, what is spread evenly over the folds.
         built_on: The models.
+        learned: Splits of theirs that count, as of `medexp.registry.leaks.leak_check`.
         demands: Each raises a DataError where training or validation lacks what the phase needs.
 
     Raises:
@@ -144,7 +146,7 @@ def in_folds(
             demand(data)
         return data
     rows = pd.concat([data.judged("train"), data.judged("val")])
-    known = learned_cases(built_on, rows) if built_on else frozenset()
+    known = learned_cases(built_on, rows, learned) if built_on else frozenset()
     groups = [group for group in patient_groups([*data.cases.values()], data.facts.values()) if {*group} <= {*rows["case"]}]
     judged = [group for group in groups if known.isdisjoint(group)]
     reason = "the patients are too few"

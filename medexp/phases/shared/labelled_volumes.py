@@ -21,7 +21,7 @@ from medexp.data.volumes.phantoms.head import Domain
 from medexp.data.volumes.prepared import PreparedVolumes
 from medexp.data.volumes.steps import ReadChannels
 from medexp.data.volumes.tables import COLUMNS, LabelledTable, read_table, split_words, table_manifest, write_table
-from medexp.errors import RegistryError
+from medexp.errors import DataError, RegistryError, all_problems
 from medexp.registry.contracts import preprocessing_of
 from medexp.registry.store import Pulled
 
@@ -58,7 +58,7 @@ def read_volumes(
     folder: Path,
     cache: Path,
     split: Callable[[LabelledTable, Sequence[CaseFacts]], Splits],
-    judged: str = "test",
+    judged: str | None = "test",
     suffixes: Mapping[str, tuple[str, ...]] = MappingProxyType({}),
 ) -> LabelledVolumes:
     """Read a table and every volume in it as an encoder wants them.
@@ -71,7 +71,7 @@ def read_volumes(
         folder: Gets the table of the phantoms.
         cache: Root of the cache.
         split: From the table and what is known of its volumes to their splits.
-        judged: The split that is judged on, test or val.
+        judged: The split that is judged on, test or val; None where none was drawn for that.
         suffixes: How the names of the table's files end, by channel, where not as known.
 
     Raises:
@@ -94,6 +94,24 @@ def read_volumes(
         notes=(*split_words(read, splits, judged), *_notes(path, read.cases, facts)),
     )
     return LabelledVolumes(read, data, preprocessing)
+
+
+def demand_every_label(volumes: LabelledVolumes, data: PreparedVolumes) -> None:
+    """Training and validation have every label.
+
+    Raises:
+        DataError: One of them has not.
+    """
+    table = volumes.table
+    missing = [
+        f"split {split}: no case of {label}"
+        for split in ("train", "val")
+        for label in sorted(set(table.classes) - {table.labels[case] for case in data.ids(split)})
+    ]
+    if missing:
+        every = "both labels" if len(table.classes) == 2 else "every label"
+        advice = f"Telling apart takes {every} in both; give some, or leave the column split out."
+        raise DataError(all_problems(f"table {table.path}", missing, advice))
 
 
 def _notes(path: Path, cases: Sequence[Case], facts: Sequence[CaseFacts]) -> Iterator[str]:

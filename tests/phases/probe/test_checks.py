@@ -19,7 +19,7 @@ NAN = math.nan
         (-0.1, 0.3, False, "adds nothing that could be measured in balanced accuracy over the unadapted encoder"),
         (0.0, 0.3, False, "adds nothing that could be measured"),
         (-0.3, -0.1, False, "does worse than the unadapted encoder"),
-        (NAN, NAN, False, "Too few test patients"),
+        (NAN, NAN, False, "Too few patients"),
     ],
 )
 def test_what_the_interval_says_is_said_plainly(low: float, high: float, passed: bool, words: str) -> None:

@@ -24,10 +24,11 @@ from medexp.registry.package import Package, Parent
 from medexp.registry.registration import register
 from medexp.registry.store import Registered
 from tests.configured import run_phase
-from tests.data.volumes.small_cases import SHAPE, write_case
+from tests.data.volumes.small_cases import AFFINE, SHAPE, save, write_case
 from tests.packages import ENCODER, SEGMENTER
 from tests.runs import artifact, figures, last_run, logged_table
 
+QUICK = {"search__folds": "2", "search__c": "[0.01, 1.0]"}
 ARMS = ("unadapted", "untrained", "classical", "shape", "headers", "majority")
 
 
@@ -57,6 +58,71 @@ def test_what_the_shape_of_a_head_gives_away_is_told(
     assert auroc == 1 if shape_tells else auroc < 0.9
     assert found["controls/classical/auroc"] < 0.9, "tissue tells nothing"
     assert "the shape of the head in AUROC" in made.data.tags["mlflow.note.content"]
+
+
+def test_a_label_that_the_files_headers_give_away_is_told_of_first_and_one_that_they_do_not_is_not(
+    store: MlflowClient, registered: Callable[..., Registered], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The same volumes under two labels: half are sampled wider, and half of either are darker on one side."""
+    registered()
+    rows = []
+    for number in range(24):
+        rng, dark, wide = np.random.default_rng(number), number % 2, number // 2 % 2
+        brain = np.zeros(SHAPE)
+        brain[1:-1, 1:-1, 1:-1] = 1
+        brain[SHAPE[0] // 2 :] *= 1 - 0.7 * dark
+        for name in CHANNELS:
+            voxels = (rng.integers(200, 900, SHAPE) * brain).astype(np.int16)
+            file = tmp_path / "data" / f"p{number}" / f"p{number}-{name}.nii"
+            save(file, voxels, AFFINE @ np.diag([1 + 0.1 * wide, 1, 1, 1]))
+        rows.append([f"p{number}", f"data/p{number}", f"q{number}", ("even", "dark")[dark], ("narrow", "wide")[wide]])
+    table = pd.DataFrame(rows, columns=["id", "path", "patient", "seen", "header"])
+    for label in ("seen", "header"):
+        write_table(table.rename(columns={label: "label"}), tmp_path / f"{label}.tsv")
+        capsys.readouterr()
+        assert probe(tmp_path / f"{label}.tsv", test_fraction="0.5", **QUICK) in (0, 3)
+        printed, made = capsys.readouterr().out, last_run(store, "probe")
+        found, first = figures(made), made.data.tags["mlflow.note.content"].partition("\n")[0]
+        if label == "header":
+            assert found["controls/headers/auroc"] == 1 and found["checks/SHORTCUT"] == 0
+            assert first.startswith("**The files' headers alone (spacing") and "FAILED SHORTCUT" in printed
+        else:
+            assert found["controls/headers/auroc"] < 0.8 < found["test/auroc"] and found["checks/SHORTCUT"] == 1
+            assert "headers alone" not in first
+
+
+def test_all_of_a_table_without_test_cases_is_judged_out_of_fold(
+    store: MlflowClient,
+    registered: Callable[..., Registered],
+    table: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """But for whom the encoder learned from; the cases of every arm are the same. Test cases, where there are some, judge."""
+    seen = pd.DataFrame({"split": ["train", "val"], "patient_sha256": [patient_sha256(name) for name in ("p3", "p0")]})
+    registered(base=True, cases=seen.assign(voxels_sha256="0" * 64))
+    given = pd.read_csv(table, sep="\t")
+    assert probe(table, folds="3", **QUICK) == 3
+    assert "LEAK" in (told := capsys.readouterr().err) and "p3" in told and "p0" not in told, "p3 is tested, p0 is not"
+    given.drop(columns="split").to_csv(table, sep="\t", index=False)
+    assert probe(table, folds="3", **QUICK) == 0
+    made = last_run(store, "probe")
+    told, measured, rows = capsys.readouterr().out, figures(made), logged_table(made, "per_case.csv")
+    judged = given[~given["patient"].isin(["p0", "p3"])].sort_values("id")
+    assert list(rows["arm"].unique()) == ["encoder", *ARMS]
+    for _, of_arm in rows.groupby("arm"):
+        assert list(of_arm["case"]) == list(judged["id"]) and list(of_arm["label"]) == list(judged["label"])
+        assert of_arm.groupby("patient")["fold"].nunique().max() == 1 and set(of_arm["fold"]) == {1, 2, 3}
+    of_encoder = rows[rows["arm"] == "encoder"]
+    balanced = balanced_accuracy_score(of_encoder["label"], of_encoder["predicted"])
+    assert measured["val/balanced_accuracy"] == pytest.approx(balanced) and "test/auroc" not in measured
+    intervals = logged_table(made, "intervals.csv", index_col="metric")
+    assert {"val/auroc", "controls/gain_over_unadapted/balanced_accuracy"} <= set(intervals.index)
+    folds = logged_table(made, "folds.csv")
+    assert list(folds["fold"]) == [1, 2, 3] and folds["cases"].sum() == len(judged)
+    assert folds["patients"].sum() == judged["patient"].nunique()
+    assert "judged out of fold, 3 folds" in told and "From fold to fold AUROC went from" in told
+    assert f"3 folds of {len(judged)} cases of 14 patients; 3 cases that it builds on are trained on in each" in told
 
 
 def test_a_table_that_names_no_patients_is_told_of(
