@@ -26,7 +26,7 @@ from medexp.data.volumes.cases import Case
 from medexp.data.volumes.facts import along_ras, digests
 from medexp.errors import DataError, all_problems
 
-VERSION = 4
+VERSION = 5
 """Raise it when what is computed here, in `read`, or in `volumes` of it changes: what is cached is then computed anew."""
 
 SMALLEST = 16
@@ -62,6 +62,8 @@ class PairFacts:
         beside: Share of the lesion, 0 to 1, that lies on background.
         cut: Share of the head, 0 to 1, that lies beyond the grid.
         level: Value of the background; None where nothing can be told from the head.
+        lowest: The smallest value of the background; 0 where nothing can be told.
+        highest: The largest one.
         hot: Voxels of a value that no tissue has.
         hottest: The farthest of these values; 0 where there is none.
         affines: `medexp.data.headers.two_affines` of its files.
@@ -81,6 +83,8 @@ class PairFacts:
     beside: float
     cut: float
     level: float | None
+    lowest: float
+    highest: float
     hot: int
     hottest: float
     affines: str = ""
@@ -160,6 +164,8 @@ def _describe(case: Case, data: PairDataConfig, entry: Path, block: str) -> Pair
         beside=float(1 - ground.brain[volume.label > 0].mean()) if volume.label.any() else 0.0,
         cut=float(1 - ((at >= -0.5) & (at < np.array(shape) - 0.5)).all(axis=1).mean()),
         level=ground.level,
+        lowest=ground.lowest,
+        highest=ground.highest,
         hot=ground.hot,
         hottest=ground.hottest,
         affines=two_affines(case.files),
@@ -194,8 +200,9 @@ def _problems(
         )
     if dark > _DARK:
         yield (
-            f"{dark:.0%} of its head is darker than the background, as of z-scores with a background of 0: give the "
-            "intensities as the scanner wrote them, or add a constant to all of the head"
+            f"{dark:.0%} of its head is darker than the background ({facts.level:.6g}), as of z-scores with a background of 0, "
+            "of padding above all tissue, or of inverted grey: give the intensities as the scanner wrote them, with a "
+            "background below the head"
         )
     if facts.lesion_ml and not facts.grid_ml and outside == 0:
         yield (

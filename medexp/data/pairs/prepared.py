@@ -19,7 +19,7 @@ from medexp.data.prepared import Prepared
 from medexp.data.splits import Splits, load_splits, make_splits, patient_groups, unnamed
 from medexp.data.storage import local, local_file
 from medexp.data.volumes.cases import Case
-from medexp.data.volumes.oddities import cases_of, geometry, recognised
+from medexp.data.volumes.oddities import background_of, cases_of, geometry, recognised
 from medexp.data.volumes.prepared import manifest
 from medexp.errors import DataError, all_problems
 from medexp.words import some
@@ -172,8 +172,7 @@ def account(prepared: PreparedPairs, data: PairDataConfig) -> Iterator[tuple[str
     yield f"heads beyond {' x '.join(map(str, data.input_size))} voxels", some(told) or f"none, to {_CUT:.0%}"
     told = [f"{fact.case} {fact.beside:.0%}" for fact in facts if fact.beside > _BESIDE]
     yield "lesions on background", some(told) or "none"
-    told = [fact.case for fact in facts if fact.level is None]
-    yield "background", f"not told from the head: {some(told)}" if told else "told from the head in all"
+    yield "background", _counted(background_of([fact.level], [fact.lowest], [fact.highest]) for fact in facts)
     told = [f"{fact.case} {fact.hot} (up to {fact.hottest:.6g})" for fact in facts if fact.hot]
     yield "voxels of no tissue", f"{some(told)}; taken for background" if told else "none"
     yield from geometry(facts)

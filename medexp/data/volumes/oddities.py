@@ -107,7 +107,7 @@ def account(cases: Sequence[Case], facts: Sequence[CaseFacts], data: DataConfig)
         told = [f"{region} in {cases_of(len(there))} ({_list(there)})" for region, there in lost.items() if there]
         yield f"regions lost on the grid of {grid} mm", "; ".join(told) or "none"
     yield from geometry(facts)
-    yield "background", _counted(Counter(map(_background, facts)))
+    yield "background", _counted(Counter(background_of(fact.level, fact.lowest, fact.highest) for fact in facts))
     hot = [
         f"{fact.case} {channel}: {count} (up to {value:.6g})"
         for fact in facts
@@ -159,14 +159,14 @@ def _unit(unit: str) -> str:
     return unit if unit == "mm" else f"{unit}; by their size the voxels are in mm"
 
 
-def _background(fact: CaseFacts) -> str:
-    """What lies in the background of a case, in words, and what becomes of it."""
-    told = [(low, high) for level, low, high in zip(fact.level, fact.lowest, fact.highest, strict=True) if level is not None]
+def background_of(levels: Sequence[float | None], lowest: Sequence[float], highest: Sequence[float]) -> str:
+    """What lies in the background of a case, in words, and what becomes of it; by channel, as `Ground` has it."""
+    told = [(low, high) for level, low, high in zip(levels, lowest, highest, strict=True) if level is not None]
     words = sorted({f"{low + 0.0:.6g}" for low, high in told if low == high})
     if noise := [(low, high) for low, high in told if low != high]:
         words.append(f"values from {min(noise)[0]:.2g} to {max(high for _, high in noise):.2g}")
     set_to_0 = " set to 0" if any(ends != (0, 0) for ends in told) else ""
-    unknown = ["not told from the brain"] if None in fact.level else []
+    unknown = ["not told from the brain"] if None in levels else []
     return " and ".join([*([" and ".join(words) + set_to_0] if words else []), *unknown])
 
 

@@ -16,7 +16,7 @@ from medexp.phases.phase7.utility import of_cases, of_people
 
 
 def fact(case: str, voxels: str, synthetic: bool = False) -> PairFacts:
-    return PairFacts(case, f"sha {case}", voxels, (8, 8, 8), (1, 1, 1), (), {}, synthetic, (1,), 1, 1, 0, 0, 0, 0, 0)
+    return PairFacts(case, f"sha {case}", voxels, (8, 8, 8), (1, 1, 1), (), {}, synthetic, (1,), 1, 1, 0, 0, 0, 0, 0, 0, 0)
 
 
 @pytest.fixture
