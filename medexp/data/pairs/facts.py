@@ -200,8 +200,8 @@ def _problems(
         )
     if dark > _DARK:
         yield (
-            f"{dark:.0%} of its head is darker than the background ({facts.level:.6g}), as of z-scores with a background of 0, "
-            "of padding above all tissue, or of inverted grey: give the intensities as the scanner wrote them, with a "
+            f"{dark:.0%} of its head is darker than the background ({facts.level or 0:.6g}), as of z-scores with a background "
+            "of 0, of padding above all tissue, or of inverted grey: give the intensities as the scanner wrote them, with a "
             "background below the head"
         )
     if facts.lesion_ml and not facts.grid_ml and outside == 0:

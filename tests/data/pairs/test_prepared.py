@@ -187,7 +187,7 @@ def test_what_cannot_be_used_is_refused_by_name_and_all_at_once(cache, tmp_path)
         "case sub-tiny: a volume too small for the VAE: its head spans 20 x 22 x 7 voxels of data.spacing, of 16 along each",
         "case sub-flat: sub-flat_FLAIR.nii.gz: a constant channel, every voxel is 7.0",
         "sub-holes_FLAIR.nii.gz: 1 NaN or infinite voxels",
-        "of its head is darker than the background, as of z-scores",
+        "of its head is darker than the background (0), as of z-scores",
         "case sub-beside: 100% of its lesion lies on background: the mask is of another image, or its affine is wrong",
         "case sub-brain: its lesion fills 100% of the head: it is a mask of the brain",
         "sub-cut_FLAIR.nii.gz: unreadable or truncated",
