@@ -1,5 +1,6 @@
 """Two models on the same cases, as one page: what the second gains, case by case, with both predictions side by side."""
 
+import re
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -45,12 +46,12 @@ def as_comparison(found: Comparison, names: tuple[str, str], runs: tuple[str | N
     sections = [("figures", "Figures", True), ("cases", "Each case", True), ("pictures", "Pictures", pairs)]
     return drawn_page(
         "comparison.html.jinja",
-        one=names[0],
-        other=names[1],
+        one=_short(names[0]),
+        other=_short(names[1]),
         cases=found.cases["case"].nunique(),
         sections=[(anchor, title) for anchor, title, there in sections if there],
         colour="warn" if better and worse else "pass" if better else "fail" if worse else "",
-        answers=[row.told for row in found.rows],
+        answers=[_short(row.told) for row in found.rows],
         notes=found.notes,
         left_out=found.left_out,
         rows=rows,
@@ -60,6 +61,11 @@ def as_comparison(found: Comparison, names: tuple[str, str], runs: tuple[str | N
         command=command,
         version=medexp.__version__,
     )
+
+
+def _short(text: str) -> str:
+    """A text with the first eight digits of runs' ids; the command below has them whole."""
+    return re.sub(r"\b([0-9a-f]{8})[0-9a-f]{24}\b", r"\1", text)
 
 
 def _pairs(cases: Sequence[str], runs: tuple[str | None, str | None]) -> list[dict[str, object]]:
