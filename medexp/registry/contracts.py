@@ -90,12 +90,12 @@ def outputs_said(contract: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
         if "classes" in architecture
         else {"what": "features"}
     )
-    by_axes: dict[int, Mapping[str, Any]] = {
-        2: vector,
+    spatial: dict[int, Mapping[str, Any]] = {  # by the number of axes
         4: {"what": "mask"},
         5: {"what": "regions", "regions": list(REGIONS), "painted": _PAINTED},
     }
-    return {name: by_axes[len(spec.shape)] for name, spec in kind_of(architecture).outputs(architecture).items()}
+    declared = kind_of(architecture).outputs(architecture)
+    return {name: spatial.get(len(spec.shape), vector) for name, spec in declared.items()}
 
 
 def draws(contract: Mapping[str, Any]) -> bool:
