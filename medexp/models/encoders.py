@@ -30,6 +30,7 @@ from medexp.errors import CheckpointError, RegistryError, all_problems
 from medexp.files import dump_yaml, read_mapping
 from medexp.models.checkpoints import load_content, load_weights
 from medexp.models.kinds import Architecture, Recognised, build, kinds
+from medexp.words import some
 
 FOLDER_CARD = "encoder.card.yaml"
 """The card of an encoder that is a folder: Hugging Face's, or a package."""
@@ -186,7 +187,7 @@ def load_oct_encoder(path: Path) -> tuple[nn.Module, EncoderCard]:
     if beside:
         told.append("left out: " + ", ".join(f"{count} tensors of {group}" for group, count in sorted(beside.items())))
     if zeros := [key for key, value in state.items() if value.ndim > 1 and not value.any()]:
-        told.append(f"all zero: {_some(zeros)}; such weights were never trained")
+        told.append(f"all zero: {some(zeros, _SHOWN)}; such weights were never trained")
     return net.eval(), _made_card(card, architecture, told, place)
 
 
@@ -320,7 +321,7 @@ def _sorted_out(content: Any, weights: Weights, path: Path, place: Path) -> tupl
         state[bare] = value
     if twice:
         advice = f"Save the encoder's weights alone, or say in {place} which of two encoders is meant (weights)."
-        raise CheckpointError(all_problems(f"checkpoint {path}", [_some(twice)], advice))
+        raise CheckpointError(all_problems(f"checkpoint {path}", [some(twice, _SHOWN)], advice))
     return state, beside
 
 
@@ -357,8 +358,8 @@ def _architecture(
     if recognised is None and name is None:
         raise CheckpointError(
             f"checkpoint {path}: its keys are those of no encoder that is known ({', '.join(sorted(known))}): "
-            f"{_some(sorted(state))}. Where it is one of them, say architecture in {place}; a V-JEPA 2 with rotary positions "
-            "is read from a Hugging Face folder"
+            f"{some(sorted(state), _SHOWN)}. Where it is one of them, say architecture in {place}; a V-JEPA 2 with rotary "
+            "positions is read from a Hugging Face folder"
         )
     if recognised is None or name not in (None, recognised.architecture["kind"]):
         return given, []
@@ -452,7 +453,3 @@ def _plain(value: Any) -> Any:
 
 def _in_words(architecture: Architecture) -> str:
     return ", ".join(f"{key} {value}" for key, value in architecture.items())
-
-
-def _some(keys: Sequence[str]) -> str:
-    return ", ".join(keys[:_SHOWN]) + (f" and {len(keys) - _SHOWN} more" if len(keys) > _SHOWN else "")

@@ -8,7 +8,7 @@ import hashlib
 import importlib.util
 import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,12 +22,12 @@ from medexp.errors import CheckpointError, ConfigError, RegistryError, all_probl
 from medexp.files import replacing
 from medexp.models.checkpoints import demand_finite
 from medexp.models.kinds import Architecture
+from medexp.words import some
 
 Quantize = Literal["none", "8bit", "4bit"]
 _INDEX, _WHOLE = "model.safetensors.index.json", "model.safetensors"
 _FETCHED = ["*.json", "*.jinja", "*.model", "*.txt", "*.safetensors"]
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
-_SHOWN = 8
 _CHUNK = 1 << 24
 
 
@@ -140,7 +140,7 @@ def _demand_whole(base: Base, net: nn.Module, found: dict[str, Any]) -> None:
     """Every key has its place and every place its key, and what config.json ties is tied."""
     told = {"missing_keys": "missing keys", "unexpected_keys": "unexpected keys", "mismatched_keys": "misshapen keys"}
     problems = [
-        f"{len(keys)} {told[kind]}: {_some(keys)}"
+        f"{len(keys)} {told[kind]}: {some(keys)}"
         for kind in told
         if (keys := sorted(_told(key) for key in found.get(kind, ())))
     ]
@@ -265,7 +265,7 @@ def _weights(folder: Path) -> list[Path]:
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise CheckpointError(f"{index}: cannot be read ({error}); fetch it again") from error
         if absent := [name for name in names if not (folder / name).is_file()]:
-            raise CheckpointError(f"{index}: names {len(absent)} files that are not there: {_some(absent)}; fetch them")
+            raise CheckpointError(f"{index}: names {len(absent)} files that are not there: {some(absent)}; fetch them")
         return [folder / name for name in names]
     if (folder / _WHOLE).is_file():
         return [folder / _WHOLE]
@@ -273,14 +273,10 @@ def _weights(folder: Path) -> list[Path]:
         return []  # what is said of that says more
     if pickles := sorted(path.name for pattern in _PICKLES for path in folder.glob(pattern)):
         raise CheckpointError(
-            f"model={folder}: refused, its weights are pickles ({_some(pickles)}), which run code when loaded; "
+            f"model={folder}: refused, its weights are pickles ({some(pickles)}), which run code when loaded; "
             f"give a folder with {_WHOLE}, as save_pretrained writes it"
         )
     raise CheckpointError(f"model={folder}: holds no weights; {_WHOLE} or {_INDEX} with its files is wanted")
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
 
 
 def _digest(files: list[Path], cache: Path | None) -> str:
