@@ -77,16 +77,22 @@ class Objective:
             parts, reported as `train/loss_<part>`: pages sort by name, and the loss comes before what it is made of.
         validate: From (module in eval mode, epoch) to scores, reported under `val/`: numbers, or values of cases by patient,
             of which the mean is reported; of the criterion such values, in the same order each time, or nobody can tell what
-            its choice made of it. Called in every process.
+            its choice made of it, and a column of them a candidate, of which the best mean counts, where the best of several
+            trained side by side is kept. Called in every process.
         monitor: The criterion: the score by which training stops early. Its best value is the best epoch's; the earliest of
             equals.
         direction: Whether its largest or its smallest value is the best. NaN is never better than anything.
     """
 
     loss: Callable[[nn.Module, Batch, int], dict[str, Tensor]]
-    validate: Callable[[nn.Module, int], Mapping[str, float | pd.Series]]
+    validate: Callable[[nn.Module, int], Mapping[str, float | pd.Series | pd.DataFrame]]
     monitor: str
     direction: Literal["maximize", "minimize"] = "maximize"
+
+    def figure(self, score: float | pd.Series | pd.DataFrame) -> float:
+        """What a score is reported as, and an epoch chosen by."""
+        means = np.atleast_1d(np.mean(score, axis=0) if isinstance(score, pd.DataFrame) else np.mean(score))
+        return float((np.fmax if self.direction == "maximize" else np.fmin).reduce(means))
 
     def better(self, value: float, best: float) -> bool:
         """Whether a monitored value is better than the best so far, which is NaN where there is none."""
@@ -106,8 +112,8 @@ class FitResult:
         epoch: The kept one, from 0: the last, or, where training may stop early, the best.
         best_epoch: Epoch of the best monitored value, from 0; -1 where nothing was validated.
         best_value: That value; NaN where nothing was validated.
-        cases: The monitored values of cases at each validated epoch (epochs, cases); none where validation gave their mean
-            alone.
+        cases: The monitored values of cases at each validated epoch (epochs, cases), of several candidates one after another;
+            none where validation gave their mean alone.
         patients: Patient of each of these cases.
         chosen: Whether the kept epoch was chosen by these values.
         monitor: What they are.
@@ -250,9 +256,9 @@ def fit(
                 module.eval()
                 with learner.average.in_place(), _told_of(title, epoch, lower):
                     scores = objective.validate(module, epoch)
-                row |= {f"val/{name}": float(np.mean(value)) for name, value in scores.items()}
-                if isinstance(monitored := scores[objective.monitor], pd.Series):
-                    done.cases.append(monitored.tolist())
+                row |= {f"val/{name}": objective.figure(value) for name, value in scores.items()}
+                if isinstance(monitored := scores[objective.monitor], pd.Series | pd.DataFrame):
+                    done.cases += np.atleast_2d(monitored.to_numpy().T).tolist()
                     done.patients = list(map(str, monitored.index))
             report({k: v for k, v in row.items() if k.startswith(("val/", "train/lr_"))}, (epoch + 1) * steps)
             value = row.get(f"val/{objective.monitor}")

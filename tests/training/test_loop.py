@@ -91,7 +91,7 @@ def train(
     order: Order | None = None,
     see: Callable[[dict[str, torch.Tensor]], None] = lambda batch: None,
     starts: int = 0,
-    scores: Sequence[float | pd.Series] | None = None,
+    scores: Sequence[float | pd.Series | pd.DataFrame] | None = None,
     direction: Literal["maximize", "minimize"] = "maximize",
     net: nn.Sequential | None = None,
     ema: float = 0.0,
@@ -104,7 +104,7 @@ def train(
         see(batch)
         return {"loss": scale * nn.functional.mse_loss(module(batch["x"]), batch["y"])}
 
-    def validate(module: nn.Module, epoch: int) -> dict[str, float | pd.Series]:
+    def validate(module: nn.Module, epoch: int) -> dict[str, float | pd.Series | pd.DataFrame]:
         assert not module.training
         total = float(sum(p.detach().sum() for p in module.parameters()))
         score = total if scores is None else scores[epoch]
@@ -411,6 +411,19 @@ def test_values_of_cases_are_reported_as_their_mean_and_kept(tmp_path: Path) -> 
         train(tmp_path / "cut", Recorder(2), scores=scores)
     gone_on = train(tmp_path / "cut", Recorder(), scores=scores)
     assert np.array_equal(gone_on.cases, found.cases) and gone_on.patients == found.patients == ["p1", "p1", "p2"]
+
+
+@pytest.mark.parametrize(
+    ("direction", "best", "kept"), [("maximize", [4.0, 6.0, 4.0, 5.0], 1), ("minimize", [2.0, 1.5, 1.5, 3.5], 1)]
+)
+def test_of_candidates_side_by_side_the_best_mean_chooses_and_the_values_of_all_are_kept(
+    tmp_path: Path, direction: Literal["maximize", "minimize"], best: list[float], kept: int
+) -> None:
+    tables = ([[1, 3], [3, 5]], [[4, 1], [8, 2]], [[1, 4], [2, 4]], [[5, 5], [5, 2]])
+    scores = [pd.DataFrame(table, index=["p1", "p2"], columns=["a", "b"]) for table in tables]
+    found = train(tmp_path, Recorder(), replace(TRAINING, patience=3), scores=scores, direction=direction)
+    assert list(found.history["val/score"]) == best and found.epoch == 1
+    assert np.array_equal(found.cases[:4], [[1, 3], [3, 5], [4, 8], [1, 2]]) and found.patients == ["p1", "p2"]
 
 
 def test_patience_counts_from_the_smallest_value_where_that_is_the_best(tmp_path: Path) -> None:

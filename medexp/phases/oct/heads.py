@@ -177,13 +177,10 @@ def train_head(
         means = [pd.DataFrame(by_participant(logits, people)).assign(case=people["case"]) for logits in each]
         return [spoken(one, people) for one in means]
 
-    def accuracies(module: nn.Module) -> list[float]:
-        return [float(balanced_accuracy(one, every)[0]) for one in answers(module)]
-
-    def validate(module: nn.Module, epoch: int) -> dict[str, float | pd.Series]:
-        if len(rates) > 1:  # the best of several heads was chosen too, and by the same participants
-            return {"balanced_accuracy": max(accuracies(module))}
-        return {"balanced_accuracy": balanced_by_case(answers(module)[0], list(people["patient"]))}
+    def validate(module: nn.Module, epoch: int) -> dict[str, float | pd.Series | pd.DataFrame]:
+        """Of each head: the best one is chosen by the same participants as the epoch."""
+        each = [balanced_by_case(one, list(people["patient"])) for one in answers(module)]
+        return {"balanced_accuracy": pd.concat(each, axis=1)}
 
     inner = ctx if shown else replace(ctx, run=replace(ctx.run, reporter=NullReporter()))
     fitted = inner.fit(
@@ -198,7 +195,7 @@ def train_head(
         loading=loading,
         quiet=not (shown and config.model.trains_encoder),
     )
-    kept = int(np.argmax(accuracies(module))) if len(rates) > 1 else 0
+    kept = int(np.argmax([balanced_accuracy(one, every)[0] for one in answers(module)])) if len(rates) > 1 else 0
     classifier = EncoderClassifier(net, heads.chosen(kept), frozen=not config.model.trains_encoder).eval()
     return Head(classifier, fitted, rates[kept])
 

@@ -120,7 +120,7 @@ def finish(
     words = [
         *told.words,
         f"Registered is {compared.chosen}, the best on the validation participants (balanced accuracy {validated}).",
-        *_of_the_choice(heads[compared.chosen][config.seed].fitted, ctx.resampling),
+        *_of_the_choice(heads[compared.chosen][config.seed].fitted, config, ctx.resampling),
         *compared.beside.words,
         "Of several volumes of a participant logits are averaged.",
     ]
@@ -128,13 +128,18 @@ def finish(
     ctx.finish(replace(told, first=first, words=words, compared_by=(f"{judged}/{PRIMARY}", PRIMARY.replace("_", " "))))
 
 
-def _of_the_choice(fitted: FitResult, resampling: Resampling) -> list[str]:
-    """What choosing the registered epoch made of its validation score; nothing where none was chosen, or where several heads
-    were trained side by side, of which the best was chosen too."""
-    if not fitted.chosen or not fitted.cases.size:
+def _of_the_choice(fitted: FitResult, config: OctConfig, resampling: Resampling) -> list[str]:
+    """What choosing the registered epoch, and the rates of several side by side, made of its validation score; nothing where
+    nothing was chosen."""
+    train = config.train
+    candidates = max(len(train.lr_head_grid), 1) * max(len(train.weight_decay_grid), 1)
+    cases = fitted.cases if fitted.chosen else fitted.cases[-candidates:]
+    what = [name for name, chosen in (("epoch", fitted.chosen), ("rates", candidates > 1)) if chosen]
+    if not what:
         return []
-    found = optimism(fitted.cases, fitted.patients, fitted.direction, resampling)
-    return [found.told("Its first seed's epoch was chosen by a validation balanced accuracy of")]
+    found = optimism(cases, fitted.patients, fitted.direction, resampling)
+    were = "was" if what == ["epoch"] else "were"
+    return [found.told(f"Its first seed's {' and '.join(what)} {were} chosen by a validation balanced accuracy of")]
 
 
 def _again(config: OctConfig) -> str:

@@ -71,8 +71,11 @@ def test_heads_of_all_rates_see_one_pass_of_tokens_and_the_chosen_one_is_what_th
     little: Path, store: MlflowClient
 ) -> None:
     grid = {"train.lr_head_grid": "[0.02, 0.0000001]", "train.weight_decay_grid": "[0.0, 0.01]", "train.epochs": "8"}
+    grid |= {"train.patience": "7"}
     assert run_phase("oct", KEYS | grid | {"model.head.pooling": "attentive"}) == 0
     made = last_run(store, "oct")
+    told = made.data.tags["mlflow.note.content"]
+    assert re.search(r"Its first seed's epoch and rates were chosen by a validation balanced accuracy of [01]\.\d{3}", told)
     package = registry.pull("models:/oct_classifier@champion").folder
     assert re.search(r"rate 0\.02, decay 0(\.01)?, ", (package / "README.md").read_text())
     rates = [name for name in figures(made) if name.startswith("a/train/lr_head_")]
