@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from medexp.cli import configuration
-from medexp.config.shared import cache_root
+from medexp.config.shared import cache_root, resampling
 from medexp.data.volumes.datasets import evaluation_dataset, training_dataset
 from medexp.data.volumes.prepared import PreparedVolumes, prepare_volumes
 from medexp.data.volumes.regions import REGIONS, to_regions
@@ -84,7 +84,7 @@ def gain(config: Phase1Config, data: PreparedVolumes, arm: pd.DataFrame, referen
     for column in differences:
         known = differences[column].dropna()
         patients = [data.cases[case].patient for case in known.index]
-        values.append(mean_by_patient(known.to_numpy(), patients, config.resampling))
+        values.append(mean_by_patient(known.to_numpy(), patients, resampling(config)))
     return values
 
 
@@ -190,7 +190,7 @@ def main() -> None:
             spent = time.process_time() - start
             scores = score(config, net, held_out, accelerator)
             read = predicted(net)
-            told_r2 = mean_by_patient(r2_gains(truth["val"], read, read_frozen), patients, config.resampling).as_gain
+            told_r2 = mean_by_patient(r2_gains(truth["val"], read, read_frozen), patients, resampling(config)).as_gain
             called = " + ".join(name for name, there in ((f"LoRA {rank}", lora), ("decoder", decoder)) if there)
             gained = told_gains(gain(config, data, scores, frozen))
             print(f"{called} seed {seed}: {told(scores.mean())}; {gained}; R2 {told_r2}; {spent:.0f} CPU-s", flush=True)

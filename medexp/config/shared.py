@@ -84,6 +84,15 @@ class Configuration(Protocol):
     def seed(self) -> int: ...
 
 
+class WithIntervals(Configuration, Protocol):
+    """A configuration of a phase whose figures have intervals."""
+
+    @property
+    def bootstrap_samples(self) -> int: ...
+    @property
+    def confidence(self) -> float: ...
+
+
 @runtime_checkable
 class Resumable(Configuration, Protocol):
     """A configuration of a phase that goes on from an interrupted run."""
@@ -120,6 +129,11 @@ class Resampling:
     def excess(self) -> float:
         """`excess_of` its folds."""
         return excess_of(self.folds)
+
+
+def resampling(config: WithIntervals, folds: int = 0) -> Resampling:
+    """How a configuration wants the intervals of its run drawn; `folds` as in `Resampling`."""
+    return Resampling(config.bootstrap_samples, config.confidence, config.seed, folds)
 
 
 def excess_of(folds: int) -> float:

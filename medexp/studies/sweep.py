@@ -19,6 +19,7 @@ from scipy.stats import t as student
 
 from medexp import phases
 from medexp.config.keys import Role, flat, marked
+from medexp.config.shared import resampling
 from medexp.config.validate import typed
 from medexp.errors import ConfigError, MedexpError, all_problems
 from medexp.evaluation.intervals import Interval
@@ -370,7 +371,7 @@ def flattered(study: optuna.Study, goal: Goal, chosen: FrozenTrial, settings: An
     if not judged.any() or not np.isfinite(scores[:, judged]).all(axis=1).any():
         return None
     patients = list(tables[0].loc[judged, "patient"])
-    found = optimism(scores[:, judged], patients, goal.direction, settings.resampling)
+    found = optimism(scores[:, judged], patients, goal.direction, resampling(settings))
     return found if ended[found.chosen].number == chosen.number else None
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from medexp.config.keys import Role
-from medexp.config.shared import CacheDir, Confidence, Device, OutputDir, Profile, Resampling, Samples, Seed, Threads
+from medexp.config.shared import CacheDir, Confidence, Device, OutputDir, Profile, Samples, Seed, Threads
 
 
 @dataclass(frozen=True)
@@ -33,11 +33,6 @@ class LeaderboardConfig:
     def named(self) -> list[str]:
         """The runs, one by one, each once."""
         return list(dict.fromkeys(one.strip() for given in self.runs for one in given.split(",") if one.strip()))
-
-    @property
-    def resampling(self) -> Resampling:
-        """How the intervals of the run are drawn."""
-        return Resampling(self.bootstrap_samples, self.confidence, self.seed)
 
     def problems(self) -> Iterator[str]:
         if self.runs and not self.named:

@@ -1,7 +1,6 @@
 """All that was judged in a set of runs on the same data, in one leaderboard: runs of oct, and of any phase that classifies."""
 
-from dataclasses import replace
-
+from medexp.config.shared import resampling
 from medexp.evaluation.leaderboard import PRIMARY, leaderboard, read_predictions
 from medexp.phases.leaderboard import PHASE
 from medexp.phases.leaderboard.checks import same_data
@@ -27,13 +26,13 @@ def run(config: LeaderboardConfig) -> None:
         known = next((one.judging for one in given if one.judging), None)
         order = list(known.counts["class"]) if known else ()
         saved = read_predictions(rows, "runs", JUDGED, order, spread)
-        resampling = replace(config.resampling, folds=max(one.folds for one in given))
-        board = leaderboard(saved.entries, saved.patients, saved.classes, resampling)
+        drawn = resampling(config, max(one.folds for one in given))
+        board = leaderboard(saved.entries, saved.patients, saved.classes, drawn)
         source = known.source if known else "the data of the runs"
         counts = known.counts if known else count_classes(rows, saved.classes)
         notes = [f"From run {one.called}: {', '.join(one.rows['arm'].unique())}." for one in given]
         title = f"Leaderboard of {len(given)} run{'s' if len(given) > 1 else ''}"
-        judging = Judging(title, source, JUDGED, counts, resampling, notes)
+        judging = Judging(title, source, JUDGED, counts, drawn, notes)
         log_leaderboard(ctx.run.reporter, board, judging, rows)
         ctx.intervals("judged/", figures := figures_of(board))
         best = next((row for row in board.rows if row.entry.kind == "checkpoint"), board.rows[0])

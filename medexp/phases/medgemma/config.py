@@ -19,7 +19,6 @@ from medexp.config.shared import (
     Modalities,
     OutputDir,
     Profile,
-    Resampling,
     Resume,
     Samples,
     Scenarios,
@@ -149,11 +148,6 @@ class MedgemmaConfig:
     scoring: ScoringConfig
     target: TargetConfig
     phantoms: Annotated[ScenarioPhantomConfig, Role.CASES]
-
-    @property
-    def resampling(self) -> Resampling:
-        """How the intervals of the run are drawn."""
-        return Resampling(self.bootstrap_samples, self.confidence, self.seed)
 
     @property
     def files(self) -> list[str]:

@@ -17,7 +17,6 @@ from medexp.config.shared import (
     Jobs,
     OutputDir,
     Profile,
-    Resampling,
     Resume,
     Samples,
     Threads,
@@ -296,11 +295,6 @@ class OctConfig:
     train: Annotated[TrainConfig, Role.MENDS]
     log: LogConfig
     phantoms: Annotated[OctPhantomConfig, Role.CASES]
-
-    @property
-    def resampling(self) -> Resampling:
-        """How the intervals of the run are drawn."""
-        return Resampling(self.bootstrap_samples, self.confidence, self.seed)
 
     @property
     def memory(self) -> str:

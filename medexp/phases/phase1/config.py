@@ -16,7 +16,6 @@ from medexp.config.shared import (
     Folds,
     OutputDir,
     Profile,
-    Resampling,
     Resume,
     Samples,
     Seed,
@@ -132,9 +131,14 @@ class Phase1Config:
     validation: ValidationConfig
 
     @property
-    def resampling(self) -> Resampling:
-        """How the intervals of the run are drawn."""
-        return Resampling(self.validation.bootstrap_samples, self.validation.confidence, self.seed)
+    def bootstrap_samples(self) -> int:
+        """As the other phases call it."""
+        return self.validation.bootstrap_samples
+
+    @property
+    def confidence(self) -> float:
+        """As the other phases call it."""
+        return self.validation.confidence
 
     @property
     def memory(self) -> str:

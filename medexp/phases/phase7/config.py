@@ -16,7 +16,6 @@ from medexp.config.shared import (
     Device,
     OutputDir,
     Profile,
-    Resampling,
     Resume,
     Samples,
     Seed,
@@ -200,11 +199,6 @@ class Phase7Config:
     ablation: AblationConfig
     utility: UtilityConfig
     phantoms: Annotated[PairPhantomConfig, Role.CASES]
-
-    @property
-    def resampling(self) -> Resampling:
-        """How the intervals of the run are drawn."""
-        return Resampling(self.bootstrap_samples, self.confidence, self.seed)
 
     @property
     def folders(self) -> list[str]:

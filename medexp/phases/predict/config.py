@@ -17,7 +17,6 @@ from medexp.config.shared import (
     Jobs,
     OutputDir,
     Profile,
-    Resampling,
     Samples,
     Seed,
     Threads,
@@ -97,11 +96,6 @@ class PredictConfig:
     threads: Threads
     data: PredictDataConfig
     phantoms: Annotated[int, Ge(4), Told("at least 4"), Role.CASES, doc("Patients of the embedded data.")]
-
-    @property
-    def resampling(self) -> Resampling:
-        """How the intervals of the run are drawn."""
-        return Resampling(self.bootstrap_samples, self.confidence, self.seed)
 
     def problems(self) -> Iterator[str]:
         if self.profile == "full" and not self.input:

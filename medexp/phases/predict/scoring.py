@@ -9,6 +9,7 @@ import pandas as pd
 from nibabel.affines import voxel_sizes
 
 from medexp.config.editions import EDITIONS, fitting
+from medexp.config.shared import resampling
 from medexp.data.images.kaggle import CLASSES as FOLDERS
 from medexp.data.inputs import Inputs, fingerprint
 from medexp.data.volumes.brats import UnfitLabels, read_label
@@ -119,10 +120,10 @@ def intervals(scores: pd.DataFrame, truth: Truth, config: PredictConfig) -> dict
         values = scores[column].astype(float).dropna() if column in scores else scores.iloc[:0]
         if len(values):
             patients = scores.loc[values.index, "patient"].tolist()
-            found[column] = mean_by_patient(values.to_numpy(), patients, config.resampling, UNIT)
+            found[column] = mean_by_patient(values.to_numpy(), patients, resampling(config), UNIT)
     if "label" in scores:
         rows = scores.dropna(subset=["label"])
         shares = rows[[f"probability_{name}" for name in truth.names]].to_numpy(float)
         told = Predictions(rows["label"].to_numpy(int), shares)
-        found |= scores_of(told, rows["patient"].tolist(), config.resampling, {**DIAGNOSTIC, **CALIBRATION})
+        found |= scores_of(told, rows["patient"].tolist(), resampling(config), {**DIAGNOSTIC, **CALIBRATION})
     return {name: interval for name, interval in found.items() if np.isfinite(interval.estimate)}

@@ -16,7 +16,6 @@ from medexp.config.shared import (
     Jobs,
     OutputDir,
     Profile,
-    Resampling,
     Samples,
     Seed,
     Threads,
@@ -66,11 +65,6 @@ class ProbeConfig:
     data: VolumeFilesConfig
     search: SearchConfig
     phantoms: Annotated[PhantomConfig, Role.CASES]
-
-    @property
-    def resampling(self) -> Resampling:
-        """How the intervals of the run are drawn."""
-        return Resampling(self.bootstrap_samples, self.confidence, self.seed)
 
     def problems(self) -> Iterator[str]:
         if self.profile == "full" and self.table is None:

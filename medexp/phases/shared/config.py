@@ -15,7 +15,6 @@ from medexp.config.shared import (
     Folds,
     OutputDir,
     Profile,
-    Resampling,
     Resume,
     Samples,
     Seed,
@@ -54,11 +53,6 @@ class ImagePhaseConfig:
     data: ImageDataConfig
     phantoms: Annotated[ImagePhantomConfig, Role.CASES]
     training: Annotated[TrainingConfig, Role.MENDS]
-
-    @property
-    def resampling(self) -> Resampling:
-        """How the intervals of the run are drawn."""
-        return Resampling(self.bootstrap_samples, self.confidence, self.seed)
 
     @property
     def memory(self) -> str:

@@ -21,7 +21,7 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from medexp.checks import Check, verdict
-from medexp.config.shared import Configuration, Resampling, Resumable, cache_root
+from medexp.config.shared import Configuration, Resampling, Resumable, WithIntervals, cache_root, resampling
 from medexp.config.training import TrainingConfig
 from medexp.data.prepared import Prepared
 from medexp.data.splits import SPLITS
@@ -60,11 +60,8 @@ class Settings(Configuration, Protocol):
     def threads(self) -> int | None: ...
 
 
-class JudgedSettings(Settings, Protocol):
+class JudgedSettings(WithIntervals, Settings, Protocol):
     """That of a recipe whose figures have intervals."""
-
-    @property
-    def resampling(self) -> Resampling: ...
 
 
 @runtime_checkable
@@ -126,7 +123,7 @@ class Context(Generic[C_co]):
     @property
     def resampling(self: "Context[JudgedSettings]") -> Resampling:
         """How the run's intervals are drawn, by the folds of what it was given."""
-        return replace(self.config.resampling, folds=max((data.folds for data in self._data), default=0))
+        return resampling(self.config, max((data.folds for data in self._data), default=0))
 
     def built_on(self, parents: Mapping[str, Parent], key: str = "", *, embedded: bool = False) -> None:
         """Name what the phase builds on, by role: the run's upstream tags, and what a run that is resumed was begun with.
