@@ -25,7 +25,7 @@ def panels(facts: Facts) -> list[Dots]:
     """A panel a measure of `intervals.csv` that has an interval, and those of other tables that hold such figures."""
     main = in_words(facts.arm or "this run")
     names = [str(name).split("/") for name in facts.intervals["metric"]]
-    splits = {measure: {first for first, *_, last in names if last == measure and first in _SPLITS} for *_, measure in names}
+    splits = {measure: {name[0] for name in names if name[-1] == measure and name[0] in _SPLITS} for *_, measure in names}
     groups: dict[str, list[Row]] = {}
     for parts, *values in zip(names, *(facts.intervals[column] for column in _BOUNDS), strict=True):
         *prefix, measure = parts

@@ -74,6 +74,7 @@ def test_a_better_candidate_is_promoted_and_the_run_is_the_record(
     assert "**Promoted**" in run.data.tags["mlflow.note.content"]
     logged = {item.path for item in store.list_artifacts(run.info.run_id)}
     assert {"checks.json", "verification_report.md", "gains.csv", "figures", "journal.txt", "config.yaml"} <= logged
+    assert "report.html" in logged
     entry = json.loads(store.get_registered_model(NAME).tags["medexp.journal.000004"].splitlines()[1])
     assert "gain +0.100 [+0.099, +0.101]" in entry["reason"], "a difference, with its sign"
     assert (entry["run"], entry["evidence"]["PROMOTE_CASES.cases"]) == (run.info.run_id, 12)
@@ -120,6 +121,7 @@ def test_what_the_policy_does_not_support_is_refused_with_the_numbers(
     run = last_run(store, "promote")
     assert (run.info.status, run.data.tags["medexp.verdict"]) == ("FAILED", "FAILED")
     assert "**Refused**" in run.data.tags["mlflow.note.content"]
+    assert "report.html" in {item.path for item in store.list_artifacts(run.info.run_id)}
 
 
 # ------------------------------------------------------------------------------------------------ a champion on other cases
