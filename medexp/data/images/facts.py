@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from medexp.config.data import ImageDataConfig
 from medexp.data.headers import Header, of_npz
+from medexp.data.images.background import without_padding
 from medexp.data.images.cases import LabelledImage
 from medexp.data.images.kaggle import read_kaggle
 from medexp.data.images.slices import read_slice
@@ -19,8 +20,8 @@ from medexp.data.seen import Field
 from medexp.data.twins import perceptual_hash
 from medexp.errors import DataError, all_problems
 
-VERSION = 5
-"""Part of the cache: raise it when what is computed here, in `slices` or in `kaggle` changes."""
+VERSION = 6
+"""Part of the cache: raise it when what is computed here, in `slices`, `kaggle` or `background` changes."""
 
 _TOLD = 20  # bad images that a message names
 
@@ -40,6 +41,7 @@ class ImageFacts:
         perceptual_hash: Alike for copies that are not equal (`medexp.data.twins`).
         patient: As the file's metadata names it; None where it does not.
         constant: Whether all pixels are equal.
+        padding: Value of what pads it (`medexp.data.images.background`); None where its background is dark as it stands.
     """
 
     case: str
@@ -52,6 +54,7 @@ class ImageFacts:
     perceptual_hash: tuple[str, ...]
     patient: str | None = None
     constant: bool = False
+    padding: float | None = None
 
     @property
     def fields(self) -> Mapping[str, Field]:
@@ -107,6 +110,7 @@ def _record(image: LabelledImage) -> dict[str, Any]:
         header = of_npz(pixels.shape, content.metadata, image.path)
     else:
         pixels, patient, header = read_kaggle(image.path, image.label)
+    constant = bool(pixels.min() == pixels.max())
     return {
         "shape": pixels.shape,
         "pixels_sha256": _sha256(pixels + np.float32(0)),  # -0 becomes 0
@@ -115,7 +119,8 @@ def _record(image: LabelledImage) -> dict[str, Any]:
         "patient": patient,
         "header": header,
         "perceptual_hash": perceptual_hash(pixels, cropped=image.source == "kaggle"),
-        "constant": bool(pixels.min() == pixels.max()),
+        "constant": constant,
+        "padding": None if constant else without_padding(pixels)[1],
     }
 
 
@@ -145,4 +150,5 @@ def _facts(image: LabelledImage, record: Mapping[str, Any], least: int) -> Image
         perceptual_hash=tuple(record["perceptual_hash"]),
         patient=record["patient"],
         constant=record["constant"],
+        padding=record["padding"],
     )

@@ -89,6 +89,10 @@ def prepare_images(
             notes.append(
                 unnamed(given[name] or "", sorted({scan_of(image.path.stem) for image in mine}), data.patient_pattern)
             )
+        if padded := [f"{fact.case} ({fact.padding:.6g})" for fact in known if fact.padding is not None]:
+            notes.append(
+                f"{given[name]}: what pads the images is no air and becomes darker than their tissue: {some(padded, 3)}"
+            )
     splits = Splits(*(tuple(sorted(case for part in parts for case in getattr(part, name))) for name in SPLITS))
     if problems := _shared(images, facts):
         raise DataError(all_problems(source, problems, "Take them out of one of the two folders."))

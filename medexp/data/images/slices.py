@@ -211,8 +211,7 @@ def _same_slices(folder: Path, summary: Mapping[str, Any]) -> int:
 
 def _cut(case: Case, digest: str, classes: Mapping[int, int], slices: SliceConfig, folder: Path) -> int:
     """Write a case's slices and count them."""
-    voxels, label, edge = _in_plane(case.id, read_case(case, classes), CHANNELS.index(slices.channel))
-    brain = ground_of(voxels).brain
+    voxels, brain, label, edge = _in_plane(case.id, read_case(case, classes), CHANNELS.index(slices.channel))
     count = 0
     for index in range(0, voxels.shape[2], slices.every):
         image = voxels[::-1, ::-1, index].T
@@ -237,8 +236,10 @@ def _cut(case: Case, digest: str, classes: Mapping[int, int], slices: SliceConfi
     return count
 
 
-def _in_plane(case: str, volume: Volume, channel: int) -> tuple[NDArray[np.float32], NDArray[np.uint8], float]:
-    """One channel and the label along the nearest RAS axes, and the edge of their square pixels in mm."""
+def _in_plane(
+    case: str, volume: Volume, channel: int
+) -> tuple[NDArray[np.float32], NDArray[np.bool_], NDArray[np.uint8], float]:
+    """One channel, where it shows the brain, and the label along the nearest RAS axes; the edge of square pixels in mm."""
     orientation = io_orientation(volume.affine)
     unit = volume.affine[:3, :3] / nib.affines.voxel_sizes(volume.affine)
     leaning = float(np.degrees(np.arcsin(np.abs(unit.T @ unit - np.eye(3)).clip(0, 1).max())))
@@ -250,11 +251,11 @@ def _in_plane(case: str, volume: Volume, channel: int) -> tuple[NDArray[np.float
     raw = volume.image[channel]
     ground = ground_of(raw)
     filled = raw if ground.level is None else np.where(ground.brain, raw, np.float32(origin_of(raw, ground)))
-    voxels, label = (apply_orientation(array, orientation) for array in (filled, volume.label))
+    voxels, brain, label = (apply_orientation(array, orientation) for array in (filled, ground.brain, volume.label))
     edges = nib.affines.voxel_sizes(volume.affine)[np.argsort(orientation[:, 0])]
     edge = float(edges[:2].min())
     if edges[:2].max() > edge * (1 + _SQUARE):
         zoom = (*(edges[:2] / edge), 1.0)
         voxels = ndimage.zoom(voxels, zoom, order=1, mode="nearest", grid_mode=True)
-        label = ndimage.zoom(label, zoom, order=0, mode="nearest", grid_mode=True)
-    return voxels, label, edge
+        brain, label = (ndimage.zoom(array, zoom, order=0, mode="nearest", grid_mode=True) for array in (brain, label))
+    return voxels, brain, label, edge

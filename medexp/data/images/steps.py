@@ -25,7 +25,8 @@ class ReadGrey:
 class ZeroDarkest:
     """The darkest value becomes 0, and so does a pixel of a value that no tissue has, such as a marker that was burnt in.
 
-    In an image of negative values too that has no value as often as 0, that 0 is background: it was z-scored over the brain.
+    Padding of any value, and the 0 of an image that was z-scored over the brain, come to lie below the tissue before
+    (`medexp.data.images.background`).
     """
 
     NAME: ClassVar[str] = "zero_darkest"

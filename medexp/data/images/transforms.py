@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from medexp.data.images.background import without_padding
 from medexp.data.images.steps import Fit, ReadGrey, ZeroDarkest, ZScoreForeground
 from medexp.data.preprocessing import Preprocessing
 from medexp.data.volumes.background import beyond_tissue
@@ -109,12 +110,8 @@ def augmentation() -> Compose:
 
 def _from_zero(image: NDArray[np.float32]) -> NDArray[np.float32]:
     """An image moved to where its darkest value, and its background with it, is 0."""
-    darkest = image.min()
-    if darkest < 0:
-        values, counts = np.unique(image, return_counts=True)
-        if values[counts.argmax()] == 0:
-            image = np.where(image == 0, darkest, image)
-    image = image - darkest
+    image = without_padding(image)[0]
+    image = image - image.min()
     return np.where(beyond_tissue(image, image > 0), np.float32(0), image)
 
 

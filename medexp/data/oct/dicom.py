@@ -166,6 +166,8 @@ def _demand_one_sign(path: Path) -> None:
 def _voxels(path: Path, dataset: Dataset, shape: tuple[int, int, int], rescaling: list[tuple[float, float]]) -> NDArray[Any]:
     """(D, H, W), one frame after the other, so that beside the volume there is one frame in memory."""
     voxels: NDArray[Any] | None = None
+    padding = _padding(dataset)
+    padded = []  # of each frame a bit a voxel: bytes would be a second volume
     rescaled = any(pair != (1.0, 0.0) for pair in rescaling)
     done = 0
     try:
@@ -174,6 +176,9 @@ def _voxels(path: Path, dataset: Dataset, shape: tuple[int, int, int], rescaling
                 raise DataError(f"{path}: a frame of {frame.shape}, number {done + 1}; its header says {shape}")
             if voxels is None:
                 voxels = np.empty(shape, np.float32 if rescaled else frame.dtype)
+            if padding:
+                low, high = sorted(int(np.array(value).astype(frame.dtype)) for value in padding)  # -2000 may stand as 63536
+                padded.append(np.packbits((frame >= low) & (frame <= high)))
             slope, intercept = rescaling[done if len(rescaling) > 1 else 0]
             voxels[done] = frame * np.float32(slope) + np.float32(intercept) if rescaled else frame
             done += 1
@@ -188,7 +193,35 @@ def _voxels(path: Path, dataset: Dataset, shape: tuple[int, int, int], rescaling
     if dataset.get("PhotometricInterpretation") == _INVERTED:
         turned = -1 if voxels.dtype.kind == "i" else 2 ** int(dataset.BitsStored) - 1  # of signed pixels -1 mirrors the range
         np.subtract(voxels.max() if rescaled else voxels.dtype.type(turned), voxels, out=voxels)
+    if padding:
+        _darken(voxels, padded)
     return voxels
+
+
+def _padding(dataset: Dataset) -> tuple[int, int] | None:
+    """Both ends of the stored values that mark what lies outside a scan (PS3.3, C.7.5.1.1.2); None where none do."""
+    first = dataset.get("PixelPaddingValue")
+    if first is None:
+        return None
+    last = dataset.get("PixelPaddingRangeLimit")
+    return int(first), int(first if last is None else last)
+
+
+def _darken(voxels: NDArray[Any], padded: Sequence[NDArray[np.uint8]]) -> None:
+    """Padding becomes as dark as the darkest of the other voxels, in place; where there are no others, of one value.
+
+    Args:
+        voxels: (D, H, W).
+        padded: Of each frame, a bit a voxel.
+    """
+
+    def outside(frame: int) -> NDArray[np.bool_]:
+        return np.unpackbits(padded[frame], count=voxels[0].size).astype(bool).reshape(voxels.shape[1:])
+
+    others = [rest.min() for frame in range(len(voxels)) if (rest := voxels[frame][~outside(frame)]).size]
+    darkest = min(others, default=voxels.max())
+    for frame in range(len(voxels)):
+        voxels[frame][outside(frame)] = darkest
 
 
 def _frames(path: Path) -> Iterator[NDArray[Any]]:

@@ -20,7 +20,7 @@ from medexp.data.parallel import described
 from medexp.data.seen import Field
 from medexp.errors import DataError
 
-VERSION = 2
+VERSION = 3
 """Part of the cache key: raise it when what is computed here, in `layers` or in `readers` changes."""
 
 _TOGETHER = 4  # volumes that a process is sent at a time

@@ -26,7 +26,7 @@ from medexp.data.volumes.cases import Case
 from medexp.data.volumes.facts import along_ras, digests
 from medexp.errors import DataError, all_problems
 
-VERSION = 5
+VERSION = 6
 """Raise it when what is computed here, in `read`, or in `volumes` of it changes: what is cached is then computed anew."""
 
 SMALLEST = 16
@@ -171,12 +171,19 @@ def _describe(case: Case, data: PairDataConfig, entry: Path, block: str) -> Pair
         affines=two_affines(case.files),
     )
     share = float((volume.label[ground.brain] > 0).mean()) if ground.brain.any() else 0.0
-    dark = float((volume.image[0][ground.brain] < (ground.level or 0)).mean())
+    dark = _darker(volume.image[0][ground.brain], ground.level or 0)
     if problems := list(_problems(facts, np.ptp(at, axis=0) + 1, dark, onto.outside, share, of_grid, data, block)):
         left_out = flag(f"{block}.exclude", [case.id])
         raise DataError(all_problems(f"case {case.id}", problems, f"Or leave the case out with {left_out}."))
     keep_record(entry, asdict(facts))
     return facts
+
+
+def _darker(head: NDArray[np.float32], level: float) -> float:
+    """Share of a head that is darker than its background; 0 under padding, which lies farther above all tissue than the
+    head's values lie apart: nothing that is inverted does."""
+    low, high = np.quantile(head, (0.01, 0.99))
+    return 0.0 if level - high > high - low > 0 else float((head < level).mean())
 
 
 def _problems(
@@ -201,8 +208,8 @@ def _problems(
     if dark > _DARK:
         yield (
             f"{dark:.0%} of its head is darker than the background ({facts.level or 0:.6g}), as of z-scores with a background "
-            "of 0, of padding above all tissue, or of inverted grey: give the intensities as the scanner wrote them, with a "
-            "background below the head"
+            "of 0, of padding no brighter than tissue, or of inverted grey: give the intensities as the scanner wrote them, "
+            "with a background below the head"
         )
     if facts.lesion_ml and not facts.grid_ml and outside == 0:
         yield (

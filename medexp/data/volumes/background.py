@@ -22,6 +22,7 @@ _FILLED = 0.4  # of the faces' voxels: more is no brain that touches them; noise
 _NOISE = 0.01  # of the voxels of other values: around a resampled brain lie a few (0.1 %) small ones, which stay what they are
 _PATCHES = 0.5  # of the faces' voxels of a value
 _FAR = 2.0  # ranges of the brain's values, from which on they are not counted from the background: air lies below 1
+_WITHIN = 0.1  # ranges of the brain's values: a little above the darkest of them lies the air of many a picture
 _HOT = 20.0  # times as far from the median as the 99th percentile is; the brightest vessels lie at 5
 
 
@@ -109,9 +110,9 @@ def from_zero(image: NDArray[np.float32]) -> tuple[NDArray[np.float32], list[Gro
     """An image (C, X, Y, Z) in which background and hot voxels are 0 and a brain's values are counted from its background,
     and how each channel was taken apart.
 
-    A background above the brain or far below it, such as padding, is no air: the brain is counted from its own lowest value,
-    or else a voxel between both, as resampling makes them, would outweigh all tissue. One whose background is 0 already, and
-    that has no hot voxel, comes back as it is.
+    A background within the brain's values, above or far below them, such as padding, is no air: the brain is counted from
+    0 or from its own lowest value (`unpadded`), or else a voxel between both, as resampling makes them, would outweigh all
+    tissue. One whose background is 0 already, and that has no hot voxel, comes back as it is.
     """
     done, grounds = np.zeros_like(image), []
     for index, channel in enumerate(image):
@@ -122,18 +123,35 @@ def from_zero(image: NDArray[np.float32]) -> tuple[NDArray[np.float32], list[Gro
 
 
 def origin_of(channel: NDArray[np.float32], ground: Ground) -> float:
-    """What the values of a brain are counted from: its background, or where that is no air their own lowest one.
+    """What the values of a brain are counted from: its background, or where that is no air `unpadded`.
 
     Args:
         channel: Raw intensities (X, Y, Z).
         ground: `ground_of` it.
     """
     brain = channel[ground.brain]
-    if not (level := ground.level or 0.0) or not brain.size:
-        return level
-    low, middle, high = np.quantile(brain, (0.01, 0.5, 0.99))
-    padding = high > low and (level > middle or low - level > _FAR * (high - low))
-    return float(brain.min()) if padding else level
+    level = ground.level or 0.0
+    return unpadded(brain) if level and is_padding(level, brain) else level
+
+
+def unpadded(brain: NDArray[np.float32]) -> float:
+    """What values of which the background is padding are counted from: 0 where that can be their air, which is how they were
+    before they were padded; else the lowest of them."""
+    lowest = float(brain.min())
+    return 0.0 if lowest >= 0 and not is_padding(0, brain) else lowest
+
+
+def is_padding(level: float, brain: NDArray[np.float32]) -> bool:
+    """Whether a background is no air: it is brighter than the darkest of what it surrounds, or far below all of that.
+
+    Args:
+        level: Value of the background.
+        brain: Values of what it surrounds, of any shape.
+    """
+    if not brain.size:
+        return False
+    low, high = np.quantile(brain, (0.01, 0.99))
+    return bool(high > low and (level - low > _WITHIN * (high - low) or low - level > _FAR * (high - low)))
 
 
 def brighter_than(image: Any, share: float) -> Any:

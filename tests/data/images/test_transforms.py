@@ -1,7 +1,10 @@
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from medexp.data.images.background import without_padding
 from medexp.data.images.transforms import preprocess
 from tests.data.images.small_images import mask_of, pixels
 
@@ -23,3 +26,45 @@ def test_pictures_of_any_shape_are_padded_to_that_of_the_input(shape, size):
         torch.testing.assert_close(found, wanted, atol=1e-4, rtol=0)
     thin = preprocess(pixels(3, (80_000, 16)).astype(np.float32), None, size)[0]
     assert thin.shape == (1, *size) and thin.isfinite().all()
+
+
+def a_slice(seed: int) -> np.ndarray:
+    """Tissue of 100 to 400 in an ellipse, around it 0."""
+    rows, columns = np.ogrid[:40, :32]
+    inside = ((rows - 19.5) / 17) ** 2 + ((columns - 15.5) / 13) ** 2 < 1
+    tissue = 100 + 300 * np.random.default_rng(seed).random((40, 32))
+    return np.where(inside, tissue, 0).astype(np.float32)
+
+
+@given(
+    padding=st.floats(-40_000, 40_000, width=32) | st.sampled_from([999, -32768, 10_000, 65_535, -1, 401]),
+    unit=st.sampled_from([1, 0.01, 50]),
+    seed=st.integers(0, 9),
+)
+@settings(max_examples=40, deadline=None)
+def test_padding_of_any_value_is_background(padding, unit, seed):
+    """The pixels that reach the network are those of the image that nobody padded; resampled at its border, too."""
+    image = a_slice(seed)
+    wanted = preprocess(image, None, (32, 24))[0]
+    padded = np.where(image > 0, image, np.float32(padding))
+    found = preprocess(padded * np.float32(unit), None, (32, 24))[0]
+    torch.testing.assert_close(found, wanted, atol=0.06 if 0 <= padding <= 450 else 1e-3, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("image", "value"),
+    [
+        (a_slice(0), None),
+        (np.where(a_slice(0) > 0, a_slice(0), np.float32(999)), 999),
+        (np.where(a_slice(0) > 0, a_slice(0), np.float32(255)), 255),
+        (np.where(a_slice(0) > 0, a_slice(0) / 100 - 2.5, np.float32(0)), 0),  # z-scored
+        (np.pad(pixels(1), 2, constant_values=255).astype(np.float32), 255),  # a white frame
+        (a_slice(0) + np.random.default_rng(0).integers(0, 9, (40, 32)).astype(np.float32), None),  # the air of a JPEG
+    ],
+    ids=["0", "above", "within", "z-scored", "frame", "air"],
+)
+def test_what_is_padding(image, value):
+    """Air is none: a picture as scanners and their software write it goes on as it is."""
+    done, found = without_padding(image)
+    assert found == value
+    assert done is image if value is None else done.min() == done[0, 0]

@@ -136,6 +136,30 @@ def test_values_are_the_same_however_they_are_stored(tmp_path_factory, bits, sig
     assert np.array_equal(read_scan(path).voxels, values)
 
 
+@pytest.mark.parametrize("inverted", [False, True])
+@pytest.mark.parametrize("dtype", [np.uint16, np.int16])
+def test_padding_that_the_header_names_is_dark(tmp_path: Path, dtype: Any, inverted: bool) -> None:
+    """Of one value or of a range, above or below the retina, rescaled or not; the darkest of the rest is not hidden by it."""
+    grey = {"PhotometricInterpretation": "MONOCHROME1"} if inverted else {}
+    outside = np.zeros(SHAPE, bool)
+    outside[:, :3], outside[2:5, :, :4] = True, True
+    darkest = VOXELS[~outside].min()
+    top, turned = (2**16 - 1, dtype == np.uint16) if inverted else (0, False)
+    stored = (top - VOXELS.astype(np.int64) if turned else -1 - VOXELS.astype(np.int64) if inverted else VOXELS).astype(dtype)
+    for low, high in ((999, 999), (-2000 if dtype == np.int16 else 63536, None), (30_000, 30_010)):
+        padded = np.where(outside, low, stored).astype(dtype)
+        padded[0, 0, :2] = low if high is None else high
+        values = {"PixelPaddingValue": low} | ({} if high is None else {"PixelPaddingRangeLimit": high})
+        scan = read_scan(write_dicom(tmp_path / "a.dcm", padded, **values, **grey))
+        assert np.array_equal(scan.voxels, np.where(outside, darkest, VOXELS))
+        scaled = read_scan(write_dicom(tmp_path / "a.dcm", padded, RescaleSlope=2, RescaleIntercept=-7, **values, **grey))
+        difference = scan.voxels * 2.0 - scaled.voxels
+        assert np.ptp(difference) < 1e-2
+    ends = np.iinfo(dtype)
+    with pytest.raises(DataError, match="all values are"):
+        read_scan(write_dicom(tmp_path / "a.dcm", padded, PixelPaddingValue=ends.min, PixelPaddingRangeLimit=ends.max, **grey))
+
+
 def test_what_a_file_does_not_say_is_none(tmp_path: Path) -> None:
     bare = write_dicom(
         tmp_path / "a.dcm", VOXELS, SharedFunctionalGroupsSequence=None, ImageLaterality="B", ManufacturerModelName=""

@@ -44,6 +44,21 @@ def test_a_pair_on_the_networks_grid_lies_where_it_does_in_its_files(bids, cache
     assert raw.std() > 0 and brightness > 0.99
 
 
+@pytest.mark.parametrize("padding", [9999, -2000])
+def test_padding_above_and_below_the_head_changes_nothing(bids, cache, tmp_path, padding):
+    """What an inverted image has is refused as before: its background lies near its head."""
+    for subject in range(1, 5):
+        voxels = flair(subject)
+        write_subject(tmp_path, f"sub-{subject:03d}", subject, FLAIR=np.where(voxels, voxels, padding).astype(np.int16))
+    prepared = prepare_pairs(reads(cache, tmp_path))
+    for grid in ((6.0, 6.0, 6.0), (5.0, 5.0, 5.0)):
+        data = pair_data(spacing=grid)
+        found = load_pair(prepared.cases["sub-001"], data)
+        wanted = load_pair(prepare_pairs(reads(cache, bids)).cases["sub-001"], data)
+        assert np.abs(found.image - wanted.image).max() < 1e-5 and np.array_equal(found.mask, wanted.mask)
+    assert dict(account(prepared, pair_data()))["background"] == f"{padding} set to 0 (4 cases)"
+
+
 def test_patients_are_split_and_the_manifest_says_what_they_are(bids, cache, tmp_path):
     prepared = prepare_pairs(reads(cache, bids))
     assert [len(prepared.ids(split)) for split in ("train", "val", "test")] == [4, 2, 2]
@@ -163,6 +178,7 @@ def test_what_cannot_be_used_is_refused_by_name_and_all_at_once(cache, tmp_path)
         "flat": {"FLAIR": np.full(SHAPE, 7, np.int16)},
         "holes": {"FLAIR": holes},
         "scores": {"FLAIR": scores},
+        "inverted": {"FLAIR": 1000 - flair(4)},
         "beside": {"roi": beside},
         "brain": {"roi": np.asarray(flair(0) > 0, np.uint8)},
     }.items():
@@ -177,7 +193,7 @@ def test_what_cannot_be_used_is_refused_by_name_and_all_at_once(cache, tmp_path)
         prepare_pairs(reads(cache / "bad", tmp_path))
     told = str(error.value)
     for words in (
-        "14 of 15 cases cannot be used",
+        "15 of 16 cases cannot be used",
         "case sub-wide: sub-wide_FLAIR_roi.nii.gz: labels that data.lesion does not have: 255 (36 voxels); it has [0, 1]",
         "sub-soft_FLAIR_roi.nii.gz: labels that are no integers, such as 0.37; it was resampled with interpolation: threshold "
         f"it, as by fslmaths {tmp_path}/sub-soft/anat/sub-soft_FLAIR_roi.nii.gz -thr 0.5 -bin NEW_MASK",
@@ -188,6 +204,7 @@ def test_what_cannot_be_used_is_refused_by_name_and_all_at_once(cache, tmp_path)
         "case sub-flat: sub-flat_FLAIR.nii.gz: a constant channel, every voxel is 7.0",
         "sub-holes_FLAIR.nii.gz: 1 NaN or infinite voxels",
         "of its head is darker than the background (0), as of z-scores",
+        "of its head is darker than the background (1000), as of z-scores",
         "case sub-beside: 100% of its lesion lies on background: the mask is of another image, or its affine is wrong",
         "case sub-brain: its lesion fills 100% of the head: it is a mask of the brain",
         "sub-cut_FLAIR.nii.gz: unreadable or truncated",
