@@ -55,6 +55,7 @@ class Phase:
             block beside its own keys.
         goes_on: Whether the same command again goes on with what was interrupted.
         diagnosis: What a recovery that failed shows of its runs.
+        units: What intervals draw, one and several of them; what the tables call a patient.
     """
 
     name: str
@@ -66,6 +67,7 @@ class Phase:
     studies: bool = False
     goes_on: bool = False
     diagnosis: Diagnosis = Diagnosis()
+    units: tuple[str, str] = ("patient", "patients")
 
     @property
     def folder(self) -> Path:

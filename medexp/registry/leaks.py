@@ -51,6 +51,7 @@ def leak_check(
     learned: Sequence[str] = LEARNED,
     beside: Sequence[Pulled] = (),
     listed: Mapping[str, pd.DataFrame | None] | None = None,
+    unit: str = "patients",
 ) -> Check:
     """LEAK: no case of a test set is of a patient, has the voxels, or is a copy of a case, that the model or one of its
     ancestors was trained or selected on.
@@ -70,6 +71,7 @@ def leak_check(
         beside: Other models that it is built on, which its own record need not name.
         listed: By name of a model that is not registered: whom it learned from, with the column `patient_sha256` and, if they
             are known, those of `medexp.data.manifest.seen_cases`; None where that is not known.
+        unit: What stands for patients in the test set.
 
     Raises:
         RegistryError: An ancestor's package was altered.
@@ -96,7 +98,7 @@ def leak_check(
             leaks[", ".join(sorted(by_hash))].append(f"{row.patient} (a copy of case {row.case}, saved anew or mirrored)")
         if by_id or by_voxels or by_hash:
             leaked.add(row.patient)
-    return _check(cases, seen, leaks, len(leaked), learned)
+    return _check(cases, seen, leaks, len(leaked), learned, unit)
 
 
 def unknown_check(called: str, cases: pd.DataFrame) -> Check:
@@ -136,12 +138,19 @@ def split_check(models: Sequence[Pulled], called: str, data: Prepared[Any, Any],
     return leak_check(models[0], cases, ("train",) if split == "val" else LEARNED, models[1:])
 
 
-def _check(cases: pd.DataFrame, seen: _Seen, leaks: Mapping[str, Sequence[str]], leaked: int, learned: Sequence[str]) -> Check:
+def _check(
+    cases: pd.DataFrame,
+    seen: _Seen,
+    leaks: Mapping[str, Sequence[str]],
+    leaked: int,
+    learned: Sequence[str],
+    unit: str = "patients",
+) -> Check:
     unknown, splits = "; ".join(seen.unknown), {"train": "training", "val": "validation"}
     where = " or ".join(splits[split] for split in learned)
     return Check(
         "LEAK",
-        "The patients judged on are new to the model and to what it was made from",
+        f"The {unit} judged on are new to the model and to what it was made from",
         Severity.BLOCKING,
         passed=not leaks,
         threshold=f"no patient's id, no equal voxels and no copy (by perceptual hash) judged on in {where} of "
@@ -152,7 +161,7 @@ def _check(cases: pd.DataFrame, seen: _Seen, leaks: Mapping[str, Sequence[str]],
         | ({"seen": _first(leaks)} if leaks else {})
         | ({"no_copies_looked_for_in": ", ".join(seen.unhashed)} if seen.unhashed else {})
         | ({"unknown": unknown} if unknown else {}),
-        advice="Take these patients out of what is judged on, or use a model that was not trained on them.",
+        advice=f"Take these {unit} out of what is judged on, or use a model that was not trained on them.",
     )
 
 

@@ -142,12 +142,13 @@ class Facts:
 
     @property
     def arm(self) -> str | None:
-        """The arm of `per_case.csv` that the run is about: figures of the others bear their names; None: it has no arms."""
+        """The arm of `per_case.csv` that the run is about: figures of the others bear their names; None: it has no arms, or
+        nothing says which."""
         if self.per_case is None or "arm" not in self.per_case or self.per_case.empty:
             return None
         named = {word for name in self.intervals["metric"] for word in str(name).split("/")[:-1]}
         arms = [str(arm) for arm in self.per_case["arm"].unique()]
-        return next((arm for arm in reversed(arms) if arm not in named), arms[-1])
+        return next((arm for arm in reversed(arms) if arm not in named), None)
 
     @property
     def trials(self) -> pd.DataFrame | None:

@@ -17,6 +17,7 @@ from medexp.markdown import as_markdown
 from medexp.registry.card import ITEMS, NOT_APPLICABLE, claimed
 from medexp.registry.store import pull, resolve
 from medexp.report.facts import Facts, facts
+from medexp.report.summary import Summary
 from medexp.report.written import run_of_version
 
 # What CLAIM's items are called in running text, in the order of a methods section. What refers to another part is left out.
@@ -154,6 +155,7 @@ def _methods(found: Facts, models: Sequence[str]) -> Methods:
 
 def _sentences(found: Facts, lists: Sequence[Mapping[int, str]]) -> list[str]:
     """What is the same of all versions of the run, and what the run itself knows."""
+    units = _units(found)
     said = [f"{found.run.name} is a run of {found.phase}, profile {found.profile}." if found.phase else ""]
     for number, sentence in _SAID.items():
         answers = {known[number] for known in lists if number in known and not known[number].startswith(_ELSEWHERE)}
@@ -161,16 +163,19 @@ def _sentences(found: Facts, lists: Sequence[Mapping[int, str]]) -> list[str]:
             said.append(sentence.format(answers.pop().rstrip(".")))
         if number == 19 and found.splits:
             counts = [
-                f"{one.name} {one.cases} cases" + (f" of {one.patients} patients" if one.patients else "")
+                f"{one.name} {one.cases} cases" + (f" of {one.patients} {units[1]}" if one.patients else "")
                 for one in found.splits
             ]
             said.append(f"Partitions: {'; '.join(counts)}.")
     covers = set(found.intervals["confidence"].dropna()) if len(found.intervals) else set()
-    by = found.summary.units[0] if found.summary else "patient"
-    said += [f"Intervals cover {share:.0%} each, for a figure alone, by {by}." for share in sorted(covers)]
+    said += [f"Intervals cover {share:.0%} each, for a figure alone, by {units[0]}." for share in sorted(covers)]
     if not lists and found.sources:
         said.insert(1, f"Data: {'; '.join(found.sources)}.")
     return [*filter(None, said), *_software(found)]
+
+
+def _units(found: Facts) -> tuple[str, str]:
+    return found.summary.units if found.summary else Summary.units
 
 
 def _software(found: Facts) -> list[str]:
@@ -193,7 +198,7 @@ def _tables(found: Facts) -> list[tuple[str, Sequence[str], Sequence[Sequence[st
         tables += [summary.beside] if summary.beside else []
     if len(found.intervals):
         rows = [[str(row["metric"]), *_figure(row)] for _, row in found.intervals.iterrows()]
-        tables.append(("All figures with their intervals", ["metric", "estimate", "interval", "patients"], rows))
+        tables.append(("All figures with their intervals", ["metric", "estimate", "interval", _units(found)[1]], rows))
     return tables
 
 

@@ -25,7 +25,7 @@ class Summary:
         first: What a reader must know before any figure, such as a control that is as good: sentences, before all else.
         beside: A second table: title, columns, rows.
         compared_by: The figure that runs of the phase are compared by, as `intervals.csv` names it, and its name for a reader.
-        units: What intervals draw, one and several of them; what the tables call a patient.
+        units: The phase's (`medexp.phases.Phase`).
     """
 
     headline: str

@@ -17,8 +17,8 @@ from medexp.tracking.processes import PROCESS, in_words, is_above, is_gone
 from medexp.tracking.stores import database_file, without_secrets
 
 _COLUMNS = {
+    "tags.`medexp.verdict`": 103,
     "tags.`medexp.headline`": 230,
-    "tags.`medexp.verdict`": 115,
     "tags.`medexp.failed_diagnostics`": 180,
     "tags.`medexp.best`": 120,
     "tags.`medexp.champion`": 150,
@@ -26,7 +26,9 @@ _COLUMNS = {
     "attributes.`Models`": 200,
     "attributes.`Dataset`": 300,
 }
-TABLE = {"selectedColumns": list(_COLUMNS), "columnOrder": list(_COLUMNS), "columnWidths": _COLUMNS}
+_NARROWER = {"attributes.`Run Name`": 180, "runDateAndNestInfo": 120}  # always there: verdict and headline fit beside them
+_WIDTHS = _NARROWER | _COLUMNS
+TABLE = {"selectedColumns": list(_COLUMNS), "columnOrder": list(_WIDTHS), "columnWidths": _WIDTHS}
 """How MLflow's UI begins to show a table of runs: which columns stand beside the runs' names, and how wide, in pixels."""
 _VIEW = "mlflow.sharedViewState.medexp"  # by which a UI that is not medexp's own shows it too, for who asks for it
 _ABOUT = """Runs of `mlflow run . -e {phase}`; trials of a sweep, rungs of a recovery and steps of a pipeline stand under the run that began them.

@@ -37,7 +37,7 @@ from medexp.tracking.reporter import MlflowReporter
 from medexp.tracking.signals import Terminated, on_signals, signals_wait, terminate, was_terminated
 from medexp.tracking.stores import STORE_ERRORS, chain, check_store, reason, retries, without_secrets
 
-_SAMPLES = 6  # of the system, one each ten seconds
+_SAMPLES = 60  # of the system, one each ten seconds
 
 _log = logging.getLogger(__name__)
 os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # of a server; it opens the UI in the wrong mode
@@ -179,7 +179,8 @@ def tracked_run(
         client, run_id = MlflowClient(), started.info.run_id
         run = TrackedRun(run_id, output_dir / run_id, MlflowReporter(client, run_id), client)
         logging.getLogger("mlflow.system_metrics").setLevel(logging.ERROR)  # its warnings show the URI with its password
-        # A mean a minute: a page shows them before all that was measured, and of a shorter run they tell nothing.
+        # A mean each ten minutes: pages and comparisons show them before all that was measured, and of a shorter run they tell
+        # nothing. MLFLOW_SYSTEM_METRICS_SAMPLES_BEFORE_LOGGING=6 makes it one a minute.
         monitor = SystemMetricsMonitor(run.id, resume_logging=True, samples_before_logging=_SAMPLES)
         go_on = f"go on from there with -P resume={run.id}" if isinstance(config, Resumable) else "run it again"
         kept = f"What was done is kept in {run.folder}: when the cause is gone, {go_on}"

@@ -2,11 +2,13 @@
 
 The app of the entry point `mlflow.app`, which `mlflow ui --app-name medexp` finds. MLflow's UI keeps what a user chose in the
 browser; of what nobody chose yet the defaults are those of generative models: an experiment shows no run, and an assistant
-takes a third of the page. Tables of runs begin with the columns that runs are compared by. What the user chooses later stands.
+takes a third of the page. Tables of runs begin with the columns that runs are compared by, a run's charts with losses and
+validation, and what was measured once is no chart. What the user chooses later stands.
 """
 
 import json
 from collections.abc import Awaitable, Callable, MutableMapping
+from pathlib import Path
 from typing import Any
 
 from mlflow.server.fastapi_app import app as mlflow_app
@@ -24,17 +26,10 @@ _FIRST_CHOICES = {
     "mlflow.assistant.fab.autoOpenedOnFirstLoad_v1": "true",
     "mlflow.telemetry.info.alert.dismissed_v1": "true",  # it is off: medexp.console and the Makefile see to that
 }
-_SCRIPT = f"""<script>
-for (const [key, value] of Object.entries({json.dumps(_FIRST_CHOICES)}))
-  if (localStorage.getItem(key) === null) localStorage.setItem(key, value);
-const kept = Storage.prototype.getItem;
-Storage.prototype.getItem = function (key) {{
-  const value = kept.call(this, key);
-  const table = /^MLflowLocalStorage-[.0-9]+-ExperimentPage-.*-ReactComponentState$/.test(key);
-  return value === null && table ? {json.dumps(json.dumps(TABLE))} : value;
-}};
-if (!location.hash) location.replace("#/experiments");
-</script>""".encode()
+_SCRIPT = (
+    f"<script>({Path(__file__).with_suffix('.js').read_text(encoding='utf-8')})"
+    f"({json.dumps(_FIRST_CHOICES)}, {json.dumps(json.dumps(TABLE))})</script>"
+).encode()
 
 
 def create_app() -> App:

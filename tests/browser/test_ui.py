@@ -1,6 +1,7 @@
 """`medexp ui` as a browser shows it: runs are found at once, and nothing of generative models stands between."""
 
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,11 +18,23 @@ def test_runs_are_found_at_once(store: MlflowClient, tmp_path: Path, visit: Call
     with tracked_run("phase1", Config()) as run:
         run.tag({"mlflow.note.content": "What the run says of itself"})
         run.tag({HEADLINE: "Dice 0.831 [0.778, 0.873]", VERDICT: "PASSED", "medexp.git_dirty": "false"})
+        for step in range(3):
+            run.reporter.metrics({f"train/{name}": 0.5 for name in ("grad_norm", "loss", "loss_dice", "lr_lora")}, step)
+            run.reporter.metrics({f"{arm}val/{name}": 0.5 for name in ("ce", "dice") for arm in ("", "versus/control/")}, step)
+        run.reporter.metrics({"test/auroc": 0.8}, 0)
     with ui_on(os.environ["MLFLOW_TRACKING_URI"], tmp_path) as (told, server):
         assert told.startswith("The last run, phase1 s0:  ")
         there = visit()
         there.open(told.split()[-1])
         there.shows("phase1 s0", "What the run says of itself")
+        charts = visit(1400, 4000)
+        charts.open(told.split()[-1].replace("?", "/model-metrics?"))
+        charts.shows("(versus/control/val/ce)")
+        assert charts.charts()[1] == 0, "what was measured once is no chart"
+        assert re.findall(r"\((\S+/\S+)\)", charts.page.locator("body").inner_text()) == [
+            *("train/loss", "train/loss_dice", "train/grad_norm", "train/lr_lora"),
+            *("val/dice", "val/ce", "versus/control/val/dice", "versus/control/val/ce"),
+        ]
         first = visit()
         first.open(server)  # what a user types who has not read what was printed
         first.shows("Experiments")
@@ -32,9 +45,14 @@ def test_runs_are_found_at_once(store: MlflowClient, tmp_path: Path, visit: Call
         columns = first.page.locator(".ag-header-cell").all_inner_texts()
         assert any(VERDICT in name for name in columns) and not any("git_dirty" in name for name in columns), columns
         assert not first.page.get_by_text("Ask a question").count()
+        small = visit(900)
+        small.open(told.split()[-1].replace(run.id, ""))
+        for text in ("PASSED", "Dice 0.831 [0.778, 0.873]"):
+            box = small.page.get_by_text(text, exact=True).locator("visible=true").first.bounding_box()
+            assert box and box["x"] + box["width"] <= 900, text
         first.open(f"{server}/#/models")
         first.shows("Registered Models")
-        assert there.errors + first.errors == []
+        assert there.errors + charts.errors + first.errors + small.errors == []
 
 
 def test_what_a_user_chose_stands(store: MlflowClient, tmp_path: Path, visit: Callable[..., Visit]) -> None:

@@ -3,5 +3,11 @@
 from medexp.phases import Phase, from_recipe
 from medexp.phases.leaderboard.config import LeaderboardConfig
 
-PHASE = Phase("leaderboard", LeaderboardConfig, "medexp.phases.leaderboard.recipe", checks=("LEADERBOARD-DATA",))
+PHASE = Phase(
+    "leaderboard",
+    LeaderboardConfig,
+    "medexp.phases.leaderboard.recipe",
+    checks=("LEADERBOARD-DATA",),
+    units=("participant", "participants"),
+)
 __getattr__ = from_recipe(PHASE)

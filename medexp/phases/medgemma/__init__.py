@@ -26,6 +26,7 @@ PHASE = Phase(
         "CONTROLS",
     ),
     revision=2,
+    units=("family", "families"),
     next={
         "medgemma_lora_adapter": "mlflow run . -e predict -P model=models:/medgemma_lora_adapter@champion -P input=NEW.jsonl",
     },

@@ -25,7 +25,7 @@ from medexp.models.kinds import Architecture
 from medexp.phases.medgemma import checks
 from medexp.phases.medgemma.arms import ADAPTER, BASE, JUDGED, UNADAPTED, Arm
 from medexp.phases.medgemma.asking import Asking, answers
-from medexp.phases.medgemma.comparison import UNITS, Answered, answered
+from medexp.phases.medgemma.comparison import Answered, answered
 from medexp.phases.medgemma.config import MedgemmaConfig
 from medexp.phases.medgemma.reading import asking_of, read_data
 from medexp.phases.medgemma.report import as_given, log_answered, rows_of
@@ -130,7 +130,6 @@ def benchmark(ctx: Context[MedgemmaConfig]) -> None:
         Summary(
             headline=f"benchmark of {pulled.name} version {pulled.version}, on {data.source}",
             compared_by=("benchmark/adapter/accuracy", "accuracy"),
-            units=UNITS,
             title=f"{pulled.name} version {pulled.version}: {len(owners)} scenarios that it was not trained on, of "
             f"{len(set(owners))} families",
             head=head,

@@ -20,7 +20,7 @@ from medexp.evaluation.controls import Control, Source, control, majority, of_he
 from medexp.evaluation.intervals import Interval
 from medexp.evaluation.proportions import mcnemar, modality_spread, proportion
 from medexp.evaluation.rules import keyword_rule
-from medexp.phases.medgemma import checks
+from medexp.phases.medgemma import PHASE, checks
 from medexp.phases.medgemma.arms import ADAPTER, BASE, BLIND, OTHER, arms
 from medexp.phases.medgemma.config import MedgemmaConfig
 from medexp.phases.shared.classification import Judged, judge
@@ -30,8 +30,6 @@ from medexp.phases.shared.controls import Beside, Known, compared, hog_of, log_b
 SHARES = {"accuracy": "accuracy", "true_positive": "CORRECT said CORRECT", "true_negative": "ERROR said ERROR"}
 """What is told of each model, and what it is."""
 OVERALL = "all"
-UNITS = ("family", "families")
-"""What intervals draw: a family's scenarios together."""
 
 Shares = Mapping[str, Interval]
 
@@ -162,7 +160,7 @@ def compare(ctx: Context[MedgemmaConfig], data: PreparedScenarios, told: Mapping
         majority(task),
     ]
     rivals = [Control(BASE, "the base without the adapter", [found[BASE]]), *controls]
-    beside = compared("the adapter", found[ADAPTER], rivals, owners, resampling, METRICS)
+    beside = compared("the adapter", found[ADAPTER], rivals, owners, resampling, METRICS, PHASE.units[1])
     log_beside(ctx, beside)
     models = {arm.name: (arm.called, found[arm.name]) for arm in arms(config) if arm.name in (ADAPTER, BASE, BLIND, OTHER)}
     models |= {one.name: (one.called, one.predictions[0]) for one in controls if one.name in ("rule", "words", "majority")}

@@ -107,7 +107,8 @@ def judgeable(data: PreparedScenarios) -> None:
 
 def guard(work: Work, split: str) -> list[Check]:
     """LEAK: the base was not trained on what is judged, as far as that is known."""
-    return [leak_check(None, work.data.judged(split), listed={work.base.folder.name: seen_by(work.asking.config, work.base)})]
+    listed = {work.base.folder.name: seen_by(work.asking.config, work.base)}
+    return [leak_check(None, work.data.judged(split), listed=listed, unit=PHASE.units[1])]
 
 
 def train(ctx: Context[MedgemmaConfig], work: Work) -> Trained:

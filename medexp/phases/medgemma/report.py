@@ -20,10 +20,11 @@ from medexp.files import replacing
 from medexp.models.checkpoints import weights_digest
 from medexp.models.vision_language.adapters import save_adapter
 from medexp.models.vision_language.bases import Base, load_base
+from medexp.phases.medgemma import PHASE
 from medexp.phases.medgemma.adapter import Trained, dtype_of
 from medexp.phases.medgemma.arms import ADAPTER, BASE, BLIND, JUDGED, OTHER, PARAPHRASE, SWAPPED
 from medexp.phases.medgemma.asking import Asking
-from medexp.phases.medgemma.comparison import OVERALL, SHARES, UNITS, Answered, Compared
+from medexp.phases.medgemma.comparison import OVERALL, SHARES, Answered, Compared
 from medexp.phases.medgemma.config import MedgemmaConfig
 from medexp.phases.shared.classification import calibration_of, log_judged, per_case
 from medexp.phases.shared.context import Context
@@ -246,7 +247,6 @@ def finish(
         Summary(
             headline=f"medgemma, profile {config.profile}, rank {config.lora.rank}, on {data.source}",
             compared_by=("val/final/accuracy", "accuracy"),
-            units=UNITS,
             title=f"{judged.on}: {len(answered.rows)} scenarios of {answered.rows['patient'].nunique()} families",
             head=head,
             rows=rows,
@@ -302,24 +302,28 @@ def words_of(compared: Compared) -> list[str]:
             better=f"Better than the base without the adapter in accuracy ({p})",
             worse=f"Worse than the base without the adapter in accuracy ({p})",
             same=f"No better than the base in accuracy, as far as can be measured ({p})",
+            unit=PHASE.units[1],
         ),
         gains[OTHER].told(
             few="Too few scenarios to tell whether the image counts",
             better="The image counts: with another scenario's image accuracy falls",
             worse="With another scenario's image accuracy rises",
             same="Whether the image counts cannot be seen: what another scenario's image changes in accuracy",
+            unit=PHASE.units[1],
         ),
         gains[BLIND].told(
             few="Too few scenarios to tell what the text alone gives",
             better="Without any image accuracy falls",
             worse="Without any image accuracy rises",
             same="Without any image accuracy is as good, as far as can be measured",
+            unit=PHASE.units[1],
         ),
         compared.beside.gains["majority"]["accuracy"].told(
             few="Too few scenarios to tell the adapter from always giving the same answer",
             better="Better than always giving the same answer in accuracy",
             worse="Worse than always giving the same answer in accuracy",
             same="No better than always giving the same answer in accuracy, as far as can be measured",
+            unit=PHASE.units[1],
         ),
     ]
     said = compared.answered.predictions["rule"].predicted

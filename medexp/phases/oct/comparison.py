@@ -80,7 +80,7 @@ def compare(
     initial = next(one for one in ranked if one.name == RANDOM).control
     rivals = [replace(initial, name="untrained"), *controls]
     first, owners = next(iter(entry.predictions.values())), list(people["patient"])
-    beside = compared(f"the head on {chosen}", first, rivals, owners, ctx.resampling, METRICS)
+    beside = compared(f"the head on {chosen}", first, rivals, owners, ctx.resampling, METRICS, ctx.phase.units[1])
     log_beside(ctx, beside)
     own = [checks.better_than_majority(beside.gains["majority"][PRIMARY], chosen), *beside.checks]
     return Compared(people, board, by_split, chosen, on_validation, beside, own)

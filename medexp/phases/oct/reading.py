@@ -49,7 +49,6 @@ def read_data(ctx: Context[OctConfig]) -> PreparedVolumes:
     ctx.check(checks.data(len(data.cases) + failed, failed, people, found.lost))
     reporter.table(found.errors, "data_errors.csv")
     reporter.table(found.without, "left_out.csv")
-    reporter.table(found.counts.reset_index(), "class_counts.csv")
     entries = {volume.id: volume.entry for volume in data.cases.values()}
     keys = data.manifest[["case", "patient", "split", "key"]]
     used = [entries[case] for case in keys["case"]]

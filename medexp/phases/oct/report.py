@@ -107,10 +107,8 @@ def finish(
     ]
     reporter.table(pd.concat(arms, ignore_index=True), "per_case.csv")
     for row in board.rows:
-        prefix = f"{judged}/{row.entry.name}/"
-        ctx.intervals(prefix, row.scores)
-        if row.entry.name == compared.chosen:
-            ctx.intervals(f"{judged}/", {PRIMARY: row.scores[PRIMARY]})
+        if row.entry.kind == "checkpoint":  # the others are controls, which stand in the table as such
+            ctx.intervals(f"{judged}/" if row.entry.name == compared.chosen else f"{judged}/{row.entry.name}/", row.scores)
     for encoder in encoders:
         if not encoder.is_random:
             _own_files(ctx, encoder, heads[encoder.name], data, compared)

@@ -83,5 +83,6 @@ def _words(table: pd.DataFrame, difference: Interval | None) -> tuple[str, ...]:
         better="Powers of 1.5 and 2 give a higher mask Dice than 2 and 2",
         worse="Powers of 1.5 and 2 give a lower mask Dice than 2 and 2",
         same="Powers of 1.5 and 2 and of 2 and 2 cannot be told apart in mask Dice",
-    ).replace("patients", "seeds")
+        unit="seeds",
+    )
     return (f"{said} Over {len(gaps)} seeds the difference goes from {gaps.min():+.3f} to {gaps.max():+.3f}.",)

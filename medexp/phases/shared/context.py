@@ -304,7 +304,8 @@ class Context(Generic[C_co]):
             unlike = [check for check in self.checks if check.id == "TWINS" and not check.passed]
             twins = [f"Copies of cases lie in two splits or under two labels: {check.found}." for check in unlike]
             notes = dict.fromkeys(note for data in self._data for note in data.notes)
-            told = replace(summary, first=(*summary.first, *twins, *self.built_on_phantoms), words=(*summary.words, *notes))
+            first = (*summary.first, *twins, *self.built_on_phantoms)
+            told = replace(summary, first=first, words=(*summary.words, *notes), units=self.phase.units)
             present(told, self.checks, self.published, self.run, self.phase)
             log_headline(self.run, *summary.compared_by)
         stop_if_blocked(self.run, self.checks)

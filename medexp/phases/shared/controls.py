@@ -76,12 +76,14 @@ class Beside:
         controls: By name: majority, headers, untrained, classical, of volumes shape, of OCT intensity and layers.
         scores: By "model" and by control, then by metric.
         gains: The classifier's figures minus each control's, paired.
+        unit: What is resampled.
     """
 
     called: str
     controls: Mapping[str, Control]
     scores: Mapping[str, Mapping[str, Interval]]
     gains: Mapping[str, Mapping[str, Interval]]
+    unit: str = "patients"
 
     @property
     def checks(self) -> tuple[Check, Check]:
@@ -203,6 +205,7 @@ class Beside:
             better=f"Better than {control.called} in AUROC",
             worse=f"Worse than {control.called} in AUROC",
             same=f"No better than {control.called} in AUROC, as far as can be measured",
+            unit=self.unit,
         )
 
 
@@ -236,7 +239,7 @@ def beside(ctx: Context[JudgedSettings], called: str, predictions: Predictions, 
     task = known.task(judged)
     every = [control(source, task, ctx.cache) for source in known.sources]
     every += [of_headers(known.headers, task, ctx.cache), majority(task)]
-    found = compared(called, predictions, every, task.owners, ctx.resampling)
+    found = compared(called, predictions, every, task.owners, ctx.resampling, unit=ctx.phase.units[1])
     log_beside(ctx, found)
     return found
 
@@ -248,6 +251,7 @@ def compared(
     patients: Sequence[str],
     resampling: Resampling,
     metrics: Mapping[str, Metric] = METRICS,
+    unit: str = "patients",
 ) -> Beside:
     """A classifier's figures, each control's, and the paired differences.
 
@@ -258,6 +262,7 @@ def compared(
         patients: Patient of each case.
         resampling: How resamples are drawn, and the coverage.
         metrics: By name, at least those of METRICS.
+        unit: What is resampled.
     """
     measured = {"model": scores(predictions, patients, resampling, metrics)}
     measured |= {one.name: one.scores(patients, resampling, metrics) for one in every}
@@ -265,7 +270,7 @@ def compared(
         one.name: {name: gain_over(one, metric, predictions, patients, resampling) for name, metric in metrics.items()}
         for one in every
     }
-    return Beside(called, {one.name: one for one in every}, measured, gains)
+    return Beside(called, {one.name: one for one in every}, measured, gains, unit)
 
 
 def log_beside(ctx: Context[JudgedSettings], found: Beside) -> None:

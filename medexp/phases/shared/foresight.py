@@ -39,7 +39,7 @@ def foresee(
         return
     resampling, spread = ctx.resampling, known_spread(columns, models, frozen, digest)
     judging = "out-of-fold" if resampling.folds else split
-    line = in_words(metric, patients.nunique(), judging, spread, resampling.excess)
+    line = in_words(metric, patients.nunique(), judging, spread, resampling.excess, ctx.phase.units)
     print(line)
     ctx.run.reporter.text(f"{line}\n", "power.txt")
 
@@ -59,9 +59,16 @@ def known_spread(
     return None
 
 
-def in_words(metric: str, patients: int, judging: str, spread: Spread | None, excess: float = 1.0) -> str:
-    """The line; `excess` as of `Resampling`, whose intervals are wider where folds judge."""
-    cases = f"{patients} {judging} patient{'' if patients == 1 else 's'}"
+def in_words(
+    metric: str,
+    patients: int,
+    judging: str,
+    spread: Spread | None,
+    excess: float = 1.0,
+    units: tuple[str, str] = ("patient", "patients"),
+) -> str:
+    """The line; `excess` as of `Resampling`, whose intervals are wider where folds judge; `units` as of `Phase`."""
+    cases = f"{patients} {judging} {units[patients != 1]}"
     if spread is None:
         return f"What difference in {metric} {cases} can show is not known: no earlier scores say it."
     seen, source = smallest_difference(patients, spread.value * excess**0.5), f"{spread.source}: SD {spread.value:.2g}"

@@ -173,7 +173,6 @@ def summary_of(board: Leaderboard, headline: str, judging: Judging, following: S
         narrow=(short, narrow),
         following=following,
         first=board.first,
-        units=("participant", "participants"),
     )
 
 

@@ -23,6 +23,7 @@ from medexp.data.manifest import patient_sha256
 from medexp.data.oct.labels import STUDY_GROUPS
 from medexp.models.kinds import build
 from medexp.phases import oct
+from medexp.report.facts import facts
 from medexp.tracking.runs import tracked_run
 from tests.configured import configured, run_phase
 from tests.phases.oct.conftest import CHECKPOINTS, Study
@@ -66,6 +67,11 @@ def test_its_rows_are_the_encoders_and_what_needs_none_and_copies_tie(study: Stu
     assert board.loc["majority", "balanced_accuracy"] == 0.25
     assert board.loc["a", "balanced_accuracy"] > 0.6, "the groups differ in what can be seen"
     assert "a and b are the same weights" in study.told
+    found = facts(made.info.run_id)
+    measured = [str(name).split("/") for name in found.intervals["metric"] if str(name).endswith("/balanced_accuracy")]
+    arms = [name[-2] for name in measured if not name[-2].startswith("gain_over_")]
+    assert sorted(arms) == ["b", "c", "headers", "intensity", "layers", "majority", "test", "untrained"], "each once"
+    assert found.arm == "a", "whose figures bear no name"
     assert re.search(r"a and c cannot be told apart: .* \[-0", study.told) and "oo few participants" not in study.told
 
 
