@@ -216,7 +216,7 @@ def facts(run_id: str) -> Facts:
 
     tags = run.tags
     manifest = tables.pop("manifest.csv", None)
-    intervals = tables.pop("intervals.csv", pd.DataFrame(columns=_INTERVALS))
+    intervals = tables.pop("intervals.csv", pd.DataFrame()).reindex(columns=[*_INTERVALS])  # of a fold's run estimates alone
     histories = {path.removesuffix(_LOG).rstrip("_"): tables.pop(path) for path in list(tables) if path.endswith(_LOG)}
     kept: Summary | None = content(SUMMARY, lambda text: from_record(json.loads(text)), None)
     settings: dict[str, tuple[str, str]] | None = content(SETTINGS, _pairs, None)

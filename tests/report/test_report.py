@@ -117,6 +117,13 @@ def test_an_older_run_says_what_it_said(store: MlflowClient) -> None:
     assert facts(run).settings is None and "config=config.yaml" in read.text
 
 
+def test_a_folds_run_has_estimates_alone(store: MlflowClient) -> None:
+    run = made_run()
+    store.log_text(run, "metric,estimate\nval/final/accuracy,0.6789\n", "intervals.csv")
+    _, read = page_of(store, run)
+    assert any(row[:2] == ["val/final/accuracy", "0.679"] for row in read.rows)
+
+
 def test_what_the_store_does_not_hold_is_not_said(store: MlflowClient) -> None:
     run = store.create_run("0", run_name="bare").info.run_id
     store.set_terminated(run)

@@ -103,7 +103,7 @@ def finish(
     log_leaderboard(reporter, board, judging, pd.concat(tables, ignore_index=True))
     arms = [
         per_case(compared.people, names, next(iter(row.entry.predictions.values()))).assign(arm=row.entry.name)
-        for row in board.rows
+        for row in sorted(board.rows, key=lambda row: row.entry.name == compared.chosen)  # the registered one last
     ]
     reporter.table(pd.concat(arms, ignore_index=True), "per_case.csv")
     for row in board.rows:

@@ -176,7 +176,7 @@ class Context(Generic[C_co]):
         self._data.append(data)
         inputs = {split: digest for split, digest in data.digests.items() if split != "val" or not data.folds}
         log_datasets(self.run, data.manifest, inputs, data.source, self.phase.name)
-        self.check(twins := twins_check(data))
+        self.check(twins := twins_check(data, self.phase.units[1]))
         if twins.measured["pairs"]:
             self.run.reporter.table(data.twins, "twins.csv")
             print(f"Pairs of copies among the cases: {twins.measured['pairs']}; twins.csv of the run lists them", flush=True)

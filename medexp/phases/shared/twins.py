@@ -8,7 +8,7 @@ from medexp.data.twins import LEAST
 from medexp.words import some
 
 
-def twins_check(data: Prepared[Any, Any]) -> Check:
+def twins_check(data: Prepared[Any, Any], unit: str = "patients") -> Check:
     """TWINS: no copy of a case is in another split, where the user's own splits put it, or has another label."""
     twins = data.twins
     apart = twins[twins["split"] != twins["other_split"]]
@@ -28,7 +28,7 @@ def twins_check(data: Prepared[Any, Any]) -> Check:
         "Copies of a case lie in one split and have one label",
         Severity.DIAGNOSTIC,
         passed=apart.empty and unlike.empty,
-        threshold=f"no two patients with equal voxels, or with perceptual hashes of a correlation above {alike} (volumes), in "
+        threshold=f"no two {unit} with equal voxels, or with perceptual hashes of a correlation above {alike} (volumes), in "
         "two splits or under two labels",
         measured=measured,
         advice="twins.csv of the run lists the pairs: look at them. Leave one of each out, correct its label, or put both in "
