@@ -6,6 +6,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import time
 from contextlib import closing
 from pathlib import Path
 
@@ -45,6 +46,9 @@ if "--ends_as" in sys.argv:
         signal.sigwait([signal.SIGINT])  # of the terminal; mlflow's own may come later, and a tracked run ends first
     MlflowClient().set_terminated(os.environ["MLFLOW_RUN_ID"], sys.argv[sys.argv.index("--ends_as") + 1])
     sys.exit(130)
+if "--kills" in sys.argv:
+    os.killpg(int(sys.argv[sys.argv.index("--kills") + 1]), signal.SIGKILL)
+    sys.exit(4)
 if "--parent" in sys.argv:
     signum = int(sys.argv[sys.argv.index("--parent") + 1])
     signal.pthread_sigmask(signal.SIG_BLOCK, [signum])
@@ -237,6 +241,13 @@ def test_a_run_that_the_command_ended_stays_as_it_is(status, bare_path, store, t
     folder = project(tmp_path / "project")
     assert mlflow_run(folder, "-P", f"ends_as={status}").exit_code == 130
     assert store.get_run(told(folder)[3]).info.status == status
+
+
+def test_where_the_store_went_away_it_ends_with_the_command(bare_path, server, tmp_path, caplog):
+    folder = project(tmp_path / "project")
+    assert mlflow_run(folder, "-P", f"kills={server.pid}").exit_code == 4
+    assert time.time() - (folder / "told").stat().st_mtime < 60  # MLflow would ask for minutes
+    assert f"How run {told(folder)[3]} ended cannot be told" in caplog.text
 
 
 def test_ctrl_c_reaches_the_command_and_its_word_stands(bare_path, store, tmp_path):
