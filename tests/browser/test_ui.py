@@ -1,15 +1,18 @@
 """`medexp ui` as a browser shows it: runs are found at once, and nothing of generative models stands between."""
 
+import json
 import os
 import re
 from collections.abc import Callable
 from pathlib import Path
 
+from matplotlib.figure import Figure
 from mlflow import MlflowClient
 
 from medexp.checks import VERDICT
+from medexp.registry.promotion import Nominated
 from medexp.tracking.results import HEADLINE
-from medexp.tracking.runs import tracked_run
+from medexp.tracking.runs import child_run, tracked_run
 from tests.browsing import Visit, ui_on
 from tests.runs import Config
 
@@ -53,6 +56,40 @@ def test_runs_are_found_at_once(store: MlflowClient, tmp_path: Path, visit: Call
         first.open(f"{server}/#/models")
         first.shows("Registered Models")
         assert there.errors + charts.errors + first.errors + small.errors == []
+
+
+def test_a_sweep_two_of_its_trials_their_pictures_and_models_are_found(
+    store: MlflowClient, tmp_path: Path, visit: Callable[..., Visit], publish: Callable[..., Nominated]
+) -> None:
+    publish()
+    ids = []
+    with tracked_run("sweep", Config()) as sweep:
+        for number in range(2):
+            called, rate = f"phase2_2 s0, trial {number}", {"training.lr_head": f"0.{number + 1}"}
+            with child_run(sweep.id, called, sweep.folder, rate, {}) as trial:
+                ids.append(trial.id)
+                for step in range(2):
+                    trial.reporter.metrics({"val/accuracy": 0.5 + 0.1 * (number + step)}, step)
+                    trial.reporter.image(Figure((1 + step, 1)), "val/overlay", step)
+    experiment = store.get_run(sweep.id).info.experiment_id
+    with ui_on(os.environ["MLFLOW_TRACKING_URI"], tmp_path) as (told, server):
+        for width in (1400, 900):
+            there = visit(width)
+            there.open(told.split()[-1])
+            there.shows("sweep s0", "phase2_2 s0, trial 0", "phase2_2 s0, trial 1")
+            there.open(f"{server}/#/compare-runs?runs={json.dumps(ids)}&experiments={json.dumps([experiment])}")
+            there.shows("Comparing 2 Runs from 1 Experiment", "phase2_2 s0, trial 1", "training.lr_head", "val/accuracy")
+            assert "system/" not in there.page.locator("body").inner_text()
+            there.open(f"{server}/#/experiments/{experiment}/runs/{ids[0]}/model-metrics?workflowType=machine_learning")
+            first = there.page.locator("img[src*=run_uuid]").first.get_attribute("src")
+            there.page.get_by_role("slider").last.press("ArrowRight")
+            other = "was => [...document.images].some(one => one.src.includes('run_uuid') && one.getAttribute('src') !== was)"
+            there.page.wait_for_function(other, arg=first)
+            there.open(f"{server}/#/models/phase1_encoder_merged")
+            there.shows("phase1_encoder_merged", "Version 1", "candidate")
+            there.open(f"{server}/#/models/phase1_encoder_merged/versions/1")
+            there.shows("Version 1", "Made by run", "champion")
+            assert there.missing() == [] and there.errors == []
 
 
 def test_what_a_user_chose_stands(store: MlflowClient, tmp_path: Path, visit: Callable[..., Visit]) -> None:
