@@ -8,8 +8,9 @@ LoRA alone at each rank and the decoder alone, the base's own Dice taken off, by
 """
 
 import argparse
+import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -72,14 +73,15 @@ def mean_outputs(net: SwinSegmenter, cases: Dataset[Any], size: Sequence[int]) -
 
 
 def score(config: Phase1Config, net: SwinSegmenter, cases: Dataset[Any], accelerator: Accelerator) -> pd.DataFrame:
+    """Dice of each region and cross-entropy, a row a case."""
     predict = sliding_window(net.eval(), config.data.input_size, config.validation.overlap, accelerator)
     scores = evaluate_segmentation(predict, cases, spacing=config.data.spacing, accelerator=accelerator, hd95=False)
-    return scores.set_index("case")[DICE]
+    return scores.set_index("case")[[*DICE, "ce"]]
 
 
 def gain(config: Phase1Config, data: PreparedVolumes, arm: pd.DataFrame, reference: pd.DataFrame) -> list[Interval]:
     """Of each region and of their mean."""
-    differences = (arm - reference).assign(mean=lambda rows: rows.mean(axis=1))
+    differences = (arm - reference)[DICE].assign(mean=lambda rows: rows.mean(axis=1))
     values = []
     for column in differences:
         known = differences[column].dropna()
@@ -103,9 +105,16 @@ def features(net: SwinSegmenter, data: PreparedVolumes, config: Phase1Config, ac
 
 
 def train(
-    config: Phase1Config, base: Base, data: PreparedVolumes, lora: bool, decoder: bool, accelerator: Accelerator, cache: Path
+    config: Phase1Config,
+    base: Base,
+    data: PreparedVolumes,
+    lora: bool,
+    decoder: bool,
+    accelerator: Accelerator,
+    cache: Path,
+    look: Callable[[SwinSegmenter, int], None] | None = None,
 ) -> SwinSegmenter:
-    """An arm of phase 1 without semantic heads."""
+    """An arm of phase 1 without semantic heads; `look` sees it after each epoch, from 0, in eval mode."""
     net = network(config, base)
     torch.manual_seed(config.seed)
     if lora:
@@ -125,20 +134,24 @@ def train(
         losses = segmentation_loss(module(batch["image"])[0], to_regions(batch["label"]), "dice_bce")
         return {"loss": losses.pop("segmentation")} | losses
 
-    training = replace(config.training, validate_every=config.training.epochs)
-    arm = f"{int(lora)}{int(decoder)}-{time.time_ns()}"
-    fit(
-        SegmenterWithHeads(net),
-        groups,
-        training_dataset(data, "train", config.data, cache, config.seed),
-        Objective(loss, lambda module, epoch: {"none": 0.0}, "none"),  # the last epoch's weights
-        training,
-        seed=config.seed,
-        accelerator=accelerator,
-        reporter=NullReporter(),
-        folder=cache / "arms" / arm,
-        title=f"lora {lora}, decoder {decoder}",
-    )
+    def validate(_: nn.Module, epoch: int) -> dict[str, float]:
+        if look is not None:
+            look(net, epoch)
+        return {"none": 0.0}  # the last epoch's weights are kept
+
+    with tempfile.TemporaryDirectory() as folder:
+        fit(
+            SegmenterWithHeads(net),
+            groups,
+            training_dataset(data, "train", config.data, cache, config.seed),
+            Objective(loss, validate, "none"),
+            replace(config.training, validate_every=1 if look else config.training.epochs),
+            seed=config.seed,
+            accelerator=accelerator,
+            reporter=NullReporter(),
+            folder=Path(folder),
+            title=f"lora {lora}, decoder {decoder}",
+        )
     return net
 
 
@@ -160,7 +173,7 @@ def main() -> None:
     data = prepare_volumes(config)
     held_out = evaluation_dataset(data, "val", config.data, cache)
     frozen = score(config, network(config, base), held_out, accelerator)
-    print(f"base {base.digest[:12]}, {len(frozen)} cases, frozen: {told(frozen.mean())}", flush=True)
+    print(f"base {base.digest[:12]}, {len(frozen)} cases, frozen: {told(frozen[DICE].mean())}", flush=True)
 
     net = network(config, base).eval()
     means = {} if given.no_reach else mean_outputs(net, held_out, config.data.input_size)
@@ -168,7 +181,7 @@ def main() -> None:
         with stages_at_their_mean(net, {stage: means[stage] for stage in range(first, 5)}):
             without = score(config, net, held_out, accelerator)
         lost = told_gains(gain(config, data, without, frozen))
-        print(f"without stages {first}-4: {told(without.mean())}; {lost}", flush=True)
+        print(f"without stages {first}-4: {told(without[DICE].mean())}; {lost}", flush=True)
 
     truth = {split: np.array([data.facts[case].semantic for case in data.ids(split)]) for split in ("train", "val")}
 
@@ -193,7 +206,7 @@ def main() -> None:
             told_r2 = mean_by_patient(r2_gains(truth["val"], read, read_frozen), patients, resampling(config)).as_gain
             called = " + ".join(name for name, there in ((f"LoRA {rank}", lora), ("decoder", decoder)) if there)
             gained = told_gains(gain(config, data, scores, frozen))
-            print(f"{called} seed {seed}: {told(scores.mean())}; {gained}; R2 {told_r2}; {spent:.0f} CPU-s", flush=True)
+            print(f"{called} seed {seed}: {told(scores[DICE].mean())}; {gained}; R2 {told_r2}; {spent:.0f} CPU-s", flush=True)
 
 
 def told(means: pd.Series) -> str:
