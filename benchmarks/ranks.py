@@ -182,6 +182,7 @@ def tell_epochs(table: pd.DataFrame, drawn: Resampling) -> None:
     for place, name in enumerate(RULES):
         gained = [told.at(2 * place + at).as_gain for at in (0, 1)]
         counts = np.bincount(chosen[name], minlength=len(epochs) + 1)[1:] / len(chosen[name])
+        shares = "/".join(f"{share:.2f}" for share in counts)
         lines.append(
             {
                 "rule": name,
