@@ -17,7 +17,7 @@ from medexp.tracking.processes import PROCESS, in_words, is_above, is_gone
 from medexp.tracking.stores import database_file, without_secrets
 
 _COLUMNS = {
-    "tags.`medexp.verdict`": 103,
+    "tags.`medexp.verdict`": 100,
     "tags.`medexp.headline`": 230,
     "tags.`medexp.failed_diagnostics`": 180,
     "tags.`medexp.best`": 120,
@@ -26,7 +26,7 @@ _COLUMNS = {
     "attributes.`Models`": 200,
     "attributes.`Dataset`": 300,
 }
-_NARROWER = {"attributes.`Run Name`": 180, "runDateAndNestInfo": 120}  # always there: verdict and headline fit beside them
+_NARROWER = {"attributes.`Run Name`": 190, "runDateAndNestInfo": 118}  # always there: verdict and headline fit beside them
 _WIDTHS = _NARROWER | _COLUMNS
 TABLE = {"selectedColumns": list(_COLUMNS), "columnOrder": list(_WIDTHS), "columnWidths": _WIDTHS}
 """How MLflow's UI begins to show a table of runs: which columns stand beside the runs' names, and how wide, in pixels."""
