@@ -1,7 +1,7 @@
 """An image and its lesion's mask as one latent, and back."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -54,42 +54,52 @@ class Joint(nn.Module):
     def fit(
         cls,
         vae: Autoencoder,
-        images: Iterable[Tensor],
+        images: Iterable[Tensor] | None,
         masks: Iterable[Tensor] | None,
         strategy: Strategy,
         pooling: Pooling = "average",
+        known: "Joint | None" = None,
     ) -> "Joint":
         """With mean and standard deviation of the latents of these pairs, and the threshold of the best mean Dice between
         their masks and what comes back of them.
 
         Args:
             vae: The autoencoder.
-            images: Training images (1, X, Y, Z) in [0, 1], one after the other.
+            images: Training images (1, X, Y, Z) in [0, 1], one after the other; None where they are `known`.
             masks: Their masks (1, X, Y, Z), 0 or 1, none of them empty; None under strategy `image`.
             strategy: As of the class.
             pooling: As of the class.
+            known: Of strategy `image`: what the images' latents are standardised by, where that is known before.
 
         Raises:
             ValueError: There are no images, or more of the ones than of the others.
         """
         joint = cls(vae, strategy, pooling).to(next(vae.parameters()).device)
-        sums = torch.zeros(2, joint.channels, dtype=torch.float64)
+        of_images = 0 if known is not None else vae.latent_channels
+        sums = torch.zeros(2, joint.channels - vae.latent_channels + of_images, dtype=torch.float64)
         dice: list[Tensor] = []
         voxels = 0
         nothing = iter(lambda: None, 0)
-        pairs = zip(images, nothing) if masks is None else zip(images, masks, strict=True)  # noqa: B905  without end
+        if images is None or masks is None:
+            pairs = zip(nothing if images is None else images, nothing if masks is None else masks)  # noqa: B905  without end
+        else:
+            pairs = zip(images, masks, strict=True)
         for image, mask in pairs:
             x, m = (None if one is None else one[None].to(joint.mean) for one in (image, mask))
-            z = joint.encode(cast(Tensor, x), m)
-            flat = z[0].flatten(1).double().cpu()
+            with torch.no_grad():
+                z = [vae.encode(x)] if of_images and x is not None else []
+                if m is not None and strategy != "image":
+                    z.append(joint._of_masks(m))
+                    dice.append(_dice_by_threshold(joint._soft(z[-1]), m))
+            flat = torch.cat(z, dim=1)[0].flatten(1).double().cpu()
             sums += torch.stack([flat.sum(1), flat.square().sum(1)])
             voxels += flat.shape[1]
-            if m is not None and strategy != "image":
-                dice.append(_dice_by_threshold(joint.decode(z)[1], m))
         if not voxels:
             raise ValueError("images: found none; latents are standardised by those of the training images")
         mean = sums[0] / voxels
         std = (sums[1] / voxels - mean.square()).clamp_min(1e-12).sqrt()
+        if known is not None:
+            mean, std = torch.cat([known.mean.cpu(), mean]), torch.cat([known.std.cpu(), std])
         best = joint.threshold
         if dice:
             means = torch.stack(dice).mean(dim=0)
@@ -117,7 +127,7 @@ class Joint(nn.Module):
         if self.strategy != "image":
             if m is None:
                 raise ValueError(f"m: strategy {self.strategy} encodes masks as well; none was given")
-            z = torch.cat([z, self.vae.encode(m) if self.strategy == "vae" else self._pooled(m)], dim=1)
+            z = torch.cat([z, self._of_masks(m)], dim=1)
         return (z - _per_channel(self.mean)) / _per_channel(self.std)
 
     @torch.no_grad()
@@ -135,9 +145,12 @@ class Joint(nn.Module):
         x = self.vae.decode(image).clamp(0, 1)
         if self.strategy == "image":
             return x, torch.zeros_like(x)
-        if self.strategy == "vae":
-            return x, self.vae.decode(mask).clamp(0, 1)
-        return x, interpolate(mask, scale_factor=float(FACTOR), mode="trilinear").clamp(0, 1)
+        return x, self._soft(mask)
+
+    @torch.no_grad()
+    def returned(self, m: Tensor) -> Tensor:
+        """Soft masks (B, 1, X, Y, Z), 0 to 1, as they come back of masks of that shape, 0 or 1; no image is needed."""
+        return self._soft(self._of_masks(m))
 
     def masks(self, soft: Tensor) -> Tensor:
         """Masks (B, 1, X, Y, Z), bool, of soft ones of that shape, 0 to 1."""
@@ -158,10 +171,17 @@ class Joint(nn.Module):
         """What `record` told of, with its VAE."""
         return cls(vae, **record)
 
-    def _pooled(self, m: Tensor) -> Tensor:
+    def _of_masks(self, m: Tensor) -> Tensor:
+        if self.strategy == "vae":
+            return self.vae.encode(m)
         if self.pooling == "average":
             return avg_pool3d(m, FACTOR)
         return interpolate(m, scale_factor=1 / FACTOR, mode="nearest-exact")
+
+    def _soft(self, z: Tensor) -> Tensor:
+        if self.strategy == "vae":
+            return self.vae.decode(z).clamp(0, 1)
+        return interpolate(z, scale_factor=float(FACTOR), mode="trilinear").clamp(0, 1)
 
 
 def _per_channel(values: Tensor) -> Tensor:

@@ -46,6 +46,25 @@ _TRIED = 2  # samples by which networks are held against each other
 
 
 @dataclass(frozen=True)
+class Encoded:
+    """Pairs as latents, which every training on them starts from.
+
+    Attributes:
+        joint: What turns one into the other.
+        tested: P7-T1, of what `joint` is.
+        latents: Of the training pairs, `train`, and of those by which the loss is told of after some epochs, `val`.
+        patients: Of the latter.
+        affine: From the voxels of what is drawn to RAS+ mm.
+    """
+
+    joint: Joint
+    tested: Check
+    latents: Mapping[str, FCDDataset]
+    patients: Sequence[str]
+    affine: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
 class Trained:
     """An adapter that was trained.
 
@@ -65,7 +84,7 @@ class Trained:
 
 
 def joint_of(ctx: Context[Phase7Config], base: Base, train: Pairs, held: Pairs) -> tuple[Joint, Check]:
-    """How pairs become latents: each strategy's masks are encoded and decoded, and P7-T1 says which one it is to be.
+    """How pairs become latents: by each strategy masks are encoded and decoded, and P7-T1 says which one it is to be.
 
     The threshold that makes a mask of what is decoded is chosen on the training masks, and Dice is told of the held-out ones.
     Latents of images are standardised as the base knows them, those of masks by the training masks. Writes
@@ -74,17 +93,8 @@ def joint_of(ctx: Context[Phase7Config], base: Base, train: Pairs, held: Pairs) 
     config, vae = ctx.config, base.joint.vae.to(ctx.device)
     joints, tested = {}, {}
     for strategy in STRATEGIES:
-        fitted = Joint.fit(vae, in_each(train.images), in_each(train.masks), strategy, config.data.pooling)
-        image = len(base.joint.mean)
-        joints[strategy] = joint = Joint(
-            vae,
-            strategy,
-            config.data.pooling,
-            [*base.joint.mean.tolist(), *fitted.mean[image:].tolist()],
-            [*base.joint.std.tolist(), *fitted.std[image:].tolist()],
-            fitted.threshold,
-        ).to(ctx.device)
-        back = [_round_trip(joint, *pair) for pair in zip(in_each(held.images), in_each(held.masks), strict=True)]
+        joints[strategy] = joint = Joint.fit(vae, None, in_each(train.masks), strategy, config.data.pooling, base.joint)
+        back = [joint.masks(joint.returned(mask[None].to(ctx.device)))[0, 0].cpu().numpy() for mask in in_each(held.masks)]
         scores = [float(dice(one[None], mask[None])[0, 0]) for one, mask in zip(back, held.masks, strict=True)]
         tested[strategy] = {"dice": float(np.mean(scores)), "threshold": joint.threshold, "dice_by_case": scores}
     means: dict[str, float] = {name: float(one["dice"]) for name, one in tested.items()}  # type: ignore[arg-type]
@@ -101,33 +111,25 @@ def joint_of(ctx: Context[Phase7Config], base: Base, train: Pairs, held: Pairs) 
 def adapted(
     ctx: Context[Phase7Config],
     base: Base,
-    joint: Joint,
-    latents: Mapping[str, FCDDataset],
-    patients: Sequence[str],
-    affine: NDArray[np.float64],
-    tested: Check,
-    arm: str,
+    given: Encoded,
+    arm: str = "",
 ) -> Trained:
     """Train an adapter, and what is new in the first and the last convolution, on the base.
 
     Args:
         ctx: Where it is logged, and goes on from.
         base: The base, whose weights stay as they are.
-        joint: What its latents are.
-        latents: Of the training pairs, `train`, and of those by which the loss is told of after some epochs, `val`.
-        patients: Of the latter.
-        affine: From the voxels of what is drawn to RAS+ mm.
-        tested: P7-T1, of what `joint` is.
+        given: What it is trained on.
         arm: Which training it is, where there are several; empty: the one.
     """
-    config = ctx.config
+    config, joint = ctx.config, given.joint
     net = base.network().to(ctx.device)
     before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
     shape = joint.latent_shape(config.data.input_size)
-    given = noise(_TRIED, shape, config.seed).to(ctx.device)
+    z = noise(_TRIED, shape, config.seed).to(ctx.device)
     image = net.channels
     with torch.inference_mode():
-        alone = _velocities(net, given[:, :image])
+        alone = _velocities(net, z[:, :image])
     widen(net, joint.channels)
     targets = [PROJECTIONS[name] for name in config.lora.target_modules]
     torch.manual_seed(config.seed)
@@ -140,14 +142,14 @@ def adapted(
         config.lora.dropout,
     )
     with torch.inference_mode():
-        first = _velocities(peft, given)
+        first = _velocities(peft, z)
     layers = sum(isinstance(one, LoraLayer) for one in peft.modules())
     injected = checks.injects(float((first[:, :image] - alone).abs().max()), bool(first.isfinite().all()), layers)
     fitted = ctx.fit(
         peft,
         _groups(peft, config),
-        latents["train"],
-        _objective(ctx, joint, latents, patients, affine),
+        given.latents["train"],
+        _objective(ctx, given),
         title=f"training the adapter{f', {arm}' if arm else ''}",
         arm=arm,
         prefix=f"{arm}/" if arm else "",
@@ -155,14 +157,14 @@ def adapted(
     )
     moved = changed(peft, before, config.lora.boundary)
     counted, expected = counts(peft), expected_lora_parameters(base.architecture, config.lora.rank, targets)
-    generator = Generator(peft, joint, config.data.input_size, affine, "the adapter")
+    generator = Generator(peft, joint, config.data.input_size, given.affine, "the adapter")
     return Trained(
         peft,
         generator,
         fitted,
         counted,
         (
-            tested,
+            given.tested,
             injected,
             checks.trains(counted, expected, config.lora.boundary, moved, config.target.trainable),
             checks.falls(fitted.history),
@@ -185,28 +187,22 @@ def changed(peft: PeftModel, before: Mapping[str, Tensor], boundary: str) -> lis
     return sorted(name for name, tensor in before.items() if name not in found or not torch.equal(found[name], tensor))
 
 
-def _objective(
-    ctx: Context[Phase7Config],
-    joint: Joint,
-    latents: Mapping[str, FCDDataset],
-    patients: Sequence[str],
-    affine: NDArray[np.float64],
-) -> Objective:
+def _objective(ctx: Context[Phase7Config], given: Encoded) -> Objective:
     """MeanFlow's, and a picture of the same samples after each epoch that is validated."""
-    config = ctx.config
+    config, joint, val = ctx.config, given.joint, given.latents["val"]
     objective = meanflow_objective(
         config.loss,
         image_channels=joint.vae.latent_channels,
         epochs=config.training.epochs,
-        val=torch.stack([latents["val"][place]["z"] for place in range(len(latents["val"]))]),
-        patients=patients,
+        val=torch.stack([val[place]["z"] for place in range(len(val))]),
+        patients=given.patients,
         seed=config.seed,
         batch_size=config.training.batch_size,
     )
 
     def validate(module: nn.Module, epoch: int) -> Mapping[str, Any]:
         def drawn() -> Figure:
-            generator = Generator(module, joint, config.data.input_size, affine, "the adapter")
+            generator = Generator(module, joint, config.data.input_size, given.affine, "the adapter")
             samples = generator.draw(config.sampling.shown, 0, config.sampling.steps[0])
             return pairs({"drawn": samples}, f"the same samples after epoch {epoch + 1}", config.data.spacing)
 
@@ -243,9 +239,3 @@ def _velocities(net: nn.Module, given: Tensor) -> Tensor:
 def in_each(volumes: NDArray[Any]) -> Iterator[Tensor]:
     """Volumes (N, X, Y, Z) one by one, float32 (1, X, Y, Z)."""
     return (torch.from_numpy(np.ascontiguousarray(one))[None].float() for one in volumes)
-
-
-def _round_trip(joint: Joint, image: Tensor, mask: Tensor) -> NDArray[np.bool_]:
-    """A mask (X, Y, Z) as it comes back from its pair's latent."""
-    soft = joint.decode(joint.encode(*(one[None].to(joint.mean.device) for one in (image, mask))))[1]
-    return joint.masks(soft)[0, 0].cpu().numpy()

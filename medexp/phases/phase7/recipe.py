@@ -15,7 +15,7 @@ from medexp.evaluation.intervals import Interval, mean_by_patient
 from medexp.evaluation.synthesis import Pairs
 from medexp.phases.phase7 import PHASE
 from medexp.phases.phase7.ablation import ablated
-from medexp.phases.phase7.adapting import Trained, adapted, joint_of
+from medexp.phases.phase7.adapting import Encoded, Trained, adapted, joint_of
 from medexp.phases.phase7.basing import make_base
 from medexp.phases.phase7.comparison import compare, draw
 from medexp.phases.phase7.config import Phase7Config
@@ -80,10 +80,10 @@ def run(config: Phase7Config) -> None:
         if config.mode == "utility":
             utility(ctx, work, train)
             return
-        done = train(ctx, work)
+        done = adapted(ctx, work.base, encoded := encode(ctx, work))
         real = work.volumes.of(work.data, "train", real=True)
         compared = compare(ctx, done.generator, work.base, real, work.held, draw(ctx, done.generator))
-        powers = ablated(ctx, lambda other, arm: train(other, work, arm).generator, work.held)
+        powers = ablated(ctx, lambda other, arm: adapted(other, work.base, encoded, arm).generator, work.held)
         ctx.check(*done.checks, *compared.checks, powers.check)
         publish(ctx, work.base, work.data, work.held, done, compared)
         finish(ctx, work.data, work.held, done, compared, powers, write_augmented(ctx, done.generator))
@@ -104,14 +104,19 @@ def guard(work: Work, split: str) -> list[Check]:
     return [leak_check(work.base.pulled, work.data.judged(split), listed=work.base.learned)]
 
 
-def train(ctx: Context[Phase7Config], work: Work, arm: str = "") -> Trained:
-    """How masks stand in latents, the latents, and the adapter's training on them."""
+def encode(ctx: Context[Phase7Config], work: Work) -> Encoded:
+    """How masks stand in latents, and the latents: nothing of it depends on a training, so that all have them in common."""
     joint, tested = joint_of(ctx, work.base, work.train, work.held)
     if tested.blocks:
         ctx.demand(tested)
     with ctx.accelerator.main_process_first():
         latents = {split: work.volumes.latents(work.data, split, joint, ctx.config, ctx.cache) for split in ("train", "val")}
-    return adapted(ctx, work.base, joint, latents, work.held.patients, work.volumes.affine, tested, arm)
+    return Encoded(joint, tested, latents, work.held.patients, work.volumes.affine)
+
+
+def train(ctx: Context[Phase7Config], work: Work, arm: str = "") -> Trained:
+    """The adapter's training on the latents."""
+    return adapted(ctx, work.base, encode(ctx, work), arm)
 
 
 def answer(ctx: Context[Phase7Config], work: Work, done: Trained, split: str) -> Tables:
