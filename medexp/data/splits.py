@@ -19,6 +19,7 @@ from medexp.words import some
 
 SPLITS = ("train", "val", "test")
 
+_NUMBER = re.compile(r"\d+(\.0+)?")
 _SAME = {"training": "train", "validation": "val", "valid": "val", "dev": "val", "testing": "test"}
 
 
@@ -70,8 +71,8 @@ def split_called(word: str) -> str | None:
 
 
 def written_otherwise(what: str, names: Iterable[str]) -> list[str]:
-    """A problem for all names that differ in capitals or blanks alone: one patient, or one label, that was written in two ways
-    counts as two, and may lie in two splits.
+    """A problem for all names that differ in capitals or blanks alone, or are one number, as 1 and 1.0 of a spreadsheet are:
+    one patient, or one label, that was written in two ways counts as two, and may lie in two splits.
 
     Args:
         what: What they name, in the plural.
@@ -79,9 +80,10 @@ def written_otherwise(what: str, names: Iterable[str]) -> list[str]:
     """
     same: dict[str, set[str]] = defaultdict(set)
     for name in names:
-        same["".join(name.casefold().split())].add(name)
+        plain = "".join(name.casefold().split())
+        same[re.sub(r"^0+(?=\d)|\.0+$", "", plain) if _NUMBER.fullmatch(plain) else plain].add(name)
     return [
-        f"{what} {' and '.join(map(repr, sorted(ways)))} differ in capitals or blanks alone; write one of them"
+        f"{what} {' and '.join(map(repr, sorted(ways)))} differ in capitals or blanks alone, or are one number; write one way"
         for ways in same.values()
         if len(ways) > 1
     ]

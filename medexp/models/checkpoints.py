@@ -76,7 +76,8 @@ def load_state(path: Path) -> dict[str, Tensor]:
     taken off.
 
     Raises:
-        CheckpointError: There is no such file, it cannot be read, it would run code, or it holds no weights.
+        CheckpointError: There is no such file, it cannot be read, it would run code, or it holds no weights: none, or sparse
+            ones, of the meta device, of 8 bits.
     """
     content = load_content(path)
     state = _nested(content)
@@ -86,6 +87,13 @@ def load_state(path: Path) -> dict[str, Tensor]:
             f"checkpoint {path}: found {keys or 'nothing'}, but no mapping of names to tensors, at the top or under "
             f"{' or '.join(_NESTS)}"
         )
+    if odd := [f"{key} {words}" for key, value in state.items() if (words := _no_numbers(value))]:
+        more = [f"and {len(odd) - _NAMED} keys more"] if len(odd) > _NAMED else []
+        raise CheckpointError(all_problems(f"checkpoint {path}", odd[:_NAMED] + more, "Save the weights as float32."))
+    if others := _as_well(content, state):
+        there = next(nest for nest in _NESTS if _nested(content.get(nest)) is state)
+        told = f"the weights under {there!r} are read, those under {' and '.join(map(repr, others))} are not"
+        print(f"checkpoint {path}: {told}; to have these, save them alone", flush=True)
     if all(str(key).startswith("module.") or key == _COUNTED for key in state):
         state.pop(_COUNTED, None)
     bare = {_bare(str(key)): key for key in state}
@@ -94,6 +102,24 @@ def load_state(path: Path) -> dict[str, Tensor]:
             f"checkpoint {path}: keys stand in it twice, with and without what a wrapper adds, as module. does"
         )
     return {key: state[whole] for key, whole in bare.items()}
+
+
+def _no_numbers(value: Tensor) -> str:
+    """Why a tensor holds no weights as they were trained, in words; empty where it does."""
+    if value.is_meta:
+        return "has a shape and no values (it lies on the meta device)"
+    if value.layout is not torch.strided:
+        return "is sparse"
+    if value.is_floating_point() and value.dtype.itemsize == 1:
+        return f"is {str(value.dtype).removeprefix('torch.')}, of which two or three binary digits are left"
+    return ""
+
+
+def _as_well(content: Any, state: Mapping[str, Tensor]) -> list[str]:
+    """Where else in a file weights of the same network stand, such as the moving average (ema) beside the last step's."""
+    keys = {_bare(str(key)) for key in state}
+    nests = {name: found for name, nest in content.items() if (found := _nested(nest)) is not None and found is not state}
+    return [str(name) for name, found in nests.items() if keys <= {_bare(str(key)) for key in found}]
 
 
 def _bare(key: str) -> str:
@@ -173,7 +199,7 @@ def load_weights(
 
     Raises:
         CheckpointError: Keys are missing, unexpected or of another shape, hold integers where numbers with fractions are
-            wanted, or values that are not finite; the message lists them.
+            wanted, or values that are not finite; the message lists them. Or all are 0.
     """
     wanted = net.state_dict()
     if prefix := _prefix(state, wanted):
@@ -210,6 +236,8 @@ def load_weights(
             )
         )
     demand_finite({key: value.to(wanted[key].dtype) for key, value in state.items()}, f"checkpoint {source}")
+    if not any(bool(value.any()) for value in state.values()):
+        raise CheckpointError(f"checkpoint {source}: all its values are 0, so that it was never trained or is damaged")
     if any(value.is_meta for value in wanted.values()):
         net.load_state_dict({key: state[key].to(wanted[key].dtype, copy=True) for key in wanted}, assign=True)
     else:

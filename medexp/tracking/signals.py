@@ -15,6 +15,8 @@ from typing import Any
 
 ENDING = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 
+_IMPORT = "<frozen importlib._bootstrap>"
+
 Handler = Callable[[int, FrameType | None], Any]
 
 
@@ -85,8 +87,15 @@ def _in_this_process(handler: Handler) -> Handler:
     return handle
 
 
-def terminate(signum: int, _frame: FrameType | None) -> None:
-    """The handler that raises Terminated, once: another signal does not interrupt how the run ends."""
+def terminate(signum: int, frame: FrameType | None) -> None:
+    """The handler that raises Terminated, once: another signal does not interrupt how the run ends.
+
+    Never within Python's import itself: raised there it may leave the lock of a module taken, for which another thread would
+    wait for ever, and the run's end for that thread.
+    """
+    if frame is not None and frame.f_code.co_filename == _IMPORT:
+        threading.Timer(0.01, os.kill, (os.getpid(), signum)).start()
+        return
     handlers, report = set_handlers(signal.SIG_IGN), sys.unraisablehook
 
     def send_again(lost: "sys.UnraisableHookArgs") -> None:

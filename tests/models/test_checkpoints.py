@@ -243,6 +243,36 @@ def test_keys_that_stand_twice_are_no_mapping(tmp_path: Path) -> None:
         load_state(tmp_path / "a.pt")
 
 
+def test_weights_that_a_file_has_twice_are_named_with_those_that_are_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = network().state_dict()
+    average = {f"module.{key}": value + 1 for key, value in own.items()}
+    torch.save({"epoch": 3, "model": own, "ema": average, "optimizer": {"state": {0: own}}}, tmp_path / "a.pt")
+    assert weights_digest(load_state(tmp_path / "a.pt")) == weights_digest(own)
+    told = "a.pt: the weights under 'model' are read, those under 'ema' are not; to have these, save them alone"
+    assert told in capsys.readouterr().out
+    torch.save({"model": own, "teacher": {"0.bias": own["0.bias"]}}, tmp_path / "a.pt")
+    load_state(tmp_path / "a.pt")
+    assert capsys.readouterr().out == "", "of another network"
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda value: value.to_sparse(), "0.weight is sparse"),
+        (lambda value: value.to("meta"), "0.weight has a shape and no values"),
+        (lambda value: value.to(torch.float8_e4m3fn), "0.weight is float8_e4m3fn"),
+        (lambda value: value * 0, "all its values are 0"),
+    ],
+)
+def test_what_holds_no_weights_as_they_were_trained_is_refused(tmp_path: Path, change: Any, told: str) -> None:
+    own = {key: value * ("all" not in told) for key, value in network().state_dict().items()}
+    torch.save(own | {"0.weight": change(own["0.weight"])}, tmp_path / "a.pt")
+    with pytest.raises(CheckpointError, match=told):
+        load_weights(network(), load_state(tmp_path / "a.pt"), "a.pt")
+
+
 def test_a_prefix_that_is_taken_off_is_said_and_one_of_some_keys_is_not(capsys: pytest.CaptureFixture[str]) -> None:
     own = network().state_dict()
     load_weights(network(), {f"model.{key}": value for key, value in own.items()}, "a.pt")

@@ -479,6 +479,16 @@ with tracked_run("main", Config()) as parent:
             dying = type("Dying", (), {"__del__": terminate})()
             del dying
             threading.Event().wait(60)
+        if when == "importing":
+            lock = threading.Lock()
+            steps = "def find():\\n lock.acquire()\\n kill(getpid(), signum)\\n sum(range(10))\\n lock.release()"
+            space = vars(os) | {"lock": lock, "signum": signum}
+            exec(compile(steps, "<frozen importlib._bootstrap>", "exec"), space)  # as Python locks a module that it imports
+            try:
+                space["find"]()
+                threading.Event().wait(60)
+            finally:
+                print("left a lock taken" * lock.locked(), end="")
     print("went on after SIGTERM")
 """
 
@@ -489,6 +499,7 @@ with tracked_run("main", Config()) as parent:
         ("starting", signal.SIGHUP, "KILLED"),
         ("working", signal.SIGINT, "KILLED"),
         ("destroying", signal.SIGTERM, "KILLED"),
+        ("importing", signal.SIGTERM, "KILLED"),
         ("ending", signal.SIGTERM, "FINISHED"),
     ],
 )

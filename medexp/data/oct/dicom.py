@@ -67,6 +67,7 @@ def _read(path: Path, most: int) -> Scan:
     samples, grey = int(dataset.get("SamplesPerPixel") or 1), str(dataset.get("PhotometricInterpretation", _GREY[1]))
     if samples != 1 or grey not in _GREY:
         raise DataError(f"{path}: is in colour ({grey}, {samples} samples a pixel); OCT is grey")
+    _demand_one_grey(path, dataset, grey)
     if frames * rows * columns > most:
         raise DataError(f"{path}: {frames} x {rows} x {columns} voxels are more than the {most} that are read")
     _demand_decoder(path, syntax)
@@ -131,6 +132,21 @@ def _demand_decoder(path: Path, syntax: UID) -> None:
         packages = " ".join(f"'{package}'" for package in first)
         advice = f"pip install {packages}" if packages else "convert it to an uncompressed one"
         raise DataError(f"{path}: is compressed as {syntax.name}, which nothing that is installed reads; {advice}")
+
+
+def _demand_one_grey(path: Path, dataset: Dataset, grey: str) -> None:
+    """One way from stored values to grey: PS3.3 (C.7.6.3.1.2, C.11.6) has MONOCHROME1 go with INVERSE and the other with
+    IDENTITY, and files that say both ways are about; tables of grey are not looked up."""
+    shape = str(dataset.get("PresentationLUTShape") or "")
+    if shape and (shape == "INVERSE") != (grey == _INVERTED):
+        raise DataError(
+            f"{path}: its header says {grey} and a PresentationLUTShape of {shape}, of which one inverts the grey and the "
+            "other does not. Look which of both shows the retina bright, and write it anew without PresentationLUTShape"
+        )
+    if "ModalityLUTSequence" in dataset:
+        raise DataError(
+            f"{path}: its grey is to be looked up in a table (ModalityLUTSequence); write it anew with that applied"
+        )
 
 
 def _demand_frames(path: Path, dataset: Dataset, frames: int) -> None:

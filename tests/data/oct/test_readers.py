@@ -140,7 +140,7 @@ def test_values_are_the_same_however_they_are_stored(tmp_path_factory, bits, sig
 @pytest.mark.parametrize("dtype", [np.uint16, np.int16])
 def test_padding_that_the_header_names_is_dark(tmp_path: Path, dtype: Any, inverted: bool) -> None:
     """Of one value or of a range, above or below the retina, rescaled or not; the darkest of the rest is not hidden by it."""
-    grey = {"PhotometricInterpretation": "MONOCHROME1"} if inverted else {}
+    grey = {"PhotometricInterpretation": "MONOCHROME1", "PresentationLUTShape": "INVERSE"} if inverted else {}
     outside = np.zeros(SHAPE, bool)
     outside[:, :3], outside[2:5, :, :4] = True, True
     darkest = VOXELS[~outside].min()
@@ -268,6 +268,14 @@ BAD = {
     "colour.dcm": (
         lambda path: write_dicom(path, VOXELS, SamplesPerPixel=3, PhotometricInterpretation="RGB", PlanarConfiguration=0),
         "is in colour (RGB, 3 samples a pixel)",
+    ),
+    "both ways.dcm": (
+        lambda path: write_dicom(path, VOXELS, PresentationLUTShape="INVERSE"),
+        "its header says MONOCHROME2 and a PresentationLUTShape of INVERSE, of which one inverts the grey",
+    ),
+    "table.dcm": (
+        lambda path: write_dicom(path, VOXELS, ModalityLUTSequence=item(ModalityLUTType="US")),
+        "its grey is to be looked up in a table (ModalityLUTSequence)",
     ),
     "shifted.dcm": (
         lambda path: write_dicom(path, VOXELS.astype(np.uint16) << 8, BitsStored=12, HighBit=15),

@@ -208,6 +208,11 @@ def test_further_columns_are_not_read_and_absolute_paths_are_taken(folder: Path)
         (changed(1, "split", "train"), HEADER, ["split test has one label only (meningioma)", "leave the column split out"]),
         (changed(2, "split", "test"), HEADER, ["labels without a case in train or val: meningioma"]),
         (changed(1, "label", "Glioma"), HEADER, ["labels 'Glioma' and 'glioma' differ in capitals or blanks alone"]),
+        (
+            [["a", "a", "glioma", "07", "train"], ["b", "b", "glioma", "7.0", "test"], *ROWS[2:]],
+            HEADER,
+            ["patients '07' and '7.0'"],
+        ),
         (changed(1, "patient", "P 1"), HEADER, ["patients 'P 1' and 'p1' differ in capitals or blanks alone"]),
         (changed(1, "label", "glio\u200bma"), HEADER, [r"line 3: label 'glio\u200bma' has a character that nobody sees"]),
         ([[*row[:4], "test"] for row in ROWS], HEADER, ["split train has no case"]),
