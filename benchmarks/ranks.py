@@ -183,14 +183,7 @@ def tell_epochs(table: pd.DataFrame, drawn: Resampling) -> None:
         gained = [told.at(2 * place + at).as_gain for at in (0, 1)]
         counts = np.bincount(chosen[name], minlength=len(epochs) + 1)[1:] / len(chosen[name])
         shares = "/".join(f"{share:.2f}" for share in counts)
-        lines.append(
-            {
-                "rule": name,
-                "Dice": gained[0],
-                "cross-entropy": gained[1],
-                "epochs chosen": "/".join(f"{n:.2f}" for n in counts),
-            }
-        )
+        lines.append({"rule": name, "Dice": gained[0], "cross-entropy": gained[1], "epochs chosen": shares})
     print(pd.DataFrame(lines).to_string(index=False), flush=True)
 
 
