@@ -33,7 +33,15 @@ ARMS = ("unadapted", "untrained", "classical", "shape", "headers", "majority")
 
 
 def probe(table: Path | str, **flags: str) -> int:
-    return run_phase("probe", table=table, cache_dir="cache", jobs=1, threads=1, bootstrap_samples=200, **flags)
+    return run_phase(
+        "probe", **{"table": table, "cache_dir": "cache", "jobs": 1, "threads": 1, "bootstrap_samples": 200, **flags}
+    )
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A cache for tests of the same volumes and untrained networks."""
+    return str(tmp_path_factory.mktemp("cache"))
 
 
 @pytest.mark.parametrize("shape_tells", [True, False])
@@ -198,7 +206,7 @@ def test_the_run_holds_all_that_it_promises(
 
 @pytest.mark.parametrize("blind", [True, False])
 def test_what_adaptation_added_is_found_and_nothing_where_nothing_was_added(
-    store: MlflowClient, registered: Callable[..., Registered], make_table: Callable[..., Path], blind: bool
+    store: MlflowClient, registered: Callable[..., Registered], make_table: Callable[..., Path], kept: str, blind: bool
 ) -> None:
     """Of a base that cannot see the image, and of one that has the very weights of the encoder; two of 16 test patients are
     mislabelled, without whom there would be no spread to judge by."""
@@ -207,7 +215,7 @@ def test_what_adaptation_added_is_found_and_nothing_where_nothing_was_added(
     if blind:
         base = {key: torch.zeros_like(value) for key, value in base.items()}
     registered(base=base, weights=encoder)
-    assert probe(make_table(40, mislabelled=(3, 39))) == 0
+    assert probe(make_table(40, mislabelled=(3, 39)), cache_dir=kept) == 0
     measured = figures(last_run(store, "probe"))
     gain = measured["controls/gain_over_unadapted/balanced_accuracy"]
     assert gain > 0.3 if blind else gain == 0
