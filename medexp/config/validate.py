@@ -6,6 +6,7 @@ The command line, files, spaces, ladders, resumed runs and pipelines ask it, and
 import dataclasses
 import functools
 import json
+import os
 import re
 import types
 from collections.abc import Mapping, Sequence
@@ -25,6 +26,7 @@ C = TypeVar("C")
 _RANGE = {"greater_than", "greater_than_equal", "less_than", "less_than_equal", "multiple_of"}
 _RANGE |= {"too_short", "predicate_failed", "finite_number"}
 _LONG = 500  # characters: what a user can read of a value that was found
+_HOME = re.compile(r"~([A-Za-z_][\w.-]*)(?:/|$)")
 _KEYS_IN_URI = re.compile(r"(?i)\bs3[an]?://[^/\s'\",]*[@:]")
 _IN_URI = "holds credentials; give s3://bucket/prefix, and keys as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
 _OF_DATABASE = re.compile(r"(?i)\b(postgres|mysql|mssql|oracle|mariadb|sqlite)")
@@ -80,11 +82,20 @@ def secret_in(text: str) -> str | None:
 
 
 def _wrong(kind: Any, value: Any) -> str | None:
-    """What is wrong with a value: a secret in it, text that may be left out and says nothing, or what does not fit."""
-    texts = [value] if types.NoneType in _parts(bare(kind)) else value if isinstance(value, list | tuple) else []
-    blank = any(isinstance(text, str) and not text.strip() for text in texts)
+    """What is wrong with a value: a secret in it, text that may be left out and says nothing, the home of a user whom this
+    machine does not know, or what does not fit."""
+    listed = isinstance(value, list | tuple)
+    texts = [text for text in (value if listed else [value]) if isinstance(text, str)]
+    blank = any(not text.strip() for text in texts) and (listed or types.NoneType in _parts(bare(kind)))
     empty = "found no text (is a variable of the shell unset?); give some, or leave the key out" if blank else None
-    return secret_in(str(value)) or empty or misfit(kind, value)
+    return secret_in(str(value)) or empty or next(filter(None, map(_of_nobody, texts)), None) or misfit(kind, value)
+
+
+def _of_nobody(text: str) -> str | None:
+    user = _HOME.match(text)
+    if user is None or os.path.expanduser(text) != text:  # noqa: PTH111  Path's ends in a RuntimeError
+        return None
+    return f"found {text}; this machine has no user {user[1]}: write the whole path, or ~/ for your own home"
 
 
 def misfit(kind: Any, value: Any) -> str | None:

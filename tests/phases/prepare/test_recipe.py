@@ -52,6 +52,9 @@ def test_names_that_tell_no_patient_are_told_of(folder, store, capsys):
     [
         ({"data_dir": ""}, "data_dir: found no text (is a variable of the shell unset?)"),
         ({"data_dir": " "}, "data_dir: found no text"),
+        ({"data_dir": "~nobody_here/d"}, "data_dir: found ~nobody_here/d; this machine has no user nobody_here"),
+        ({"output_dir": "~nobody_here"}, "output_dir: found ~nobody_here; this machine has no user nobody_here"),
+        ({"scenarios": "~nobody_here/a.jsonl"}, "scenarios: found ~nobody_here/a.jsonl; this machine has no user nobody_here"),
         ({"slices_dir": ""}, "slices_dir: found no text"),
         ({"pairs": "['']"}, "pairs: found no text"),
         ({"splits": ""}, "splits: found no text"),
