@@ -6,12 +6,12 @@ import signal
 from collections.abc import Iterator
 from dataclasses import dataclass, make_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
 
-from medexp.config.shared import OutputDir, Resampling, Seed
+from medexp.config.shared import OutputDir, Seed
 from medexp.errors import CheckFailed, DataError
 from medexp.phases.sweep.config import SweepConfig
 from medexp.tracking.runs import TrackedRun
@@ -42,9 +42,8 @@ class Cheap:
     rate: float
     depth: int
 
-    @property
-    def resampling(self) -> Resampling:
-        return Resampling(200, 0.95, 0)
+    bootstrap_samples: ClassVar[int] = 200
+    confidence: ClassVar[float] = 0.95
 
     def problems(self) -> Iterator[str]:
         if self.depth > 4:
