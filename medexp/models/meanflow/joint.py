@@ -75,24 +75,19 @@ class Joint(nn.Module):
             ValueError: There are no images, or more of the ones than of the others.
         """
         joint = cls(vae, strategy, pooling).to(next(vae.parameters()).device)
-        of_images = 0 if known is not None else vae.latent_channels
-        sums = torch.zeros(2, joint.channels - vae.latent_channels + of_images, dtype=torch.float64)
+        given = [one for one in (images, masks) if one is not None]
+        sums = torch.zeros(2, 1, dtype=torch.float64)  # as wide as the latents from the first pair on
         dice: list[Tensor] = []
         voxels = 0
-        nothing = iter(lambda: None, 0)
-        if images is None or masks is None:
-            pairs = zip(nothing if images is None else images, nothing if masks is None else masks)  # noqa: B905  without end
-        else:
-            pairs = zip(images, masks, strict=True)
-        for image, mask in pairs:
-            x, m = (None if one is None else one[None].to(joint.mean) for one in (image, mask))
+        for pair in zip(*given, strict=True):
+            tensors = [one[None].to(joint.mean) for one in pair]
             with torch.no_grad():
-                z = [vae.encode(x)] if of_images and x is not None else []
-                if m is not None and strategy != "image":
-                    z.append(joint._of_masks(m))
-                    dice.append(_dice_by_threshold(joint._soft(z[-1]), m))
+                z = [vae.encode(tensors[0])] if images is not None else []
+                if masks is not None and strategy != "image":
+                    z.append(joint._of_masks(tensors[-1]))
+                    dice.append(_dice_by_threshold(joint._soft(z[-1]), tensors[-1]))
             flat = torch.cat(z, dim=1)[0].flatten(1).double().cpu()
-            sums += torch.stack([flat.sum(1), flat.square().sum(1)])
+            sums = sums + torch.stack([flat.sum(1), flat.square().sum(1)])
             voxels += flat.shape[1]
         if not voxels:
             raise ValueError("images: found none; latents are standardised by those of the training images")
