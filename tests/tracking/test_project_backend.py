@@ -47,6 +47,9 @@ if "--ends_as" in sys.argv:
     MlflowClient().set_terminated(os.environ["MLFLOW_RUN_ID"], sys.argv[sys.argv.index("--ends_as") + 1])
     sys.exit(130)
 if "--kills" in sys.argv:
+    from mlflow import MlflowClient
+    while "mlflow.project.backend" not in MlflowClient().get_run(os.environ["MLFLOW_RUN_ID"]).data.tags:
+        os.sched_yield()  # the last that mlflow writes before it waits for the command
     os.killpg(int(sys.argv[sys.argv.index("--kills") + 1]), signal.SIGKILL)
     sys.exit(4)
 if "--parent" in sys.argv:
