@@ -1,11 +1,30 @@
-"""Where things are: versions as MLflow refers to them, and pages of its UI.
+"""Where things are: paths as users type them, versions as MLflow refers to them, and pages of its UI.
 
 Addresses of pages mean the UI's mode for training models. It opens in the one for generative models, in which an experiment
 shows no run.
 """
 
+import os
+from pathlib import Path
+
+from medexp.errors import DataError
+
 _MODE = "?workflowType=machine_learning"
 EXPERIMENTS = f"#/experiments{_MODE}"  # the page of all of them
+
+
+def local_path(given: str | os.PathLike[str]) -> Path:
+    """A path on this machine as a user types it: `~` is their home, `~name` another's.
+
+    Raises:
+        DataError: This machine has no such user.
+    """
+    try:
+        return Path(given).expanduser()
+    except RuntimeError:
+        user = Path(given).parts[0][1:]
+        told = f"this machine has no user {user}" if user else "this machine knows no home of yours"
+        raise DataError(f"found {given}; {told}: write the whole path, or ~/ for your own home") from None
 
 
 def model_uri(given: str) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pandas as pd
 
+from medexp.addresses import local_path
 from medexp.config.shared import Resampling
 from medexp.data.folds import folds_of
 from medexp.data.inputs import lines_of
@@ -78,7 +79,7 @@ def is_table(given: str) -> bool:
 
 def source(given: str) -> Source:
     """A model's scores, wherever they are; arguments and errors as of `compare`."""
-    file = Path(given).expanduser()
+    file = local_path(given)
     if is_table(given):
         return Source(file.name, read_per_case(_read(file, given), given))
     if _VERSION.fullmatch(given):
@@ -213,7 +214,7 @@ def write(found: Comparison, folder: str, title: str) -> None:
     Raises:
         StorageError: The folder cannot be written.
     """
-    place = Path(folder).expanduser()
+    place = local_path(folder)
     rows = [
         {"metric": row.metric, "cases": row.cases, "one": row.one, "other": row.other}
         | {"gain": row.gain.estimate, "low": row.gain.low, "high": row.gain.high, "patients": row.gain.patients}

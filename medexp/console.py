@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from medexp.addresses import model_uri
+from medexp.addresses import local_path, model_uri
 from medexp.cli import exit_code
 from medexp.cli import main as phase_main
 from medexp.cli import schema as phase_schema
@@ -80,12 +80,11 @@ def export_bundle(uri: str, folder: str) -> int:
     """Write a segmenter as a MONAI bundle, which MONAI runs without medexp."""
 
     def work() -> None:
-        from pathlib import Path
 
         from medexp.registry.bundle import export_bundle
 
         _find_store()
-        made = export_bundle(model_uri(uri), Path(folder).expanduser())
+        made = export_bundle(model_uri(uri), local_path(folder))
         print(f"{folder}: {made.pulled.name} version {made.pulled.version}, digest {made.pulled.digest}")
         print(f"It needs: {made.install}")
         print(f"Run it:   {made.command}")
@@ -101,12 +100,11 @@ def export_hf(uri: str, folder: str) -> int:
     """Write an adapter of a vision-language model for peft and the Hugging Face Hub."""
 
     def work() -> None:
-        from pathlib import Path
 
         from medexp.registry.huggingface import export_huggingface
 
         _find_store()
-        made = export_huggingface(model_uri(uri), Path(folder).expanduser())
+        made = export_huggingface(model_uri(uri), local_path(folder))
         print(f"{folder}: {made.pulled.name} version {made.pulled.version}, digest {made.pulled.digest}")
         print(f"Its base: {made.base}")
         print("README.md, the model card, says how to load both, and how to ask.")
@@ -361,7 +359,6 @@ def methods(given: str, output: str | None) -> int:
     """
 
     def work() -> None:
-        from pathlib import Path
 
         from medexp.report.methods import methods_of_model, methods_of_run, write
         from medexp.report.written import is_version
@@ -372,7 +369,7 @@ def methods(given: str, output: str | None) -> int:
         if output is None:
             print(found.whole)
         else:
-            print(f"Written: {', '.join(write(found, Path(output).expanduser()))} in {output}")
+            print(f"Written: {', '.join(write(found, local_path(output)))} in {output}")
 
     return exit_code("methods", work)
 
@@ -390,12 +387,11 @@ def report(what: str, other: str | None, output: str, cases: tuple[str, ...]) ->
     """
 
     def work() -> None:
-        from pathlib import Path
 
         from medexp.report import written
 
         _find_store()
-        place = Path(output).expanduser()
+        place = local_path(output)
         file = place if place.suffix == ".html" else place / "report.html"
         if other is not None:
             from medexp.compare import compare

@@ -242,7 +242,7 @@ def read_csv(file: Path, separator: str = ",", *, only_text: bool = False) -> "p
     columns = pd.read_csv(file, sep=separator, nrows=0).columns
     empty = {column: ["", "nan", "NaN", "NA"] for column in columns if column not in NAMES}
     kinds = dict.fromkeys(NAMES, str)
-    return pd.read_csv(file, sep=separator, dtype=kinds, keep_default_na=False, na_values=empty, float_precision="round_trip")
+    return pd.read_csv(file, sep=separator, dtype=kinds, keep_default_na=False, na_values=empty)
 
 
 def read_mapping(path: Path, failure: type[MedexpError], known: str) -> dict[Any, Any]:

@@ -64,7 +64,7 @@ def figures(made: Run, client: MlflowClient | None = None) -> dict[str, float]:
     def kept(path: str) -> Path:
         return Path(store.download_artifacts(made.info.run_id, path))
 
-    once = pd.read_csv(kept("intervals.csv"), float_precision="round_trip") if "intervals.csv" in files else pd.DataFrame()
+    once = pd.read_csv(kept("intervals.csv")) if "intervals.csv" in files else pd.DataFrame()
     checks = json.loads(kept("checks.json").read_text()) if "checks.json" in files else []
     passed = {f"checks/{check['id']}": float(check["passed"]) for check in checks}
     return {**made.data.metrics, **(dict(zip(once["metric"], once["estimate"], strict=True)) if len(once) else {}), **passed}

@@ -15,6 +15,7 @@ from typing import Any, Protocol, get_origin
 
 import yaml
 
+from medexp.addresses import local_path
 from medexp.config.bounds import bare
 from medexp.config.keys import Key, Role, built, keys, marked, steps
 from medexp.config.validate import Given, json_schema, problems_of, shown, typed
@@ -67,7 +68,7 @@ class Layers:
         run_id = given.get("resume", layer.get("resume", Given(None))).value
         if resumes := run_id not in (None, "null"):
             output_dir = given.get("output_dir", layer["output_dir"])
-            layer = self._of_run(str(run_id), Path(str(output_dir.value)).expanduser()) | {"output_dir": output_dir}
+            layer = self._of_run(str(run_id), local_path(str(output_dir.value))) | {"output_dir": output_dir}
             if profile != "demo":  # `mlflow run` always hands a profile on: the default says nothing
                 given["profile"] = Given(profile, is_text=True)
         values, problems = typed(self.config, layer)

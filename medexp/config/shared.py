@@ -9,6 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal, Protocol, runtime_checkabl
 
 from annotated_types import Ge, MinLen, Predicate, doc
 
+from medexp.addresses import local_path
 from medexp.config.bounds import Count, Natural, Share, Told
 from medexp.config.keys import Called, Role
 from medexp.errors import StorageError
@@ -152,7 +153,7 @@ def cache_root(cache_dir: str | None) -> Path:
         StorageError: It is there and this user may not look into it.
     """
     usual = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "medexp"
-    root = (usual if cache_dir is None else Path(cache_dir).expanduser()).absolute()  # processes may have another directory
+    root = (usual if cache_dir is None else local_path(cache_dir)).absolute()  # processes may have another directory
     if os.path.isdir(root) and not os.access(root, os.R_OK | os.X_OK, effective_ids=True):  # noqa: PTH112  says no where it may not look
         key = "XDG_CACHE_HOME" if cache_dir is None else "cache_dir"
         raise StorageError(f"cache {root}: cannot be read, it is another user's; choose another folder with {key}")

@@ -6,7 +6,6 @@ The command line, files, spaces, ladders, resumed runs and pipelines ask it, and
 import dataclasses
 import functools
 import json
-import os
 import re
 import types
 from collections.abc import Mapping, Sequence
@@ -16,9 +15,10 @@ from typing import Annotated, Any, Literal, TypeVar, Union, cast, get_args, get_
 import yaml
 from pydantic import ConfigDict, Tag, TypeAdapter, ValidationError
 
+from medexp.addresses import local_path
 from medexp.config.bounds import Told, allowed, bare, is_finite, metadata
 from medexp.config.keys import Key, blocks, built, hints, keys
-from medexp.errors import ConfigError, all_problems
+from medexp.errors import ConfigError, DataError, all_problems
 from medexp.files import dump_yaml, parse_yaml
 from medexp.secrets import masked
 
@@ -26,7 +26,7 @@ C = TypeVar("C")
 _RANGE = {"greater_than", "greater_than_equal", "less_than", "less_than_equal", "multiple_of"}
 _RANGE |= {"too_short", "predicate_failed", "finite_number"}
 _LONG = 500  # characters: what a user can read of a value that was found
-_HOME = re.compile(r"~([A-Za-z_][\w.-]*)(?:/|$)")
+_HOME = re.compile(r"~[A-Za-z_][\w.-]*(?:/|$)")
 _KEYS_IN_URI = re.compile(r"(?i)\bs3[an]?://[^/\s'\",]*[@:]")
 _IN_URI = "holds credentials; give s3://bucket/prefix, and keys as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
 _OF_DATABASE = re.compile(r"(?i)\b(postgres|mysql|mssql|oracle|mariadb|sqlite)")
@@ -92,10 +92,12 @@ def _wrong(kind: Any, value: Any) -> str | None:
 
 
 def _of_nobody(text: str) -> str | None:
-    user = _HOME.match(text)
-    if user is None or os.path.expanduser(text) != text:  # noqa: PTH111  Path's ends in a RuntimeError
-        return None
-    return f"found {text}; this machine has no user {user[1]}: write the whole path, or ~/ for your own home"
+    if _HOME.match(text):
+        try:
+            local_path(text)
+        except DataError as error:
+            return str(error)
+    return None
 
 
 def misfit(kind: Any, value: Any) -> str | None:

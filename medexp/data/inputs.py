@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from medexp.addresses import local_path
 from medexp.errors import DataError
 
 TABLES = (".tsv", ".csv")
@@ -100,7 +101,7 @@ def rows_of(path: Path) -> list[dict[str, str]]:
         raise DataError(f"{path}: path is empty in line {', '.join(empty)}")
     for row in rows:
         row["id"] = row.get("id") or name_of(Path(row["path"]))
-        row["path"] = str((path.parent / Path(row["path"]).expanduser()).absolute())
+        row["path"] = str((path.parent / local_path(row["path"])).absolute())
     if twice := sorted(name for name, times in Counter(row["id"] for row in rows).items() if times > 1):
         raise DataError(f"{path}: id {', '.join(twice)} stands several times; an id names one row. Give a column id")
     if not rows:

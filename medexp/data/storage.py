@@ -27,6 +27,7 @@ from urllib.parse import urlsplit
 
 from joblib import parallel_config
 
+from medexp.addresses import local_path
 from medexp.data.inputs import TABLES
 from medexp.data.parallel import in_parallel
 from medexp.errors import DataError, MedexpError, StorageError, all_problems
@@ -104,7 +105,7 @@ def place(where: str, cache: Path, limit_gb: float | None = None) -> Place:
         StorageError: The environment says no usable endpoint, or a profile that there is not.
     """
     if (found := _bucket_and_key(where)) is None:
-        return Folder(Path(where).expanduser().absolute())
+        return Folder(local_path(where).absolute())
     name, key = found
     endpoint = _endpoint_of(_client())
     limit = None if limit_gb is None else int(limit_gb * 1e9)
@@ -124,7 +125,7 @@ def local_file(where: str, cache: Path, beside: Sequence[str] = ()) -> Path:
         StorageError: It cannot be fetched, the cache cannot be written.
     """
     if (found := _bucket_and_key(where)) is None:
-        return Path(where).expanduser()
+        return local_path(where)
     parent, _, name = found[1].rpartition("/")
     if not name:
         raise DataError(f"{where}: names no object; give s3://bucket/key of a file")
@@ -150,7 +151,7 @@ def local_folder(where: str, cache: Path) -> Path:
         StorageError: It cannot be fetched, the cache cannot be written.
     """
     if _bucket_and_key(where) is None:
-        return Path(where).expanduser()
+        return local_path(where)
     bucket = place(where, cache)
     assert isinstance(bucket, Bucket)
     return bucket.folder(bucket.entries(refresh=True))

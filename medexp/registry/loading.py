@@ -16,6 +16,7 @@ from medexp.models.kinds import build, kinds
 from medexp.models.meanflow.network import MeanFlowUNet, channels_of, widen
 from medexp.models.swin.attention import fast_attention
 from medexp.models.swin.features import demand_decoder
+from medexp.models.swin.network import segmenter_of
 from medexp.models.vision_language.bases import Base, Quantize, find_base, load_base
 from medexp.registry.packages import (
     ADAPTER,
@@ -68,8 +69,7 @@ def whole_network(folder: Path) -> nn.Module:
         return load_verified(folder)
     demand_decoder((folder / DECODER).is_file(), str(folder))
     decoder = load_state(folder / DECODER)
-    sizes = {key: architecture[key] for key in ("in_channels", "feature_size", "window_size")}
-    whole = sizes | {"kind": "swin_unetr", "out_channels": len(decoder["out.conv.conv.bias"])}
+    whole = segmenter_of(architecture, len(decoder["out.conv.conv.bias"]))
     return _ready(_filled(whole, load_state(weights_file(folder)) | decoder, folder))
 
 

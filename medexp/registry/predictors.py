@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
+from medexp.addresses import local_path
 from medexp.arrays import Array
 from medexp.config.networks import FeatureKind
 from medexp.data.images import transforms as images
@@ -151,7 +152,7 @@ class Predictor:
         Raises:
             DataError: There is nothing at the path, or what there is is of another kind.
         """
-        place, reader = Path(path).expanduser(), READERS[self.preprocessing.data]
+        place, reader = local_path(path), READERS[self.preprocessing.data]
         others = [ending for one in READERS.values() for ending in one.endings if ending not in reader.endings]
         given = None if place.suffix.lower() in TABLES else next(_ending_in(place, others), None)
         if given and not any(_ending_in(place, reader.endings)):

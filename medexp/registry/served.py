@@ -13,6 +13,7 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
+from medexp.addresses import local_path
 from medexp.data.volumes.regions import volumes_in_mm3
 from medexp.errors import DataError, RegistryError, all_problems
 from medexp.models.kinds import ONLY, Architecture, kind_of, kinds, outputs_of
@@ -155,7 +156,7 @@ def _place(path: str | os.PathLike[str]) -> Path:
         DataError: It is not in it.
     """
     root = os.environ.get(ROOT)
-    place = Path(root or "") / Path(path).expanduser()
+    place = Path(root or "") / local_path(path)
     if root and not place.resolve().is_relative_to(Path(root).resolve()):
         raise DataError(f"{path}: is not in the folder that {ROOT} names, the only one that is read from and written to")
     return place

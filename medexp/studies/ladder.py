@@ -5,13 +5,13 @@ import math
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from fractions import Fraction
-from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import ConfigDict, Discriminator, Field, Tag, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from medexp import phases
+from medexp.addresses import local_path
 from medexp.config.keys import Role, built, flat, keys, marked, value_of
 from medexp.config.validate import Given, made, problems_of, schema_problems, typed
 from medexp.errors import ConfigError, all_problems
@@ -98,7 +98,7 @@ def read_ladder(phase: str, file: str | None = None) -> Ladder:
     Raises:
         ConfigError: It cannot be read, does not hold, or contradicts itself; all problems at once.
     """
-    path = Path(file).expanduser() if file else phases.phase(phase).profile("recovery")
+    path = local_path(file) if file else phases.phase(phase).profile("recovery")
     content = read_mapping(path, ConfigError, f"a ladder has {', '.join(Ladder.__dataclass_fields__)}")
     try:
         ladder = TypeAdapter(Ladder).validate_python(content)

@@ -5,10 +5,10 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from medexp import phases
+from medexp.addresses import local_path
 from medexp.checks import DIAGNOSTICS, VERDICT, told
 from medexp.config.shared import Configuration, Recoverable, Resumable
 from medexp.errors import CheckFailed, MedexpError, StorageError
@@ -165,7 +165,7 @@ def _with_state(pipeline: Pipeline, key: str, config: Configuration) -> str | No
     """The newest interrupted run of the step that left something to go on from; None for a step that cannot go on."""
     if not isinstance(config, Resumable):
         return None
-    folder = Path(config.output_dir).expanduser()
+    folder = local_path(config.output_dir)
     return next((run.id for run in find_interrupted(pipeline.tracked, key) if (folder / run.id / "state").is_dir()), None)
 
 

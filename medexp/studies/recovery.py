@@ -18,6 +18,7 @@ from optuna.trial import TrialState
 from pydantic import TypeAdapter
 
 from medexp import phases
+from medexp.addresses import local_path
 from medexp.checks import DIAGNOSTICS, VERDICT, Severity
 from medexp.checks import told as verdict_of
 from medexp.config.flags import flags
@@ -391,7 +392,7 @@ def _in_one_process() -> None:
 
 def _configuration_of(failed: PastRun, config: RecoverConfig) -> Any:
     """The configuration that the run was made with: from its folder, else from its artifacts."""
-    file = Path(config.output_dir).expanduser() / failed.id / "config.yaml"
+    file = local_path(config.output_dir) / failed.id / "config.yaml"
     with tempfile.TemporaryDirectory() as folder:
         there = file if file.is_file() else artifact(failed.id, "config.yaml", Path(folder))
         if there is None:
@@ -487,7 +488,7 @@ def _is_stopped(climb: Climb) -> bool:
 
 
 def _folder(config: RecoverConfig) -> Path:
-    return Path(config.output_dir).expanduser().absolute()
+    return local_path(config.output_dir).absolute()
 
 
 def _interrupted(climb: Climb, name: str, config: Recoverable) -> str | None:
@@ -495,7 +496,7 @@ def _interrupted(climb: Climb, name: str, config: Recoverable) -> str | None:
     known = {attempt.run for attempt in climb.attempts}
     tags = {"medexp.study": climb.study.study_name, "medexp.rung": name}
     for run in reversed(runs_like(climb.tracked.id, tags)):
-        folder = Path(climb.config.output_dir).expanduser() / run.id
+        folder = local_path(climb.config.output_dir) / run.id
         if run.id not in known and run.status == "KILLED" and (folder / "state").is_dir():
             content = parse_yaml((folder / "config.yaml").read_text(encoding="utf-8"))
             if not differences(phase_config(climb.config.phase, content, run.id), config):

@@ -22,6 +22,7 @@ from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
+from medexp.addresses import local_path
 from medexp.errors import ConfigError, MedexpError, StorageError, all_problems
 from medexp.files import alone
 from medexp.studies.space import Space
@@ -85,7 +86,7 @@ def open_study(name: str, storage: str | None, phase: str, space: Space, seed: i
     where = place_of(name, storage, output_dir)
     goals = [goal.direction for goal in space.goals]
     with storage_failures(where):
-        opened = _database(where) if "://" in where else _journal(Path(where).expanduser().absolute())
+        opened = _database(where) if "://" in where else _journal(local_path(where).absolute())
         sampler, pruner = space.make_sampler(seed), space.make_pruner()
         study = optuna.create_study(
             storage=opened, study_name=name, directions=goals, sampler=sampler, pruner=pruner, load_if_exists=True

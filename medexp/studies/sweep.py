@@ -18,6 +18,7 @@ from optuna.trial import FrozenTrial, TrialState
 from scipy.stats import t as student
 
 from medexp import phases
+from medexp.addresses import local_path
 from medexp.config.keys import Role, flat, marked
 from medexp.config.shared import resampling
 from medexp.config.validate import typed
@@ -102,7 +103,7 @@ def search(config: SweepConfig, objective: str, warm_up: WarmUp) -> None:
     prepare_workers(objective)
     settings = pinned(getattr(config, config.phase))
     config = replace(config, **{config.phase: settings})
-    file = Path(config.space or phases.phase(config.phase).profile("sweep")).expanduser()
+    file = local_path(config.space or phases.phase(config.phase).profile("sweep"))
     space = read_space(file, type(settings))
     if space.combinations and config.trials > space.combinations:
         raise ConfigError(
@@ -112,7 +113,7 @@ def search(config: SweepConfig, objective: str, warm_up: WarmUp) -> None:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     key = f"sweep {name} {space.digest}"
     with runs_tagged({**tags_of_step(key), "medexp.study": name}), reported_run("sweep", config) as tracked:
-        output_dir = Path(config.output_dir).expanduser().absolute()
+        output_dir = local_path(config.output_dir).absolute()
         work = Work(
             name, config.storage, config.phase, space, settings, tracked.id, objective, config.trials, config.seed, output_dir
         )

@@ -13,6 +13,7 @@ import optuna
 from optuna.exceptions import StorageInternalError
 from optuna.trial import FrozenTrial, TrialState
 
+from medexp.addresses import local_path
 from medexp.config.keys import flat
 from medexp.config.shared import Configuration
 from medexp.config.validate import made
@@ -121,7 +122,7 @@ def run_trial(
     params = {key: str(list(value) if isinstance(value, tuple) else value) for key, value in values.items()}
     params |= {} if seed is None else {"seed": str(seed)}
     tags = {"medexp.study": trial.study.study_name, "medexp.trial": str(trial.number)}
-    folder = Path(config.output_dir).expanduser()
+    folder = local_path(config.output_dir)
     said = name or f"trial {trial.number}"
     kept = "Finished trials are kept: when the cause is gone, run it again with the same study"
     with (

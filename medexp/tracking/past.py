@@ -17,6 +17,7 @@ from mlflow.entities import LifecycleStage, Metric, Run
 from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT, MLFLOW_PARENT_RUN_ID
 
+from medexp.addresses import local_path
 from medexp.errors import ConfigError, StorageError
 from medexp.files import read_csv
 from medexp.tracking.stores import STORE_ERRORS, check_store, reason
@@ -119,7 +120,7 @@ def run_in(given: str) -> PastRun:
     """
     if "/" not in given and not given.endswith(".ckpt"):
         return find_run(given)
-    path = Path(given).expanduser().absolute()
+    path = local_path(given).absolute()
     for folder in (path, *path.parents):
         if re.fullmatch("[0-9a-f]{32}", folder.name):  # a run's folder is called by its id
             return past_run(folder.name)

@@ -131,4 +131,4 @@ def log_summary(run: TrackedRun, markdown: str) -> None:
 
 
 def _read(file: Path) -> pd.DataFrame:
-    return pd.read_csv(file, float_precision="round_trip")
+    return pd.read_csv(file)

@@ -22,6 +22,7 @@ from mlflow.utils.name_utils import _GENERATOR_NOUNS as _NOUNS
 from mlflow.utils.name_utils import _GENERATOR_PREDICATES as _PREDICATES
 from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
+from medexp.addresses import local_path
 from medexp.checks import VERDICT
 from medexp.config.keys import run_name
 from medexp.config.shared import Resumable
@@ -160,9 +161,9 @@ def tracked_run(
     if not is_main:
         if run_id is None:
             raise ValueError("a process other than the first needs the first one's run id")
-        yield TrackedRun(run_id, Path(config.output_dir).expanduser() / run_id, NullReporter())
+        yield TrackedRun(run_id, local_path(config.output_dir) / run_id, NullReporter())
         return
-    output_dir = Path(config.output_dir).expanduser()
+    output_dir = local_path(config.output_dir)
     _check_writable(output_dir)
     check_store()
     outer = mlflow.active_run()

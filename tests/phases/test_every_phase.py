@@ -94,7 +94,7 @@ def test_what_has_no_course_is_no_metric_and_the_figure_that_runs_are_compared_b
 ) -> None:
     made, compared_by = last_run(client, phase), COMPARED_BY[phase]
     assert without_course(client, made) == []
-    once = logged_table(made, "intervals.csv", index_col="metric", float_precision="round_trip")
+    once = logged_table(made, "intervals.csv", index_col="metric")
     kept = once.loc[f"val/final/{compared_by}"]
     assert made.data.metrics[f"val/{compared_by}"] == pytest.approx(kept["estimate"], abs=1e-6)
     name, figure = made.data.tags["medexp.headline"].split(" 0." if kept["estimate"] < 1 else " 1.", 1)

@@ -187,6 +187,11 @@ def test_what_cannot_be_exported_is_refused_in_a_line(
         ("phase1_encoder_merged/1", "new", f"is a swin_encoder. What is exported is a segmenter of volumes .*, {can}"),
         ("phase1_lora_adapter/1", "new", f"is an adapter, and a bundle holds a whole network. Export one .*, {can}"),
         ("phase1_encoder_merged/2", "new", "has no version 2; it has: 1"),
+        (
+            "phase1_segmenter/1",
+            "~nobody_here/b",
+            "found ~nobody_here/b; this machine has no user nobody_here: write the whole path",
+        ),
         ("phase1_encoder_merged/1", "there", "exists already, and nothing is overwritten. Give the name of a new folder"),
     ):
         assert main(["export-bundle", model, folder]) == 2

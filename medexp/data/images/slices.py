@@ -17,6 +17,7 @@ from nibabel.orientations import apply_orientation, io_orientation
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from medexp.addresses import local_path
 from medexp.config.data import SliceConfig
 from medexp.data.images.cases import LabelledImage
 from medexp.data.images.npz import Arrays, metadata_of, plane_problems, read_npz
@@ -85,7 +86,7 @@ def cut_slices(
             read.
         StorageError: The folder cannot be written.
     """
-    folder = folder.expanduser().absolute()
+    folder = local_path(folder).absolute()
     known = {case.id: [case.patient, digests[case.id]] for case in cases}
     summary = {"format": FORMAT, "background": "of one value", **asdict(slices), "cases": known}
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from medexp.addresses import local_path
 from medexp.config.data import PairDataConfig
 from medexp.data.inputs import TABLES, lines_of, name_of
 from medexp.data.pairs.marks import COLUMN, generated, participants, said
@@ -302,7 +303,7 @@ def _row(table: Path, names: Sequence[str], row: Sequence[str], seen: _Seen, suf
     cells = {name: value.strip() for name, value in zip(names, row, strict=True) if name in (*_COLUMNS, *_OPTIONAL)}
     if not cells["image"]:
         raise DataError("image is empty")
-    paths = {name: table.parent / Path(cells[name]).expanduser() for name in _COLUMNS if cells[name]}
+    paths = {name: table.parent / local_path(cells[name]) for name in _COLUMNS if cells[name]}
     if absent := [f"{name} {path}: no such file" for name, path in paths.items() if not path.is_file()]:
         raise DataError("; ".join(absent))
     file = _told(paths["image"], suffixes)

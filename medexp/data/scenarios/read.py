@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path, PureWindowsPath
 from typing import Any, NamedTuple
 
+from medexp.addresses import local_path
 from medexp.data.inputs import decoded
 from medexp.data.scenarios.cases import ANSWERS, MODALITIES, Scenario
 from medexp.data.storage import local_file, local_folder
@@ -125,9 +126,7 @@ def local_scenarios(files: Sequence[str], image_dir: str | None, cache: Path) ->
     """
     if image_dir is not None:
         return [local_file(file, cache) for file in files], local_folder(image_dir, cache)
-    beside = [
-        local_folder(file.rpartition("/")[0], cache) if "://" in file else Path(file).expanduser().parent for file in files
-    ]
+    beside = [local_folder(file.rpartition("/")[0], cache) if "://" in file else local_path(file).parent for file in files]
     return [folder / file.rpartition("/")[2] for folder, file in zip(beside, files, strict=True)], None
 
 

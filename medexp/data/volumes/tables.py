@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from medexp.addresses import local_path
 from medexp.config.data import SUFFIXES
 from medexp.data.inputs import lines_of
 from medexp.data.splits import (
@@ -109,7 +110,7 @@ def read_table(
     for row in values:
         images: tuple[Path, ...] = ()
         try:
-            where = (path.parent / Path(row["path"]).expanduser()).absolute()
+            where = (path.parent / local_path(row["path"])).absolute()
             images = image_files(where, channels, suffixes) if row["path"] else ()
         except DataError as error:
             problems.append(f"id {row['id']}: {error}")

@@ -4,7 +4,8 @@ Hatamizadeh et al., "Swin UNETR: Swin Transformers for Semantic Segmentation of 
 BrainSegFounder-Tiny is this network with feature_size 48 (62,191,941 parameters with 4 input and 3 output channels).
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
 from monai.networks.nets.swin_unetr import SwinTransformer, SwinUNETR
@@ -161,6 +162,11 @@ def features(net: SwinSegmenter | SwinEncoder, x: Tensor, kinds: Iterable[Featur
         maps = feature_maps(net, shallow, hidden)
     found |= {"gap10": averages(maps[-1]), "multiscale": multiscale(maps[:-1])}
     return {kind: value for kind, value in found.items() if kind in asked}
+
+
+def segmenter_of(encoder: Mapping[str, Any], regions: int) -> dict[str, Any]:
+    """The architecture of the SwinSegmenter that has an encoder of this architecture."""
+    return {**encoder, "kind": "swin_unetr", "out_channels": regions}
 
 
 def is_encoder_key(key: str) -> bool:

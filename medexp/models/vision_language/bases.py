@@ -17,6 +17,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from medexp.addresses import local_path
 from medexp.config.shared import cache_root
 from medexp.errors import CheckpointError, ConfigError, RegistryError, all_problems
 from medexp.files import replacing
@@ -67,7 +68,7 @@ def find_base(source: str, revision: str | None = None, cache: Path | None = Non
         ConfigError: There is no such base here and it cannot be fetched, or it is none that takes images and text.
         CheckpointError: Its files are incomplete, or hold weights as pickles alone.
     """
-    folder = Path(source).expanduser()
+    folder = local_path(source)
     if folder.is_dir():
         if revision is not None:
             raise ConfigError(f"revision={revision}: is of a model given by name; {source} is a folder, which is as it is")

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any
 
 import pandas as pd
@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from medexp import registry
+from medexp.addresses import local_path
 from medexp.data.manifest import patient_sha256
 from medexp.data.oct.steps import Resize
 from medexp.data.oct.transforms import Normalisation, preprocessing
@@ -149,7 +150,7 @@ def with_initial_weights(encoders: list[Encoder]) -> list[Encoder]:
 def _named(given: str) -> tuple[str, str]:
     """The name and the place of an encoder; what names no metric and no folder is left out of the name, such as the = that
     training libraries write."""
-    path = Path(given).expanduser()
+    path = local_path(given)
     if not path.exists() and (match := _NAME.fullmatch(given)):
         return match["name"], match["where"]
     own = given.removeprefix("models:/") if given.startswith("models:/") else path.name if path.is_dir() else path.stem

@@ -2,10 +2,10 @@
 
 import os
 from dataclasses import replace
-from pathlib import Path
 
 import pandas as pd
 
+from medexp.addresses import local_path
 from medexp.data.oct.phantoms import ensure_oct_phantoms
 from medexp.data.oct.prepared import PreparedVolumes, prepare_oct
 from medexp.data.storage import local_file, place
@@ -29,7 +29,7 @@ def read_data(ctx: Context[OctConfig]) -> PreparedVolumes:
     """
     config, reporter = ctx.config, ctx.run.reporter
     where = config.paths.volumes
-    cache = Path(config.data.cache_dir).expanduser().absolute() if config.data.cache_dir else ctx.cache
+    cache = local_path(config.data.cache_dir).absolute() if config.data.cache_dir else ctx.cache
     with ctx.accelerator.main_process_first():
         folder = where or str(ensure_oct_phantoms(config.phantoms.participants, config.phantoms.seed, ctx.cache))
     with ctx.accelerator.main_process_first():  # the others find what was fetched and described

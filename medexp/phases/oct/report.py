@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from safetensors.torch import save_file
 
+from medexp.addresses import local_path
 from medexp.config.flags import flags
 from medexp.config.shared import Resampling
 from medexp.data.prepared import Prepared
@@ -181,7 +182,7 @@ def _own_files(
             ctx.run.reporter.file(file, f"{_FOLDER}/{encoder.name}")
     ctx.run.reporter.figure(curves(first.fitted.history), f"{_FOLDER}/{encoder.name}/curves.png")
     if where := ctx.config.log.ckpt_dir:
-        copied = Path(where).expanduser() / encoder.name
+        copied = local_path(where) / encoder.name
         try:
             shutil.copytree(folder, copied, dirs_exist_ok=True)
             shutil.copy2(ctx.run.folder / "config.yaml", copied)

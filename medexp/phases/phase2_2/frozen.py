@@ -12,7 +12,7 @@ from medexp.errors import CheckpointError, RegistryError
 from medexp.models.checkpoints import load_state, load_weights, weights_digest
 from medexp.models.kinds import build
 from medexp.models.swin.features import KINDS, width
-from medexp.models.swin.network import SwinEncoder, SwinSegmenter
+from medexp.models.swin.network import SwinEncoder, SwinSegmenter, segmenter_of
 from medexp.models.unet.network import MultiTaskModel, UNetEncoder, size_of
 from medexp.phases.phase2_2.config import Phase2_2Config
 from medexp.phases.shared.context import Context
@@ -106,9 +106,9 @@ def load_encoder(ctx: Context[Phase2_2Config]) -> FrozenEncoder:
         return _of_multitask(whole, architecture, called, parent, pulled)
     assert isinstance(whole, SwinEncoder | SwinSegmenter)
     whole.gives = ctx.config.features
-    architecture = {**architecture, "features": whole.gives}
     if isinstance(whole, SwinSegmenter):
-        architecture |= {"kind": "swin_unetr", "out_channels": whole.out_channels}
+        architecture = segmenter_of(architecture, whole.out_channels)
+    architecture = {**architecture, "features": whole.gives}
     return FrozenEncoder(whole, whole, architecture, width(whole.gives, architecture["feature_size"]), called, parent, pulled)
 
 

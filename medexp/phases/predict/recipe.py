@@ -8,13 +8,13 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 import medexp
 from medexp import registry
+from medexp.addresses import local_path
 from medexp.data.images.cases import LabelledImage
 from medexp.data.images.kaggle import meant_by
 from medexp.data.inputs import Inputs
@@ -105,7 +105,7 @@ def read(ctx: Context[PredictConfig]) -> Work:
         )
     made_with: dict[str, Any] = {"model": predictor.called, "digest": predictor.digest, "kind_of_features": predictor.features}
     made_with |= {"values": dict(truth.painted), "preprocessing": predictor.preprocessing.in_words}
-    folder = Path(config.output).expanduser() if config.output else ctx.run.folder / "predictions"
+    folder = local_path(config.output) if config.output else ctx.run.folder / "predictions"
     claim(folder, paths, made_with)
     return Work(predictor, inputs, ", ".join(config.input) or "meningioma phantoms", truth, folder, made_with)
 

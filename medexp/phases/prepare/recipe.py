@@ -4,6 +4,7 @@ pairs (`medexp.phases.prepare.pairs`)."""
 
 from pathlib import Path
 
+from medexp.addresses import local_path
 from medexp.config.flags import flags
 from medexp.data.images.slices import cut_slices
 from medexp.data.volumes.oddities import account
@@ -27,7 +28,7 @@ def run(config: PrepareConfig) -> None:
     """
     with reported_run("prepare", config) as tracked:
         if config.scenarios_dir is not None:
-            prepared_for_medgemma(config, tracked, Path(config.scenarios_dir).expanduser())
+            prepared_for_medgemma(config, tracked, local_path(config.scenarios_dir))
             return
         if config.folders:
             prepared_for_phase7(config, tracked)

@@ -29,6 +29,7 @@ from medexp.evaluation.embeddings import Embedder, cases_as_parts, embed_all, im
 from medexp.evaluation.intervals import Interval
 from medexp.models.kinds import build
 from medexp.models.swin.features import KINDS
+from medexp.models.swin.network import segmenter_of
 from medexp.phases.shared.context import Context, JudgedSettings, Settings
 from medexp.phases.shared.images import Images
 from medexp.phases.shared.labelled_volumes import LabelledVolumes
@@ -378,7 +379,7 @@ def untrained(architecture: Mapping[str, Any], device: torch.device, kind: Featu
     """Networks with initial weights, one for each of UNTRAINED_SEEDS, in eval mode and frozen, for features of a kind."""
     nets = {}
     if kind is not None and KINDS[kind].decoder:  # which an encoder is given here
-        architecture = {"out_channels": len(REGIONS), **architecture, "kind": "swin_unetr"}
+        architecture = segmenter_of(architecture, len(REGIONS))
     for seed in UNTRAINED_SEEDS:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)

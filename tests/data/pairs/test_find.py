@@ -142,7 +142,14 @@ def test_all_that_is_wrong_is_told_at_once(tmp_path):
     only_t1 = touch(tmp_path / "t1", "sub-1/sub-1_T1w.nii.gz", "sub-2/sub-2_T1w.nii.gz")
     (tmp_path / "twice.tsv").write_text("image\timage\tmask\n")
     (tmp_path / "none.tsv").write_text("path\n1\n")
-    rows = ["x.nii\t\t0", "flat/a_FLAIR.nii.gz\ty.nii\t0", "flat/b_FLAIR.nii.gz\t\tperhaps", "\tx.nii\t", "1"]
+    rows = [
+        "x.nii\t\t0",
+        "flat/a_FLAIR.nii.gz\ty.nii\t0",
+        "flat/b_FLAIR.nii.gz\t\tperhaps",
+        "\tx.nii\t",
+        "1",
+        "~nobody_here/x.nii\t\t0",
+    ]
     (tmp_path / "rows.tsv").write_text("image\tmask\tsynthetic\n" + "\n".join(rows))
     places = [flat, bids, other, only_t1, *(tmp_path / f"{name}.tsv" for name in ("twice", "none", "rows")), tmp_path / "no"]
     with pytest.raises(DataError) as error:
@@ -164,6 +171,7 @@ def test_all_that_is_wrong_is_told_at_once(tmp_path):
         "rows.tsv: line 4: synthetic is 'perhaps'; allowed are 1 and 0",
         "rows.tsv: line 5: image is empty",
         "rows.tsv: line 6: 1 values, the header has 3 columns",
+        "rows.tsv: line 7: found ~nobody_here/x.nii; this machine has no user nobody_here",
         f"{tmp_path / 'no'}: no such folder or table",
         "data.exclude: no case nobody in it",
         "or leave cases out with -P 'data.exclude=[ID, ...]'",

@@ -201,6 +201,7 @@ def test_further_columns_are_not_read_and_absolute_paths_are_taken(folder: Path)
         (changed(1, "label", " "), HEADER, ["line 3: label is empty"]),
         (changed(1, "split", ""), HEADER, ["line 3: split is empty"]),
         (changed(1, "path", "nowhere"), HEADER, ["id b: ", "nowhere: no such file or folder"]),
+        (changed(1, "path", "~nobody_here/b"), HEADER, ["id b: found ~nobody_here/b; this machine has no user nobody_here"]),
         (changed(1, "path", "table.tsv"), HEADER, ["neither a case's folder nor a NIfTI file"]),
         ([ROWS[0][:4], *ROWS[1:]], HEADER, ["line 2: 4 values, the header has 5 columns"]),
         ([[*ROWS[0], "x"], *ROWS[1:]], HEADER, ["line 2: 6 values"]),
