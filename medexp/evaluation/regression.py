@@ -18,7 +18,8 @@ def ridge(train: Array, train_targets: Array, patients: Sequence[str], held_out:
     """Predictions of ridge regressions on standardised features, the penalty chosen on patients left out in turn.
 
     By patient: with another scan of the same one still among the training cases, almost no penalty looks best, and what is
-    then predicted of new patients is wild.
+    then predicted of new patients is wild. No prediction leaves the range of the targets that it was fitted to: features far
+    from all that were seen would be given a value that no case has, and R2 over dozens of cases would be that one's.
 
     Args:
         train: Features (N, D).
@@ -33,14 +34,19 @@ def ridge(train: Array, train_targets: Array, patients: Sequence[str], held_out:
     if folds < 2:
         return np.full((len(held_out), train_targets.shape[1]), np.nan)
     scaler = StandardScaler().fit(train)
-    features, new, targets = scaler.transform(train), scaler.transform(held_out), train_targets.shape[1]
-    errors = np.zeros((len(PENALTIES), targets))
+    features, new = scaler.transform(train), scaler.transform(held_out)
+    errors = np.zeros((len(PENALTIES), train_targets.shape[1]))
     for fit, score in GroupKFold(folds).split(train, groups=patients):
         for row, penalty in enumerate(PENALTIES):  # all targets at once, which RidgeCV with splits of its own does one by one
-            told = Ridge(penalty).fit(features[fit], train_targets[fit]).predict(features[score])
-            errors[row] += ((told.reshape(-1, targets) - train_targets[score]) ** 2).mean(axis=0)
-    chosen = Ridge(PENALTIES[errors.argmin(axis=0)]).fit(features, train_targets)
-    return np.reshape(chosen.predict(new), (-1, targets))
+            told = _predicted(penalty, features[fit], train_targets[fit], features[score])
+            errors[row] += ((told - train_targets[score]) ** 2).mean(axis=0)
+    return _predicted(PENALTIES[errors.argmin(axis=0)], features, train_targets, new)
+
+
+def _predicted(penalty: float | Array, features: Array, targets: Array, new: Array) -> Array:
+    """Predictions (M, T) of features (M, D) by a ridge of (N, D) and targets (N, T), within the targets' range."""
+    found = Ridge(penalty).fit(features, targets).predict(new)
+    return np.clip(found.reshape(len(new), targets.shape[1]), targets.min(axis=0), targets.max(axis=0))
 
 
 def r2(targets: Array, predictions: Array) -> Array:

@@ -53,6 +53,20 @@ def test_scans_of_one_patient_do_not_vouch_for_each_other() -> None:
     assert mean_r2(targets[30:], ridge(twins, targets[scans], patients, features[30:])) > -0.1
 
 
+def test_a_case_unlike_all_others_is_given_no_value_that_none_of_them_has() -> None:
+    """Of one case in 60 all features are a thousand deviations off: its prediction stays in the range of what was seen."""
+    rng = np.random.default_rng(0)
+    features, weights = rng.normal(size=(160, 10)), rng.normal(size=(10, 2))
+    targets = features @ weights + rng.normal(size=(160, 2))
+    new = features[100:].copy()
+    new[0] = 1000
+    predicted = ridge(features[:100], targets[:100], alone(100), new)
+    low, high = targets[:100].min(axis=0), targets[:100].max(axis=0)
+    assert ((predicted >= low) & (predicted <= high)).all()
+    assert ((predicted[0] == low) | (predicted[0] == high)).all()
+    assert mean_r2(targets[100:], predicted) > 0.5
+
+
 def test_the_mean_of_the_targets_has_an_r2_of_zero() -> None:
     targets = np.random.default_rng(0).normal(size=(20, 3))
     assert r2(targets, np.tile(targets.mean(axis=0), (20, 1))) == pytest.approx(np.zeros(3))
