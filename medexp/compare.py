@@ -18,11 +18,12 @@ from medexp.data.inputs import lines_of
 from medexp.errors import DataError, StorageError, all_problems
 from medexp.evaluation.comparison import Comparison, compare_tables, direction, read_per_case
 from medexp.files import NAMES, read_csv, replacing
+from medexp.phases import phases
 from medexp.registry.promotion import scores_of
 from medexp.registry.store import pull, resolve
 from medexp.terminal import show_table, terminal
 from medexp.tracking.figures import as_written, differences
-from medexp.tracking.past import artifact, find_run
+from medexp.tracking.past import PastRun, artifact, find_run, past_run
 from medexp.words import some
 
 _EMPTY = ["", "nan", "NaN", "NA"]
@@ -41,6 +42,7 @@ class Source:
         digests: sha256 of the cases that are known, by case.
         splits: Split of the cases that are known, by case.
         data_digest: Of all its cases together; None where that is not known.
+        units: What its phase calls a patient, one and several (`medexp.phases.Phase`); None where no phase of medexp made it.
     """
 
     called: str
@@ -48,6 +50,7 @@ class Source:
     digests: Mapping[str, str] = field(default_factory=dict)
     splits: Mapping[str, str] = field(default_factory=dict)
     data_digest: str | None = None
+    units: tuple[str, str] | None = None
 
 
 def compare(one: str, other: str, *, samples: int = 2000, confidence: float = 0.95, seed: int = 0) -> Comparison:
@@ -69,7 +72,11 @@ def compare(one: str, other: str, *, samples: int = 2000, confidence: float = 0.
     first, second = source(one), source(other)
     _demand_same_data(first, second)
     names, folds = (first.called, second.called), max(folds_of(one.table) for one in (first, second))
-    return compare_tables(first.table, second.table, names, Resampling(samples, confidence, seed, folds))
+    said = {one.units for one in (first, second)} - {None}
+    units = said.pop() if len(said) == 1 else None
+    return compare_tables(
+        first.table, second.table, names, Resampling(samples, confidence, seed, folds), units or Comparison.units
+    )
 
 
 def is_table(given: str) -> bool:
@@ -90,7 +97,8 @@ def source(given: str) -> Source:
                 f"{called}: was registered without scores; compare the run that made it, or a version that was judged"
             )
         made = resolve(f"models:/{pulled.name}/{pulled.version}").tags.get("medexp.run", "")
-        return Source(called, read_per_case(scores.per_case, called), *_known(made), scores.data_digest)
+        units = _units(past_run(made)) if made else None
+        return Source(called, read_per_case(scores.per_case, called), *_known(made), scores.data_digest, units)
     name, _, arm = given.partition(":")
     run = find_run(name)
     with tempfile.TemporaryDirectory() as folder:
@@ -110,7 +118,12 @@ def source(given: str) -> Source:
         table = table.drop(columns=unmeasured)  # masks on the cases' own grids are scored of two arms alone
     elif arm:
         raise DataError(f"run {name}: has no arms, found {arm!r}. Give {name}")
-    return Source(given, read_per_case(table, f"run {given}"), *_known(run.id))
+    return Source(given, read_per_case(table, f"run {given}"), *_known(run.id), units=_units(run))
+
+
+def _units(run: PastRun) -> tuple[str, str] | None:
+    phase = run.tags.get("medexp.phase")
+    return phases()[phase].units if phase in phases() else None
 
 
 def _read(file: Path, given: str) -> pd.DataFrame:

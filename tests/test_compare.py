@@ -12,6 +12,7 @@ from mlflow import MlflowClient
 from medexp.compare import compare
 from medexp.console import main
 from medexp.registry.promotion import Nominated
+from medexp.report.comparison import as_comparison
 
 JUDGED = {"phase": "phase1", "revision": 1, "split": "val", "data_digest": "d", "made_on": "m"}
 
@@ -65,6 +66,20 @@ def test_a_table_from_elsewhere_is_compared_with_a_run(run: Callable[..., str], 
     table(1).drop(columns="patient").to_csv(file, sep="\t", index=False)
     found = compare(run(table(0)), str(file))
     assert found.rows[0].told.startswith("dice_WT: theirs.tsv is better than ")
+
+
+def test_a_patient_is_called_what_the_phase_calls_it(run: Callable[..., str], store: MlflowClient, tmp_path: Path) -> None:
+    ids = [run(table(seed, 4)) for seed in (0, 1)]
+    for one in ids:
+        store.set_tag(one, "medexp.phase", "medgemma")
+    theirs = tmp_path / "theirs.csv"
+    table(1, 4).to_csv(theirs, index=False)
+    for other in (ids[1], str(theirs), run(table(1, 4))):
+        found = compare(ids[0], other)
+        assert "too few families" in found.rows[0].told
+        assert "by family" in as_comparison(found, (ids[0], other), (None, None), "")
+    store.set_tag(ids[1], "medexp.phase", "phase2_2")  # of two kinds: the word that holds for both
+    assert "too few patients" in compare(*ids).rows[0].told
 
 
 def test_an_arm_is_compared_in_what_was_measured_of_it(run: Callable[..., str]) -> None:

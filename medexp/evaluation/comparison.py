@@ -66,12 +66,14 @@ class Comparison:
         cases: A row a case and metric: case, patient, metric, one, other, gain.
         left_out: What was not compared, and why.
         notes: What to know of the tables before the figures are believed.
+        units: What a patient is called, one and several.
     """
 
     rows: tuple[Compared, ...]
     cases: pd.DataFrame
     left_out: tuple[str, ...]
     notes: tuple[str, ...]
+    units: tuple[str, str] = ("patient", "patients")
 
     def extremes(self, metric: str, count: int = 3) -> tuple[pd.DataFrame, pd.DataFrame]:
         """The cases in which the second gains least, and those in which it gains most."""
@@ -209,7 +211,13 @@ def mean_gain(both: pd.DataFrame, resampling: Resampling) -> Interval:
     return mean_by_patient(both["gain"].to_numpy(), list(both["patient"]), resampling, within)
 
 
-def compare_tables(one: pd.DataFrame, other: pd.DataFrame, called: tuple[str, str], resampling: Resampling) -> Comparison:
+def compare_tables(
+    one: pd.DataFrame,
+    other: pd.DataFrame,
+    called: tuple[str, str],
+    resampling: Resampling,
+    units: tuple[str, str] = Comparison.units,
+) -> Comparison:
     """The second's gain over the first in every metric that both have, paired by case, with an interval by patient.
 
     Args:
@@ -217,6 +225,7 @@ def compare_tables(one: pd.DataFrame, other: pd.DataFrame, called: tuple[str, st
         other: Likewise, of the same cases.
         called: What both are called.
         resampling: How resamples are drawn, and the coverage.
+        units: What a patient is called, one and several.
 
     Raises:
         DataError: Other cases, patients or labels, a value that one alone has, or no metric in common; all problems at once.
@@ -225,8 +234,8 @@ def compare_tables(one: pd.DataFrame, other: pd.DataFrame, called: tuple[str, st
     owner = next(table[name] for name in ("patient", "case") for table in (one, other) if name in table)
     rows, cases, left_out, notes = [], [], [], []
     if not any("patient" in table for table in (one, other)):
-        told = "no column patient: each case counts as a patient of its own, and the intervals rest on that"
-        notes.append(f"{told}; they are too narrow where a patient has several cases")
+        told = f"no column patient: each case counts as a {units[0]} of its own, and the intervals rest on that"
+        notes.append(f"{told}; they are too narrow where a {units[0]} has several cases")
     columns = [name for name in dict.fromkeys(map(str, [*one, *other])) if name not in _CASE]
     unknown = [name for name in columns if not direction(name) and not name.startswith("probability")]
     if unknown:
@@ -245,7 +254,7 @@ def compare_tables(one: pd.DataFrame, other: pd.DataFrame, called: tuple[str, st
             left_out.append(f"{column}: no case has a value of both")
             continue
         means = float(both["one"].mean()), float(both["other"].mean())
-        rows.append(_compared(column, len(both), means, mean_gain(both, resampling), called))
+        rows.append(_compared(column, len(both), means, mean_gain(both, resampling), called, units[1]))
         cases.append(both.assign(metric=column)[["case", "patient", "metric", "one", "other", "gain"]])
     if not cases:
         raise DataError(all_problems(f"{called[0]} and {called[1]}", left_out))
@@ -256,14 +265,14 @@ def compare_tables(one: pd.DataFrame, other: pd.DataFrame, called: tuple[str, st
         for name in ("balanced_accuracy", "auroc"):
             values = float(METRICS[name](first, every)[0]), float(METRICS[name](second, every)[0])
             interval = gain(METRICS[name], second, first, list(owner), resampling)
-            rows.append(_compared(name, len(one), values, interval, called))
+            rows.append(_compared(name, len(one), values, interval, called, units[1]))
         for name, table, predictions in zip(called, (one, other), judged, strict=True):
             area = scores(predictions, list(owner), resampling, {"auroc": METRICS["auroc"]})["auroc"]
             if area.high < 0.5:
                 asked = "are its probabilities those of another class?"
                 wanted = f" A column probability is of {_classes(table)[1]}, the second in alphabetical order"
                 notes.append(f"{name}: AUROC {area} is below chance: {asked}{wanted if predictions.binary else ''}")
-    return Comparison(tuple(rows), pd.concat(cases, ignore_index=True), tuple(left_out), tuple(notes))
+    return Comparison(tuple(rows), pd.concat(cases, ignore_index=True), tuple(left_out), tuple(notes), units)
 
 
 def _same_cases(one: pd.DataFrame, other: pd.DataFrame, called: tuple[str, str]) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -301,10 +310,12 @@ def _same_cases(one: pd.DataFrame, other: pd.DataFrame, called: tuple[str, str])
     return one, other
 
 
-def _compared(metric: str, cases: int, means: tuple[float, float], interval: Interval, called: tuple[str, str]) -> Compared:
+def _compared(
+    metric: str, cases: int, means: tuple[float, float], interval: Interval, called: tuple[str, str], unit: str
+) -> Compared:
     first, second = called
     told = interval.told(
-        few=f"{metric}: too few patients to tell {second} from {first}",
+        few=f"{metric}: too few {unit} to tell {second} from {first}",
         better=f"{metric}: {second} is better than {first}",
         worse=f"{metric}: {second} is worse than {first}",
         same=f"{metric}: no difference between {second} and {first} that could be measured",

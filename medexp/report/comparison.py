@@ -49,6 +49,7 @@ def as_comparison(found: Comparison, names: tuple[str, str], runs: tuple[str | N
         one=_short(names[0]),
         other=_short(names[1]),
         cases=found.cases["case"].nunique(),
+        unit=found.units[0],
         sections=[(anchor, title) for anchor, title, there in sections if there],
         colour="warn" if better and worse else "pass" if better else "fail" if worse else "",
         answers=[_short(row.told) for row in found.rows],
