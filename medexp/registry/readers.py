@@ -179,7 +179,7 @@ def _scan(case: Any, asked: Asked) -> Ready:
     scan = of_scan.read_volume(case)
     facts = of_scan.describe_scan(case.id, scan, case.known)
     identity = _identity(case, facts.voxels_sha256, facts.perceptual_hash) if asked.identify else {}
-    outside = (*([facts.odd] if facts.odd else []), *seen.outside(facts.fields, asked.seen))
+    outside = (*facts.odd.values(), *seen.outside(facts.fields, asked.seen))
     image = oct.execute(asked.preprocessing.steps, scan)
     return Ready(case, {ONLY: image[None]}, None, scan.voxels.shape, None, None, outside, identity)
 

@@ -74,6 +74,7 @@ class Scan:
         header: What it says besides voxels; nothing of whom it is.
         laterality: The eye; None where the file does not say.
         device: Of DEVICES where it is one of them, else as the file has it; None where it does not say.
+        frames: What is odd in how the file says that its frames lie, in words; empty where nothing is, or nothing is said.
     """
 
     voxels: NDArray[Any]
@@ -81,6 +82,7 @@ class Scan:
     header: Header
     laterality: Laterality | None
     device: str | None
+    frames: str = ""
 
 
 def stem_of(key: str) -> str | None:

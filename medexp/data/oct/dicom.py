@@ -21,6 +21,7 @@ from pydicom.uid import UID, JPEG2000TransferSyntaxes
 from medexp.arrays import Array
 from medexp.data.oct.cases import Scan, device_named, eye_of
 from medexp.errors import DataError
+from medexp.words import some
 
 OPHTHALMIC_TOMOGRAPHY = "1.2.840.10008.5.1.4.1.1.77.1.5.4"
 """SOP class of structural OCT."""
@@ -28,6 +29,8 @@ OPHTHALMIC_TOMOGRAPHY = "1.2.840.10008.5.1.4.1.1.77.1.5.4"
 _CAPTURES = ("1.2.840.10008.5.1.4.1.1.7.2", "1.2.840.10008.5.1.4.1.1.7.3")  # multi-frame grey byte and word
 _ENVELOPE = bytes.fromhex("06092a864886f70d010703")  # the object identifier of enveloped data (RFC 5652)
 _TURNED = 20.0  # degrees between B-scans of one volume, from which on they are no raster
+_SAME = 1e-3  # of the mean step between frames: nearer ones lie in one place
+_LEAP = 1.5  # times the usual step, from which on B-scans are missing between two
 _J2K, _J2K_HEAD = b"\xff\x4f\xff\x51", 2**16  # begins a codestream; bytes of the pixel data in which the first one does
 _INVERTED, _GREY = "MONOCHROME1", ("MONOCHROME1", "MONOCHROME2")
 
@@ -37,14 +40,15 @@ def read_dicom(path: Path, most: int) -> Scan:
 
     B-scans come from the top of the fundus image to its bottom (or from left to right) where the file says where they lie on
     it, else by position along their normal, its largest component ascending, else by their number in the stack, else as they
-    lie in the file.
+    lie in the file. Repeats, as many in each place, stay beside each other and are told, as are B-scans that are missing.
 
     Args:
         path: The file.
         most: Voxels that are read at most.
 
     Raises:
-        DataError: It is empty, cut off, encrypted, compressed in a way that is not installed, or no volume of OCT.
+        DataError: It is empty, cut off, encrypted, compressed in a way that is not installed, or no volume of OCT; some of its
+            frames share a place and others have one of their own.
     """
     try:
         return _read(path, most)
@@ -86,7 +90,7 @@ def _read(path: Path, most: int) -> Scan:
     groups = [*(dataset.get("PerFrameFunctionalGroupsSequence") or [])]
     shared = next(iter(dataset.get("SharedFunctionalGroupsSequence") or []), Dataset())
     groups = groups if len(groups) == frames else []
-    order, step = _order(path, groups, shared)
+    order, step, told = _order(path, groups, shared)
     voxels = _voxels(path, dataset, (frames, rows, columns), _rescaling(groups, shared, dataset))
     if order is not None:
         _turn(voxels, order)
@@ -104,6 +108,7 @@ def _read(path: Path, most: int) -> Scan:
         },
         laterality=next((eye for eye in map(eye_of, _eyes(dataset, groups, shared)) if eye), None),
         device=device,
+        frames=told,
     )
 
 
@@ -257,11 +262,12 @@ def _turn(voxels: NDArray[Any], order: NDArray[np.intp]) -> None:
         voxels[at] = first
 
 
-def _order(path: Path, groups: Sequence[Dataset], shared: Dataset) -> tuple[NDArray[np.intp] | None, float | None]:
-    """The frames' order and, where positions are in mm, what lies between two; None where nothing says.
+def _order(path: Path, groups: Sequence[Dataset], shared: Dataset) -> tuple[NDArray[np.intp] | None, float | None, str]:
+    """The frames' order, None where nothing says; where positions are in mm, what lies between two places; and what is odd.
 
     Raises:
-        DataError: The B-scans cross, as those of a radial scan do.
+        DataError: The B-scans cross, as those of a radial scan do, or lie on one line; nothing says how several stacks lie; or
+            some frames share a place.
     """
     lines = _each(groups, shared, "OphthalmicFrameLocationSequence", "ReferenceCoordinates", 4)
     places = _each(groups, shared, "PlanePositionSequence", "ImagePositionPatient", 3)
@@ -273,20 +279,93 @@ def _order(path: Path, groups: Sequence[Dataset], shared: Dataset) -> tuple[NDAr
         if turned > _TURNED:
             told = f"its B-scans are turned against each other, by {turned:.0f} degrees"
             raise DataError(f"{path}: is a radial scan, no volume: {told}")
-    step = None
-    if places is not None:
+    along = fundus = None
+    if places is not None and np.ptp(places, axis=0).any():
         along = _along(places, None if planes is None else np.cross(planes[:, :3].mean(0), planes[:, 3:].mean(0)))
-        if np.ptp(along) > 0:
-            step = float(np.median(np.diff(np.sort(along)))) or None
     if lines is not None:
         middles = (lines[:, :2] + lines[:, 2:]) / 2
         fundus = middles[:, np.ptp(middles, axis=0).argmax()]
-        if np.ptp(fundus) > 0:
-            return np.argsort(fundus, kind="stable"), step
-    if step is not None:
-        return np.argsort(along, kind="stable"), step
+        if np.ptp(fundus) == 0 and along is None:
+            told = "all its frames lie on one line of the fundus image (ReferenceCoordinates), as repeats of one B-scan do"
+            raise DataError(
+                f"{path}: is no volume: {told}; leave it out, or write it anew without them where they mean nothing"
+            )
+        fundus = fundus if np.ptp(fundus) > 0 else None
+    if along is not None or fundus is not None:
+        judged, name = (along, "ImagePositionPatient") if along is not None else (fundus, "ReferenceCoordinates")
+        step, told = _evenly(path, np.asarray(judged), name)
+        order = np.argsort(np.asarray(along if fundus is None else fundus), kind="stable")
+        return order, step if along is not None else None, told
+    numbers = _numbers(path, groups)
+    told = ""
+    if places is not None:
+        how = "as they lie in the file" if numbers is None else "by their numbers in the stack"
+        told = f"its header puts all {len(places)} frames in one place (ImagePositionPatient); they are taken {how}"
+    if numbers is None:
+        return None, None, told
+    odd = _evenly(path, numbers, "InStackPositionNumber")[1]
+    return np.argsort(numbers, kind="stable"), None, "; ".join(filter(None, (told, odd)))
+
+
+def _numbers(path: Path, groups: Sequence[Dataset]) -> Array | None:
+    """The frames' numbers in their stack (N,); None where they say nothing.
+
+    Raises:
+        DataError: There are several stacks, each with numbers of its own.
+    """
     numbers = _each(groups, Dataset(), "FrameContentSequence", "InStackPositionNumber", 1)
-    return (None if numbers is None else np.argsort(numbers[:, 0], kind="stable")), step
+    if numbers is None or np.ptp(numbers) == 0:
+        return None
+    stacks = {str(item.get("StackID", "")) for group in groups if (item := _item(group, "FrameContentSequence"))}
+    if len(stacks) > 1:
+        told = f"holds {len(stacks)} stacks of frames (StackID {some(sorted(stacks))}), and no position says how these lie"
+        raise DataError(
+            f"{path}: {told}; write each into a file of its own, or all with their positions (ImagePositionPatient)"
+        )
+    return numbers[:, 0]
+
+
+def _evenly(path: Path, places: Array, name: str) -> tuple[float, str]:
+    """What lies between two places, and what is odd in how frames (N,) lie in them, in words.
+
+    Repeats, for averaging or angiography, have every place as often and keep the volume's geometry. So do places that are
+    rounded to more than lies between two; no number of a stack is.
+
+    Raises:
+        DataError: Some frames share a place, others have one of their own: the volume is stretched there, or a place is wrong.
+    """
+    order = np.argsort(places, kind="stable")
+    parts = np.split(order, np.flatnonzero(np.diff(places[order]) > _SAME * np.ptp(places) / len(places)) + 1)
+    gaps = np.diff([places[part[0]] for part in parts])
+    step = float(np.median(gaps))
+    counts = {len(part) for part in parts}
+    told = []
+    if counts not in ({1}, {len(places)}):
+        shared = [part for part in parts if len(part) > 1]
+        of = f"({name})"
+        if len(counts) == 1:
+            told.append(f"its {len(places)} frames lie in {len(parts)} places {of}, {counts.pop()} in each, as repeats do")
+        elif name != "InStackPositionNumber" and _rounded(gaps):
+            told.append(f"its {len(places)} frames lie in {len(parts)} places {of}, which are rounded to {step:g}")
+        else:
+            such = some([" and ".join(str(frame + 1) for frame in part[:2]) for part in shared], 3)
+            raise DataError(
+                f"{path}: {sum(map(len, shared))} of its {len(places)} frames share a place {of}, such as {such}; the "
+                "others have one each, so that it would be stretched there. A place has one frame, or all have as many: keep "
+                f"one of each, or write it anew without {name} where that is wrong"
+            )
+    if gaps.max() > _LEAP * step:
+        at = int(gaps.argmax())
+        before, after = parts[at][-1] + 1, parts[at + 1][0] + 1
+        times = f"{gaps.max() / step:.1f} times as far apart as others ({name})"
+        told.append(f"its frames {before} and {after} lie {times}, as where B-scans are missing")
+    return step, "; ".join(told)
+
+
+def _rounded(gaps: Array) -> bool:
+    """Whether all gaps are one and the same power of ten."""
+    unit = 10.0 ** np.round(np.log10(gaps.min()))
+    return bool(np.allclose(gaps, unit, rtol=1e-3))
 
 
 def _along(places: Array, normal: Array | None) -> Array:

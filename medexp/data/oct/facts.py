@@ -14,14 +14,40 @@ from numpy.typing import NDArray
 from medexp.data.headers import Header
 from medexp.data.kept import keep_record, known_record
 from medexp.data.oct.cases import OctVolume, Scan
-from medexp.data.oct.layers import INTENSITY_STATISTICS, LAYER_STATISTICS, intensity_statistics, layer_statistics
+from medexp.data.oct.layers import (
+    INTENSITY_STATISTICS,
+    LAYER_STATISTICS,
+    intensity_statistics,
+    layer_statistics,
+    upside_down,
+)
 from medexp.data.oct.readers import contradictions, read_scan
 from medexp.data.parallel import described
 from medexp.data.seen import Field
 from medexp.errors import DataError
+from medexp.words import some
 
-VERSION = 3
+VERSION = 4
 """Part of the cache key: raise it when what is computed here, in `layers` or in `readers` changes."""
+
+ODD = {
+    "padded": (
+        "look padded",
+        "They shift and squeeze what an encoder sees of the scan; write its dark in their place, or leave it out",
+    ),
+    "frames": (
+        "have frames that do not lie side by side",
+        "An encoder takes B-scans as evenly spaced: keep one of each place, or their mean, and leave gaps out of the "
+        "volume, as in those that it was pretrained on",
+    ),
+    "upside_down": (
+        "look upside down",
+        "figures/volumes.png of the run shows them: an encoder that was pretrained with the vitreous above judges them "
+        "wrongly; write them anew with their rows reversed, unless those that it was pretrained on lay like that too",
+    ),
+}
+"""What is told of volumes because it changes what an encoder sees: how they look, and what to do. None is refused for it: an
+encoder may have been pretrained on such volumes."""
 
 _TOGETHER = 4  # volumes that a process is sent at a time
 
@@ -43,6 +69,8 @@ class OctFacts:
         layers: As named by LAYER_STATISTICS.
         stray: A value farther from all others than these lie apart, as padding has; None where there is none.
         strays: How many voxels have it.
+        frames: What is odd in how its frames lie, in words.
+        upside_down: Whether its vitreous seems to lie below.
     """
 
     case: str
@@ -57,13 +85,17 @@ class OctFacts:
     layers: tuple[float, ...]
     stray: float | None = None
     strays: int = 0
+    frames: str = ""
+    upside_down: bool = False
 
     @property
-    def odd(self) -> str:
-        """What is odd in it and changes what an encoder sees, in words; empty where nothing is."""
-        if self.stray is None:
-            return ""
-        return f"{self.strays} of {prod(self.shape)} voxels are {self.stray:.6g}, far from all others, as padding is"
+    def odd(self) -> dict[str, str]:
+        """What is odd in it and changes what an encoder sees, in words, by the names of ODD."""
+        padded = f"{self.strays} of {prod(self.shape)} voxels are {self.stray or 0:.6g}, far from all others, as padding is"
+        turned = "its dark side lies below the retina, as if it were upside down" if self.upside_down else ""
+        return {
+            name: words for name, words in zip(ODD, (padded if self.strays else "", self.frames, turned), strict=True) if words
+        }
 
     @property
     def fields(self) -> dict[str, Field]:
@@ -143,6 +175,8 @@ def describe_scan(case: str, scan: Scan, known: Mapping[str, Any]) -> OctFacts:
         layers=tuple(layer_statistics(scan.voxels, edges[1]).tolist()),
         stray=stray,
         strays=strays,
+        frames="; ".join(filter(None, (scan.frames, _copies(scan.voxels)))),
+        upside_down=upside_down(scan.voxels),
     )
 
 
@@ -165,6 +199,17 @@ def describe_volumes(volumes: Sequence[OctVolume], cache: Path, jobs: int) -> tu
     todo = {volume.id: (volume, entries[volume.id]) for volume in volumes if volume.id not in known}
     found, problems = described(_describe, todo, jobs, "Reading volumes", together=_TOGETHER)
     return {volume.id: fact for volume in volumes if (fact := (known | found).get(volume.id))}, problems
+
+
+def _copies(voxels: NDArray[Any]) -> str:
+    """Which B-scans are exact copies of others, in words: noise makes any two differ, but those of one value."""
+    found: dict[bytes, int] = {}
+    pairs = []
+    for number, frame in enumerate(voxels, start=1):
+        first = found.setdefault(hashlib.sha256(np.ascontiguousarray(frame).data).digest(), number)
+        if first != number and frame.min() < frame.max():
+            pairs.append(f"{first} and {number}")
+    return f"of its frames {some(pairs, 3)} are copies" if pairs else ""
 
 
 def _stray(voxels: NDArray[Any]) -> tuple[float | None, int]:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
+from scipy.stats import rankdata
 
 from medexp.arrays import Array
 
@@ -48,6 +49,10 @@ _GRID = (32, 256, 64)  # that profiles are smoothed on, at most
 _FRAMES = 128  # of a volume that are looked at, evenly spread
 _RISE = 0.3  # of the way from the dark to the peak
 _DARK = 20.0  # percentile of a profile
+_HALF, _BESIDE = 0.5, 0.12  # as _RISE, of a band that is upside down or not; how far beside it, of the rows
+_LEAST = 64  # rows, in which layers are seen
+_BRIGHT = 4  # power of the ranks: dark noise, which is most of a volume, counts little
+_TURNED = 0.02  # of what is compared: less on either side says nothing
 
 
 def intensity_statistics(voxels: NDArray[Any]) -> Array:
@@ -91,6 +96,36 @@ def layer_statistics(voxels: NDArray[Any], row_mm: float | None) -> Array:
         ],
         float,
     )
+
+
+def upside_down(voxels: NDArray[Any]) -> bool:
+    """Whether the vitreous seems to lie below in a volume (D, H, W): both of two signs say so.
+
+    Light enters from the vitreous, so that the retina begins with a sharp rise from the dark, and decays into the choroid,
+    which is brighter than the vitreous. One sign is that the steepest rise along the beam is fainter than the steepest fall,
+    the other that what lies just above the band is brighter than what lies just below it. Both go by the ranks of brightness,
+    since devices differ in their grey scales. docs/oct.md has how often they are wrong. Of few rows nothing is said.
+    """
+    if voxels.shape[1] < _LEAST:
+        return False
+    smooth = _profiles(_spread(voxels, 32))
+    profiles = (rankdata(smooth).reshape(smooth.shape) / smooth.size) ** _BRIGHT
+    rows = profiles.shape[1]
+    slopes = np.diff(profiles, axis=1)
+    rise, fall = slopes.max(axis=1), -slopes.min(axis=1)
+    edge = ((rise - fall) / np.maximum(rise + fall, 1e-9)).mean()
+    dark, peak = np.percentile(profiles, _DARK, axis=1, keepdims=True), profiles.max(axis=1, keepdims=True)
+    inside = profiles > dark + _HALF * (peak - dark)
+    top, bottom = inside.argmax(axis=1), rows - 1 - inside[:, ::-1].argmax(axis=1)
+    row, reach = np.arange(rows)[None, :, None], max(round(_BESIDE * rows), 2)
+    sides = []
+    for away in (top[:, None] - row, row - bottom[:, None]):
+        beside = (away > 1) & (away <= 1 + reach)
+        count = beside.sum(axis=1)
+        sides.append(np.where(count > 1, (profiles * beside).sum(axis=1) / np.maximum(count, 1), np.nan))
+    contrast = (sides[1] - sides[0]) / np.maximum(peak - dark, 1e-9)[:, 0]
+    seen = contrast[np.isfinite(contrast)]
+    return bool(edge < -_TURNED and seen.size and np.median(seen) < -_TURNED)
 
 
 def _spread(voxels: NDArray[Any], most: int) -> NDArray[Any]:

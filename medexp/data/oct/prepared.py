@@ -9,7 +9,7 @@ import pandas as pd
 
 from medexp.config.data import class_names
 from medexp.data.oct.cases import OctVolume
-from medexp.data.oct.facts import OctFacts, describe_volumes
+from medexp.data.oct.facts import ODD, OctFacts, describe_volumes
 from medexp.data.oct.labels import Participants, class_counts, lacking, read_participants
 from medexp.data.oct.locator import REGIONS, Located, locate
 from medexp.data.oct.manifest import find_manifests
@@ -194,9 +194,9 @@ def _notes(
     place: Place, located: Located, errors: pd.DataFrame, without: pd.DataFrame, facts: Mapping[str, OctFacts]
 ) -> tuple[str, ...]:
     notes = []
-    if odd := [f"{case} ({fact.odd})" for case, fact in facts.items() if fact.odd]:
-        advice = "They shift and squeeze what an encoder sees of the scan; write its dark in their place, or leave it out"
-        notes.append(f"{place.uri}: {some(odd, 3)}. {advice}.")
+    for name, (look, advice) in ODD.items():
+        if odd := [f"{case} ({fact.odd[name]})" for case, fact in facts.items() if name in fact.odd]:
+            notes.append(f"{place.uri}: {len(odd)} of {len(facts)} volumes {look}: {some(odd, 3)}. {advice}.")
     if len(located.missing):
         notes.append(f"{place.uri}: {len(located.missing)} participants have no volume: {some(located.missing)}.")
     if gone := [*without.loc[without["reason"].str.startswith("none"), "participant"]]:

@@ -19,6 +19,7 @@ PHASE = Phase(
         "SHORTCUT",
         "CONTROLS",
     ),
+    revision=2,
     units=("participant", "participants"),
     next={
         "oct_classifier": "mlflow run . -e predict -P model=models:/oct_classifier@champion -P input=FOLDER",

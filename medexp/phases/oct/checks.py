@@ -10,25 +10,28 @@ OVERFITTED = 0.01
 """A cross-entropy of a few fitted volumes, in nats, that is near zero."""
 
 
-def data(volumes: int, failed: int, participants: int, without: Sequence[str]) -> Check:
-    """OCT-DATA: nobody and nothing dropped out.
+def data(volumes: int, failed: int, participants: int, without: Sequence[str], odd: Mapping[str, int]) -> Check:
+    """OCT-DATA: nobody and nothing dropped out, and no volume looks otherwise than an encoder supposes.
 
     Args:
         volumes: Of the participants, that were found.
         failed: Those of them that cannot be used.
         participants: Who is in a split.
         without: Who should be, and has no volume that can be used.
+        odd: How many volumes look odd, by the names of `medexp.data.oct.facts.ODD`.
     """
     return Check(
         "OCT-DATA",
-        "Every participant has a volume, and every volume can be read",
+        "Every participant has a volume, and every volume can be read and lies as encoders suppose",
         Severity.DIAGNOSTIC,
-        passed=not failed and not without,
-        threshold="no volume fails, and no participant is without one",
+        passed=not failed and not without and not any(odd.values()),
+        threshold="no volume fails or looks odd, and no participant is without one",
         measured={"volumes": volumes, "failed": failed, "participants": participants, "without_a_volume": len(without)}
-        | ({"such_as": ", ".join(list(without)[:5])} if without else {}),
+        | ({"such_as": ", ".join(list(without)[:5])} if without else {})
+        | {f"odd_{name}": count for name, count in odd.items() if count},
         advice="data_errors.csv of the run says what failed and why, left_out.csv who is in no split. Who drops out is rarely "
-        "anybody: mend the files, or say so where the figures are told.",
+        "anybody: mend the files, or say so where the figures are told. What looks odd, and what to do, was printed when the "
+        "volumes were read.",
     )
 
 

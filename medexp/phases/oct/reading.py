@@ -1,11 +1,14 @@
 """The participants and their volumes, from a folder or a bucket, or the embedded phantoms."""
 
 import os
+from collections import Counter
 from dataclasses import replace
 
+import numpy as np
 import pandas as pd
 
 from medexp.addresses import local_path
+from medexp.data.oct.facts import ODD, read_volume
 from medexp.data.oct.phantoms import ensure_oct_phantoms
 from medexp.data.oct.prepared import PreparedVolumes, prepare_oct
 from medexp.data.storage import local_file, place
@@ -13,7 +16,9 @@ from medexp.errors import ConfigError
 from medexp.phases.oct import checks
 from medexp.phases.oct.config import OctConfig
 from medexp.phases.shared.context import Context
+from medexp.tracking.figures import gallery
 
+_SHOWN = 6  # volumes
 _ENDPOINT = "S3_ENDPOINT_URL"
 
 
@@ -46,7 +51,8 @@ def read_data(ctx: Context[OctConfig]) -> PreparedVolumes:
     if where is None:
         data = replace(data, source="OCT phantoms", phantoms=True)
     failed, people = len(found.errors), int(found.counts.to_numpy().sum())
-    ctx.check(checks.data(len(data.cases) + failed, failed, people, found.lost))
+    odd = Counter(name for fact in data.facts.values() for name in fact.odd)
+    ctx.check(checks.data(len(data.cases) + failed, failed, people, found.lost, {name: odd[name] for name in ODD}))
     reporter.table(found.errors, "data_errors.csv")
     reporter.table(found.without, "left_out.csv")
     entries = {volume.id: volume.entry for volume in data.cases.values()}
@@ -56,6 +62,27 @@ def read_data(ctx: Context[OctConfig]) -> PreparedVolumes:
     if ctx.accelerator.is_main_process:
         print(_counted(found.counts), flush=True)
     return data
+
+
+def show_volumes(ctx: Context[OctConfig], data: PreparedVolumes) -> None:
+    """Log `figures/volumes.png`: the middle B-scan of a few volumes as they are read, the vitreous above where they lie as
+    encoders suppose; odd ones first, then one of each device.
+
+    Raises:
+        DataError: A volume cannot be read any more.
+    """
+    if not ctx.accelerator.is_main_process:
+        return
+    facts = [data.facts[case] for case in data.manifest["case"]]
+    rows = data.manifest.assign(even=[not fact.odd for fact in facts])
+    rows = rows.assign(turn=rows.groupby(["even", "device"]).cumcount()).sort_values(["even", "turn"])[:_SHOWN]
+    images, captions = [], []
+    for case, device in zip(rows["case"], rows["device"], strict=True):
+        voxels = read_volume(data.cases[case]).voxels
+        images.append(np.asarray(voxels[len(voxels) // 2], np.float32))
+        captions.append("\n".join([case, device, *data.facts[case].odd.values()]))
+    title = "Middle B-scans as they are read: rows from the vitreous (above) to the choroid"
+    ctx.run.reporter.figure(gallery(images, captions, title, of=len(facts), across=3), "figures/volumes.png")
 
 
 def answers_at(config: OctConfig) -> None:

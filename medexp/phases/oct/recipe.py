@@ -25,7 +25,7 @@ from medexp.phases.oct.comparison import compare
 from medexp.phases.oct.config import OctConfig
 from medexp.phases.oct.encoders import Encoder, load_encoders, with_initial_weights
 from medexp.phases.oct.heads import Features, Head, by_participant, embed, logits_of, of_participants, spoken, train_head
-from medexp.phases.oct.reading import answers_at, read_data
+from medexp.phases.oct.reading import answers_at, read_data, show_volumes
 from medexp.phases.oct.report import MODEL, finish, package
 from medexp.phases.oct.smoke import smoke
 from medexp.phases.shared.classification import per_case
@@ -80,6 +80,7 @@ def run(config: OctConfig) -> None:
     """
     with context(PHASE, config) as ctx:
         work = read(ctx)
+        show_volumes(ctx, work.data)
         judged = "val" if config.folds else config.judged
         if not work.data.ids(judged):
             raise DataError(f"judged={judged}: {work.data.source} has nobody in that split; give judged=val")

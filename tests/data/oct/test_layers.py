@@ -8,7 +8,10 @@ from medexp.data.oct.layers import (
     LAYER_STATISTICS,
     intensity_statistics,
     layer_statistics,
+    upside_down,
 )
+from medexp.data.oct.phantoms.retina import DEVICES, Device, scan, severity
+from medexp.data.oct.phantoms.retina import retina as drawn
 from tests.data.oct.small_scans import retina
 
 SHAPE = (12, 96, 60)
@@ -17,6 +20,24 @@ ROW = 0.02
 
 def layers(voxels: np.ndarray, row_mm: float | None = ROW) -> dict[str, float]:
     return dict(zip(LAYER_STATISTICS, layer_statistics(voxels, row_mm).tolist(), strict=True))
+
+
+@pytest.mark.parametrize("device", DEVICES, ids=[device.model for device in DEVICES])
+@pytest.mark.parametrize("group", range(4))
+def test_a_retina_is_upside_down_where_its_rows_are_reversed_and_not_before(device: Device, group: int) -> None:
+    entropy = (0, 11, group)
+    voxels, _ = scan(drawn(severity(group, np.random.default_rng(entropy)), "R", entropy), device, (*entropy, 4))
+    assert upside_down(voxels[:, ::-1]) and not upside_down(voxels) and not upside_down(voxels[:, :, ::-1])
+
+
+@pytest.mark.parametrize("power", [0.5, 1, 2, 4])
+def test_a_grey_scale_turns_nothing_upside_down_nor_does_noise(power: float) -> None:
+    """Devices write logarithms, fourth roots and plain amplitudes."""
+    entropy = (0, 12)
+    voxels = scan(drawn(1.0, "L", entropy), DEVICES[0], (*entropy, 4))[0].astype(np.float32) ** power
+    assert upside_down(voxels[:, ::-1]) and not upside_down(voxels)
+    noise = np.random.default_rng(0).gamma(4, 1, SHAPE) ** power
+    assert not upside_down(noise) and not upside_down(noise[:, ::-1]) and not upside_down(np.zeros(SHAPE))
 
 
 @pytest.mark.parametrize("thickness", [0.15, 0.25, 0.4])

@@ -12,6 +12,8 @@ import pytest
 
 from medexp.data.oct.facts import describe_volumes, header_of
 from medexp.data.oct.layers import INTENSITY_STATISTICS, LAYER_STATISTICS
+from medexp.data.oct.phantoms.retina import DEVICES, scan
+from medexp.data.oct.phantoms.retina import retina as of_eye
 from medexp.data.oct.prepared import OctData, prepare_oct
 from medexp.data.storage import Folder
 from medexp.errors import DataError
@@ -70,6 +72,30 @@ def test_padding_far_from_all_other_values_is_told(folder: Path) -> None:
     np.save(path, np.where(np.arange(24)[:, None] < 2, 999, retina().astype(np.float32)).astype(np.float32))
     (note,) = prepare(folder).prepared.notes
     assert "320 of 3840 voxels are 999, far from all others, as padding is" in note and "write its dark in their place" in note
+
+
+def test_volumes_that_look_upside_down_or_hold_a_frame_twice_are_told_with_how_many_there_are(folder: Path) -> None:
+    """In any format: NPY says nothing of its frames, so that copies are told by their voxels."""
+
+    def replaced(index: int, voxels: np.ndarray) -> None:
+        (folder / key(person(index), "l")).unlink()
+        np.save(folder / key(person(index), "l").replace(".dcm", ".npy"), voxels)
+
+    drawn, _ = scan(of_eye(1.0, "L", (0, 5)), DEVICES[0], (0, 5, 4))
+    for index in (0, 1):
+        replaced(index, drawn[:, ::-1] + np.uint8(index))
+    replaced(2, drawn)
+    replaced(3, retina()[[0, 1, 2, 2, 3, 4, 5, 2]])
+    write_dicom(
+        folder / key(person(4), "l"), retina(seed=90)[[0, 1, 2, 3, 0, 1, 2, 3]], positions=[[0, 0, n % 4] for n in range(8)]
+    )
+    data = prepare(folder).prepared
+    frames, turned = data.notes
+    assert "2 of 48 volumes have frames that do not lie side by side: " in frames and "keep one of each place" in frames
+    assert "of its frames 3 and 4, 3 and 8 are copies" in frames and "8 frames lie in 4 places" in frames
+    assert "2 of 48 volumes look upside down: " in turned and "write them anew with their rows reversed" in turned
+    assert all(person(index) in turned for index in (0, 1)) and person(2) not in turned
+    assert sum(map(len, (fact.odd for fact in data.facts.values()))) == 4
 
 
 def test_a_second_run_reads_nothing_again_but_what_was_replaced(folder: Path) -> None:

@@ -74,6 +74,58 @@ def test_any_order_of_frames_is_undone(tmp_path_factory: pytest.TempPathFactory,
     assert np.array_equal(read_scan(path).voxels, VOXELS)
 
 
+@given(st.permutations(list(FRAMES)), st.integers(2, 3))
+def test_repeats_of_every_place_stay_beside_each_other_and_are_told(
+    tmp_path_factory: pytest.TempPathFactory, order: list[int], times: int
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "repeated.dcm"
+    every = [*order] * times  # the whole retina again, as angiography is stored
+    scan = read_scan(write_dicom(path, VOXELS[every], positions=[[0, 0, 0.05 * index] for index in every]))
+    assert np.array_equal(scan.voxels, np.repeat(VOXELS, times, axis=0)) and scan.spacing_mm[0] == pytest.approx(0.05)
+    assert scan.frames == f"its {8 * times} frames lie in 8 places (ImagePositionPatient), {times} in each, as repeats do"
+
+
+@pytest.mark.parametrize(
+    ("where", "told"),
+    [
+        ({"positions": [[0, 0, 0.05 * index] for index in ORDER]}, ""),
+        ({"positions": [[0, 0, 0.047 * index + 0.004 * (index % 2)] for index in FRAMES]}, ""),
+        (
+            {"positions": [[0, 0, 0]] * 8},
+            "its header puts all 8 frames in one place (ImagePositionPatient); they are taken by their numbers in the stack",
+        ),
+        (
+            {"positions": [[0, 0, 0.05 * index] for index in (0, 1, 2, 3, 6, 7, 8, 9)]},
+            "its frames 4 and 5 lie 3.0 times as far apart as others (ImagePositionPatient), as where B-scans are missing",
+        ),
+        (
+            {"frames": [{"FrameContentSequence": item(InStackPositionNumber=n)} for n in (1, 2, 3, 4, 5, 7, 8, 9)]},
+            "its frames 5 and 6 lie 2.0 times as far apart as others (InStackPositionNumber), as where B-scans are missing",
+        ),
+        (
+            {"frames": [{"FrameContentSequence": item(InStackPositionNumber=n)} for n in (1, 1, 2, 2, 3, 3, 4, 4)]},
+            "its 8 frames lie in 4 places (InStackPositionNumber), 2 in each, as repeats do",
+        ),
+        (
+            {"lines": [[n, 5, n, 700] for n in (100, 101, 102, 102, 103, 104, 105, 106)]},
+            "its 8 frames lie in 7 places (ReferenceCoordinates), which are rounded to 1",
+        ),
+        (
+            {
+                "lines": [[n, 5, n, 700] for n in (100, 101, 102, 102, 103, 104, 105, 106)],
+                "positions": [[0, 0, 0.05 * index] for index in FRAMES],
+            },
+            "",
+        ),
+        ({"frames": [{"FrameContentSequence": item(StackID=str(n), InStackPositionNumber=1)} for n in FRAMES]}, ""),
+    ],
+    ids=["even", "jitter", "one place", "gap", "number", "numbers twice", "rounded", "rounded and not", "stacks of one"],
+)
+def test_frames_that_do_not_lie_side_by_side_are_told(tmp_path: Path, where: Any, told: str) -> None:
+    """Not refused: nothing is wrong with such files, and an encoder may have been pretrained on the like."""
+    assert read_scan(write_dicom(tmp_path / "a.dcm", VOXELS, **where)).frames == told
+
+
 @pytest.mark.parametrize("kind", ["lines", "planes"])
 def test_a_radial_scan_is_no_volume(tmp_path: Path, kind: str) -> None:
     angles = np.linspace(0, np.pi, len(VOXELS), endpoint=False)
@@ -285,6 +337,34 @@ BAD = {
     "unnumbered.dcm": (
         lambda path: write_dicom(path, VOXELS, NumberOfFrames=None),
         "its header says no number of frames (NumberOfFrames), its pixels are of 8",
+    ),
+    "shared.dcm": (
+        lambda path: write_dicom(path, VOXELS, positions=[[0, 0, 0.047 * n] for n in (0, 1, 2, 2, 3, 4, 5, 6)]),
+        "2 of its 8 frames share a place (ImagePositionPatient), such as 3 and 4; the others have one each",
+    ),
+    "numbered.dcm": (
+        lambda path: write_dicom(
+            path,
+            VOXELS,
+            frames=[{"FrameContentSequence": item(InStackPositionNumber=n)} for n in (1, 2, 3, 4, 4, 5, 6, 7)],
+        ),
+        "2 of its 8 frames share a place (InStackPositionNumber), such as 4 and 5; the others have one each",
+    ),
+    "overlaid.dcm": (
+        lambda path: write_dicom(path, VOXELS, lines=[[n, 5, n, 700] for n in (10.5, 21, 31.5, 31.5, 31.5, 42, 52.5, 63)]),
+        "3 of its 8 frames share a place (ReferenceCoordinates), such as 3 and 4; the others",
+    ),
+    "line of the fundus.dcm": (
+        lambda path: write_dicom(path, VOXELS, lines=[[300, 5, 300, 700]] * 8),
+        "is no volume: all its frames lie on one line of the fundus image (ReferenceCoordinates)",
+    ),
+    "stacks.dcm": (
+        lambda path: write_dicom(
+            path,
+            VOXELS,
+            frames=[{"FrameContentSequence": item(StackID=s, InStackPositionNumber=n)} for s in "12" for n in (1, 2, 3, 4)],
+        ),
+        "holds 2 stacks of frames (StackID 1, 2), and no position says how these lie",
     ),
     "deflated.dcm": (deflated, "is compressed as a whole (Deflated Explicit VR Little Endian), which is not read"),
     "marked.npy": (

@@ -19,10 +19,13 @@ from safetensors.torch import load_file
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score, roc_auc_score
 
 from medexp import phases, registry
+from medexp.checks import Severity
 from medexp.data.manifest import patient_sha256
+from medexp.data.oct.facts import ODD
 from medexp.data.oct.labels import STUDY_GROUPS
 from medexp.models.kinds import build
 from medexp.phases import oct
+from medexp.phases.oct import checks
 from medexp.report.facts import facts
 from medexp.tracking.runs import tracked_run
 from tests.configured import configured, run_phase
@@ -147,8 +150,18 @@ def test_what_was_used_counted_and_left_out_stands_in_tables(study: Study, made:
     for group in STUDY_GROUPS:
         of_group = left[left["study_group"] == group]["recommended_split"].value_counts()
         assert counts.loc[group].to_dict() == of_group.to_dict()
+    assert artifact(made, "figures/volumes.png").is_file()
     assert "FAILED OCT-DATA" in study.told and "2 volumes cannot be used; data_errors.csv says why: " in study.told
     assert dict(figures(made)).items() >= {"params/embeddings_computed": 6 * len(keys)}.items()
+
+
+def test_whoever_drops_out_and_whatever_looks_odd_fails_a_diagnostic() -> None:
+    odd = dict.fromkeys(ODD, 0)
+    assert checks.data(48, 0, 24, [], odd).passed
+    for bad in (checks.data(48, 1, 24, [], odd), checks.data(48, 0, 24, ["1000"], odd)):
+        assert not bad.passed
+    turned = checks.data(48, 0, 24, [], odd | {"upside_down": 3})
+    assert not turned.passed and turned.severity is Severity.DIAGNOSTIC and turned.measured["odd_upside_down"] == 3
 
 
 def test_a_site_that_gives_the_group_away_is_told_of_first_and_so_is_what_choosing_an_epoch_made_of_its_score(
