@@ -202,7 +202,7 @@ def show(found: Comparison, one: str, other: str, most: int = 3) -> None:
     for row in found.rows:
         console.print(row.told)
     for row in found.rows:
-        if (found.cases["metric"] == row.metric).any():
+        if found.cases.loc[found.cases["metric"] == row.metric, "gain"].any():
             least, gained = (
                 ", ".join(f"{case.case} {case.gain:+.3f}" for case in rows.itertuples())
                 for rows in found.extremes(row.metric, most)

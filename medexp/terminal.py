@@ -7,6 +7,7 @@ Names of labels, cases, files and models are whatever their owner wrote: `glioma
 import functools
 import os
 from collections.abc import Iterable, Sequence
+from textwrap import wrap
 from typing import Any, TypeVar
 
 from rich.cells import cell_len
@@ -30,8 +31,8 @@ def terminal(**options: Any) -> Console:
 def show_table(head: Sequence[str], rows: Iterable[Sequence[str]], title: str) -> None:
     """A table in the terminal, in which no word and no figure is cut.
 
-    Where the columns do not fit beside one another, each row is a block of lines, a cell a line. What goes to a file or to
-    another program is as wide as it is, unless COLUMNS says how wide.
+    Where the columns do not fit beside one another, each row is a block of lines, a cell below the other. What goes to a
+    file or to another program is as wide as it is, unless COLUMNS says how wide.
     """
     console, rows = terminal(), [*rows]
     if not (console.is_terminal or "COLUMNS" in os.environ):
@@ -43,7 +44,10 @@ def show_table(head: Sequence[str], rows: Iterable[Sequence[str]], title: str) -
         for row in rows:
             console.print()
             for name, cell in zip(head, row, strict=True):
-                console.print(f"  {name}{' ' * (wide - cell_len(name))}  {cell}")
+                begun = f"  {name}{' ' * (wide - cell_len(name))}  "
+                room = len(cell) if cell_len(cell) <= _WHOLE else console.width - wide - 4
+                lines = wrap(cell, max(1, room), break_long_words=False, break_on_hyphens=False)
+                console.print(begun + f"\n{' ' * (wide + 4)}".join(lines))
         return
     table = Table(title=title)
     for name, *cells in columns:

@@ -61,6 +61,13 @@ def test_runs_are_compared_by_id_or_name(run: Callable[..., str], capsys: pytest
     assert records["metrics"][0]["gain"]["estimate"] == pytest.approx(gains.mean())
 
 
+def test_cases_without_a_difference_are_not_ranked(run: Callable[..., str], capsys: pytest.CaptureFixture[str]) -> None:
+    out = told(capsys, *(run(table(0).assign(split="val")) for _ in range(2)), code=0)
+    assert "the figures are the same" in out
+    assert "least" not in out
+    assert "split" not in out  # no metric that somebody forgot to name
+
+
 def test_a_table_from_elsewhere_is_compared_with_a_run(run: Callable[..., str], tmp_path: Path) -> None:
     file = tmp_path / "theirs.tsv"
     table(1).drop(columns="patient").to_csv(file, sep="\t", index=False)

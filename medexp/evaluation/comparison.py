@@ -33,7 +33,7 @@ DIRECTIONS: Mapping[str, int] = {
 _NO_SHARE = ("hd95", "native_hd95", "false", "false_pixels", "cross_entropy", "contrast_gap")  # the others are from 0 to 1
 _KNOWN = f"{', '.join(DIRECTIONS)}, alone or with {', '.join(f'_{region}' for region in REGION_CLASSES)} after it"
 _MAY_LACK = ("hd95", "native_hd95")  # not defined where nothing is predicted: the other's value alone compares with nothing
-_CASE = {"case": str, "patient": str, "label": str, "predicted": str}
+_CASE = {"case": str, "patient": str, "label": str, "predicted": str, "split": str}
 
 
 @dataclass(frozen=True)

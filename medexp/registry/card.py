@@ -21,6 +21,8 @@ from medexp.registry.package import Package
 from medexp.registry.tags import MADE_ON_PHANTOMS
 
 _UNKNOWN = "unknown"
+INCLUDED, EXCLUDED_UNKNOWN = "included ", f"; excluded: {_UNKNOWN}"
+"""What the answer to item 35 begins and ends with."""
 _SAMPLES = 2000  # resamples of an interval
 _LONGEST = 5000  # description of a version in MLflow's databases, in characters
 _CLAIM = "CLAIM"
@@ -247,7 +249,7 @@ def _counted(cases: pd.DataFrame | None) -> str | None:
     splits = cases.groupby("split")["patient_sha256"].agg(["size", "nunique"])
     named = [name for name in ("train", "val", "test") if name in splits.index]
     counts = [f"{name}: {splits['size'][name]} cases of {splits['nunique'][name]} patients" for name in named]
-    return f"included {'; '.join(counts)}; excluded: {_UNKNOWN}"
+    return f"{INCLUDED}{'; '.join(counts)}{EXCLUDED_UNKNOWN}"
 
 
 def _apart(cases: pd.DataFrame | None) -> str | None:

@@ -14,7 +14,7 @@ import pandas as pd
 
 from medexp.files import replacing
 from medexp.markdown import as_markdown
-from medexp.registry.card import ITEMS, NOT_APPLICABLE, claimed
+from medexp.registry.card import EXCLUDED_UNKNOWN, INCLUDED, ITEMS, NOT_APPLICABLE, claimed
 from medexp.registry.store import pull, resolve
 from medexp.report.facts import Facts, facts
 from medexp.report.summary import Summary
@@ -28,6 +28,7 @@ _SAID: Mapping[int, str] = {
     14: "Reference standard: {}.",
     9: "Preprocessing: {}.",
     19: "Cases were assigned to partitions {}.",
+    35: "Partitions: {}.",
     20: "Level at which partitions are apart: {}.",
     1: "Model: {}.",
     24: "Initial weights: {}.",
@@ -38,6 +39,7 @@ _SAID: Mapping[int, str] = {
     29: "Uncertainty: {}.",
 }
 _ELSEWHERE = "see "
+_COUNTS = "params/"  # counts and settings among the figures
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,8 @@ class Methods:
     def files(self) -> dict[str, str]:
         """The texts, by the names of their files."""
         lists = {f"claim_{model.replace('/', '_')}.md": self.checklist(model) for model in self.checklists}
-        return {"methods.md": self.section, "results.md": self.results, "results.tex": self.latex} | lists
+        tables = {"results.tex": self.latex} if self.tables else {}
+        return {"methods.md": self.section, "results.md": self.results} | tables | lists
 
     @property
     def section(self) -> str:
@@ -76,7 +79,7 @@ class Methods:
 
     @property
     def latex(self) -> str:
-        """The tables in LaTeX, which needs the package booktabs."""
+        """The tables in LaTeX."""
         shown = [
             pd.DataFrame(rows, columns=list(head))
             .rename(columns=_in_latex)
@@ -84,7 +87,7 @@ class Methods:
             .to_latex(index=False, escape=False, caption=_in_latex(f"{title} (run {self.run})."))
             for title, head, rows in self.tables
         ]
-        return "\n".join(shown)
+        return "\n".join(["% \\usepackage{booktabs}", *shown])
 
     def checklist(self, model: str) -> str:
         """CLAIM's items of a version, each with where its answer stands."""
@@ -103,7 +106,8 @@ class Methods:
     def whole(self) -> str:
         """All of it as one text in Markdown."""
         lists = [self.checklist(model) for model in self.checklists]
-        return "\n".join([self.section, self.results, f"```latex\n{self.latex}```\n", *lists])
+        tables = [f"```latex\n{self.latex}```\n"] if self.tables else []
+        return "\n".join([self.section, self.results, *tables, *lists])
 
 
 def methods_of_run(run_id: str) -> Methods:
@@ -131,7 +135,8 @@ def methods_of_model(uri: str) -> Methods:
 
 
 def write(methods: Methods, folder: Path) -> list[str]:
-    """Write `methods.md`, `results.md`, `results.tex` and `claim_NAME_VERSION.md`; the names of what was written.
+    """Write `methods.md`, `results.md`, `results.tex` where there are tables, and `claim_NAME_VERSION.md`; the names of what
+    was written.
 
     Raises:
         StorageError: The folder cannot be written.
@@ -147,10 +152,28 @@ def _methods(found: Facts, models: Sequence[str]) -> Methods:
     return Methods(
         run=found.run.id,
         paragraph=" ".join(_sentences(found, [*lists.values()])),
-        told=[*found.summary.first, *found.summary.words] if found.summary else [*found.texts.values()],
+        told=[*_unjudged(lists), *_told(found)],
         tables=_tables(found),
         checklists=lists,
     )
+
+
+def _told(found: Facts) -> list[str]:
+    """What the run says of its figures; of the links of a page in the UI, which lead nowhere from a paper, their runs by id."""
+    if found.summary:
+        return [*found.summary.first, *found.summary.words]
+    named = [
+        re.sub(r"\[([^]]+)\]\(#/experiments/\w+/runs/(\w+)[^)]*\)", r"\1 (run \2)", text) for text in found.texts.values()
+    ]
+    return [re.sub(r"\[([^]]+)\]\(#/[^)]*\)", r"\1", text) for text in named]
+
+
+def _unjudged(lists: Mapping[str, Mapping[int, str]]) -> list[str]:
+    """Whose the figures are where the one version that is asked for was judged by none of them."""
+    asked = [model for model, known in lists.items() if 32 not in known]
+    if len(lists) != 1 or not asked:
+        return []
+    return [f"{asked[0]} was registered without scores of its own: the figures below are of the run that registered it."]
 
 
 def _sentences(found: Facts, lists: Sequence[Mapping[int, str]]) -> list[str]:
@@ -160,15 +183,18 @@ def _sentences(found: Facts, lists: Sequence[Mapping[int, str]]) -> list[str]:
     for number, sentence in _SAID.items():
         answers = {known[number] for known in lists if number in known and not known[number].startswith(_ELSEWHERE)}
         if len(answers) == 1:
-            said.append(sentence.format(answers.pop().rstrip(".")))
-        if number == 19 and found.splits:
+            said.append(sentence.format(answers.pop().removeprefix(INCLUDED).removesuffix(EXCLUDED_UNKNOWN).rstrip(".")))
+        elif number == 35 and found.splits:
             counts = [
-                f"{one.name} {one.cases} cases" + (f" of {one.patients} {units[1]}" if one.patients else "")
+                f"{one.name}: {one.cases} cases" + (f" of {one.patients} {units[1]}" if one.patients else "")
                 for one in found.splits
             ]
             said.append(f"Partitions: {'; '.join(counts)}.")
     covers = set(found.intervals["confidence"].dropna()) if len(found.intervals) else set()
     said += [f"Intervals cover {share:.0%} each, for a figure alone, by {units[0]}." for share in sorted(covers)]
+    if found.upstream and len(lists) != 1:  # of one version its card says what it was made from
+        used = [one.name + (f" version {one.version}" if one.version else "") for one in found.upstream]
+        said.append(f"Registered models that it used: {', '.join(used)}.")
     if not lists and found.sources:
         said.insert(1, f"Data: {'; '.join(found.sources)}.")
     return [*filter(None, said), *_software(found)]
@@ -203,10 +229,11 @@ def _tables(found: Facts) -> list[tuple[str, Sequence[str], Sequence[Sequence[st
 
 
 def _figure(row: "pd.Series[Any]") -> tuple[str, str, str]:
-    """Estimate, interval and patients of a row of `intervals.csv`."""
+    """Estimate, interval and patients of a row of `intervals.csv`; 0 patients there are a number that nobody counted."""
     estimate, low, high, patients = (float(row[key]) for key in ("estimate", "low", "high", "patients"))
     interval = "none" if math.isnan(low) else f"{low:.3f} to {high:.3f}"
-    return f"{estimate:.3f}", interval, "" if math.isnan(patients) else f"{patients:.0f}"
+    shown = f"{estimate:.12g}" if str(row["metric"]).startswith(_COUNTS) else f"{estimate:.3f}"
+    return shown, interval, f"{patients:.0f}" if patients > 0 else "-"
 
 
 _LATEX: Mapping[str, str] = {

@@ -188,7 +188,8 @@ def _how(config: Phase1Config, data: PreparedVolumes, evidence: Evidence) -> dic
     settings, grid = config.training, config.data
     drawn = f"drawn by seed {config.seed}: validation {grid.val_fraction:.0%}, test {grid.test_fraction:.0%} of the patients"
     return {
-        "Inclusion and exclusion": f"all cases of the folder but {len(grid.exclude)} that were excluded by name",
+        "Inclusion and exclusion": "all cases of the folder"
+        + (f" but {len(grid.exclude)} that were excluded by name" if grid.exclude else ""),
         "Missing data": "none: a case that lacks a channel or a segmentation is refused",
         "Reference standard": f"the segmentations of {data.source}; from their labels ({grid.meaning}) {', '.join(REGIONS)}",
         "Assignment to partitions": f"given by {config.splits}" if config.splits else f"by patient, {drawn}",
