@@ -159,7 +159,7 @@ def _methods(found: Facts, models: Sequence[str]) -> Methods:
 
 
 def _told(found: Facts) -> list[str]:
-    """What the run says of its figures; of the links of a page in the UI, which lead nowhere from a paper, their runs by id."""
+    """What the run says of its figures; of the links of a page in the UI, which lead nowhere from here, their runs by id."""
     if found.summary:
         return [*found.summary.first, *found.summary.words]
     named = [
