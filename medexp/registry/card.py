@@ -15,12 +15,14 @@ import pandas as pd
 
 from medexp.checks import as_markdown
 from medexp.config.shared import Resampling
+from medexp.markdown import as_it_stands
 from medexp.markdown import as_markdown as table
 from medexp.registry.definitions import Definition
 from medexp.registry.package import Package
 from medexp.registry.tags import MADE_ON_PHANTOMS
 
 _UNKNOWN = "unknown"
+_SENTENCE = 80  # characters; longer values of a figure are sentences
 INCLUDED, EXCLUDED_UNKNOWN = "included ", f"; excluded: {_UNKNOWN}"
 """What the answer to item 35 begins and ends with."""
 _SAMPLES = 2000  # resamples of an interval
@@ -232,10 +234,15 @@ def claimed(card: str) -> dict[int, str]:
 
 
 def _measured(definition: Definition, package: Package) -> str:
-    """The figures, with the intervals of what it is promoted by."""
+    """The figures, the sentences on them below, where they take no width from the names of figures, and the intervals of what
+    it is promoted by."""
     claimed = _claim(definition, package)
+    texts = {name: text for name, text in package.figures.items() if isinstance(text, str) and len(text) > _SENTENCE}
+    figures = {name: value for name, value in package.figures.items() if name not in texts}
+    shown = [_table(figures)] if figures or not texts else []
+    said = [f"**{name[:1].upper()}{name[1:]}**: {as_it_stands(text)}" for name, text in texts.items()]
     told = [f"{text[:1].upper()}{text[1:]}." for text in (claimed[38], claimed[39]) if text]
-    return "\n\n".join([_table(package.figures), *told])
+    return "\n\n".join([*shown, *said, *told])
 
 
 def _joined(*parts: str | None, between: str) -> str | None:

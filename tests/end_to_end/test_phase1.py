@@ -225,10 +225,10 @@ def test_the_segmenter_is_judged_by_its_masks_and_the_encoder_as_before(home: Ho
     assert masks["native_dice_WT"].mean() == pytest.approx(metrics["val/native/dice_WT"])
     assert masks["native_dice_WT"].between(0, 1).all() and (masks["native_dice_WT"] != masks["dice_WT"]).all()
     card = (segmenter / "README.md").read_text()
-    assert f"| validation Dice WT on the cases' own grids, LoRA + decoder | {metrics['val/native/dice_WT']:.4g} |" in card
+    assert f"| validation Dice WT on the cases' own grids, LoRA + decoder | {metrics['val/native/dice_WT']:.3f} |" in card
     measured = (encoder / "README.md").read_text().partition("## Measured\n\n")[2]
     first_row = f"| validation Dice WT, LoRA + decoder | {metrics['val/final/dice_WT']:.3f}, no interval |"  # of four patients
-    assert first_row in measured.partition("| what LoRA added |")[0]
+    assert first_row in measured.partition("**What LoRA added**: ")[0]
     parents = json.loads((segmenter / "parents.json").read_text())
     assert parents == json.loads((encoder / "parents.json").read_text()) and set(parents) == {"base", "adapter"}
     assert "epoch was chosen" not in card.partition("## Limitations")[2].partition("## ")[0]

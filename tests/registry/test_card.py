@@ -174,6 +174,17 @@ def test_a_description_fits_every_store_and_has_what_a_user_needs_first(full: Ca
     assert "\n\nMade by run [phase1](#/experiments/1/runs/r1).\n\n## Measured" in linked and "## Made from" not in linked
 
 
+def test_a_sentence_stands_below_the_figures_and_takes_no_width_from_their_names(full: Callable[..., Package]) -> None:
+    sentence = "Nothing that could be measured over <the base>. " * 3
+    measured = (
+        card_of(full(figures={"what it added": sentence, "Dice": 0.5})).partition("## Measured\n\n")[2].partition("\n## ")[0]
+    )
+    assert "| Dice | 0.5 |\n\n**What it added**: Nothing that could be measured over &lt;the base>. " in measured
+    assert "| what it added" not in measured
+    alone = card_of(full(figures={"what it added": sentence})).partition("## Measured\n\n")[2]
+    assert alone.startswith("**What it added**")
+
+
 def test_a_card_of_one_long_text_is_cut() -> None:
     assert as_description("# short\n").startswith("# short\n")
     assert len(as_description("word\n" * 3000)) <= 5000

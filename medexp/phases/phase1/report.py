@@ -216,13 +216,13 @@ def figures_of(judged: Judged) -> dict[str, str]:
     return own | said | apart | {name: value for other in others for name, value in other.items()}
 
 
-def _native_figures(judged: Judged) -> dict[str, float]:
-    """Dice of the masks as they are written, of the base too."""
+def _native_figures(judged: Judged) -> dict[str, str]:
+    """Dice of the masks as they are written, the network's own before the base's."""
     return {
-        f"{judged.evidence.on} Dice {region} on the cases' own grids, {ARMS[arm].label}": judged.means[arm][
-            f"{NATIVE}dice_{region}"
-        ]
-        for arm in ("baseline", "lora")
+        f"{judged.evidence.on} Dice {region} on the cases' own grids, {ARMS[arm].label}": (
+            f"{judged.means[arm][f'{NATIVE}dice_{region}']:.3f}"
+        )
+        for arm in ("lora", "baseline")
         for region in REGIONS
     }
 
