@@ -63,7 +63,9 @@ PairSuffixes = Annotated[
     ),
 ]
 Labels = Literal["brats2021", "brats2023", "brats-gli-2024", "brats-ped", "map"]
-Oddity = Literal["lost_tumour", "lost_region", "no_background", "outside_brain", "edition", "two_affines", "same_channels"]
+Oddity = Literal[
+    "lost_tumour", "lost_region", "no_background", "outside_brain", "edition", "two_affines", "same_channels", "inverted"
+]
 
 
 def _two_classes(classes: Mapping[str, Sequence[str]]) -> bool:
@@ -130,7 +132,8 @@ class DataConfig:
             lost_region: a case has a tumour, or a region of it, that no voxel of the network's grid holds. no_background: a
             channel in which nothing can be told from the brain. outside_brain: a tumour where all channels are background.
             edition: folders of another edition than `labels`. two_affines: a header whose sform, which is read, and qform
-            differ in spacing or orientation. same_channels: a channel that is a copy of another one.
+            differ in spacing or orientation. same_channels: a channel that is a copy of another one. inverted: a channel whose
+            brain is darker than its background, as of inverted grey.
         val_fraction: Share of the patients that is validated on, 0 to 1.
         test_fraction: Share of the patients that is held back, 0 to 1.
     """

@@ -167,6 +167,9 @@ def _volume(case: Any, asked: Asked) -> Ready:
         header = of_volume(dict(zip(channels if len(case.images) > 1 else ("images",), case.images, strict=True)))
         found += seen.outside(of_case.fields_of(header, volume, done["grounds"]), asked.seen)
     found += [f"{said}; the former is read" for said in [two_affines(case.images)] if said]
+    if "grounds" in done:
+        turned = of_case.inverted_channels(volume.image, done["grounds"], channels)
+        found += [f"{channel}: its brain is darker than its background, as of inverted grey" for channel in turned]
     found += [f"{pair}: a channel that is a copy of another" for pair in of_case.same_channels(volume.image, channels)]
     image = done["image"]
     given = {ONLY: image.as_tensor().float()[None]}

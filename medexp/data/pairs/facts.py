@@ -20,7 +20,7 @@ from medexp.data.pairs.read import CHANNEL, image_on_grid, mask_on_grid, preproc
 from medexp.data.parallel import described
 from medexp.data.seen import Field
 from medexp.data.twins import perceptual_hash
-from medexp.data.volumes.background import ground_of
+from medexp.data.volumes.background import darker_share, ground_of
 from medexp.data.volumes.brats import UnfitLabels
 from medexp.data.volumes.cases import Case
 from medexp.data.volumes.facts import along_ras, digests
@@ -171,19 +171,12 @@ def _describe(case: Case, data: PairDataConfig, entry: Path, block: str) -> Pair
         affines=two_affines(case.files),
     )
     share = float((volume.label[ground.brain] > 0).mean()) if ground.brain.any() else 0.0
-    dark = _darker(volume.image[0][ground.brain], ground.level or 0)
+    dark = darker_share(volume.image[0][ground.brain], ground.level or 0)
     if problems := list(_problems(facts, np.ptp(at, axis=0) + 1, dark, onto.outside, share, of_grid, data, block)):
         left_out = flag(f"{block}.exclude", [case.id])
         raise DataError(all_problems(f"case {case.id}", problems, f"Or leave the case out with {left_out}."))
     keep_record(entry, asdict(facts))
     return facts
-
-
-def _darker(head: NDArray[np.float32], level: float) -> float:
-    """Share of a head that is darker than its background; 0 under padding, which lies farther above all tissue than the
-    head's values lie apart: nothing that is inverted does."""
-    low, high = np.quantile(head, (0.01, 0.99))
-    return 0.0 if level - high > high - low > 0 else float((head < level).mean())
 
 
 def _problems(

@@ -154,6 +154,13 @@ def is_padding(level: float, brain: NDArray[np.float32]) -> bool:
     return bool(high > low and (level - low > _WITHIN * (high - low) or low - level > _FAR * (high - low)))
 
 
+def darker_share(brain: NDArray[np.float32], level: float) -> float:
+    """Share of a brain that is darker than its background; 0 under padding, which lies farther above all tissue than the
+    brain's values lie apart: nothing that is inverted does."""
+    low, high = np.quantile(brain, (0.01, 0.99))
+    return 0.0 if level - high > high - low > 0 else float((brain < level).mean())
+
+
 def brighter_than(image: Any, share: float) -> Any:
     """Where an image, a tensor (C, X, Y, Z), is above a share of the channel's maximum."""
     return image > share * image.amax(dim=(1, 2, 3), keepdim=True)

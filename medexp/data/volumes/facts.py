@@ -22,7 +22,7 @@ from medexp.data.kept import keep_record, known_record, stamp
 from medexp.data.parallel import described
 from medexp.data.seen import Field
 from medexp.data.twins import Digested, perceptual_hash
-from medexp.data.volumes.background import Ground, ground_of
+from medexp.data.volumes.background import Ground, darker_share, ground_of
 from medexp.data.volumes.brats import UnfitLabels, read_case
 from medexp.data.volumes.cases import CHANNELS, REGION_CLASSES, Case, Volume
 from medexp.data.volumes.semantics import (
@@ -34,9 +34,10 @@ from medexp.data.volumes.semantics import (
 )
 from medexp.errors import DataError
 
-VERSION = 12
+VERSION = 13
 """Part of the cache key: raise it when what is computed here, in `background`, `semantics` or `brats` changes."""
 
+_DARKER = 0.99  # of a brain, below its background
 _AXES = ("RL", "AP", "SI")
 
 
@@ -81,6 +82,7 @@ class CaseFacts:
         hottest: The farthest of these values, by channel; 0 where there is none.
         affines: `medexp.data.headers.two_affines` of its files.
         same: Pairs of channels that are equal, voxel by voxel.
+        inverted: Channels whose brain is darker than their background, which is no padding.
     """
 
     case: str
@@ -104,6 +106,7 @@ class CaseFacts:
     hottest: tuple[float, ...] = ()
     affines: str = ""
     same: tuple[str, ...] = ()
+    inverted: tuple[str, ...] = ()
 
     @property
     def fields(self) -> dict[str, Field]:
@@ -221,6 +224,7 @@ def _describe(case: Case, data: DataConfig, entry: Path) -> CaseFacts:
         highest=tuple(ground.highest for ground in grounds),
         hot=tuple(ground.hot for ground in grounds),
         hottest=tuple(ground.hottest for ground in grounds),
+        inverted=inverted_channels(volume.image, grounds),
         affines=two_affines(case.files),
         same=same_channels(volume.image),
         **({"semantic": ()} | tumour),
@@ -228,6 +232,18 @@ def _describe(case: Case, data: DataConfig, entry: Path) -> CaseFacts:
     )
     keep_record(entry, asdict(facts))
     return facts
+
+
+def inverted_channels(
+    image: NDArray[np.float32], grounds: Sequence[Ground], channels: Sequence[str] = CHANNELS
+) -> tuple[str, ...]:
+    """Channels of an image (C, X, Y, Z) whose brain is darker than their background, as where grey is inverted. Z-scores lie
+    on both sides of theirs."""
+    shares = [
+        darker_share(channel[ground.brain], ground.level) if ground.level is not None and ground.brain.any() else 0.0
+        for channel, ground in zip(image, grounds, strict=True)
+    ]
+    return tuple(name for name, share in zip(channels, shares, strict=False) if share > _DARKER)
 
 
 def same_channels(image: NDArray[np.float32], channels: Sequence[str] = CHANNELS) -> tuple[str, ...]:

@@ -89,6 +89,11 @@ def odd(cases: Sequence[Case], facts: Sequence[CaseFacts], data: DataConfig) -> 
         )
     if copied := [f"{fact.case} ({', '.join(fact.same)})" for fact in facts if fact.same]:
         words["same_channels"] = f"{_of(copied, facts)} a channel that is a copy of another one: {_list(copied)}"
+    if inverted := [f"{fact.case} ({', '.join(fact.inverted)})" for fact in facts if fact.inverted]:
+        words["inverted"] = (
+            f"{_of(inverted, facts)} a channel whose brain is darker than its background, as of inverted grey, or of padding "
+            f"hardly brighter than tissue: {_list(inverted)}"
+        )
     return words
 
 

@@ -81,7 +81,15 @@ def same_channels(root):
     return "1 of 4 cases has a channel that is a copy of another one: BraTS-MEN-00001-000 (t1c = t1n)"
 
 
-KINDS = (lost_tumour, lost_region, no_background, outside_brain, edition, two_affines, same_channels)
+def inverted(root):
+    file = write_case(root, "BraTS-MEN-00002-000", seed=2) / "BraTS-MEN-00002-000-t2w.nii.gz"
+    image = nib.load(file)
+    values = np.asarray(image.dataobj)
+    nib.save(nib.Nifti1Image((values.max() - values).astype(values.dtype), image.affine), file)
+    return "1 of 4 cases has a channel whose brain is darker than its background, as of inverted grey"
+
+
+KINDS = (lost_tumour, lost_region, no_background, outside_brain, edition, two_affines, same_channels, inverted)
 ODD = {make.__name__: make for make in KINDS}
 
 

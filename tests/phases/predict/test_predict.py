@@ -253,6 +253,10 @@ def test_what_is_odd_in_a_case_is_said_beside_its_answer(
         voxels = np.asarray(image.dataobj).astype(np.int32)
         voxels[0, 0, 0] = value
         nib.save(nib.Nifti1Image(voxels, image.affine), file)
+    turned = next(case.glob("*-t2w.nii.gz"))
+    image = nib.load(turned)
+    voxels = np.asarray(image.dataobj).astype(np.int32)
+    nib.save(nib.Nifti1Image(voxels.max() - voxels, image.affine), turned)
     same = next(case.glob("*-t1c.nii.gz"))
     shutil.copy(next(case.glob("*-t1n.nii.gz")), same.with_name(same.name.replace("t1c", "T1post")))
     same.unlink()
@@ -260,6 +264,7 @@ def test_what_is_odd_in_a_case_is_said_beside_its_answer(
     assert predict(segmenter, case, data__suffixes="{t1c: [t1post]}") == 0
     (sentences,) = pd.read_csv(tmp_path / "out" / "predictions.csv")["outside"]
     assert "t1c = t1n: a channel that is a copy of another" in sentences
+    assert "t2w: its brain is darker than its background, as of inverted grey" in sentences
     assert "t2f: 1 voxels of a value that no tissue has, up to 60000, became 0" in sentences
     told = capsys.readouterr().out
     assert "labels that data.labels does not have: 4" in told
