@@ -12,7 +12,7 @@ from medexp.evaluation.comparison import Comparison, direction
 from medexp.report.page import as_table, drawn_page, png
 from medexp.report.plots import dots
 from medexp.report.volumes import VIEWER, WORST, case_folder, volumes_of
-from medexp.tracking.past import artifacts
+from medexp.tracking.past import artifacts, past_run
 
 
 def as_comparison(found: Comparison, names: tuple[str, str], runs: tuple[str | None, str | None], command: str) -> str:
@@ -48,6 +48,9 @@ def as_comparison(found: Comparison, names: tuple[str, str], runs: tuple[str | N
         "comparison.html.jinja",
         one=_short(names[0]),
         other=_short(names[1]),
+        named=[
+            f"{letter}: {_short(given)} is {name}" for letter, given in zip("AB", names, strict=True) if (name := _name(given))
+        ],
         cases=found.cases["case"].nunique(),
         unit=found.units[0],
         sections=[(anchor, title) for anchor, title, there in sections if there],
@@ -67,6 +70,12 @@ def as_comparison(found: Comparison, names: tuple[str, str], runs: tuple[str | N
 def _short(text: str) -> str:
     """A text with the first eight digits of runs' ids; the command below has them whole."""
     return re.sub(r"\b([0-9a-f]{8})[0-9a-f]{24}\b", r"\1", text)
+
+
+def _name(given: str) -> str:
+    """What a run that is given by its id is called; empty where something else is given."""
+    of_run = re.fullmatch(r"([0-9a-f]{32})(:.*)?", given)
+    return past_run(of_run[1]).name if of_run else ""
 
 
 def _pairs(cases: Sequence[str], runs: tuple[str | None, str | None]) -> list[dict[str, object]]:

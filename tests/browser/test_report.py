@@ -35,9 +35,13 @@ def test_it_sorts_and_filters_and_fits_a_phone(store: MlflowClient, tmp_path: Pa
     assert rows.count() == 1 and there.page.locator("#case-table-count").inner_text() == "1 of 24 rows"
     small = opened(visit, file, 400)
     assert small.page.evaluate("document.documentElement.scrollWidth") <= 400
+    figures = "[...document.querySelectorAll('.dots .figure')].filter(one => one.scrollWidth > one.clientWidth).length"
+    assert small.page.evaluate(figures) == 0, "bounds stand within the page"
     small.page.emulate_media(media="print")
     small.page.set_viewport_size({"width": 688, "height": 1000})  # 182 mm of A4 within its margins
     assert small.page.evaluate("document.documentElement.scrollWidth") <= 688
+    name = "getComputedStyle(document.querySelector('#case-table td')).whiteSpace"
+    assert small.page.evaluate(name) == "nowrap", "a case's name is in one line"
     small.shows("PASSED (diagnostics that failed: CONTROLS)", "Make it again")
     assert not small.page.locator("nav").is_visible() and not small.page.get_by_label("Filter").first.is_visible()
     assert small.page.pdf().startswith(b"%PDF")

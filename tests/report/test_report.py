@@ -154,6 +154,7 @@ def test_two_runs_side_by_side(store: MlflowClient, tmp_path: Path) -> None:
     read = Read(file.read_text(encoding="utf-8"))
     assert len([told for told in read.refers if told.startswith("data:image/png")]) == 2 * WORST
     assert f"{other[:8]}:lora over {one[:8]}:lora" in read.text, "names that can be read; the command has them whole"
+    assert f"A: {one[:8]}:lora is {store.get_run(one).info.run_name}" in read.text
     assert "+0.020" in read.text and len([row for row in read.rows if row[0] in CASES and "dice_WT" in row]) == len(CASES)
     assert main(["report", f"{one}:baseline", f"{other}:lora", "--output", str(file)]) == 0
     assert "side by side" not in file.read_text(encoding="utf-8"), "of an arm that is not registered no prediction is kept"
