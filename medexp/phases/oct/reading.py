@@ -77,11 +77,11 @@ def show_volumes(ctx: Context[OctConfig], data: PreparedVolumes) -> None:
     rows = data.manifest.assign(even=[not fact.odd for fact in facts])
     rows = rows.assign(turn=rows.groupby(["even", "device"]).cumcount()).sort_values(["even", "turn"])[:_SHOWN]
     images, captions = [], []
-    for case, device in zip(rows["case"], rows["device"], strict=True):
+    for case, patient, eye, device in rows[["case", "patient", "laterality", "device"]].itertuples(index=False, name=None):
         voxels = read_volume(data.cases[case]).voxels
         images.append(np.asarray(voxels[len(voxels) // 2], np.float32))
-        captions.append("\n".join([case, device, *data.facts[case].odd.values()]))
-    title = "Middle B-scans as they are read: rows from the vitreous (above) to the choroid"
+        captions.append("\n".join([f"{patient} {eye}", device, *data.facts[case].odd.values()]))
+    title = "Middle B-scans; the vitreous belongs above"
     ctx.run.reporter.figure(gallery(images, captions, title, of=len(facts), across=3), "figures/volumes.png")
 
 
