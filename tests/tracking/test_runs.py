@@ -515,3 +515,17 @@ def test_a_signal_ends_a_run_in_a_run_whenever_it_comes(
     statuses = {run.data.tags.get("mlflow.parentRunId", ""): run for run in runs}
     assert statuses.pop("").info.status == "KILLED"
     assert [run.info.status for run in statuses.values()] == [child]
+
+
+def test_what_a_first_run_leaves_in_a_checkout_is_no_change_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else every run of who follows the README is tagged as made by code that is not committed."""
+    (tmp_path / ".gitignore").write_text((Path(__file__).parents[2] / ".gitignore").read_text())
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(mlflow.tracking.fluent, "_active_experiment_id", None)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
+    with tracked_run("phase1", Config("outputs")):
+        pass
+    subprocess.run(["git", "init", "-q"], check=True)
+    left = subprocess.run(["git", "status", "--porcelain"], check=True, capture_output=True, text=True).stdout
+    assert left == "?? .gitignore\n"
+    assert {"mlflow.db", "outputs"} <= {path.name for path in tmp_path.iterdir()}
