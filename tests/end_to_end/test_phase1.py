@@ -12,6 +12,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import textwrap
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -179,6 +180,15 @@ with torch.inference_mode():
     assert not unexpected and logits.shape == (2, 3, 64, 64, 32)
     assert torch.allclose(logits, adapted(torch.from_numpy(volumes)), atol=1e-4)
 assert not torch.allclose(logits, by_its_base, atol=1e-2)
+"""
+    (data,) = (home.folder / "cache" / "medexp" / "phantoms").glob("meningioma*")
+    case = min(path for path in data.iterdir() if path.is_dir())
+    loaded = (ROOT / "README.md").read_text().partition("## Use what came out")[2].split("\n\n")[1]
+    script += textwrap.dedent(loaded).replace("CASE_FOLDER", str(case))
+    script += f"""
+import nibabel
+truth = nibabel.load({str(case / f"{case.name}-seg.nii.gz")!r})
+assert mask.shape == truth.shape and numpy.array_equal(mask.affine, truth.affine)
 """
     done = home.call(sys.executable, "-c", script)
     assert done.returncode == 0, done.stderr
