@@ -2,6 +2,9 @@
 
 from collections.abc import Sequence
 
+PATIENTS = ("patient", "patients")
+"""What is resampled where a phase does not call it otherwise, one and several."""
+
 
 def some(names: Sequence[str], most: int = 8) -> str:
     """The first names and how many more there are."""

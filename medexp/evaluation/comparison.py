@@ -12,7 +12,7 @@ from medexp.data.volumes.cases import REGION_CLASSES
 from medexp.errors import DataError, all_problems
 from medexp.evaluation.classification import METRICS, Predictions, cross_entropy, gain, scores
 from medexp.evaluation.intervals import GAIN, NOISE, UNBOUNDED, Interval, mean_by_patient
-from medexp.words import some
+from medexp.words import PATIENTS, some
 
 DIRECTIONS: Mapping[str, int] = {
     "dice": 1,
@@ -73,7 +73,7 @@ class Comparison:
     cases: pd.DataFrame
     left_out: tuple[str, ...]
     notes: tuple[str, ...]
-    units: tuple[str, str] = ("patient", "patients")
+    units: tuple[str, str] = PATIENTS
 
     def extremes(self, metric: str, count: int = 3) -> tuple[pd.DataFrame, pd.DataFrame]:
         """The cases in which the second gains least, and those in which it gains most."""

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from medexp.config.layers import Layers
+from medexp.words import PATIENTS
 
 _FOLDER = Path(__file__).parent
 _SHARED = "shared"
@@ -67,7 +68,7 @@ class Phase:
     studies: bool = False
     goes_on: bool = False
     diagnosis: Diagnosis = Diagnosis()
-    units: tuple[str, str] = ("patient", "patients")
+    units: tuple[str, str] = PATIENTS
 
     @property
     def folder(self) -> Path:

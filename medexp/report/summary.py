@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from medexp.reporting import Reporter
+from medexp.words import PATIENTS
 
 SUMMARY = "summary.json"
 
@@ -38,7 +39,7 @@ class Summary:
     first: Sequence[str] = ()
     beside: tuple[str, Sequence[str], Sequence[Sequence[str]]] | None = None
     compared_by: tuple[str, str] = ("", "")
-    units: tuple[str, str] = ("patient", "patients")
+    units: tuple[str, str] = PATIENTS
 
 
 def as_record(summary: Summary, following: Sequence[str]) -> dict[str, Any]:

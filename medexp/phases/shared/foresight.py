@@ -7,6 +7,7 @@ import pandas as pd
 from medexp.evaluation.power import smallest_difference
 from medexp.phases.shared.context import Context, JudgedSettings
 from medexp.registry.spread import Spread, spread_alone, spread_of
+from medexp.words import PATIENTS
 
 DISAGREEMENT = 0.3
 """Share of the cases that two classifiers are taken to disagree on where no earlier version says it."""
@@ -65,7 +66,7 @@ def in_words(
     judging: str,
     spread: Spread | None,
     excess: float = 1.0,
-    units: tuple[str, str] = ("patient", "patients"),
+    units: tuple[str, str] = PATIENTS,
 ) -> str:
     """The line; `excess` as of `Resampling`, whose intervals are wider where folds judge; `units` as of `Phase`."""
     cases = f"{patients} {judging} {units[patients != 1]}"
