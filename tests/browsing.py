@@ -16,7 +16,7 @@ from playwright.sync_api import Browser, ConsoleMessage, Page, sync_playwright
 
 _NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 _ARGUMENTS = ("--enable-unsafe-swiftshader", "--use-gl=angle", "--use-angle=swiftshader")  # WebGL without a graphics card
-_READY_MS = 60_000  # on a busy machine
+_READY_MS = 300_000  # on a busy machine
 # Of MLflow's UI: it asks for the user that is logged in, where nobody logs in, and its charts are measured as they grow.
 _OF_MLFLOW = ("users/current", "ResizeObserver loop")
 

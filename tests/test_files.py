@@ -203,7 +203,7 @@ MARKS += [
 YAML = st.lists(st.sampled_from(MARKS) | st.text(max_size=3), max_size=20).map("".join)
 
 
-@settings(max_examples=150, deadline=4000)
+@settings(max_examples=150, deadline=None)
 @given(content=st.binary(max_size=40) | YAML.map(lambda text: text.encode("utf-8", "surrogatepass")))
 @example(b"a: &a [x, x]\nb: &b [*a, *a]\nc: &c [*b, *b]\nd: [*c, *c]")
 def test_any_bytes_are_a_configuration_or_refused_with_the_files_name(tmp_path_factory, content):

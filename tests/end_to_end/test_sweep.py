@@ -26,7 +26,7 @@ def call(folder: Path, **changed: str) -> subprocess.CompletedProcess[str]:
     kept = {key: value for key, value in os.environ.items() if not key.startswith("MLFLOW_")}
     environment = kept | {"XDG_CACHE_HOME": str(folder / "cache"), "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "mlflow", "run", str(ROOT), "-e", "sweep", *parameters]
-    return subprocess.run(command, cwd=folder, env=environment, text=True, capture_output=True, timeout=480, check=False)
+    return subprocess.run(command, cwd=folder, env=environment, text=True, capture_output=True, timeout=3600, check=False)
 
 
 @pytest.fixture(scope="module")

@@ -216,7 +216,7 @@ def ask(home: Path) -> Iterator[Callable[[Any], tuple[int, Any]]]:
     server = subprocess.Popen([*command, "-p", str(port)], cwd=home, start_new_session=True, **out)
 
     def post(request: Any) -> tuple[int, Any]:
-        with closing(HTTPConnection("127.0.0.1", port, timeout=60)) as connection:
+        with closing(HTTPConnection("127.0.0.1", port, timeout=600)) as connection:
             connection.request("POST", "/invocations", json.dumps(request), {"Content-Type": "application/json"})
             answer = connection.getresponse()
             return answer.status, json.loads(answer.read())

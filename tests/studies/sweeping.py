@@ -85,7 +85,7 @@ def waiting(config: Any) -> Iterator[tuple[Any, Callable[[], None]]]:
 
 
 def wait_for(processes: list[psutil.Process]) -> None:
-    _, left = psutil.wait_procs(processes, timeout=60)
+    _, left = psutil.wait_procs(processes, timeout=600)
     assert not left
 
 

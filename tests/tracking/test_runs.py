@@ -387,7 +387,7 @@ def test_a_process_that_is_ended_from_outside(
     os.kill(int(worker), signal.SIGTERM)  # ends the worker alone
     with contextlib.suppress(ProcessLookupError):
         process.send_signal(sent)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=600)
     assert process.returncode == code, errors
     assert "Traceback" not in errors
     found = store.get_run(run_id)
@@ -465,6 +465,10 @@ def terminate(*_, **__):
     os.kill(os.getpid(), signum)
     sum(range(10))
 
+def wait():
+    for _ in range(60_000):  # short: a signal that comes just before a wait is heeded when it is over
+        threading.Event().wait(0.01)
+
 with tracked_run("main", Config()) as parent:
     start, end = mlflow.start_run, mlflow.end_run
     if when == "starting":
@@ -478,7 +482,7 @@ with tracked_run("main", Config()) as parent:
         if when == "destroying":
             dying = type("Dying", (), {"__del__": terminate})()
             del dying
-            threading.Event().wait(60)
+            wait()
         if when == "importing":
             lock = threading.Lock()
             steps = "def find():\\n lock.acquire()\\n kill(getpid(), signum)\\n sum(range(10))\\n lock.release()"
@@ -486,7 +490,7 @@ with tracked_run("main", Config()) as parent:
             exec(compile(steps, "<frozen importlib._bootstrap>", "exec"), space)  # as Python locks a module that it imports
             try:
                 space["find"]()
-                threading.Event().wait(60)
+                wait()
             finally:
                 print("left a lock taken" * lock.locked(), end="")
     print("went on after SIGTERM")

@@ -409,7 +409,7 @@ def test_a_damaged_file_is_read_or_refused(tmp_path_factory, place, value, keep)
 EDITS = st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.binary(min_size=1, max_size=8)), max_size=4)
 
 
-@examples(max_examples=80, deadline=4000, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@examples(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(name=st.sampled_from(["image", "mask", "metadata", "label"]), edits=EDITS, keep=st.floats(0.5, 1))
 @example("image", [(0.53, b"9999999,")], 1.0)  # in the shape
 @example("metadata", [(0.1, b"<U99999 ")], 1.0)

@@ -340,7 +340,7 @@ def test_a_header_in_another_unit_is_refused_and_one_that_only_names_another_is_
     assert nib.affines.voxel_sizes(read_case(only(tmp_path, config), config.classes).affine) == pytest.approx([edge] * 3)
 
 
-@settings(max_examples=80, deadline=4000, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     edits=st.lists(st.tuples(st.integers(0, 545), st.binary(min_size=1, max_size=8)), min_size=1, max_size=4),
     kind=st.sampled_from([nib.Nifti1Image, nib.Nifti2Image]),

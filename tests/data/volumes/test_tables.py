@@ -393,7 +393,7 @@ def tables(draw: st.DrawFn) -> bytes:
     return "\n".join(mark.join(row) for row in cells).encode("utf-8", "surrogatepass")
 
 
-@settings(max_examples=150, deadline=4000, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     content=st.binary(max_size=60) | tables(),
     name=st.sampled_from(["a.tsv", "a.csv"]),
