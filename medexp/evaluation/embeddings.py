@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
-from monai.transforms import DivisiblePad
 from torch import Tensor, nn
 
 from medexp.arrays import Array
@@ -30,7 +29,7 @@ from medexp.evaluation.batches import Batches, demand_finite, in_batches, shown
 from medexp.models.checkpoints import weights_digest
 from medexp.models.swin.attention import fast_attention
 from medexp.models.swin.features import KINDS
-from medexp.models.swin.network import DIVISOR, SwinEncoder, SwinSegmenter, encoder_state, features
+from medexp.models.swin.network import SwinEncoder, SwinSegmenter, encoder_state, features, padded
 
 VERSION = 1
 """Part of the cache's key: raise it when what is computed here changes."""
@@ -250,13 +249,12 @@ def volumes_as_parts(
         preprocessing: How they were made of the files.
         accelerator: Where the encoders compute.
     """
-    pad = DivisiblePad(k=DIVISOR)
     made: list[Any] = [preprocessing.key, VERSION]
     if accelerator.device.type != "cpu":  # another device, other last bits: a run ends as it would without a cache
         made.append(accelerator.device.type)
 
     def of(index: int, encoder: SwinEncoder | SwinSegmenter, kinds: Sequence[FeatureKind], image: Tensor) -> list[Array]:
-        found = features(encoder, torch.as_tensor(pad(image))[None], kinds)
+        found = features(encoder, padded(image)[None], kinds)
         for pooled in found.values():
             demand_finite(pooled, [cases[index]], advice=_TOO_LARGE)
         return [np.asarray(found[kind].float().cpu()[0]) for kind in kinds]

@@ -10,7 +10,6 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import torch
-from monai.transforms import DivisiblePad
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
@@ -34,14 +33,13 @@ from medexp.evaluation.segmentation import mask_on_own_grid, sliding_window
 from medexp.files import replacing
 from medexp.models.kinds import ONLY, Tensors, kind_of, outputs_of
 from medexp.models.swin.features import KINDS
-from medexp.models.swin.network import DIVISOR, SwinEncoder, SwinSegmenter, features
+from medexp.models.swin.network import SwinEncoder, SwinSegmenter, features, padded
 from medexp.registry.contracts import draws, outputs_said, preprocessing_of
 from medexp.registry.loading import load_verified, whole_network
 from medexp.registry.packages import ADAPTER_KIND, MANIFEST, SEEN, network_of, read_json
 from medexp.registry.readers import READERS, Asked, Looked, Ready, processor_of
 from medexp.registry.store import Pulled, pin, pull
 
-_PAD = DivisiblePad(k=DIVISOR)
 _QFORM = ("qform_code", "quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z")
 _PLACE = ("pixdim", *_QFORM, "sform_code", "srow_x", "srow_y", "srow_z")
 
@@ -197,7 +195,7 @@ class Predictor:
         said: dict[str, Any] = {}
         if self.features:
             assert isinstance(self.net, SwinSegmenter | SwinEncoder)
-            found = features(self.net, torch.as_tensor(_PAD(given[ONLY][0]))[None], [self.features])[self.features]
+            found = features(self.net, padded(given[ONLY][0])[None], [self.features])[self.features]
             demand_finite(found, [ready.case.id])
             said["features"] = found[0].float().cpu().numpy()
             if self.encodes:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import conv3d, interpolate
 
 import medexp
@@ -143,12 +143,19 @@ def test_a_package_offers_what_its_network_can_give() -> None:
 
 
 @torch.no_grad()
-def test_padded_channels_change_nothing(net: SwinSegmenter, volumes: Tensor) -> None:
-    conv = net.encoder1.layer.conv1.conv
-    expected = conv3d(volumes, conv.weight, padding=1)
-    torch.testing.assert_close(conv(volumes), expected, atol=1e-5, rtol=1e-5)
-    with torch.enable_grad():
-        assert torch.equal(conv(volumes), expected), "in training it is PyTorch's own"
+def test_convolutions_by_onednn_change_nothing_but_the_order_of_sums(net: SwinSegmenter, volumes: Tensor) -> None:
+    convolutions = [module for module in net.modules() if isinstance(module, nn.Conv3d)]
+    assert {module.kernel_size[0] for module in convolutions} == {1, 2, 3}
+    for module in convolutions:
+        x = torch.randn(1, module.in_channels, 8, 8, 8, generator=torch.Generator().manual_seed(0))
+        expected = conv3d(x, module.weight, module.bias, module.stride, module.padding)
+        torch.testing.assert_close(module(x), expected, atol=1e-5, rtol=1e-5)
+        with torch.enable_grad():
+            assert torch.equal(module(x), expected), "in training it is PyTorch's own"
+        with torch.autocast("cpu", torch.bfloat16):
+            assert module(x).dtype == torch.bfloat16
+    whole, conv = volumes[:1, :, :8], net.encoder1.layer.conv1.conv
+    assert not torch.equal(conv(whole), conv3d(whole, conv.weight, padding=1)), "it was computed otherwise"
 
 
 def test_fast_attention_gives_what_the_ordinary_gives() -> None:

@@ -139,7 +139,7 @@ def test_monai_alone_gives_the_masks_that_medexp_gives_voxel_for_voxel(ran: Ran)
         assert np.array_equal(found.affine, expected.affine), name
         assert found.get_data_dtype() == np.uint8
         mask = np.asarray(found.dataobj)
-        # medexp adds up in another order (`_FewChannels`): a logit that is 0 to 1e-6 may fall to the other side.
+        # medexp adds up in another order (`by_onednn`): a logit that is 0 to 1e-6 may fall to the other side.
         assert np.count_nonzero(mask != np.asarray(expected.dataobj)) <= 2, name
         assert {0, 4} < set(np.unique(mask).tolist()) <= {0, 1, 2, 4}, name  # values of the data that it was trained on
 

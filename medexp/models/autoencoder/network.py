@@ -11,6 +11,7 @@ from monai.apps.generation.maisi.networks.autoencoderkl_maisi import Autoencoder
 from torch import Tensor, nn
 
 from medexp.models.checkpoints import load_state, load_weights
+from medexp.models.convolutions import by_onednn
 
 FACTOR = 4
 """How many voxels of a volume lie along one of its latent."""
@@ -53,6 +54,7 @@ class Autoencoder(nn.Module):
             num_splits=1,  # MAISI's cuts of large volumes; they change values at the cuts
             save_mem=False,
         )
+        by_onednn(self)
 
     def posterior(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and logarithm of the standard deviation of the latents of volumes, before scaling; what the autoencoder is

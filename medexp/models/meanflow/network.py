@@ -12,6 +12,8 @@ from monai.apps.generation.maisi.networks.diffusion_model_unet_maisi import Diff
 from monai.networks.nets.diffusion_model_unet import get_timestep_embedding
 from torch import Tensor, nn
 
+from medexp.models.convolutions import by_onednn
+
 BOUNDARY = ("unet.conv_in", "unet.out.2")
 """The first and the last convolution, by their names in the network."""
 NEW = ".new."
@@ -85,6 +87,7 @@ class MeanFlowUNet(nn.Module):
             num_class_embeds=1,  # opens the place of a second embedding, which is added to that of the time
         )
         self.unet.add_module("class_embedding", _Interval(num_channels[0], 4 * num_channels[0]))
+        by_onednn(self)
 
     def forward(self, z: Tensor, t: Tensor, r: Tensor) -> Tensor:
         """Average velocities.

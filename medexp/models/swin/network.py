@@ -9,26 +9,16 @@ from typing import Any
 
 import torch
 from monai.networks.nets.swin_unetr import SwinTransformer, SwinUNETR
+from monai.transforms import DivisiblePad
+from monai.utils import convert_to_tensor
 from torch import Tensor, nn
-from torch.nn.functional import pad
 
 from medexp.config.networks import FeatureKind
+from medexp.models.convolutions import by_onednn
 from medexp.models.swin.features import averages, demand_decoder, multiscale, tumour_weighted
 
 ENCODER_MODULES = ("swinViT", "encoder1", "encoder2", "encoder3", "encoder4", "encoder10")
 DIVISOR = 32
-
-
-class _FewChannels(nn.Conv3d):
-    """A convolution that takes few channels, padded with zeros to a multiple of eight where gradients are off, which changes
-    nothing but the time: on a CPU four channels take ten times as long as eight, over a quarter of a pass."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        missing = -self.in_channels % 8
-        if torch.is_grad_enabled() or x.device.type != "cpu" or not missing:
-            return super().forward(x)
-        x, weight = (pad(value, (0, 0) * 3 + (0, missing)) for value in (x, self.weight))
-        return self._conv_forward(x, weight, self.bias)
 
 
 class SwinSegmenter(SwinUNETR):
@@ -52,7 +42,7 @@ class SwinSegmenter(SwinUNETR):
     ) -> None:
         super().__init__(in_channels, out_channels, feature_size=feature_size, window_size=window_size)
         self.gives, self.out_channels = features, out_channels
-        self.encoder1.layer.conv1.conv.__class__ = _FewChannels
+        by_onednn(self)
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits (B, regions, X, Y, Z) of normalised volumes (B, C, X, Y, Z), or features (B, D) of the kind that it gives."""
@@ -118,6 +108,14 @@ class SwinEncoder(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Features (B, D) of normalised volumes (B, C, X, Y, Z); X, Y, Z multiples of 32."""
         return features(self, x, [self.gives])[self.gives]
+
+
+def padded(volume: Tensor) -> Tensor:
+    """A volume (C, X, Y, Z), padded with zeros on all sides to edges that are multiples of DIVISOR.
+
+    Without MONAI's metadata, with which each operation of a network on it would go through Python.
+    """
+    return convert_to_tensor(DivisiblePad(k=DIVISOR)(volume))
 
 
 def feature_maps(net: SwinSegmenter | SwinEncoder, shallow: Tensor, hidden: Sequence[Tensor]) -> tuple[Tensor, ...]:
