@@ -3,7 +3,8 @@
 Each kind of `medexp.models.swin.features`, of the demo's encoder, of the base that it was adapted from, and of untrained
 networks of its shape. How well a logistic head tells glioma from meningioma on phantoms that none of them saw, and the labels
 of each table of real cases (as probe takes it), out of fold, folds by patient; how much of a tumour's volume and shape a ridge
-regression reads within meningioma. Intervals by patient. Before that: what `use_flash_attention` saves, on one thread.
+regression reads within meningioma. Intervals by patient. Before that, on one thread: what `use_flash_attention` saves, and
+oneDNN for convolutions.
 
 The encoder is the champion of the store in the working folder, or of MLFLOW_TRACKING_URI; without one phase 1's demo trains
 it here.
@@ -11,7 +12,7 @@ it here.
 
 import argparse
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,6 +22,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from sklearn.model_selection import GroupKFold
+from torch import nn
 
 from medexp import registry
 from medexp.arrays import Array
@@ -40,6 +42,7 @@ from medexp.evaluation.controls import Source, Task, control
 from medexp.evaluation.embeddings import Embedder, cases_as_parts, embed_all
 from medexp.evaluation.intervals import Interval, mean_by_patient
 from medexp.evaluation.regression import r2_gains, ridge
+from medexp.models.convolutions import by_onednn
 from medexp.models.kinds import build
 from medexp.models.swin.attention import fast_attention
 from medexp.models.swin.features import DEFAULT, KINDS
@@ -154,28 +157,32 @@ def regress(
 
 
 @torch.inference_mode()
-def attention() -> None:
-    """Prints what a SwinViT takes, and all kinds of features, with attention computed either way, on one thread."""
+def passes() -> None:
+    """Prints what passes of one volume take, on one thread: as PyTorch has them, with attention computed the fast way, and
+    with convolutions by oneDNN too."""
     threads, rows = torch.get_num_threads(), []
     torch.set_num_threads(1)
-    for feature_size, window, size, rounds in ((12, 4, (64, 64, 32), 9), (48, 7, (64, 64, 64), 3)):
+    for feature_size, window, size, rounds in ((12, 4, (64, 32, 32), 9), (12, 4, (64, 64, 32), 9), (48, 7, (64, 64, 64), 3)):
         torch.manual_seed(0)
         sizes = {"in_channels": 4, "out_channels": 3, "feature_size": feature_size, "window_size": window}
         net, x = build({"kind": "swin_unetr", **sizes}).eval(), torch.randn(1, 4, *size)
         assert isinstance(net, SwinSegmenter)
+        for module in net.modules():
+            if isinstance(module, nn.Conv3d):
+                module.__class__ = nn.Conv3d
+        calls: list[Callable[[], Any]] = [partial(net.swinViT, x, True)]
+        calls += [*(partial(features, net, x, kinds) for kinds in (["gap10"], [*KINDS])), partial(net, x)]
         taken, outputs = [], []
-        for fast in (False, True):
-            if fast:
-                assert fast_attention(net)
-            outputs.append(net.swinViT(x, True))
-            taken.append([_least(partial(net.swinViT, x, True), rounds), _least(partial(features, net, x, ["gap10"]), rounds)])
-            taken[-1] += [_least(partial(features, net, x, list(KINDS)), rounds)]
-        apart = max(float((one - other).abs().max()) for one, other in zip(*outputs, strict=True))
-        seconds = [f"{before * 1000:.0f} -> {after * 1000:.0f} ms" for before, after in zip(*taken, strict=True)]
+        for change in (lambda _: True, fast_attention, by_onednn):
+            change(net)
+            taken.append([_least(call, rounds) for call in calls])
+            outputs.append(net(x))
+        apart = max(float((one - outputs[0]).abs().max()) for one in outputs)
+        seconds = [" -> ".join(f"{one * 1000:.0f}" for one in way) + " ms" for way in zip(*taken, strict=True)]
         rows.append([f"{feature_size}, window {window}, {' x '.join(map(str, size))}", *seconds, f"{apart:.1e}"])
     torch.set_num_threads(threads)
-    head = ["feature_size", "SwinViT", "gap10", "all kinds", "outputs at most apart"]
-    table("use_flash_attention, one thread", head, rows)
+    head = ["feature_size", "SwinViT", "gap10", "all kinds", "segmentation", "logits at most apart"]
+    table("PyTorch's own -> use_flash_attention -> oneDNN too, one thread", head, rows)
 
 
 def _least(call: Any, rounds: int) -> float:
@@ -205,7 +212,7 @@ def run() -> None:
     parser.add_argument("--patients", type=int, default=80, help="phantom patients of each kind of tumour")
     parser.add_argument("--seed", type=int, default=11, help="of the phantoms: one that no encoder was trained or judged on")
     given = parser.parse_args()
-    attention()
+    passes()
 
     config, cache = configuration("phase1", []), cache_root(None)
     accelerator, resampling = start_accelerator("auto", 1), Resampling(2000, 0.95, 0)

@@ -31,7 +31,7 @@ from medexp.models.swin.attention import fast_attention
 from medexp.models.swin.features import KINDS
 from medexp.models.swin.network import SwinEncoder, SwinSegmenter, encoder_state, features, padded
 
-VERSION = 1
+VERSION = 2
 """Part of the cache's key: raise it when what is computed here changes."""
 
 _TOO_LARGE = (

@@ -26,7 +26,7 @@ from medexp.terminal import followed
 STRATEGIES = ("vae", "downsample", "image")
 """How a mask stands in a latent (`Joint`): encoded as an image is, pooled, or not at all."""
 
-VERSION = 1
+VERSION = 2
 """Part of the cache's key: raise it when what is computed here changes."""
 
 

@@ -32,7 +32,7 @@ from medexp.models.lora import MergeCertificate, merge_lora
 from medexp.models.swin.network import SwinSegmenter
 from medexp.phases.phase1.config import Phase1Config
 from medexp.phases.phase1.pretrained import Base
-from medexp.phases.phase1.segmentation import DICE, dice_by_patient, draw_overlay, evaluate, with_mean_dice
+from medexp.phases.phase1.segmentation import DICE, NATIVE, dice_by_patient, draw_overlay, evaluate, score_arm, with_mean_dice
 from medexp.phases.shared.context import Context
 from medexp.tracking.steps import code_digest
 from medexp.training.loop import Batch, FitResult, Group, Objective
@@ -63,6 +63,7 @@ class Trained:
         fitted: The training.
         adapter: The same network as peft holds it; None for the decoder alone.
         heads: The semantic heads, where there are any.
+        scores: What `score_arm` says of the network that is kept, where its last validation said it already.
         beside: Of the arm that is registered, those that stand beside it, by name.
     """
 
@@ -70,6 +71,7 @@ class Trained:
     fitted: FitResult
     adapter: PeftModel | None = None
     heads: SemanticHeads | None = None
+    scores: pd.DataFrame | None = None
     beside: Mapping[str, "Trained"] = field(default_factory=dict)
 
     def merged(self) -> tuple[SwinSegmenter, MergeCertificate]:
@@ -123,9 +125,16 @@ def fit_arm(
     module: SegmenterWithHeads,
     groups: list[Group],
     arm: str,
-) -> FitResult:
-    """Train an arm; the criterion is the mean Dice over regions: one alone may be best in an untrained epoch."""
-    config = ctx.config
+    native: bool = False,
+) -> tuple[FitResult, pd.DataFrame | None]:
+    """Train an arm; the criterion is the mean Dice over regions: one alone may be best in an untrained epoch.
+
+    Returns:
+        The training, and the scores of the arm's validation cases (`score_arm`, `native` likewise) where the last epoch's
+        validation gave them: the network that is kept is the one that was validated, and need not see the cases again.
+    """
+    config, scored = ctx.config, None
+    last = config.training.epochs - 1 if not (config.training.patience or ctx.fold) else None
 
     def loss(wrapped: nn.Module, batch: Batch, epoch: int) -> dict[str, Tensor]:
         logits, semantic = wrapped(batch["image"])
@@ -137,12 +146,26 @@ def fit_arm(
         return {"loss": total} | parts
 
     def validate(_: nn.Module, epoch: int) -> dict[str, float | pd.Series]:
+        nonlocal scored
         draw = partial(draw_overlay, ctx, data, arm, epoch)
-        scores = evaluate(ctx, data, module.net, "val", hd95=False, on_prediction=draw)
-        return {**mean_scores(scores), "dice": dice_by_patient(scores)}
+        if epoch == last:
+            scored = score_arm(ctx, data, module.net, arm, native=native, also=draw)
+        scores = evaluate(ctx, data, module.net, "val", hd95=False, on_prediction=draw) if scored is None else scored
+        means = {name: value for name, value in mean_scores(scores).items() if not name.startswith(("hd95_", NATIVE))}
+        return {**means, "dice": dice_by_patient(scores)}
 
     goal, about = Objective(loss, validate, "dice"), ARMS[arm]
-    return ctx.fit(module, groups, crops(ctx, data, "train"), goal, title=about.training, arm=arm, prefix=about.metrics)
+    fitted = ctx.fit(module, groups, crops(ctx, data, "train"), goal, title=about.training, arm=arm, prefix=about.metrics)
+    return fitted, scored
+
+
+def scores_of(
+    ctx: Context[Phase1Config], data: PreparedVolumes, trained: Trained, arm: str, split: str, native: bool = False
+) -> pd.DataFrame:
+    """`score_arm` of a network that was trained, which for validation cases its last epoch may have said."""
+    if split == "val" and trained.scores is not None:
+        return trained.scores
+    return score_arm(ctx, data, trained.net, arm, split, native)
 
 
 def begin(ctx: Context[Phase1Config], frozen: pd.DataFrame) -> None:

@@ -23,7 +23,7 @@ from medexp.models.lora import add_lora, decoder_parameters, freeze_decoder, fre
 from medexp.models.swin.features import KINDS
 from medexp.models.swin.network import SwinSegmenter
 from medexp.phases.phase1 import PHASE, checks
-from medexp.phases.phase1.arms import Trained, begin, crops, fit_arm, trained_once
+from medexp.phases.phase1.arms import Trained, begin, crops, fit_arm, scores_of, trained_once
 from medexp.phases.phase1.config import Phase1Config
 from medexp.phases.phase1.features import attribute, embed, embed_crops, over_controls, read_off, semantic_r2, semantics
 from medexp.phases.phase1.mean_mask import score_mean_mask
@@ -159,7 +159,7 @@ def train_arms(ctx: Context[Phase1Config], work: Work) -> Trained:
 
     In a fold no arm chooses an epoch of its own on the cases that it is judged by.
     """
-    both = train(ctx, work)
+    both = train(ctx, work, native=True)
     if work.data.folds:
         return both
     alike = replace(ctx, until=both.fitted.epoch + 1) if ctx.fold and both.fitted.chosen else ctx
@@ -172,11 +172,13 @@ def train_decoder(ctx: Context[Phase1Config], work: Work) -> Trained:
     freeze_encoder(net)
     groups = [Group("decoder", ctx.config.training.lr_decoder, list(decoder_parameters(net).values()))]
     with trained_once(ctx, work.data, work.base, "control"):
-        return Trained(net, fit_arm(ctx, work.data, SegmenterWithHeads(net), groups, "control"))
+        fitted, scores = fit_arm(ctx, work.data, SegmenterWithHeads(net), groups, "control")
+        return Trained(net, fitted, scores=scores)
 
 
-def train(ctx: Context[Phase1Config], work: Work, arm: str = "lora") -> Trained:
-    """LoRA in the encoder, semantic heads on the bottleneck, and the decoder, which in the arm `lora_alone` stays as it is."""
+def train(ctx: Context[Phase1Config], work: Work, arm: str = "lora", native: bool = False) -> Trained:
+    """LoRA in the encoder, semantic heads on the bottleneck, and the decoder, which in the arm `lora_alone` stays as it is;
+    `native` as of `fit_arm`."""
     config, rates, net = ctx.config, ctx.config.training, fresh(ctx, work)
     torch.manual_seed(config.seed)  # of the A matrices and the heads
     adapter = add_lora(net, config.lora)
@@ -195,20 +197,21 @@ def train(ctx: Context[Phase1Config], work: Work, arm: str = "lora") -> Trained:
     if arm == "lora":
         sizes = {f"params/{group.name}_trainable": sum(p.numel() for p in group.parameters) for group in groups}
         ctx.figures(sizes)
-    return Trained(net, fit_arm(ctx, work.data, SegmenterWithHeads(net, heads), groups, arm), adapter, heads)
+    fitted, scores = fit_arm(ctx, work.data, SegmenterWithHeads(net, heads), groups, arm, native)
+    return Trained(net, fitted, adapter, heads, scores)
 
 
 def answer(ctx: Context[Phase1Config], work: Work, trained: Trained, split: str) -> Tables:
     """The adapted arm on a split."""
-    return (score_arm(ctx, work.data, trained.net, "lora", split),)
+    return (scores_of(ctx, work.data, trained, "lora", split),)
 
 
 def answer_of_arms(frozen: pd.DataFrame, ctx: Context[Phase1Config], work: Work, trained: Trained, split: str) -> Tables:
     """All arms on the validation cases, and what is read from the features of their encoders; `frozen` are the baseline's."""
     data = work.data
     rows = [score_mean_mask(ctx, data), frozen[frozen["case"].isin(data.ids(split))]]
-    rows += [score_arm(ctx, data, arm.net, name, split) for name, arm in trained.beside.items()]
-    rows.append(score_arm(ctx, data, trained.net, "lora", split, native=True))
+    rows += [scores_of(ctx, data, arm, name, split) for name, arm in trained.beside.items()]
+    rows.append(scores_of(ctx, data, trained, "lora", split, native=True))
     encoders = {"unadapted": fresh(ctx, work), "random": untrained(ctx)}
     encoders |= {"lora_alone": trained.beside["lora_alone"].merged()[0], "adapted": trained.merged()[0]}
     kinds = {name: KINDS if name in ("unadapted", "adapted") else [ctx.config.features] for name in encoders}

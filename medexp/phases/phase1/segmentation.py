@@ -29,14 +29,21 @@ _RESAMPLING = 0.05  # from this difference in the whole tumour's Dice on, the su
 
 
 def score_arm(
-    ctx: Context[Phase1Config], data: PreparedVolumes, net: SwinSegmenter, arm: str, split: str = "val", native: bool = False
+    ctx: Context[Phase1Config],
+    data: PreparedVolumes,
+    net: SwinSegmenter,
+    arm: str,
+    split: str = "val",
+    native: bool = False,
+    also: OnPrediction | None = None,
 ) -> pd.DataFrame:
     """Dice, HD95 and cross-entropy per case of a split, with the arm, patient and split in each row; with `native` also Dice
-    and HD95 of the masks on the cases' own grids."""
-    draw = partial(draw_overlay, ctx, data, arm, None)
+    and HD95 of the masks on the cases' own grids. `also` is told of each prediction too."""
+    seen = [one for one in (also, partial(draw_overlay, ctx, data, arm, None)) if one]
 
     def look(case: str, image: Tensor, label: Tensor, predicted: Tensor) -> None:
-        draw(case, image, label, predicted)
+        for one in seen:
+            one(case, image, label, predicted)
         if arm == "lora" and native:  # what the phase is judged by, and no trial of a study
             keep_volumes(ctx, case, image, label, predicted)
 
