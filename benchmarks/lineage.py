@@ -95,10 +95,10 @@ def ask(versions: int, runs: int) -> dict[str, float]:
     def questions() -> Iterator[tuple[str, Callable[[], object]]]:
         yield f"lineage of a leaf, {PROBE} 1", lambda: lineage(f"models:/{PROBE}@champion", SHOWN)
         yield f"lineage of a much-used {ENCODER}", lambda: lineage(f"models:/{ENCODER}@champion", SHOWN)
-        yield f"impact of a leaf, {PROBE} 1", lambda: impact(PROBE, 1, SHOWN)
-        yield f"impact of a much-used {ENCODER}", lambda: impact(ENCODER, 1, SHOWN)
-        yield f"impact of a much-used {ENCODER}, all {USED_RUNS} runs", lambda: impact(ENCODER, 1)
-        yield f"impact of {BASE}, which all were made from", lambda: impact(BASE, 1, SHOWN)
+        yield f"impact of a leaf, {PROBE} 1", lambda: impact(f"models:/{PROBE}/1", SHOWN)
+        yield f"impact of a much-used {ENCODER}", lambda: impact(f"models:/{ENCODER}/1", SHOWN)
+        yield f"impact of a much-used {ENCODER}, all {USED_RUNS} runs", lambda: impact(f"models:/{ENCODER}/1")
+        yield f"impact of {BASE}, which all were made from", lambda: impact(f"models:/{BASE}/1", SHOWN)
         yield "audit", audit
 
     with empty_home() as home:

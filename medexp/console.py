@@ -214,16 +214,15 @@ def lineage(uri: str, as_json: bool) -> int:
 
 
 @commands.command()
-@click.argument("name")
-@click.argument("version")
+@click.argument("uri", metavar="MODEL")
 @_as_json
-def impact(name: str, version: str, as_json: bool) -> int:
+def impact(uri: str, as_json: bool) -> int:
     """Show what was built on a version."""
 
     def work() -> None:
         from medexp.registry.lineage import SHOWN, as_records, as_tree, impact
 
-        _show(lambda: impact(name, version, None if as_json else SHOWN), as_tree, as_records, as_json)
+        _show(lambda: impact(model_uri(uri), None if as_json else SHOWN), as_tree, as_records, as_json)
 
     return exit_code("impact", work)
 

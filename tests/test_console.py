@@ -79,7 +79,7 @@ BAD = {
     "an unknown option": (["models", "--jsn"], "medexp models: error: No such option '--jsn'. Did you mean '--json'?"),
     "no such model": (["pull", "models:/nobody@champion"], "medexp pull: error: models:/nobody@champion: no model nobody"),
     "no reference": (["lineage", "nobody"], "medexp lineage: error: models:/nobody: is no reference to a registered model"),
-    "nothing built on it": (["impact", "nobody", "3"], "medexp impact: error: models:/nobody/3: no model nobody"),
+    "nothing built on it": (["impact", "nobody/3"], "medexp impact: error: models:/nobody/3: no model nobody"),
     "an unknown model": (["audit", "nobody"], "medexp audit: error: nobody: no such model"),
     "no champion": (["rollback", "nobody", "--reason", "x"], "medexp rollback: error: nobody"),
     "a flag of the phase": (["promote", "--modl", "x"], "medexp promote: error: --modl: no such flag; did you mean --model?"),
@@ -106,7 +106,7 @@ def test_bad_input_is_one_line_and_exit_code_2(argv: list[str], message: str, ca
     assert told.count("\n") == 1
 
 
-@pytest.mark.parametrize("command", [["models"], ["audit"], ["pull", "models:/x@y"], ["impact", "x", "1"]])
+@pytest.mark.parametrize("command", [["models"], ["audit"], ["pull", "models:/x@y"], ["impact", "x/1"]])
 def test_looking_makes_no_store(command: list[str], capsys: pytest.CaptureFixture[str], monkeypatch, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     monkeypatch.chdir(tmp_path / "empty")
@@ -146,7 +146,7 @@ def test_looking_imports_nothing_that_computes(register: Callable[[int], str]) -
     program = f"""
 import sys
 from medexp.console import main
-for argv in (["models"], ["lineage", "{uri}"], ["impact", "{NAME}", "1"], ["audit", "--every-byte"], ["pull", "{uri}"]):
+for argv in (["models"], ["lineage", "{uri}"], ["impact", "{NAME}/1"], ["audit", "--every-byte"], ["pull", "{uri}"]):
     assert main(argv) == 0, argv
 heavy = {{"torch", "monai", "peft", "accelerate", "safetensors", "sklearn", "matplotlib", "transformers", "optuna"}}
 print("imported", heavy & sys.modules.keys())
@@ -223,8 +223,8 @@ def test_lineage_and_impact(register: Callable[[int], str], capsys: pytest.Captu
     uri = f"models:/{NAME}@champion"
     assert printed(capsys, "lineage", uri).startswith(f"{NAME} version 1")
     assert json.loads(printed(capsys, "lineage", uri, "--json"))["origin"]["model"]["version"] == "1"
-    assert printed(capsys, "impact", NAME, "1").startswith(f"{NAME} version 1")
-    assert json.loads(printed(capsys, "impact", NAME, "1", "--json"))["model"]["name"] == NAME
+    assert printed(capsys, "impact", f"{NAME}/1").startswith(f"{NAME} version 1")
+    assert json.loads(printed(capsys, "impact", f"{NAME}/1", "--json"))["model"]["name"] == NAME
 
 
 def test_power_answers_in_words_and_for_programs(publish: Callable[..., object], capsys: pytest.CaptureFixture[str]) -> None:

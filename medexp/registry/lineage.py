@@ -174,24 +174,24 @@ def lineage(uri: str, runs: int | None = None) -> Lineage:
         return Lineage(_origin(client, found, set()), _everything_built_on(client, _model(found), runs))
 
 
-def impact(name: str, version: str | int, runs: int | None = None) -> Impact:
+def impact(uri: str, runs: int | None = None) -> Impact:
     """All that was built on a version, over any number of steps. The version may have been deleted since.
 
     Args:
-        name: Name of the model.
-        version: Its version.
-        runs: As for `lineage`.
+        uri: As for `lineage`.
+        runs: Likewise.
 
     Raises:
         RegistryError: There is no such version, and nothing says that it was built on it.
         StorageError: The registry does not answer.
     """
     try:
-        model = _model(resolve(f"models:/{name}/{version}"))
+        model = _model(resolve(uri))
     except RegistryError:
-        if not str(version).isdecimal():
+        name, _, version = uri.removeprefix("models:/").rpartition("/")
+        if not version.isdecimal():
             raise
-        model = Model(name, str(version), None, state="deleted")
+        model = Model(name, version, None, state="deleted")
         with answering():
             found = _everything_built_on(MlflowClient(), model, runs)
         if not (found.runs or found.models):

@@ -78,7 +78,7 @@ def test_a_run_says_which_version_it_was_given(store: MlflowClient, made: Regist
     with mlflow.start_run() as run:
         registry.pull(URI)
     assert store.get_run(run.info.run_id).data.tags[f"medexp.upstream.{made.name}"] == f"{made.version} {made.digest}"
-    assert [used.id for used in impact(made.name, made.version).runs] == [run.info.run_id]
+    assert [used.id for used in impact(f"models:/{made.name}/{made.version}").runs] == [run.info.run_id]
 
 
 def test_a_second_pull_needs_the_store_no_more(made: Registered, capsys: pytest.CaptureFixture[str]) -> None:

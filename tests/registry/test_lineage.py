@@ -148,7 +148,7 @@ def test_records_are_json(phases: dict[str, str]) -> None:
 
 
 def test_impact_follows_every_step_and_says_each_thing_once(phases: dict[str, str]) -> None:
-    found = impact(BASE, 1)
+    found = impact(f"models:/{BASE}/1")
     assert [run.id for run in found.runs] == [phases["phase1"]]
     encoder, adapter = found.models
     assert (encoder.model.aliases, [run.id for run in encoder.runs]) == (("champion",), [phases["probe"]])
@@ -164,8 +164,8 @@ def test_another_version_and_another_digest_of_the_same_number_are_told_apart(
     second = run(store, "probe", used(ENCODER, "2"))
     run(store, "probe", used(ENCODER, "1", "another"))
     run(store, "probe", used(ENCODER, "11", "d1p"))
-    assert [run.id for run in impact(ENCODER, "2").runs] == [second]
-    assert [run.id for run in impact(ENCODER, "1").runs] == [phases["probe"]]
+    assert [run.id for run in impact(f"models:/{ENCODER}/2").runs] == [second]
+    assert [run.id for run in impact(f"models:/{ENCODER}/1").runs] == [phases["probe"]]
 
 
 def test_deleted_runs_are_shown_as_such_also_where_their_experiment_went_with_them(
@@ -206,7 +206,7 @@ def test_what_was_built_on_a_version_without_a_digest_is_found_by_its_number(sto
     version(store, "foreign", None, plain=True)
     given = run(store, "probe", used("foreign", "1", "whatever"))
     run(store, "probe", used("foreign", "10", "whatever"))
-    assert [run.id for run in impact("foreign", 1).runs] == [given]
+    assert [run.id for run in impact("models:/foreign/1").runs] == [given]
 
 
 @pytest.mark.parametrize(
@@ -240,7 +240,7 @@ def test_a_base_that_only_the_run_knows_is_a_parent_and_no_model_is_its_own(stor
 def test_what_was_built_on_a_deleted_version_is_still_found(store: MlflowClient, phases: dict[str, str]) -> None:
     store.delete_registered_model_alias(ENCODER, "champion")
     store.delete_model_version(ENCODER, "1")
-    found = impact(ENCODER, "1")
+    found = impact(f"models:/{ENCODER}/1")
     assert found.model.state == "deleted"
     assert [run.id for run in found.runs] == [phases["probe"]]
     assert [used.model.name for used in found.models] == [PROBE]
@@ -258,15 +258,15 @@ def test_of_many_runs_the_tree_shows_the_latest_and_the_records_all(store: Mlflo
     version(store, ENCODER, None)
     for number in range(23):
         store.create_run("0", tags=used(ENCODER), start_time=1 + number, run_name=f"run{number}")
-    found = impact(ENCODER, 1)
+    found = impact(f"models:/{ENCODER}/1")
     assert len(as_records(found)["runs"]) == 23
     assert found.runs[0].name == "run22"
     assert "(run3)" in shown(found)
     assert "(run2)" not in shown(found)
     assert "and 3 runs before these" in shown(found)
-    few = impact(ENCODER, 1, runs=5)
+    few = impact(f"models:/{ENCODER}/1", runs=5)
     assert ([run.name for run in few.runs], few.more) == ([f"run{22 - place}" for place in range(5)], True)
-    assert not impact(ENCODER, 1, runs=23).more
+    assert not impact(f"models:/{ENCODER}/1", runs=23).more
     assert "and runs before these" in shown(few)
 
 
@@ -278,7 +278,7 @@ def test_several_versions_are_told_apart_however_much_they_are_used(store: Mlflo
         for use in range(uses):
             store.create_run("0", tags=used(ENCODER, str(number)), run_name=f"{number}-{use}")
         version(store, PROBE, None, used(ENCODER, str(number)))
-    first, second = impact(BASE, 1).models
+    first, second = impact(f"models:/{BASE}/1").models
     assert [{run.name[0] for run in encoder.runs if run.name} for encoder in (first, second)] == [{"1"}, {"2"}]
     assert len(first.runs) == len(second.runs) == uses
     assert [[str(probe.model) for probe in encoder.models] for encoder in (first, second)] == [
@@ -294,10 +294,10 @@ def test_several_versions_are_told_apart_however_much_they_are_used(store: Mlflo
         (lambda: lineage(f"models:/{ENCODER}@best"), "no alias best; it has: champion"),
         (lambda: lineage(f"models:/{ENCODER}/7"), "no version 7; it has: 1"),
         (lambda: lineage("runs:/1/model"), "is no reference to a registered model"),
-        (lambda: impact("nothing", 1), "models:/nothing/1: no model nothing in this registry"),
-        (lambda: impact(ENCODER, 7), "no version 7; it has: 1"),
-        (lambda: impact(ENCODER, "1' OR '1"), "is no reference"),
-        (lambda: impact("a'b`c", "1"), "in this registry"),
+        (lambda: impact("models:/nothing/1"), "models:/nothing/1: no model nothing in this registry"),
+        (lambda: impact(f"models:/{ENCODER}/7"), "no version 7; it has: 1"),
+        (lambda: impact(f"models:/{ENCODER}/1' OR '1"), "is no reference"),
+        (lambda: impact("models:/a'b`c/1"), "in this registry"),
     ],
 )
 def test_what_there_is_not_is_answered_with_what_there_is(phases: dict[str, str], ask: Callable[[], Any], told: str) -> None:
@@ -308,6 +308,6 @@ def test_what_there_is_not_is_answered_with_what_there_is(phases: dict[str, str]
 def test_a_registry_that_does_not_answer_is_named(monkeypatch: pytest.MonkeyPatch, store: MlflowClient) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:secret@127.0.0.1:9")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    for ask in (lambda: lineage(f"models:/{ENCODER}/1"), lambda: impact(ENCODER, 1)):
+    for ask in (lambda: lineage(f"models:/{ENCODER}/1"), lambda: impact(f"models:/{ENCODER}/1")):
         with pytest.raises(StorageError, match="MLFLOW_TRACKING_URI"):
             ask()
