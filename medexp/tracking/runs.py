@@ -32,6 +32,7 @@ from medexp.reporting import NullReporter, Reporter
 from medexp.secrets import masked
 from medexp.tracking.experiments import experiment_for, experiment_of, given_run
 from medexp.tracking.killed import RESUMED, check_resumable, end_run
+from medexp.tracking.printed import LOG, print_error, printed_to
 from medexp.tracking.processes import PROCESS, this_process
 from medexp.tracking.provenance import config_yaml, environment, flat_params, git_state, installed_packages
 from medexp.tracking.reporter import MlflowReporter
@@ -139,10 +140,11 @@ def tracked_run(
     The run ends FINISHED; FAILED after an error, whose message becomes the tag `medexp.error` and whose class
     `medexp.error_type`; KILLED after Ctrl-C, SIGTERM or SIGHUP. Its verdict is then FAILED where a training diverged, and none
     where it was cut short otherwise.
-    What the reporter still holds is written in each case. Inside `mlflow run` it is the run that MLflow created; outside, a
-    new one in the experiment that the user names, else in the one named by `phase`. While another tracked run is going on, it
-    is a new run nested in that one, in the same experiment; what ends it early ends the outer one as well. It is called what
-    it is (`medexp.config.keys.run_name`), unless the user gave `mlflow run` a name.
+    What the reporter still holds is written in each case, and what was printed (`medexp.tracking.printed`). Inside `mlflow
+    run` it is the run that MLflow created; outside, a new one in the experiment that the user names, else in the one named by
+    `phase`. While another tracked run is going on, it is a new run nested in that one, in the same experiment; what ends it
+    early ends the outer one as well. It is called what it is (`medexp.config.keys.run_name`), unless the user gave `mlflow
+    run` a name.
 
     Args:
         phase: Name of the phase, such as `phase1`.
@@ -193,8 +195,10 @@ def tracked_run(
                 _log_provenance(run, client, config, params)
                 if resumed_from is not None:
                     end_run(resumed_from)
-                yield run
+                with printed_to(run.folder / LOG):
+                    yield run
                 run.reporter.flush()
+                run.reporter.file(run.folder / LOG)
         except BaseException as error:
             stopped = was_terminated(error)
             killed = stopped is not None or isinstance(error, KeyboardInterrupt)
@@ -209,6 +213,9 @@ def tracked_run(
                     kind = {"medexp.error_type": type(error).__name__, "medexp.error": without_secrets(told)[:5000]}
                     run.tag({} if killed else kind)
                     _judge_unfinished(run, client, error)
+                    if (log := run.folder / LOG).is_file():
+                        print_error(log, error)
+                        run.reporter.file(log)
                 except STORE_ERRORS as second:
                     _log.warning("What run %s measured last could not be written: %s", run.id, reason(second, beside=error))
                 try:
