@@ -14,7 +14,7 @@ from medexp.secrets import masked
 LOG = "terminal.log"
 """Name of the file in a run's folder, and of the run's artifact."""
 _CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\r")
-_BAR = "━"  # rich's
+_BAR = re.compile(r"[━╸╺-] +\d+/[\d?]+ ")  # of `medexp.terminal.progress_bar`; tables have such lines too
 
 
 @contextmanager
@@ -57,5 +57,5 @@ def _lasting(text: str) -> bytes:
     lines = _CONTROL.sub("", text).splitlines(keepends=True)
     if lines and _CONTROL.search(text) and not lines[-1].endswith("\n"):
         lines.pop()
-    kept = "".join(line for line in lines if _BAR not in line)
+    kept = "".join(line for line in lines if not _BAR.search(line))
     return masked(kept).text.encode("utf-8", "backslashreplace")

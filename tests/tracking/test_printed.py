@@ -8,7 +8,7 @@ import pytest
 from mlflow import MlflowClient
 
 from medexp.errors import DataError
-from medexp.terminal import progress_bar, terminal
+from medexp.terminal import progress_bar, show_table, terminal
 from medexp.tracking.printed import LOG, printed_to
 from medexp.tracking.runs import tracked_run
 from tests.configured import configured
@@ -74,9 +74,12 @@ def test_of_a_bar_nothing_is_kept_and_of_colours_the_words(tmp_path: Path, monke
                 progress.console.print(f"epoch {epoch}")
                 progress.advance(bar)
                 progress.refresh()
+        show_table(["arm"], [["lora"]], "Dice")
         terminal().print("done", style="bold red")
         print("no new line at the end", end="")
-    assert (tmp_path / LOG).read_text() == "epoch 0\nepoch 1\nepoch 2\ndone\nno new line at the end"
+    table = ["Dice", "┏━━━━━━┓", "┃ arm  ┃", "┡━━━━━━┩", "│ lora │", "└──────┘"]
+    lines = ["epoch 0", "epoch 1", "epoch 2", *table, "done", "no new line at the end"]
+    assert [line.rstrip() for line in (tmp_path / LOG).read_text().splitlines()] == lines
     assert "training" in shown.getvalue() and "\x1b[1;31mdone" in shown.getvalue()
 
 
