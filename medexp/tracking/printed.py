@@ -4,7 +4,7 @@ import re
 import sys
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +21,11 @@ _BAR = re.compile(r"[━╸╺-] +\d+/[\d?]+ ")  # of `medexp.terminal.progress_
 def printed_to(file: Path) -> Iterator[None]:
     """What the block prints, errors too, also goes to a file, at its end, as it comes: without colours, without secrets, and
     of a progress bar nothing."""
-    with (
-        file.open("ab", buffering=0) as log,  # nothing of it waits, so nothing is lost with the process
-        redirect_stdout(_Both(sys.stdout, log)),
-        redirect_stderr(_Both(sys.stderr, log)),
-    ):
+    with ExitStack() as opened:
+        log = opened.enter_context(file.open("ab", buffering=0))  # nothing of it waits, so nothing is lost with the process
+        for redirect, stream in ((redirect_stdout, sys.stdout), (redirect_stderr, sys.stderr)):
+            if stream is not None:  # as where it was closed before Python began
+                opened.enter_context(redirect(_Both(stream, log)))
         yield
 
 
