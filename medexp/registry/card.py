@@ -234,15 +234,16 @@ def claimed(card: str) -> dict[int, str]:
 
 
 def _measured(definition: Definition, package: Package) -> str:
-    """The figures, the sentences on them below, where they take no width from the names of figures, and the intervals of what
-    it is promoted by."""
+    """Whether all of it is of phantoms; the figures; the sentences on them, which below take no width from the figures' names;
+    the intervals of what it is promoted by."""
     claimed = _claim(definition, package)
     texts = {name: text for name, text in package.figures.items() if isinstance(text, str) and len(text) > _SENTENCE}
     figures = {name: value for name, value in package.figures.items() if name not in texts}
     shown = [_table(figures)] if figures or not texts else []
     said = [f"**{name[:1].upper()}{name[1:]}**: {as_it_stands(text)}" for name, text in texts.items()]
     told = [f"{text[:1].upper()}{text[1:]}." for text in (claimed[38], claimed[39]) if text]
-    return "\n\n".join([*shown, *said, *told])
+    of = [MADE_ON_PHANTOMS] if package.learned and package.learned.phantoms else []
+    return "\n\n".join([*of, *shown, *said, *told])
 
 
 def _joined(*parts: str | None, between: str) -> str | None:

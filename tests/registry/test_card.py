@@ -155,7 +155,9 @@ def test_what_would_break_the_table_does_not(full: Callable[..., Package]) -> No
 @pytest.mark.parametrize("phantoms", [True, False])
 def test_a_card_says_whether_a_model_was_made_on_phantoms(full: Callable[..., Package], phantoms: bool) -> None:
     card = card_of(full(learned=Learned("slices", "d", phantoms)))
-    assert ("Made on phantoms: it says nothing about patients." in card) == phantoms
+    told = "Made on phantoms: it says nothing about patients."
+    assert card.count(told) == 2 * phantoms
+    assert (f"## Measured\n\n{told}\n\n" in card) == phantoms, "before the figures, and among the limitations"
     assert (item(card, 11) == "unknown") != phantoms
 
 

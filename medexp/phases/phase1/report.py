@@ -42,7 +42,8 @@ class Judged:
     Attributes:
         per_case: One row a case and arm.
         means: Mean scores by arm.
-        scores: The same of Dice with their intervals, by arm; none of a region that no case holds.
+        scores: The same of Dice with their intervals, by arm, of two arms also on the cases' own grids (`native_`); none of a
+            region that no case holds.
         semantic: R2 of the semantic heads, by encoder.
         added: What LoRA and the decoder added.
         gains: In Dice over the controls that were not trained, by arm.
@@ -88,11 +89,13 @@ def log_judged(ctx: Context[Phase1Config], judged: Judged, net: SwinSegmenter) -
     reporter.table(pd.DataFrame.from_dict(arms, orient="index").rename_axis("arm").reset_index(), "arms.csv")
     for arm, about in ARMS.items():
         prefix = "val/final/" if arm == "lora" else f"{arm}/final/" if about.training else f"{arm}/"
-        ctx.intervals(prefix, judged.scores[arm])
-    own = {name: value for name, value in judged.means["lora"].items() if name not in judged.scores["lora"]}
-    native = {f"val/native/{name.removeprefix(NATIVE)}": value for name, value in own.items() if name.startswith(NATIVE)}
-    rest = {f"val/final/{name}": value for name, value in own.items() if not name.startswith(NATIVE)}
-    ctx.figures(native | rest | {f"val/aux_{name}": value for name, value in judged.semantic["adapted"].items()})
+        ctx.intervals(prefix, {name: score for name, score in judged.scores[arm].items() if not name.startswith(NATIVE)})
+    own = {name.removeprefix(NATIVE): score for name, score in judged.scores["lora"].items() if name.startswith(NATIVE)}
+    ctx.intervals("val/native/", own)
+    rest = {name: value for name, value in judged.means["lora"].items() if name not in judged.scores["lora"]}
+    native = {f"val/native/{name.removeprefix(NATIVE)}": value for name, value in rest.items() if name.startswith(NATIVE)}
+    grid = {f"val/final/{name}": value for name, value in rest.items() if not name.startswith(NATIVE)}
+    ctx.figures(native | grid | {f"val/aux_{name}": value for name, value in judged.semantic["adapted"].items()})
     reporter.table(judged.per_case, "per_case.csv")
     log_worst(ctx.run, judged.per_case[judged.per_case["arm"] == "lora"].set_index("case")[DICE].mean(axis=1))
     reporter.table(judged.added.table, "probe_r2.csv")
@@ -219,8 +222,8 @@ def figures_of(judged: Judged) -> dict[str, str]:
 def _native_figures(judged: Judged) -> dict[str, str]:
     """Dice of the masks as they are written, the network's own before the base's."""
     return {
-        f"{judged.evidence.on} Dice {region} on the cases' own grids, {ARMS[arm].label}": (
-            f"{judged.means[arm][f'{NATIVE}dice_{region}']:.3f}"
+        f"{judged.evidence.on} Dice {region} on the cases' own grids, {ARMS[arm].label}": str(
+            judged.scores[arm].get(f"{NATIVE}dice_{region}", "no case holds it")
         )
         for arm in ("lora", "baseline")
         for region in REGIONS

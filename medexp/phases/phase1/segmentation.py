@@ -112,9 +112,21 @@ def intervals(per_case: pd.DataFrame, resampling: Resampling) -> dict[str, Inter
     return found | {"dice": by_patient(mean, patients, resampling, within=UNIT)}
 
 
+def native_intervals(per_case: pd.DataFrame, resampling: Resampling) -> dict[str, Interval]:
+    """Dice of each region on the cases' own grids, over the cases that hold it there, by patient; of none where no mask was
+    scored on these."""
+    by_patient = per_case.set_index("patient").filter([f"{NATIVE}{name}" for name in DICE])
+    held = {str(name): values.dropna() for name, values in by_patient.items()}
+    return {
+        name: mean_by_patient(values.to_numpy(), values.index.tolist(), resampling, UNIT)
+        for name, values in held.items()
+        if len(values)
+    }
+
+
 def with_intervals(means: Mapping[str, float], per_case: pd.DataFrame, resampling: Resampling) -> dict[str, Interval]:
     """An arm's means with their intervals, by metric; arguments as of `intervals`."""
-    found = intervals(per_case, resampling)
+    found = intervals(per_case, resampling) | native_intervals(per_case, resampling)
     return {name: replace(one, estimate=means.get(name, one.estimate)) for name, one in found.items()}
 
 
