@@ -17,7 +17,14 @@ _SPLITS = ("val", "test")
 _NO_ARM = (*_SPLITS, "final", "controls", "external")
 _MEASURES = ("metric", "measure")  # what a table calls its column of measures
 _BOUNDS = ["estimate", "low", "high"]
-_WRITTEN = {"auroc": "AUROC", "ece": "ECE", "f1": "F1", "lora": "LoRA", "r2": "R2"}
+_WRITTEN = {
+    "auroc": "AUROC",
+    "ece": "ECE",
+    "f1": "F1",
+    "lora": "LoRA",
+    "native": "on the cases' own grids",
+    "r2": "R2",
+}
 _MOST_ROWS = 60  # of a table that is drawn
 
 
