@@ -171,7 +171,7 @@ def passes() -> None:
             if isinstance(module, nn.Conv3d):
                 module.__class__ = nn.Conv3d
         calls: list[Callable[[], Any]] = [partial(net.swinViT, x, True)]
-        calls += [*(partial(features, net, x, kinds) for kinds in (["gap10"], [*KINDS])), partial(net, x)]
+        calls += [partial(features, net, x, [DEFAULT]), partial(features, net, x, [*KINDS]), partial(net, x)]
         taken, outputs = [], []
         for change in (lambda _: True, fast_attention, by_onednn):
             change(net)
@@ -181,7 +181,7 @@ def passes() -> None:
         seconds = [" -> ".join(f"{one * 1000:.0f}" for one in way) + " ms" for way in zip(*taken, strict=True)]
         rows.append([f"{feature_size}, window {window}, {' x '.join(map(str, size))}", *seconds, f"{apart:.1e}"])
     torch.set_num_threads(threads)
-    head = ["feature_size", "SwinViT", "gap10", "all kinds", "segmentation", "logits at most apart"]
+    head = ["feature_size", "SwinViT", DEFAULT, "all kinds", "segmentation", "logits at most apart"]
     table("PyTorch's own -> use_flash_attention -> oneDNN too, one thread", head, rows)
 
 

@@ -11,6 +11,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,12 @@ for _signum in ENDING:  # ignored in a shell's background job and under nohup, w
 
 hypothesis.settings.register_profile("medexp", deadline=None)  # how long an example takes says what else the machine does
 hypothesis.settings.load_profile("medexp")
+
+
+def pytest_collection_finish() -> None:
+    if "tests.forked" in sys.modules:
+        forkserver.ensure_running()
+
 
 # ------------------------------------------------------------------------------------------------------------------- stores
 

@@ -1,6 +1,5 @@
 """Processes that are killed or stopped at a chosen call to the store."""
 
-import multiprocessing
 import os
 import signal
 from collections.abc import Callable, Sequence
@@ -9,16 +8,7 @@ from typing import Any
 
 from mlflow import MlflowClient
 
-# Started from a process that has imported all and holds no connection: a child begins in milliseconds.
-_CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["medexp.registry.promotion", __name__])
-
-
-def start(work: Callable[..., Any], *arguments: Any) -> Any:
-    """A process that does `work(*arguments)`."""
-    process = _CONTEXT.Process(target=_run, args=(dict(os.environ), str(Path.cwd()), work, arguments), daemon=True)
-    process.start()
-    return process
+from tests.forked import CONTEXT, start
 
 
 def wait_until_stopped(process: Any) -> None:
@@ -41,16 +31,9 @@ def at_call(method: str, number: int, signum: signal.Signals, work: Callable[...
     work(*arguments)
 
 
-def _run(environment: dict[str, str], folder: str, work: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
-    os.environ.clear()
-    os.environ.update(environment)
-    os.chdir(folder)
-    work(*arguments)
-
-
 def all_at_once(works: Sequence[tuple[Any, ...]]) -> list[str]:
     """What each of `works`, a function and its arguments, came to, all begun at the same moment: its result, or its error."""
-    barrier, answers = _CONTEXT.Barrier(len(works)), _CONTEXT.SimpleQueue()
+    barrier, answers = CONTEXT.Barrier(len(works)), CONTEXT.SimpleQueue()
     processes = [start(_answer, barrier, answers, *work) for work in works]
     told = [answers.get() for _ in processes]
     for process in processes:

@@ -20,8 +20,9 @@ from medexp.registry.journal import CHAMPION, Move
 from medexp.registry.package import Parent
 from medexp.registry.promotion import Nominated, champion_of, crown
 from medexp.registry.store import AROUND, location_of, stored_at
+from tests.forked import start
 from tests.packages import SEGMENTER
-from tests.registry.faults import at_call, start
+from tests.registry.faults import at_call
 
 NAME = "phase1_encoder_merged"
 Publish = Callable[..., Nominated]

@@ -27,7 +27,8 @@ from medexp.registry.lineage import impact
 from medexp.registry.packages import verify_package
 from medexp.registry.registration import register
 from medexp.registry.store import Registered, read_back
-from tests.registry.faults import start, wait_until_stopped
+from tests.forked import start
+from tests.registry.faults import wait_until_stopped
 
 Written = Callable[..., Path]
 Damage = Callable[[Path], None]

@@ -16,7 +16,8 @@ from mlflow.protos.databricks_pb2 import BAD_REQUEST
 
 from medexp.registry import journal
 from medexp.registry.journal import Move, Outrun
-from tests.registry.faults import at_call, start, wait_until_stopped
+from tests.forked import start
+from tests.registry.faults import at_call, wait_until_stopped
 
 STEPS = (
     "create_experiment",

@@ -37,8 +37,9 @@ from medexp.registry.promotion import (
 )
 from medexp.registry.registration import register
 from medexp.registry.store import Pulled
+from tests.forked import start
 from tests.packages import ENCODER, EVALUATION, scores
-from tests.registry.faults import at_call, start
+from tests.registry.faults import at_call
 
 NAME = "phase1_encoder_merged"
 Publish = Callable[..., Nominated]

@@ -20,7 +20,8 @@ from medexp.registry.definitions import load_definition
 from medexp.registry.packages import verify_package
 from medexp.registry.registration import register
 from medexp.registry.store import Registered
-from tests.registry.faults import at_call, start, wait_until_stopped
+from tests.forked import start
+from tests.registry.faults import at_call, wait_until_stopped
 
 Written = Callable[..., Path]
 NAME = "phase1_encoder_merged"

@@ -1,7 +1,6 @@
 """Sweeps as processes of their own, and what they left in the tracking store."""
 
 import contextlib
-import multiprocessing
 import os
 import signal
 import subprocess
@@ -16,6 +15,7 @@ from mlflow.entities import Run
 
 from medexp.studies.space import read_space
 from medexp.studies.study import open_study
+from tests.forked import CONTEXT
 from tests.studies.cheap import Cheap, objective, search_apart
 
 OBJECTIVE = f"{objective.__module__}:objective"
@@ -44,8 +44,7 @@ def study_of(config: Any, name: str = "cheap") -> Any:
 
 def in_a_process(config: Any, told: str = "err.txt") -> Any:
     """The sweep as a process of its own; what it says of its end is in the file `told`."""
-    context = multiprocessing.get_context("forkserver")  # begins at once, as workers do
-    process = context.Process(target=search_apart, args=(dict(os.environ), str(Path.cwd()), config, told))
+    process = CONTEXT.Process(target=search_apart, args=(dict(os.environ), str(Path.cwd()), config, told))
     process.start()
     return process
 

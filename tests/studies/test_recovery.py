@@ -1,7 +1,6 @@
 """Which runs are recovered and which are refused, and what is run. Training is in tests/end_to_end/test_recover.py."""
 
 import json
-import multiprocessing
 import os
 import signal
 from collections.abc import Callable
@@ -22,6 +21,7 @@ from medexp.studies import recovery
 from medexp.tracking.results import log_checks, stop_if_blocked
 from medexp.tracking.runs import TrackedRun, tracked_run
 from tests.configured import configured, run_phase
+from tests.forked import CONTEXT
 from tests.runs import artifact, last_run
 
 
@@ -234,9 +234,7 @@ def test_a_search_that_was_killed_goes_on_with_the_same_settings(
     store: MlflowClient, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = recovery_of(ended(failing("TEST_2.5")), HALVED, search=1)
-    process = multiprocessing.get_context("forkserver").Process(
-        target=killed_while_it_searches, args=(dict(os.environ), str(tmp_path), config)
-    )
+    process = CONTEXT.Process(target=killed_while_it_searches, args=(dict(os.environ), str(tmp_path), config))
     process.start()
     process.join()
     assert process.exitcode == -signal.SIGKILL

@@ -20,7 +20,8 @@ from medexp.errors import ConfigError, MedexpError, StorageError
 from medexp.studies import study as module
 from medexp.studies.space import Space, read_space, suggest
 from medexp.studies.study import ask, open_study, recover_dead
-from tests.studies.at_work import all_at_once, killed_in_a_trial, recovers, start, works
+from tests.forked import all_at_once, start
+from tests.studies.at_work import killed_in_a_trial, recovers, works
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from medexp.errors import ConfigError, StorageError
 from medexp.tracking.experiments import experiment_for, given_run
 from medexp.tracking.processes import PROCESS, this_process
 from medexp.tracking.stores import check_store
-from tests.studies.at_work import all_at_once
+from tests.forked import all_at_once
 
 
 def named(store: MlflowClient, experiment: str) -> str:

@@ -13,9 +13,9 @@ from medexp.models.swin.network import SwinSegmenter
 from medexp.phases.phase1.pretrained import SHIPPED, architecture, drop_skips, key, load_base
 from medexp.phases.shared.launch import start_accelerator
 from tests.configured import configured
+from tests.forked import all_at_once
 from tests.phases.phase1.pretraining import wants_the_base
 from tests.small import PHASE1
-from tests.studies.at_work import all_at_once
 
 SMALL = PHASE1 | {"data.spacing": "[6, 6, 9]"}
 DIGEST = "029ea7e7065bee023b7ace37c8b20ab5033568d6b81062c614497ef59750dd7c"
