@@ -31,8 +31,9 @@ from medexp.models.swin.attention import fast_attention
 from medexp.models.swin.features import KINDS
 from medexp.models.swin.network import SwinEncoder, SwinSegmenter, encoder_state, features, padded
 
-VERSION = 2
-"""Part of the cache's key: raise it when what is computed here changes."""
+VERSION = 1
+"""Part of the cache's key of images and OCT volumes: raise it when what is computed here changes."""
+_OF_VOLUMES = 2  # likewise of those that a SwinUNETR embeds
 
 _TOO_LARGE = (
     "Weights and voxels are finite, and what comes of them overflows: leave the encoder out if other cases fail too, "
@@ -249,7 +250,7 @@ def volumes_as_parts(
         preprocessing: How they were made of the files.
         accelerator: Where the encoders compute.
     """
-    made: list[Any] = [preprocessing.key, VERSION]
+    made: list[Any] = [preprocessing.key, _OF_VOLUMES]
     if accelerator.device.type != "cpu":  # another device, other last bits: a run ends as it would without a cache
         made.append(accelerator.device.type)
 

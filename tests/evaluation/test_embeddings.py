@@ -176,7 +176,7 @@ def test_an_entry_is_found_again_by_later_versions(
     found = embed(nets={"first": nets["first"]}, cases=cases[:1])
     (fact,) = describe_cases(cases[:1], settings, tmp_path / "cache")
     (entry,) = (tmp_path / "cache" / "embeddings").iterdir()
-    made = [preprocessing(settings.spacing, settings.input_size).key, 1]
+    made = [preprocessing(settings.spacing, settings.input_size).key, 2]
     weights = weights_digest(nets["first"].state_dict())
     assert entry.name == name_of(weights, "gap10", "flash", fact.sha256, made)
     assert np.array_equal(load_file(entry)["features"], found.features["first"][0])
