@@ -247,4 +247,4 @@ def assert_refused(capsys: pytest.CaptureFixture[str], store: MlflowClient, phas
     assert ended.data.tags["medexp.error"] == told.strip()
     assert store.search_registered_models() == []
     written = {path.name for path in (Path("outputs") / ended.info.run_id).iterdir()}
-    assert written == {"config.yaml"}
+    assert written == {"config.yaml", "terminal.log"}
