@@ -7,7 +7,7 @@ test would, with what that needs, and each process would import the rest for its
 
 import multiprocessing
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,10 +36,11 @@ def start(work: Callable[..., Any], *arguments: Any) -> Any:
     return process
 
 
-def all_at_once(count: int, work: Callable[..., Any], *arguments: Any) -> list[Any]:
-    """What `work(barrier, answers, *arguments)` puts into `answers` in so many processes."""
-    barrier, answers = CONTEXT.Barrier(count), CONTEXT.SimpleQueue()
-    processes = [start(work, barrier, answers, *arguments) for _ in range(count)]
+def all_at_once(works: Sequence[tuple[Any, ...]]) -> list[Any]:
+    """What each of `works`, a function and its arguments, puts into `answers`, called as `work(barrier, answers, *arguments)`
+    in a process of its own."""
+    barrier, answers = CONTEXT.Barrier(len(works)), CONTEXT.SimpleQueue()
+    processes = [start(work, barrier, answers, *arguments) for work, *arguments in works]
     found = [answers.get() for _ in processes]
     for process in processes:
         process.join()

@@ -8,7 +8,7 @@ from typing import Any
 
 from mlflow import MlflowClient
 
-from tests.forked import CONTEXT, start
+from tests import forked
 
 
 def wait_until_stopped(process: Any) -> None:
@@ -33,12 +33,7 @@ def at_call(method: str, number: int, signum: signal.Signals, work: Callable[...
 
 def all_at_once(works: Sequence[tuple[Any, ...]]) -> list[str]:
     """What each of `works`, a function and its arguments, came to, all begun at the same moment: its result, or its error."""
-    barrier, answers = CONTEXT.Barrier(len(works)), CONTEXT.SimpleQueue()
-    processes = [start(_answer, barrier, answers, *work) for work in works]
-    told = [answers.get() for _ in processes]
-    for process in processes:
-        process.join()
-    return told
+    return forked.all_at_once([(_answer, *work) for work in works])
 
 
 def _answer(barrier: Any, answers: Any, work: Callable[..., Any], *arguments: Any) -> None:

@@ -99,7 +99,7 @@ def test_a_study_is_made_and_joined_and_keeps_its_trials(storage: str | None, sp
 
 
 def test_processes_that_begin_a_study_at_once_share_it(storage: str | None, space: Space, tmp_path: Path) -> None:
-    done = all_at_once(3, works, storage, space, tmp_path, 4)
+    done = all_at_once([(works, storage, space, tmp_path, 4)] * 3)
     assert sorted(itertools.chain(*done)) == list(range(12))
     assert states(opened(storage, space, tmp_path)) == ["COMPLETE"] * 12
 
@@ -173,7 +173,7 @@ def test_the_second_try_has_what_the_trial_was_made_with_and_nothing_of_the_firs
 def test_each_dead_trial_is_taken_by_one_of_many(storage: str | None, space: Space, tmp_path: Path) -> None:
     for _ in range(3):
         kill_a_worker(storage, space, tmp_path)
-    taken = all_at_once(3, recovers, storage, space, tmp_path)
+    taken = all_at_once([(recovers, storage, space, tmp_path)] * 3)
     assert sorted(itertools.chain(*taken)) == [0, 1, 2]
     assert states(opened(storage, space, tmp_path)) == ["FAIL"] * 3 + ["WAITING"] * 3
 

@@ -84,7 +84,7 @@ def starts_first(barrier: Any, answers: Any, folder: Path, uri: str) -> None:
 def test_processes_that_are_the_first_in_a_store_all_work(tmp_path: Path) -> None:
     (folder := tmp_path / "elsewhere").mkdir()
     uri = f"sqlite:///{tmp_path / 'stores' / 'mlflow.db'}"
-    assert set(all_at_once(3, starts_first, folder, uri)) == {("1", str(tmp_path / "stores" / "mlruns" / "0"))}
+    assert set(all_at_once([(starts_first, folder, uri)] * 3)) == {("1", str(tmp_path / "stores" / "mlruns" / "0"))}
 
 
 @pytest.mark.parametrize(

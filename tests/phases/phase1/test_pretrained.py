@@ -22,7 +22,7 @@ DIGEST = "029ea7e7065bee023b7ace37c8b20ab5033568d6b81062c614497ef59750dd7c"
 
 
 def test_of_two_processes_that_want_the_same_base_one_trains_it(tmp_path: Path) -> None:
-    first, second = all_at_once(2, wants_the_base, configured("phase1", SMALL), tmp_path)
+    first, second = all_at_once([(wants_the_base, configured("phase1", SMALL), tmp_path)] * 2)
     assert first == second
     assert len(list((tmp_path / "bases").iterdir())) == 1
 
