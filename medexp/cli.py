@@ -80,17 +80,30 @@ def configuration(phase: str, argv: Sequence[str] = ()) -> Any:
     return layers.configuration(flags_of(argv, layers))
 
 
-def schema(phase: str) -> dict[str, Any]:
-    """A JSON Schema of the files that a phase takes: of its profiles, and of what is given with `--config`.
+def schema(phase: str, of: str = "config") -> dict[str, Any]:
+    """A JSON Schema of YAML files of a phase.
+
+    Args:
+        phase: Its name.
+        of: `config`: its profiles, and what is given with `--config`; `sweep` and `recovery`: its space and its ladder, and
+            what is given with `space` and `ladder` in their place.
 
     Raises:
-        ConfigError: There is no such phase.
+        ConfigError: There is no such phase, or it has no such file.
     """
     if phase not in phases.names():
         raise ConfigError(f"phase: found {phase!r}; there are {', '.join(phases.names())}")
     record = phases.phase(phase)
-    found = record.layers.schema
-    return found | {"additionalProperties": True} if record.studies else found  # the keys of any phase go on to it
+    if of == "config":
+        found = record.layers.schema
+        return found | {"additionalProperties": True} if record.studies else found  # the keys of any phase go on to it
+    if not record.profile(of).is_file():
+        having = [name for name in phases.names() if phases.phase(name).profile(of).is_file()]
+        raise ConfigError(f"--of: {phase} has no profiles/{of}.yaml; phases that have one: {', '.join(having)}")
+    from medexp.studies.ladder import ladder_schema
+    from medexp.studies.space import space_schema
+
+    return space_schema(record.config) if of == "sweep" else ladder_schema(phase)
 
 
 def _layers(record: phases.Phase, argv: Sequence[str]) -> Layers:

@@ -144,11 +144,17 @@ def predict(words: tuple[str, ...]) -> int:
 
 @commands.command()
 @click.argument("phase")
-def schema(phase: str) -> int:
+@click.option(
+    "--of",
+    type=click.Choice(["config", "sweep", "recovery"]),
+    default="config",
+    help="Which files: profiles, spaces, ladders.",
+)
+def schema(phase: str, of: str) -> int:
     """Print a JSON Schema of a phase's YAML files, for editors."""
 
     def work() -> None:
-        _print_json(phase_schema(phase))
+        _print_json(phase_schema(phase, of))
 
     return exit_code("schema", work)
 

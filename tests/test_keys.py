@@ -207,15 +207,39 @@ def test_a_step_is_the_same_wherever_it_runs() -> None:
     assert step_key("phase1", replace(config, seed=1), {}) != step_key("phase1", config, {})
 
 
-@pytest.mark.parametrize("name", phases.names())
-def test_every_profile_fits_the_schema_that_its_first_line_names(name: str) -> None:
-    phase = phases.phase(name)
-    for profile in phase.profiles:
-        file = phase.profile(profile)
-        assert file.read_text().startswith("# yaml-language-server: $schema=../schema.json\n")
-        kept = json.loads((file.parent / "../schema.json").read_text())
-        assert kept == schema(name), f"medexp schema {name} > medexp/phases/{name}/schema.json"
-        jsonschema.Draft202012Validator(kept).validate(parse_yaml(file.read_text()))
+OF_FILE = {"sweep.yaml": "sweep", "recovery.yaml": "recovery"}
+
+
+@pytest.mark.parametrize(
+    "file", sorted(Path(phases.__file__).parent.glob("*/profiles/*.yaml")), ids=lambda file: f"{file.parts[-3]} {file.name}"
+)
+def test_every_profile_fits_the_schema_that_its_first_line_names(file: Path) -> None:
+    phase, of = file.parts[-3], OF_FILE.get(file.name, "config")
+    kept = "schema.json" if of == "config" else f"{of}.schema.json"
+    assert file.read_text().startswith(f"# yaml-language-server: $schema=../{kept}\n")
+    found = json.loads((file.parents[1] / kept).read_text())
+    assert found == schema(phase, of), f"medexp schema {phase} --of {of} > medexp/phases/{phase}/{kept}"
+    jsonschema.Draft202012Validator(found).validate(json.loads(json.dumps(parse_yaml(file.read_text()))))
+
+
+@pytest.mark.parametrize(
+    ("of", "wrong"),
+    [
+        ("sweep", {"parameters": {"lora.mode": {"type": "categorical", "choices": ["lora", "qlora"]}}}),
+        ("sweep", {"parameters": {"lora.rank": {"type": "int", "low": 0, "high": 8}}}),
+        ("sweep", {"parameters": {"lora.rnk": {"type": "int", "low": 1, "high": 8}}}),
+        ("sweep", {"parameters": {"phantoms.seed": {"type": "int", "low": 1, "high": 8}}}),
+        ("sweep", {"sampler": {"name": "gp"}}),
+        ("recovery", {"mends": ["TEST_2.7"]}),
+        ("recovery", {"rungs": [{"name": "a", "why": "b", "change": {"lora.mode": "qlora"}}]}),
+        ("recovery", {"rungs": [{"name": "a", "why": "b", "change": {"seed": 1}}]}),
+        ("recovery", {"remedies": {"diverged": {"training.lr_lora": {"times": 0}}}}),
+    ],
+)
+def test_a_schema_of_spaces_and_ladders_refuses_what_a_study_refuses(of: str, wrong: dict[str, object]) -> None:
+    validator = jsonschema.Draft202012Validator(schema("phase1", of))
+    whole = json.loads(json.dumps(parse_yaml(phases.phase("phase1").profile(of).read_text())))
+    assert validator.is_valid(whole) and not validator.is_valid(whole | wrong)
 
 
 def test_a_schema_refuses_what_the_command_line_refuses() -> None:
@@ -230,6 +254,10 @@ def test_a_schema_refuses_what_the_command_line_refuses() -> None:
 def test_a_schema_of_what_there_is_not_is_refused() -> None:
     with pytest.raises(ConfigError, match="phase: found 'phase9'; there are leaderboard, main, medgemma, oct, phase1"):
         schema("phase9")
+    with pytest.raises(
+        ConfigError, match="--of: prepare has no profiles/sweep.yaml; phases that have one: medgemma, oct, phase1"
+    ):
+        schema("prepare", "sweep")
 
 
 @given(

@@ -211,10 +211,15 @@ def json_schema(known: Mapping[str, Key]) -> dict[str, Any]:
         for part in path:
             empty: dict[str, Any] = {"type": "object", "additionalProperties": False, "properties": {}}
             block = block["properties"].setdefault(part, empty)
-        made = _adapter(key.kind).json_schema()
-        alone = _lists_text(bare(key.kind)) and "anyOf" not in made
-        block["properties"][last] = {"description": key.text} | ({"anyOf": [made, {"type": "string"}]} if alone else made)
+        block["properties"][last] = key_schema(key)
     return root
+
+
+def key_schema(key: Key) -> dict[str, Any]:
+    """The values of a key as a JSON Schema, with what it is for."""
+    made = _adapter(key.kind).json_schema()
+    alone = _lists_text(bare(key.kind)) and "anyOf" not in made
+    return {"description": key.text} | ({"anyOf": [made, {"type": "string"}]} if alone else made)
 
 
 def schema_problems(error: ValidationError, root: Any, hidden: Sequence[str] = ()) -> list[str]:

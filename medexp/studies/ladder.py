@@ -13,7 +13,7 @@ from pydantic.dataclasses import dataclass
 from medexp import phases
 from medexp.addresses import local_path
 from medexp.config.keys import Role, built, flat, keys, marked, value_of
-from medexp.config.validate import Given, made, problems_of, schema_problems, typed
+from medexp.config.validate import Given, key_schema, made, problems_of, schema_problems, typed
 from medexp.errors import ConfigError, all_problems
 from medexp.files import read_mapping
 
@@ -107,6 +107,23 @@ def read_ladder(phase: str, file: str | None = None) -> Ladder:
     if contradictions := list(_contradictions(ladder, phase)):
         raise ConfigError(all_problems(str(path), contradictions))
     return ladder
+
+
+def ladder_schema(phase: str) -> dict[str, Any]:
+    """A JSON Schema of the files that `read_ladder` takes: editors complete and check by it."""
+    schema, record = TypeAdapter(Ladder).json_schema(), phases.phase(phase)
+    known, changeable = keys(record.config), marked(record.config, Role.MENDS)
+    relative = [{"$ref": f"#/$defs/{name}"} for name in ("Times", "Add")]
+    change = {
+        "type": "object",
+        "additionalProperties": False,
+        "properties": {name: {"anyOf": [key_schema(key), *relative]} for name, key in known.items() if name in changeable},
+    }
+    schema["$defs"]["Change"] = change
+    schema["$defs"]["Rung"]["properties"]["change"] = {"$ref": "#/$defs/Change"}
+    schema["properties"]["remedies"]["additionalProperties"] = {"$ref": "#/$defs/Change", "minProperties": 1}
+    schema["properties"]["mends"]["items"] = {"enum": list(record.checks)}
+    return schema
 
 
 def phase_config(phase: str, content: Mapping[str, Any], source: str) -> Any:

@@ -20,7 +20,7 @@ from pydantic.dataclasses import dataclass
 
 from medexp.config.bounds import Told
 from medexp.config.keys import Key, Role, keys, marked
-from medexp.config.validate import Given, misfit, read, schema_problems
+from medexp.config.validate import Given, key_schema, misfit, read, schema_problems
 from medexp.errors import ConfigError, all_problems
 from medexp.files import read_mapping
 
@@ -225,6 +225,30 @@ def read_space(path: Path, config_class: type) -> Space:
     if problems:
         raise ConfigError(all_problems(str(path), problems))
     return space
+
+
+def space_schema(config_class: type) -> dict[str, Any]:
+    """A JSON Schema of the files that `read_space` takes: editors complete and check by it.
+
+    Args:
+        config_class: The class of the configuration whose keys are searched.
+    """
+    schema = TypeAdapter(Space).json_schema()
+    never = marked(config_class, Role.CASES, Role.WHERE, Role.JUDGING)
+    searched = {name: key for name, key in keys(config_class).items() if name not in never}
+    schema["$defs"]["Parameter"] = schema["properties"]["parameters"].pop("additionalProperties")
+    schema["$defs"] |= {name: key_schema(key) for name, key in searched.items()}
+    schema["properties"]["parameters"] |= {
+        "additionalProperties": False,
+        "properties": {
+            name: {"$ref": "#/$defs/Parameter", "properties": {"low": value, "high": value, "choices": {"items": value}}}
+            for name in searched
+            for value in ({"$ref": f"#/$defs/{name}"},)
+        },
+    }
+    for name, known in (("sampler", _SAMPLERS), ("pruner", _PRUNERS)):
+        schema["properties"][name]["properties"] = {"name": {"enum": [*known]}}
+    return schema
 
 
 def suggest(trial: optuna.trial.BaseTrial, space: Space) -> dict[str, Any]:
