@@ -1,8 +1,6 @@
-"""What README and docs tell a reader to type can be typed, and what they point to is there."""
+"""What README and docs tell a reader to type can be typed and is run, and what they point to is there."""
 
 import re
-import shlex
-from pathlib import Path
 
 import click
 import pytest
@@ -10,50 +8,25 @@ import pytest
 from medexp import console
 from medexp.cli import configuration
 from medexp.errors import MedexpError
+from tests.configured import flags
+from tests.typed import PAGES, ROOT, commands, in_place, keys_of, words_of
 
-ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")] + sorted(ROOT.glob("docs/**/*.md"))
 TYPED = [page for page in PAGES if page.name != "CONTRIBUTING.md"]  # whose phase tests/test_contributing.py adds and runs
 PLACEHOLDERS = {"SCALE": "1.0"}
 """What a reader replaces by a value that no text can stand for."""
 
 
-def commands(page: Path) -> list[str]:
-    """The commands of a page, in code blocks and between backticks, without what a line says of them."""
-    found = []
-    for line in re.sub(r"\\\n\s*", " ", page.read_text()).splitlines():
-        code = [line[4:].removeprefix("$ ")] if line.startswith("    ") else re.findall(r"`([^`]+)`", line)
-        for text in code:
-            if "…" not in text and re.match(
-                r"(\w+=\S+ )*(mlflow run \. -e [a-z]|medexp [a-z-]+( |$)|python -m entry_points\.[a-z])", text
-            ):
-                bare = re.split(r"\s{2,}|\s+#\s|; | \(or:| > ", text)[0]
-                found.append(re.sub(r"^(\w+=\S+ )+", "", bare))
-    return found
-
-
-def words_of(command: str) -> list[str]:
-    """A command's words, with those that may be left out, and placeholders replaced."""
-    words = [word.strip("[]") if word.startswith(("[--", "--")) else word for word in shlex.split(command)]
-    for name, value in PLACEHOLDERS.items():
-        words = [re.sub(rf"\b{name}\b", value, word) for word in words]
-    return words
-
-
 def parse(command: str) -> None:
     """Raises where a command cannot be what its reader is to type."""
+    command = in_place(command, PLACEHOLDERS)
     words = words_of(command)
     if words[0] == "medexp":
         parsed = console.commands.commands[words[1]].make_context(words[1], words[2:], resilient_parsing=len(words) == 2)
         if words[1] == "promote" and words[2:]:
             configuration("promote", parsed.params["flags"])
         return
-    if words[0] == "mlflow":
-        phase, given = words[words.index("-e") + 1], [word for at, word in enumerate(words) if words[at - 1] == "-P"]
-        given = [f"--{word}" for word in given]
-    else:
-        phase, given = words[2].removeprefix("entry_points."), words[3:]
-    configuration(phase, [word for word in given if not word.startswith(("--config=", "--help", "--resume="))])
+    phase, given = keys_of(command) or ("", {})
+    configuration(phase, flags({key: value for key, value in given.items() if key not in ("config", "help", "resume")}))
 
 
 EVERY = sorted({(page.relative_to(ROOT).as_posix(), command) for page in TYPED for command in commands(page)})

@@ -282,7 +282,8 @@ def fit(
         told = f"validation {objective.monitor} is not a number in {where}"
         raise TrainingDiverged(f"{title}: {told}; validate on cases for which it is defined, or {lower}")
     kept = done.best_epoch if chosen else done.epoch - 1
-    _demand_no_worse(done.reported[0][1][f"{prefix}train/loss"], done.history[kept]["train/loss"], title, kept, lower)
+    begun = {name.removeprefix(prefix): value for name, value in done.reported[0][1].items()}
+    _demand_no_worse(begun, done.history[kept], title, kept, lower)
     accelerator.wait_for_everyone()
     learner.average.put()
     if chosen:
@@ -508,11 +509,16 @@ def _demand_finite(reading: Mapping[str, float], title: str, epoch: int, lower: 
         raise TrainingDiverged(f"{title}: {', '.join(bad)} not finite in epoch {epoch + 1}; {lower}")
 
 
-def _demand_no_worse(begun: float, ended: float, title: str, kept: int, lower: str) -> None:
+def _demand_no_worse(begun: Mapping[str, float], ended: Mapping[str, float], title: str, kept: int, lower: str) -> None:
     """At a rate that is far too high weights are numbers of thirty digits, and what they say of a case still one class or the
     other."""
-    if ended > _WORSE * max(begun, 1.0):
-        raise TrainingDiverged(f"{title}: its loss went from {begun:.3g} to {ended:.3g} in epoch {kept + 1}; {lower}")
+    losses = [name for name in begun if name.startswith("train/loss")]
+    worse = [name for name in losses if ended[name] > _WORSE * max(begun[name], 1.0)]
+    if "train/loss" in worse:
+        went = {name: f"{begun[name]:.3g} to {ended[name]:.3g}" for name in worse}
+        parts = [f"{name.removeprefix('train/loss_')} from {went[name]}" for name in worse if name != "train/loss"]
+        told = f" ({', '.join(parts)})" if parts else ""
+        raise TrainingDiverged(f"{title}: its loss went from {went['train/loss']} in epoch {kept + 1}{told}; {lower}")
 
 
 @contextmanager

@@ -221,6 +221,30 @@ def test_a_training_that_ends_far_above_where_it_began_has_diverged_although_all
         train(tmp_path / "early", Recorder(), replace(TRAINING, patience=4), lr=30.0, scores=[1, 2, 0, 0])
 
 
+def test_the_part_of_the_loss_that_grew_is_named(tmp_path: Path) -> None:
+    net = network()
+
+    def loss(module: nn.Module, batch: dict[str, torch.Tensor], _: int) -> dict[str, torch.Tensor]:
+        far = nn.functional.mse_loss(module(batch["x"]), batch["y"])
+        return {"loss": 0.5 + far, "steady": torch.tensor(0.5), "far": far}
+
+    goal = Objective(loss, lambda *_: {"score": 0.0}, "score")  # type: ignore[arg-type]
+    groups, cpu = [Group("all", 30.0, list(net.parameters()), key="points.lr")], Accelerator(cpu=True)
+    with pytest.raises(TrainingDiverged, match=r"in epoch 4 \(far from \S+ to \S+\); lower points.lr$"):
+        fit(
+            net,
+            groups,
+            Points(),
+            goal,
+            TRAINING,
+            seed=5,
+            accelerator=cpu,
+            reporter=Recorder(),
+            folder=tmp_path,
+            title="points",
+        )
+
+
 def test_what_validation_finds_not_to_be_finite_is_told_with_the_training_and_its_rate(tmp_path: Path) -> None:
     class Diverged(list[float]):
         def __getitem__(self, epoch: Any) -> Any:

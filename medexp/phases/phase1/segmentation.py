@@ -6,6 +6,7 @@ from functools import partial
 
 import numpy as np
 import pandas as pd
+import torch
 from torch import Tensor
 
 from medexp.arrays import Array
@@ -25,7 +26,7 @@ from medexp.tracking.figures import overlay
 DICE = [f"dice_{region}" for region in REGIONS]
 NATIVE = "native_"
 """What columns of scores on the cases' own grids begin with."""
-_RESAMPLING = 0.05  # from this difference in the whole tumour's Dice on, the summary says what it comes from
+_APART = 0.05  # from this difference in the whole tumour's Dice on, the summary says what it can come from
 
 
 def score_arm(
@@ -51,9 +52,11 @@ def score_arm(
 
 
 def keep_volumes(ctx: Context[Phase1Config], case: str, image: Tensor, label: Tensor, predicted: Tensor) -> None:
-    """A case for the report's eye: its first channel, and the regions, which lie within one another, as levels from 1 to 3."""
-    levels = {"truth": to_regions(label[None])[0], "prediction": predicted}
-    masks = {kind: np.asarray(regions.sum(dim=0)) for kind, regions in levels.items()}
+    """A case for the report's eye: its first channel, and the regions as levels, the innermost of those that hold a voxel: 1
+    WT, 2 TC, 3 ET. A network's need not lie within one another."""
+    level = torch.tensor([{"WT": 1, "TC": 2, "ET": 3}[region] for region in REGIONS]).view(-1, 1, 1, 1)
+    regions = {"truth": to_regions(label[None])[0], "prediction": predicted}
+    masks = {kind: np.asarray((held.to(level) * level).amax(dim=0)) for kind, held in regions.items()}
     keep(ctx.run.folder, case, {"image": np.asarray(image[0]), **masks}, ctx.config.data.spacing)
 
 
@@ -71,12 +74,13 @@ def native_in_words(means: Mapping[str, float], spacing: tuple[float, float, flo
 
     said = f"Masks as they are written, on each case's own grid: Dice {told(NATIVE)}; on the network's grid {told('')}."
     gap = means[f"{NATIVE}dice_WT"] - means["dice_WT"]
-    if not abs(gap) > _RESAMPLING:
+    if not abs(gap) > _APART:
         return said
     edges = " x ".join(f"{edge:g}" for edge in spacing)
     return (
-        f"{said} WT differs by {gap:+.3f}, and that is resampling: a voxel of the network's grid is {edges} mm, what is finer "
-        "is lost there, and on that grid the truth was resampled too. A finer one: data.spacing."
+        f"{said} WT differs by {gap:+.3f}: a mask that is written has all of a tumour's regions within WT, ends where the "
+        f"case's files end, and comes from a grid of {edges} mm, on which the truth was resampled too. Where that is what it "
+        "comes from, a finer one: data.spacing."
     )
 
 

@@ -19,11 +19,12 @@ def test_both_stand_beside_each_other_and_what_no_case_holds_has_none() -> None:
 
 
 @pytest.mark.parametrize(("native", "told"), [(0.74, "-0.060"), (0.86, "+0.060")])
-def test_a_difference_is_said_to_be_resampling(native: float, told: str) -> None:
+def test_of_a_difference_it_is_said_what_it_can_come_from(native: float, told: str) -> None:
     said = native_in_words(means(native, 0.8), (3.0, 3.0, 4.5))
-    assert f"WT differs by {told}, and that is resampling: a voxel of the network's grid is 3 x 3 x 4.5 mm" in said
+    assert f"WT differs by {told}: a mask that is written has all of a tumour's regions within WT" in said
+    assert "comes from a grid of 3 x 3 x 4.5 mm" in said
 
 
 @pytest.mark.parametrize(("native", "grid"), [(0.76, 0.8), (math.nan, 0.8), (math.nan, math.nan)])
 def test_a_small_one_or_none_is_not(native: float, grid: float) -> None:
-    assert "resampling" not in native_in_words(means(native, grid), (3.0, 3.0, 4.5))
+    assert "differs" not in native_in_words(means(native, grid), (3.0, 3.0, 4.5))
