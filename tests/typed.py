@@ -29,7 +29,7 @@ def commands(page: Path) -> list[str]:
 
 def words_of(command: str) -> list[str]:
     """A command's words, with those that may be left out."""
-    return [word.strip("[]") if word.startswith(("[--", "--")) else word for word in shlex.split(command)]
+    return shlex.split(re.sub(r"\[(--[^\]]+)\]", r"\1", command))
 
 
 def keys_of(command: str) -> tuple[str, dict[str, str]] | None:
