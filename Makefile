@@ -19,7 +19,8 @@ run: $(READY)  ## the pipeline on the embedded data: prepare, adapt the encoder,
 test: lint  ## lint, types, import contracts, all tests
 	@echo "pytest"
 	@# Files as they come, so that the long ones of end_to_end begin early and none of them is waited for at the end.
-	@. $(VENV)/bin/activate && OMP_NUM_THREADS=1 pytest -q -n 2 --dist loadfile --no-loadscope-reorder
+	@# A process has 1.5 GB, beside what it starts.
+	@. $(VENV)/bin/activate && OMP_NUM_THREADS=1 pytest -q -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 lint: $(READY)  ## ruff, mypy, import contracts
 	@echo "ruff, mypy, lint-imports"

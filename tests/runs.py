@@ -27,10 +27,15 @@ class Config:
 
 
 def store_in(folder: Path, database: Path, patch: pytest.MonkeyPatch) -> MlflowClient:
-    """A copy of a database in a folder, which is the working directory and the cache's home from now on; a client of it."""
+    """A copy of a database in a folder, which is a user's from now on (`at_home`); a client of it."""
     shutil.copy(database, folder / "mlflow.db")
     with closing(sqlite3.connect(folder / "mlflow.db")) as copied, copied:  # an experiment's place is fixed when it is made
         copied.execute("UPDATE experiments SET artifact_location = ?", (str(folder / "mlruns" / "0"),))
+    return at_home(folder, patch)
+
+
+def at_home(folder: Path, patch: pytest.MonkeyPatch) -> MlflowClient:
+    """From now on the working directory and the cache's home are this folder, as a user's; a client of the store in it."""
     patch.chdir(folder)
     patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder / 'mlflow.db'}")
     patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))

@@ -11,6 +11,7 @@ from mlflow.exceptions import MlflowException
 
 from medexp.errors import RegistryError, StorageError
 from medexp.files import is_full_disk
+from medexp.registry.definitions import known_models, load_definition
 
 MISSING = "RESOURCE_DOES_NOT_EXIST"
 
@@ -50,7 +51,7 @@ def registered_model(name: str, asked: str | None = None) -> RegisteredModel:
         asked: What the user gave, for the message; without it the name.
 
     Raises:
-        RegistryError: There is none; the message lists those that there are.
+        RegistryError: There is none; the message lists those that there are, and says how one of medexp's own is made.
     """
     client = MlflowClient()
     try:
@@ -59,7 +60,8 @@ def registered_model(name: str, asked: str | None = None) -> RegisteredModel:
         if error.error_code != MISSING:
             raise
         known = ", ".join(sorted(model.name for model in client.search_registered_models(max_results=50))) or "none yet"
-        raise RegistryError(f"{asked or name}: no model {name} in this registry; registered are: {known}") from None
+        made = f". Train one first: mlflow run . -e {load_definition(name).producing_phase}" if name in known_models() else ""
+        raise RegistryError(f"{asked or name}: no model {name} in this registry; registered are: {known}{made}") from None
 
 
 @contextmanager

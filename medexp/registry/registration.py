@@ -63,7 +63,8 @@ _REQUIREMENTS = (
     "scipy",
 )
 _SOURCE = "artifacts/medexp"  # medexp itself, in the model that MLflow sees
-_SHIPPED = ("bases", "checkpoints")  # folders of weights that the demos begin with: no registered model needs them
+# What stands on top of the registry, the weights that the demos begin with among it: no registered model needs it.
+_ABOVE = ("phases", "studies", "report", "tracking", "cli.py", "compare.py", "console.py", "doctor.py")
 
 
 def register(run_id: str, folder: Path, definition: Definition, verdict: str | None) -> Registered:
@@ -235,7 +236,7 @@ def _save(path: str, mlflow_model: Model, package: Path, validate_serving_input:
         finally:
             logger.setLevel(before)
     source = Path(path) / _SOURCE
-    shutil.copytree(Path(medexp.__file__).parent, source, ignore=shutil.ignore_patterns("__pycache__", *_SHIPPED))
+    shutil.copytree(Path(medexp.__file__).parent, source, ignore=shutil.ignore_patterns("__pycache__", *_ABOVE))
     mlflow_model.flavors[mlflow.pyfunc.FLAVOR_NAME]["artifacts"] = {
         Path(place).name: {"path": place, "uri": place} for place in (PACKAGE, _SOURCE)
     }

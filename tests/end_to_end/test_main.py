@@ -1,4 +1,7 @@
-"""The pipeline as a user runs it, in one home: a check that fails, a kill, going on, and nothing to do."""
+"""The pipeline as a user runs it, in one home: a check that fails, a kill, going on, and nothing to do.
+
+`mlflow run` starts it until it was killed; from then on it is called, which spares the imports of two processes each time.
+"""
 
 import os
 import shutil
@@ -14,7 +17,8 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from tests.browsing import Visit, ui_on
-from tests.runs import figures
+from tests.configured import run_phase
+from tests.runs import at_home, figures
 from tests.small import ONE_EPOCH, PHASE1
 
 ROOT = Path(__file__).parents[2]
@@ -31,22 +35,33 @@ def home(tmp_path_factory: pytest.TempPathFactory, small_base: Path) -> Path:
     return folder
 
 
-def start(home: Path, *command: str, **changed: str) -> subprocess.Popen[str]:
+@pytest.fixture
+def called(home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """Runs the pipeline there, in this process, to its end; what it tells."""
+    at_home(home, monkeypatch)
+
+    def call(**changed: str) -> str:
+        assert run_phase("main", settings(home) | changed) == 0
+        return capsys.readouterr().out
+
+    return call
+
+
+def settings(home: Path) -> dict[str, str]:
+    return SMALL | {"output_dir": str(home / "outputs")}
+
+
+def mlflow_run(home: Path, **changed: str) -> subprocess.Popen[str]:
     kept = {key: value for key, value in os.environ.items() if not key.startswith("MLFLOW_")}
-    environment = kept | {"XDG_CACHE_HOME": str(home / "cache"), "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
-    settings = SMALL | {"output_dir": str(home / "outputs")} | changed
+    parameters = [word for key, value in (settings(home) | changed).items() for word in ("-P", f"{key}={value}")]
     return subprocess.Popen(
-        [sys.executable, "-m", *command, *(word for key, value in settings.items() for word in ("-P", f"{key}={value}"))],
+        [sys.executable, "-m", "mlflow", "run", str(ROOT), "-e", "main", *parameters],
         cwd=home,
-        env=environment,
+        env=kept | {"XDG_CACHE_HOME": str(home / "cache"), "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"},
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )
-
-
-def mlflow_run(home: Path, **changed: str) -> subprocess.Popen[str]:
-    return start(home, "mlflow", "run", str(ROOT), "-e", "main", **changed)
 
 
 def ended(process: subprocess.Popen[str], code: int) -> tuple[str, str]:
@@ -85,9 +100,9 @@ def test_a_failed_blocking_check_stops_the_pipeline(home: Path) -> None:
     assert client(home).get_registered_model("phase1_encoder_merged").aliases == {}
 
 
-def test_mended_it_goes_on_from_there_and_a_kill_loses_nothing(home: Path) -> None:
+def test_mended_it_goes_on_from_there_and_a_kill_loses_nothing(home: Path, called: Callable[..., str]) -> None:
     before = set((home / "outputs").glob("*/state/lora/last.pt"))
-    process = start(home, "mlflow", "run", str(ROOT), "-e", "main")
+    process = mlflow_run(home)
     deadline = time.monotonic() + 60 * MINUTES
     while not (trained := set((home / "outputs").glob("*/state/lora/last.pt")) - before):
         assert process.poll() is None and time.monotonic() < deadline
@@ -102,7 +117,7 @@ def test_mended_it_goes_on_from_there_and_a_kill_loses_nothing(home: Path) -> No
     (killed,) = (path.parents[2].name for path in trained)
     assert killed == children["phase1"].info.run_id
 
-    out, _ = ended(mlflow_run(home), 0)
+    out = called()
     parent, children = last(home)
     assert list(children) == STEPS[1:]
     assert {run.info.status for run in (parent, *children.values())} == {"FINISHED"}
@@ -114,10 +129,10 @@ def test_mended_it_goes_on_from_there_and_a_kill_loses_nothing(home: Path) -> No
     assert children["probe"].data.tags["medexp.upstream.phase1_encoder_merged"].startswith("2 ")
 
 
-def test_run_again_nothing_is_left_to_do(home: Path) -> None:
+def test_run_again_nothing_is_left_to_do(home: Path, called: Callable[..., str]) -> None:
     _, before = last(home)
     count = len(all_runs(home))
-    out, _ = ended(mlflow_run(home), 0)
+    out = called()
     parent, children = last(home)
     assert children == {}
     assert len(all_runs(home)) == count + 1
@@ -127,8 +142,8 @@ def test_run_again_nothing_is_left_to_do(home: Path) -> None:
     assert parent.data.tags["mlflow.note.content"].count("| reused |") == 4
 
 
-def test_another_head_is_probed_on_the_same_encoder(home: Path) -> None:
-    ended(mlflow_run(home, **{"probe.head": "mlp"}), 0)
+def test_another_head_is_probed_on_the_same_encoder(home: Path, called: Callable[..., str]) -> None:
+    called(**{"probe.head": "mlp"})
     _, children = last(home)
     assert list(children) == ["probe"]
     assert figures(children["probe"], client(home))["params/embeddings_computed"] == 0

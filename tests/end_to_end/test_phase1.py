@@ -28,9 +28,9 @@ from medexp.data.manifest import patient_sha256
 from medexp.data.volumes.phantoms import PATIENT_PATTERN
 from medexp.phases import phase
 from medexp.registry.definitions import load_definition
-from tests.configured import flags
-from tests.runs import figures, history, measured, without_course
-from tests.small import PHASE1
+from tests.configured import flags, run_phase
+from tests.runs import at_home, figures, history, measured, without_course
+from tests.small import ONE_EPOCH, PHASE1
 
 ROOT = Path(__file__).parents[2]
 MINUTES = 8
@@ -38,7 +38,7 @@ MINUTES = 8
 
 @dataclass(frozen=True)
 class Home:
-    """A user's folder, with MLflow's default store in it and an empty cache."""
+    """A user's folder, with MLflow's default store in it, and a cache."""
 
     folder: Path
 
@@ -56,8 +56,8 @@ class Home:
             command, cwd=self.folder, env=self.environment, text=True, capture_output=True, timeout=60 * MINUTES, check=False
         )
 
-    def mlflow_run(self, **changed: str) -> subprocess.CompletedProcess[str]:
-        settings = PHASE1 | {"output_dir": str(self.folder / "outputs"), "validation.overlays": "1"} | changed
+    def mlflow_run(self) -> subprocess.CompletedProcess[str]:
+        settings = PHASE1 | {"output_dir": str(self.folder / "outputs"), "validation.overlays": "1"}
         parameters = [word for key, value in settings.items() for word in ("-P", f"{key}={value}")]
         return self.call(sys.executable, "-m", "mlflow", "run", str(ROOT), "-e", "phase1", *parameters)
 
@@ -74,13 +74,16 @@ class Home:
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
-    return Home(tmp_path_factory.mktemp("home"))
+def home(tmp_path_factory: pytest.TempPathFactory, small_base: Path) -> Home:
+    """Without a store yet, and with the base in the cache; in test_sweep.py that is empty."""
+    folder = tmp_path_factory.mktemp("home")
+    shutil.copytree(small_base, folder / "cache")
+    return Home(folder)
 
 
 @pytest.fixture(scope="module")
 def first(home: Home) -> tuple[Run, str]:
-    """The first run in an empty home, and what it printed."""
+    """The first run, and what it printed."""
     done = home.mlflow_run()
     assert done.returncode == 0, done.stdout + done.stderr
     return home.runs()[0], done.stdout
@@ -273,7 +276,7 @@ def pulled(home: Home, name: str) -> Path:
 
 
 def test_a_second_run_that_is_killed_goes_on_and_is_version_2_with_identical_metrics_and_the_champion_stays(
-    home: Home, first: tuple[Run, str]
+    home: Home, first: tuple[Run, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     settings = PHASE1 | {"output_dir": str(home.folder / "killed")}
     command = [sys.executable, "-m", "entry_points.phase1", *flags(settings)]
@@ -286,9 +289,8 @@ def test_a_second_run_that_is_killed_goes_on_and_is_version_2_with_identical_met
     process.wait()
     killed = trained[0].parents[2].name
     assert home.client.get_run(killed).info.status == "RUNNING"
-    resume = flags({"resume": killed, "output_dir": settings["output_dir"]})
-    done = home.call(sys.executable, "-m", "entry_points.phase1", *resume)
-    assert done.returncode == 0, done.stdout + done.stderr
+    at_home(home.folder, monkeypatch)
+    assert run_phase("phase1", resume=killed, output_dir=settings["output_dir"]) == 0
     run = home.runs()[0]
     assert run.data.tags["medexp.resumed_from"] == killed
     assert home.client.get_run(killed).info.status == "KILLED"
@@ -296,41 +298,42 @@ def test_a_second_run_that_is_killed_goes_on_and_is_version_2_with_identical_met
     for name in ("train/loss", "versus/control/train/loss", "versus/lora_alone/train/loss", "val/dice_WT"):
         assert history(home.client, run, name) == history(home.client, first[0], name)
     assert home.version("phase1_encoder_merged", 2).tags["medexp.run"] == run.info.run_id
+    printed = capsys.readouterr().out
     for name in ("phase1_segmenter", "phase1_encoder_merged"):
-        assert f"mlflow run . -e promote -P model={name} -P version=2" in done.stdout
+        assert f"mlflow run . -e promote -P model={name} -P version=2" in printed
     aliases = home.client.get_registered_model("phase1_encoder_merged").aliases
     assert {alias: str(version) for alias, version in aliases.items()} == {"champion": "1", "candidate": "2"}
     assert [str(version.version) for version in home.client.search_model_versions("name = 'bsf_base'")] == ["1"]
 
 
 def test_a_failed_blocking_check_ends_the_run_failed_with_exit_code_3_and_no_alias(
-    home: Home, first: tuple[Run, str], tmp_path: Path
+    home: Home, first: tuple[Run, str], store: MlflowClient, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """In a store of its own, on a folder of the user's with a case left out, without semantic heads, choosing an epoch."""
     (data,) = (home.folder / "cache" / "medexp" / "phantoms").glob("meningioma*")
     (tmp_path / "cache").symlink_to(home.folder / "cache")
     other = Home(tmp_path)
     cases = sorted(path.name for path in data.iterdir())
-    done = other.mlflow_run(
-        **{
-            "data_dir": str(data),
-            "data.exclude": f"[{cases[0]}]",
-            "aux_heads.enabled": "false",
-            "validation.min_dice_wt": "0.999",
-            "training.patience": "1",
-        }
-    )
-    assert done.returncode == 3, done.stdout + done.stderr
-    assert "pretraining" not in done.stdout  # the base does not depend on the user's cases
-    assert "BLOCKING check failed: TEST_2.5" in done.stderr
-    assert "Traceback" not in done.stderr
-    assert re.search(r"The chosen epoch has a validation dice of [\d.]+[,;] .*new patients", done.stdout)
+    changed = {
+        "data_dir": str(data),
+        "data.exclude": f"[{cases[0]}]",
+        "aux_heads.enabled": "false",
+        "validation.min_dice_wt": "0.999",
+        "validation.overlays": "1",
+        "training.patience": "1",
+    }
+    assert run_phase("phase1", PHASE1 | changed) == 3
+    told = capsys.readouterr()
+    assert "pretraining" not in told.out  # the base does not depend on the user's cases
+    assert "BLOCKING check failed: TEST_2.5" in told.err
+    assert "Traceback" not in told.err
+    assert re.search(r"The chosen epoch has a validation dice of [\d.]+[,;] .*new patients", told.out)
     run = other.runs()[0]
     assert run.info.status == "FAILED"
     assert run.data.tags["medexp.verdict"] == "FAILED"
     assert math.isnan(figures(run, other.client)["val/aux_r2_vol"])
     assert {"checks.json", "verification_report.md", "per_case.csv", "overlays"} <= other.artifacts(run)
-    models = {model.name: model.aliases for model in other.client.search_registered_models()}
+    models = {model.name: model.aliases for model in store.search_registered_models()}
     assert models == {name: {} for name in ("bsf_base", "phase1_lora_adapter", "phase1_segmenter", "phase1_encoder_merged")}
 
 
@@ -340,7 +343,7 @@ def test_two_processes_train_one_model(home: Home, first: tuple[Run, str]) -> No
     launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--module"]
     (cached,) = (home.folder / "cache" / "medexp" / "bases").glob("*/finetuned_model_fold_0.pt")
     checkpoint = shutil.copy(cached, home.folder / "epoch=1 (best).pt")  # a name that MLflow would take for no tag's
-    settings = PHASE1 | {"output_dir": str(home.folder / "two"), "checkpoint": str(checkpoint)}
+    settings = PHASE1 | ONE_EPOCH | {"output_dir": str(home.folder / "two"), "checkpoint": str(checkpoint)}
     done = home.call(*launch, "entry_points.phase1", *flags(settings))
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert len(home.runs()) == count + 1
@@ -349,5 +352,5 @@ def test_two_processes_train_one_model(home: Home, first: tuple[Run, str]) -> No
     steps = [metric.step for metric in home.client.get_metric_history(run.info.run_id, "train/loss")]
     alone = [metric.step for metric in home.client.get_metric_history(first[0].info.run_id, "train/loss")]
     batches = len(alone) // 2  # of an epoch, each of two cases
-    assert len(steps) == 2 * -(-batches // 2)
+    assert len(steps) == -(-batches // 2)
     assert [path.name for path in (home.folder / "two").iterdir()] == [run.info.run_id]

@@ -12,12 +12,12 @@ from mlflow.entities import Run
 
 from tests.configured import run_phase
 from tests.runs import figures
-from tests.small import PHASE1
+from tests.small import ONE_EPOCH, PHASE1
 
 ROOT = Path(__file__).parents[2]
 SEARCHED = "rank"
 SMALL = {key: value for key, value in PHASE1.items() if key != SEARCHED}
-SMALL |= {"phase": "phase1", "trials": "3", "workers": "2", "confirm": "1", "test": "true"}
+SMALL |= {"phase": "phase1", "trials": "2", "workers": "2", "confirm": "1", "test": "true"}
 
 
 def call(folder: Path, **changed: str) -> subprocess.CompletedProcess[str]:
@@ -32,7 +32,7 @@ def call(folder: Path, **changed: str) -> subprocess.CompletedProcess[str]:
 @pytest.fixture(scope="module")
 def swept(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     folder = tmp_path_factory.mktemp("sweep")
-    done = call(folder)
+    done = call(folder, **ONE_EPOCH)
     assert done.returncode == 0, done.stdout + done.stderr
     return folder, done.stdout
 
@@ -50,7 +50,7 @@ def runs(folder: Path) -> dict[str, Run]:
 def test_a_sweep_of_phase_1(swept: tuple[Path, str]) -> None:
     folder, printed = swept
     found = runs(folder)
-    assert found.keys() == {"sweep", *(f"trial {number}" for number in range(3)), "confirm", "test"}
+    assert found.keys() == {"sweep", *(f"trial {number}" for number in range(2)), "confirm", "test"}
     assert {run.info.status for run in found.values()} == {"FINISHED"}
     measured = {name: figures(run, store_of(folder)) for name, run in found.items()}
     metrics = measured["sweep"]
@@ -63,7 +63,7 @@ def test_a_sweep_of_phase_1(swept: tuple[Path, str]) -> None:
     assert not any("test/dice" in each for name, each in measured.items() if name not in ("test", "sweep"))
     drawn = {item.path for item in store_of(folder).list_artifacts(found["sweep"].info.run_id, "figures")}
     assert {"figures/history.png", "figures/study.html"} <= drawn
-    assert "best of 3 trials" in printed and "Next, train it whole" in printed
+    assert "best of 2 trials" in printed and "Next, train it whole" in printed
     assert printed.count("epoch 1/2") == 1  # the base is trained once, by nobody but the sweep itself
 
 

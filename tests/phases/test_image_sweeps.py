@@ -56,12 +56,16 @@ def test_a_sweep_does_not_stop_trainings_early(pipeline: Pipeline, capsys: pytes
 
 
 def test_so_can_those_of_a_head_on_volumes(
-    store: MlflowClient, registered: Callable[..., Registered], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    store: MlflowClient,
+    registered: Callable[..., Registered],
+    table: Path,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     registered()
     given = {"phase": "phase2_2", "trials": "1", "workers": "1", "confirm": "0", "training.epochs": "2", "threads": "1"}
     given |= {"encoder": "models:/phase1_encoder_merged@champion", "output_dir": str(tmp_path / "outputs")}
-    given |= {"volumes.meningioma_patients": "4", "volumes.glioma_patients": "4", "data.val_fraction": "0.5"}
+    given |= {"table": str(table)}
     assert run_phase("sweep", given) == 0, capfd.readouterr()
     experiment = store.get_experiment_by_name("sweep")
     assert experiment is not None

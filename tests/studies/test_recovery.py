@@ -14,13 +14,14 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from medexp.checks import Check, Severity
+from medexp.cli import main
 from medexp.errors import CheckFailed, CheckpointError, ConfigError, DataError, StorageError
 from medexp.phases.phase1.config import Phase1Config
 from medexp.phases.recover.config import RecoverConfig
 from medexp.studies import recovery
 from medexp.tracking.results import log_checks, stop_if_blocked
 from medexp.tracking.runs import TrackedRun, tracked_run
-from tests.configured import configured, run_phase
+from tests.configured import configured, flags, run_phase
 from tests.forked import CONTEXT
 from tests.runs import artifact, last_run
 
@@ -161,9 +162,9 @@ GOAL = "val/final/dice_WT"
 HALVED = {"training.lr_lora": {"times": 0.5}}
 
 
-def recovery_of(run_id: str, change: dict[str, Any], name: str = "a", **changed: object) -> RecoverConfig:
-    """Climbs one rung."""
-    rungs = [{"name": name, "why": "-", "change": change}]
+def recovery_of(run_id: str, *changes: dict[str, Any], name: str = "a", **changed: object) -> RecoverConfig:
+    """Climbs a rung for each change, the first of which is called `name`."""
+    rungs = [{"name": rung, "why": "-", "change": change} for rung, change in zip((name, *"bcd"), changes, strict=False)]
     ladder = {"goal": GOAL, "mends": ["TEST_2.5"], "rungs": rungs, "remedies": {}, "at_most": 0}
     Path("ladder.yaml").write_text(json.dumps(ladder))
     return replace(configured("recover", run=run_id, ladder="ladder.yaml", output_dir="outputs"), **changed)
@@ -206,6 +207,18 @@ def killed_while_it_searches(environment: dict[str, str], folder: str, config: R
     os.environ.update(environment)
     os.chdir(folder)
     recovery.recover(config, Trainings(failing("TEST_2.5"), lambda tracked: os.kill(os.getpid(), signal.SIGKILL)))
+
+
+def test_each_rung_is_on_top_of_the_one_before(store: MlflowClient) -> None:
+    trainings = Trainings(failing("TEST_2.5"))
+    with pytest.raises(CheckFailed, match="none of 3 runs passed"):
+        recovery.recover(recovery_of(ended(failing("TEST_2.5")), HALVED, {"lora.rank": 5}, search=1), trainings)
+    assert statuses(store) == [("1 a", "FAILED"), ("2 b", "FAILED"), ("3 search 1", "FAILED")]
+    first, second, searched = trainings.configs
+    start = configured("phase1")
+    assert first.training.lr_lora == second.training.lr_lora == start.training.lr_lora / 2
+    assert (first.lora.rank, second.lora.rank) == (start.lora.rank, 5)
+    assert {searched.lora.rank, searched.training.lr_lora} - {second.lora.rank, second.training.lr_lora}
 
 
 def test_what_passed_in_the_search_has_passed_when_it_is_asked_for_again(store: MlflowClient) -> None:
@@ -252,7 +265,7 @@ def test_a_search_that_was_killed_goes_on_with_the_same_settings(
 def test_a_search_where_there_is_little_to_search_ends_in_diagnostics(
     store: MlflowClient, capsys: pytest.CaptureFixture[str], change: dict[str, Any]
 ) -> None:
-    config = recovery_of(ended(failing("TEST_2.5")), change, "150", search=1)
+    config = recovery_of(ended(failing("TEST_2.5")), change, name="150", search=1)
     trainings = Trainings(failing("TEST_2.5"))
     with pytest.raises(CheckFailed, match=f"none of {len(change)} runs passed"):
         recovery.recover(config, trainings)
@@ -279,6 +292,17 @@ def test_a_value_that_is_no_number_is_none(store: MlflowClient) -> None:
 
     with pytest.raises(CheckFailed, match="none of 1 runs passed"):
         recovery.recover(config, Trainings(failing("TEST_2.5"), value=float("nan")))
+
+
+@pytest.mark.parametrize("recover", [True, False])
+def test_a_phase_that_is_told_to_recovers_from_what_a_rung_mends(
+    store: MlflowClient, capsys: pytest.CaptureFixture[str], recover: bool
+) -> None:
+    fails = Trainings(failing("TEST_2.2"))
+    assert main("phase1", flags(recover=str(recover).lower(), output_dir="outputs"), run=fails) == 3
+    refused = "medexp phase1: not recovered: " in capsys.readouterr().err
+    assert refused == recover and len(fails.configs) == 1
+    assert store.get_experiment_by_name("recover") is None
 
 
 def test_a_recovery_says_what_can_be_done_next(store: MlflowClient, capsys: pytest.CaptureFixture[str]) -> None:

@@ -180,8 +180,8 @@ def segmentation(
         passed=dice > validation.min_dice_wt and gain > validation.min_dice_gain,
         threshold=f"Dice WT > {validation.min_dice_wt:g}, gain over the frozen baseline > {validation.min_dice_gain:g}",
         measured={"dice_WT": dice, "baseline_dice_WT": baseline["dice_WT"], "gain": gain, "cases": cases, "of": of},
-        advice="In this order: half as many training.epochs again; half of training.lr_lora; stage 2 in lora.target_stages. "
-        "`mlflow run . -e recover -P phase=phase1 -P run=RUN` tries them, each on top of the one before.",
+        advice="In this order: half as many training.epochs again; half of training.lr_lora; one more stage in "
+        "lora.target_stages. `mlflow run . -e recover -P phase=phase1 -P run=RUN` tries them, each on top of the one before.",
     )
 
 

@@ -90,7 +90,7 @@ def load_encoder(ctx: Context[Phase2_2Config]) -> FrozenEncoder:
     try:
         pulled = registry.pull(named)
     except RegistryError as error:
-        raise RegistryError(f"encoder={named}: Encoder checkpoint not found: {error}. {_FIRST}") from error
+        raise RegistryError(f"encoder={named}: Encoder checkpoint not found: {error}") from error
     contract = read_json(pulled.folder, "contract.json")
     architecture, kind = contract["architecture"], contract["architecture"]["kind"]
     if kind not in ("multitask", "swin_encoder"):

@@ -120,12 +120,11 @@ def read(ctx: Context[Phase2_3Config]) -> Work:
         ConfigError: They were trained on images of another size.
     """
     config, pulled = ctx.config, {}
-    for key, phase in (("multitask", "phase2_1"), ("classifier", "phase2_2")):
+    for key in ("multitask", "classifier"):
         try:
             pulled[key] = registry.pull(getattr(config, key))
         except RegistryError as error:
-            told = f"{key}={getattr(config, key)}: {error}. Train it first: mlflow run . -e {phase}"
-            raise RegistryError(told) from error
+            raise RegistryError(f"{key}={getattr(config, key)}: {error}") from error
     nets = {key: load_verified(one.folder).to(ctx.device) for key, one in pulled.items()}
     net, head = nets["multitask"], nets["classifier"]
     if not isinstance(net, MultiTaskModel):

@@ -262,4 +262,4 @@ def test_before_phases_2_1_and_2_2_the_next_step_is_told(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert run("phase2_3", None) == 2
-    assert "Train it first: mlflow run . -e phase2_1" in capsys.readouterr().err
+    assert "Train one first: mlflow run . -e phase2_1" in capsys.readouterr().err

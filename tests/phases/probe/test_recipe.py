@@ -40,7 +40,7 @@ def probe(table: Path | str, **flags: str) -> int:
 
 @pytest.fixture(scope="module")
 def kept(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A cache for tests of the same volumes and untrained networks."""
+    """A cache for tests of the same volumes and networks, of which each is embedded once."""
     return str(tmp_path_factory.mktemp("cache"))
 
 
@@ -103,6 +103,7 @@ def test_all_of_a_table_without_test_cases_is_judged_out_of_fold(
     store: MlflowClient,
     registered: Callable[..., Registered],
     table: Path,
+    kept: str,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -110,10 +111,10 @@ def test_all_of_a_table_without_test_cases_is_judged_out_of_fold(
     seen = pd.DataFrame({"split": ["train", "val"], "patient_sha256": [patient_sha256(name) for name in ("p3", "p0")]})
     registered(base=True, cases=seen.assign(voxels_sha256="0" * 64))
     given = pd.read_csv(table, sep="\t")
-    assert probe(table, folds="3", **QUICK) == 3
+    assert probe(table, folds="3", **QUICK, cache_dir=kept) == 3
     assert "LEAK" in (told := capsys.readouterr().err) and "p3" in told and "p0" not in told, "p3 is tested, p0 is not"
     given.drop(columns="split").to_csv(table, sep="\t", index=False)
-    assert probe(table, folds="3", **QUICK) == 0
+    assert probe(table, folds="3", **QUICK, cache_dir=kept) == 0
     made = last_run(store, "probe")
     told, measured, rows = capsys.readouterr().out, figures(made), logged_table(made, "per_case.csv")
     judged = given[~given["patient"].isin(["p0", "p3"])].sort_values("id")
@@ -134,15 +135,15 @@ def test_all_of_a_table_without_test_cases_is_judged_out_of_fold(
 
 
 def test_a_table_that_names_no_patients_is_told_of(
-    store: MlflowClient, registered: Callable[..., Registered], table: Path, capsys: pytest.CaptureFixture[str]
+    store: MlflowClient, registered: Callable[..., Registered], table: Path, kept: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     registered()
     told = "the column patient says what id says, in every row"
     rows = pd.read_csv(table, sep="\t").drop(columns="split")
     rows.to_csv(table, sep="\t", index=False)
-    assert probe(table) in (0, 3) and told not in capsys.readouterr().out
+    assert probe(table, cache_dir=kept) in (0, 3) and told not in capsys.readouterr().out
     rows.assign(patient=rows["id"]).to_csv(table, sep="\t", index=False)
-    assert probe(table) in (0, 3) and told in capsys.readouterr().out
+    assert probe(table, cache_dir=kept) in (0, 3) and told in capsys.readouterr().out
     assert told in last_run(store, "probe").data.tags["mlflow.note.content"]
 
 
@@ -150,10 +151,11 @@ def test_the_run_holds_all_that_it_promises(
     store: MlflowClient,
     registered: Callable[..., Registered],
     table: Path,
+    kept: str,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     made = registered(base=True)
-    assert probe(table) == 0
+    assert probe(table, cache_dir=kept) == 0
     run = last_run(store, "probe")
     assert run.info.status == "FINISHED"
     tags, measured = run.data.tags, figures(run)
@@ -226,6 +228,7 @@ def test_other_features_are_asked_for_where_the_package_gives_them(
     store: MlflowClient,
     registered: Callable[..., Registered],
     table: Path,
+    kept: str,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -235,7 +238,7 @@ def test_other_features_are_asked_for_where_the_package_gives_them(
     assert not (tmp_path / "cache" / "embeddings").exists()
 
     registered(decoder=tmp_path)
-    assert probe(table, features="tumour_weighted") in (0, 3)
+    assert probe(table, features="tumour_weighted", cache_dir=kept) in (0, 3)
     run = last_run(store, "probe")
     assert run.info.run_name == "probe tumour_weighted logistic s0"
     kinds = logged_table(run, "features.csv")
@@ -247,7 +250,7 @@ def test_other_features_are_asked_for_where_the_package_gives_them(
 
 
 def test_labels_that_mean_nothing_are_not_read_from_the_features(
-    store: MlflowClient, registered: Callable[..., Registered], table: Path
+    store: MlflowClient, registered: Callable[..., Registered], table: Path, kept: str
 ) -> None:
     """The same volumes under labels that say nothing of them: no claim holds. Under their own, the classes are told apart."""
     registered()
@@ -255,11 +258,11 @@ def test_labels_that_mean_nothing_are_not_read_from_the_features(
     numbers = rows["patient"].str.removeprefix("p").astype(int)
     rows["split"] = ["test" if number % 3 else "train" for number in numbers]  # five of each class are judged
     rows.to_csv(table, sep="\t", index=False)
-    assert probe(table) == 0
+    assert probe(table, cache_dir=kept) == 0
     own = figures(last_run(store, "probe"))
     assert own["checks/PROBE_MAJORITY"] == 1 and own["test/auroc"] > 0.9
     rows.assign(label=[("glioma", "meningioma")[number // 2 % 2] for number in numbers]).to_csv(table, sep="\t", index=False)
-    assert probe(table) == 0
+    assert probe(table, cache_dir=kept) == 0
     mixed = figures(last_run(store, "probe"))
     assert mixed["checks/PROBE_MAJORITY"] == 0 and mixed["checks/CONTROLS"] == 0
     told = last_run(store, "probe").data.tags["mlflow.note.content"]
@@ -290,10 +293,11 @@ def test_without_a_base_its_row_is_left_out_and_that_is_said(
     store: MlflowClient,
     registered: Callable[..., Registered],
     table: Path,
+    kept: str,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     registered()
-    assert probe(table) == 0
+    assert probe(table, cache_dir=kept) == 0
     run = last_run(store, "probe")
     assert "controls/unadapted/accuracy" not in figures(run)
     said = "No row for an unadapted encoder"
@@ -302,7 +306,7 @@ def test_without_a_base_its_row_is_left_out_and_that_is_said(
     assert not check["passed"] and said in check["advice"]
 
     registered(parents={"base": Parent("finetuned.pt", None, None, "0" * 64)})
-    assert probe(table) == 0
+    assert probe(table, cache_dir=kept) == 0
     assert "finetuned.pt, which is not registered" in capsys.readouterr().out
 
 
@@ -310,6 +314,7 @@ def test_a_table_without_splits_is_split_by_patient(
     store: MlflowClient,
     registered: Callable[..., Registered],
     table: Path,
+    kept: str,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     registered()
@@ -317,7 +322,7 @@ def test_a_table_without_splits_is_split_by_patient(
     rows = pd.read_csv(table, sep="\t").drop(columns="split")
     rows["label"] = rows["label"].map(called)
     rows.to_csv(table, sep="\t", index=False)
-    assert probe(table, test_fraction="0.25") == 0
+    assert probe(table, test_fraction="0.25", cache_dir=kept) == 0
     assert f"{' or '.join(sorted(called.values()))}, " in capsys.readouterr().out
     manifest = pd.read_csv(artifact(last_run(store, "probe"), "manifest.csv"))
     assert manifest.groupby("patient")["split"].nunique().max() == 1
