@@ -24,7 +24,7 @@ test: lint  ## lint, types, import contracts, all tests
 
 lint: $(READY)  ## ruff, mypy, import contracts
 	@echo "ruff, mypy, lint-imports"
-	@. $(VENV)/bin/activate && ruff check --quiet && ruff format --check --quiet && mypy && lint-imports
+	@. $(VENV)/bin/activate && ruff check --quiet && ruff format --check --quiet && mypy -n auto && lint-imports
 
 ui: $(READY)  ## browse the runs and the registered models; prints the address of the last run
 	@. $(VENV)/bin/activate && medexp ui
