@@ -64,7 +64,7 @@ def two_sources(folder: Path) -> dict[str, str]:
 BAD: dict[str, tuple[Given, list[str]]] = {
     "no such model": (
         lambda _: {"encoder": "models:/nobody@champion"},
-        ["encoder=models:/nobody@champion", "Encoder checkpoint not found", "no model nobody", "mlflow run . -e phase2_1"],
+        ["encoder=models:/nobody@champion", "Encoder checkpoint not found", "no model nobody", f"registered are: {ENCODER}"],
     ),
     "no such alias": (lambda _: {"encoder": f"models:/{ENCODER}@best"}, ["Encoder checkpoint not found", "no alias best"]),
     "no such file": (

@@ -5,10 +5,13 @@ from tests.phases.shared.image_runs import MODELS
 BAD: dict[str, tuple[dict[str, str], list[str]]] = {
     "pictures alone": ({"slices_dir": ""}, ["train: no slice with a mask of a tumour", "slices_dir=FOLDER"]),
     "slices alone": ({"kaggle_dir": "nowhere"}, ["nowhere"]),
-    "no such network": ({"multitask": "models:/nobody/1"}, ["multitask=models:/nobody/1", "no model nobody", "-e phase2_1"]),
+    "no such network": (
+        {"multitask": "models:/nobody/1"},
+        ["multitask=models:/nobody/1", "no model nobody", f"are: {MODELS['phase2_1']}"],
+    ),
     "no such classifier": (
         {"classifier": f"models:/{MODELS['phase2_2']}/9"},
-        [f"classifier=models:/{MODELS['phase2_2']}/9", "no version 9", "mlflow run . -e phase2_2"],
+        [f"classifier=models:/{MODELS['phase2_2']}/9", "no version 9; it has: 1"],
     ),
     "a classifier as network": (
         {"multitask": f"models:/{MODELS['phase2_2']}/1"},
