@@ -218,7 +218,7 @@ def test_each_rung_is_on_top_of_the_one_before(store: MlflowClient) -> None:
     start = configured("phase1")
     assert first.training.lr_lora == second.training.lr_lora == start.training.lr_lora / 2
     assert (first.lora.rank, second.lora.rank) == (start.lora.rank, 5)
-    assert {searched.lora.rank, searched.training.lr_lora} - {second.lora.rank, second.training.lr_lora}
+    assert (searched.lora.rank, searched.training.lr_lora) != (second.lora.rank, second.training.lr_lora)
 
 
 def test_what_passed_in_the_search_has_passed_when_it_is_asked_for_again(store: MlflowClient) -> None:
@@ -295,7 +295,7 @@ def test_a_value_that_is_no_number_is_none(store: MlflowClient) -> None:
 
 
 @pytest.mark.parametrize("recover", [True, False])
-def test_a_phase_that_is_told_to_recovers_from_what_a_rung_mends(
+def test_a_phase_asks_its_ladder_only_where_it_is_told_to_recover(
     store: MlflowClient, capsys: pytest.CaptureFixture[str], recover: bool
 ) -> None:
     fails = Trainings(failing("TEST_2.2"))
