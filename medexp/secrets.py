@@ -14,25 +14,30 @@ from pathlib import Path
 from urllib.parse import unquote
 
 _FORMS = {
-    "a password in a URL": r"(?<=://)[^\s/:@]*:(?!\d+/)[^\s'\"]+(?=@)|(?<=://)[^\s/:@]{20,}(?=@)",
-    "a private key": r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)",
-    "an AWS access key": r"\b(?:AKIA|ASIA)[A-Z0-9]{16}\b",
-    "a GitHub token": r"\b(?:gh[pousr]_[A-Za-z0-9]{30,}|github_pat_\w{22,})",
-    "a GitLab token": r"\bglpat-[\w-]{20,}",
-    "a Hugging Face token": r"\bhf_[A-Za-z0-9]{30,}",
-    "a key of an AI service": r"\bsk-[\w-]{20,}",
-    "a Slack token": r"\bxox[abeoprs]-[\w-]{10,}",
-    "a Google API key": r"\bAIza[\w-]{35}",
-    "a Databricks token": r"\bdapi[0-9a-f]{32}",
-    "a PyPI or npm token": r"\b(?:pypi-[\w-]{50,}|npm_[A-Za-z0-9]{36})",
-    "a JSON web token": r"\beyJ[\w-]{10,}\.eyJ[\w-]{10,}\.[\w-]*",
+    "a password in a URL": (("://",), r"(?<=://)[^\s/:@]*:(?!\d+/)[^\s'\"]+(?=@)|(?<=://)[^\s/:@]{20,}(?=@)"),
+    "a private key": (("PRIVATE KEY",), r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)"),
+    "an AWS access key": (("AKIA", "ASIA"), r"\b(?:AKIA|ASIA)[A-Z0-9]{16}\b"),
+    "a GitHub token": (
+        ("ghp_", "gho_", "ghu_", "ghs_", "ghr_", "github_pat_"),
+        r"\b(?:gh[pousr]_[A-Za-z0-9]{30,}|github_pat_\w{22,})",
+    ),
+    "a GitLab token": (("glpat-",), r"\bglpat-[\w-]{20,}"),
+    "a Hugging Face token": (("hf_",), r"\bhf_[A-Za-z0-9]{30,}"),
+    "a key of an AI service": (("sk-",), r"\bsk-[\w-]{20,}"),
+    "a Slack token": (("xox",), r"\bxox[abeoprs]-[\w-]{10,}"),
+    "a Google API key": (("AIza",), r"\bAIza[\w-]{35}"),
+    "a Databricks token": (("dapi",), r"\bdapi[0-9a-f]{32}"),
+    "a PyPI or npm token": (("pypi-", "npm_"), r"\b(?:pypi-[\w-]{50,}|npm_[A-Za-z0-9]{36})"),
+    "a JSON web token": (("eyJ",), r"\beyJ[\w-]{10,}\.eyJ[\w-]{10,}\.[\w-]*"),
 }
+"""What is told of it; what a text has in it that holds one, which is quickly seen not to be there; its form."""
 _HOLDER = r"(?:password|passwd|pwd|passphrase|secret|token|api_?key|access_?key(?:_id)?|secret_?key|credentials?)"
 _ASSIGNED = re.compile(
-    rf"(?i)(\b[\w.-]*{_HOLDER}[\"']?\s*[:=]\s*)(?:([\"'])([^\s\"']{{6,}})\2|(?=[^\s\"',;&]*\d)([A-Za-z0-9+/_=~!$%-]{{10,}})(?![(\w.]))"
+    rf"(?i)({_HOLDER}[\"']?\s*[:=]\s*)(?:([\"'])(?!same-origin\2)([^\s\"']{{6,}})\2|"  # a page's fetch()
+    r"(?=[^\s\"',;&]*\d)([A-Za-z0-9+/_=~!$%-]{10,})(?![(\w.]))"
 )
 _OF_ENVIRONMENT = re.compile(rf"(?i){_HOLDER}$|_pass$|_key$")
-_COMPILED = {told: re.compile(form, re.DOTALL) for told, form in _FORMS.items()}
+_COMPILED = {told: (words, re.compile(form, re.DOTALL)) for told, (words, form) in _FORMS.items()}
 _HIDDEN = "***"
 
 
@@ -61,9 +66,10 @@ def masked(text: str, *, home: bool = True) -> Masked:
         if value in text:
             found.append(f"the value of {name}")
             text = text.replace(value, _HIDDEN)
-    for told, form in _COMPILED.items():
-        text, count = form.subn(_HIDDEN, text)
-        found += [told] * (count > 0)
+    for told, (words, form) in _COMPILED.items():
+        if any(word in text for word in words):
+            text, count = form.subn(_HIDDEN, text)
+            found += [told] * (count > 0)
     text, count = _ASSIGNED.subn(lambda one: f"{one[1]}{one[2] or ''}{_HIDDEN}{one[2] or ''}", text)
     found += ["what a password or key is assigned"] * (count > 0)
     if home and len(place := str(Path.home()).rstrip("/")) > 1:

@@ -130,6 +130,7 @@ def test_a_secret_on_the_command_line_is_refused_with_the_way_to_give_it_before_
         "password: null, tokens: 256, max_tokens=2048",
         "postgresql://me@127.0.0.1:5432/studies",
         "case,patient\nsk-1,AKIA",
+        'fetch(file,{credentials:"same-origin"})',
     ],
 )
 def test_what_is_no_secret_stands(text: str) -> None:

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
+import plotly.offline
 import pytest
 import yaml
 from mlflow import MlflowClient
@@ -62,7 +63,10 @@ def test_a_sweep_from_its_start_to_its_last_line(store: MlflowClient, tmp_path: 
     assert list(table["trial"]) == list(range(6)) and table[SCORE].max() == rate
     folder = Path(config.output_dir) / parent.info.run_id
     assert yaml.safe_load((folder / "best.yaml").read_text())["rate"] == rate
-    printed = capsys.readouterr().out
+    page = Path(store.download_artifacts(parent.info.run_id, "figures/study.html")).read_text()
+    assert plotly.offline.get_plotlyjs() in page, "nothing of the script is taken for a secret"
+    printed, complained = capsys.readouterr()
+    assert "in the place of" not in complained
     for words in (
         "study cheap: new, 6 trials",
         "trial 0: val/final/score",
