@@ -332,7 +332,7 @@ def words_of(compared: Compared) -> list[str]:
     asked = wording[wording["arm"].str.startswith(PARAPHRASE)]
     if len(asked):
         told.append(
-            f"Worded otherwise ({len(asked)} wordings) accuracy goes from {asked['accuracy'].min():.2f} to "
+            f"Worded otherwise (wordings: {len(asked)}) accuracy goes from {asked['accuracy'].min():.2f} to "
             f"{asked['accuracy'].max():.2f}; up to {asked['changed'].max():.0%} of the answers change."
         )
     swapped = wording.set_index("arm").loc[SWAPPED]
