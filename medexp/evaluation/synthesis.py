@@ -31,7 +31,7 @@ from torch.nn.functional import adaptive_avg_pool2d, adaptive_avg_pool3d
 
 from medexp.arrays import Array
 from medexp.config.shared import Resampling
-from medexp.evaluation.intervals import GAIN, MIN_OF_A_CLASS, NOISE, UNBOUNDED, Interval, Range, by_patient
+from medexp.evaluation.intervals import MIN_OF_A_CLASS, NOISE, UNBOUNDED, UNIT, Interval, Range, by_patient
 from medexp.evaluation.proportions import proportion
 from medexp.words import some
 
@@ -381,7 +381,7 @@ def judge(
             "mean Dice with real masks",
             "The overlap of generated with real masks",
             lambda rows, real: _mean_between(overlap, apart, rows, real),
-            within=GAIN,
+            within=UNIT,
         ),
         bench.gap(
             "likeness",
@@ -442,9 +442,10 @@ class _Bench:
         told = f"{counted}{f': {ends[found]}' if found in ends else ''}."
         return Statement("filled", "masks with a lesion", share, _only(1.0), _only(share.estimate - 1), math.nan, found, told)
 
-    def figure(self, statistic: Statistic, rows: NDArray[np.bool_]) -> Interval:
-        """A figure of some of the rows, with an interval of its own."""
-        found = by_patient(partial(self._of, statistic, rows), self.owners.tolist(), self.resampling, groups=rows[None])
+    def figure(self, statistic: Statistic, rows: NDArray[np.bool_], within: Range) -> Interval:
+        """A figure of some of the rows, with an interval of its own in the range of the figure."""
+        of_rows = partial(self._of, statistic, rows)
+        found = by_patient(of_rows, self.owners.tolist(), self.resampling, within=within, groups=rows[None])
         return replace(found, patients=len(np.unique(self.owners[rows])))  # of the others it tells nothing
 
     def _of(self, statistic: Statistic, rows: NDArray[np.bool_], weights: Array) -> Array:
@@ -453,15 +454,15 @@ class _Bench:
     def gap(
         self, name: str, called: str, subject: str, statistic: Statistic, *, within: Range = UNBOUNDED, nothing: str = ""
     ) -> Statement:
-        """A figure of samples or of pairs of samples, by the interval of its difference; `nothing` is added to the sentence
-        where the generated ones' interval is not above 0."""
+        """A figure of samples or of pairs of samples, with its range, by the interval of its difference; `nothing` is added to
+        the sentence where the generated ones' interval is not above 0."""
         drawn, real, owners = self.generated, ~self.generated, self.owners.tolist()
-        ours, theirs = (self.figure(statistic, rows) for rows in (drawn, real))
+        ours, theirs = (self.figure(statistic, rows, within) for rows in (drawn, real))
         gap = by_patient(
             lambda weights: self._of(statistic, drawn, weights) - self._of(statistic, real, weights),
             owners,
             replace(self.resampling, confidence=self.each),
-            within=within,
+            within=(within[0] - within[1], within[1] - within[0]),
             groups=np.stack([drawn, real]),
         )
         enough = min(drawn.sum(), real.sum()) >= MIN_OF_A_CLASS
@@ -490,7 +491,7 @@ class _Bench:
             subject: Begins the sentence.
             distances: Of all rows (N, N), of negative type, such as Euclidean ones or what is minus a kernel; NaN of a row
                 that has no place among them.
-            figure: What a reader is shown beside the distance.
+            figure: What a reader is shown beside the distance; not negative.
         """
         there = ~np.isnan(np.diag(distances))
         distances, groups = distances[np.ix_(there, there)], self.groups[there]
@@ -518,7 +519,7 @@ class _Bench:
             told += f"; above {critical:.2g} it would be one."
         if figure is None:
             return Statement(name, called, _only(ours), _only(theirs), _only(math.nan), p, found, told)
-        median, real_median = (self.figure(figure, rows) for rows in (self.generated, ~self.generated))
+        median, real_median = (self.figure(figure, rows, (0.0, math.inf)) for rows in (self.generated, ~self.generated))
         told += f" Medians in {called.rpartition(', ')[2]}: {median}, of real ones {real_median}."
         gap = _only(median.estimate - real_median.estimate)
         return Statement(name, called, median, real_median, gap, p, found, told)

@@ -301,12 +301,10 @@ def repeat(config: SweepConfig, work: Work, chosen: FrozenTrial, warm_up: WarmUp
     used = {config.seed, work.config.seed, *(trial.params.get("seed") for trial in counted(work.open()))}
     fresh = list(itertools.islice((seed for seed in itertools.count(config.seed + 1) if seed not in used), config.confirm + 1))
     plans = [("confirm", fresh[: config.confirm], False), ("test", fresh[config.confirm :] if config.test else [], True)]
-    came_to: dict[str, list[FrozenTrial]] = {}
+    came_to: dict[str, list[FrozenTrial]] = {title: [] for title, _, _ in plans}
+    plans = [plan for plan in plans if plan[1]]
+    fixed = warm_up(with_values(work.config, values_of(chosen, work.space)), tracked.folder) if plans else work.config
     for title, seeds, test in plans:
-        came_to[title] = []
-        if not seeds:
-            continue
-        fixed = warm_up(with_values(work.config, values_of(chosen, work.space)), tracked.folder)
         planned = replace(work, study=f"{work.study}-{title}-{chosen.number}", config=fixed, total=len(seeds))
         study = planned.open()
         for number, seed in list(enumerate(seeds, 1))[len(counted(study)) :]:

@@ -70,6 +70,14 @@ def test_fresh_real_pairs_pass_all_and_a_null_is_said_as_one(fresh: Judgement) -
     assert "all 9 hold at once with 95%" in fresh.words[-1] and len(fresh.rows) == 9
 
 
+def test_of_few_no_interval_leaves_the_range_of_its_figure() -> None:
+    masks = FRESH.masks[:6].copy()
+    masks[::2] = False
+    found = judged(Pairs.generated(FRESH.images[:6], masks))
+    volume, overlap = found.of("volume").generated, found.of("dice").generated
+    assert 0 <= volume.low < volume.estimate < volume.high and 0 <= overlap.low < overlap.high <= 1
+
+
 FAULTS: dict[str, tuple[Callable[[], Pairs], set[str], set[str]]] = {
     # what is done, what must be found, and what may not be
     "masks of other samples": (lambda: with_masks(np.roll(FRESH.masks, 1, 0)), {"contrast", "coupling"}, {"volume", "memory"}),
