@@ -48,6 +48,7 @@ class Interval:
         patients: Patients resampled.
         error: Standard error; NaN where it is not known.
         effective: As many patients with as many rows each would tell as much; without it all of them.
+        most: The largest size that the statistic can have, such as 1 of a difference in Dice.
     """
 
     estimate: float
@@ -56,6 +57,7 @@ class Interval:
     patients: int
     error: float = math.nan
     effective: float = math.nan
+    most: float = math.inf
 
     def __str__(self) -> str:
         return self._in("{:.3f}")
@@ -94,14 +96,22 @@ class Interval:
         count = patients_needed(self.estimate, self.error * math.sqrt(self._effective))
         return count and max(math.ceil(count * self.patients / self._effective), MIN_PATIENTS)
 
-    @property
-    def seen(self) -> float:
-        """The difference that would have been seen with 80 % and an interval of 95 %; NaN where nothing says it."""
-        return self.seen_at(0.95)
-
     def seen_at(self, confidence: float) -> float:
-        """The same with an interval of another coverage, such as that of one of several that hold at once."""
+        """The difference that would have been seen with 80 %; NaN where nothing says it.
+
+        Args:
+            confidence: Coverage of its interval; more where it is one of several that hold at once.
+        """
         return smallest_difference(self._effective, self.error * math.sqrt(self._effective), confidence=confidence)
+
+    def seen_in_words(self, confidence: float = 0.95, unit: str = "patients") -> str:
+        """The same as the end of a sentence about a null; empty where nothing says it."""
+        seen = self.seen_at(confidence)
+        if math.isnan(seen):
+            return ""
+        if seen >= self.most:
+            return f"; of so few {unit} none at all would have been seen with 80 %"
+        return f"; one of about {seen:.2g} would have been seen with 80 %"
 
     @property
     def _effective(self) -> float:
@@ -130,7 +140,7 @@ class Interval:
             return f"{better}: {self.as_gain}."
         if self.below:
             return f"{worse}: {self.as_gain}."
-        count, seen = self.needed, self.seen
+        count = self.needed
         missing = count is not None and count > self.patients
         needed = missing and f"about {count:,} {unit} would be needed for a difference of {abs(self.estimate):.2g}"
         if self.patients >= MIN_PATIENTS and self.error < NOISE and math.isnan(self.low):
@@ -141,7 +151,7 @@ class Interval:
         if count and missing and count <= WITHIN_REACH * self.patients:
             shown = f"; too few to tell: {needed}"
         else:  # next to nothing: what would have been seen says more than how many it takes to see that
-            shown = "" if math.isnan(seen) else f"; one of about {seen:.2g} would have been seen with 80 %"
+            shown = self.seen_in_words(unit=unit)
         return f"{same}: {self.as_gain}, an interval that holds 0{shown}."
 
     def _in(self, digits: str) -> str:
@@ -161,6 +171,7 @@ class Band:
         error: Standard errors, likewise.
         effective: As many patients as `Interval` says, likewise.
         confidence: Coverage of each interval alone: more than was asked for where all were to hold at once.
+        most: The largest size that the statistics can have, as `Interval` says.
     """
 
     estimate: Array
@@ -170,12 +181,13 @@ class Band:
     error: Array
     effective: Array
     confidence: float = math.nan
+    most: float = math.inf
 
     def at(self, *place: int) -> Interval:
         """The interval of one estimate; without a place of the only one that there is."""
         arrays = (self.estimate, self.low, self.high, self.error, self.effective)
         estimate, low, high, error, effective = (float(one[place]) for one in arrays)
-        return Interval(estimate, low, high, self.patients, error, effective)
+        return Interval(estimate, low, high, self.patients, error, effective, self.most)
 
 
 @dataclass(frozen=True)
@@ -246,7 +258,7 @@ def band_by_patient(
     if beyond is not None:
         error, effective = _with(beyond, error, effective)
     low, high = _bounds(estimate, error, effective, designs, given.shape[:-2], confidence, within, share=share)
-    return Band(estimate, low, high, count, error, effective, confidence)
+    return Band(estimate, low, high, count, error, effective, confidence, max(map(abs, within)))
 
 
 def by_patient(

@@ -6,7 +6,7 @@ row, `medexp.evaluation.intervals.mean_by_patient` gives the interval.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Any
 
@@ -129,7 +129,7 @@ def modality_spread(
         if {alone[one].estimate, alone[other].estimate} & {0.0, 1.0}:
             low, high = alone[one].low - alone[other].high, alone[one].high - alone[other].low
             error = math.hypot(alone[one].error, alone[other].error)
-            pairs[names[one], names[other]] = Interval(found.estimate, low, high, found.patients, error)
+            pairs[names[one], names[other]] = replace(found, low=low, high=high, error=error, effective=math.nan)
     largest, pair = max(
         ((one, pair) if one.estimate >= 0 else (_turned(one), pair[::-1]) for pair, one in pairs.items()),
         key=lambda item: item[0].estimate,
@@ -147,4 +147,4 @@ def _of(families: Sequence[str], mine: NDArray[np.bool_]) -> list[Any]:
 
 def _turned(one: Interval) -> Interval:
     """Of the other minus the first."""
-    return Interval(-one.estimate, -one.high, -one.low, one.patients, one.error, one.effective)
+    return replace(one, estimate=-one.estimate, low=-one.high, high=-one.low)

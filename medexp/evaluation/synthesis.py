@@ -473,8 +473,7 @@ class _Bench:
             found, side = "unlike", "above" if gap.estimate > 0 else "below"
             told = f"{subject}: {side} that of real ones, {figures}."
         elif gap.none or not math.isnan(gap.low):
-            found, seen = "alike", gap.seen_at(self.each)
-            least = "" if math.isnan(seen) else f"; one of about {seen:.2g} would have been seen with 80 %"
+            found, least = "alike", gap.seen_in_words(self.each, "pairs")
             told = f"{subject}: no difference from real ones could be measured, {figures}{least}."
         else:
             found, told = "few", f"{subject}: too few pairs to tell it from that of real ones, {figures}."

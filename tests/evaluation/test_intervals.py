@@ -117,6 +117,11 @@ def test_what_a_difference_is_told_as() -> None:
         (Interval(0.5, nan, nan, 4, 0.02), "too few (+0.500, no interval); about 6 patients would be needed"),
         (Interval(0.3, nan, nan, 40, 0.05), "too few (+0.300, no interval)."),
         (Interval(1e-4, -0.1, 0.1, 8, 0.05), "an interval that holds 0; one of about 0.16 would have been seen with 80 %"),
+        (
+            mean_by_patient(np.array([-1, 1] * 4), [*"abcdefgh"], drawn(0), GAIN),
+            "of so few patients none at all would have been",
+        ),
+        (mean_by_patient(np.array([-1, 1] * 4), [*"abcdefgh"], drawn(0)), "one of about 1.2 would have been seen"),
     ]:
         assert told in interval.told(**words)
 
@@ -128,7 +133,7 @@ def test_what_would_have_been_seen_is_seen_in_eight_of_ten_also_where_patients_h
     effective = sum(rows) ** 2 / sum(size**2 for size in rows)
     known = Interval(0.0, -1.0, 1.0, len(rows), error, effective)
     for number in range(300):
-        values = (rng.normal(size=len(rows)) + known.seen)[patient]
+        values = (rng.normal(size=len(rows)) + known.seen_at(0.95))[patient]
         found = mean_by_patient(values, [str(one) for one in patient], drawn(number, 200))
         assert found.effective == pytest.approx(effective)
         seen.append(found.above)

@@ -114,10 +114,7 @@ class Gain:
             "few": f"Too few test patients to tell {one} from {other} ({figures})",
             "open": f"No difference between {one} and {other} could be measured: {figures}",
         }
-        seen = self.gain.seen_at(self.confidence) if self.relation == "open" else math.nan
-        least = "" if math.isnan(seen) else f"; one of about {seen:.2g} would have been seen with 80 %"
-        if seen >= 1:
-            least = "; none that Dice can have would have been seen with 80 %: more seeds, or test patients, are needed"
+        least = self.gain.seen_in_words(self.confidence, "seeds and test patients") if self.relation == "open" else ""
         below = self.relation in ("better", "worse", "open") and NOISE <= abs(self.gain.estimate) < self.seeds_sd
         return starts[self.relation] + least + (f"; another seed changes it by SD {self.seeds_sd:.2g}" if below else "") + "."
 

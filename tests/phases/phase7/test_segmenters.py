@@ -174,9 +174,7 @@ def test_what_another_seed_changes_is_in_the_interval() -> None:
     moving = compared(per_case({REAL: 0, SYNTHETIC: 0, BOTH: 0.06, TWICE: 0.06}, 30, 3, 0.03, between_seeds=0.08))
     assert steady.of(BOTH, REAL).relation == "better" and moving.of(BOTH, REAL).relation == "open"
     two = compared(per_case({REAL: 0, SYNTHETIC: 0, BOTH: 0, TWICE: 0}, 30, 2, 0.03, between_seeds=0.08))
-    assert any("none that Dice can have would have been seen" in gain.told for gain in two.gains), (
-        "two seeds say next to nothing"
-    )
+    assert any("none at all would have been seen" in gain.told for gain in two.gains), "two seeds say next to nothing"
     assert moving.of(BOTH, REAL).seeds_sd > 2 * steady.of(BOTH, REAL).seeds_sd
 
 
