@@ -65,11 +65,13 @@ def compare(one: str, other: str, *, samples: int = 2000, confidence: float = 0.
         seed: Seed of the resamples.
 
     Raises:
-        DataError: One of them cannot be read, or both were not judged on the same cases of the same data.
+        DataError: One of them cannot be read, both are one version, or were not judged on the same cases of the same data.
         ConfigError: There is no such run, or there are several.
         RegistryError: There is no such version.
     """
     first, second = source(one), source(other)
+    if first.called == second.called and _VERSION.fullmatch(one) and not is_table(one):
+        raise DataError(f"{one} and {other}: both are {first.called}. Give two that differ: medexp models lists them")
     _demand_same_data(first, second)
     names, folds = (first.called, second.called), max(folds_of(one.table) for one in (first, second))
     said = {one.units for one in (first, second)} - {None}

@@ -137,6 +137,11 @@ def test_versions_are_compared(publish: Callable[..., Nominated]) -> None:
     )
 
 
+def test_a_version_is_not_compared_with_itself(publish: Callable[..., Nominated], capsys: pytest.CaptureFixture[str]) -> None:
+    one, other = f"{publish(per_case=table(0), evaluation=JUDGED).name}@champion", "phase1_encoder_merged/1"
+    assert f"{one} and {other}: both are phase1_encoder_merged version 1" in told(capsys, one, other, code=2)
+
+
 def test_an_arm_is_named(run: Callable[..., str], capsys: pytest.CaptureFixture[str]) -> None:
     both = run(pd.concat([table(0).assign(arm="frozen"), table(1).assign(arm="lora")]))
     assert f"dice_WT: {both}:lora is better than {both}:frozen" in told(capsys, f"{both}:frozen", f"{both}:lora", code=0)
