@@ -124,7 +124,9 @@ def as_page(facts: Facts, cases: Sequence[str] = (), of: Version | None = None) 
     own = {str(one.origin.model) for one in facts.versions}
     built, more = _built(facts, own)
     covers = set(facts.intervals["confidence"].dropna())
-    notes = [_markdown(text) for path, text in facts.texts.items() if path != "summary.md" or summary is None]
+    texts = {path: text for path, text in facts.texts.items() if path != "summary.md" or summary is None}
+    # A text with a heading of its own, such as a leaderboard, begins with what this page has told already.
+    notes = [(path if summary and text.startswith("# ") else "", _markdown(text)) for path, text in texts.items()]
     children = _children(facts)
     figures = bool((summary and (summary.rows or summary.words)) or estimates or notes or children)
     sections = [

@@ -114,6 +114,12 @@ def shares_of(predictions: Predictions, families: Sequence[str], resampling: Res
     return {name: proportion(right[rows], owners[rows].tolist(), resampling.confidence) for name, rows in among.items()}
 
 
+def with_shares(scores: Mapping[str, Interval], shares: Mapping[str, Interval]) -> dict[str, Interval]:
+    """Scores in which shares of right answers have the intervals of `shares_of`: a figure has one, wherever it is told."""
+    called = {"accuracy": "accuracy", "sensitivity": "true_positive", "specificity": "true_negative"}
+    return {**scores, **{name: shares[of] for name, of in called.items()}}
+
+
 def answered(rows: pd.DataFrame, models: Mapping[str, tuple[str, Predictions]], resampling: Resampling) -> Answered:
     """What models said, with the shares that are right, in all and by modality.
 
@@ -165,12 +171,13 @@ def compare(ctx: Context[MedgemmaConfig], data: PreparedScenarios, told: Mapping
     models = {arm.name: (arm.called, found[arm.name]) for arm in arms(config) if arm.name in (ADAPTER, BASE, BLIND, OTHER)}
     models |= {one.name: (one.called, one.predictions[0]) for one in controls if one.name in ("rule", "words", "majority")}
     whole = answered(rows, models, resampling)
-    judged = judge(rows, ANSWERS, found[ADAPTER], resampling, on)
+    judged, shares = judge(rows, ANSWERS, found[ADAPTER], resampling, on), whole.shares[ADAPTER]
+    judged = replace(judged, scores={where: with_shares(of, shares[where]) for where, of in judged.scores.items()})
     gains = {name: gain(accuracy, found[ADAPTER], found[name], owners, resampling) for name in (BASE, BLIND, OTHER)}
     right = {name: one.predicted == one.truth for name, one in found.items()}
     chance = mcnemar(right[ADAPTER], right[BASE])
     spread = modality_spread(right[ADAPTER], list(rows["modality"]), owners, resampling, config.target.modalities)
-    own, count = whole.shares[ADAPTER][OVERALL], {"accuracy": len(rows)}
+    own, count = shares[OVERALL], {"accuracy": len(rows)}
     count |= {"true_positive": int((rows["label"] == 1).sum()), "true_negative": int((rows["label"] == 0).sum())}
     target = {"accuracy": config.target.accuracy, "true_positive": config.target.true_positive}
     target |= {"true_negative": config.target.true_negative}

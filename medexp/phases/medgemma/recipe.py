@@ -23,7 +23,7 @@ from medexp.phases.medgemma.adapter import Trained, trained
 from medexp.phases.medgemma.arms import ADAPTER, arms, strangers
 from medexp.phases.medgemma.asking import Asking, answers
 from medexp.phases.medgemma.benchmark import benchmark
-from medexp.phases.medgemma.comparison import compare, predictions_of
+from medexp.phases.medgemma.comparison import compare, predictions_of, shares_of, with_shares
 from medexp.phases.medgemma.config import MedgemmaConfig
 from medexp.phases.medgemma.dry_run import dry_run
 from medexp.phases.medgemma.reading import read_base, read_data, seen_by, strata
@@ -134,7 +134,8 @@ def score(ctx: Context[MedgemmaConfig], work: Work, told: Tables, split: str) ->
 
     def intervals(resampling: Resampling) -> dict[str, Interval]:
         of_entropy = mean_by_patient(table["cross_entropy"].to_numpy(), patients, resampling, (0.0, np.inf))
-        return {**scores_of(found, patients, resampling, DIAGNOSTIC), "cross_entropy": of_entropy}
+        measured = scores_of(found, patients, resampling, DIAGNOSTIC)
+        return {**with_shares(measured, shares_of(found, patients, resampling)), "cross_entropy": of_entropy}
 
     return Scored(table, means | {"cross_entropy": float(cross_entropy(found).mean())}, intervals)
 

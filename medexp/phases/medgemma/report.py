@@ -228,7 +228,8 @@ def finish(
     reporter.figure(curves(done.fitted.history), "figures/curves.png")
     for name, by in answered.shares.items():
         prefix = "val/final/" if name == ADAPTER else f"{name}/"
-        ctx.intervals(prefix, {key: one for key, one in by[OVERALL].items() if name != ADAPTER or key != "accuracy"})
+        known = name == ADAPTER or name in compared.beside.controls  # whose accuracy is logged among the scores and controls
+        ctx.intervals(prefix, {key: one for key, one in by[OVERALL].items() if not (known and key == "accuracy")})
     few = compared.few
     if few is not None:
         ctx.intervals("test/", few.shares[ADAPTER][OVERALL])

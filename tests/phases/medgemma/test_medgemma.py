@@ -104,8 +104,12 @@ def test_each_step_has_its_loss_and_figures_have_intervals(client: MlflowClient,
     )
     bounds = logged_table(made, "intervals.csv")
     names = set(bounds["metric"])
-    assert {"val/final/true_positive", "base/accuracy", "blind/accuracy", "controls/words/auroc"} <= names
+    assert {"val/final/true_positive", "base/true_positive", "blind/accuracy", "controls/base/accuracy"} <= names
     assert {"val/final/accuracy", "val/final/true_negative"} <= names & set(figures(made))
+    checks = {check["id"]: check["measured"] for check in json.loads(artifact(made, "checks.json").read_text())}
+    for name, check in (("accuracy", "ACCURACY"), ("sensitivity", "POSITIVE"), ("specificity", "NEGATIVE")):
+        told = bounds.set_index("metric").loc[f"val/final/{name}", ["low", "high"]]
+        assert [*told] == pytest.approx([checks[f"MEDGEMMA-{check}"][key] for key in ("low", "high")]), "one interval of it"
 
 
 def test_the_adapter_is_registered_on_its_base_as_peft_saves_it(study: Study, client: MlflowClient, made: Run) -> None:
