@@ -78,6 +78,13 @@ def test_its_rows_are_the_encoders_and_what_needs_none_and_copies_tie(study: Stu
     assert re.search(r"a and c cannot be told apart: .* \[-0", study.told) and "oo few participants" not in study.told
 
 
+def test_its_report_folds_the_leaderboard_whose_table_it_has_shown(study: Study, made: Run) -> None:
+    page = artifact(made, "report.html").read_text()
+    shown, folded, rest = page.partition("<details><summary>leaderboard.md</summary>")
+    assert folded and "<h1>" in rest.partition("</details>")[0]
+    assert shown.count("<h1>") == 1 and "the majority class" in shown
+
+
 def test_its_figures_are_those_of_scikit_learn(made: Run) -> None:
     board = logged_table(made, "leaderboard.csv").set_index("name")
     said = pd.read_parquet(artifact(made, "predictions.parquet")).query("split == 'test'")
