@@ -232,11 +232,11 @@ class Leaderboard:
             told.append(f"{share}; the largest of these: {largest.told}")
         if single := [row.entry.label for row in self.rows if len(row.entry.predictions) == 1 and row.entry.kind != "control"]:
             told.append(f"Of {listed(single)} there is one seed: what another would change is in no interval.")
-        open_ = [pair for pair in self.order if pair.relation == "open" and not math.isnan(pair.seen)]
-        if seen := sorted({f"{pair.seen:.2g}" for pair in open_ if pair.seen < pair.gain.most}, key=float):
+        undecided = [pair for pair in self.order if pair.relation == "open" and not math.isnan(pair.seen)]
+        if seen := sorted({f"{pair.seen:.2g}" for pair in undecided if pair.seen < pair.gain.most}, key=float):
             between = " to ".join([seen[0], *seen[1:][-1:]])
             told.append(f"Of those that cannot be told apart a difference of about {between} would have been seen with 80 %.")
-        elif open_:
+        elif undecided:
             told.append("Of those that cannot be told apart none at all would have been seen with 80 %, of so few.")
         for name, pairs in (("in the order", self.order), ("from a control", self.controls)):
             tested = [pair for pair in pairs if pair.relation in ("better", "worse", "open")]
