@@ -1,5 +1,6 @@
 """Work on every case of a data set, in several processes with a progress bar, or in threads ahead of who uses it."""
 
+import math
 import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,7 +21,9 @@ T = TypeVar("T")
 warnings.filterwarnings("ignore", "A worker stopped while some jobs were given to the executor", UserWarning)
 
 
-def in_parallel(function: Callable[..., T], calls: Sequence[tuple[Any, ...]], jobs: int, title: str) -> Iterator[T]:
+def in_parallel(
+    function: Callable[..., T], calls: Sequence[tuple[Any, ...]], jobs: int, title: str, together: int = 1
+) -> Iterator[T]:
     """What a function returns for each tuple of arguments, in their order.
 
     `joblib.parallel_config(backend=...)` around it takes the calls to another backend than processes, such as dask or ray.
@@ -30,9 +33,13 @@ def in_parallel(function: Callable[..., T], calls: Sequence[tuple[Any, ...]], jo
         calls: The arguments.
         jobs: Processes.
         title: Of the progress bar.
+        together: Calls that a process is sent at a time; some where one takes no longer than its way there.
     """
     if calls:
-        results = Parallel(n_jobs=min(jobs, len(calls)), return_as="generator")(delayed(function)(*call) for call in calls)
+        processes = min(jobs, math.ceil(len(calls) / together))
+        # Joblib counts in calls, not in batches, what it sends ahead.
+        parallel = Parallel(processes, return_as="generator", batch_size=together, pre_dispatch=2 * processes * together)
+        results = parallel(delayed(function)(*call) for call in calls)
         yield from followed(results, len(calls), title, transient=False, stderr=True)
 
 
@@ -46,26 +53,24 @@ def described(
         calls: Its arguments, by id of the case.
         jobs: Processes.
         title: Of the progress bar.
-        together: Cases that a process is sent at a time; some where one takes no longer than its way there.
+        together: Cases that a process is sent at a time.
     """
-    parts = [dict(list(calls.items())[start : start + together]) for start in range(0, len(calls), together)]
     found: dict[str, T] = {}
     problems: dict[str, DataError] = {}
-    for good, bad in in_parallel(_describe, [(describe, part) for part in parts], jobs, title):
-        found |= good
-        problems |= bad
+    answers = in_parallel(_describe, [(describe, arguments) for arguments in calls.values()], jobs, title, together)
+    for case, answer in zip(calls, answers, strict=True):
+        if isinstance(answer, DataError):
+            problems[case] = answer
+        else:
+            found[case] = answer
     return found, problems
 
 
-def _describe(describe: Callable[..., T], calls: Mapping[str, tuple[Any, ...]]) -> tuple[dict[str, T], dict[str, DataError]]:
-    found: dict[str, T] = {}
-    problems: dict[str, DataError] = {}
-    for case, arguments in calls.items():
-        try:
-            found[case] = describe(*arguments)
-        except DataError as error:
-            problems[case] = error
-    return found, problems
+def _describe(describe: Callable[..., T], arguments: tuple[Any, ...]) -> T | DataError:
+    try:
+        return describe(*arguments)
+    except DataError as error:
+        return error
 
 
 def ahead(calls: Sequence[Callable[[], T]], jobs: int) -> Iterator[Future[T]]:

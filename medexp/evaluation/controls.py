@@ -30,6 +30,7 @@ from medexp.data.kept import kept_arrays
 from medexp.evaluation.classification import METRICS, Metric, Predictions, auroc, balanced_accuracy, groups_of, scores
 from medexp.evaluation.classifiers import Folds, Head, fit_head, folds_by_patient
 from medexp.evaluation.intervals import GAIN, UNIT, Interval, by_patient
+from medexp.terminal import followed
 
 VERSION = 1
 """Part of the cache's key: raise it when what is computed here changes."""
@@ -202,7 +203,7 @@ def _kept(source: Source, task: Task, cache: Path, search: SearchConfig, seed: i
     `importances` (S, fields) of a forest."""
 
     def compute() -> Mapping[str, Array]:
-        made = [_out_of_fold(source.learner, features, task, search, seed) for features in source.features()]
+        made = [_out_of_fold(source, features, task, search, seed) for features in source.features()]
         return {name: np.stack([one[name] for one in made]) for name in made[0]}
 
     if source.key is None:
@@ -218,10 +219,10 @@ def _predictions(kept: Mapping[str, Array], task: Task) -> list[Predictions]:
     return [Predictions(truth, probabilities) for probabilities in kept["probabilities"]]
 
 
-def _out_of_fold(learner: Learner, features: Array, task: Task, search: SearchConfig, seed: int) -> dict[str, Array]:
-    probabilities = np.zeros((len(task.labels), task.classes))
+def _out_of_fold(source: Source, features: Array, task: Task, search: SearchConfig, seed: int) -> dict[str, Array]:
+    learner, probabilities = source.learner, np.zeros((len(task.labels), task.classes))
     chosen, importances = [], []
-    for fit, score in task.pairs:
+    for fit, score in followed(task.pairs, len(task.pairs), f"fitting a classifier: {source.called}"):
         labels = task.labels[fit]
         if learner == "svm":
             model: Any = make_pipeline(StandardScaler(), SVC(class_weight="balanced", break_ties=True))

@@ -333,6 +333,9 @@ def _decimals(column: "pd.Series[float]") -> int:
 
 
 def _in_column(value: float, decimals: int) -> str:
+    """With the column's decimals; a figure of the size of 1 keeps three, also where a count or millimetres stand above it."""
+    if decimals and 0 < abs(value) < 1:
+        decimals = max(decimals, 3)
     return f"{value:.3g}" if value and (abs(value) >= 1e7 or abs(value) < 1e-7) else f"{value:.{decimals}f}"
 
 

@@ -234,11 +234,15 @@ def fit(
         done.reported.append((step, named))
         reporter.metrics(named, step)
 
-    with leaving_nothing(accelerator), progress_bar(shown=accelerator.is_main_process, transient=quiet) as progress:
+    def stops(epoch: int) -> bool:
+        judged = epoch % training.validate_every == 0 and done.best_epoch >= 0
+        return training.patience > 0 and judged and epoch - done.best_epoch > training.patience
+
+    shown = accelerator.is_main_process and done.epoch < epochs and not stops(done.epoch)  # none of what is trained already
+    with leaving_nothing(accelerator), progress_bar(shown=shown, transient=quiet) as progress:
         bar = progress.add_task(title, total=epochs * steps, completed=done.epoch * steps)
         for epoch in range(done.epoch, epochs):
-            judged = epoch % training.validate_every == 0 and done.best_epoch >= 0
-            if training.patience and judged and epoch - done.best_epoch > training.patience:
+            if stops(epoch):
                 break
             sampler.epoch = epoch
             torch.manual_seed(int(np.random.SeedSequence([seed, epoch, accelerator.process_index]).generate_state(1)[0]))

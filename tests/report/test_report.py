@@ -220,6 +220,16 @@ def test_what_to_do_is_said_once_and_units_by_their_name(store: MlflowClient) ->
     assert read.text.count(lines[0]) == 1 and "for its figure alone, by family." in read.text
 
 
+def test_a_small_figure_among_large_ones_keeps_its_digits(store: MlflowClient) -> None:
+    """intervals.csv holds counts, millimetres and Dice in one column, where a Dice of 0.044 was 0.0."""
+    with tracked_run("phase1", Config()) as run:
+        figures = {"params/lora_trainable": 9216.0, "val/final/hd95_WT": 94.82, "val/final/dice_TC": 0.0437}
+        log_intervals(run, {name: Interval(value, value, value, 9) for name, value in figures.items()}, 0.95)
+    _, read = page_of(store, run.id)
+    estimates = {row[0]: row[1] for row in read.rows if row[0] in figures}
+    assert estimates == {"params/lora_trainable": "9216.0", "val/final/hd95_WT": "94.8", "val/final/dice_TC": "0.044"}
+
+
 def test_links_of_the_ui_are_words_in_a_file(store: MlflowClient) -> None:
     with tracked_run("main", Config()) as run:
         run.reporter.text(

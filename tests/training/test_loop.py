@@ -146,14 +146,16 @@ def test_an_interrupted_training_ends_in_the_same_metrics_to_the_bit(
     assert all(torch.equal(one[key], other[key]) for key in one)
 
 
-def test_a_finished_training_is_not_trained_again(tmp_path: Path) -> None:
+def test_a_finished_training_is_not_trained_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     first, second = Recorder(), Recorder()
     expected = train(tmp_path, first)
+    assert "points: epoch 4/4" in (said := capsys.readouterr().out) and "16/16" in said
     before = (tmp_path / "last.pt").stat().st_mtime_ns
     found = train(tmp_path, second)
     assert second.values == first.values
     assert found.history.equals(expected.history)
     assert (tmp_path / "last.pt").stat().st_mtime_ns == before
+    assert not capsys.readouterr().out, "no bar of what takes no time"
 
 
 def test_two_seeded_runs_are_identical_and_the_seed_matters(tmp_path: Path) -> None:

@@ -43,12 +43,14 @@ def test_shape_is_part_of_the_digest(tmp_path, image_config):
 
 
 @pytest.mark.parametrize("jobs", [1, 2])
-def test_only_what_changed_is_read_again(tmp_path, image_config, jobs):
+def test_only_what_changed_is_read_again(tmp_path, image_config, jobs, capsys):
     config, cache = image_config(jobs=jobs), tmp_path / "cache"
     folder = kaggle_folder(tmp_path / "k", yes=40, no=3)
     path = folder / "yes" / "same-size.npz"
     np.savez(path, image=pixels(55))
     before = describe(folder, config, cache)
+    yes, no = sorted(capsys.readouterr().err.splitlines(), reverse=True)
+    assert yes.startswith("Reading yes") and " 41/41 " in yes and " 3/3 " in no, "pictures, however many go at a time"
     entries = sorted((cache / "images").iterdir())
     assert len(entries) == 2, "one file for each folder"
     for entry in entries:
