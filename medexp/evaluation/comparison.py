@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import permutations
 
 import numpy as np
 import pandas as pd
@@ -248,13 +249,14 @@ def compare_tables(
             continue
         both = paired(one, other, [column], sign)
         if lacking := both["case"][both["gain"].isna()].tolist():
-            left_out.append(f"{column} of {len(lacking)} cases, which one alone has: {some(lacking, 3)}")
+            left_out.append(f"{column} of {_counted(len(lacking))}, which one alone has: {some(lacking, 3)}")
+        lack = [int((mine.isna() & its.notna()).sum()) for mine, its in permutations((one[column], other[column]))]
         both = both.dropna()
         if both.empty:
             left_out.append(f"{column}: no case has a value of both")
             continue
         means = float(both["one"].mean()), float(both["other"].mean())
-        rows.append(_compared(column, len(both), means, mean_gain(both, resampling), called, units[1]))
+        rows.append(_compared(column, len(both), means, mean_gain(both, resampling), called, units[1], lack))
         cases.append(both.assign(metric=column)[["case", "patient", "metric", "one", "other", "gain"]])
     if not cases:
         raise DataError(all_problems(f"{called[0]} and {called[1]}", left_out))
@@ -311,8 +313,15 @@ def _same_cases(one: pd.DataFrame, other: pd.DataFrame, called: tuple[str, str])
 
 
 def _compared(
-    metric: str, cases: int, means: tuple[float, float], interval: Interval, called: tuple[str, str], unit: str
+    metric: str,
+    cases: int,
+    means: tuple[float, float],
+    interval: Interval,
+    called: tuple[str, str],
+    unit: str,
+    lack: Sequence[int] = (0, 0),
 ) -> Compared:
+    """`lack` says how many cases each has no value of where the other has one: one that finds nothing is no better for it."""
     first, second = called
     told = interval.told(
         few=f"{metric}: too few {unit} to tell {second} from {first}",
@@ -320,7 +329,14 @@ def _compared(
         worse=f"{metric}: {second} is worse than {first}",
         same=f"{metric}: no difference between {second} and {first} that could be measured",
     )
+    sides = zip(lack, called, called[::-1], strict=True)
+    if missing := [f"{mine} has none in {_counted(count)} in which {its} has one" for count, mine, its in sides if count]:
+        told += f" Of the {_counted(cases)} alone in which both have a value: {', and '.join(missing)}."
     return Compared(metric, cases, *means, interval, told)
+
+
+def _counted(cases: int) -> str:
+    return f"{cases} case{'s' * (cases != 1)}"
 
 
 def _classes(table: pd.DataFrame) -> list[str]:

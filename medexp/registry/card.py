@@ -173,7 +173,11 @@ def _claim(definition: Definition, package: Package) -> dict[int, str | None]:
     columns = [name for name in policy.columns if name in package.per_case] if policy else []
     scored = package.per_case if len(package.per_case) else pd.DataFrame()  # of no rows nobody knows which are numbers
     metrics = [name for name in scored.select_dtypes("number").columns if name != "arm"]
-    base = [str(parent.name) + (f" version {parent.version}" if parent.version else "") for parent in package.parents.values()]
+    base = [
+        str(parent.name) + (f" version {parent.version}" if parent.version else "")
+        for role, parent in package.parents.items()
+        if role != "adapter"
+    ]  # which training made, from nothing
     size = sum(value.numel() for value in package.weights.values())
     spacing = f"resampled to {_shown(given['spacing_mm'])} mm" if "spacing_mm" in given else None
     preprocessing = (spacing, given.get("normalisation"))

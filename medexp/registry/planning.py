@@ -47,13 +47,13 @@ class Plan:
     def in_words(self) -> str:
         """The whole answer, for a terminal."""
         spread, low, high = self.spread, *map(_counted, self.between)
-        arms = " Arms of one run differ less than two models do: it may take more." if spread.arms else ""
+        arms = f" {spread.doubt}" if spread.doubt else ""
         by_folds = f" that {self.folds} folds make wider" if self.folds else ""
         floor = f" {self.fewest} are the fewest that are compared." if self.patients == self.fewest else ""
         return (
             f"{self.model}, {self.metric}: a difference of {self.gain:g} takes {_counted(self.patients)} {self.unit} to "
             f"be seen with 80 %, in an interval of 95 %{by_folds}.{floor}\n"
-            f"Between {low} and {high}, as sure as the spread is: SD {spread.value:.3g}, measured on "
+            f"Between {low} and {high}, as sure as the spread is: SD of differences {spread.value:.3g}, measured on "
             f"{spread.patients} {self.unit}; {spread.source}.{arms}\n"
             f"With {spread.patients} {self.unit} a difference of about {self.seen:.2g} would be seen."
         )

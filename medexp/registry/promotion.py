@@ -417,7 +417,7 @@ def _policy_check(policy: PromotionPolicy, interval: Interval | None, comparable
         measured = {"comparable": False}
     return Check(
         "PROMOTE_POLICY",
-        f"not worse than the champion in {what}",
+        f"better than the champion in {what}",
         Severity.BLOCKING,
         supported,
         f"gain above 0, and the lower bound of its {policy.confidence:.0%} interval above {-policy.margin:g}",

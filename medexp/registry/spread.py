@@ -4,7 +4,7 @@ It is what a comparison's power hangs on, and is known before the next network i
 """
 
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -22,8 +22,12 @@ from medexp.registry.client import answering, pages, quoted
 from medexp.registry.packages import read_json
 from medexp.registry.store import PACKAGE, location_of
 
-BESIDE = ("control", "baseline")
+CONTROL, BASE = "control", "baseline"
 """The arms of a run, by the column `arm` of its `per_case.csv`, that stand beside the one that a version is of."""
+_DOUBTS = {
+    CONTROL: "Arms of one run differ less than two models do: it may take more.",
+    BASE: "Two models that were adapted differ less than one from its base: it may take far fewer.",
+}
 LEAST = 0.02
 """SD of scores, of a range of 1, below which they say nothing of differences: a network that always fails is no measure."""
 _SAMPLES = 2000
@@ -38,20 +42,20 @@ class Spread:
         value: The SD.
         patients: On which it was measured.
         source: What differs from what, in words.
-        arms: Whether these are arms of one run.
+        doubt: How two models may differ otherwise than these; empty where these are two.
     """
 
     value: float
     patients: int
     source: str
-    arms: bool = False
+    doubt: str = ""
 
 
 def spread_of(name: str, columns: Sequence[str], version: str | None = None, *, digest: str | None = None) -> Spread | None:
     """The spread of differences between a version and what it was compared with.
 
-    In this order: another arm of the version's own run, the nearest first (`BESIDE`); the latest other version that was judged
-    on the same cases; the version's scores alone, as if another's had nothing to do with them. Versions whose checks failed
+    In this order: the control of the version's own run; the latest other version that was judged on the same cases; the
+    run's base; the version's scores alone, as if another's had nothing to do with them. Versions whose checks failed
     come last, and the source says it of them.
 
     Args:
@@ -115,9 +119,15 @@ def _measured(
     version: ModelVersion, table: pd.DataFrame, digest: str | None, others: Sequence[ModelVersion], columns: Sequence[str]
 ) -> Spread | None:
     named = f"version {version.version} of {version.name}"
-    for arm, rows in _arms(version, columns):
-        if found := spread_between(table, rows, columns, f"differences of {named} from the arm {arm} of its run"):
-            return replace(found, arms=True)
+    arms = _arms(version, columns)
+
+    def beside(arm: str) -> Spread | None:
+        source = f"differences of {named} from the arm {arm} of its run"
+        found = spread_between(table, arms[arm], columns, source) if arm in arms else None
+        return replace(found, doubt=_DOUBTS[arm]) if found else None
+
+    if found := beside(CONTROL):
+        return found
     for other in others:
         before = _stored(other, columns)
         if before and digest is not None and before[1] == digest:
@@ -125,7 +135,7 @@ def _measured(
             what += ", whose checks failed" if _failed(other) else ""
             if spread := spread_between(table, before[0], columns, what):
                 return spread
-    return spread_alone(table, columns, f"scores of {named} alone")
+    return beside(BASE) or spread_alone(table, columns, f"scores of {named} alone")
 
 
 def _failed(version: ModelVersion) -> bool:
@@ -154,14 +164,13 @@ def _stored(version: ModelVersion, columns: Sequence[str]) -> tuple[pd.DataFrame
         return table, read_json(Path(folder), "evaluation.json").get("data_digest")
 
 
-def _arms(version: ModelVersion, columns: Sequence[str]) -> Iterator[tuple[str, pd.DataFrame]]:
+def _arms(version: ModelVersion, columns: Sequence[str]) -> dict[str, pd.DataFrame]:
     """The arms of the run that made a version, each with its rows; nothing where the run or its table is gone."""
     table = _table(f"runs:/{version.run_id}/per_case.csv") if version.run_id else None
-    if table is not None and {"case", "arm", *columns} <= set(table.columns):
-        for arm in BESIDE:
-            rows = table[table["arm"] == arm]
-            if len(rows) and rows["case"].is_unique:
-                yield arm, rows
+    if table is None or not {"case", "arm", *columns} <= set(table.columns):
+        return {}
+    arms = {arm: table[table["arm"] == arm] for arm in (CONTROL, BASE)}
+    return {arm: rows for arm, rows in arms.items() if len(rows) and rows["case"].is_unique}
 
 
 def _table(uri: str) -> pd.DataFrame | None:

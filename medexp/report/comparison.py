@@ -8,6 +8,7 @@ from pathlib import Path
 from markupsafe import Markup
 
 import medexp
+from medexp.data.volumes.cases import REGION_CLASSES
 from medexp.evaluation.comparison import Comparison, direction
 from medexp.report.page import as_table, drawn_page, png
 from medexp.report.plots import dots
@@ -40,7 +41,7 @@ def as_comparison(found: Comparison, names: tuple[str, str], runs: tuple[str | N
     ]
     measures: dict[str, list[tuple[str, float, float, float, bool]]] = {}
     for row in found.rows:  # Dice and mm have no axis in common
-        of = measures.setdefault(row.metric.partition("_")[0], [])
+        of = measures.setdefault(_measure(row.metric), [])
         of.append((row.metric, row.gain.estimate, row.gain.low, row.gain.high, False))
     pairs = _pairs(ordered["case"].drop_duplicates().tolist(), runs) if all(runs) else []
     sections = [("figures", "Figures", True), ("cases", "Each case", True), ("pictures", "Pictures", pairs)]
@@ -65,6 +66,12 @@ def as_comparison(found: Comparison, names: tuple[str, str], runs: tuple[str | N
         command=command,
         version=medexp.__version__,
     )
+
+
+def _measure(metric: str) -> str:
+    """A metric without its region, in words."""
+    stem, _, region = metric.rpartition("_")
+    return (stem if region in REGION_CLASSES else metric).replace("_", " ")
 
 
 def _short(text: str) -> str:

@@ -213,7 +213,7 @@ def _software(found: Facts) -> list[str]:
     if said and found.commit:
         said += f", commit {found.commit}{' with uncommitted changes' if found.uncommitted else ''}"
     seed = f"Seed {found.seed}." if found.seed is not None else ""
-    again = f"Made again with `{found.command}` (run {found.run.id})." if found.command else f"Run {found.run.id}."
+    again = f"To make it again: `{found.command}` (run {found.run.id})." if found.command else f"Run {found.run.id}."
     return [*filter(None, [f"{said}." if said else "", seed, again])]
 
 

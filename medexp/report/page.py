@@ -243,7 +243,7 @@ def _advised(failed: Sequence[Check], told: Sequence[str]) -> dict[str, list[str
 def _command(line: str) -> tuple[str, str, str]:
     """What a last line of the terminal says: what it is for, the command, and what that does."""
     what, _, rest = line.partition(":")
-    command, _, why = rest.strip().partition("   ")
+    command, _, why = rest.strip().partition("   # ")
     return what.removeprefix("Next, ").strip() or "Next", command.strip(), why.strip()
 
 

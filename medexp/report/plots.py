@@ -144,12 +144,13 @@ def curves(histories: Mapping[str, pd.DataFrame], name: str) -> list[Curves]:
         for column in map(str, table.columns):
             values = pd.to_numeric(table[column], errors="coerce")
             rate = column.rpartition("/")[2].startswith("lr")
-            if column in ("epoch", "step") or rate or values.notna().sum() < 2:  # rates are a setting
+            if column in ("epoch", "step") or rate or not values.notna().any():  # rates are a setting
                 continue
             split, _, measure = column.rpartition("/")
             split, measure = ("train", column) if not split else (split.rpartition("/")[2], measure)
-            measure = measure.removeprefix("loss_")  # a part of the loss, which validation calls by its name alone
             found.setdefault(measure, []).append((arm or name, min(shade, _SHADES - 1), split == "train", x, values))
+    # One point is no course; beside one, as the only validation of a training, it is worth its place.
+    found = {measure: courses for measure, courses in found.items() if any(y.notna().sum() > 1 for *_, y in courses)}
     order = sorted(found, key=lambda measure: (FIRST.index(measure) if measure in FIRST else len(FIRST), measure))
     return [_panel(measure, found[measure], axis) for measure in order[:_PANELS]]
 

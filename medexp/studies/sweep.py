@@ -472,7 +472,9 @@ def in_words(
     else:
         said.append("The best of many is chosen for its luck too: with fresh seeds expect less (confirm=3 says how much).")
     if flattery:
-        said.append(flattery.told(f"Chosen by validation cases, trial {chosen.number} has {goals[0].metric}"))
+        told = flattery.told(f"Chosen by validation cases, trial {chosen.number} has {goals[0].metric}")
+        alone = " That is of its seed and of the choice by these cases alone; of other seeds expect the figure above."
+        said.append(told + alone * bool(len(again.values)))
     if again.failed:
         said.append(f"Trained again with a fresh seed, {'; '.join(again.failed)}.")
     if again.test:

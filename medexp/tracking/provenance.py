@@ -37,12 +37,19 @@ def environment(config: Any) -> dict[str, Any]:
         "processor": platform.processor() or platform.machine(),
         "cpu_count": os.cpu_count(),
         "accelerators": accelerators,
-        "device": getattr(config, "device", "cpu"),
+        "device": _device(getattr(config, "device", "cpu")),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "cuda": torch.version.cuda,
         "seed": config.seed,
     }
+
+
+def _device(asked: str) -> str:
+    """What `auto` comes to, as Accelerate takes it."""
+    if asked != "auto":
+        return asked
+    return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
 
 
 @functools.cache

@@ -82,12 +82,15 @@ class Objective:
         monitor: The criterion: the score by which training stops early. Its best value is the best epoch's; the earliest of
             equals.
         direction: Whether its largest or its smallest value is the best. NaN is never better than anything.
+        told: Parts of the loss that are printed beside it: those that epochs and arms can be compared by where it is not the
+            same sum in all of them.
     """
 
     loss: Callable[[nn.Module, Batch, int], dict[str, Tensor]]
     validate: Callable[[nn.Module, int], Mapping[str, float | pd.Series | pd.DataFrame]]
     monitor: str
     direction: Literal["maximize", "minimize"] = "maximize"
+    told: Sequence[str] = ()
 
     def figure(self, score: float | pd.Series | pd.DataFrame) -> float:
         """What a score is reported as, and an epoch chosen by."""
@@ -278,7 +281,9 @@ def fit(
             reporter.flush()
             if not quiet:
                 validated = "" if value is None else f", validation {objective.monitor} {value:.3f}"
-                said = f"  {title}: epoch {epoch + 1}/{epochs}, loss {row['train/loss']:.3f}{validated}"
+                parts = ", ".join(f"{part} {row[f'train/loss_{part}']:.3f}" for part in objective.told)
+                of = f" ({parts})" if parts else ""
+                said = f"  {title}: epoch {epoch + 1}/{epochs}, loss {row['train/loss']:.3f}{of}{validated}"
                 progress.console.print(said)
     chosen, last = training.patience > 0 and until is None, done.history[-1].get(f"val/{objective.monitor}", math.nan)
     if until is None and (done.best_epoch < 0 or (math.isnan(last) and not chosen)):

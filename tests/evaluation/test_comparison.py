@@ -85,7 +85,12 @@ def test_a_region_that_a_case_lacks_is_no_figure_of_it():
     found = compared(one, other)
     assert by_metric(found)["dice_WT"].cases == 20
     assert by_metric(found)["hd95_WT"].cases == 23
-    assert found.left_out == ("hd95_WT of 1 cases, which one alone has: p02-1",)
+    assert found.left_out == ("hd95_WT of 1 case, which one alone has: p02-1",)
+    told = {metric: row.told for metric, row in by_metric(found).items()}
+    assert told["hd95_WT"].endswith(
+        "Of the 23 cases alone in which both have a value: B has none in 1 case in which A has one."
+    )
+    assert "alone" not in told["dice_WT"], "where neither has one, nothing is left out"
     least, most = found.extremes("dice_WT", 2)
     gains = (other["dice_WT"] - one["dice_WT"]).sort_values()
     assert list(least["gain"]) == pytest.approx(list(gains[:2])) and list(most["gain"]) == pytest.approx(

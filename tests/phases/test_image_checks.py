@@ -232,6 +232,7 @@ def test_a_loss_beyond_the_margin_fails(check_id: str, gain: float, passed: bool
     assert check.passed is passed and check.blocks is not passed
     assert check.id in phase("phase2_3").checks
     assert check.measured["before"] == 0.8 and check.measured["low"] == pytest.approx(gain - 0.1, nan_ok=True)
+    assert ("tell if it was chance" in check.advice) is (gain > -0.12)
 
 
 @pytest.mark.parametrize(

@@ -59,7 +59,7 @@ def test_a_phase_says_that_what_real_cases_are_given_to_was_made_on_phantoms(
     assert run("phase2_2", pipeline.folder, training__epochs="2", seed="1") == 0
     printed, made = capsys.readouterr().out, last_run(client, "phase2_2")
     told = f"encoder: {ENCODER} version 1 was made on phantoms, and knows no patient."
-    named = "Another is named with -P encoder=models:/NAME/VERSION"
+    named = "Another is named by encoder=models:/NAME/VERSION"
     for text in (printed, made.data.tags["mlflow.note.content"]):
         assert told in text and named in text
     card = (registry.pull(f"models:/{CLASSIFIER}/2").folder / "README.md").read_text()

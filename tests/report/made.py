@@ -63,7 +63,7 @@ def made_run(*, volumes: bool = False, summary: Summary | None = SUMMARY_OF, shi
         run.reporter.table(manifest, "manifest.csv")
         log_summary(run, f"**PASSED**: as older versions say it of {ODD}\n\n| arm | WT |\n| --- | --- |\n| old | 0.321 |\n")
         if summary is not None:
-            following = ["Next, use it:     mlflow run . -e predict -P model=models:/phase1_segmenter@champion   masks"]
+            following = ["Next, use it:     mlflow run . -e predict -P model=models:/phase1_segmenter@champion   # masks"]
             run.reporter.text(json.dumps(as_record(summary, following)), SUMMARY)
         if volumes:
             _keep(run, table, names)

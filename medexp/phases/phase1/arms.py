@@ -154,7 +154,7 @@ def fit_arm(
         means = {name: value for name, value in mean_scores(scores).items() if not name.startswith(("hd95_", NATIVE))}
         return {**means, "dice": dice_by_patient(scores)}
 
-    goal, about = Objective(loss, validate, "dice"), ARMS[arm]
+    goal, about = Objective(loss, validate, "dice", told=("segmentation",) if module.heads is not None else ()), ARMS[arm]
     fitted = ctx.fit(module, groups, crops(ctx, data, "train"), goal, title=about.training, arm=arm, prefix=about.metrics)
     return fitted, scored
 

@@ -9,6 +9,6 @@ PHASE = Phase(
     "medexp.phases.phase2_1.recipe",
     checks=("TWINS", "P2_1-PARAMETERS", "P2_1-DICE"),
     revision=4,
-    next={"phase2_1_multitask": "mlflow run . -e phase2_2   trains a classification head on it"},
+    next={"phase2_1_multitask": "mlflow run . -e phase2_2   # trains a classification head on it"},
 )
 __getattr__ = from_recipe(PHASE)

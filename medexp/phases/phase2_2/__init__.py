@@ -9,6 +9,6 @@ PHASE = Phase(
     "medexp.phases.phase2_2.recipe",
     checks=("TWINS", "LEAK", "P2_2-FROZEN", "P2_2-CHECKPOINTS", "P2_2-ACCURACY", "P2_2-MAJORITY", "SHORTCUT", "CONTROLS"),
     revision=3,
-    next={"phase2_2_classifier": "mlflow run . -e phase2_3   trains all of it together"},
+    next={"phase2_2_classifier": "mlflow run . -e phase2_3   # trains all of it together"},
 )
 __getattr__ = from_recipe(PHASE)

@@ -18,6 +18,7 @@ def kept(check: str, metric: str, phase: str, gain: Interval, before: float, aft
         after: The metric after.
         margin: Largest loss that counts as none.
     """
+    by_chance = " Its interval holds losses that would pass: more validation cases or another seed tell if it was chance."
     return Check(
         check,
         f"{metric} against {phase}",
@@ -26,7 +27,8 @@ def kept(check: str, metric: str, phase: str, gain: Interval, before: float, aft
         threshold=f"not lower than {phase}'s on the same cases by more than {margin:g}",
         measured={"before": before, "after": after, "gain": gain.estimate, "low": gain.low, "high": gain.high}
         | {"patients": gain.patients},
-        advice="Lower training.lr_encoder, or more epochs; the networks of phases 2.1 and 2.2 stay as they are.",
+        advice="Lower training.lr_encoder, or more epochs; the networks of phases 2.1 and 2.2 stay as they are."
+        + (by_chance if gain.high >= -margin else ""),
     )
 
 

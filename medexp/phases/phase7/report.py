@@ -307,7 +307,7 @@ def _metrics(compared: Compared, held: Pairs, powers: Ablated) -> dict[str, Any]
 def _utility(config: Phase7Config, data: PreparedPairs) -> Iterator[str]:
     if data.ids("test"):
         command = f"mlflow run . -e phase7 -P mode=utility {again(config)}".rstrip()
-        yield f"Next, is it of use: {command}   a segmenter with and without it"
+        yield f"Next, is it of use: {command}   # a segmenter with and without it"
 
 
 def again(config: Phase7Config) -> str:

@@ -114,4 +114,4 @@ def write_augmented(ctx: Context[Phase7Config], generator: Generator) -> list[st
     both = ",".join([*(config.folders or ["FOLDER"]), str(made)])
     read = {f"pair_{key}": value for key, value in changed(PHASE, config).items() if key.startswith("data.")}
     command = flags({"pairs": both, **read})
-    return [f"Next, train on them: mlflow run . -e prepare {command}   then phase7, as it says, with data_dir={both}"]
+    return [f"Next, train on them: mlflow run . -e prepare {command}   # then phase7, as it says, with data_dir={both}"]

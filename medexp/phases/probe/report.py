@@ -114,6 +114,7 @@ def summary(ctx: Context[ProbeConfig], encoder: str, volumes: LabelledVolumes, j
             *(in_words(gain["balanced_accuracy"], called[arm][1]) for arm, gain in judged.beside.gains.items()),
             *judged.beside.words,
             *judged.kinds.words,
+            *_of_several_seeds(judged),
             *([judged.left_out] if judged.left_out else []),
         ],
         narrow=(head, narrow),
@@ -121,6 +122,16 @@ def summary(ctx: Context[ProbeConfig], encoder: str, volumes: LabelledVolumes, j
         beside=judged.kinds.table,
         following=[f"Next, another:    mlflow run . -e probe {again}"],
     )
+
+
+def _of_several_seeds(judged: Judged) -> list[str]:
+    """What tables and pictures show of a control that is the mean of several networks: rows of cases have no mean."""
+    several = {name: one for name, one in judged.beside.controls.items() if len(one.predictions) > 1}
+    return [
+        f"Figures of {one.called} are means of {len(one.predictions)} seeds; its rows in per_case.csv, and so what medexp "
+        f"compare says of the arm {name}, and its pictures are of the first seed alone."
+        for name, one in several.items()
+    ]
 
 
 def _on_whom(data: PreparedVolumes) -> str:
@@ -138,7 +149,7 @@ def _how(volumes: LabelledVolumes, judged: Judged) -> str:
     data = volumes.data
     if not data.folds:
         used = " and ".join(split for split in ("train", "val") if len(data.rows(split)))
-        return f"The head was fitted on {used}, its hyperparameter chosen across their patients; test judged it once."
+        return f"The head was fitted on {used}, its hyperparameter chosen across the patients of {used}; test judged it once."
     found = by_fold(volumes, judged)["auroc"]
     return (
         "Each case was judged by a head that was fitted on the other folds, its hyperparameter chosen across their patients. "

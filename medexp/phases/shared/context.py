@@ -140,8 +140,8 @@ class Context(Generic[C_co]):
             called = f"{parent.name} version {parent.version}" if parent.version else f"the embedded {parent.name}"
             if made_on_phantoms(parent.name, parent.version) if parent.version else embedded:
                 self._made_on_phantoms.append(
-                    f"{key or role}: {called} was made on phantoms, and knows no patient. Another is named with "
-                    f"-P {key or role}=models:/NAME/VERSION."
+                    f"{key or role}: {called} was made on phantoms, and knows no patient. Another is named by "
+                    f"{key or role}=models:/NAME/VERSION."
                 )
             if parent.version is not None and parent.digest is not None:
                 self.run.tag(upstream_tag(parent.name, parent.version, parent.digest))

@@ -115,7 +115,7 @@ def _next_steps(published: Sequence[Nominated], phase: Phase) -> list[str]:
         use, last = phase.next.get(model.name), model is published[-1]
         if model.aliases == (CANDIDATE,) and (use or last):
             command = f"mlflow run . -e promote -P model={model.name} -P version={model.version}"
-            lines.append(f"Next, judge it:   {command}   against the champion, case by case")
+            lines.append(f"Next, judge it:   {command}   # against the champion, case by case")
         if CHAMPION in model.aliases and use:
             lines.append(f"Next, use it:     {use}")
         if last:
