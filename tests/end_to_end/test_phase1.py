@@ -130,6 +130,9 @@ def test_the_run_holds_all_that_it_promises(home: Home, first: tuple[Run, str]) 
     assert without_course(home.client, run) == []
     arms = pd.read_csv(home.folder / home.client.download_artifacts(run.info.run_id, "arms.csv"), index_col="arm")
     assert arms.loc["baseline", "dice_WT"] == pytest.approx(history(home.client, run, "val/dice_WT")[0][1]), "where it began"
+    per_case = pd.read_csv(home.folder / home.client.download_artifacts(run.info.run_id, "per_case.csv"))
+    defined = per_case.dropna(subset=["hd95_WT"]).groupby("arm")
+    assert arms["hd95_WT_cases"].dropna().to_dict() == defined.size().reindex(arms.index, fill_value=0).to_dict()
     assert tags["medexp.headline"].startswith("Dice 0.") and metrics["val/dice"] == pytest.approx(metrics["val/final/dice"])
     assert tags["medexp.phase"] == "phase1"
     assert tags["medexp.profile"] == "demo"

@@ -70,7 +70,7 @@ def test_what_is_known_stands_in_its_item(full: Callable[..., Package]) -> None:
         9: "resampled to 1, 1, 1 mm; zero mean and unit variance",
         20: "patient: no patient and no scan is in two partitions",
         22: "see Architecture; 2",
-        24: "of bsf_base version 3 and phase1_lora_adapter version 2",
+        24: "of bsf_base version 3",
         25: "2 epochs",
         28: "dice_TC, dice_WT, dice_ET",
         29: "95% interval",
