@@ -87,7 +87,7 @@ def log_judged(ctx: Context[Phase1Config], judged: Judged, net: SwinSegmenter) -
         arm: {**means, **{f"aux_{name}": r2 for name, r2 in heads.get(arm, {}).items()}} for arm, means in judged.means.items()
     }
     # A case in which nothing is predicted has no HD95: a mean says nothing without their number.
-    of_how_many = judged.per_case.groupby("arm")[[name for name in judged.per_case if "hd95_" in name]].count()
+    of_how_many = judged.per_case.set_index("arm").filter(like="hd95_").groupby("arm").count()
     table = pd.DataFrame.from_dict(arms, orient="index").join(of_how_many.add_suffix("_cases"))
     reporter.table(table.rename_axis("arm").reset_index(), "arms.csv")
     for arm, about in ARMS.items():
