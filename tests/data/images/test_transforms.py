@@ -37,13 +37,18 @@ def a_slice(seed: int) -> np.ndarray:
 
 
 @given(
-    padding=st.floats(-40_000, 40_000, width=32) | st.sampled_from([999, -32768, 10_000, 65_535, -1, 401]),
+    padding=st.floats(-40_000, 0, width=32)
+    | st.floats(110, 40_000, width=32)
+    | st.sampled_from([1, 999, -32768, 10_000, 65_535, -1, 401]),
     unit=st.sampled_from([1, 0.01, 50]),
     seed=st.integers(0, 9),
 )
 @settings(max_examples=40, deadline=None)
 def test_padding_of_any_value_is_background(padding, unit, seed):
-    """The pixels that reach the network are those of the image that nobody padded; resampled at its border, too."""
+    """The pixels that reach the network are those of the image that nobody padded; resampled at its border, too.
+
+    A level between 0 and the darkest tissue, which is 100 here, may be air as a picture has it: tissue is counted from it.
+    """
     image = a_slice(seed)
     wanted = preprocess(image, None, (32, 24))[0]
     padded = np.where(image > 0, image, np.float32(padding))
@@ -57,11 +62,12 @@ def test_padding_of_any_value_is_background(padding, unit, seed):
         (a_slice(0), None),
         (np.where(a_slice(0) > 0, a_slice(0), np.float32(999)), 999),
         (np.where(a_slice(0) > 0, a_slice(0), np.float32(255)), 255),
+        (np.where(a_slice(0) > 0, a_slice(0), np.float32(50)), None),
         (np.where(a_slice(0) > 0, a_slice(0) / 100 - 2.5, np.float32(0)), 0),  # z-scored
         (np.pad(pixels(1), 2, constant_values=255).astype(np.float32), 255),  # a white frame
         (a_slice(0) + np.random.default_rng(0).integers(0, 9, (40, 32)).astype(np.float32), None),  # the air of a JPEG
     ],
-    ids=["0", "above", "within", "z-scored", "frame", "air"],
+    ids=["0", "above", "within", "below", "z-scored", "frame", "air"],
 )
 def test_what_is_padding(image, value):
     """Air is none: a picture as scanners and their software write it goes on as it is."""
