@@ -1,9 +1,14 @@
-"""Names in a sentence."""
+"""Names and counts in a sentence."""
 
 from collections.abc import Sequence
 
 PATIENTS = ("patient", "patients")
 """What is resampled where a phase does not call it otherwise, one and several."""
+
+
+def counted(count: int, what: str) -> str:
+    """`1 case`, `2 cases`."""
+    return f"{count} {what}" + ("" if count == 1 else "s")
 
 
 def some(names: Sequence[str], most: int = 8) -> str:

@@ -13,7 +13,7 @@ from medexp.data.volumes.cases import REGION_CLASSES
 from medexp.errors import DataError, all_problems
 from medexp.evaluation.classification import METRICS, Predictions, cross_entropy, gain, scores
 from medexp.evaluation.intervals import GAIN, NOISE, UNBOUNDED, Interval, mean_by_patient
-from medexp.words import PATIENTS, some
+from medexp.words import PATIENTS, counted, some
 
 DIRECTIONS: Mapping[str, int] = {
     "dice": 1,
@@ -249,7 +249,7 @@ def compare_tables(
             continue
         both = paired(one, other, [column], sign)
         if lacking := both["case"][both["gain"].isna()].tolist():
-            left_out.append(f"{column} of {_counted(len(lacking))}, which one alone has: {some(lacking, 3)}")
+            left_out.append(f"{column} of {counted(len(lacking), 'case')}, which one alone has: {some(lacking, 3)}")
         lack = [int((mine.isna() & its.notna()).sum()) for mine, its in permutations((one[column], other[column]))]
         both = both.dropna()
         if both.empty:
@@ -330,13 +330,11 @@ def _compared(
         same=f"{metric}: no difference between {second} and {first} that could be measured",
     )
     sides = zip(lack, called, called[::-1], strict=True)
-    if missing := [f"{mine} has none in {_counted(count)} in which {its} has one" for count, mine, its in sides if count]:
-        told += f" Of the {_counted(cases)} alone in which both have a value: {', and '.join(missing)}."
+    if missing := [
+        f"{mine} has none in {counted(count, 'case')} in which {its} has one" for count, mine, its in sides if count
+    ]:
+        told += f" Of the {counted(cases, 'case')} alone in which both have a value: {', and '.join(missing)}."
     return Compared(metric, cases, *means, interval, told)
-
-
-def _counted(cases: int) -> str:
-    return f"{cases} case{'s' * (cases != 1)}"
 
 
 def _classes(table: pd.DataFrame) -> list[str]:

@@ -30,6 +30,7 @@ from medexp.report.summary import Summary
 from medexp.report.volumes import KINDS, WORST, Volumes, case_folder, niivue, volumes_of
 from medexp.secrets import masked
 from medexp.tracking.past import fetched
+from medexp.words import counted
 
 REPORT = "report.html"
 _HERE = Path(__file__).parent
@@ -460,7 +461,7 @@ def _environment_of_pages() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"soft": _soft, "parts": _parts, "words": in_words, "called": _called, "counted": _counted}
+    environment.filters |= {"soft": _soft, "parts": _parts, "words": in_words, "called": _called, "counted": counted}
     environment.globals |= {"digits": digits, "in_column": _in_column, "on_paper": _ON_PAPER}
     return environment
 
@@ -468,10 +469,6 @@ def _environment_of_pages() -> jinja2.Environment:
 def _called(path: str) -> str:
     """What a picture shows, by its path."""
     return in_words(Path(path).with_suffix("").relative_to("figures").as_posix())
-
-
-def _counted(count: int, what: str) -> str:
-    return f"{count} {what}" + ("" if count == 1 else "s")
 
 
 def _parts(found: str) -> list[str]:

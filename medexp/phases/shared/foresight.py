@@ -72,10 +72,8 @@ def in_words(
     cases = f"{patients} {judging} {units[patients != 1]}"
     if spread is None:
         return f"What difference in {metric} {cases} can show is not known: no earlier scores say it."
-    seen, source = (
-        smallest_difference(patients, spread.value * excess**0.5),
-        f"{spread.source}: SD of differences {spread.value:.2g}",
-    )
+    seen = smallest_difference(patients, spread.value * excess**0.5)
+    source = f"{spread.source}: SD of differences {spread.value:.2g}"
     source += ", in intervals that are wider because of the folds" if excess > 1 else ""
     if not seen < 1:
         return f"With {cases} no difference in {metric} could be told ({source})."
