@@ -72,11 +72,6 @@ def failed_diagnostics(checks: Sequence[Check]) -> str:
     return ", ".join(check.id for check in checks if not check.passed and not check.blocks) or "none"
 
 
-def as_tags(checks: Sequence[Check]) -> dict[str, str]:
-    """What checks say of a run or a version."""
-    return {VERDICT: verdict(checks), DIAGNOSTICS: failed_diagnostics(checks)}
-
-
 def listed(checks: Sequence[Check]) -> str:
     """Each check by what it came to, such as `failed TEST_2.5; passed TEST_2.1, TEST_2.2`."""
     by_outcome = {"failed": [one.id for one in checks if not one.passed], "passed": [one.id for one in checks if one.passed]}
@@ -111,12 +106,14 @@ def from_records(records: Iterable[Mapping[str, Any]]) -> list[Check]:
     return [Check(**{**record, "severity": Severity(record["severity"])}) for record in records]
 
 
-def as_markdown(checks: Sequence[Check]) -> str:
-    """The verification report: a table of all checks, then what to do about those that failed."""
+def as_markdown(checks: Sequence[Check], *, so_far: bool = False) -> str:
+    """The verification report: a table of all checks, then what to do about those that failed; without a verdict where others
+    are still to be made."""
     rows = [(one.id, one.title, one.severity, one.outcome, one.threshold, one.found) for one in checks]
     failed = [check for check in checks if not check.passed]
     advice = "\n".join(f"- **{check.id}** ({check.severity}): {check.advice}" for check in failed if check.advice)
-    report = f"# Verification report\n\nVerdict: **{told(verdict(checks), failed_diagnostics(checks))}**\n\n"
+    judged = "none yet, these are the checks so far" if so_far else f"**{told(verdict(checks), failed_diagnostics(checks))}**"
+    report = f"# Verification report\n\nVerdict: {judged}\n\n"
     report += table(("check", "what", "severity", "outcome", "demand", "measured"), rows) + "\n"
     return report + (f"\n## What to do\n\n{advice}\n" if advice else "")
 

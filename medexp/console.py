@@ -392,6 +392,7 @@ def report(what: str, other: str | None, output: str, cases: tuple[str, ...]) ->
     """
 
     def work() -> None:
+        from rich import filesize
 
         from medexp.report import written
 
@@ -419,7 +420,7 @@ def report(what: str, other: str | None, output: str, cases: tuple[str, ...]) ->
                 print(redraw(run, what, FolderReporter(place)).sentence)
                 print(f"Written: leaderboard.html, leaderboard.csv and what belongs to them in {output}")
         written.write_page(page, file)
-        print(f"Written: {file}, {len(page.encode()) / 1e6:.1f} MB")
+        print(f"Written: {file}, {filesize.decimal(len(page.encode()))}")
 
     return exit_code("report", work)
 

@@ -6,12 +6,10 @@ import math
 import pytest
 
 from medexp.checks import (
-    VERDICT,
     Check,
     Severity,
     as_markdown,
     as_records,
-    as_tags,
     failed_diagnostics,
     from_records,
     told,
@@ -41,7 +39,7 @@ BLOCKING, DIAGNOSTIC = Severity.BLOCKING, Severity.DIAGNOSTIC
 )
 def test_the_verdict_hangs_on_blocking_checks_and_is_never_told_without_the_diagnostics_that_failed(checks, expected, failed):
     """As a value it is one word, which programs compare."""
-    assert verdict(checks) == as_tags(checks)[VERDICT] == expected
+    assert verdict(checks) == expected
     named = f" (diagnostics that failed: {', '.join(['TEST_2.5'] * failed)})" if failed else ""
     assert told(verdict(checks), failed_diagnostics(checks)) == expected + named
     assert f"Verdict: **{expected}{named}**" in as_markdown(checks)

@@ -1,13 +1,14 @@
 """A data set that is ready for training, of whatever kind: cases, what is known of them, splits, manifest."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Generic, TypeVar
 
 import pandas as pd
 
 from medexp.data.manifest import data_digest
-from medexp.data.splits import SPLITS, Splits
+from medexp.data.splits import SPLITS, Splits, patient_groups
 from medexp.data.twins import Digested, Owned, find_twins
 
 CaseT = TypeVar("CaseT", bound=Owned)
@@ -47,8 +48,23 @@ class Prepared(Generic[CaseT, FactsT]):
         return ids
 
     def rows(self, split: str) -> pd.DataFrame:
-        """The manifest's rows of train, val or test, numbered from 0."""
-        return self.manifest[self.manifest["case"].isin(self.ids(split))].reset_index(drop=True)
+        """The rows of train, val or test of `by_owner`, numbered from 0."""
+        return self.by_owner[self.by_owner["case"].isin(self.ids(split))].reset_index(drop=True)
+
+    @cached_property
+    def by_owner(self) -> pd.DataFrame:
+        """The manifest with the patients that `owners` gives, for who makes intervals of it."""
+        return self.manifest.assign(patient=self.owners(self.manifest["case"]))
+
+    def owners(self, cases: Iterable[str]) -> list[str]:
+        """The patient of each case, as intervals count them: copies under two names tell no more than one of them, both are
+        the first's."""
+        return [self._owner[case] for case in cases]
+
+    @cached_property
+    def _owner(self) -> Mapping[str, str]:
+        groups = patient_groups([*self.cases.values()], self.facts.values())
+        return {case: min(self.cases[one].patient for one in group) for group in groups for case in group}
 
     @property
     def folds(self) -> int:
@@ -112,4 +128,5 @@ class Prepared(Generic[CaseT, FactsT]):
     @property
     def digests(self) -> dict[str, str]:
         """The digest of each split that has cases."""
-        return {split: data_digest(self.rows(split)) for split in SPLITS if self.ids(split)}
+        named = {split: self.manifest["case"].isin(self.ids(split)) for split in SPLITS if self.ids(split)}
+        return {split: data_digest(self.manifest[rows]) for split, rows in named.items()}

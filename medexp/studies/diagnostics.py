@@ -48,7 +48,7 @@ class Attempt:
 
     @property
     def tags(self) -> dict[str, str]:
-        """What a passed one says of its checks, as `medexp.checks.as_tags`."""
+        """What a passed one says of its checks."""
         return {VERDICT: "PASSED"} | ({DIAGNOSTICS: self.diagnostics} if self.diagnostics else {})
 
     @property

@@ -16,6 +16,8 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 _COLOURS = "viridis"  # Optuna's own end in white, on white
+_RANKING = 10
+"""Finished trials from which on parameters are ranked: the forest that ranks them makes an order of two trials too."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,7 @@ def pictures(study: optuna.Study, goals: Sequence[str]) -> dict[str, Figure]:
     """What a study's trials came to: `figures/<name>.png` to the figure.
 
     History, importance of the parameters and parallel coordinates, of each goal; with one goal the intermediate values that
-    pruning went by, with two the Pareto front. What too few trials have finished for is left out.
+    pruning went by, with two the Pareto front. What too few trials have finished for is left out, importance of fewer than 10.
 
     Args:
         study: The study.
@@ -44,8 +46,12 @@ def pictures(study: optuna.Study, goals: Sequence[str]) -> dict[str, Figure]:
             figure = (axes.flat[0] if hasattr(axes, "flat") else axes).figure
             for lines in (one for part in figure.axes for one in part.collections if isinstance(one, LineCollection)):
                 lines.set_cmap(_COLOURS)
-            for axis in (part.xaxis for part in figure.axes if "parallel" in plot.name):
-                axis.set_ticks(axis.get_ticklocs(), [_whole(study, label.get_text()) for label in axis.get_ticklabels()])
+            for part in figure.axes if "parallel" in plot.name else ():
+                names = [_whole(study, label.get_text()) for label in part.get_xticklabels()]
+                part.set_xticks(part.get_xticks(), names)
+                if part.get_yscale() == "log":  # as powers of ten they run into the colour bar
+                    part.yaxis.set_major_formatter("{x:.3g}")
+                    part.yaxis.set_minor_formatter("{x:.3g}")
             figure.set_size_inches(9, 5)
             figure.tight_layout()  # or long names are cut off
             drawn[f"figures/{plot.name}.png"] = figure
@@ -77,6 +83,7 @@ def _plots(study: optuna.Study, goals: Sequence[str]) -> Iterator[_Plot]:
             yield _Plot(f"history{ending}", "plot_optimization_history", named)
         if len(finished) > 1:
             yield _Plot(f"parallel_coordinates{ending}", "plot_parallel_coordinate", named)
+        if len(finished) >= _RANKING:
             sign = -1 if direction is StudyDirection.MAXIMIZE else 1  # a target of one's own is taken as one to be lowered
             ranked = partial(_value, index, sign) if several else None
             yield _Plot(f"importance{ending}", "plot_param_importances", named | {"target": ranked})

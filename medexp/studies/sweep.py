@@ -333,12 +333,12 @@ def repeat(config: SweepConfig, work: Work, chosen: FrozenTrial, warm_up: WarmUp
 
 def _with_intervals(trial: FrozenTrial) -> dict[str, Interval]:
     rows = {row["metric"]: row for row in trial.user_attrs.get("test_intervals", ())}
-    bare: dict[str, Any] = {"low": None, "high": None, "patients": 0}
+    bare: dict[str, Any] = {"low": None, "high": None, "patients": None}
     found = {}
     for name, value in trial.user_attrs["test_scores"].items():
         low, high, patients = (rows.get(name, bare)[key] for key in bare)
         bounds = [math.nan if bound is None else float(bound) for bound in (low, high)]
-        found[name] = Interval(value, bounds[0], bounds[1], int(patients))
+        found[name] = Interval(value, bounds[0], bounds[1], int(patients or 0))
     return found
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 
-from medexp.checks import CHECKS, Check, as_markdown, as_records, as_tags, listed, verdict
+from medexp.checks import CHECKS, DIAGNOSTICS, VERDICT, Check, as_markdown, as_records, failed_diagnostics, listed, verdict
 from medexp.errors import CheckFailed, all_problems
 from medexp.evaluation.intervals import Interval
 from medexp.files import replacing
@@ -29,7 +29,8 @@ def log_intervals(run: TrackedRun, intervals: Mapping[str, Interval], confidence
     """Log figures that were measured once, all that the run has in one table.
 
     `intervals.csv` has a row a figure: `metric`, `estimate`, `low`, `high`, `confidence`, `patients`; bounds are empty where
-    there is no interval. What is logged in several calls is in one table.
+    there is no interval, and patients where the figure, such as a count, is of none. What is logged in several calls is in one
+    table.
 
     Args:
         run: The run.
@@ -39,9 +40,9 @@ def log_intervals(run: TrackedRun, intervals: Mapping[str, Interval], confidence
     if run.client is None:
         return
     rows = pd.DataFrame(
-        [(name, one.estimate, one.low, one.high, confidence, one.patients) for name, one in intervals.items()],
+        [(name, one.estimate, one.low, one.high, confidence, one.patients or None) for name, one in intervals.items()],
         columns=["metric", "estimate", "low", "high", "confidence", "patients"],
-    )
+    ).astype({"patients": "Int64"})
     file = run.folder / _INTERVALS
     if file.is_file():
         rows = pd.concat([_read(file), rows]).drop_duplicates("metric", keep="last")
@@ -92,15 +93,16 @@ def intervals_of(run: TrackedRun) -> list[dict[str, Any]]:
     return [{str(key): value for key, value in row.items()} for row in rows.where(rows.notna(), None).to_dict("records")]
 
 
-def log_checks(run: TrackedRun, checks: Sequence[Check]) -> None:
-    """Log `checks.json`, `verification_report.md`, and the tags that tell them."""
+def log_checks(run: TrackedRun, checks: Sequence[Check], *, so_far: bool = False) -> None:
+    """Log `checks.json`, `verification_report.md`, and the tags that tell them; no verdict of those `so_far`."""
     run.reporter.text(json.dumps(as_records(checks), indent=2), "checks.json")
-    run.reporter.text(as_markdown(checks), "verification_report.md")
-    run.tag(as_tags(checks) | {CHECKS: listed(checks)})
+    run.reporter.text(as_markdown(checks, so_far=so_far), "verification_report.md")
+    judged = {} if so_far else {VERDICT: verdict(checks)}
+    run.tag({DIAGNOSTICS: failed_diagnostics(checks), CHECKS: listed(checks), **judged})
 
 
 def stop_if_blocked(run: TrackedRun | None, checks: Sequence[Check]) -> None:
-    """End the run here if a BLOCKING check failed; log the checks first.
+    """End the run here, with its verdict, if a BLOCKING check failed.
 
     Args:
         run: The run; None before there is one, in what the trials of a study share.
@@ -110,6 +112,8 @@ def stop_if_blocked(run: TrackedRun | None, checks: Sequence[Check]) -> None:
         CheckFailed: With each such check, its demand, what was measured and its advice.
     """
     if verdict(checks) == "FAILED":
+        if run is not None:
+            log_checks(run, checks)
         failed = [
             f"{check.id} ({check.title}): {check.threshold}; found {check.found}. {check.advice}"
             for check in checks
@@ -131,4 +135,4 @@ def log_summary(run: TrackedRun, markdown: str) -> None:
 
 
 def _read(file: Path) -> pd.DataFrame:
-    return pd.read_csv(file)
+    return pd.read_csv(file, dtype={"patients": "Int64"})

@@ -26,7 +26,7 @@ from medexp.addresses import local_path
 from medexp.checks import VERDICT
 from medexp.config.keys import run_name
 from medexp.config.shared import Resumable
-from medexp.errors import CheckFailed, MedexpError, Pruned, StorageError, TrainingDiverged
+from medexp.errors import MedexpError, Pruned, StorageError, TrainingDiverged
 from medexp.files import alone, is_denied, is_full_disk
 from medexp.reporting import NullReporter, Reporter
 from medexp.secrets import masked
@@ -212,7 +212,7 @@ def tracked_run(
                     run.reporter.flush()
                     kind = {"medexp.error_type": type(error).__name__, "medexp.error": without_secrets(told)[:5000]}
                     run.tag({} if killed else kind)
-                    _judge_unfinished(run, client, error)
+                    run.tag({VERDICT: "FAILED"} if isinstance(error, TrainingDiverged) else {})
                     if (log := run.folder / LOG).is_file():
                         print_error(log, error)
                         run.reporter.file(log)
@@ -228,15 +228,6 @@ def tracked_run(
         with store_failures(run.folder, kept):
             monitor.finish()
             mlflow.end_run("FINISHED")
-
-
-def _judge_unfinished(run: TrackedRun, client: MlflowClient, error: BaseException) -> None:
-    """The checks before a training may all have passed: one that diverged has failed, and of what else was cut short nobody
-    knows."""
-    if isinstance(error, TrainingDiverged):
-        run.tag({VERDICT: "FAILED"})
-    elif not isinstance(error, CheckFailed) and VERDICT in client.get_run(run.id).data.tags:
-        client.delete_tag(run.id, VERDICT)
 
 
 def _start(phase: str, name: str, outer_experiment: str | None, more: Mapping[str, str] = {}) -> ActiveRun:

@@ -29,7 +29,7 @@ class StepRun:
     Attributes:
         id: Its run id.
         status: RUNNING, FINISHED, FAILED or KILLED.
-        tags: What it says of its checks (`medexp.checks.as_tags`), among others.
+        tags: What it says of its checks (`medexp.tracking.results.log_checks`), among others.
         registered: The versions that it registered, as NAME/VERSION; None where it did not come to its end.
     """
 

@@ -158,7 +158,7 @@ def find_stores() -> Stores:
     try:
         with retries(1):
             MlflowClient().search_registered_models(max_results=1)
-            artifacts = MlflowClient().get_experiment("0").artifact_location
+            artifacts = MlflowClient().get_experiment("0").artifact_location.removesuffix("/0")
     except (*STORE_ERRORS, ImportError) as error:
         raise StorageError(
             f"model registry {without_secrets(registry)}: does not answer ({reason(error)}). Start it, or name another one "

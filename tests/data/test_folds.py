@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from medexp.data.folds import draw_folds, thirds
 from medexp.data.prepared import Prepared
 from medexp.data.splits import Splits
+from tests.data.volumes.small_cases import a_case, a_fact
 
 patients = st.lists(st.lists(st.sampled_from(["a", "b", "c"]), min_size=1, max_size=4), min_size=5, max_size=25)
 """The labels of each patient's cases."""
@@ -42,7 +43,8 @@ def test_cases_in_folds_are_all_trained_on_and_a_fold_judges_its_own_alone() -> 
     splits = Splits(("a", "b", "c"), ("d", "e"), ("f",))
     split_of = {case: name for name in ("train", "val", "test") for case in getattr(splits, name)}
     manifest = pd.DataFrame({"case": [*"abcdef"], "split": [split_of[case] for case in "abcdef"], "sha256": [*"abcdef"]})
-    data: Prepared[Any, Any] = Prepared({}, {}, splits, manifest, "letters")
+    cases, facts = {case: a_case(case, case) for case in "abcdef"}, {case: a_fact(case, case) for case in "abcdef"}
+    data: Prepared[Any, Any] = Prepared(cases, facts, splits, manifest, "letters")
     assert data.folds == 0
     whole = data.in_folds({"b": 1, "c": 2, "d": 1, "e": 2})  # what it builds on was trained on a
     assert (whole.folds, whole.ids("train"), whole.ids("val")) == (2, (*"abcde",), (*"bcde",))

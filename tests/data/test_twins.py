@@ -6,13 +6,16 @@ import sys
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 from scipy import ndimage
 
-from medexp.data.splits import make_splits, patient_groups
+from medexp.data.manifest import data_digest
+from medexp.data.prepared import Prepared
+from medexp.data.splits import Splits, make_splits, patient_groups
 from medexp.data.twins import LEAST, find_twins, like, perceptual_hash
 from tests.data.volumes.small_cases import a_case, a_fact
 from tests.small import data_config
@@ -154,6 +157,20 @@ def test_scans_are_copies_where_most_of_their_slices_are(alike, groups):
     facts = [replace(fact, case=case.id) for fact, case in zip(facts, cases, strict=True)]
     assert len(patient_groups(cases, facts)) == groups
     assert len(find_twins(cases, facts)) == (alike if groups == 3 else 0)
+
+
+def test_copies_under_two_names_are_one_patient_of_intervals_and_two_of_the_manifest():
+    """The leak guard knows them by both names, and the data are the ones that they were."""
+    cases, facts = planted(12, {4: 1, 9: 1})
+    known = {fact.case: fact for fact in facts}
+    rows = [{"case": case.id, "patient": case.patient, "split": "val", "sha256": case.id} for case in cases]
+    named = {case.id: case for case in cases}
+    data = Prepared(named, known, Splits((), tuple(sorted(named)), ()), pd.DataFrame(rows), "made up")
+    judged = data.rows("val").set_index("case")["patient"]
+    assert judged.nunique() == 10 and {judged["p00004"], judged["p00009"]} == {"p00001"}
+    assert data.owners(["p00009", "p00005"]) == ["p00001", "p00005"]
+    assert data.manifest["patient"].nunique() == data.judged("val")["patient"].nunique() == 12
+    assert data.digests["val"] == data.digest == data_digest(pd.DataFrame(rows))
 
 
 def test_cases_that_are_all_alike_are_no_copies():

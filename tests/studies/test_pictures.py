@@ -53,7 +53,9 @@ DONE, PRUNED, FAILED, RUNNING = TrialState.COMPLETE, TrialState.PRUNED, TrialSta
         ([FAILED, FAILED], {"intermediate_values"}),
         ([PRUNED, PRUNED], {"intermediate_values"}),
         ([DONE, PRUNED, FAILED], {"history", "intermediate_values"}),
-        ([DONE, DONE, PRUNED], {"history", "importance", "parallel_coordinates", "intermediate_values"}),
+        ([DONE, DONE, PRUNED], {"history", "parallel_coordinates", "intermediate_values"}),
+        ([DONE] * 9, {"history", "parallel_coordinates", "intermediate_values"}),
+        ([DONE] * 10, {"history", "importance", "parallel_coordinates", "intermediate_values"}),
     ],
 )
 def test_what_too_few_trials_have_finished_for_is_left_out(states: list[TrialState], names: set[str]) -> None:
@@ -70,7 +72,7 @@ def test_of_two_goals_each_has_its_pictures_and_both_have_a_front() -> None:
         for name in ("history", "importance", "parallel_coordinates")
         for goal in ("val_final_dice", "train_loss")
     }
-    found = drawn(study(*[DONE] * 4, goals=2, steps=0), (DICE, LOSS))
+    found = drawn(study(*[DONE] * 10, goals=2, steps=0), (DICE, LOSS))
     assert set(found) == {f"figures/{name}.png" for name in {*each, "pareto_front"}}
     assert _labels(found["figures/history_train_loss.png"]) == ["Trial", LOSS]
     assert _labels(found["figures/pareto_front.png"]) == [DICE, LOSS]
@@ -103,7 +105,7 @@ def test_nothing_is_cut_off() -> None:
     made = optuna.create_study(direction="maximize")
     long = {"aux_heads.lambda_aux_of_all": SPACE["rate"], "training.weight_decay_of_all": SPACE["rate"]}
     for number in range(4):
-        params = dict.fromkeys(long, 10.0 ** -(1 + number))
+        params = dict.fromkeys(long, 5e-3 + 1e-4 * number)  # of which each tick has a number
         value = 0.1 * number
         made.add_trial(
             optuna.trial.create_trial(params=params, distributions=long, value=value, intermediate_values={1: value})
@@ -111,3 +113,8 @@ def test_nothing_is_cut_off() -> None:
     for path, figure in drawn(made, ["val/final/balanced_accuracy"]).items():
         box, (width, height) = figure.get_tightbbox(), figure.get_size_inches()
         assert min(box.x0, box.y0) >= 0 and box.x1 <= width and box.y1 <= height, path
+        if "parallel" in path:  # the numbers of the last parameter end before the colour bar
+            (colours,) = (part for part in figure.axes if part.get_ylabel())
+            parameters = [part for part in figure.axes if part is not colours]
+            ends = [label.get_window_extent().x1 for part in parameters for label in part.yaxis.get_ticklabels(which="both")]
+            assert max(ends) < colours.get_window_extent().x0, path

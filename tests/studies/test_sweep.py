@@ -58,7 +58,7 @@ def test_a_sweep_from_its_start_to_its_last_line(store: MlflowClient, tmp_path: 
     names = {item.path for item in store.list_artifacts(parent.info.run_id)}
     assert {"config.yaml", "trials.csv", "best.yaml", "summary.md", "figures"} <= names
     drawn = {Path(item.path).stem for item in store.list_artifacts(parent.info.run_id, "figures")}
-    assert drawn == {"history", "importance", "parallel_coordinates", "intermediate_values", "study"}
+    assert drawn == {"history", "parallel_coordinates", "intermediate_values", "study"}
     table = pd.read_csv(store.download_artifacts(parent.info.run_id, "trials.csv"))
     assert list(table["trial"]) == list(range(6)) and table[SCORE].max() == rate
     folder = Path(config.output_dir) / parent.info.run_id

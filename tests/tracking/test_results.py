@@ -91,7 +91,19 @@ def test_checks_are_a_table_a_report_and_a_verdict_and_no_metrics(store: MlflowC
     assert not data.metrics
     assert data.tags["medexp.verdict"] == "FAILED" and data.tags["medexp.checks"] == "failed TEST_2.5; passed TEST_2.1"
     assert json.loads(read(run, "checks.json"))[1]["measured"] == {"dice_WT": "nan"}
-    assert "train longer" in read(run, "verification_report.md")
+    assert "train longer" in (report := read(run, "verification_report.md")) and "Verdict: **FAILED**" in report
+
+
+def test_checks_of_a_run_that_goes_on_are_no_verdict(run: TrackedRun, store: MlflowClient) -> None:
+    """What is looked at while it trains, or was killed, would else have PASSED by the few checks before the training."""
+    passed = [Check("LEAK", "leaks", Severity.BLOCKING, True, "none")]
+    log_checks(run, passed, so_far=True)
+    run.reporter.flush()
+    assert "medexp.verdict" not in store.get_run(run.id).data.tags and "PASSED**" not in read(run, "verification_report.md")
+    log_checks(run, passed)
+    run.reporter.flush()
+    assert store.get_run(run.id).data.tags["medexp.verdict"] == "PASSED"
+    assert "Verdict: **PASSED**" in read(run, "verification_report.md")
 
 
 def test_a_failed_blocking_check_stops_the_run_with_what_was_found(run: TrackedRun) -> None:

@@ -208,7 +208,7 @@ def known_of(data: PreparedScenarios, judged: str) -> Known:
     """What controls know of the scenarios that are learned from or judged: headers, statistics of intensities, and shapes in
     the image and words together."""
     splits = ("train", "val") if judged == "val" else ("train", "val", "test")
-    rows = data.manifest[data.manifest["split"].isin(splits)].reset_index(drop=True)
+    rows = data.by_owner[data.by_owner["split"].isin(splits)].reset_index(drop=True)
     facts = [data.facts[case] for case in rows["case"]]
 
     def pictures() -> Iterator[Array]:

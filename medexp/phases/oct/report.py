@@ -29,7 +29,7 @@ from medexp.phases.shared.context import Context
 from medexp.phases.shared.folds import Evidence
 from medexp.phases.shared.leaderboard import Judging, count_classes, log_leaderboard, summary_of
 from medexp.phases.shared.packaging import classes, packaged
-from medexp.phases.shared.publishing import selection
+from medexp.phases.shared.publishing import epochs_in_words, selection
 from medexp.registry.package import Package
 from medexp.tracking.figures import curves
 from medexp.training.loop import FitResult
@@ -50,7 +50,7 @@ def package(
     scores = next(row.scores for row in compared.board.rows if row.entry.name == encoder.name)
     frozen = "trained from epoch " + str(config.model.unfreeze_at_epoch) if config.model.trains_encoder else "frozen"
     how = {
-        "Training": f"at most {train.epochs} epochs, {train.optim}, rate {head.rates.lr:g}, decay "
+        "Training": f"{epochs_in_words(config.training)}, {train.optim}, rate {head.rates.lr:g}, decay "
         f"{head.rates.weight_decay:g}, batches of {config.data.batch_size * train.accumulate}, cross-entropy, class weights "
         f"{train.class_weights}; the encoder was {frozen}; all settings: config.yaml of the run",
         "Selection of the final model": "the encoder with the largest balanced accuracy on the validation participants, seed "

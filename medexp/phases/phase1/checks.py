@@ -23,6 +23,7 @@ from medexp.training.losses import segmentation_loss
 
 Effects = Mapping[str, Mapping[str, Interval]]
 ALONE, ON_TOP = "LoRA over the frozen base", "LoRA over the decoder alone"
+_READ = "what a linear probe reads from the encoder's features"
 TOLERANCE = 1e-5  # largest absolute difference of logits: the atol of an allclose
 
 
@@ -314,7 +315,7 @@ def in_words(effects: Effects) -> str:
         regions = ", ".join(f"{region} {gain.as_gain}" for region, gain in of.items() if not math.isnan(gain.estimate))
         return f"{said(effects['dice'][effect], who, to_what)} By region: {regions or 'none is held'}."
 
-    dice, features, read = effects["dice"], effects["probe_r2"], "what a linear probe reads from the encoder's features"
+    dice, features = effects["dice"], effects["probe_r2"]
     interaction = dice["interaction"].told(
         few="Too few patients to tell whether they need each other",
         better="Together they bring more than the sum of both",
@@ -326,10 +327,26 @@ def in_words(effects: Effects) -> str:
             of_dice(ALONE, "LoRA alone", "mean Dice over the frozen base"),
             of_dice(ON_TOP, "LoRA with the decoder", "mean Dice over training the decoder alone"),
             interaction,
-            said(features[ALONE], "LoRA alone", read),
-            said(features[ON_TOP], "LoRA with the decoder", read),
+            said(features[ALONE], "LoRA alone", _READ),
+            said(features[ON_TOP], "LoRA with the decoder", _READ),
         ]
     )
+
+
+def to_heed(effects: Effects) -> list[str]:
+    """What of the effects comes first: that LoRA is not seen to add anything to what is registered, and what it made worse."""
+    measures, arms = {"dice": "mean Dice", "probe_r2": _READ}, {ALONE: "LoRA alone", ON_TOP: "LoRA with the decoder"}
+    added = {what: effects[measure][ON_TOP] for measure, what in measures.items()}
+    told = []
+    if not any(gain.above for gain in added.values()):
+        figures = "; ".join(f"{what} {gain.as_gain}" for what, gain in added.items() if not math.isnan(gain.estimate))
+        told.append(f"LoRA is not seen to add anything to training the decoder alone: {figures or 'too few patients'}.")
+    return told + [
+        f"{who} made {what} worse: {effects[measure][effect].as_gain}."
+        for effect, who in arms.items()
+        for measure, what in measures.items()
+        if effects[measure][effect].below
+    ]
 
 
 def other_features_in_words(others: Mapping[str, Mapping[str, float]], gains: Mapping[str, Interval]) -> list[str]:

@@ -134,7 +134,7 @@ def read_off(
     cases, of all sources and kinds and of intensity statistics, which count as of the kind that is asked for; and `heads`,
     trained with the adapters, of `adapted` and `unadapted`.
     """
-    learned, owners = semantics(data, "train"), [data.cases[case].patient for case in data.ids("train")]
+    learned, owners = semantics(data, "train"), data.owners(data.ids("train"))
     read = {
         ("probe", name, kind): ridge(source.train, learned, owners, source.held_out)
         for name, by_kind in {**features, "intensity": {ctx.config.features: intensities(data)}}.items()
@@ -184,7 +184,7 @@ def attribute(ctx: Context[Phase1Config], data: PreparedVolumes, per_case: pd.Da
             that is asked for.
     """
     ids, found = list(data.ids("val")), {}
-    patients = [data.cases[case].patient for case in ids]
+    patients = data.owners(ids)
     columns = [f"dice_{region}" for region in REGIONS]
     for measure, of in {"dice": columns, **{column: [column] for column in columns}}.items():
         scores = per_case.assign(score=per_case[of].mean(axis=1)).pivot_table(index="case", columns="arm", values="score")

@@ -34,7 +34,7 @@ def score_mean_mask(ctx: Context[Phase1Config], data: PreparedVolumes) -> pd.Dat
 
     cases = evaluation_dataset(data, "val", ctx.config.data, ctx.cache)
     scores = evaluate_segmentation(predict, cases, spacing=ctx.config.data.spacing, accelerator=ctx.accelerator)
-    patients = [data.cases[case].patient for case in scores["case"]]
+    patients = data.owners(scores["case"])
     return scores.drop(columns="ce").assign(arm="mean_mask", patient=patients, split="val")
 
 

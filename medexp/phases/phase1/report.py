@@ -25,7 +25,7 @@ from medexp.phases.phase1.segmentation import DICE, NATIVE, native_in_words
 from medexp.phases.shared.context import Context
 from medexp.phases.shared.folds import Evidence
 from medexp.phases.shared.packaging import FEATURES, contract, made_with, packaged, regions
-from medexp.phases.shared.publishing import Summary, selection
+from medexp.phases.shared.publishing import Summary, epochs_in_words, selection
 from medexp.registry import store
 from medexp.registry.package import Learned, Package, Parent
 from medexp.registry.packages import DECODER
@@ -95,10 +95,7 @@ def log_judged(ctx: Context[Phase1Config], judged: Judged, net: SwinSegmenter) -
         ctx.intervals(prefix, {name: score for name, score in judged.scores[arm].items() if not name.startswith(NATIVE)})
     own = {name.removeprefix(NATIVE): score for name, score in judged.scores["lora"].items() if name.startswith(NATIVE)}
     ctx.intervals("val/native/", own)
-    rest = {name: value for name, value in judged.means["lora"].items() if name not in judged.scores["lora"]}
-    native = {f"val/native/{name.removeprefix(NATIVE)}": value for name, value in rest.items() if name.startswith(NATIVE)}
-    grid = {f"val/final/{name}": value for name, value in rest.items() if not name.startswith(NATIVE)}
-    ctx.figures(native | grid | {f"val/aux_{name}": value for name, value in judged.semantic["adapted"].items()})
+    ctx.figures({f"val/aux_{name}": value for name, value in judged.semantic["adapted"].items()})
     reporter.table(judged.per_case, "per_case.csv")
     log_worst(ctx.run, judged.per_case[judged.per_case["arm"] == "lora"].set_index("case")[DICE].mean(axis=1))
     reporter.table(judged.added.table, "probe_r2.csv")
@@ -199,7 +196,7 @@ def _how(config: Phase1Config, data: PreparedVolumes, evidence: Evidence) -> dic
         "Missing data": "none: a case that lacks a channel or a segmentation is refused",
         "Reference standard": f"the segmentations of {data.source}; from their labels ({grid.meaning}) {', '.join(REGIONS)}",
         "Assignment to partitions": f"given by {config.splits}" if config.splits else f"by patient, {drawn}",
-        "Training": f"at most {settings.epochs} epochs of crops of {' x '.join(map(str, grid.input_size))} voxels, "
+        "Training": f"{epochs_in_words(settings)} of crops of {' x '.join(map(str, grid.input_size))} voxels, "
         f"{settings.optimizer}, rate {settings.lr_lora:g} of adapters and {settings.lr_decoder:g} of the decoder, batches of "
         f"{settings.batch_size * settings.accumulate}, loss {settings.loss}; LoRA rank {config.lora.rank}, alpha "
         f"{config.lora.alpha}; all settings: config.yaml of the run",
@@ -258,6 +255,6 @@ def summary(ctx: Context[Phase1Config], judged: Judged) -> Summary:
             *judged.apart,
             evidence.caveat("dice_WT", judged.fits["lora"], ctx.resampling),
         ],
-        first=first + ([checks.controls_in_words(as_good)] if as_good else []),
+        first=[*first, *([checks.controls_in_words(as_good)] if as_good else []), *checks.to_heed(judged.added.effects)],
         compared_by=("val/final/dice", "Dice"),
     )

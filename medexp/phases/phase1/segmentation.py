@@ -1,5 +1,6 @@
 """How well a network of phase 1 outlines tumours in whole volumes, with pictures of it."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
@@ -116,21 +117,16 @@ def intervals(per_case: pd.DataFrame, resampling: Resampling) -> dict[str, Inter
     return found | {"dice": by_patient(mean, patients, resampling, within=UNIT)}
 
 
-def native_intervals(per_case: pd.DataFrame, resampling: Resampling) -> dict[str, Interval]:
-    """Dice of each region on the cases' own grids, over the cases that hold it there, by patient; of none where no mask was
-    scored on these."""
-    by_patient = per_case.set_index("patient").filter([f"{NATIVE}{name}" for name in DICE])
-    held = {str(name): values.dropna() for name, values in by_patient.items()}
-    return {
-        name: mean_by_patient(values.to_numpy(), values.index.tolist(), resampling, UNIT)
-        for name, values in held.items()
-        if len(values)
-    }
-
-
 def with_intervals(means: Mapping[str, float], per_case: pd.DataFrame, resampling: Resampling) -> dict[str, Interval]:
-    """An arm's means with their intervals, by metric; arguments as of `intervals`."""
-    found = intervals(per_case, resampling) | native_intervals(per_case, resampling)
+    """An arm's means with their intervals by patient, by metric: Dice as of `intervals`, and each other score, such as HD95
+    and Dice on the cases' own grids, over the cases that have it."""
+    found = intervals(per_case, resampling)
+    by_patient = per_case.set_index("patient")
+    for name in [name for name in means if name not in found and name in per_case]:
+        values = by_patient[name].dropna()
+        if len(values):
+            within = UNIT if "dice_" in name else (0.0, math.inf)
+            found[name] = mean_by_patient(values.to_numpy(), values.index.tolist(), resampling, within)
     return {name: replace(one, estimate=means.get(name, one.estimate)) for name, one in found.items()}
 
 
@@ -155,7 +151,7 @@ def evaluate(
         on_prediction=on_prediction,
         native=on_own_grids(data.cases, config.data, values_in_masks(classes), classes) if native else None,
     )
-    return scores.assign(patient=[data.cases[case].patient for case in scores["case"]])
+    return scores.assign(patient=data.owners(scores["case"]))
 
 
 def draw_overlay(

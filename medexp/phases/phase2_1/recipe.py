@@ -35,7 +35,7 @@ from medexp.phases.shared.images import (
     segmentations,
 )
 from medexp.phases.shared.packaging import MASK, classes, packaged
-from medexp.phases.shared.publishing import Summary, selection
+from medexp.phases.shared.publishing import Summary, epochs_in_words, selection
 from medexp.phases.shared.trials import studied
 from medexp.registry.package import Package
 from medexp.training.loop import Batch, Group, Objective
@@ -147,7 +147,7 @@ def package(
     """The network with all that it was judged by."""
     network, training = ctx.config.network, ctx.config.training
     how = {
-        "Training": f"at most {training.epochs} epochs, {training.optimizer}, rate {training.lr_network:g}, batches of "
+        "Training": f"{epochs_in_words(training)}, {training.optimizer}, rate {training.lr_network:g}, batches of "
         f"{training.batch_size * training.accumulate}, Dice of the batch + BCE; the head was not trained; all settings: "
         "config.yaml of the run",
         "Selection of the final model": evidence.selection(selection(training, "the best mean validation Dice over scans")),

@@ -13,10 +13,10 @@ from medexp.models.checkpoints import load_state, load_weights
 
 
 def accuracy(found: float, bar: float) -> Check:
-    """P2_2-ACCURACY: the share of the validation cases that is right."""
+    """P2_2-ACCURACY: the share of the judged cases that is right."""
     return Check(
         "P2_2-ACCURACY",
-        "Validation accuracy",
+        "Accuracy on the judged cases",
         Severity.BLOCKING,
         passed=found > bar,
         threshold=f"accuracy > {bar:g}",

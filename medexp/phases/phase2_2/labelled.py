@@ -196,7 +196,7 @@ def read_table_of_volumes(ctx: Context[Phase2_2Config], encoder: FrozenEncoder) 
         preprocessing=volumes.preprocessing,
         claims=_claims(config, volumes),
         known=lambda: of_volumes(
-            volumes, data.manifest[data.manifest["split"] != "test"], encoder.architecture, config.features, ctx
+            volumes, data.by_owner[data.by_owner["split"] != "test"], encoder.architecture, config.features, ctx
         ),
         by_kind=by_kind,
     )

@@ -15,7 +15,7 @@ from medexp.phases.shared.context import Context
 from medexp.phases.shared.controls import Beside
 from medexp.phases.shared.folds import Evidence
 from medexp.phases.shared.packaging import classes, packaged
-from medexp.phases.shared.publishing import Summary, selection
+from medexp.phases.shared.publishing import Summary, epochs_in_words, selection
 from medexp.registry.package import Package
 from medexp.registry.packages import SPLIT_HEAD
 from medexp.training.loop import FitResult
@@ -44,7 +44,7 @@ def package(
     `apart` are the files of a head of the training split alone."""
     training, claims = ctx.config.training, cases.claims
     how = {
-        "Training": f"at most {training.epochs} epochs, {training.optimizer}, rate {training.lr_head:g}, batches of "
+        "Training": f"{epochs_in_words(training)}, {training.optimizer}, rate {training.lr_head:g}, batches of "
         f"{training.batch_size * training.accumulate}, cross-entropy, class weights {training.class_weights}; the encoder "
         "was frozen; all settings: config.yaml of the run",
         "Selection of the final model": evidence.selection(selection(training, "the lowest validation cross-entropy"))

@@ -16,7 +16,7 @@ from medexp.phases.shared.controls import Beside
 from medexp.phases.shared.folds import Evidence
 from medexp.phases.shared.images import CLASSES, Images, claims
 from medexp.phases.shared.packaging import MASK, classes, packaged, parent_of
-from medexp.phases.shared.publishing import Summary, selection
+from medexp.phases.shared.publishing import Summary, epochs_in_words, selection
 from medexp.registry.package import Package
 from medexp.registry.packages import read_json
 from medexp.registry.store import Pulled
@@ -69,7 +69,7 @@ def package(
     """The network with all that it was judged by; `parents` are the packages that it was made from, by role."""
     training, known = ctx.config.training, claims(images)
     how = {
-        "Training": f"at most {training.epochs} epochs in alternating batches of {training.batch_size}, {training.optimizer}, "
+        "Training": f"{epochs_in_words(training)} in alternating batches of {training.batch_size}, {training.optimizer}, "
         f"rates {training.lr_encoder:g} of the encoder, {training.lr_decoder:g} of the decoder, {training.lr_head:g} of the "
         "head; Dice of the batch + BCE, and cross-entropy; all settings: config.yaml of the run",
         "Selection of the final model": evidence.selection(

@@ -122,7 +122,7 @@ def summary(
         first_of = f"The first {_SAID} of them: " if len(outside) > _SAID else ""
         words.append(f"Outside what the model saw (predictions.csv, column outside): {len(outside)}. {first_of}{named}.")
     if 0 < ctx.config.shown < len(rows):
-        words.append(f"Pictures are of {ctx.config.shown} of {len(rows)} cases: shown.")
+        words.append(f"Pictures are of {ctx.config.shown} of {len(rows)} cases; shown={len(rows)} draws all.")
     if wide := next((len(record["features"]) for record in done.records if "features" in record), 0):
         kind = work.predictor.features or "as the network gives them"
         words.append(f"Features, {kind}: {wide} a case, in features.parquet and features.safetensors.")

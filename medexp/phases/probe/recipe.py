@@ -157,8 +157,8 @@ def judge(ctx: Context[ProbeConfig], work: Work, encoders: Mapping[str, Encoder]
         left_out: Likewise.
     """
     config, volumes, architecture = ctx.config, work.volumes, architecture_of(work.pulled)
-    labels = [volumes.table.classes.index(label) for label in volumes.data.manifest["label"]]
-    rows = volumes.data.manifest.assign(label=labels)
+    labels = [volumes.table.classes.index(label) for label in volumes.data.by_owner["label"]]
+    rows = volumes.data.by_owner.assign(label=labels)
     parts = cases_as_parts(volumes.cases(rows), volumes.data.facts, volumes.preprocessing, ctx.accelerator)
     asked = config.features
     own = {name: Embedder(net, asked) for name, net in encoders.items()}

@@ -79,4 +79,4 @@ def _segmentation(
         hd95=False,
         native=native,
     )
-    return scores.assign(patient=[data.cases[case].patient for case in scores["case"]])
+    return scores.assign(patient=data.owners(scores["case"]))

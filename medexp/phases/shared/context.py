@@ -179,7 +179,9 @@ class Context(Generic[C_co]):
         self.check(twins := twins_check(data, self.phase.units[1]))
         if twins.measured["pairs"]:
             self.run.reporter.table(data.twins, "twins.csv")
-            print(f"Pairs of copies among the cases: {twins.measured['pairs']}; twins.csv of the run lists them", flush=True)
+            joined = data.manifest["patient"].nunique() - data.by_owner["patient"].nunique()
+            counted = f"; intervals count {joined} patients fewer, whose cases are copies of others'" if joined else ""
+            print(f"Pairs of copies among the cases, in twins.csv of the run: {twins.measured['pairs']}{counted}", flush=True)
         for note in data.notes:
             print(note, flush=True)
         if not data.phantoms:
@@ -207,9 +209,9 @@ class Context(Generic[C_co]):
             (folder / ".state").replace(folder / "state")
 
     def check(self, *checks: Check) -> None:
-        """Add checks and log all that there are."""
+        """Add checks and log all that there are so far."""
         self.checks.extend(checks)
-        log_checks(self.run, self.checks)
+        log_checks(self.run, self.checks, so_far=True)
 
     def demand(self, *checks: Check) -> None:
         """Add checks that what follows rests on.
@@ -308,6 +310,7 @@ class Context(Generic[C_co]):
             told = replace(summary, first=first, words=(*summary.words, *notes), units=self.phase.units)
             present(told, self.checks, self.published, self.run, self.phase)
             log_headline(self.run, *summary.compared_by)
+            log_checks(self.run, self.checks)
         stop_if_blocked(self.run, self.checks)
 
 

@@ -210,8 +210,8 @@ class Beside:
         )
 
 
-_BETTER, _AS_GOOD, _WORSE = "better than they are", "they are as good", "they are better"
-_UNTOLD, _FEW = "no better than they are, as far as these cases can tell", "too few cases to tell"
+_BETTER, _AS_GOOD, _WORSE = "the model is better", "they are as good", "they are better"
+_UNTOLD, _FEW = "the model is no better, as far as these cases can tell", "too few cases to tell"
 _NOTHING, _ALIKE = "they tell next to nothing", "they are alike"
 _HARMLESS = (_BETTER, _NOTHING, _ALIKE)
 _RIVALS = ("base", "untrained", "classical", "rule", "shape", "intensity", "layers")
@@ -306,7 +306,7 @@ def of_images(images: Images, architecture: Mapping[str, Any], cache: Path) -> K
         cache: Root of the cache.
     """
     data, facts = images.data, images.data.facts
-    rows = data.manifest[data.manifest["split"] != "test"].reset_index(drop=True)
+    rows = data.by_owner[data.by_owner["split"] != "test"].reset_index(drop=True)
     splits = ["train"] if "fold" in rows else ["train", "val"]
     settings = [images.preprocessing.key, _AT_ONCE]
 

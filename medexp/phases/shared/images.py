@@ -242,7 +242,7 @@ def dice(images: Images, logits: Callable[[Tensor], Tensor], split: str = "val")
         logits: From images (B, 1, H, W) to logits (B, 1, H, W), in eval mode.
         split: train, val or test.
     """
-    return evaluate_slices(logits, images.batches(split), images.data.manifest, images.accelerator)[0]
+    return evaluate_slices(logits, images.batches(split), images.data.by_owner, images.accelerator)[0]
 
 
 def predict_and_dice(images: Images, net: MultiTaskModel, split: str = "val") -> tuple[Predictions, pd.DataFrame]:
@@ -262,7 +262,7 @@ def predict_and_dice(images: Images, net: MultiTaskModel, split: str = "val") ->
 
     logits, pixels = zip(*map_batches(judge, images.batches(split), images.accelerator, "  evaluating"), strict=True)
     slices = pd.DataFrame([row for rows in pixels for row in rows], columns=["case", *PIXELS])
-    return _predictions(images, np.concatenate(logits), split), dice_by_scan(slices, images.data.manifest)
+    return _predictions(images, np.concatenate(logits), split), dice_by_scan(slices, images.data.by_owner)
 
 
 def _predictions(images: Images, logits: Array, split: str) -> Predictions:

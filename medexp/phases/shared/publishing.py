@@ -25,6 +25,7 @@ from medexp.tracking.results import log_summary
 from medexp.tracking.runs import TrackedRun
 from medexp.tracking.ui import next_line
 from medexp.training.loop import FitResult
+from medexp.words import counted
 
 SEED = "What another seed of the training would change is in no interval."
 
@@ -43,6 +44,11 @@ def caveat(fitted: FitResult, resampling: Resampling, *, test: bool = False) -> 
     said = f"The best epoch was chosen on these same validation cases{unread}. {SEED}"
     found = optimism(fitted.cases, fitted.patients, fitted.direction, resampling)
     return f"{said} {found.told(f'The chosen epoch has a validation {fitted.monitor} of')}"
+
+
+def epochs_in_words(training: TrainingConfig) -> str:
+    """How long a training goes on, for a card."""
+    return f"{'at most ' if training.patience else ''}{counted(training.epochs, 'epoch')}"
 
 
 def selection(training: TrainingConfig, criterion: str) -> str:

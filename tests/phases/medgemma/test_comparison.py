@@ -110,7 +110,7 @@ def told_by_words(tmp_path_factory: pytest.TempPathFactory) -> Found:
 def test_without_a_leak_shortcut_passes_and_names_nothing(clean: Found) -> None:
     check = clean.check("SHORTCUT")
     assert check.passed and not check.advice
-    assert {check.measured[name] for name in ("found", "names_found", "words_found")} == {"better than they are"}
+    assert {check.measured[name] for name in ("found", "names_found", "words_found")} == {"the model is better"}
     assert clean.compared.beside.first == [] and clean.check("CONTROLS").passed
 
 
@@ -120,7 +120,7 @@ def leaks(found: Found, name: str, called: str, fields: set[str]) -> None:
     prefix = {"headers": ""}
     said = {one: check.measured[f"{prefix.get(one, f'{one}_')}found"] for one in ("headers", "names", "words")}
     assert not check.passed and said[name] == "they are as good", said
-    assert {said[other] for other in others} == {"better than they are"}
+    assert {said[other] for other in others} == {"the model is better"}
     named = set(str(check.measured[f"{prefix.get(name, f'{name}_')}fields"]).split(", "))
     assert named and named <= fields, named
     for told in (check.advice, found.compared.beside.first[0]):

@@ -208,6 +208,27 @@ def test_attribution_says_in_plain_words_what_was_found(dice: Interval, features
 
 
 @pytest.mark.parametrize(
+    ("dice", "features", "alone", "told"),
+    [
+        (GAIN, NOTHING, GAIN, []),
+        (NOTHING, NOTHING, NOTHING, ["LoRA is not seen to add anything to training the decoder alone"]),
+        (GAIN, GAIN, LOSS, ["LoRA alone made what a linear probe reads from the encoder's features worse"]),
+        (LOSS, GAIN, GAIN, ["LoRA with the decoder made mean Dice worse"]),
+        (UNKNOWN, UNKNOWN, UNKNOWN, ["LoRA is not seen to add anything to training the decoder alone"]),
+    ],
+)
+def test_what_lora_does_not_add_and_what_it_harms_comes_first(
+    dice: Interval, features: Interval, alone: Interval, told: list[str]
+) -> None:
+    effects = {
+        "dice": {phase1_checks.ON_TOP: dice, phase1_checks.ALONE: GAIN},
+        "probe_r2": {phase1_checks.ON_TOP: features, phase1_checks.ALONE: alone},
+    }
+    found = phase1_checks.to_heed(effects)
+    assert [line.partition(":")[0] for line in found] == told and not any("nan" in line for line in found)
+
+
+@pytest.mark.parametrize(
     ("interaction", "words"),
     [(GAIN, "bring more than the sum of both"), (LOSS, "bring less than the sum of both"), (NOTHING, "could not be refuted")],
 )
