@@ -380,7 +380,10 @@ def _add_origin(tree: Tree, origin: Origin) -> Tree:
     if origin.model.trained_on or (origin.model.state == "registered" and not (origin.run and origin.run.data)):
         tree.add(Text(f"trained on {origin.model.trained_on or 'data that is not known here'}"))
     if origin.run:
-        made = tree.add(_run_line(origin.run, "made by "))
+        alone = origin.model.state == "registered" and origin.model.verdict is None  # such as a base that a phase starts from
+        made = tree.add(
+            _run_line(replace(origin.run, checks={}), "registered by ") if alone else _run_line(origin.run, "made by ")
+        )
         for data in origin.run.data:
             made.add(Text(f"data {data.name}{f' ({data.split})' if data.split else ''}, digest {data.digest}"))
     elif origin.model.state in ("registered", "foreign"):

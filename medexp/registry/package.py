@@ -47,7 +47,7 @@ class Learned:
     phantoms: bool = False
 
     def __str__(self) -> str:
-        return f"{self.source}, digest {self.digest}" if self.digest else self.source
+        return f"{self.source}, digest of all splits {self.digest}" if self.digest else self.source
 
 
 @dataclass(frozen=True)

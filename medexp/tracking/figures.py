@@ -189,7 +189,7 @@ def dice_bars(per_case: pd.DataFrame) -> Figure:
     handles = [
         Patch(facecolor=to_rgba(c, 0.25), edgecolor=c, label=arm) for arm, c in zip(arms, _colours(len(arms)), strict=True)
     ]
-    figure.legend(handles=handles, loc="outside lower center", ncols=len(arms), frameon=False)
+    figure.legend(handles=handles, loc="outside lower center", ncols=min(len(arms), 3), frameon=False)
     return figure
 
 

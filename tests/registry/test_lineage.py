@@ -127,6 +127,7 @@ def test_a_base_that_a_run_registered_beside_its_own_models_learned_from_other_d
     assert own.run and other.run and (len(own.run.data), len(other.run.data)) == (1, 0)
     told = shown(lineage(f"models:/{BASE}/1"))
     assert "made on phantoms" in told and "trained on glioma" in told and "d1f2" not in told
+    assert f"registered by run {made_by} (phase1), FINISHED" in told and "made by" not in told, "nobody says who trained it"
     before = shown(lineage(f"models:/{ENCODER}/1"))
     assert "digest d1f2" in before and "trained on" not in before, "one from before the tag"
 

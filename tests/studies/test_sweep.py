@@ -45,6 +45,7 @@ def test_a_sweep_from_its_start_to_its_last_line(store: MlflowClient, tmp_path: 
     again = pd.Series([run.data.metrics[SCORE] for run in confirmed])
     assert metrics[f"confirm/{SCORE}_mean"] == pytest.approx(again.mean())
     assert metrics[f"confirm/{SCORE}_sd"] == pytest.approx(again.std())
+    assert parent.data.tags["medexp.headline"] == f"score with fresh seeds {again.mean():.3f}"
     assert (
         [value for _, value in history(store, parent, f"best/{SCORE}")]
         == sorted(  # the best so far, trial by trial

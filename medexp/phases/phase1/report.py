@@ -102,7 +102,8 @@ def log_judged(ctx: Context[Phase1Config], judged: Judged, net: SwinSegmenter) -
     reporter.table(judged.added.as_table, "effects.csv")
     reporter.table(judged.reach.table, "reach.csv")
     reporter.figure(reach_bars(judged.reach.table), "figures/reach.png")
-    reporter.figure(dice_bars(judged.per_case), "figures/dice_by_arm.png")
+    labels = {arm: about.label for arm, about in ARMS.items()}
+    reporter.figure(dice_bars(judged.per_case.replace({"arm": labels})), "figures/dice_by_arm.png")
     for arm, trained in judged.fits.items():
         reporter.figure(curves(trained.history), f"figures/curves_{arm}.png")
         reporter.table(trained.history, "phase1_training_log.csv" if arm == "lora" else f"{arm}_training_log.csv")
