@@ -43,6 +43,10 @@ hypothesis.settings.register_profile("medexp", deadline=None)  # how long an exa
 hypothesis.settings.load_profile("medexp")
 
 
+def pytest_runtest_setup() -> None:
+    torch.set_num_threads(1)  # a phase sets its own for the process, and so for all tests after it
+
+
 def pytest_collection_finish() -> None:
     if "tests.forked" in sys.modules:
         forkserver.ensure_running()
