@@ -19,8 +19,10 @@ _MEASURES = ("metric", "measure")  # what a table calls its column of measures
 _BOUNDS = ["estimate", "low", "high"]
 _WRITTEN = {
     "auroc": "AUROC",
+    "ce": "cross-entropy",
     "ece": "ECE",
     "f1": "F1",
+    "hd95": "HD95",
     "lora": "LoRA",
     "native": "on the cases' own grids",
     "r2": "R2",

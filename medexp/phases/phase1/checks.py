@@ -337,9 +337,9 @@ def to_heed(effects: Effects) -> list[str]:
     """What of the effects comes first: that LoRA is not seen to add anything to what is registered, and what it made worse."""
     measures, arms = {"dice": "mean Dice", "probe_r2": _READ}, {ALONE: "LoRA alone", ON_TOP: "LoRA with the decoder"}
     added = {what: effects[measure][ON_TOP] for measure, what in measures.items()}
-    told = []
-    if not any(gain.above for gain in added.values()):
-        figures = "; ".join(f"{what} {gain.as_gain}" for what, gain in added.items() if not math.isnan(gain.estimate))
+    told, no_worse = [], {what: gain for what, gain in added.items() if not gain.below}
+    if no_worse and not any(gain.above for gain in added.values()):
+        figures = "; ".join(f"{what} {gain.as_gain}" for what, gain in no_worse.items() if not math.isnan(gain.estimate))
         told.append(f"LoRA is not seen to add anything to training the decoder alone: {figures or 'too few patients'}.")
     return told + [
         f"{who} made {what} worse: {effects[measure][effect].as_gain}."

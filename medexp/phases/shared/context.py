@@ -20,6 +20,7 @@ from matplotlib.figure import Figure
 from torch import nn
 from torch.utils.data import Dataset
 
+from medexp import words
 from medexp.checks import Check, verdict
 from medexp.config.shared import Configuration, Resampling, Resumable, WithIntervals, cache_root, resampling
 from medexp.config.training import TrainingConfig
@@ -180,8 +181,8 @@ class Context(Generic[C_co]):
         if twins.measured["pairs"]:
             self.run.reporter.table(data.twins, "twins.csv")
             joined = data.manifest["patient"].nunique() - data.by_owner["patient"].nunique()
-            counted = f"; intervals count {joined} patients fewer, whose cases are copies of others'" if joined else ""
-            print(f"Pairs of copies among the cases, in twins.csv of the run: {twins.measured['pairs']}{counted}", flush=True)
+            fewer = f"; intervals count {words.counted(joined, 'patient')} fewer for that" if joined else ""
+            print(f"Pairs of copies among the cases, in twins.csv of the run: {twins.measured['pairs']}{fewer}", flush=True)
         for note in data.notes:
             print(note, flush=True)
         if not data.phantoms:
@@ -366,7 +367,7 @@ def _out_of_memory(trains: TrainingSettings | None) -> Iterator[None]:
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        if trains is None or (isinstance(error, RuntimeError) and not any(words in str(error) for words in _NO_MEMORY)):
+        if trains is None or (isinstance(error, RuntimeError) and not any(told in str(error) for told in _NO_MEMORY)):
             raise
         measured = "".join(f" ({note})" for note in getattr(error, "__notes__", ()))
         raise OutOfMemory(f"out of memory with {trains.memory}{measured}") from error
