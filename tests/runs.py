@@ -3,10 +3,12 @@
 import json
 import shutil
 import sqlite3
-from contextlib import closing
+import subprocess
+from collections.abc import Callable
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import mlflow
 import pandas as pd
@@ -15,6 +17,8 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from medexp.config.keys import Called
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,14 @@ def at_home(folder: Path, patch: pytest.MonkeyPatch) -> MlflowClient:
         patch.delenv(name)
     patch.setattr(mlflow.tracking.fluent, "_active_experiment_id", None)
     return MlflowClient()
+
+
+def until(process: subprocess.Popen[Any], there: Callable[[], T]) -> T:
+    """What `there` finds, once it finds something, while a process goes on, from which no core is taken meanwhile."""
+    while not (found := there()):
+        with suppress(subprocess.TimeoutExpired):
+            raise AssertionError(f"it ended with {process.wait(0.05)} before that")
+    return found
 
 
 def last_run(client: MlflowClient, phase: str) -> Run:

@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from mlflow.entities import Run
 
 from tests.browsing import Visit, ui_on
 from tests.configured import run_phase
-from tests.runs import at_home, figures
+from tests.runs import at_home, figures, until
 from tests.small import ONE_EPOCH, PHASE1
 
 ROOT = Path(__file__).parents[2]
@@ -103,10 +102,7 @@ def test_a_failed_blocking_check_stops_the_pipeline(home: Path) -> None:
 def test_mended_it_goes_on_from_there_and_a_kill_loses_nothing(home: Path, called: Callable[..., str]) -> None:
     before = set((home / "outputs").glob("*/state/lora/last.pt"))
     process = mlflow_run(home)
-    deadline = time.monotonic() + 60 * MINUTES
-    while not (trained := set((home / "outputs").glob("*/state/lora/last.pt")) - before):
-        assert process.poll() is None and time.monotonic() < deadline
-        os.sched_yield()
+    trained = until(process, lambda: set((home / "outputs").glob("*/state/lora/last.pt")) - before)
     parent, children = last(home)
     os.kill(int(children["phase1"].data.tags["medexp.process"].split()[1]), signal.SIGTERM)
     ended(process, 143)

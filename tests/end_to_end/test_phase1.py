@@ -13,7 +13,6 @@ import signal
 import subprocess
 import sys
 import textwrap
-import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -29,7 +28,7 @@ from medexp.data.volumes.phantoms import PATIENT_PATTERN
 from medexp.phases import phase
 from medexp.registry.definitions import load_definition
 from tests.configured import flags, run_phase
-from tests.runs import at_home, figures, history, measured, without_course
+from tests.runs import at_home, figures, history, measured, until, without_course
 from tests.small import ONE_EPOCH, PHASE1
 
 ROOT = Path(__file__).parents[2]
@@ -284,10 +283,7 @@ def test_a_second_run_that_is_killed_goes_on_and_is_version_2_with_identical_met
     settings = PHASE1 | {"output_dir": str(home.folder / "killed")}
     command = [sys.executable, "-m", "entry_points.phase1", *flags(settings)]
     process = subprocess.Popen(command, cwd=home.folder, env=home.environment, stdout=subprocess.DEVNULL)
-    deadline = time.monotonic() + 60 * MINUTES
-    while not (trained := list((home.folder / "killed").glob("*/state/lora/last.pt"))):
-        assert process.poll() is None and time.monotonic() < deadline
-        os.sched_yield()
+    trained = until(process, lambda: list((home.folder / "killed").glob("*/state/lora/last.pt")))
     process.send_signal(signal.SIGKILL)
     process.wait()
     killed = trained[0].parents[2].name

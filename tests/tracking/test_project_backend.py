@@ -19,6 +19,7 @@ from mlflow.exceptions import ExecutionException
 
 from medexp.tracking.processes import PROCESS, this_process
 from medexp.tracking.runs import DRAWN_NAME
+from tests.runs import until
 
 MLPROJECT = """
 name: {name}
@@ -258,9 +259,7 @@ def test_ctrl_c_reaches_the_command_and_its_word_stands(bare_path, store, tmp_pa
     folder = project(tmp_path / "project")
     command = [sys.executable, "-m", "mlflow", "run", str(folder), "-e", "job", "-P", "ends_as=KILLED", "-P", "wait=true"]
     with subprocess.Popen(command, start_new_session=True, stderr=subprocess.PIPE, text=True) as process:
-        while not (folder / "ready").exists():
-            assert process.poll() is None
-            os.sched_yield()
+        until(process, (folder / "ready").exists)
         os.killpg(process.pid, signal.SIGINT)  # what a terminal does
         _, errors = process.communicate(timeout=600)  # a hang ends; how long it takes is no matter
     assert process.returncode == 130, errors
