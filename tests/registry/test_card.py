@@ -66,7 +66,7 @@ def test_what_is_known_stands_in_its_item(full: Callable[..., Package]) -> None:
     for number, told in {
         1: "deep learning: swin_encoder",
         3: "see Intended use",
-        7: "slices of a hospital, digest dd",
+        7: "slices of a hospital, digest of all splits dd",
         9: "resampled to 1, 1, 1 mm; zero mean and unit variance",
         20: "patient: no patient and no scan is in two partitions",
         22: "see Architecture; 2",
@@ -149,7 +149,7 @@ def test_a_model_of_which_nothing_is_known_says_so() -> None:
 
 def test_what_would_break_the_table_does_not(full: Callable[..., Package]) -> None:
     card = card_of(full(learned=Learned("a|b\nc", "d")))
-    assert item(card, 7) == r"a\|b c, digest d"
+    assert item(card, 7) == r"a\|b c, digest of all splits d"
 
 
 @pytest.mark.parametrize("phantoms", [True, False])
