@@ -311,8 +311,8 @@ class Context(Generic[C_co]):
             told = replace(summary, first=first, words=(*summary.words, *notes), units=self.phase.units)
             present(told, self.checks, self.published, self.run, self.phase)
             log_headline(self.run, *summary.compared_by)
-            log_checks(self.run, self.checks)
         stop_if_blocked(self.run, self.checks)
+        log_checks(self.run, self.checks)
 
 
 @contextmanager
